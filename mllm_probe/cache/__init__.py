@@ -1,0 +1,1 @@
+"""Activations on disk: whose they are, where they lie, what is there."""

@@ -1,0 +1,47 @@
+"""Whose activations these are: everything that could change a stored number. Knows no model code.
+
+What is requested belongs here (files, quantisation asked for, dtypes, prompt wrapping); what was found at load time
+(device, versions, modules really quantised) is provenance and lives in the manifest.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllm_probe.digests import Digests
+from mllm_probe.types import digest
+
+LAYERS = "0 = input of block 1; k = output of block k; norm = after the final norm"  # the convention, spelled out
+FORMAT = 1  # of the shards and their index
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The fields and their digest, which names the cache's folder."""
+
+    fields: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return digest(self.fields)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"digest": self.digest, "fields": dict(self.fields)}
+
+
+def folder_digests(folder: Path, digests: Digests) -> dict[str, str]:
+    """{file name: content digest} of all files of a checkpoint, weights, processor and templates alike."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(folder)): digests.of(path) for path in files if path.suffix != ".md"}
+
+
+def identify(files: Mapping[str, str], **requested: Any) -> Identity:
+    """Identity from the checkpoint's file digests and the requested settings.
+
+    With `weights` = "random" the weight files do not count, the seed in `requested` does.
+    """
+    if requested.get("weights") == "random":
+        files = {name: value for name, value in files.items() if not name.endswith(WEIGHTS)}
+    return Identity({"files": dict(files), "layers": LAYERS, "format": FORMAT, **requested})

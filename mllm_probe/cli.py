@@ -1,0 +1,162 @@
+"""The command line: takes the command off the front of the arguments and hands the rest to Hydra.
+
+The only file that calls hydra.main, and where an error becomes one sentence and exit code 1. Nothing heavy is
+imported before a command is known: `mllm-probe --help` and every Tab press must be quick.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+COMMANDS = {
+    "run": "extract activations, sweep probes over them, print and draw the result",
+    "extract": "only fill the cache",
+    "sweep": "only fit and score probes on a filled cache",
+    "report": "print and draw a finished run again: report run=FOLDER",
+}
+USAGE = """mllm-probe: which layers of a multimodal language model hold global meaning, and which local
+
+usage: mllm-probe COMMAND [GROUP=OPTION ...] [key=value ...] [-m]
+
+commands:
+{commands}
+
+examples:
+  mllm-probe run                                      the bundled model on drawn scenes, offline
+  mllm-probe run model=llava task=objects dataset=coco dataset.root=COCO
+  mllm-probe run -m task=entailment,objects           a sweep: every combination is a run
+  mllm-probe COMMAND --help                           its groups and settings
+  eval "$(mllm-probe run -sc install=bash)"           tab completion (bash; zsh and fish alike)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The console script. Exits 0, 1 (an error of the run) or 2 (no such command)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if "COMP_LINE" in os.environ and any(arg.startswith("query=") for arg in args):
+        args = _completion(args)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE.format(commands="\n".join(f"  {name:9}{what}" for name, what in COMMANDS.items())))
+        sys.exit(0 if args else 2)
+    if args[0] == "--version":
+        from mllm_probe import __version__
+
+        sys.exit(print(f"mllm-probe {__version__}"))
+    if args[0] not in COMMANDS:
+        hint = "; flags go after the command" if args[0].startswith("-") else ""
+        print(f"'{args[0]}' is no command{hint}; choose one of: {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    _run_hydra(args[0], args[1:])
+
+
+def _completion(args: list[str]) -> list[str]:
+    """Command names while the first word is typed; then Hydra's own completion, the command taken out of the line."""
+    words = os.environ["COMP_LINE"].split(" ")
+    typed = words[1] if len(words) > 1 else ""
+    if len(words) <= 2 or typed not in COMMANDS:
+        print("\n".join(name for name in COMMANDS if name.startswith(typed)))
+        sys.exit(0)
+    os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+    if "COMP_POINT" in os.environ:
+        os.environ["COMP_POINT"] = str(max(0, int(os.environ["COMP_POINT"]) - len(typed) - 1))
+    return [typed, *args]
+
+
+def config_dir() -> Path:
+    """conf/ inside an installed wheel, or beside the package in a checkout and an editable install."""
+    package = Path(__file__).resolve().parent
+    return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "run.yaml").is_file())
+
+
+def _run_hydra(command: str, args: list[str]) -> None:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from mllm_probe.config import register_schemas
+    from mllm_probe.errors import MllmProbeError
+
+    register_schemas()
+    wants_trace = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentences below are ours
+    sys.argv = [f"mllm-probe {command}", *args]
+    task = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(_task(command))
+    try:
+        task()
+    except (MllmProbeError, HydraException, OmegaConfBaseException, OSError) as error:
+        if wants_trace:
+            raise
+        _fail(_sentence(command, error))
+    except KeyboardInterrupt:
+        _fail("stopped; what was extracted is kept, the same command goes on from there")
+
+
+def _task(command: str) -> Any:
+    def task(config: "DictConfig") -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        from mllm_probe.config import typed
+        from mllm_probe.paths import RunPaths
+        from mllm_probe.report.progress import RichReporter
+
+        settings = typed(config, command)
+        paths = RunPaths(Path(HydraConfig.get().runtime.output_dir))
+        with RichReporter() as reporter:
+            _dispatch(command, settings, paths, reporter)
+
+    task.__name__ = task.__qualname__ = command
+    return task
+
+
+def _dispatch(command: str, settings: Any, paths: Any, reporter: Any) -> None:
+    from omegaconf import OmegaConf
+
+    if command == "report":
+        from mllm_probe.stages.report import report
+
+        report(settings, reporter)
+        return
+    paths.config.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+    if command == "run":
+        from mllm_probe.stages.run import run
+
+        run(settings, paths, reporter)
+    elif command == "extract":
+        from mllm_probe.stages.extract import extract
+
+        extract(settings, reporter)
+    else:
+        from mllm_probe.stages.sweep import sweep
+
+        sweep(settings, paths, reporter)
+
+
+def _sentence(command: str, error: BaseException) -> str:
+    """One sentence for errors of Hydra and the file system; ours are sentences already."""
+    from hydra.errors import HydraException, MissingConfigException
+
+    from mllm_probe.errors import MllmProbeError, choices
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option} is unknown; {choices(option, error.options)}"
+    if isinstance(error, OSError) and not isinstance(error, MllmProbeError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"cannot use{where}: {error.strerror or error}; check paths.outputs and the free space there"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, HydraException):
+        lines = [line for line in lines if not line.startswith("To append to your config")]
+        cause = error.__cause__
+        if cause is not None and str(cause).strip() and "Could not override" in lines[0]:
+            lines = [f"{lines[0].rstrip('.')}: {str(cause).splitlines()[0]}; see `mllm-probe {command} --help`"]
+    return lines[0] if isinstance(error, MllmProbeError | HydraException) else " ".join(lines[:2])
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(f"mllm-probe: {sentence}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,144 @@
+"""One typed config per command, its border checks, and `build`, which turns a `_target_` node into an object.
+
+Hydra stops here: below this file there are plain dataclasses and objects, never a DictConfig.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from mllm_probe.errors import ConfigError, choices
+from mllm_probe.settings import (
+    DataSettings,
+    ExtractSettings,
+    LayerSettings,
+    ModelSettings,
+    PathSettings,
+    PromptSettings,
+    SplitSettings,
+    SweepSettings,
+)
+from mllm_probe.types import digest
+
+T = TypeVar("T")
+
+
+@dataclass
+class RunConfig:
+    """`run`, `extract` and `sweep`: the whole experiment and its two halves take the same settings.
+
+    `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    dataset: Any = MISSING
+    task: Any = MISSING
+    probe: Any = MISSING
+    layers: LayerSettings = field(default_factory=LayerSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    splits: SplitSettings = field(default_factory=SplitSettings)
+    extract: ExtractSettings = field(default_factory=ExtractSettings)
+    sweep: SweepSettings = field(default_factory=SweepSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    device: str = "auto"
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ReportConfig:
+    """`report`: the folder of a finished run or sweep."""
+
+    run: str | None = None
+    paths: PathSettings = field(default_factory=PathSettings)
+
+
+SCHEMAS: dict[str, type] = {"run": RunConfig, "extract": RunConfig, "sweep": RunConfig, "report": ReportConfig}
+NOT_SCIENCE = ("paths", "device", "plugins")  # settings that change where and how fast, not what
+
+
+def register_schemas() -> None:
+    """Name the dataclasses so that the primary YAML files can begin with them."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    store.store(name="report_schema", node=ReportConfig)
+
+
+def typed(config: DictConfig, command: str) -> Any:
+    """The composed config as its dataclass. Raises ConfigError for keys that `+key=value` smuggled in."""
+    found = OmegaConf.to_object(config)
+    _refuse_unknown(found, SCHEMAS[command], "")
+    return found
+
+
+def _refuse_unknown(node: Any, schema: Any, where: str) -> None:
+    names = {f.name for f in dataclasses.fields(schema)}
+    for key, value in vars(node).items():
+        if key not in names:
+            raise ConfigError(f"'{where}{key}' is no setting; {choices(key, names)}")
+        if dataclasses.is_dataclass(value):
+            _refuse_unknown(value, type(value), f"{where}{key}.")
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The config as nested plain values, `_target_` nodes included."""
+    return dataclasses.asdict(config)
+
+
+def run_digest(config: RunConfig) -> str:
+    """Digest of everything that can change a score; where files lie and the device do not count."""
+    return digest({name: value for name, value in plain(config).items() if name not in NOT_SCIENCE})
+
+
+def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] = (), **more: Any) -> T:
+    """The object that a `_target_` node describes; `more` are arguments the code supplies.
+
+    Only classes of mllm_probe and of the packages named in `plugins` are accepted, only the arguments their
+    constructors declare, and only objects that satisfy `expected`. Raises ConfigError.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"a node with _target_ is needed to build a {expected.__name__}, found {node!r}")
+    target = str(node["_target_"])
+    if target.split(".")[0] not in ("mllm_probe", *plugins):
+        raise ConfigError(f"_target_={target} is refused: list its package in plugins to allow it")
+    made = _locate(target)
+    given = {name: value for name, value in node.items() if name != "_target_"}
+    accepted = inspect.signature(made).parameters
+    for name, value in given.items():
+        if name not in accepted:
+            raise ConfigError(f"'{name}' is no setting of {target}; {choices(name, accepted)}")
+        _check_type(value, accepted[name].annotation, f"{name} of {target}")
+    thing = made(**given, **{name: value for name, value in more.items() if name in accepted})
+    lacking = [name for name in dir(expected) if not name.startswith("_") and not hasattr(thing, name)]
+    if lacking:
+        raise ConfigError(f"{target} is no {expected.__name__}: it lacks {', '.join(lacking)}")
+    return thing
+
+
+def _check_type(value: Any, annotation: Any, what: str) -> None:
+    """Refuse "many" where a number is declared; annotations that are no plain types are not checked."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    allowed = typing.get_args(annotation) if union else (annotation,)
+    if any(option not in (int, float, str, bool, type(None)) for option in allowed):
+        return
+    exact = type(value) in allowed or (type(value) is int and float in allowed)
+    if not exact:
+        names = " or ".join("null" if option is type(None) else option.__name__ for option in allowed)
+        raise ConfigError(f"{what} is {value!r}, but must be {names}")
+
+
+def _locate(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"_target_={target} cannot be imported ({error})") from error

@@ -1,0 +1,145 @@
+"""Drawn scenes, written in COCO's layout so that one reader serves them and real photographs alike.
+
+A caption's annotation carries its fact beside the words, and a picture's record its shapes, so "false of this
+picture" is checked and not assumed. Knows no task and no model.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from mllm_probe.data.coco import Layout, Selection, read_coco
+from mllm_probe.data.drawing import COLOURS, KINDS, MAX_SHAPES, PICTURE_SIZE, Scene, Shape, draw, random_scene
+from mllm_probe.data.facts import Fact, true_fact
+from mllm_probe.digests import Digests
+from mllm_probe.errors import DataError
+from mllm_probe.paths import OutputPaths
+from mllm_probe.types import Collection, Picture, digest
+
+CAPTIONS_PER_PICTURE = 5
+VERSION = 1  # raise it when a drawing or a caption of the same seed changes
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """`pictures` scenes of 1 to `max_shapes` shapes, drawn from `seed` and kept on disk."""
+
+    pictures: int = 600
+    max_shapes: int = MAX_SHAPES
+    seed: int = 0
+    name: str = "scenes"
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1 or not 1 <= self.max_shapes <= 9:
+            raise DataError(
+                f"dataset.pictures={self.pictures}, dataset.max_shapes={self.max_shapes}: "
+                "at least one picture and 1 to 9 shapes are needed"
+            )
+
+    def load(self, outputs: Path, selection: Selection, digests: Digests) -> Collection:
+        """Draw the pictures unless they are there, then read them like any COCO folder."""
+        folder = OutputPaths(outputs).dataset(self.name, digest(VERSION, asdict(self)))
+        if not folder.exists():
+            write_scenes(folder, self)
+        collection = read_coco(Layout.find(folder, ""), self.name, selection, digests)
+        return replace(collection, contradicts=Truth.read(folder).contradicts)
+
+
+def write_scenes(folder: Path, spec: Scenes) -> None:
+    """Draw everything into a temporary neighbour of `folder`, then rename: a folder that exists is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        (part / "images").mkdir()
+        images: list[dict[str, Any]] = []
+        captions: list[dict[str, Any]] = []
+        instances: list[dict[str, Any]] = []
+        for number in range(1, spec.pictures + 1):
+            rng = Random(f"scenes/{spec.seed}/{number}")
+            scene = random_scene(rng, spec.max_shapes)
+            draw(scene).save(part / "images" / f"{number:012d}.png")
+            images.append(_image_record(number, scene))
+            captions += _caption_records(number, scene, rng, first_id=len(captions) + 1)
+            instances += _instance_records(number, scene, first_id=len(instances) + 1)
+        info = {"description": "drawn scenes", "version": VERSION, **asdict(spec)}
+        top = {"info": info, "licenses": [], "images": images}
+        (part / "captions.json").write_text(json.dumps({**top, "annotations": captions}))
+        (part / "instances.json").write_text(
+            json.dumps({**top, "annotations": instances, "categories": category_records()})
+        )
+        part.chmod(0o755)
+        part.rename(folder)
+    except OSError:
+        if not folder.exists():  # another process may have finished the same folder first
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def category_records() -> list[dict[str, Any]]:
+    """One category per colour and kind ("red circle"), its kind as the supercategory."""
+    names = [(f"{colour} {kind}", kind) for kind in KINDS for colour in COLOURS]
+    return [{"id": i, "name": name, "supercategory": kind} for i, (name, kind) in enumerate(names, 1)]
+
+
+def _image_record(number: int, scene: Scene) -> dict[str, Any]:
+    size = {"width": PICTURE_SIZE, "height": PICTURE_SIZE}
+    return {"id": number, "file_name": f"{number:012d}.png", **size, "scene": asdict(scene)}
+
+
+def _caption_records(number: int, scene: Scene, rng: Random, first_id: int) -> list[dict[str, Any]]:
+    """Five facts with different words; even a lone shape has seven ways to be named."""
+    facts: dict[str, Fact] = {}
+    while len(facts) < CAPTIONS_PER_PICTURE:
+        fact = true_fact(scene, rng)
+        facts.setdefault(fact.text(), fact)
+    return [
+        {"id": first_id + i, "image_id": number, "caption": text, "fact": fact.to_json()}
+        for i, (text, fact) in enumerate(facts.items())
+    ]
+
+
+def _instance_records(number: int, scene: Scene, first_id: int) -> list[dict[str, Any]]:
+    ids = {record["name"]: record["id"] for record in category_records()}
+    records = []
+    for i, shape in enumerate(scene.shapes):
+        left, top, right, bottom = shape.box
+        records.append(
+            {
+                "id": first_id + i,
+                "image_id": number,
+                "category_id": ids[f"{shape.colour} {shape.kind}"],
+                "bbox": [left, top, right - left, bottom - top],
+                "area": (right - left) * (bottom - top),
+                "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+                "iscrowd": 0,
+            }
+        )
+    return records
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is so: the scene of every picture and the fact behind every caption's words."""
+
+    scenes: Mapping[str, Scene]
+    facts: Mapping[str, Fact]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Truth":
+        records = json.loads((folder / "captions.json").read_text())
+        scenes = {str(image["id"]): _scene(image["scene"]) for image in records["images"]}
+        facts = {record["caption"]: Fact.from_json(record["fact"]) for record in records["annotations"]}
+        return cls(scenes, facts)
+
+    def contradicts(self, picture: Picture, caption: str) -> bool:
+        return self.facts[caption].is_false_of(self.scenes[picture.id])
+
+
+def _scene(record: Mapping[str, Any]) -> Scene:
+    return Scene(tuple(Shape(**shape) for shape in record["shapes"]), tuple(record["background"]))

@@ -1,0 +1,44 @@
+"""Content digests of files, computed once: a memo keyed by path, size, modification time and inode. Knows no format."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from mllm_probe.paths import replacing
+
+
+class Digests:
+    """The one writer of the memo file; `save` keeps what was learnt."""
+
+    def __init__(self, memo: Path) -> None:
+        self._memo = memo
+        self._known: dict[str, str] = json.loads(memo.read_text()) if memo.exists() else {}
+        self._changed = False
+
+    def of(self, path: Path, check: Callable[[Path], None] | None = None) -> str:
+        """32 hexadecimal digits of the file's SHA-256. `check` runs once per content and may raise."""
+        stat = path.stat()
+        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}|{check.__name__ if check else ''}"
+        if key not in self._known:
+            if check:
+                check(path)
+            with path.open("rb") as handle:
+                self._known[key] = hashlib.file_digest(handle, "sha256").hexdigest()[:32]
+            self._changed = True
+        return self._known[key]
+
+    def save(self) -> None:
+        if self._changed:
+            with replacing(self._memo) as part:
+                part.write_text(json.dumps(self._known, indent=0))
+        self._changed = False
+
+
+def open_digests(memo: Path) -> Digests:
+    """A damaged memo costs time, not correctness: it is started anew."""
+    try:
+        return Digests(memo)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        memo.replace(memo.with_suffix(".damaged"))
+        return Digests(memo)

@@ -1,0 +1,51 @@
+"""Every error a user can meet.
+
+    MllmProbeError            catch this one to catch them all
+    ├── ConfigError           a setting is unknown, out of range or does not fit another one
+    ├── DataError             an annotation file, a row or a picture cannot be used
+    ├── ModelError            a checkpoint, its processor or the device cannot be used
+    │   └── SpanError         a position cannot be found in a prompt
+    ├── CacheError            a stored activation is missing, damaged or of another model
+    └── ProbeError            a probe or a statistic cannot be computed from these rows
+
+A message is one sentence: what was wrong, the value seen, and what is allowed or mends it.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MllmProbeError(Exception):
+    """Something the user can mend; its text is shown without a traceback."""
+
+
+class ConfigError(MllmProbeError):
+    pass
+
+
+class DataError(MllmProbeError):
+    pass
+
+
+class ModelError(MllmProbeError):
+    pass
+
+
+class SpanError(ModelError):
+    pass
+
+
+class CacheError(MllmProbeError):
+    pass
+
+
+class ProbeError(MllmProbeError):
+    pass
+
+
+def choices(seen: str, allowed: Iterable[str]) -> str:
+    """The tail of a message: a guess at what was meant, then everything that is allowed."""
+    names = sorted(allowed)
+    near = get_close_matches(seen, names, n=1)
+    guess = f"did you mean '{near[0]}'? " if near else ""
+    return f"{guess}choose one of: {', '.join(names)}"

@@ -1,0 +1,63 @@
+"""From the words of a config to keys: which sites and which positions there. Knows the anatomy, no model class."""
+
+from collections.abc import Sequence
+
+from mllm_probe.errors import ConfigError, choices
+from mllm_probe.extract.plan import IMAGE_POSITIONS
+from mllm_probe.settings import LayerSettings
+from mllm_probe.types import Anatomy, Key, Site
+
+TOWERS = ("vision", "connector", "lm")
+
+
+def select_sites(settings: LayerSettings, anatomy: Anatomy) -> tuple[Site, ...]:
+    """The sites asked for, in the order the data passes them. Raises ConfigError."""
+    for tower in settings.towers:
+        if tower not in TOWERS:
+            raise ConfigError(f"layers.towers names the unknown tower '{tower}'; {choices(tower, TOWERS)}")
+    if settings.stride < 1:
+        raise ConfigError(f"layers.stride={settings.stride} must be 1 or more")
+    wanted = {tower: set(_layers(settings, tower, anatomy)) for tower in settings.towers}
+    found = []
+    for site in anatomy.sites():
+        layers = wanted.get(site.tower, set())
+        if site.layer in layers and (site.part == "block" or settings.norm):
+            found.append(site)
+    return tuple(found)
+
+
+def _layers(settings: LayerSettings, tower: str, anatomy: Anatomy) -> range:
+    if tower not in anatomy.blocks:
+        return range(1)
+    blocks = anatomy.blocks[tower]
+    first, last = 0, blocks
+    if settings.middle:
+        first, last = round(blocks / 3), round(2 * blocks / 3)
+    if settings.range is not None:
+        if len(settings.range) != 2 or not 0 <= settings.range[0] <= settings.range[1] <= blocks:
+            raise ConfigError(
+                f"layers.range={settings.range} is out of range: the {tower} tower has the layers 0 to {blocks} "
+                "(0 = embeddings), give [first,last]; layers.towers=[lm] leaves the other towers out"
+            )
+        first, last = settings.range
+    return range(first, last + 1, settings.stride)
+
+
+def select_keys(sites: Sequence[Site], positions: Sequence[str]) -> tuple[Key, ...]:
+    """Every site with every position that exists there: picture towers have picture positions only."""
+    return tuple(
+        Key(site, position)
+        for site in sites
+        for position in dict.fromkeys(positions)
+        if site.tower == "lm" or position in IMAGE_POSITIONS
+    )
+
+
+def check_keys(keys: Sequence[Key], sites: Sequence[Site], positions: Sequence[str]) -> tuple[str, ...]:
+    """Towers that none of the positions reads, to be told to the user. Raises ConfigError where nothing is left."""
+    if not keys:
+        raise ConfigError(
+            f"extract.positions={list(positions)} exist in none of the towers asked for; "
+            f"picture towers have {' and '.join(sorted(IMAGE_POSITIONS))}"
+        )
+    return tuple(sorted({site.tower for site in sites} - {key.site.tower for key in keys}))

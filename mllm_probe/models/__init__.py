@@ -1,0 +1,1 @@
+"""Checkpoints -> Extractable; the only room that imports transformers and bitsandbytes."""

@@ -1,0 +1,104 @@
+"""Every file and folder name of a data set, a cache and a run; nobody else builds one. Knows names, not contents."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """The folder `outputs/` that all runs share."""
+
+    root: Path
+
+    def dataset(self, name: str, digest: str) -> Path:
+        return self.root / "datasets" / f"{name}-{digest}"
+
+    def cache(self, identity: str) -> "CachePaths":
+        return CachePaths(self.root / "cache" / identity)
+
+    @property
+    def digests(self) -> Path:
+        return self.root / "cache" / "digests.json"
+
+
+@dataclass(frozen=True)
+class CachePaths:
+    """One cache: a folder per identity, in it one folder per shard group."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "identity.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    def group(self, digest: str) -> "GroupPaths":
+        return GroupPaths(self.root / "groups" / digest)
+
+
+@dataclass(frozen=True)
+class GroupPaths:
+    """One shard group: a plan and the shards it fills."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    def shard(self, number: int) -> Path:
+        return self.root / f"{number:05d}.safetensors"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run."""
+
+    root: Path
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores.csv"
+
+    @property
+    def predictions(self) -> Path:
+        return self.root / "predictions.safetensors"
+
+    @property
+    def probes(self) -> Path:
+        return self.root / "probes.safetensors"
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "splits.csv"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    def figure(self, kind: str) -> Path:
+        return self.root / f"layers.{kind}"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write to a temporary neighbour, then rename it over `path`: readers see the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

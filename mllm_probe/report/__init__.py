@@ -1,0 +1,1 @@
+"""Scores -> a file, a table, a figure, a progress bar."""

@@ -1,0 +1,68 @@
+"""layers.png and layers.pdf: score against layer, one panel a tower, with intervals and floors. Reads a table only."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.paths import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, colour-blind safe
+TITLES = {"vision": "vision tower", "connector": "connector", "lm": "language model"}
+CHANCE = 0.5
+
+
+def headline(scores: "pd.DataFrame", metric: str = "accuracy") -> "pd.DataFrame":
+    """The aggregate test rows of one measure."""
+    return scores[(scores.seed == "all") & (scores.split == "test") & (scores.metric == metric)]
+
+
+def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], metric: str = "accuracy") -> None:
+    """One panel per tower that was read, widths by their number of layers, one line per position."""
+    from matplotlib.figure import Figure
+
+    rows = headline(scores, metric)
+    sites, floors = rows[rows.site != ""], rows[rows.site == ""]
+    towers = [tower for tower in TITLES if tower in set(sites.tower)]
+    widths = [max(2.2, sites[sites.tower == tower].site.nunique()) for tower in towers]
+    figure = Figure(figsize=(min(12.0, 2.4 + 0.42 * sum(widths)), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(towers), sharey=True, width_ratios=widths, squeeze=False)[0]
+    colour = dict(zip(dict.fromkeys(sites.position), COLOURS * 9, strict=False))
+    for panel, tower in zip(panels, towers, strict=True):
+        _draw_panel(panel, sites[sites.tower == tower], colour, floors)
+        panel.set_title(TITLES[tower], fontsize=10)
+    panels[0].set_ylabel(f"{metric} on held-out pictures")
+    first = scores.iloc[0]
+    figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
+    marks = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    for path in paths:
+        with replacing(path) as part:
+            figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=_undated(path))
+
+
+def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str], floors: "pd.DataFrame") -> None:
+    names = {
+        f"{layer}{'' if part == 'block' else part[0]}": None for layer, part in zip(rows.layer, rows.part, strict=True)
+    }
+    ticks = [name.replace(".0", "") for name in names]
+    place = {site: i for i, site in enumerate(dict.fromkeys(rows.site))}
+    for position, line in rows.groupby("position", sort=False):
+        x = [place[site] for site in line.site]
+        panel.plot(x, line.value, marker="o", markersize=3.5, linewidth=1.4, color=colour[position], label=position)
+        panel.fill_between(x, line.low, line.high, color=colour[position], alpha=0.18, linewidth=0)
+    panel.axhline(CHANCE, color="0.35", linewidth=0.9, linestyle="--", label="chance")
+    for _, floor in floors.iterrows():
+        style = ":" if floor.control else "-."
+        panel.axhline(floor.value, color="0.6", linewidth=0.9, linestyle=style, label=floor.control or floor.probe)
+    panel.set_xticks(range(len(ticks)), ticks, fontsize=8)
+    panel.set_xlabel("layer" if len(ticks) > 1 else "")
+    panel.grid(axis="y", color="0.92")
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _undated(path: Path) -> dict[str, Any]:
+    """No clock time in the file: equal scores give equal figures."""
+    return {"CreationDate": None} if path.suffix == ".pdf" else {"Software": "mllm-probe"}

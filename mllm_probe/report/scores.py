@@ -1,0 +1,52 @@
+"""scores.csv: written row by row while a sweep runs, read back by everything that shows results."""
+
+import csv
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.errors import DataError
+from mllm_probe.types import Score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = tuple(field.name.rstrip("_") for field in fields(Score))
+TEXT = dict.fromkeys(("run", "cache", "seed", "subset", "control", "site", "position", "revision", "family"), str)
+
+
+class ScoreFile:
+    """Appends rows and flushes after each batch, so that a crash keeps what was done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("w", newline="") as handle:
+            csv.writer(handle).writerow(COLUMNS)
+
+    def add(self, scores: Iterable[Score]) -> None:
+        with self._path.open("a", newline="") as handle:
+            csv.writer(handle).writerows([_cell(getattr(s, f.name)) for f in fields(Score)] for s in scores)
+
+
+def _cell(value: object) -> object:
+    return "" if value is None or value != value else value
+
+
+def load_scores(path: Path) -> "pd.DataFrame":
+    """The tidy table. Raises DataError where the file is missing or has other columns."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give the folder of a finished run with run=FOLDER")
+    table = pd.read_csv(path, dtype=TEXT, keep_default_na=True).fillna(dict.fromkeys(TEXT, ""))
+    if tuple(table.columns) != COLUMNS:
+        raise DataError(
+            f"{path} has other columns than this release writes: {', '.join(set(table.columns) ^ set(COLUMNS))}"
+        )
+    return table
+
+
+def load_summary(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}

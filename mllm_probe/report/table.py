@@ -1,0 +1,53 @@
+"""The table a run ends with. Reads scores and summary, computes nothing."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mllm_probe.report.figures import headline
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Console | None = None) -> None:
+    """One row per site, one column per position: accuracy in percent with its interval; the baselines below."""
+    console = console or Console()
+    rows = headline(scores)
+    sites, floors = rows[rows.site != ""], rows[rows.site == ""]
+    positions = list(dict.fromkeys(sites.position))
+    first = scores.iloc[0]
+    title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: accuracy in %"
+    table = Table(title=title, caption=_caption(first, sites))
+    table.add_column("site")
+    for position in positions:
+        table.add_column(position, justify="right")
+    best = {position: entry["site"] for position, entry in summary.get("best", {}).items()}
+    for site in dict.fromkeys(sites.site):
+        cells = {row.position: row for row in sites[sites.site == site].itertuples()}
+        table.add_row(site, *(_cell(cells.get(position), best.get(position) == site) for position in positions))
+    table.add_section()
+    for row in floors.itertuples():
+        table.add_row(row.control or row.probe, _cell(row, False))
+    console.print(table)
+    for position, entry in summary.get("best", {}).items():
+        console.print(
+            f"{position}: validation prefers {entry['site']} with {100 * entry['accuracy']:.1f} % "
+            f"[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; the top block {entry['top_site']} has "
+            f"{100 * entry['top_accuracy']:.1f} %, a drop of {100 * entry['drop_to_top']:.1f} points",
+            highlight=False,
+        )
+
+
+def _cell(row: Any, best: bool) -> str:
+    if row is None:
+        return ""
+    text = f"{100 * row.value:.1f} [dim]\\[{100 * row.low:.1f}, {100 * row.high:.1f}][/dim]"
+    return f"[bold green]{text}[/bold green]" if best else text
+
+
+def _caption(first: Any, sites: "pd.DataFrame") -> str:
+    level = 100 * float(sites.ci_level.iloc[0])
+    n, groups = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
+    return f"{n} test decisions on {groups} pictures; {level:.0f} % intervals over pictures; bold: chosen on validation"

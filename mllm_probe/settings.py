@@ -1,0 +1,94 @@
+"""What a user may set, group by group: the fields are the keys of the YAML files under conf/.
+
+Plain dataclasses that OmegaConf fills and checks. Knows nothing of Hydra, torch or the objects built from it.
+"""
+
+from dataclasses import dataclass, field
+
+QUANTIZATIONS = ("none", "int8", "nf4")
+WEIGHTS = ("pretrained", "random")
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+CHATS = ("auto", "off")
+PADDING_SIDES = ("right", "left")
+
+
+@dataclass
+class ModelSettings:
+    """Where a checkpoint is and how it is loaded; exactly one of `bundled`, `path` and `hub_id` leads to it."""
+
+    name: str = "custom"
+    bundled: str | None = None
+    path: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    download_gb: float | None = None
+    weights: str = "pretrained"
+    seed: int = 0
+    quantization: str = "nf4"
+    quantize: list[str] = field(default_factory=lambda: ["lm"])
+    dtype: str = "bfloat16"
+    attn: str = "sdpa"
+    trust_remote_code: bool = False
+
+
+@dataclass
+class PromptSettings:
+    """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template where it has one."""
+
+    chat: str = "auto"
+    system: str | None = None
+    generation_prompt: bool = True
+
+
+@dataclass
+class LayerSettings:
+    """Which sites: towers, then layers `range` (both ends included, null = all) in steps of `stride` from its start."""
+
+    towers: list[str] = field(default_factory=lambda: ["vision", "connector", "lm"])
+    range: list[int] | None = None
+    middle: bool = False
+    stride: int = 1
+    norm: bool = True
+
+
+@dataclass
+class DataSettings:
+    """Which pictures of the data set: `n` of them (null = all), drawn by `seed`."""
+
+    n: int | None = None
+    seed: int = 0
+    on_bad_row: str = "stop"
+
+
+@dataclass
+class SplitSettings:
+    """Shares of pictures for test and validation, see mllm_probe.tasks.folds."""
+
+    test: float = 0.25
+    val: float = 0.2
+    blocks: int = 10
+
+
+@dataclass
+class ExtractSettings:
+    """`dtype` null = the model's own; `micro_batch` samples go through the model at once."""
+
+    positions: list[str] = field(default_factory=lambda: ["last"])
+    micro_batch: int = 32
+    dtype: str | None = None
+    padding_side: str = "right"
+
+
+@dataclass
+class SweepSettings:
+    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    draws: int = 2000
+    ci_level: float = 0.95
+
+
+@dataclass
+class PathSettings:
+    outputs: str = "outputs"

@@ -1,0 +1,1 @@
+"""One file per command, each readable from top to bottom."""

@@ -1,0 +1,152 @@
+"""What all fits of one sweep share, and how one fit becomes rows of scores.csv. Knows no model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from mllm_probe.cache.store import Coverage
+from mllm_probe.config import run_digest
+from mllm_probe.errors import ProbeError
+from mllm_probe.stages.prepare import Prepared
+from mllm_probe.stats.bootstrap import interval, resample_weights
+from mllm_probe.stats.measures import METRICS, measure
+from mllm_probe.types import Fit, Key, LayerData, Probe, Score
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One probe fitted with one seed: its logits for all N decisions, and who was in which split."""
+
+    key: Key | None
+    control: str
+    probe: str
+    seed: int
+    fit: Fit
+    logits: np.ndarray
+    split: np.ndarray
+
+
+class Bench:
+    """Labels, groups, splits and the resamples of the test pictures."""
+
+    def __init__(self, ready: Prepared) -> None:
+        self._ready = ready
+        decisions = ready.examples.decisions
+        self._samples = {sample.uid: sample for sample in ready.examples.samples}
+        self.texts = [self._samples[decision.sample].text for decision in decisions]
+        self.y = np.asarray([decision.label for decision in decisions])
+        self.groups = np.asarray([decision.group for decision in decisions])
+        seeds = ready.config.sweep.seeds
+        self.splits = {seed: ready.folds.splits(ready.examples.folds, seed) for seed in seeds}
+        self.split_of = {
+            seed: np.asarray([split[group] for group in self.groups]) for seed, split in self.splits.items()
+        }
+        self._test = self.split_of[seeds[0]] == "test"
+        self._run = run_digest(ready.config)
+        self._check()
+
+    def _check(self) -> None:
+        for seed, split in self.split_of.items():
+            for name in ("train", "val", "test"):
+                labels = set(self.y[split == name].tolist())
+                if labels != {0, 1}:
+                    raise ProbeError(
+                        f"seed {seed}: the {name} split has the labels {sorted(labels) or 'none'}; 0 and 1 are needed, "
+                        "take more pictures (data.n) or fewer splits.blocks"
+                    )
+
+    @cached_property
+    def _resamples(self) -> np.ndarray:
+        return resample_weights(self.groups[self._test], self._ready.config.sweep.draws)
+
+    def layer(self, key: Key, coverage: Coverage) -> LayerData:
+        """The rows of all decisions at one key, as float64 [N, D]."""
+        uids = list(self._samples)
+        values, bounds = self._ready.store.read(key, uids, coverage)
+        number = {uid: i for i, uid in enumerate(uids)}
+        rows = [
+            bounds[number[decision.sample]] + self._offset(key, decision.sample, decision.mark)
+            for decision in self._ready.examples.decisions
+        ]
+        return LayerData(key, values[rows].double().numpy(), self.y, self.groups)
+
+    def _offset(self, key: Key, sample: str, mark: str | None) -> int:
+        """Which of a sample's rows is this decision's own: its mark's place among the marks the position reads."""
+        family = key.position.partition(":")[2]
+        marks = [name for name in self._samples[sample].marks if name.partition(":")[0] == family]
+        return marks.index(mark) if mark in marks else 0
+
+    def trial(self, probe: Probe, values: np.ndarray, key: Key | None, control: str, seed: int) -> Trial:
+        split = self.split_of[seed]
+        train, val = split == "train", split == "val"
+        fit = probe.fit(values[train], self.y[train], values[val], self.y[val], seed)
+        return Trial(key, control, probe.name, seed, fit, fit(values), split)
+
+    def scores(self, trials: list[Trial]) -> list[Score]:
+        """Validation and test rows of each seed, then the aggregate on test with its interval over pictures."""
+        found = []
+        for metric in METRICS:
+            for trial in trials:
+                found += [self._score(trial, metric, split) for split in ("val", "test")]
+            tests = [score for score in found if score.metric == metric and score.split == "test"]
+            low, high = interval(self._mean_over_seeds(trials, metric), self._resamples, self._level)
+            found.append(
+                replace(
+                    tests[0],
+                    seed="all",
+                    value=float(np.mean([score.value for score in tests])),
+                    lambda_=None,
+                    converged=all(score.converged for score in tests),
+                    low=low,
+                    high=high,
+                    ci_level=self._level,
+                )
+            )
+        return found
+
+    @property
+    def _level(self) -> float:
+        return self._ready.config.sweep.ci_level
+
+    def _mean_over_seeds(self, trials: list[Trial], metric: str) -> Callable[[np.ndarray], np.ndarray]:
+        logits = [trial.logits[self._test] for trial in trials]
+        y = self.y[self._test]
+        return lambda weights: np.mean([measure(metric, one, y, weights) for one in logits], axis=0)
+
+    def _score(self, trial: Trial, metric: str, split: str) -> Score:
+        ready, key = self._ready, trial.key
+        rows = trial.split == split
+        template = ready.task.template
+        return Score(
+            run=self._run,
+            cache=ready.identity.digest if key else "",
+            model=ready.config.model.name,
+            revision=ready.config.model.revision or "",
+            quantization=ready.config.model.quantization,
+            dataset=ready.collection.name,
+            task=ready.task.name,
+            target=ready.examples.decisions[0].target,
+            subset="",
+            site=str(key.site) if key else "",
+            tower=key.site.tower if key else "",
+            layer=key.site.layer if key else None,
+            part=key.site.part if key else "",
+            depth=round(ready.anatomy.depth(key.site), 4) if key else None,
+            position=key.position if key else "",
+            features="single" if key else "words" if trial.control else "none",
+            probe=trial.probe,
+            control=trial.control,
+            train_template=template,
+            test_template=template,
+            seed=str(trial.seed),
+            split=split,
+            metric=metric,
+            n=int(rows.sum()),
+            n_groups=len(np.unique(self.groups[rows])),
+            n_train=int((trial.split == "train").sum()),
+            lambda_=trial.fit.facts.get("lambda"),
+            converged=bool(trial.fit.facts["converged"]),
+            value=float(measure(metric, trial.logits[rows], self.y[rows])[0]),
+        )

@@ -1,0 +1,127 @@
+"""What every stage needs before a weight is loaded: examples, the cache they belong to, the keys asked for."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.cache.identity import Identity, folder_digests, identify
+from mllm_probe.cache.store import Store, write_json
+from mllm_probe.config import RunConfig, build
+from mllm_probe.data.coco import Selection
+from mllm_probe.digests import open_digests
+from mllm_probe.errors import CacheError, ConfigError, choices
+from mllm_probe.extract.layers import check_keys, select_keys, select_sites
+from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
+from mllm_probe.models.prompt import check_position
+from mllm_probe.paths import OutputPaths
+from mllm_probe.settings import DTYPES, PADDING_SIDES
+from mllm_probe.tasks.folds import Folds
+from mllm_probe.types import Anatomy, Collection, Dataset, Examples, Key, Reporter, Task
+
+if TYPE_CHECKING:
+    from mllm_probe.models.hf import Blueprint
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One experiment, ready to extract or to sweep."""
+
+    config: RunConfig
+    dataset: Dataset
+    task: Task
+    folds: Folds
+    collection: Collection
+    examples: Examples
+    checkpoint: Path
+    identity: Identity
+    store: Store
+
+    @cached_property
+    def blueprint(self) -> "Blueprint":
+        """The model without its weights; importing transformers costs seconds, so only on demand."""
+        from mllm_probe.models.hf import Blueprint
+
+        return Blueprint(self.checkpoint, self.config.model, self.config.prompt, self.config.extract.padding_side)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """From the manifest where the cache has one, else from the checkpoint's config."""
+        seen = self.store.manifest().get("provenance")
+        if seen:
+            return Anatomy(seen["blocks"], seen["widths"], seen["causal"], seen["max_tokens"])
+        return self.blueprint.anatomy
+
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        sites = select_sites(self.config.layers, self.anatomy)
+        keys = select_keys(sites, self.config.extract.positions)
+        check_keys(keys, sites, self.config.extract.positions)
+        return keys
+
+
+def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
+    """Everything that can be wrong without loading the model is found here, cheapest first."""
+    _check(config)
+    plugins = tuple(config.plugins)
+    dataset = build(config.dataset, Dataset, plugins)  # type: ignore[type-abstract]
+    task = build(config.task, Task, plugins, seed=config.data.seed)  # type: ignore[type-abstract]
+    folds = Folds(**asdict(config.splits), seed=config.data.seed)
+    if size := needs(config.model):
+        reporter.note(size)
+    checkpoint = find_checkpoint(config.model)
+    outputs = OutputPaths(Path(config.paths.outputs))
+    digests = open_digests(outputs.digests)
+    collection = dataset.load(outputs.root, Selection(**asdict(config.data)), digests)
+    for row in collection.skipped:
+        reporter.note(f"skipped: {row}")
+    identity = identify(folder_digests(checkpoint, digests), **_requested(config))
+    digests.save()
+    store = Store(outputs.cache(identity.digest))
+    examples = task.examples(collection, folds)
+    return Prepared(config, dataset, task, folds, collection, examples, checkpoint, identity, store)
+
+
+def _check(config: RunConfig) -> None:
+    check_settings(config.model, config.prompt)
+    for position in config.extract.positions:
+        check_position(position)
+    side, dtype = config.extract.padding_side, config.extract.dtype
+    if side not in PADDING_SIDES:
+        raise ConfigError(f"extract.padding_side={side} is unknown; {choices(side, PADDING_SIDES)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"extract.dtype={dtype} is unknown; {choices(dtype, DTYPES)}")
+    if config.extract.micro_batch < 1:
+        raise ConfigError(f"extract.micro_batch={config.extract.micro_batch} must be 1 or more")
+    if not config.sweep.seeds:
+        raise ConfigError("sweep.seeds=[] leaves nothing to fit; give at least one seed")
+
+
+def _requested(config: RunConfig) -> dict[str, Any]:
+    """The settings that can change a stored number."""
+    model = config.model
+    return {
+        "weights": model.weights,
+        "init_seed": model.seed if model.weights == "random" else None,
+        "quantization": model.quantization,
+        "quantize": sorted(model.quantize) if model.quantization != "none" else [],
+        "dtype": model.dtype,
+        "storage": storage_dtype(config),
+        "attn": model.attn,
+        "prompt": asdict(config.prompt),
+        "padding_side": config.extract.padding_side,
+    }
+
+
+def storage_dtype(config: RunConfig) -> str:
+    return config.extract.dtype or config.model.dtype
+
+
+def claim_cache(store: Store, identity: Identity) -> None:
+    """Write down whose cache this is, or refuse a folder that says otherwise. Raises CacheError."""
+    path = store.paths.identity
+    try:
+        if not path.exists():
+            write_json(path, identity.to_json())
+    except OSError as error:
+        raise CacheError(f"{store.paths.root} cannot be written ({error}); choose another paths.outputs") from error

@@ -1,0 +1,1 @@
+"""Numbers about numbers: measures and intervals. Imports no probe and no model."""

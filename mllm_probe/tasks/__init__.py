@@ -1,0 +1,1 @@
+"""Annotations -> samples and decisions, one file per task."""

@@ -1,0 +1,51 @@
+"""Exchange captions between pictures so that every text is as often true as false. Knows nothing of prompts."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from mllm_probe.types import Picture
+
+Claim = tuple[Picture, str]
+TRIES = 200  # partners looked at for one caption before it is given up
+
+
+def exchange(claims: Sequence[Claim], contradicts: Callable[[Picture, str], bool], rng: Random) -> list[Claim | None]:
+    """For each true claim i a false one about the same picture, its text taken from another claim.
+
+    The texts of the result are a permutation of the texts given, so a text alone says nothing about its label, and
+    neither does a picture. A claim for which no exchange is found yields None, and then its own text is used for no
+    other picture either.
+    """
+    order = list(range(len(claims)))
+    rng.shuffle(order)
+    source = {i: order[(k + 1) % len(order)] for k, i in enumerate(order)}  # one long cycle: nobody keeps its own text
+
+    def is_false(i: int, j: int) -> bool:
+        return contradicts(claims[i][0], claims[j][1])
+
+    for i in order:
+        if not is_false(i, source[i]):
+            _swap(i, source, is_false, rng)
+    kept = _drop_true(source, is_false)
+    return [(claims[i][0], claims[kept[i]][1]) if i in kept else None for i in range(len(claims))]
+
+
+def _swap(i: int, source: dict[int, int], is_false: Callable[[int, int], bool], rng: Random) -> None:
+    """Trade texts with a random other claim where both then hold a false one."""
+    others = list(source)
+    for _ in range(TRIES):
+        k = rng.choice(others)
+        if is_false(i, source[k]) and is_false(k, source[i]):
+            source[i], source[k] = source[k], source[i]
+            return
+
+
+def _drop_true(source: dict[int, int], is_false: Callable[[int, int], bool]) -> dict[int, int]:
+    """Take claims out of the permutation until all that is left is false; a hole is closed by its neighbours."""
+    kept = dict(source)
+    while (bad := next((i for i, j in kept.items() if not is_false(i, j)), None)) is not None:
+        target = kept.pop(bad)
+        holder = next((i for i, j in kept.items() if j == bad), None)
+        if holder is not None:
+            kept[holder] = target
+    return kept

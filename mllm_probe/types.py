@@ -1,0 +1,324 @@
+"""The records that travel from a picture to a score, and the protocols between the rooms.
+
+Letters in shapes: N rows, B batch, L tokens, D width, T stored rows, K tokens read, C classes. Everything here is
+frozen; nothing here reads a file or imports torch at run time.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def digest(*parts: Any) -> str:
+    """A 16-digit hexadecimal digest of JSON-able parts; equal parts give equal digests on every machine."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture with its annotations; `categories` is None where nobody annotated objects."""
+
+    id: str
+    path: Path
+    digest: str
+    captions: tuple[str, ...] = ()
+    categories: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The pictures of a data set. `contradicts(picture, caption)`: is this caption false of that picture?
+
+    For annotated photographs that can only mean "nobody wrote it about this picture"; drawn scenes know for certain.
+    """
+
+    name: str
+    pictures: tuple[Picture, ...]
+    categories: tuple[str, ...]
+    contradicts: Callable[[Picture, str], bool]
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model reads: pictures and the user's text before any chat template.
+
+    `marks` names stretches of that text, {name: (start, stop)} in characters; `digests` are those of the pictures,
+    and `group`, the first of them, is the unit that never straddles a split. The uid is a digest of the content.
+    """
+
+    uid: str
+    images: tuple[Path, ...]
+    digests: tuple[str, ...]
+    text: str
+    marks: Mapping[str, tuple[int, int]]
+
+    @property
+    def group(self) -> str:
+        return self.digests[0]
+
+    @classmethod
+    def of(cls, pictures: Sequence[Picture], text: str, marks: Mapping[str, tuple[int, int]]) -> "Sample":
+        digests = tuple(picture.digest for picture in pictures)
+        return cls(
+            digest(digests, text, sorted(marks.items())), tuple(p.path for p in pictures), digests, text, dict(marks)
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is scored. `mark` picks one row where a position has several a sample; `strata` cuts the test set."""
+
+    uid: str
+    sample: str
+    target: str
+    label: int
+    group: str
+    mark: str | None = None
+    pair: str | None = None
+    type: str | None = None
+    strata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A task applied to a data set: the samples, the decisions about them, and each picture's fold (see Folds)."""
+
+    samples: tuple[Sample, ...]
+    decisions: tuple[Decision, ...]
+    folds: Mapping[str, int]
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A place in the model. Layer 0 is what block 1 receives; layer k is what block k returns, before any norm.
+
+    `part` "norm" is the last state after the final norm, which is a site of its own. A connector has one layer.
+    """
+
+    tower: str
+    layer: int = 0
+    part: str = "block"
+
+    def __str__(self) -> str:
+        name = self.tower if self.tower == "connector" else f"{self.tower}.{self.layer:02d}"
+        return name if self.part == "block" else f"{name}.{self.part}"
+
+    @classmethod
+    def parse(cls, name: str) -> "Site":
+        tower, *rest = name.split(".")
+        return cls(tower, int(rest[0]) if rest else 0, rest[1] if len(rest) > 1 else "block")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The towers of a model: {tower: number of blocks} and {tower: width D}; `causal` = no token sees a later one."""
+
+    blocks: Mapping[str, int]
+    widths: Mapping[str, int]
+    causal: bool
+    max_tokens: int
+
+    def sites(self) -> tuple[Site, ...]:
+        """Every site in the order the data passes them."""
+        found = [Site("vision", layer) for layer in range(self.blocks["vision"] + 1)]
+        found.append(Site("connector"))
+        found += [Site("lm", layer) for layer in range(self.blocks["lm"] + 1)]
+        return (*found, Site("lm", self.blocks["lm"], "norm"))
+
+    def depth(self, site: Site) -> float:
+        """0 at the tower's embeddings, 1 at its last block; a connector sits at 1 of its own single step."""
+        return site.layer / self.blocks[site.tower] if site.tower in self.blocks else 1.0
+
+
+@dataclass(frozen=True)
+class Key:
+    """One stored quantity: the states of one site read at one position. Prints `lm.07@last`."""
+
+    site: Site
+    position: str
+
+    def __str__(self) -> str:
+        return f"{self.site}@{self.position}"
+
+    @classmethod
+    def parse(cls, name: str) -> "Key":
+        site, position = name.split("@", 1)
+        return cls(Site.parse(site), position)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which tokens a position reads, for one batch and tower, as indices into the flattened [B * L] tokens.
+
+    Stored row t is the mean of tokens[segments[t]:segments[t + 1]]; sample b owns rows[b] to rows[b + 1].
+    """
+
+    tokens: np.ndarray  # [K] int64
+    segments: np.ndarray  # [T + 1] int64
+    rows: np.ndarray  # [B + 1] int64
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[Sequence[int]]]) -> "Reading":
+        """From nested lists: for each sample its stored rows, for each row the flat indices it averages."""
+        tokens: list[int] = []
+        segments, bounds = [0], [0]
+        for sample in rows:
+            for segment in sample:
+                tokens.extend(segment)
+                segments.append(len(tokens))
+            bounds.append(len(segments) - 1)
+        return cls(*(np.asarray(part, dtype=np.int64) for part in (tokens, segments, bounds)))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass: sample uids [B], the model's inputs and, per (tower, position), what to read."""
+
+    uids: tuple[str, ...]
+    inputs: Mapping[str, Any]
+    readings: Mapping[tuple[str, str], Reading]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """States of one batch in storage dtype: {key: values [T, D]} and, per position, the row bounds [B + 1]."""
+
+    uids: tuple[str, ...]
+    values: Mapping[Key, "torch.Tensor"]
+    rows: Mapping[Key, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LayerData:
+    """The rows of one key, ready for a probe: values [N, D] float64, y [N] and the picture of each row [N]."""
+
+    key: Key
+    values: np.ndarray
+    y: np.ndarray
+    groups: np.ndarray
+
+
+class Extractable(Protocol):
+    """A loaded model as `extract` sees it."""
+
+    anatomy: Anatomy
+
+    def collate(self, samples: Sequence[Sample], keys: Sequence[Key]) -> Batch:
+        """Samples -> one batch on the CPU. Raises SpanError, DataError."""
+
+    def module(self, site: Site) -> tuple["torch.nn.Module", bool]:
+        """The module to hook and whether its output (True) or its input (False) is the site's state."""
+
+    def forward(self, batch: Batch) -> None:
+        """Run the model for its hooks; nothing is returned and no logits are computed."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What was really loaded: device, dtypes, quantised modules, versions."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of scores.csv; the fields are its columns, in order. `lambda_` is written as `lambda`.
+
+    `seed` "all" marks the aggregate over seeds, the row that carries an interval. `control` is empty for the real run.
+    """
+
+    run: str
+    cache: str
+    model: str
+    revision: str
+    quantization: str
+    dataset: str
+    task: str
+    target: str
+    subset: str
+    site: str
+    tower: str
+    layer: int | None
+    part: str
+    depth: float | None
+    position: str
+    features: str
+    probe: str
+    control: str
+    train_template: str
+    test_template: str
+    seed: str
+    split: str
+    metric: str
+    n: int
+    n_groups: int
+    n_train: int
+    lambda_: float | None
+    converged: bool | None
+    value: float
+    low: float | None = None
+    high: float | None = None
+    ci_level: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    family: str = ""
+
+
+class Dataset(Protocol):
+    """Pictures and annotations, from wherever they are."""
+
+    @property
+    def name(self) -> str: ...
+
+    def load(self, outputs: Path, selection: Any, digests: Any) -> Collection:
+        """The selected pictures, checked to decode. Raises DataError."""
+
+
+class Task(Protocol):
+    """A question about pictures."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def template(self) -> str: ...
+
+    def examples(self, collection: Collection, folds: Any) -> Examples:
+        """Samples and decisions, balanced within every fold. Raises DataError."""
+
+
+class Fit(Protocol):
+    """A probe's frozen result; `facts` holds at least `converged`."""
+
+    @property
+    def facts(self) -> Mapping[str, float]: ...
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """[N, D] -> logits [N]; positive means label 1."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What to keep in probes.safetensors."""
+
+
+class Probe(Protocol):
+    """A fitter: hyper-parameters in the constructor, data only in `fit`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def fit(self, train: np.ndarray, y: np.ndarray, val: np.ndarray, y_val: np.ndarray, seed: int) -> Fit: ...
+
+
+class Reporter(Protocol):
+    """Where a stage says how it is getting on; the one in `report` draws bars, tests use a silent one."""
+
+    def note(self, text: str) -> None:
+        """One line worth keeping."""
+
+    def progress(self, stage: str, done: int, total: int, unit: str) -> None: ...
