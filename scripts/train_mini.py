@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.models.siglip import SiglipImageProcessorPil
 
-from mllm_probe.data.drawing import COLOURS, KINDS, Scene, draw, random_scene
+from mllm_probe.data.drawing import COLOURS, KINDS, PLACES, Scene, draw, random_scene
 from mllm_probe.data.facts import NUMBERS, Thing, false_fact, true_fact
 
 BUNDLED = Path(__file__).resolve().parent.parent / "mllm_probe" / "bundled"
@@ -84,7 +84,10 @@ class Row:
 
 def base_texts(scenes: list[Scene], rng: Random) -> list[Text]:
     if len(scenes) == 1:
-        return [Text("", rng.choice(CAPTION_FORMS).format(true_fact(scenes[0], rng).text())) for _ in range(6)]
+        captions = [Text("", rng.choice(CAPTION_FORMS).format(true_fact(scenes[0], rng).text())) for _ in range(4)]
+        return captions + [
+            Text(f"In the {place} there is", f" {_content(scenes[0], place)}.") for place in _places(scenes[0], rng)
+        ]
     texts = []
     for _ in range(5):
         i = rng.randrange(2)
@@ -99,14 +102,28 @@ def tune_texts(scenes: list[Scene], rng: Random) -> list[Text]:
     shape = rng.choice(scene.shapes)
     kind = Thing(kind=shape.kind) if rng.random() < 0.5 else Thing(colour=shape.colour)
     number = NUMBERS[sum(map(kind.matches, scene.shapes))]
+    place = _places(scene, rng)[0]
     listed = "a picture of " + true_fact(scene, rng).text()
     return [
         *(_statement(scenes, 0, rng) for _ in range(4)),
         _presence(scene, rng),
         _presence(scene, rng),
         Text(_ask(f"How many {kind.noun(plural=True)} are there?"), f" {number}"),
+        Text(_ask(f"What is in the {place}?"), f" {_content(scene, place)}"),
         Text(_ask("Describe the image."), f" {listed}"),
     ]
+
+
+def _places(scene: Scene, rng: Random) -> list[str]:
+    """Up to three places that hold a shape, and one of any kind."""
+    held = [shape.place for shape in scene.shapes]
+    return [*rng.sample(held, min(3, len(held))), rng.choice([place for row in PLACES for place in row])]
+
+
+def _content(scene: Scene, place: str) -> str:
+    """The shape in a place; no cell holds two."""
+    found = [shape for shape in scene.shapes if shape.place == place]
+    return f"a {found[0].colour} {found[0].kind}" if found else "nothing"
 
 
 def _ask(question: str) -> str:
@@ -198,6 +215,7 @@ def make_model(processor: LlavaProcessor) -> LlavaForConditionalGeneration:
         num_hidden_layers=8,
         num_attention_heads=4,
         max_position_embeddings=2048,
+        initializer_range=0.06,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -314,7 +332,7 @@ def train(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.N
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
         if step % 50 == 0 or step == args.steps - 1:
             print(f"step {step} loss {average:.4f} {time.monotonic() - started:.0f} s", flush=True)
-        if packer.stage == "tune" and step % 500 == 499:
+        if packer.stage == "tune" and step % 250 == 249:
             print("zero-shot", zero_shot(model, packer.processor, 200), flush=True)
 
 

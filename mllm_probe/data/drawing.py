@@ -20,6 +20,11 @@ COLOURS = {
     "purple": (160, 70, 200),
     "white": (240, 240, 240),
 }
+PLACES = (
+    ("top left", "top centre", "top right"),
+    ("middle left", "middle centre", "middle right"),
+    ("bottom left", "bottom centre", "bottom right"),
+)  # by row, then column, of the cell
 KINDS = ("circle", "square", "triangle", "cross", "ring")
 MAX_SHAPES = 4
 
@@ -37,6 +42,12 @@ class Shape:
     @property
     def radius(self) -> int:
         return SIZES[self.size]
+
+    @property
+    def place(self) -> str:
+        """The cell of the canvas that holds the centre."""
+        cell = PICTURE_SIZE // CELLS
+        return PLACES[self.y // cell][self.x // cell]
 
     @property
     def box(self) -> tuple[int, int, int, int]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Any
 
-from mllm_probe.data.drawing import COLOURS, KINDS, SIZES, Scene, Shape
+from mllm_probe.data.drawing import COLOURS, KINDS, PLACES, SIZES, Scene, Shape
 
 RELATIONS = ("left of", "right of", "above", "below", "larger than", "smaller than")
 NUMBERS = ("no", "one", "two", "three", "four")
@@ -22,18 +22,17 @@ class Thing:
     kind: str | None = None
     colour: str | None = None
     size: str | None = None
+    place: str | None = None
 
     def matches(self, shape: Shape) -> bool:
-        return all(
-            wanted in (None, seen)
-            for wanted, seen in ((self.kind, shape.kind), (self.colour, shape.colour), (self.size, shape.size))
-        )
+        return all(wanted in (None, getattr(shape, name)) for name, wanted in vars(self).items())
 
     def noun(self, plural: bool = False) -> str:
         kind = self.kind or "shape"
         if plural:
             kind = "crosses" if kind == "cross" else kind + "s"
-        return " ".join(word for word in (self.size, self.colour, kind) if word)
+        noun = " ".join(word for word in (self.size, self.colour, kind) if word)
+        return f"{noun} in the {self.place}" if self.place else noun
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,8 @@ def _all_present(things: tuple[Thing, ...], shapes: tuple[Shape, ...]) -> bool:
 
 
 def true_fact(scene: Scene, rng: Random) -> Fact:
-    """One fact that holds of the scene, of a random kind: presence, list, relation or number."""
-    kind = rng.choice(("present", "list", "relation", "relation", "number"))
+    """One fact that holds of the scene, of a random kind: presence, place, list, relation or number."""
+    kind = rng.choice(("present", "place", "list", "relation", "relation", "number"))
     if kind == "relation" and len(scene.shapes) > 1:
         a, b = rng.sample(scene.shapes, 2)
         held = [r for r in RELATIONS if _related(a, r, b, MARGIN)]
@@ -115,6 +114,9 @@ def true_fact(scene: Scene, rng: Random) -> Fact:
         number = sum(map(thing.matches, scene.shapes))
         if number > 1:
             return Fact((thing,), number=number)
+    if kind == "place":
+        shape = rng.choice(scene.shapes)
+        return Fact((Thing(shape.kind, shape.colour, place=shape.place),))
     if kind == "list":
         shapes = rng.sample(scene.shapes, len(scene.shapes))
         return Fact(tuple(Thing(shape.kind, shape.colour) for shape in shapes))
@@ -133,7 +135,7 @@ def _vague(shape: Shape, rng: Random) -> Thing:
 
 
 def false_fact(scene: Scene, rng: Random, tries: int = 50) -> Fact:
-    """A fact that is false of the scene by one change (a colour, a kind, a size, the relation, the number)."""
+    """A fact that is false of the scene by one change (a property, the relation, the number)."""
     for _ in range(tries):
         fact = _changed(true_fact(scene, rng), rng)
         if fact.is_false_of(scene):
@@ -150,7 +152,8 @@ def _changed(fact: Fact, rng: Random) -> Fact:
         return replace(fact, relation=rng.choice([r for r in RELATIONS if r != fact.relation]))
     i = rng.randrange(len(fact.things))
     thing = fact.things[i]
-    field = rng.choice([f for f in ("kind", "colour", "size") if getattr(thing, f)] or ["colour"])
-    allowed = {"kind": KINDS, "colour": tuple(COLOURS), "size": tuple(SIZES)}[field]
+    field = rng.choice([name for name, value in vars(thing).items() if value] or ["colour"])
+    places = tuple(place for row in PLACES for place in row)
+    allowed = {"kind": KINDS, "colour": tuple(COLOURS), "size": tuple(SIZES), "place": places}[field]
     other = replace(thing, **{field: rng.choice([v for v in allowed if v != getattr(thing, field)])})
     return replace(fact, things=(*fact.things[:i], other, *fact.things[i + 1 :]))

@@ -11,7 +11,8 @@ from mllm_probe.cache.store import Store, write_json
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.extract.plan import Plan, Unit
 from mllm_probe.extract.taps import read_states
-from mllm_probe.types import Extractable, Reporter, Sample
+from mllm_probe.protocols import Extractable, Reporter
+from mllm_probe.types import Sample
 
 
 def stream(

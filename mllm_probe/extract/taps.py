@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import ModelError
-from mllm_probe.types import Batch, Chunk, Extractable, Key, Reading, Site
+from mllm_probe.protocols import Extractable
+from mllm_probe.types import Batch, Chunk, Key, Reading, Site
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,11 @@ import numpy as np
 from mllm_probe.cache.store import Coverage
 from mllm_probe.config import run_digest
 from mllm_probe.errors import ProbeError
+from mllm_probe.protocols import Fit, Probe
 from mllm_probe.stages.prepare import Prepared
 from mllm_probe.stats.bootstrap import interval, resample_weights
 from mllm_probe.stats.measures import METRICS, measure
-from mllm_probe.types import Fit, Key, LayerData, Probe, Score
+from mllm_probe.types import Key, LayerData, Score
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from mllm_probe.config import RunConfig
 from mllm_probe.extract.layers import check_keys, select_sites
 from mllm_probe.extract.plan import Plan, make_plans
 from mllm_probe.extract.stream import stream
+from mllm_probe.protocols import Reporter
 from mllm_probe.settings import DTYPES
 from mllm_probe.stages.prepare import Prepared, claim_cache, prepare, storage_dtype
-from mllm_probe.types import Key, Reporter
+from mllm_probe.types import Key
 
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
 

@@ -15,9 +15,10 @@ from mllm_probe.extract.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import OutputPaths
+from mllm_probe.protocols import Dataset, Reporter, Task
 from mllm_probe.settings import DTYPES, PADDING_SIDES
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Anatomy, Collection, Dataset, Examples, Key, Reporter, Task
+from mllm_probe.types import Anatomy, Collection, Examples, Key
 
 if TYPE_CHECKING:
     from mllm_probe.models.hf import Blueprint

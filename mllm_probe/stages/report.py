@@ -5,10 +5,10 @@ from pathlib import Path
 from mllm_probe.config import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.paths import RunPaths
+from mllm_probe.protocols import Reporter
 from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.table import print_table
-from mllm_probe.types import Reporter
 
 
 def report(config: ReportConfig, reporter: Reporter) -> None:

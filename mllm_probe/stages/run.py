@@ -2,11 +2,11 @@
 
 from mllm_probe.config import RunConfig
 from mllm_probe.paths import RunPaths
+from mllm_probe.protocols import Reporter
 from mllm_probe.stages.extract import extract_missing
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.report import show
 from mllm_probe.stages.sweep import sweep_cached
-from mllm_probe.types import Reporter
 
 
 def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:

@@ -11,11 +11,11 @@ from mllm_probe.paths import RunPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.words import bag_of_words
+from mllm_probe.protocols import Probe, Reporter
 from mllm_probe.report.scores import ScoreFile
 from mllm_probe.stages.artifacts import save_fits, save_predictions, save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.prepare import Prepared, prepare
-from mllm_probe.types import Probe, Reporter
 
 QUESTION_ONLY = "question_only"
 BASELINES = 2  # question-only and majority, in every run

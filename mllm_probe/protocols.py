@@ -1,0 +1,87 @@
+"""What the rooms expect of each other: the few methods a model, a data set, a task, a probe or a reporter has.
+
+Anything with these methods fits; nothing has to inherit. Letters in shapes as in `types`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from mllm_probe.types import Anatomy, Batch, Collection, Examples, Key, Sample, Site
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Extractable(Protocol):
+    """A loaded model as `extract` sees it."""
+
+    anatomy: Anatomy
+
+    def collate(self, samples: Sequence[Sample], keys: Sequence[Key]) -> Batch:
+        """Samples -> one batch on the CPU. Raises SpanError, DataError."""
+
+    def module(self, site: Site) -> tuple["torch.nn.Module", bool]:
+        """The module to hook and whether its output (True) or its input (False) is the site's state."""
+
+    def forward(self, batch: Batch) -> None:
+        """Run the model for its hooks; nothing is returned and no logits are computed."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What was really loaded: device, dtypes, quantised modules, versions."""
+
+
+class Dataset(Protocol):
+    """Pictures and annotations, from wherever they are."""
+
+    @property
+    def name(self) -> str: ...
+
+    def load(self, outputs: Path, selection: Any, digests: Any) -> Collection:
+        """The selected pictures, checked to decode. Raises DataError."""
+
+
+class Task(Protocol):
+    """A question about pictures."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def template(self) -> str: ...
+
+    def examples(self, collection: Collection, folds: Any) -> Examples:
+        """Samples and decisions, balanced within every fold. Raises DataError."""
+
+
+class Fit(Protocol):
+    """A probe's frozen result; `facts` holds at least `converged`."""
+
+    @property
+    def facts(self) -> Mapping[str, float]: ...
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """[N, D] -> logits [N]; positive means label 1."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What to keep in probes.safetensors."""
+
+
+class Probe(Protocol):
+    """A fitter: hyper-parameters in the constructor, data only in `fit`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def fit(self, train: np.ndarray, y: np.ndarray, val: np.ndarray, y_val: np.ndarray, seed: int) -> Fit: ...
+
+
+class Reporter(Protocol):
+    """Where a stage says how it is getting on; the one in `report` draws bars, tests use a silent one."""
+
+    def note(self, text: str) -> None:
+        """One line worth keeping."""
+
+    def progress(self, stage: str, done: int, total: int, unit: str) -> None: ...

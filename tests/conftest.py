@@ -1,0 +1,155 @@
+"""Shared pieces of the tests: tiny real checkpoints, drawn samples, a reporter that stays silent."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip import CLIPImageProcessorPil
+
+from mllm_probe.data.coco import Selection
+from mllm_probe.data.scenes import Scenes
+from mllm_probe.digests import Digests
+from mllm_probe.models.hf import Blueprint, HFModel
+from mllm_probe.settings import ModelSettings, PromptSettings
+from mllm_probe.tasks.entailment import Entailment
+from mllm_probe.tasks.folds import Folds
+from mllm_probe.types import Collection, Examples, Sample
+
+torch.set_num_threads(1)
+
+REAL = Path(os.environ.get("MLLM_PROBE_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+CHAT = (
+    "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
+    "{% for p in m['content'] %}{{ '<image>\\n' if p['type'] == 'image' else p['text'] }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+)
+
+
+class Silent:
+    """A Reporter that remembers its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+        pass
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with few merges, so that words of captions have several tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<pad>", "<s>", "</s>", "<image>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["USER: This image contains: a red circle. Is this right? ASSISTANT:"] * 4, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+
+
+def save_llava(folder: Path, max_positions: int = 512) -> Path:
+    """A tiny LLaVA in the shape of LLaVA-1.5: CLIP with a class token, features of the last block but one."""
+    tokenizer = make_tokenizer()
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=8,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=max_positions,
+            initializer_range=0.2,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        image_token_id=3,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        image_seq_length=16,
+    )
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT,
+    )
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llava(tmp_path_factory.mktemp("tiny") / "llava")
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="session")
+def scenes(outputs: Path) -> Collection:
+    return Scenes(pictures=40).load(outputs, Selection(), Digests(outputs / "digests.json"))
+
+
+@pytest.fixture(scope="session")
+def entailment(scenes: Collection) -> Examples:
+    return Entailment().examples(scenes, Folds(blocks=4))
+
+
+@pytest.fixture(scope="session")
+def samples(entailment: Examples) -> Sequence[Sample]:
+    """Twelve statements of different lengths about three pictures."""
+    return entailment.samples[:12]
+
+
+def blueprint_of(checkpoint: Path, padding_side: str = "right", chat: str = "auto", **settings: object) -> Blueprint:
+    options = {"quantization": "none", "dtype": "float32", **settings}
+    return Blueprint(checkpoint, ModelSettings(**options), PromptSettings(chat=chat), padding_side)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint: Path) -> HFModel:
+    """The tiny LLaVA in float32, not quantised."""
+    return blueprint_of(checkpoint).load("cpu")

@@ -1,0 +1,127 @@
+"""Facts are checked against scenes by a second, naive reading of their words; pictures and files are reproducible."""
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from mllm_probe.data.coco import Selection
+from mllm_probe.data.drawing import COLOURS, PICTURE_SIZE, Scene, Shape, draw, random_scene
+from mllm_probe.data.facts import NUMBERS, Fact, Thing, false_fact, true_fact
+from mllm_probe.data.scenes import Scenes
+from mllm_probe.digests import Digests
+from mllm_probe.errors import DataError
+from mllm_probe.types import Collection
+
+
+def words_match(noun: str, shape: Shape) -> bool:
+    """`small red circle in the top left` against a shape, word by word."""
+    head, _, place = noun.partition(" in the ")
+    own = {shape.size, shape.colour, shape.kind, "shape"}
+    return all(word in own for word in head.split()) and place in ("", shape.place)
+
+
+def reads_true(text: str, scene: Scene) -> bool:
+    """The caption's words, parsed from scratch."""
+    if text.startswith("there are "):
+        number, noun = text.removeprefix("there are ").split(" ", 1)
+        noun = (
+            noun.replace("crosses", "cross").removesuffix("s")
+            if not noun.endswith("crosses")
+            else "cross".join(noun.rsplit("crosses", 1))
+        )
+        return sum(words_match(noun, shape) for shape in scene.shapes) == NUMBERS.index(number)
+    for words in ("left of", "right of", "above", "below", "larger than", "smaller than"):
+        if f" is {words} " in text:
+            first, second = (part.strip().removeprefix("a ") for part in text.split(f" is {words} "))
+            return any(
+                words_match(first, a) and words_match(second, b) and reads_related(a, words, b)
+                for a in scene.shapes
+                for b in scene.shapes
+                if a is not b
+            )
+    nouns = [noun.removeprefix("a ") for noun in text.replace(" and ", ", ").split(", ")]
+    left = list(scene.shapes)
+    for noun in sorted(nouns, key=len, reverse=True):
+        found = next((shape for shape in left if words_match(noun, shape)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def reads_related(a: Shape, words: str, b: Shape) -> bool:
+    order = {"small": 0, "large": 1}
+    match words:
+        case "left of":
+            return a.x < b.x
+        case "right of":
+            return a.x > b.x
+        case "above":
+            return a.y < b.y
+        case "below":
+            return a.y > b.y
+        case "larger than":
+            return order[a.size] > order[b.size]
+    return order[a.size] < order[b.size]
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_true_facts_hold_and_false_ones_do_not(seed: int) -> None:
+    rng = Random(seed)
+    scene = random_scene(rng)
+    true, false = true_fact(scene, rng), false_fact(scene, rng)
+    assert true.holds(scene) and not true.is_false_of(scene) and reads_true(true.text(), scene)
+    assert false.is_false_of(scene) and not false.holds(scene) and not reads_true(false.text(), scene)
+    assert Fact.from_json(true.to_json()) == true
+
+
+def test_two_alike_things_need_two_shapes() -> None:
+    scene = Scene((Shape("circle", "red", "small", 16, 16), Shape("ring", "blue", "large", 80, 80)), (0, 0, 0))
+    assert not Fact((Thing("circle"), Thing("circle"))).holds(scene)
+    assert Fact((Thing(), Thing("circle"))).holds(scene), "the open thing must leave the circle to the other"
+
+
+def test_shapes_are_drawn_where_they_are_said_to_be() -> None:
+    for seed in range(40):
+        scene = random_scene(Random(seed))
+        pixels = np.asarray(draw(scene)).astype(int)
+        assert pixels.shape == (PICTURE_SIZE, PICTURE_SIZE, 3)
+        inked = np.zeros(pixels.shape[:2], dtype=bool)
+        for shape in scene.shapes:
+            left, top, right, bottom = shape.box
+            assert 0 <= left and 0 <= top and right < PICTURE_SIZE and bottom < PICTURE_SIZE
+            window = pixels[top : bottom + 1, left : right + 1]
+            assert (window == COLOURS[shape.colour]).all(axis=2).any()
+            inked[top : bottom + 1, left : right + 1] = True
+        assert (pixels[~inked] == scene.background).all()
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    def files(root: Path) -> dict[str, bytes]:
+        Scenes(pictures=5, seed=3).load(root, Selection(), Digests(root / "digests.json"))
+        folder = next((root / "datasets").iterdir())
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert not list((tmp_path / "a" / "datasets").glob(".*")), "nothing half-written is left"
+
+
+def test_pictures_have_five_true_captions_and_all_their_categories(scenes: Collection) -> None:
+    assert len({picture.digest for picture in scenes.pictures}) == len(scenes.pictures)
+    for picture in scenes.pictures:
+        assert len(set(picture.captions)) == 5
+        assert not any(scenes.contradicts(picture, caption) for caption in picture.captions)
+        assert picture.categories and picture.categories <= set(scenes.categories)
+
+
+def test_some_borrowed_captions_are_true_and_known_to_be(scenes: Collection) -> None:
+    first, *others = scenes.pictures
+    verdicts = {scenes.contradicts(first, caption) for other in others for caption in other.captions}
+    assert verdicts == {True, False}
+
+
+def test_impossible_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="dataset.pictures=0"):
+        Scenes(pictures=0)
