@@ -85,9 +85,14 @@ def _run_hydra(command: str, args: list[str]) -> None:
     wants_trace = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentences below are ours
     sys.argv = [f"mllm-probe {command}", *args]
-    task = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(_task(command))
+    failed: list[str] = []
+    task = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
+        _task(command, failed, wants_trace)
+    )
     try:
         task()
+        if failed:
+            _fail("\nmllm-probe: ".join(failed))
     except (MllmProbeError, HydraException, OmegaConfBaseException, OSError) as error:
         if wants_trace:
             raise
@@ -96,21 +101,36 @@ def _run_hydra(command: str, args: list[str]) -> None:
         _fail("stopped; what was extracted is kept, the same command goes on from there")
 
 
-def _task(command: str) -> Any:
+def _task(command: str, failed: list[str], wants_trace: bool) -> Any:
+    """The function Hydra calls for every job. In this process a failed job is noted and the next one runs;
+    elsewhere (other launchers) its error must travel back as an exception."""
+
     def task(config: "DictConfig") -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from mllm_probe.config import typed
-        from mllm_probe.paths import RunPaths
-        from mllm_probe.report.progress import RichReporter
+        from mllm_probe.errors import MllmProbeError
 
-        settings = typed(config, command)
-        paths = RunPaths(Path(HydraConfig.get().runtime.output_dir))
-        with RichReporter() as reporter:
-            _dispatch(command, settings, paths, reporter)
+        here = HydraConfig.get()
+        try:
+            _job(command, config, Path(here.runtime.output_dir))
+        except MllmProbeError as error:
+            if wants_trace or not str(here.launcher._target_).endswith("BasicLauncher"):
+                raise
+            swept = here.mode is not None and here.mode.name == "MULTIRUN"
+            failed.append(f"{here.job.override_dirname}: {error}" if swept else str(error))
 
     task.__name__ = task.__qualname__ = command
     return task
+
+
+def _job(command: str, config: "DictConfig", folder: Path) -> None:
+    from mllm_probe.config import typed
+    from mllm_probe.paths import RunPaths
+    from mllm_probe.report.progress import RichReporter
+
+    settings = typed(config, command)
+    with RichReporter() as reporter:
+        _dispatch(command, settings, RunPaths(folder), reporter)
 
 
 def _dispatch(command: str, settings: Any, paths: Any, reporter: Any) -> None:
@@ -137,24 +157,27 @@ def _dispatch(command: str, settings: Any, paths: Any, reporter: Any) -> None:
 
 
 def _sentence(command: str, error: BaseException) -> str:
-    """One sentence for errors of Hydra and the file system; ours are sentences already."""
+    """One sentence for errors of Hydra, OmegaConf and the file system; ours are sentences already."""
     from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
     from mllm_probe.errors import MllmProbeError, choices
 
+    if isinstance(error, MllmProbeError):
+        return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} is unknown; {choices(option, error.options)}"
-    if isinstance(error, OSError) and not isinstance(error, MllmProbeError):
+    if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
         return f"cannot use{where}: {error.strerror or error}; check paths.outputs and the free space there"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, HydraException):
-        lines = [line for line in lines if not line.startswith("To append to your config")]
-        cause = error.__cause__
-        if cause is not None and str(cause).strip() and "Could not override" in lines[0]:
-            lines = [f"{lines[0].rstrip('.')}: {str(cause).splitlines()[0]}; see `mllm-probe {command} --help`"]
-    return lines[0] if isinstance(error, MllmProbeError | HydraException) else " ".join(lines[:2])
+    cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | AttributeError) and isinstance(cause, OmegaConfBaseException):
+        names = [str(name) for name in cause.parent_node or ()]
+        return f"'{cause.full_key}' is no setting of `{command}`; {choices(str(cause.key), names)}"
+    first = str(error).strip().splitlines()[0]
+    reason = str(cause).strip().splitlines()[0] if isinstance(cause, OmegaConfBaseException | HydraException) else ""
+    return f"{first}: {reason}" if reason else f"{first}; see `mllm-probe {command} --help`"
 
 
 def _fail(sentence: str) -> NoReturn:

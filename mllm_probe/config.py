@@ -8,7 +8,7 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -126,6 +126,12 @@ def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] =
 
 def _check_type(value: Any, annotation: Any, what: str) -> None:
     """Refuse "many" where a number is declared; annotations that are no plain types are not checked."""
+    if typing.get_origin(annotation) is Sequence:
+        if not isinstance(value, list):
+            raise ConfigError(f"{what} is {value!r}, but must be a list")
+        for item in value:
+            _check_type(item, typing.get_args(annotation)[0], what)
+        return
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     allowed = typing.get_args(annotation) if union else (annotation,)
     if any(option not in (int, float, str, bool, type(None)) for option in allowed):

@@ -28,13 +28,14 @@ from transformers import (
 )
 from transformers.models.siglip import SiglipImageProcessorPil
 
-from mllm_probe.data.drawing import COLOURS, KINDS, PLACES, Scene, draw, random_scene
+from mllm_probe.data.drawing import COLOURS, KINDS, PLACES, SIZES, Scene, Shape, draw, random_scene
 from mllm_probe.data.facts import NUMBERS, Thing, false_fact, true_fact
 
 BUNDLED = Path(__file__).resolve().parent.parent / "mllm_probe" / "bundled"
 IMAGE, PIXELS, PATCH = "<image>", 48, 8
 TOKENS_PER_IMAGE = (PIXELS // PATCH) ** 2
 IGNORED = -100
+PROPERTIES = (KINDS, tuple(COLOURS), tuple(SIZES))
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'][0]['text'] + ' ' }}{% else %}"
@@ -315,10 +316,7 @@ def zero_shot(model: LlavaForConditionalGeneration, processor: LlavaProcessor, n
 
 
 def train(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.Namespace) -> None:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    shape = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / 150, 1.0) * max(1 - step / args.steps, 0.0)
-    )
+    optimiser, shape = make_optimiser(list(model.parameters()), args.lr, args.steps)
     started, average = time.monotonic(), None
     for step in range(args.steps):
         rng = Random(f"{args.seed}/{packer.stage}/{step}")
@@ -336,10 +334,65 @@ def train(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.N
             print("zero-shot", zero_shot(model, packer.processor, 200), flush=True)
 
 
+def cell_labels(scene: Scene) -> list[list[int]]:
+    """For each patch the kind, colour and size of the shape in its cell of the canvas; 0 = nothing there."""
+    held = {
+        shape.place: [values.index(value) + 1 for values, value in zip(PROPERTIES, _properties(shape), strict=True)]
+        for shape in scene.shapes
+    }
+    side = PIXELS // PATCH
+    share = side // len(PLACES)  # patches along one side of a cell
+    places = [PLACES[row // share][column // share] for row in range(side) for column in range(side)]
+    return [held.get(place, [0] * len(PROPERTIES)) for place in places]
+
+
+def _properties(shape: Shape) -> tuple[str, str, str]:
+    return shape.kind, shape.colour, shape.size
+
+
+def train_eyes(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.Namespace) -> None:
+    """Teach the vision tower what stands where, patch by patch, before it meets the language model.
+
+    Real multimodal models begin with a trained tower, too. The heads are thrown away.
+    """
+    tower = model.model.vision_tower
+    heads = torch.nn.ModuleList(torch.nn.Linear(128, len(values) + 1) for values in PROPERTIES)
+    optimiser, shape = make_optimiser([*tower.parameters(), *heads.parameters()], args.lr, args.eye_steps)
+    for step in range(args.eye_steps):
+        rng = Random(f"{args.seed}/eyes/{step}")
+        scenes = [random_scene(rng) for _ in range(4 * args.pictures)]
+        images = packer.processor.image_processor([draw(scene) for scene in scenes], return_tensors="pt")
+        states = tower(images["pixel_values"], output_hidden_states=True).hidden_states[-1]
+        labels = torch.tensor([cell_labels(scene) for scene in scenes])
+        logits = [head(states).flatten(0, 1) for head in heads]
+        loss = sum(cross_entropy(logit, labels[..., i].flatten()) for i, logit in enumerate(logits))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimiser.step()
+        shape.step()
+        if step % 100 == 0 or step == args.eye_steps - 1:
+            there = labels[..., 0].flatten() > 0
+            right = [
+                float((x.argmax(-1) == labels[..., i].flatten())[there].float().mean()) for i, x in enumerate(logits)
+            ]
+            print(f"eyes step {step} loss {loss.item():.4f} kind, colour, size right {right}", flush=True)
+
+
+def make_optimiser(
+    parameters: list[torch.nn.Parameter], lr: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW, warmed up for 150 steps and then falling to 0 in a straight line."""
+    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
+    shape = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / 150, 1.0) * (1 - step / steps))
+    return optimiser, shape
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=tuple(STAGES))
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--eye-steps", type=int, default=2000, help="steps of the vision tower alone, before base")
     parser.add_argument("--pictures", type=int, default=32, help="new pictures per step")
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -355,6 +408,8 @@ def main() -> None:
         processor = LlavaProcessor.from_pretrained(args.out / "mini_base")
         model = LlavaForConditionalGeneration.from_pretrained(args.out / "mini_base", dtype=torch.float32)
     started = time.monotonic()
+    if args.stage == "base":
+        train_eyes(model, Packer(processor, args.stage), args)
     train(model, Packer(processor, args.stage), args)
     facts = {"stage": args.stage, "steps": args.steps, "pictures": args.pictures, "lr": args.lr, "seed": args.seed}
     facts |= {"seconds": round(time.monotonic() - started), "zero_shot": zero_shot(model, processor)}

@@ -91,7 +91,7 @@ def test_shapes_are_drawn_where_they_are_said_to_be() -> None:
         inked = np.zeros(pixels.shape[:2], dtype=bool)
         for shape in scene.shapes:
             left, top, right, bottom = shape.box
-            assert 0 <= left and 0 <= top and right < PICTURE_SIZE and bottom < PICTURE_SIZE
+            assert left >= 0 and top >= 0 and right < PICTURE_SIZE and bottom < PICTURE_SIZE
             window = pixels[top : bottom + 1, left : right + 1]
             assert (window == COLOURS[shape.colour]).all(axis=2).any()
             inked[top : bottom + 1, left : right + 1] = True

@@ -37,7 +37,7 @@ class ShardWriter:
         for key, values in chunk.values.items():
             kept = owned if self._spaces[key] == "prefix" else range(len(chunk.uids))
             bounds = chunk.rows[key]
-            self._values[key] += [values[bounds[i] : bounds[i + 1]] for i in kept]
+            self._values[key] += [values[:0], *(values[bounds[i] : bounds[i + 1]] for i in kept)]  # may own no row
             self._counts[key] += [int(bounds[i + 1] - bounds[i]) for i in kept]
 
     def write(self) -> None:

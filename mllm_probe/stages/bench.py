@@ -8,7 +8,6 @@ import numpy as np
 
 from mllm_probe.cache.store import Coverage
 from mllm_probe.config import run_digest
-from mllm_probe.errors import ProbeError
 from mllm_probe.protocols import Fit, Probe
 from mllm_probe.stages.prepare import Prepared
 from mllm_probe.stats.bootstrap import interval, resample_weights
@@ -46,17 +45,6 @@ class Bench:
         }
         self._test = self.split_of[seeds[0]] == "test"
         self._run = run_digest(ready.config)
-        self._check()
-
-    def _check(self) -> None:
-        for seed, split in self.split_of.items():
-            for name in ("train", "val", "test"):
-                labels = set(self.y[split == name].tolist())
-                if labels != {0, 1}:
-                    raise ProbeError(
-                        f"seed {seed}: the {name} split has the labels {sorted(labels) or 'none'}; 0 and 1 are needed, "
-                        "take more pictures (data.n) or fewer splits.blocks"
-                    )
 
     @cached_property
     def _resamples(self) -> np.ndarray:

@@ -15,7 +15,7 @@ from mllm_probe.extract.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import OutputPaths
-from mllm_probe.protocols import Dataset, Reporter, Task
+from mllm_probe.protocols import Dataset, Probe, Reporter, Task
 from mllm_probe.settings import DTYPES, PADDING_SIDES
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Anatomy, Collection, Examples, Key
@@ -31,6 +31,7 @@ class Prepared:
     config: RunConfig
     dataset: Dataset
     task: Task
+    probe: Probe
     folds: Folds
     collection: Collection
     examples: Examples
@@ -67,6 +68,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     plugins = tuple(config.plugins)
     dataset = build(config.dataset, Dataset, plugins)  # type: ignore[type-abstract]
     task = build(config.task, Task, plugins, seed=config.data.seed)  # type: ignore[type-abstract]
+    probe = build(config.probe, Probe, plugins)  # type: ignore[type-abstract]
     folds = Folds(**asdict(config.splits), seed=config.data.seed)
     if size := needs(config.model):
         reporter.note(size)
@@ -80,7 +82,8 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     digests.save()
     store = Store(outputs.cache(identity.digest))
     examples = task.examples(collection, folds)
-    return Prepared(config, dataset, task, folds, collection, examples, checkpoint, identity, store)
+    folds.check(examples, config.sweep.seeds)
+    return Prepared(config, dataset, task, probe, folds, collection, examples, checkpoint, identity, store)
 
 
 def _check(config: RunConfig) -> None:
@@ -94,6 +97,10 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"extract.dtype={dtype} is unknown; {choices(dtype, DTYPES)}")
     if config.extract.micro_batch < 1:
         raise ConfigError(f"extract.micro_batch={config.extract.micro_batch} must be 1 or more")
+    if config.sweep.draws < 1:
+        raise ConfigError(f"sweep.draws={config.sweep.draws} must be 1 or more")
+    if not 0 < config.sweep.ci_level < 1:
+        raise ConfigError(f"sweep.ci_level={config.sweep.ci_level} must lie between 0 and 1")
     if not config.sweep.seeds:
         raise ConfigError("sweep.seeds=[] leaves nothing to fit; give at least one seed")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.config import RunConfig, build
+from mllm_probe.config import RunConfig
 from mllm_probe.paths import RunPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.words import bag_of_words
-from mllm_probe.protocols import Probe, Reporter
+from mllm_probe.protocols import Reporter
 from mllm_probe.report.scores import ScoreFile
 from mllm_probe.stages.artifacts import save_fits, save_predictions, save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial
@@ -46,11 +46,10 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
 
 def _all_trials(bench: Bench, ready: Prepared) -> Iterator[list[Trial]]:
     """One list per key, one trial per seed; the baselines that need no activation come last."""
-    plugins, coverage = tuple(ready.config.plugins), ready.store.coverage()
-    probe = build(ready.config.probe, Probe, plugins)  # type: ignore[type-abstract]
+    coverage = ready.store.coverage()
     for key in ready.keys:
         data = bench.layer(key, coverage)
-        yield [bench.trial(probe, data.values, key, "", seed) for seed in ready.config.sweep.seeds]
+        yield [bench.trial(ready.probe, data.values, key, "", seed) for seed in ready.config.sweep.seeds]
     words = bag_of_words(bench.texts)
     yield [bench.trial(Logistic(), words, None, QUESTION_ONLY, seed) for seed in ready.config.sweep.seeds]
     nothing = np.zeros((len(bench.y), 0))

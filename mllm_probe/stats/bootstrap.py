@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mllm_probe.errors import ConfigError
-
 
 def resample_weights(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
     """How often each row counts in each resample: [draws, N], the groups [N] drawn with replacement."""
@@ -17,8 +15,6 @@ def resample_weights(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarra
 
 def interval(statistic: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, level: float) -> tuple[float, float]:
     """Percentile interval of `statistic(weights [R, N]) -> [R]`; resamples where it is nan are left out."""
-    if not 0 < level < 1:
-        raise ConfigError(f"sweep.ci_level={level} must lie between 0 and 1")
     values = statistic(weights)
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, (tail, 1 - tail))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.types import Picture
+from mllm_probe.types import Examples, Picture
 
 TEST = 0
 MIN_PICTURES = 2  # a fold needs two pictures to exchange captions
@@ -43,6 +43,20 @@ class Folds:
             raise DataError(f"{len(groups)} different pictures are too few for a test set and two blocks; take more")
         test = dict.fromkeys(groups[:n_test], TEST)
         return test | {group: 1 + i % blocks for i, group in enumerate(groups[n_test:])}
+
+    def check(self, examples: Examples, seeds: Sequence[int]) -> None:
+        """Refuse a split without rows of both labels, before anything costly begins. Raises DataError."""
+        for seed in seeds:
+            labels: dict[str, set[int]] = {"train": set(), "val": set(), "test": set()}
+            split = self.splits(examples.folds, seed)
+            for decision in examples.decisions:
+                labels[split[decision.group]].add(decision.label)
+            for name, seen in labels.items():
+                if len(seen) < 2:
+                    raise DataError(
+                        f"seed {seed}: the {name} split has the labels {sorted(seen) or 'none'}, two are needed; "
+                        "take more pictures (data.n) or fewer splits.blocks"
+                    )
 
     def splits(self, folds: Mapping[str, int], seed: int) -> dict[str, str]:
         """{picture digest: train | val | test} for one probe seed."""

@@ -41,11 +41,22 @@ def _swap(i: int, source: dict[int, int], is_false: Callable[[int, int], bool], 
 
 
 def _drop_true(source: dict[int, int], is_false: Callable[[int, int], bool]) -> dict[int, int]:
-    """Take claims out of the permutation until all that is left is false; a hole is closed by its neighbours."""
+    """Take claims out of the permutation until all that is left is false.
+
+    Where claim i holds the true text of claim j, leaving out i hands j's text to whoever held i's, and leaving out j
+    hands i the text that j held. If neither is false there, both go.
+    """
     kept = dict(source)
-    while (bad := next((i for i, j in kept.items() if not is_false(i, j)), None)) is not None:
-        target = kept.pop(bad)
-        holder = next((i for i, j in kept.items() if j == bad), None)
-        if holder is not None:
-            kept[holder] = target
+    while (i := next((i for i, j in kept.items() if not is_false(i, j)), None)) is not None:
+        j = kept[i]
+        holder = next(h for h, held in kept.items() if held == i)
+        if i != j and is_false(holder, j):
+            kept[holder] = j
+            del kept[i]
+        elif i != j and is_false(i, kept[j]):
+            kept[i] = kept.pop(j)
+        else:
+            kept[holder] = kept[j]
+            for claim in {i, j}:
+                del kept[claim]
     return kept

@@ -1,0 +1,211 @@
+"""The store: what is read is what was extracted, what is there is not extracted twice, whose it is is exact."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Silent
+from safetensors import safe_open
+
+from mllm_probe.cache.identity import folder_digests, identify
+from mllm_probe.cache.store import Store
+from mllm_probe.digests import Digests, open_digests
+from mllm_probe.errors import CacheError
+from mllm_probe.extract.plan import Plan, make_plans, space_of
+from mllm_probe.extract.stream import stream
+from mllm_probe.extract.taps import read_states
+from mllm_probe.models.hf import HFModel
+from mllm_probe.paths import CachePaths
+from mllm_probe.types import Key, Sample
+
+KEYS = [
+    Key.parse(name)
+    for name in (
+        "vision.02@mean_image",
+        "connector@last_image",
+        "lm.02@mean_image",
+        "lm.02@last",
+        "lm.04.norm@mean_text",
+    )
+]
+
+
+def plans_for(
+    model: HFModel, store: Store, samples: Sequence[Sample], keys: Sequence[Key], batch: int = 5
+) -> list[Plan]:
+    missing = store.coverage().missing(keys, [sample.uid for sample in samples])
+    prefixes = {sample.uid: model._blueprint.prompter.prefix(sample) for sample in samples}
+    return make_plans(missing, prefixes, model.anatomy, batch, 4)
+
+
+def fill(model: HFModel, store: Store, samples: Sequence[Sample], keys: Sequence[Key], batch: int = 5) -> int:
+    plans = plans_for(model, store, samples, keys, batch)
+    done = stream(plans, model, {sample.uid: sample for sample in samples}, store, "float32", Silent())
+    return int(done["samples"])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(CachePaths(tmp_path / "cache"))
+
+
+def test_what_is_read_is_what_the_model_said(model: HFModel, store: Store, samples: Sequence[Sample]) -> None:
+    assert fill(model, store, samples, KEYS) == len(samples)
+    order = list(reversed(samples))
+    coverage = store.coverage()
+    chunk = read_states(model, model.collate(order, KEYS), KEYS, torch.float32)
+    for key in KEYS:
+        values, bounds = store.read(key, [sample.uid for sample in order], coverage)
+        assert bounds.tolist() == list(range(len(order) + 1))
+        assert torch.allclose(values, chunk.values[key], atol=2e-5), key
+
+
+def test_image_states_are_stored_once_a_picture(model: HFModel, store: Store, samples: Sequence[Sample]) -> None:
+    fill(model, store, samples, KEYS)
+    pictures = len({sample.group for sample in samples})
+    (path,) = store.paths.root.glob("groups/*/*.safetensors")
+    with safe_open(path, "pt") as file:
+        rows = {name: file.get_slice(name).get_shape()[0] for name in list(file.keys())}
+        index = json.loads(file.metadata()["index"])
+    assert pictures < len(samples)
+    assert rows["vision.02@mean_image"] == rows["connector@last_image"] == rows["lm.02@mean_image"] == pictures
+    assert rows["lm.02@last"] == rows["lm.04.norm@mean_text"] == len(samples)
+    assert index["sample"] == [sample.uid for sample in samples]
+    floats = 4 * 64 * (3 * pictures + 2 * len(samples))
+    assert path.stat().st_size - floats < 8192, "a shard holds its rows and a small index, no parent tensors"
+
+
+def test_a_covered_request_is_a_hit_and_a_wider_one_adds_only_what_is_missing(
+    model: HFModel, store: Store, samples: Sequence[Sample]
+) -> None:
+    assert fill(model, store, samples[:8], KEYS[:4]) == 8
+    before = {path: path.read_bytes() for path in store.paths.root.rglob("*.safetensors")}
+    assert plans_for(model, store, samples[:8], KEYS[:4]) == []
+    assert fill(model, store, samples, KEYS) == len(samples)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    entries = store.manifest()["groups"].values()
+    assert sorted((entry["samples"], len(entry["keys"])) for entry in entries) == [(4, 5), (8, 1), (8, 4)]
+    coverage = store.coverage()
+    for key in KEYS:
+        values, _ = store.read(key, [sample.uid for sample in samples], coverage)
+        alone = read_states(model, model.collate(samples, [key]), [key], torch.float32).values[key]
+        assert torch.allclose(values, alone, atol=2e-5)
+
+
+def test_finished_shards_survive_a_kill(model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch) -> None:
+    """With one unit a shard, a crash in the third unit keeps two shards; the next run makes the same bytes."""
+    monkeypatch.setattr("mllm_probe.extract.plan.SHARD_BYTES", 1)
+    whole = Store(CachePaths(store.paths.root.parent / "whole"))
+    fill(model, whole, samples, KEYS)
+    calls, collate = [], HFModel.collate
+
+    def dies(self: HFModel, batch: Sequence[Sample], keys: Sequence[Key]) -> object:
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return collate(self, batch, keys)
+
+    monkeypatch.setattr(HFModel, "collate", dies)
+    with pytest.raises(KeyboardInterrupt):
+        fill(model, store, samples, KEYS)
+    assert not store.paths.manifest.exists() and len(list(store.paths.root.rglob("*.safetensors"))) == 2
+    assert not [path for path in store.paths.root.rglob(".*") if path.is_file()]
+    fill(model, store, samples, KEYS)
+    assert calls == [5, 5, 2, 2], "only the third unit is computed again"
+
+    def contents(one: Store) -> dict[str, bytes]:
+        return {str(p.relative_to(one.paths.root)): p.read_bytes() for p in one.paths.root.rglob("*") if p.is_file()}
+
+    assert contents(store) == contents(whole)
+
+
+def test_missing_rows_and_damaged_shards_are_named(model: HFModel, store: Store, samples: Sequence[Sample]) -> None:
+    fill(model, store, samples[:2], KEYS[:1])
+    with pytest.raises(CacheError, match=r"lm.02@last of sample .* run `mllm-probe extract`"):
+        store.read(KEYS[3], [samples[0].uid], store.coverage())
+    (path,) = store.paths.root.glob("groups/*/*.safetensors")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(CacheError, match="is no readable shard"):
+        store.coverage()
+
+
+def test_two_devices_never_share_a_store(model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch) -> None:
+    fill(model, store, samples[:2], KEYS[:1])
+    there = model.provenance() | {"device": "some GPU"}
+    monkeypatch.setattr(HFModel, "provenance", lambda self: there)
+    with pytest.raises(CacheError, match="was filled with device cpu, this run has some GPU"):
+        fill(model, store, samples[:4], KEYS[:1])
+
+
+def test_row_spaces_follow_causality(model: HFModel) -> None:
+    from dataclasses import replace
+
+    image, text = Key.parse("lm.02@mean_image"), Key.parse("lm.02@last")
+    prefix_lm = replace(model.anatomy, causal=False)
+    assert [space_of(key, model.anatomy) for key in (image, text)] == ["prefix", "sample"]
+    assert [space_of(key, prefix_lm) for key in (image, text)] == ["sample", "sample"]
+    assert space_of(Key.parse("vision.01@mean_image"), prefix_lm) == "prefix"
+
+
+SETTINGS = {
+    "weights": "pretrained",
+    "quantization": "nf4",
+    "quantize": ["lm"],
+    "dtype": "float32",
+    "storage": "float32",
+    "attn": "sdpa",
+    "prompt": {"chat": "auto", "system": None, "generation_prompt": True},
+    "padding_side": "right",
+}
+
+
+@pytest.mark.parametrize("field", sorted(SETTINGS))
+def test_every_requested_setting_is_part_of_the_identity(field: str) -> None:
+    changed = SETTINGS | {field: "something else"}
+    assert identify({"config.json": "a"}, **SETTINGS).digest != identify({"config.json": "a"}, **changed).digest
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "processor_config.json", "chat_template.jinja"])
+def test_every_file_of_the_checkpoint_is_part_of_the_identity(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    before = identify(folder_digests(copy, Digests(tmp_path / "a.json")), **SETTINGS)
+    assert before.digest == identify(folder_digests(checkpoint, Digests(tmp_path / "b.json")), **SETTINGS).digest
+    content = bytearray((copy / name).read_bytes())
+    content[-1] ^= 1
+    (copy / name).write_bytes(bytes(content))
+    assert before.digest != identify(folder_digests(copy, Digests(tmp_path / "a.json")), **SETTINGS).digest
+
+
+def test_random_weights_count_by_seed_and_not_by_file() -> None:
+    random = SETTINGS | {"weights": "random", "init_seed": 0}
+    one, two = ({"model.safetensors": digest, "config.json": "c"} for digest in "ab")
+    assert identify(one, **random).digest == identify(two, **random).digest
+    assert identify(one, **random).digest != identify(one, **random | {"init_seed": 1}).digest
+
+
+def test_digests_are_memoised_and_a_damaged_memo_is_started_anew(tmp_path: Path, monkeypatch) -> None:
+    file, memo = tmp_path / "x", tmp_path / "memo.json"
+    file.write_bytes(b"content")
+    digests = Digests(memo)
+    first = digests.of(file)
+    digests.save()
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("read again"))
+    assert open_digests(memo).of(file) == first
+    monkeypatch.undo()
+    file.write_bytes(b"CONTENT!")
+    assert open_digests(memo).of(file) != first
+    memo.write_text("{")
+    assert open_digests(memo).of(file) != first
+
+
+def test_bfloat16_storage_round_trips(model: HFModel, store: Store, samples: Sequence[Sample]) -> None:
+    plans = plans_for(model, store, samples[:3], KEYS[3:4])
+    stream(plans, model, {sample.uid: sample for sample in samples}, store, "bfloat16", Silent())
+    values, _ = store.read(KEYS[3], [sample.uid for sample in samples[:3]], store.coverage())
+    exact = read_states(model, model.collate(samples[:3], KEYS[3:4]), KEYS[3:4], torch.float32).values[KEYS[3]]
+    assert values.dtype == torch.bfloat16
+    assert np.allclose(values.float().numpy(), exact.numpy(), rtol=2**-8)

@@ -1,0 +1,157 @@
+"""Every option composes into what its builder accepts; everything misspelt is refused in one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from mllm_probe.cli import config_dir
+from mllm_probe.config import build, plain, register_schemas, run_digest, typed
+from mllm_probe.errors import ConfigError
+from mllm_probe.extract.layers import check_keys, select_keys, select_sites
+from mllm_probe.models.checkpoint import check_settings
+from mllm_probe.models.prompt import check_position
+from mllm_probe.protocols import Dataset, Probe, Task
+from mllm_probe.settings import LayerSettings, ModelSettings, PromptSettings
+from mllm_probe.types import Anatomy, Key, Site
+
+CONF = config_dir()
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if not path.parent.name.startswith("hydra")
+)
+ANATOMY = Anatomy({"vision": 24, "lm": 32}, {"vision": 1024, "connector": 4096, "lm": 4096}, True, 4096)
+
+
+def composed(*overrides: str, command: str = "run") -> Any:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return typed(compose(command, overrides=list(overrides)), command)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
+def test_every_option_composes_and_builds(group: str, option: str) -> None:
+    config = composed(f"{group}={option}")
+    check_settings(config.model, config.prompt)
+    build(config.dataset, Dataset)
+    build(config.task, Task)
+    build(config.probe, Probe)
+    assert select_sites(config.layers, ANATOMY)
+    for position in config.extract.positions:
+        check_position(position)
+
+
+@pytest.mark.parametrize("command", ["run", "extract", "sweep"])
+def test_the_halves_take_the_settings_of_the_whole(command: str) -> None:
+    assert plain(composed(command=command)) == plain(composed())
+
+
+def test_the_run_digest_counts_science_and_not_places() -> None:
+    base = run_digest(composed())
+    assert base == run_digest(composed("paths.outputs=/elsewhere", "device=cpu"))
+    assert base != run_digest(composed("sweep.seeds=[7]")) != run_digest(composed("task=objects"))
+
+
+def test_plus_typo_is_refused_at_every_depth() -> None:
+    for override in ("+typo=1", "+model.typo=1", "+sweep.typo=1"):
+        with pytest.raises(ConfigError, match="typo' is no setting"):
+            composed(override)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_target_": "os.system", "command": "true"}, "_target_=os.system is refused: list its package in plugins"),
+        ({"_target_": "mllm_probe.probes.logistic.Logistik"}, "cannot be imported"),
+        ({"_target_": "mllm_probe.probes.logistic.Logistic", "lamdas": [1]}, "did you mean 'lambdas'"),
+        ({"_target_": "mllm_probe.data.coco.Coco"}, "Coco is no Probe: it lacks fit"),
+        ({"_target_": "mllm_probe.probes.logistic.Logistic", "name": 3}, "name of .* is 3, but must be str"),
+        ({}, "a node with _target_ is needed"),
+        ("logistic", "a node with _target_ is needed"),
+    ],
+)
+def test_build_refuses(node: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(node, Probe)
+
+
+def test_plugins_open_their_package_and_no_other() -> None:
+    node = {"_target_": "collections.Counter"}
+    with pytest.raises(ConfigError, match="is no Probe"):
+        build(node, Probe, plugins=("collections",))
+
+
+def sites(**settings: Any) -> list[str]:
+    return [str(site) for site in select_sites(LayerSettings(**settings), ANATOMY)]
+
+
+def test_layer_selection() -> None:
+    everything = sites()
+    assert everything[:2] == ["vision.00", "vision.01"] and everything[-1] == "lm.32.norm"
+    assert len(everything) == 25 + 1 + 33 + 1
+    assert sites(towers=["lm"], range=[8, 12], stride=2) == ["lm.08", "lm.10", "lm.12"]
+    assert sites(towers=["lm"], middle=True) == [f"lm.{i:02d}" for i in range(11, 22)]
+    assert sites(towers=["lm"], range=[32, 32]) == ["lm.32", "lm.32.norm"]
+    assert sites(towers=["connector"]) == ["connector"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"range": [8, 33], "towers": ["lm"]},
+            r"layers.range=\[8, 33\] is out of range: the lm tower has the layers 0 to 32",
+        ),
+        ({"range": [5]}, "give \\[first,last\\]"),
+        ({"range": [9, 3]}, "out of range"),
+        ({"towers": ["eyes"]}, "unknown tower 'eyes'; choose one of: connector, lm, vision"),
+        ({"stride": 0}, "layers.stride=0 must be 1 or more"),
+    ],
+)
+def test_bad_layers(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sites(**settings)
+
+
+def test_picture_towers_have_picture_positions_only() -> None:
+    found = (Site("vision", 3), Site("connector"), Site("lm", 2))
+    keys = select_keys(found, ["last", "mean_image"])
+    assert [str(key) for key in keys] == [
+        "vision.03@mean_image",
+        "connector@mean_image",
+        "lm.02@last",
+        "lm.02@mean_image",
+    ]
+    assert check_keys(select_keys(found, ["last"]), found, ["last"]) == ("connector", "vision")
+    with pytest.raises(ConfigError, match=r"extract.positions=\['last'\] exist in none of the towers"):
+        check_keys((), found[:1], ["last"])
+
+
+@pytest.mark.parametrize(
+    "name", ["lm.07@last", "lm.32.norm@mark:object", "connector@mean_image", "vision.00@last_image"]
+)
+def test_key_names_round_trip(name: str) -> None:
+    assert str(Key.parse(name)) == name
+
+
+def test_bad_positions_and_model_settings() -> None:
+    with pytest.raises(ConfigError, match="position 'lats' is unknown; did you mean 'last'"):
+        check_position("lats")
+    with pytest.raises(ConfigError, match="position 'mark:' is unknown"):
+        check_position("mark:")
+    with pytest.raises(ConfigError, match="model.quantization=fp4 is unknown; .*choose one of: int8, nf4, none"):
+        check_settings(ModelSettings(quantization="fp4"), PromptSettings())
+    with pytest.raises(ConfigError, match="model.quantize=eyes is unknown"):
+        check_settings(ModelSettings(quantize=["eyes"]), PromptSettings())
+
+
+def test_conf_files_say_what_they_are() -> None:
+    for path in CONF.rglob("*.yaml"):
+        if path.parent != CONF:
+            text = path.read_text().removeprefix("# @package _global_\n")
+            assert text.startswith("# "), f"{path} opens with a comment"
+
+
+def test_composed_configs_are_readable_yaml(tmp_path: Path) -> None:
+    assert "task:" in OmegaConf.to_yaml(OmegaConf.structured(composed()))
