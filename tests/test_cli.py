@@ -151,7 +151,7 @@ COMPOSED = [
     (("model.path=nowhere",), "the checkpoint folder nowhere does not exist"),
     (
         ("model=llava",),
-        r"model=llava needs the checkpoint llava-hf/llava-1.5-7b-hf \(about 14.1 GB\).*model.path=FOLDER",
+        "checkpoint llava-hf/llava-1.5-7b-hf is not on this machine and could not be fetched.*model.path=FOLDER",
     ),
     (("model=custom", "model.path=null"), "model=custom needs model.path=FOLDER or model.hub_id=OWNER/NAME"),
     (("splits.blocks=1",), "at least 2 blocks are needed"),
@@ -179,6 +179,12 @@ def test_errors_are_one_sentence_and_leave_no_cache(
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.rglob("identity.json"))
     assert not list(tmp_path.rglob("scores.csv"))
+
+
+def test_llava_says_what_it_needs_before_it_fails(probe: Run) -> None:
+    code, _, err = probe("run", "model=llava", "task=entailment")
+    assert code == 1
+    assert "model=llava needs the checkpoint llava-hf/llava-1.5-7b-hf (about 14.1 GB)" in err
 
 
 def coco_folder(root: Path, caption: str = "A grey square.") -> Path:

@@ -68,9 +68,12 @@ def _from_hub(model: ModelSettings) -> Path:
     try:
         return Path(snapshot_download(model.hub_id, revision=model.revision, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else type(error).__name__
+        if isinstance(error, LocalEntryNotFoundError):
+            why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+        else:
+            why = type(error).__name__
         raise ModelError(
-            f"{needs(model)}, but it is not in the cache and could not be fetched ({why}); "
+            f"the checkpoint {model.hub_id} is not on this machine and could not be fetched ({why}); "
             "give a local folder with model.path=FOLDER, or log in with `hf auth login` if the model is gated"
         ) from error
 
