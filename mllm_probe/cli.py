@@ -73,7 +73,17 @@ def config_dir() -> Path:
     return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "run.yaml").is_file())
 
 
+def _limit_threads() -> None:
+    """One thread unless the user or the SLURM allotment says more; read by BLAS and torch when they are imported.
+
+    Two threads beside one busy core make the same forward pass some twenty times slower, so the cautious number is
+    the default.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+
+
 def _run_hydra(command: str, args: list[str]) -> None:
+    _limit_threads()
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
