@@ -137,8 +137,10 @@ def test_two_devices_never_share_a_store(model: HFModel, store: Store, samples: 
     fill(model, store, samples[:2], KEYS[:1])
     there = model.provenance() | {"device": "some GPU"}
     monkeypatch.setattr(HFModel, "provenance", lambda self: there)
+    before = sorted(store.paths.root.rglob("*"))
     with pytest.raises(CacheError, match="was filled with device cpu, this run has some GPU"):
         fill(model, store, samples[:4], KEYS[:1])
+    assert sorted(store.paths.root.rglob("*")) == before
 
 
 def test_row_spaces_follow_causality(model: HFModel) -> None:

@@ -128,8 +128,8 @@ class Store:
             bounds.append(bounds[-1] + int(stop - start))
         return torch.cat(parts), np.asarray(bounds)
 
-    def finish(self, group: str, entry: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-        """Enter a complete group into the manifest; the last write of an extraction. Raises CacheError."""
+    def check_provenance(self, provenance: Mapping[str, Any]) -> None:
+        """Refuse to mix devices or dtypes in one store, before anything is computed. Raises CacheError."""
         manifest = self.manifest()
         for name in ("device", "dtype"):
             old, new = manifest.get("provenance", {}).get(name), provenance.get(name)
@@ -138,6 +138,10 @@ class Store:
                     f"{self.paths.root} was filled with {name} {old}, this run has {new}; "
                     f"use {name}={old} again or another paths.outputs"
                 )
+
+    def finish(self, group: str, entry: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        """Enter a complete group into the manifest; the last write of an extraction."""
+        manifest = self.manifest()
         groups = {**manifest.get("groups", {}), group: dict(entry)}
         write_json(self.paths.manifest, {**manifest, "groups": groups, "provenance": dict(provenance)})
 

@@ -32,6 +32,7 @@ def stream(
         done, passes = done + n, passes + 1
         reporter.progress("extract", done, total, "samples")
 
+    store.check_provenance(model.provenance())
     for plan in plans:
         _fill(plan, model, samples, store, storage, advance)
     return {"samples": done, "forward_passes": passes, "seconds": round(time.monotonic() - started, 2)}

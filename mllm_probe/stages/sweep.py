@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.config import RunConfig
+from mllm_probe.errors import CacheError
 from mllm_probe.paths import RunPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
@@ -23,7 +24,14 @@ BASELINES = 2  # question-only and majority, in every run
 
 def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
-    return sweep_cached(prepare(config, reporter), paths, reporter, extraction={})
+    ready = prepare(config, reporter)
+    missing = ready.store.coverage().missing(ready.keys, (sample.uid for sample in ready.examples.samples))
+    if missing:
+        raise CacheError(
+            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(ready.examples.samples)} samples; "
+            "run `mllm-probe extract` with the same settings first"
+        )
+    return sweep_cached(ready, paths, reporter, extraction={})
 
 
 def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> dict[str, Any]:
