@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args[0] == "--version":
         from mllm_probe import __version__
 
-        sys.exit(print(f"mllm-probe {__version__}"))
+        print(f"mllm-probe {__version__}")
+        sys.exit(0)
     if args[0] not in COMMANDS:
         hint = "; flags go after the command" if args[0].startswith("-") else ""
         print(f"'{args[0]}' is no command{hint}; choose one of: {', '.join(COMMANDS)}", file=sys.stderr)
@@ -96,8 +97,9 @@ def _run_hydra(command: str, args: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentences below are ours
     sys.argv = [f"mllm-probe {command}", *args]
     failed: list[str] = []
+    began: list[str] = []
     task = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
-        _task(command, failed, wants_trace)
+        _task(command, failed, began, wants_trace)
     )
     try:
         task()
@@ -108,10 +110,14 @@ def _run_hydra(command: str, args: list[str]) -> None:
             raise
         _fail(_sentence(command, error))
     except KeyboardInterrupt:
-        _fail("stopped; what was extracted is kept, the same command goes on from there")
+        _fail("stopped; finished shards are kept, and the same command goes on behind them")
+    except Exception as error:
+        if began or wants_trace:  # a fault of ours, not of the composition: it deserves its traceback
+            raise
+        _fail(_sentence(command, error))
 
 
-def _task(command: str, failed: list[str], wants_trace: bool) -> Any:
+def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) -> Any:
     """The function Hydra calls for every job. In this process a failed job is noted and the next one runs;
     elsewhere (other launchers) its error must travel back as an exception."""
 
@@ -121,6 +127,7 @@ def _task(command: str, failed: list[str], wants_trace: bool) -> Any:
         from mllm_probe.errors import MllmProbeError
 
         here = HydraConfig.get()
+        began.append(here.job.override_dirname)
         try:
             _job(command, config, Path(here.runtime.output_dir))
         except MllmProbeError as error:
@@ -144,14 +151,11 @@ def _job(command: str, config: "DictConfig", folder: Path) -> None:
 
 
 def _dispatch(command: str, settings: Any, paths: Any, reporter: Any) -> None:
-    from omegaconf import OmegaConf
-
     if command == "report":
         from mllm_probe.stages.report import report
 
         report(settings, reporter)
         return
-    paths.config.write_text(OmegaConf.to_yaml(OmegaConf.structured(settings)))
     if command == "run":
         from mllm_probe.stages.run import run
 
@@ -159,7 +163,7 @@ def _dispatch(command: str, settings: Any, paths: Any, reporter: Any) -> None:
     elif command == "extract":
         from mllm_probe.stages.extract import extract
 
-        extract(settings, reporter)
+        extract(settings, paths, reporter)
     else:
         from mllm_probe.stages.sweep import sweep
 
@@ -180,12 +184,14 @@ def _sentence(command: str, error: BaseException) -> str:
         return f"{group}={option} is unknown; {choices(option, error.options)}"
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
-        return f"cannot use{where}: {error.strerror or error}; check paths.outputs and the free space there"
+        return f"cannot use{where}: {error.strerror or error}; paths.outputs=FOLDER names another place for results"
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | AttributeError) and isinstance(cause, OmegaConfBaseException):
         names = [str(name) for name in cause.parent_node or ()]
         return f"'{cause.full_key}' is no setting of `{command}`; {choices(str(cause.key), names)}"
     first = str(error).strip().splitlines()[0]
+    if first.startswith("Ambiguous value"):
+        return f"{first}; add -m to run every combination"
     reason = str(cause).strip().splitlines()[0] if isinstance(cause, OmegaConfBaseException | HydraException) else ""
     return f"{first}: {reason}" if reason else f"{first}; see `mllm-probe {command} --help`"
 

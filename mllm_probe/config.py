@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -54,14 +55,16 @@ class RunConfig:
 
 @dataclass
 class ReportConfig:
-    """`report`: the folder of a finished run or sweep."""
+    """`report`: the folder of a finished run."""
 
     run: str | None = None
     paths: PathSettings = field(default_factory=PathSettings)
 
 
 SCHEMAS: dict[str, type] = {"run": RunConfig, "extract": RunConfig, "sweep": RunConfig, "report": ReportConfig}
-NOT_SCIENCE = ("paths", "device", "plugins")  # settings that change where and how fast, not what
+NOT_SCIENCE = (  # settings that change where and how fast, not what; model and data are digested by their content
+    *("paths", "device", "plugins", "model", "dataset.root", "extract.micro_batch"),
+)
 
 
 def register_schemas() -> None:
@@ -94,9 +97,24 @@ def plain(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def run_digest(config: RunConfig) -> str:
-    """Digest of everything that can change a score; where files lie and the device do not count."""
-    return digest({name: value for name, value in plain(config).items() if name not in NOT_SCIENCE})
+def save_config(config: RunConfig, path: Path) -> None:
+    """The whole resolved configuration as YAML."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def run_digest(config: RunConfig, cache: str, decisions: Sequence[str]) -> str:
+    """Digest of everything that can change a score: settings, the cache's identity and the decisions' uids.
+
+    Where files lie, the device and the micro-batch do not count.
+    """
+    settings = plain(config)
+    for place in NOT_SCIENCE:
+        *groups, name = place.split(".")
+        node = settings
+        for group in groups:
+            node = node[group]
+        node.pop(name, None)
+    return digest(settings, cache, list(decisions))
 
 
 def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] = (), **more: Any) -> T:
@@ -114,6 +132,8 @@ def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] =
     given = {name: value for name, value in node.items() if name != "_target_"}
     accepted = inspect.signature(made).parameters
     for name, value in given.items():
+        if name in more:
+            raise ConfigError(f"'{name}' of {target} cannot be set here; it follows data.{name}")
         if name not in accepted:
             raise ConfigError(f"'{name}' is no setting of {target}; {choices(name, accepted)}")
         _check_type(value, accepted[name].annotation, f"{name} of {target}")
@@ -145,6 +165,9 @@ def _check_type(value: Any, annotation: Any, what: str) -> None:
 def _locate(target: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        made = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"_target_={target} cannot be imported ({error})") from error
+    if not inspect.isclass(made):
+        raise ConfigError(f"_target_={target} is no class, and only classes are built")
+    return made

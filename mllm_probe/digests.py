@@ -8,6 +8,12 @@ from pathlib import Path
 from mllm_probe.paths import replacing
 
 
+def file_digest(path: Path) -> str:
+    """32 hexadecimal digits of a file's SHA-256."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:32]
+
+
 class Digests:
     """The one writer of the memo file; `save` keeps what was learnt."""
 
@@ -17,14 +23,13 @@ class Digests:
         self._changed = False
 
     def of(self, path: Path, check: Callable[[Path], None] | None = None) -> str:
-        """32 hexadecimal digits of the file's SHA-256. `check` runs once per content and may raise."""
+        """The file's digest. `check` runs once per content and may raise."""
         stat = path.stat()
         key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}|{check.__name__ if check else ''}"
         if key not in self._known:
             if check:
                 check(path)
-            with path.open("rb") as handle:
-                self._known[key] = hashlib.file_digest(handle, "sha256").hexdigest()[:32]
+            self._known[key] = file_digest(path)
             self._changed = True
         return self._known[key]
 

@@ -52,6 +52,10 @@ class GroupPaths:
     def plan(self) -> Path:
         return self.root / "plan.json"
 
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
     def shard(self, number: int) -> Path:
         return self.root / f"{number:05d}.safetensors"
 

@@ -4,9 +4,12 @@ Plain dataclasses that OmegaConf fills and checks. Knows nothing of Hydra, torch
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 QUANTIZATIONS = ("none", "int8", "nf4")
 WEIGHTS = ("pretrained", "random")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
+TOWERS = ("vision", "connector", "lm")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 CHATS = ("auto", "off")
@@ -30,6 +33,17 @@ class ModelSettings:
     dtype: str = "bfloat16"
     attn: str = "sdpa"
     trust_remote_code: bool = False
+
+    @property
+    def label(self) -> str:
+        """What the results call the model: its folder where a path was given, and whether the weights are random."""
+        name = Path(self.path).name if self.path is not None else self.name
+        return name if self.weights == "pretrained" else f"{name}-random"
+
+    @property
+    def precision(self) -> str:
+        """What the results call the quantisation."""
+        return self.quantization if self.quantize else "none"
 
 
 @dataclass

@@ -140,6 +140,9 @@ class Anatomy:
         return site.layer / self.blocks[site.tower] if site.tower in self.blocks else 1.0
 
 
+PICTURE_POSITIONS = ("last_image", "mean_image")  # those that vision towers and connectors have, too
+
+
 @dataclass(frozen=True)
 class Key:
     """One stored quantity: the states of one site read at one position. Prints `lm.07@last`."""
@@ -158,17 +161,19 @@ class Key:
 
 @dataclass(frozen=True)
 class Reading:
-    """Which tokens a position reads, for one batch and tower, as indices into the flattened [B * L] tokens.
+    """Which tokens a position reads, for one batch and tower, as indices into the flattened tokens.
 
-    Stored row t is the mean of tokens[segments[t]:segments[t + 1]]; sample b owns rows[b] to rows[b + 1].
+    Stored row t is the mean of tokens[segments[t]:segments[t + 1]]; sample b owns rows[b] to rows[b + 1]. `among` is
+    how many tokens the flattened states must have (B * L, or pictures * patches): another number means another order.
     """
 
+    among: int
     tokens: np.ndarray  # [K] int64
     segments: np.ndarray  # [T + 1] int64
     rows: np.ndarray  # [B + 1] int64
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence[Sequence[int]]]) -> "Reading":
+    def of(cls, rows: Iterable[Sequence[Sequence[int]]], among: int) -> "Reading":
         """From nested lists: for each sample its stored rows, for each row the flat indices it averages."""
         tokens: list[int] = []
         segments, bounds = [0], [0]
@@ -177,7 +182,7 @@ class Reading:
                 tokens.extend(segment)
                 segments.append(len(tokens))
             bounds.append(len(segments) - 1)
-        return cls(*(np.asarray(part, dtype=np.int64) for part in (tokens, segments, bounds)))
+        return cls(among, *(np.asarray(part, dtype=np.int64) for part in (tokens, segments, bounds)))
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from safetensors import safe_open
 
 from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store
-from mllm_probe.digests import Digests, open_digests
+from mllm_probe.digests import Digests, file_digest, open_digests
 from mllm_probe.errors import CacheError
-from mllm_probe.extract.plan import Plan, make_plans, space_of
-from mllm_probe.extract.stream import stream
+from mllm_probe.extract.plan import Plan, Planner, space_of
+from mllm_probe.extract.stream import join, stream
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths
@@ -37,14 +37,21 @@ KEYS = [
 def plans_for(
     model: HFModel, store: Store, samples: Sequence[Sample], keys: Sequence[Key], batch: int = 5
 ) -> list[Plan]:
-    missing = store.coverage().missing(keys, [sample.uid for sample in samples])
     prefixes = {sample.uid: model._blueprint.prompter.prefix(sample) for sample in samples}
-    return make_plans(missing, prefixes, model.anatomy, batch, 4)
+    coverage = store.coverage()
+    missing = coverage.missing(keys, [sample.uid for sample in samples])
+    known = coverage.knowing(prefixes)
+    needed = {uid: known.missing(gap, [uid]).get(uid, ()) for uid, gap in missing.items()}
+    return Planner(prefixes, dict.fromkeys(prefixes, "text"), model.anatomy, batch, 4).plans(needed)
 
 
 def fill(model: HFModel, store: Store, samples: Sequence[Sample], keys: Sequence[Key], batch: int = 5) -> int:
     plans = plans_for(model, store, samples, keys, batch)
-    done = stream(plans, model, {sample.uid: sample for sample in samples}, store, "float32", Silent())
+    filling = [plan for plan in plans if plan.units]
+    done = stream(filling, model, {sample.uid: sample for sample in samples}, store, "float32", Silent())
+    for plan in plans:
+        if not plan.units:
+            join(plan, store)
     return int(done["samples"])
 
 
@@ -112,7 +119,8 @@ def test_finished_shards_survive_a_kill(model: HFModel, store: Store, samples: S
     monkeypatch.setattr(HFModel, "collate", dies)
     with pytest.raises(KeyboardInterrupt):
         fill(model, store, samples, KEYS)
-    assert not store.paths.manifest.exists() and len(list(store.paths.root.rglob("*.safetensors"))) == 2
+    assert not store.paths.manifest.exists()
+    assert len(list(store.paths.root.rglob("*.safetensors"))) == 2
     assert not [path for path in store.paths.root.rglob(".*") if path.is_file()]
     fill(model, store, samples, KEYS)
     assert calls == [5, 5, 2, 2], "only the third unit is computed again"
@@ -139,8 +147,69 @@ def test_two_devices_never_share_a_store(model: HFModel, store: Store, samples: 
     monkeypatch.setattr(HFModel, "provenance", lambda self: there)
     before = sorted(store.paths.root.rglob("*"))
     with pytest.raises(CacheError, match="was filled with device cpu, this run has some GPU"):
-        fill(model, store, samples[:4], KEYS[:1])
+        fill(model, store, samples[:8], KEYS[:1])
     assert sorted(store.paths.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("field", ["device", "torch", "quantized_modules"])
+def test_a_group_is_not_resumed_by_another_machine(
+    model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch, field: str
+) -> None:
+    """Killed after the first shard, resumed elsewhere: refused, since its bytes would not be the same."""
+    monkeypatch.setattr("mllm_probe.extract.plan.SHARD_BYTES", 1)
+    collate, calls = HFModel.collate, []
+
+    def dies(self: HFModel, batch: Sequence[Sample], keys: Sequence[Key]) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return collate(self, batch, keys)
+
+    monkeypatch.setattr(HFModel, "collate", dies)
+    with pytest.raises(KeyboardInterrupt):
+        fill(model, store, samples, KEYS)
+    there = model.provenance() | {field: ["other"]}
+    monkeypatch.setattr(HFModel, "provenance", lambda self: there)
+    with pytest.raises(CacheError, match=f"was filled with {field} .*, this run has 1 modules"):
+        fill(model, store, samples, KEYS)
+
+
+def test_new_statements_about_stored_pictures_need_no_pass(
+    model: HFModel, store: Store, samples: Sequence[Sample]
+) -> None:
+    first = [sample for i, sample in enumerate(samples) if sample.group not in {s.group for s in samples[:i]}]
+    rest = [sample for sample in samples if sample not in first]
+    assert fill(model, store, first, KEYS[:3]) == len(first)
+    assert rest and fill(model, store, rest, KEYS[:3]) == 0
+    coverage = store.coverage()
+    assert coverage.missing(KEYS[:3], [sample.uid for sample in samples]) == {}
+    values, _ = store.read(KEYS[0], [sample.uid for sample in samples], coverage)
+    chunk = read_states(model, model.collate(samples, KEYS[:1]), KEYS[:1], torch.float32)
+    assert torch.allclose(values, chunk.values[KEYS[0]], atol=2e-5)
+
+
+def test_the_manifest_holds_digests_and_prompts(model: HFModel, store: Store, samples: Sequence[Sample]) -> None:
+    fill(model, store, samples, KEYS[:1])
+    ((group, entry),) = store.manifest()["groups"].items()
+    paths = store.paths.group(group)
+    assert entry["shards"] == [file_digest(paths.shard(0))]
+    assert entry["provenance"]["device"] == "cpu"
+    assert len(json.loads(paths.plan.read_text())["prompts"]) == 3
+
+
+def test_progress_goes_on_where_a_killed_run_stopped(
+    model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch
+) -> None:
+    monkeypatch.setattr("mllm_probe.extract.plan.SHARD_BYTES", 1)
+    (plan,) = plans_for(model, store, samples, KEYS)
+    fill(model, store, samples, KEYS)
+    store.paths.manifest.unlink()
+    store.paths.group(plan.digest).shard(2).unlink()
+    seen: list[tuple[int, int]] = []
+    reporter = Silent()
+    monkeypatch.setattr(reporter, "progress", lambda stage, done, total, unit: seen.append((done, total)))
+    stream([plan], model, {sample.uid: sample for sample in samples}, store, "float32", reporter)
+    assert seen == [(10, 12), (12, 12)]
 
 
 def test_row_spaces_follow_causality(model: HFModel) -> None:

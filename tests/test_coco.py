@@ -111,16 +111,22 @@ def test_a_bad_picture_is_named_or_skipped(tmp_path: Path, fault: str) -> None:
     [
         ({"captions.json": "{"}, "captions.json is not JSON"),
         ({"captions.json": {"images": []}}, "not a COCO annotation file: the list 'annotations' is missing"),
-        ({"captions.json": [1]}, "not a COCO annotation file: the list 'images' is missing"),
-        ({"captions.json": {"images": IMAGES, "annotations": [{"image_id": 9}]}}, r"annotations\[0\] is no caption"),
+        ({"captions.json": [1]}, "not a COCO annotation file: the list 'annotations' is missing"),
         (
-            {"instances.json": {"images": IMAGES, "categories": [], "annotations": [{"category_id": 3}]}},
+            {"captions.json": {"images": IMAGES, "annotations": [{"image_id": 9}]}},
+            r"annotations\[0\]: 'caption' \(str\) is missing",
+        ),
+        (
+            {
+                "instances.json": {
+                    "images": IMAGES,
+                    "categories": [],
+                    "annotations": [{"image_id": 9, "category_id": 3}],
+                }
+            },
             r"annotations\[0\] has the unknown category id 3",
         ),
-        (
-            {"captions.json": {"images": [{"id": 1, "file_name": "../../x.jpg"}], "annotations": []}},
-            "leads outside",
-        ),
+        ({"captions.json": {"images": [{"id": 1, "file_name": "../../x.jpg"}], "annotations": []}}, "leads outside"),
     ],
 )
 def test_wrong_files_are_one_sentence(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -136,3 +142,13 @@ def test_no_root_and_an_empty_root(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(DataError, match="data.on_bad_row=ignore is unknown; .*choose one of: skip, stop"):
         Selection(on_bad_row="ignore")
+
+
+def test_two_records_of_the_same_bytes_are_one_picture(tmp_path: Path) -> None:
+    """Else one's caption would be a "false" one of the other, and both would be in the balance."""
+    root = write(tmp_path / "c")
+    files = [root / "images" / record["file_name"] for record in IMAGES]
+    files[2].write_bytes(files[0].read_bytes())
+    first, second = load(root).pictures
+    assert (first.id, second.id) == ("9", "25")
+    assert first.captions == ("A cat on a mat.", "Two cats.", "Two cats") and first.categories == {"cat", "person"}

@@ -48,9 +48,18 @@ def test_the_halves_take_the_settings_of_the_whole(command: str) -> None:
 
 
 def test_the_run_digest_counts_science_and_not_places() -> None:
-    base = run_digest(composed())
-    assert base == run_digest(composed("paths.outputs=/elsewhere", "device=cpu"))
-    assert base != run_digest(composed("sweep.seeds=[7]")) != run_digest(composed("task=objects"))
+    def one(*overrides: str, cache: str = "c", decisions: tuple[str, ...] = ("d",)) -> str:
+        return run_digest(composed(*overrides), cache, decisions)
+
+    same = [
+        "paths.outputs=/elsewhere",
+        "device=cpu",
+        "dataset.root=/there",
+        "extract.micro_batch=7",
+        "model.path=/here",
+    ]
+    assert len({one("dataset=coco"), *(one("dataset=coco", place) for place in same)}) == 1
+    assert len({one(), one("sweep.seeds=[7]"), one("task=objects"), one(cache="x"), one(decisions=("e",))}) == 5
 
 
 def test_plus_typo_is_refused_at_every_depth() -> None:
@@ -66,7 +75,8 @@ def test_plus_typo_is_refused_at_every_depth() -> None:
         ({"_target_": "mllm_probe.probes.logistic.Logistik"}, "cannot be imported"),
         ({"_target_": "mllm_probe.probes.logistic.Logistic", "lamdas": [1]}, "did you mean 'lambdas'"),
         ({"_target_": "mllm_probe.data.coco.Coco"}, "Coco is no Probe: it lacks fit"),
-        ({"_target_": "mllm_probe.probes.logistic.Logistic", "name": 3}, "name of .* is 3, but must be str"),
+        ({"_target_": "mllm_probe.data.scenes.Scenes", "pictures": "3"}, "pictures of .* is '3', but must be int"),
+        ({"_target_": "mllm_probe.probes.solver.TOLERANCE"}, "is no class"),
         ({}, "a node with _target_ is needed"),
         ("logistic", "a node with _target_ is needed"),
     ],

@@ -94,7 +94,7 @@ def test_a_shifted_position_is_found(
     monkeypatch.setattr(
         prompt.Layout, "rows", lambda self, name: [[i + shift for i in segment] for segment in rows(self, name)]
     )
-    with pytest.raises((AssertionError, ModelError)):
+    with pytest.raises((AssertionError, ModelError, IndexError)):
         check_planted(model, zebra, other, position)
 
 
@@ -149,7 +149,7 @@ def test_too_long_for_the_model(tmp_path: Path, zebra: Sample) -> None:
 
     blueprint = blueprint_of(save_llava(tmp_path, max_positions=32))
     with pytest.raises(ModelError, match=r"has \d+ tokens, the model reads at most 32"):
-        blueprint.check_length([zebra])
+        blueprint.check_prompts([zebra], ["last"])
 
 
 def test_chat_off_and_no_double_bos(checkpoint: Path, zebra: Sample) -> None:

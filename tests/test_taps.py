@@ -99,7 +99,7 @@ def test_pooling_equals_a_naive_loop() -> None:
     torch.manual_seed(1)
     states = torch.randn(3, 7, 5)
     rows = [[[0, 1, 2]], [[7 + 6], [7 + 0, 7 + 3]], [[14 + 1, 14 + 2, 14 + 5, 14 + 6]]]
-    got = pool(states, Reading.of(rows))
+    got = pool(states, Reading.of(rows, among=21))
     flat, expected = states.reshape(-1, 5), []
     for sample in rows:
         for segment in sample:
@@ -108,7 +108,7 @@ def test_pooling_equals_a_naive_loop() -> None:
                 total += flat[token]
             expected.append(total / len(segment))
     assert torch.allclose(got, torch.stack(expected), atol=1e-6)
-    assert Reading.of(rows).rows.tolist() == [0, 1, 3, 4]
+    assert Reading.of(rows, among=21).rows.tolist() == [0, 1, 3, 4]
 
 
 def test_the_pass_ends_at_the_top_site_and_hooks_are_gone(model: HFModel, samples: Sequence[Sample]) -> None:

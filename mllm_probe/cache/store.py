@@ -1,8 +1,9 @@
 """The store: shards of activations, their index and their manifest. Knows keys and row uids, not models or labels.
 
     outputs/cache/<identity>/identity.json            the fields that were digested
-                             manifest.json            finished groups and provenance, always written last
+                             manifest.json            finished groups, shard digests, provenance; written last
                              groups/<plan>/plan.json  which rows go into which shard, fixed before the first pass
+                                           provenance.json   device, versions, modules really quantised
                                            00000.safetensors ...
 
 A shard holds, for each key such as `lm.07@last`, a tensor [T, D]. Its metadata hold the uids of its two row spaces:
@@ -21,13 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.errors import CacheError
-from mllm_probe.paths import CachePaths, replacing
+from mllm_probe.paths import CachePaths, GroupPaths, replacing
 from mllm_probe.types import Key
 
 if TYPE_CHECKING:
     import torch
 
 SPACES = ("sample", "prefix")
+SAME_STORE = ("device", "quantized_modules")
+SAME_GROUP = (*SAME_STORE, "torch", "transformers", "bitsandbytes")
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a store holds; `known` are prefixes of samples that were rendered but not stored yet."""
+    """What a store holds; `known` are prefixes of samples that have no row of their own."""
 
     shards: tuple[Shard, ...]
     known: Mapping[str, str] = field(default_factory=dict)
 
     def knowing(self, prefixes: Mapping[str, str]) -> "Coverage":
-        return Coverage(self.shards, prefixes)
+        return Coverage(self.shards, {**self.known, **prefixes})
 
     @cached_property
     def prefixes(self) -> dict[str, str]:
@@ -101,12 +104,21 @@ class Store:
         """The manifest, empty where nothing was finished yet."""
         return json.loads(self.paths.manifest.read_text()) if self.paths.manifest.exists() else {}
 
+    def provenance(self) -> dict[str, Any]:
+        """That of the newest finished group, empty where there is none."""
+        groups = list(self.manifest().get("groups", {}).values())
+        return dict(groups[-1]["provenance"]) if groups else {}
+
     def coverage(self) -> Coverage:
-        """The shards of all finished groups."""
-        shards = []
+        """The shards of all finished groups, and the prefixes of samples that needed no row of their own."""
+        shards: list[Shard] = []
+        joined: dict[str, str] = {}
         for group, entry in self.manifest().get("groups", {}).items():
-            shards += [Shard.open(self.paths.group(group).shard(n)) for n in range(entry["shards"])]
-        return Coverage(tuple(shards))
+            paths = self.paths.group(group)
+            shards += [Shard.open(paths.shard(n)) for n in range(len(entry["shards"]))]
+            if not entry["shards"]:
+                joined |= json.loads(paths.plan.read_text())["prefixes"]
+        return Coverage(tuple(shards), joined)
 
     def read(self, key: Key, samples: Sequence[str], coverage: Coverage) -> tuple["torch.Tensor", np.ndarray]:
         """Values [T, D] in storage dtype and row bounds [B + 1], in the order of `samples`. Raises CacheError."""
@@ -128,22 +140,36 @@ class Store:
             bounds.append(bounds[-1] + int(stop - start))
         return torch.cat(parts), np.asarray(bounds)
 
-    def check_provenance(self, provenance: Mapping[str, Any]) -> None:
-        """Refuse to mix devices or dtypes in one store, before anything is computed. Raises CacheError."""
-        manifest = self.manifest()
-        for name in ("device", "dtype"):
-            old, new = manifest.get("provenance", {}).get(name), provenance.get(name)
-            if old not in (None, new):
-                raise CacheError(
-                    f"{self.paths.root} was filled with {name} {old}, this run has {new}; "
-                    f"use {name}={old} again or another paths.outputs"
-                )
+    def begin(self, group: str, plan: Mapping[str, Any], provenance: Mapping[str, Any]) -> GroupPaths:
+        """Write down a group's plan and provenance, or refuse to go on with what another machine began.
 
-    def finish(self, group: str, entry: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-        """Enter a complete group into the manifest; the last write of an extraction."""
+        All groups of a store come from one kind of device with the same modules quantised; the shards of one group
+        also from the same versions. Raises CacheError.
+        """
+        paths = self.paths.group(group)
+        others = [entry["provenance"] for entry in self.manifest().get("groups", {}).values()]
+        started = [json.loads(paths.provenance.read_text())] if paths.provenance.exists() else []
+        for known, names in (*((one, SAME_STORE) for one in others), *((one, SAME_GROUP) for one in started)):
+            for name in names:
+                if known.get(name) != provenance.get(name):
+                    raise CacheError(
+                        f"{self.paths.root} was filled with {name} {_brief(known.get(name))}, this run has "
+                        f"{_brief(provenance.get(name))}; use the same again, or another paths.outputs"
+                    )
+        write_json(paths.plan, plan)
+        write_json(paths.provenance, provenance)
+        return paths
+
+    def finish(self, group: str, entry: Mapping[str, Any]) -> None:
+        """Enter a complete group into the manifest; the last write of a plan."""
         manifest = self.manifest()
-        groups = {**manifest.get("groups", {}), group: dict(entry)}
-        write_json(self.paths.manifest, {**manifest, "groups": groups, "provenance": dict(provenance)})
+        provenance = json.loads(self.paths.group(group).provenance.read_text())
+        groups = {**manifest.get("groups", {}), group: {**entry, "provenance": provenance}}
+        write_json(self.paths.manifest, {**manifest, "groups": groups})
+
+
+def _brief(value: Any) -> str:
+    return f"{len(value)} modules" if isinstance(value, list) else str(value)
 
 
 def _load(path: Path, key: Key) -> tuple["torch.Tensor", "torch.Tensor | None"]:

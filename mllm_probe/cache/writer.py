@@ -31,13 +31,14 @@ class ShardWriter:
         self._samples: list[str] = []
 
     def add(self, chunk: Chunk) -> None:
-        """Keep a copy of the chunk's rows; rows of a prefix that another sample owns are left out."""
+        """Keep the chunk's rows; rows of a prefix that another sample owns are left out."""
         self._samples += chunk.uids
         owned = [i for i, uid in enumerate(chunk.uids) if uid in self._owners]
         for key, values in chunk.values.items():
             kept = owned if self._spaces[key] == "prefix" else range(len(chunk.uids))
             bounds = chunk.rows[key]
-            self._values[key] += [values[:0], *(values[bounds[i] : bounds[i + 1]] for i in kept)]  # may own no row
+            rows = [values[bounds[i] : bounds[i + 1]].clone() for i in kept]
+            self._values[key] += [values[:0], *rows]  # the empty one stands for a shard that owns no row
             self._counts[key] += [int(bounds[i + 1] - bounds[i]) for i in kept]
 
     def write(self) -> None:

@@ -7,10 +7,10 @@ Accepted under `root`: `captions.json` + `instances.json` + `images/`, or the of
 import json
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from mllm_probe.data.pictures import check_decodes, inside
 from mllm_probe.digests import Digests
@@ -41,7 +41,7 @@ class Coco:
 
     root: str | None = None
     split: str = "val2017"
-    name: str = "coco"
+    name: ClassVar[str] = "coco"
 
     def load(self, outputs: Path, selection: Selection, digests: Digests) -> Collection:
         """Read the annotations and check the selected pictures. Raises DataError."""
@@ -73,31 +73,40 @@ class Layout:
 
 def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests) -> Collection:
     """The selected pictures in the order of their ids, captions and categories attached."""
-    records = _load(layout.captions, ("images", "annotations"))
-    captions = _captions(records, layout.captions)
-    present, categories = _presence(layout.instances)
-    images = sorted(records["images"], key=lambda record: record["id"])
+    captions, present, categories = _captions(layout.captions), *_presence(layout.instances)
+    images = sorted(_rows(layout.captions, "images", {"id": int, "file_name": str}), key=_id)
     if selection.n is not None:
         images = sorted(Random(f"select/{selection.seed}").sample(images, min(selection.n, len(images))), key=_id)
-    pictures, skipped = [], []
+    pictures: dict[str, Picture] = {}
+    skipped: list[str] = []
     for record in images:
         try:
             path = _checked(layout, record, digests)
         except MllmProbeError as error:
             if selection.on_bad_row == "stop":
-                raise DataError(f"{error}, or on_bad_row: data.on_bad_row=skip leaves such rows out") from error
+                raise DataError(f"{error}, or leave such rows out with data.on_bad_row=skip") from error
             skipped.append(str(error))
             continue
-        said = tuple(captions[record["id"]])
-        picture = Picture(str(record["id"]), path, digests.of(path, check_decodes), said, present.get(record["id"]))
-        pictures.append(picture)
+        number, content = record["id"], digests.of(path, check_decodes)
+        picture = Picture(str(number), path, content, tuple(captions.get(number, ())), present.get(number))
+        pictures[content] = _merged(pictures[content], picture) if content in pictures else picture
     if not pictures:
         raise DataError(f"no usable picture is left in {layout.captions.parent} ({len(skipped)} skipped)")
-    return Collection(name, tuple(pictures), categories, _not_said, tuple(skipped))
+    return Collection(name, tuple(pictures.values()), categories, _not_said, tuple(skipped))
 
 
 def _id(record: Mapping[str, Any]) -> int:
     return int(record["id"])
+
+
+def _merged(first: Picture, twin: Picture) -> Picture:
+    """Two records of the same bytes are one picture, with all that was said about either."""
+    known = [seen for seen in (first.categories, twin.categories) if seen is not None]
+    return replace(
+        first,
+        captions=tuple(dict.fromkeys(first.captions + twin.captions)),
+        categories=frozenset().union(*known) if known else None,
+    )
 
 
 def _checked(layout: Layout, record: Mapping[str, Any], digests: Digests) -> Path:
@@ -112,23 +121,28 @@ def _checked(layout: Layout, record: Mapping[str, Any], digests: Digests) -> Pat
     return path
 
 
-def _load(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+def _rows(path: Path, key: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    """One list of an annotation file, each row checked to hold these fields. Raises DataError naming the row."""
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON ({error}); a COCO annotation file is expected") from error
-    missing = [key for key in keys if not isinstance(records, dict) or not isinstance(records.get(key), list)]
-    if missing:
-        raise DataError(f"{path} is not a COCO annotation file: the list {missing[0]!r} is missing at its top level")
-    return records
+    rows = records.get(key) if isinstance(records, dict) else None
+    if not isinstance(rows, list):
+        raise DataError(f"{path} is not a COCO annotation file: the list {key!r} is missing at its top level")
+    for number, row in enumerate(rows):
+        for name, kind in fields.items():
+            if not isinstance(row, dict) or not isinstance(row.get(name), kind):
+                raise DataError(
+                    f"{path}, {key}[{number}]: {name!r} ({kind.__name__}) is missing, found {str(row)[:80]}"
+                )
+    return rows
 
 
-def _captions(records: Mapping[str, Any], path: Path) -> Mapping[int, list[str]]:
+def _captions(path: Path) -> Mapping[int, list[str]]:
     """Captions by picture id, whitespace (newlines too) folded to single blanks, repeats dropped, order kept."""
     found: dict[int, list[str]] = defaultdict(list)
-    for row, record in enumerate(records["annotations"]):
-        if not isinstance(record.get("caption"), str) or "image_id" not in record:
-            raise DataError(f"{path}, annotations[{row}] is no caption: 'image_id' and 'caption' are expected")
+    for record in _rows(path, "annotations", {"image_id": int, "caption": str}):
         text = " ".join(record["caption"].split())
         if text and text not in found[record["image_id"]]:
             found[record["image_id"]].append(text)
@@ -139,12 +153,11 @@ def _presence(path: Path) -> tuple[dict[int, frozenset[str]], tuple[str, ...]]:
     """{picture id: categories in it} for every picture that was annotated, and all category names."""
     if not path.is_file():
         return {}, ()
-    records = _load(path, ("images", "annotations", "categories"))
-    names = {category["id"]: category["name"] for category in records["categories"]}
-    found: dict[int, set[str]] = {image["id"]: set() for image in records["images"]}
-    for row, record in enumerate(records["annotations"]):
-        if record.get("category_id") not in names:
-            raise DataError(f"{path}, annotations[{row}] has the unknown category id {record.get('category_id')}")
+    names = {row["id"]: row["name"] for row in _rows(path, "categories", {"id": int, "name": str})}
+    found: dict[int, set[str]] = {row["id"]: set() for row in _rows(path, "images", {"id": int})}
+    for number, record in enumerate(_rows(path, "annotations", {"image_id": int, "category_id": int})):
+        if record["category_id"] not in names:
+            raise DataError(f"{path}, annotations[{number}] has the unknown category id {record['category_id']}")
         found.setdefault(record["image_id"], set()).add(names[record["category_id"]])
     return {image: frozenset(seen) for image, seen in found.items()}, tuple(sorted(set(names.values())))
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from mllm_probe.data.coco import Layout, Selection, read_coco
 from mllm_probe.data.drawing import COLOURS, KINDS, MAX_SHAPES, PICTURE_SIZE, Scene, Shape, draw, random_scene
@@ -32,13 +32,13 @@ class Scenes:
     pictures: int = 600
     max_shapes: int = MAX_SHAPES
     seed: int = 0
-    name: str = "scenes"
+    name: ClassVar[str] = "scenes"
 
     def __post_init__(self) -> None:
-        if self.pictures < 1 or not 1 <= self.max_shapes <= 9:
+        if self.pictures < 1 or not 1 <= self.max_shapes <= MAX_SHAPES:
             raise DataError(
                 f"dataset.pictures={self.pictures}, dataset.max_shapes={self.max_shapes}: "
-                "at least one picture and 1 to 9 shapes are needed"
+                f"at least one picture and 1 to {MAX_SHAPES} shapes are needed"
             )
 
     def load(self, outputs: Path, selection: Selection, digests: Digests) -> Collection:

@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.extract.plan import IMAGE_POSITIONS
-from mllm_probe.settings import LayerSettings
-from mllm_probe.types import Anatomy, Key, Site
-
-TOWERS = ("vision", "connector", "lm")
+from mllm_probe.settings import TOWERS, LayerSettings
+from mllm_probe.types import PICTURE_POSITIONS, Anatomy, Key, Site
 
 
 def select_sites(settings: LayerSettings, anatomy: Anatomy) -> tuple[Site, ...]:
@@ -49,15 +46,18 @@ def select_keys(sites: Sequence[Site], positions: Sequence[str]) -> tuple[Key, .
         Key(site, position)
         for site in sites
         for position in dict.fromkeys(positions)
-        if site.tower == "lm" or position in IMAGE_POSITIONS
+        if site.tower == "lm" or position in PICTURE_POSITIONS
     )
 
 
 def check_keys(keys: Sequence[Key], sites: Sequence[Site], positions: Sequence[str]) -> tuple[str, ...]:
     """Towers that none of the positions reads, to be told to the user. Raises ConfigError where nothing is left."""
+    for name, given in (("layers.towers", sites), ("extract.positions", positions)):
+        if not given:
+            raise ConfigError(f"{name} is empty, so nothing would be read; name at least one")
     if not keys:
         raise ConfigError(
             f"extract.positions={list(positions)} exist in none of the towers asked for; "
-            f"picture towers have {' and '.join(sorted(IMAGE_POSITIONS))}"
+            f"picture towers have {' and '.join(PICTURE_POSITIONS)}"
         )
     return tuple(sorted({site.tower for site in sites} - {key.site.tower for key in keys}))

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mllm_probe.types import Anatomy, Key, digest
+from mllm_probe.types import PICTURE_POSITIONS, Anatomy, Key, digest
 
 SHARD_BYTES = 100_000_000
-IMAGE_POSITIONS = frozenset({"mean_image", "last_image"})
+SHARD_UNITS = 16  # at most, so that a kill costs little where rows are small
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,21 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """`spaces` maps each key to its row space; `owners` are the samples that store their prefix's rows."""
+    """`spaces` maps each key to its row space; `owners` are the samples that store their prefix's rows.
+
+    `prompts` shows the rendered text of the first samples, for whoever reads the plan.
+    """
 
     units: tuple[Unit, ...]
     spaces: Mapping[Key, str]
     prefixes: Mapping[str, str]
     owners: frozenset[str]
+    prompts: tuple[str, ...]
 
     @property
     def shards(self) -> int:
-        return 1 + self.units[-1].shard
+        """0 for a plan that only joins new samples to image states that are stored already."""
+        return 1 + self.units[-1].shard if self.units else 0
 
     @property
     def digest(self) -> str:
@@ -44,6 +49,7 @@ class Plan:
             "spaces": {str(key): space for key, space in self.spaces.items()},
             "prefixes": dict(self.prefixes),
             "owners": sorted(self.owners),
+            "prompts": list(self.prompts),
         }
 
 
@@ -51,37 +57,35 @@ def space_of(key: Key, anatomy: Anatomy) -> str:
     """Image states depend on the picture and the prompt head alone wherever no token sees a later one."""
     if key.site.tower != "lm":
         return "prefix"
-    return "prefix" if anatomy.causal and key.position in IMAGE_POSITIONS else "sample"
+    return "prefix" if anatomy.causal and key.position in PICTURE_POSITIONS else "sample"
 
 
-def make_plans(
-    missing: Mapping[str, tuple[Key, ...]],
-    prefixes: Mapping[str, str],
-    anatomy: Anatomy,
-    micro_batch: int,
-    bytes_per_value: int,
-) -> list[Plan]:
-    """One plan for each set of missing keys; samples keep their order, so those of one picture stay together."""
-    by_gap: dict[tuple[Key, ...], list[str]] = {}
-    for uid, keys in missing.items():
-        by_gap.setdefault(keys, []).append(uid)
-    return [_plan(uids, keys, prefixes, anatomy, micro_batch, bytes_per_value) for keys, uids in by_gap.items()]
+@dataclass(frozen=True)
+class Planner:
+    """What every plan of one request shares: the prefix and the prompt of each sample, and the sizes."""
 
+    prefixes: Mapping[str, str]
+    prompts: Mapping[str, str]
+    anatomy: Anatomy
+    micro_batch: int
+    bytes_per_value: int
 
-def _plan(
-    uids: Sequence[str],
-    keys: Iterable[Key],
-    prefixes: Mapping[str, str],
-    anatomy: Anatomy,
-    micro_batch: int,
-    bytes_per_value: int,
-) -> Plan:
-    spaces = {key: space_of(key, anatomy) for key in keys}
-    row_bytes = sum(anatomy.widths[key.site.tower] for key in spaces) * bytes_per_value
-    per_shard = max(1, SHARD_BYTES // (row_bytes * micro_batch))
-    batches = [tuple(uids[i : i + micro_batch]) for i in range(0, len(uids), micro_batch)]
-    units = tuple(Unit(batch, shard=i // per_shard) for i, batch in enumerate(batches))
-    first: dict[str, str] = {}
-    for uid in uids:
-        first.setdefault(prefixes[uid], uid)
-    return Plan(units, spaces, {uid: prefixes[uid] for uid in uids}, frozenset(first.values()))
+    def plans(self, missing: Mapping[str, tuple[Key, ...]]) -> list[Plan]:
+        """One plan for each set of missing keys; samples keep their order, so those of one picture stay together."""
+        by_gap: dict[tuple[Key, ...], list[str]] = {}
+        for uid, keys in missing.items():
+            by_gap.setdefault(keys, []).append(uid)
+        return [self._plan(uids, keys) for keys, uids in by_gap.items()]
+
+    def _plan(self, uids: Sequence[str], keys: Iterable[Key]) -> Plan:
+        spaces = {key: space_of(key, self.anatomy) for key in keys}
+        row_bytes = sum(self.anatomy.widths[key.site.tower] for key in spaces) * self.bytes_per_value
+        per_shard = min(SHARD_UNITS, max(1, SHARD_BYTES // max(1, row_bytes * self.micro_batch)))
+        starts = range(0, len(uids), self.micro_batch) if spaces else ()
+        batches = [tuple(uids[i : i + self.micro_batch]) for i in starts]
+        units = tuple(Unit(batch, shard=i // per_shard) for i, batch in enumerate(batches))
+        first: dict[str, str] = {}
+        for uid in uids if spaces else ():
+            first.setdefault(self.prefixes[uid], uid)
+        prefixes = {uid: self.prefixes[uid] for uid in uids}
+        return Plan(units, spaces, prefixes, frozenset(first.values()), tuple(self.prompts[uid] for uid in uids[:3]))

@@ -25,9 +25,10 @@ def pool(states: "torch.Tensor", reading: Reading) -> "torch.Tensor":
     import torch
 
     flat = states.reshape(-1, states.shape[-1])
-    if reading.tokens.size and int(reading.tokens.max()) >= len(flat):
+    if len(flat) != reading.among:
         raise ModelError(
-            f"a position reads token {int(reading.tokens.max())}, but the site has only {len(flat)} tokens"
+            f"a site has {len(flat)} tokens where {reading.among} were expected, so its rows cannot be told apart; "
+            "layers.towers=[lm] leaves the picture towers out"
         )
     picked = flat[torch.from_numpy(reading.tokens).to(flat.device)].float()
     lengths = torch.from_numpy(reading.segments[1:] - reading.segments[:-1]).to(flat.device)

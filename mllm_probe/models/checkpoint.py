@@ -4,16 +4,17 @@ from pathlib import Path
 
 from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.settings import (
+    ATTENTIONS,
     CHATS,
     DTYPES,
     QUANTIZATIONS,
+    TOWERS,
     WEIGHTS,
     ModelSettings,
     PromptSettings,
 )
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
-TOWERS = ("lm", "connector", "vision")
 
 
 def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
@@ -22,6 +23,7 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
         ("model.weights", model.weights, WEIGHTS),
         ("model.quantization", model.quantization, QUANTIZATIONS),
         ("model.dtype", model.dtype, DTYPES),
+        ("model.attn", model.attn, ATTENTIONS),
         ("prompt.chat", prompt.chat, CHATS),
         *(("model.quantize", tower, TOWERS) for tower in model.quantize),
     ):

@@ -1,6 +1,11 @@
-"""Any transformers image-text checkpoint as an Extractable. Knows nothing of tasks, caches or probes."""
+"""A transformers image-text checkpoint as an Extractable. Knows nothing of tasks, caches or probes.
+
+Pictures that a processor cuts into tiles or packs into one sequence are not understood in the picture towers yet;
+such models are refused there by name, and their language model is read like any other.
+"""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,8 @@ from mllm_probe.errors import MllmProbeError, ModelError, SpanError
 from mllm_probe.models.prompt import Prompter
 from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules
 from mllm_probe.models.structure import Structure, find_structure
-from mllm_probe.settings import DEVICES, ModelSettings, PromptSettings
-from mllm_probe.types import Anatomy, Batch, Key, Reading, Sample, Site
+from mllm_probe.settings import ModelSettings, PromptSettings
+from mllm_probe.types import PICTURE_POSITIONS, Anatomy, Batch, Key, Reading, Sample, Site
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -23,8 +28,6 @@ transformers.logging.disable_progress_bar()
 
 def pick_device(name: str) -> str:
     """`auto` = CUDA where there is one. Raises ModelError."""
-    if name not in DEVICES:
-        raise ModelError(f"device={name} is unknown; choose one of: {', '.join(DEVICES)}")
     if name == "cuda" and not torch.cuda.is_available():
         raise ModelError("device=cuda, but torch sees no CUDA device here; use device=cpu or device=auto")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
@@ -68,11 +71,15 @@ class Blueprint:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{self.folder}: the {what} cannot be used ({reason})") from error
 
-    def check_length(self, samples: Sequence[Sample]) -> None:
-        """Process the sample with the longest text and refuse what the model has no positions for."""
+    def check_prompts(self, samples: Sequence[Sample], positions: Sequence[str]) -> None:
+        """Render all, process the longest: refuse what the model has no room for and positions that are not there."""
         lengths = [len(self.prompter.tokenizer(self.prompter.render(sample).text).input_ids) for sample in samples]
         longest = samples[int(np.argmax(lengths))]
-        self._fits(longest, self.process([longest])["input_ids"].shape[1])
+        ids = self.process([longest])["input_ids"][0].tolist()
+        self._fits(longest, len(ids))
+        layout = next(self.prompter.layouts([longest], [ids]))
+        for position in positions:
+            layout.rows(position)
 
     def _fits(self, sample: Sample, tokens: int) -> None:
         if tokens > self.anatomy.max_tokens:
@@ -117,7 +124,8 @@ class HFModel:
     def __init__(self, model: Any, blueprint: Blueprint, device: str, quantized: list[str]) -> None:
         self._model, self._blueprint, self._device, self._quantized = model, blueprint, device, quantized
         self.anatomy = blueprint.anatomy
-        self._leading = _leading_tokens(model.get_submodule(blueprint.structure.vision))
+        vision = model.get_submodule(blueprint.structure.vision)
+        self._leading, self._patch = _leading_tokens(vision), vision.config.patch_size
 
     def module(self, site: Site) -> tuple[torch.nn.Module, bool]:
         return self._blueprint.structure.module(self._model, site)
@@ -131,31 +139,36 @@ class HFModel:
         layouts = list(self._blueprint.prompter.layouts(samples, ids))
         first = real.int().argmax(dim=1).tolist()  # left padding moves every index
         width, readings = real.shape[1], {}
-        for tower, position in {(key.site.tower, key.position) for key in keys}:
-            if tower == "lm":
-                rows = [
-                    [[b * width + first[b] + i for i in segment] for segment in layout.rows(position)]
-                    for b, layout in enumerate(layouts)
-                ]
-            else:
-                rows = self._picture_rows(tower, position, samples, ids, inputs)
-            readings[tower, position] = Reading.of(rows)
+        for tower, position in dict.fromkeys((key.site.tower, key.position) for key in keys):
+            if tower != "lm":
+                readings[tower, position] = self._picture_reading(tower, position, samples, ids, inputs)
+                continue
+            rows = [
+                [[b * width + first[b] + i for i in segment] for segment in layout.rows(position)]
+                for b, layout in enumerate(layouts)
+            ]
+            readings[tower, position] = Reading.of(rows, among=real.numel())
         return Batch(tuple(sample.uid for sample in samples), dict(inputs), readings)
 
-    def _picture_rows(
+    def _picture_reading(
         self, tower: str, position: str, samples: Sequence[Sample], ids: list[list[int]], inputs: Any
-    ) -> list[list[list[int]]]:
-        """Indices into [pictures * tokens per picture]; leading class tokens of a vision tower are never read."""
+    ) -> Reading:
+        """Tokens among [pictures * tokens per picture]; leading class tokens of a vision tower are never read."""
+        if position not in PICTURE_POSITIONS:
+            raise SpanError(
+                f"position {position} does not exist in the {tower}; use one of: {', '.join(PICTURE_POSITIONS)}"
+            )
+        pixels = inputs["pixel_values"]
+        if pixels.ndim != 4:
+            raise ModelError(
+                f"this model cuts pictures into tiles (pixel values of shape {tuple(pixels.shape)}), "
+                f"and the sites of its {tower} cannot be read yet; use layers.towers=[lm]"
+            )
         pictures = sum(len(sample.images) for sample in samples)
-        if tower == "connector":
-            per_picture, leading = sum(row.count(self._blueprint.prompter.image_id) for row in ids) // pictures, 0
-        else:
-            patch = self._model.get_submodule(self._blueprint.structure.vision).config.patch_size
-            height, width = inputs["pixel_values"].shape[-2:]
-            leading = self._leading
-            per_picture = (height // patch) * (width // patch) + leading
-        if position not in ("mean_image", "last_image"):
-            raise SpanError(f"position {position} does not exist in the {tower}; use mean_image or last_image")
+        per_picture, leading = sum(row.count(self._blueprint.prompter.image_id) for row in ids) // pictures, 0
+        if tower == "vision":
+            patch, leading = self._patch, self._leading
+            per_picture = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch) + leading
         rows, picture = [], 0
         for sample in samples:
             read: list[int] = []
@@ -163,7 +176,7 @@ class HFModel:
                 read += range(picture * per_picture + leading, (picture + 1) * per_picture)
                 picture += 1
             rows.append([read if position == "mean_image" else read[-1:]])
-        return rows
+        return Reading.of(rows, among=pictures * per_picture)
 
     def forward(self, batch: Batch) -> None:
         dtype = getattr(torch, self._blueprint.settings.dtype)
@@ -186,6 +199,7 @@ class HFModel:
             "causal": self.anatomy.causal,
             "max_tokens": self.anatomy.max_tokens,
             "torch": torch.__version__,
+            "bitsandbytes": version("bitsandbytes"),
             "transformers": transformers.__version__,
         }
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from mllm_probe.errors import ConfigError, DataError, SpanError, choices
 from mllm_probe.settings import PromptSettings
-from mllm_probe.types import Sample, digest
+from mllm_probe.types import PICTURE_POSITIONS, Sample, digest
 
-PLAIN_POSITIONS = ("last", "last_image", "mean_image", "mean_text", "mean_all")
+PLAIN_POSITIONS = ("last", *PICTURE_POSITIONS, "mean_text", "mean_all")
 MARK_POSITIONS = ("mark", "before")
-PICTURE_POSITIONS = ("last_image", "mean_image")  # those that vision towers and connectors have, too
 
 
 def check_position(position: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,10 +37,10 @@ class Logistic:
     """`lambdas` are tried from strong to weak; the one with the least validation loss wins, ties to the stronger."""
 
     lambdas: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    name: str = "logistic"
+    name: ClassVar[str] = "logistic"
 
     def __post_init__(self) -> None:
-        if not self.lambdas or min(self.lambdas) <= 0:
+        if not self.lambdas or not all(0 < value < np.inf for value in self.lambdas):
             raise ConfigError(f"probe.lambdas={list(self.lambdas)} must hold numbers above 0")
 
     def fit(self, train: np.ndarray, y: np.ndarray, val: np.ndarray, y_val: np.ndarray, seed: int) -> LinearFit:

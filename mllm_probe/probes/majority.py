@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class ConstantFit:
 
 @dataclass(frozen=True)
 class Majority:
-    name: str = "majority"
+    name: ClassVar[str] = "majority"
 
     def fit(self, train: np.ndarray, y: np.ndarray, val: np.ndarray, y_val: np.ndarray, seed: int) -> ConstantFit:
         share = (y.sum() + 0.5) / (len(y) + 1)

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 MAX_ITERATIONS = 1000
-TOLERANCE = 1e-6  # largest entry of the gradient, in the standardised features' own coordinates
+TOLERANCE = 1e-6  # largest entry of the gradient, along the eigenvectors of the standardised features
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,16 @@ def load_scores(path: Path) -> "pd.DataFrame":
 
     if not path.is_file():
         raise DataError(f"{path} does not exist; give the folder of a finished run with run=FOLDER")
-    table = pd.read_csv(path, dtype=TEXT, keep_default_na=True).fillna(dict.fromkeys(TEXT, ""))
+    try:
+        table = pd.read_csv(path, dtype=TEXT, keep_default_na=True).fillna(dict.fromkeys(TEXT, ""))
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{path} is empty; run the experiment again") from error
     if tuple(table.columns) != COLUMNS:
         raise DataError(
             f"{path} has other columns than this release writes: {', '.join(set(table.columns) ^ set(COLUMNS))}"
         )
+    if table[table.seed == "all"].empty:
+        raise DataError(f"{path} has no finished row; run the experiment again")
     return table
 
 

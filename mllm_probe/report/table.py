@@ -34,7 +34,7 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     for position, entry in summary.get("best", {}).items():
         console.print(
             f"{position}: validation prefers {entry['site']} with {100 * entry['accuracy']:.1f} % "
-            f"[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; the top block {entry['top_site']} has "
+            f"[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; {entry['top_site']}, the highest block read, has "
             f"{100 * entry['top_accuracy']:.1f} %, a drop of {100 * entry['drop_to_top']:.1f} points",
             highlight=False,
         )

@@ -14,7 +14,7 @@ from mllm_probe.cache.store import write_json
 from mllm_probe.paths import replacing
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.prepare import Prepared
-from mllm_probe.types import Score
+from mllm_probe.types import Score, Site
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy", "hydra-core", "mllm-probe")
 
@@ -58,7 +58,7 @@ def save_summary(
     summary = {
         "run": scores[0].run,
         "cache": ready.identity.digest,
-        "model": ready.config.model.name,
+        "model": ready.config.model.label,
         "dataset": ready.collection.name,
         "task": ready.task.name,
         "pictures": len(ready.collection.pictures),
@@ -70,7 +70,7 @@ def save_summary(
         "unconverged": sum(
             not s.converged for s in scores if s.seed != "all" and s.split == "test" and s.metric == "auroc"
         ),
-        "provenance": ready.store.manifest().get("provenance", {}),
+        "provenance": ready.store.provenance(),
         "seconds": {"extract": extraction.get("seconds"), "sweep": seconds},
         "extraction": dict(extraction),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -84,7 +84,7 @@ def _is_headline(score: Score) -> bool:
 
 
 def _best(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
-    """The language-model site that validation prefers, its test score, and what is lost up to the top block."""
+    """The language-model block validation prefers, its test score, and what is lost up to the highest block read."""
     here = [s for s in scores if s.position == position and s.tower == "lm" and s.metric == "accuracy"]
     if not here:
         return None
@@ -94,7 +94,7 @@ def _best(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
             val.setdefault(score.site, []).append(score.value)
     test = {s.site: s for s in here if _is_headline(s)}
     best = test[max(val, key=lambda site: float(np.mean(val[site])))]
-    top = test[max(val)]
+    top = test[max(val, key=lambda site: Site.parse(site).layer)]
     return {
         "site": best.site,
         "accuracy": best.value,

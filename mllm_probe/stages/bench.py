@@ -44,7 +44,7 @@ class Bench:
             seed: np.asarray([split[group] for group in self.groups]) for seed, split in self.splits.items()
         }
         self._test = self.split_of[seeds[0]] == "test"
-        self._run = run_digest(ready.config)
+        self._run = run_digest(ready.config, ready.identity.digest, [decision.uid for decision in decisions])
 
     @cached_property
     def _resamples(self) -> np.ndarray:
@@ -111,9 +111,9 @@ class Bench:
         return Score(
             run=self._run,
             cache=ready.identity.digest if key else "",
-            model=ready.config.model.name,
+            model=ready.config.model.label,
             revision=ready.config.model.revision or "",
-            quantization=ready.config.model.quantization,
+            quantization=ready.config.model.precision,
             dataset=ready.collection.name,
             task=ready.task.name,
             target=ready.examples.decisions[0].target,

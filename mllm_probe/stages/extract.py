@@ -5,8 +5,9 @@ from typing import Any
 from mllm_probe.cache.store import Coverage
 from mllm_probe.config import RunConfig
 from mllm_probe.extract.layers import check_keys, select_sites
-from mllm_probe.extract.plan import Plan, make_plans
-from mllm_probe.extract.stream import stream
+from mllm_probe.extract.plan import Plan, Planner
+from mllm_probe.extract.stream import join, stream
+from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.settings import DTYPES
 from mllm_probe.stages.prepare import Prepared, claim_cache, prepare, storage_dtype
@@ -15,9 +16,9 @@ from mllm_probe.types import Key
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
 
 
-def extract(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+def extract(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then extract what is missing."""
-    return extract_missing(prepare(config, reporter), reporter)
+    return extract_missing(prepare(config, paths, reporter), reporter)
 
 
 def extract_missing(ready: Prepared, reporter: Reporter) -> dict[str, Any]:
@@ -35,20 +36,28 @@ def extract_missing(ready: Prepared, reporter: Reporter) -> dict[str, Any]:
 
     device = pick_device(ready.config.device)
     plans = _plans(ready, coverage, missing)
-    claim_cache(ready.store, ready.identity)
-    reporter.note(f"loading {ready.config.model.name} ({ready.config.model.quantization}) on {device}")
-    model = ready.blueprint.load(device)
     samples = {sample.uid: sample for sample in ready.examples.samples}
-    done = stream(plans, model, samples, ready.store, storage_dtype(ready.config), reporter)
+    done: dict[str, Any] = {"samples": 0, "forward_passes": 0, "seconds": 0.0}
+    if filling := [plan for plan in plans if plan.units]:
+        reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
+        model = ready.blueprint.load(device)
+        claim_cache(ready.store, ready.identity)
+        done = stream(filling, model, samples, ready.store, storage_dtype(ready.config), reporter)
+    for plan in plans:
+        if not plan.units:
+            join(plan, ready.store)
     return {**done, "hit": False}
 
 
 def _plans(ready: Prepared, coverage: Coverage, missing: dict[str, tuple[Key, ...]]) -> list[Plan]:
     """Check the prompts of the missing samples, then plan them; image states already stored are not planned again."""
     samples = [sample for sample in ready.examples.samples if sample.uid in missing]
-    ready.blueprint.check_length(samples)
-    prefixes = {sample.uid: ready.blueprint.prompter.prefix(sample) for sample in samples}
+    blueprint = ready.blueprint
+    blueprint.check_prompts(samples, tuple(dict.fromkeys(key.position for key in ready.keys)))
+    prefixes = {sample.uid: blueprint.prompter.prefix(sample) for sample in samples}
+    prompts = {sample.uid: blueprint.prompter.render(sample).text for sample in samples}
     known = coverage.knowing(prefixes)
-    needed = {uid: known.missing(keys, [uid]).get(uid) or keys for uid, keys in missing.items()}
+    needed = {uid: known.missing(keys, [uid]).get(uid, ()) for uid, keys in missing.items()}
     width = BYTES[storage_dtype(ready.config)]
-    return make_plans(needed, prefixes, ready.anatomy, ready.config.extract.micro_batch, width)
+    planner = Planner(prefixes, prompts, ready.anatomy, ready.config.extract.micro_batch, width)
+    return planner.plans(needed)

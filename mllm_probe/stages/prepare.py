@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.identity import Identity, folder_digests, identify
 from mllm_probe.cache.store import Store, write_json
-from mllm_probe.config import RunConfig, build
+from mllm_probe.config import RunConfig, build, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.digests import open_digests
-from mllm_probe.errors import CacheError, ConfigError, choices
+from mllm_probe.errors import ConfigError, choices
 from mllm_probe.extract.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
-from mllm_probe.paths import OutputPaths
+from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Probe, Reporter, Task
-from mllm_probe.settings import DTYPES, PADDING_SIDES
+from mllm_probe.settings import DEVICES, DTYPES, PADDING_SIDES
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Anatomy, Collection, Examples, Key
 
@@ -49,7 +49,7 @@ class Prepared:
     @cached_property
     def anatomy(self) -> Anatomy:
         """From the manifest where the cache has one, else from the checkpoint's config."""
-        seen = self.store.manifest().get("provenance")
+        seen = self.store.provenance()
         if seen:
             return Anatomy(seen["blocks"], seen["widths"], seen["causal"], seen["max_tokens"])
         return self.blueprint.anatomy
@@ -62,8 +62,8 @@ class Prepared:
         return keys
 
 
-def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
-    """Everything that can be wrong without loading the model is found here, cheapest first."""
+def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
+    """Everything that can be wrong without loading the model is found here, cheapest first; then config.yaml."""
     _check(config)
     plugins = tuple(config.plugins)
     dataset = build(config.dataset, Dataset, plugins)  # type: ignore[type-abstract]
@@ -83,6 +83,7 @@ def prepare(config: RunConfig, reporter: Reporter) -> Prepared:
     store = Store(outputs.cache(identity.digest))
     examples = task.examples(collection, folds)
     folds.check(examples, config.sweep.seeds)
+    save_config(config, paths.config)
     return Prepared(config, dataset, task, probe, folds, collection, examples, checkpoint, identity, store)
 
 
@@ -101,8 +102,10 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"sweep.draws={config.sweep.draws} must be 1 or more")
     if not 0 < config.sweep.ci_level < 1:
         raise ConfigError(f"sweep.ci_level={config.sweep.ci_level} must lie between 0 and 1")
-    if not config.sweep.seeds:
-        raise ConfigError("sweep.seeds=[] leaves nothing to fit; give at least one seed")
+    if not config.sweep.seeds or len(set(config.sweep.seeds)) < len(config.sweep.seeds):
+        raise ConfigError(f"sweep.seeds={config.sweep.seeds} must hold at least one seed, each once")
+    if config.device not in DEVICES:
+        raise ConfigError(f"device={config.device} is unknown; {choices(config.device, DEVICES)}")
 
 
 def _requested(config: RunConfig) -> dict[str, Any]:
@@ -126,10 +129,6 @@ def storage_dtype(config: RunConfig) -> str:
 
 
 def claim_cache(store: Store, identity: Identity) -> None:
-    """Write down whose cache this is, or refuse a folder that says otherwise. Raises CacheError."""
-    path = store.paths.identity
-    try:
-        if not path.exists():
-            write_json(path, identity.to_json())
-    except OSError as error:
-        raise CacheError(f"{store.paths.root} cannot be written ({error}); choose another paths.outputs") from error
+    """Write the identity's fields beside what they digest to, for whoever looks at the folder."""
+    if not store.paths.identity.exists():
+        write_json(store.paths.identity, identity.to_json())

@@ -10,7 +10,7 @@ from mllm_probe.stages.sweep import sweep_cached
 
 
 def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
-    ready = prepare(config, reporter)
+    ready = prepare(config, paths, reporter)
     extraction = extract_missing(ready, reporter)
     sweep_cached(ready, paths, reporter, extraction)
     show(paths, reporter)

@@ -24,7 +24,7 @@ BASELINES = 2  # question-only and majority, in every run
 
 def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
-    ready = prepare(config, reporter)
+    ready = prepare(config, paths, reporter)
     missing = ready.store.coverage().missing(ready.keys, (sample.uid for sample in ready.examples.samples))
     if missing:
         raise CacheError(

@@ -3,7 +3,6 @@
 import numpy as np
 
 METRICS = ("accuracy", "auroc")
-CHANCE = {"accuracy": 0.5, "auroc": 0.5}
 
 
 def measure(metric: str, logits: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -22,11 +21,10 @@ def measure(metric: str, logits: np.ndarray, y: np.ndarray, weights: np.ndarray 
 
 
 def _auroc(logits: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Weight of pairs ordered rightly over weight of all pairs, tied logits handled block by block."""
-    values, block = np.unique(logits, return_inverse=True)
-    member = np.zeros((len(y), len(values)))
-    member[np.arange(len(y)), block] = 1.0
-    positive, negative = (w * (y > 0)) @ member, (w * (y <= 0)) @ member  # [R, blocks]
+    """Weight of pairs ordered rightly over weight of all pairs; tied logits are summed into one block first."""
+    order = np.argsort(logits, kind="stable")
+    starts = np.flatnonzero(np.diff(logits[order], prepend=-np.inf))
+    positive, negative = (np.add.reduceat(w[:, order] * side[order], starts, axis=1) for side in (y > 0, y <= 0))
     below = np.cumsum(negative, axis=1) - negative
     right = (positive * (below + negative / 2)).sum(axis=1)
     pairs = positive.sum(axis=1) * negative.sum(axis=1)

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.tasks.folds import Folds
@@ -26,7 +27,7 @@ class Entailment:
     captions_per_picture: int = 2
     negatives: str = "random"
     seed: int = 0
-    name: str = "entailment"
+    name: ClassVar[str] = "entailment"
 
     def __post_init__(self) -> None:
         if self.template.count("{caption}") != 1:

@@ -7,6 +7,7 @@ absent are balanced within each category and fold: balanced by picture alone, th
 from collections import defaultdict
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.tasks.folds import Folds
@@ -20,7 +21,7 @@ class Objects:
     template: str = "Is there {a_category} in this image?"
     per_category: int | None = 4
     seed: int = 0
-    name: str = "objects"
+    name: ClassVar[str] = "objects"
 
     def __post_init__(self) -> None:
         if self.template.count("{a_category}") + self.template.count("{category}") != 1:
