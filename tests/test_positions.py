@@ -149,7 +149,7 @@ def test_too_long_for_the_model(tmp_path: Path, zebra: Sample) -> None:
 
     blueprint = blueprint_of(save_llava(tmp_path, max_positions=32))
     with pytest.raises(ModelError, match=r"has \d+ tokens, the model reads at most 32"):
-        blueprint.check_prompts([zebra], ["last"])
+        blueprint.check_prompts([zebra], [Key.parse("lm.01@last")])
 
 
 def test_chat_off_and_no_double_bos(checkpoint: Path, zebra: Sample) -> None:

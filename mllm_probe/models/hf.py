@@ -71,15 +71,18 @@ class Blueprint:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{self.folder}: the {what} cannot be used ({reason})") from error
 
-    def check_prompts(self, samples: Sequence[Sample], positions: Sequence[str]) -> None:
-        """Render all, process the longest: refuse what the model has no room for and positions that are not there."""
+    def check_prompts(self, samples: Sequence[Sample], keys: Sequence[Key]) -> None:
+        """Render all, process the longest: refuse what the model has no room for and keys that cannot be read."""
         lengths = [len(self.prompter.tokenizer(self.prompter.render(sample).text).input_ids) for sample in samples]
         longest = samples[int(np.argmax(lengths))]
-        ids = self.process([longest])["input_ids"][0].tolist()
+        inputs = self.process([longest])
+        ids = inputs["input_ids"][0].tolist()
         self._fits(longest, len(ids))
         layout = next(self.prompter.layouts([longest], [ids]))
-        for position in positions:
+        for tower, position in dict.fromkeys((key.site.tower, key.position) for key in keys):
             layout.rows(position)
+            if tower != "lm":
+                check_whole(inputs["pixel_values"], tower)
 
     def _fits(self, sample: Sample, tokens: int) -> None:
         if tokens > self.anatomy.max_tokens:
@@ -159,11 +162,7 @@ class HFModel:
                 f"position {position} does not exist in the {tower}; use one of: {', '.join(PICTURE_POSITIONS)}"
             )
         pixels = inputs["pixel_values"]
-        if pixels.ndim != 4:
-            raise ModelError(
-                f"this model cuts pictures into tiles (pixel values of shape {tuple(pixels.shape)}), "
-                f"and the sites of its {tower} cannot be read yet; use layers.towers=[lm]"
-            )
+        check_whole(pixels, tower)
         pictures = sum(len(sample.images) for sample in samples)
         per_picture, leading = sum(row.count(self._blueprint.prompter.image_id) for row in ids) // pictures, 0
         if tower == "vision":
@@ -202,6 +201,15 @@ class HFModel:
             "bitsandbytes": version("bitsandbytes"),
             "transformers": transformers.__version__,
         }
+
+
+def check_whole(pixels: torch.Tensor, tower: str) -> None:
+    """Picture towers are read where each picture is one tensor [3, height, width]. Raises ModelError."""
+    if pixels.ndim != 4:
+        raise ModelError(
+            f"this model cuts or packs its pictures (pixel values of shape {tuple(pixels.shape)}), "
+            f"and the sites of its {tower} cannot be read yet; use layers.towers=[lm]"
+        )
 
 
 def _leading_tokens(vision: torch.nn.Module) -> int:

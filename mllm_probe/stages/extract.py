@@ -53,7 +53,7 @@ def _plans(ready: Prepared, coverage: Coverage, missing: dict[str, tuple[Key, ..
     """Check the prompts of the missing samples, then plan them; image states already stored are not planned again."""
     samples = [sample for sample in ready.examples.samples if sample.uid in missing]
     blueprint = ready.blueprint
-    blueprint.check_prompts(samples, tuple(dict.fromkeys(key.position for key in ready.keys)))
+    blueprint.check_prompts(samples, ready.keys)
     prefixes = {sample.uid: blueprint.prompter.prefix(sample) for sample in samples}
     prompts = {sample.uid: blueprint.prompter.render(sample).text for sample in samples}
     known = coverage.knowing(prefixes)

@@ -44,7 +44,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         table.add(rows)
         scores += rows
         trials += group
-        reporter.progress("sweep", done + 1, total, "fits")
+        reporter.progress("sweep", done + 1, total, "keys")
     save_splits(paths.splits, bench.splits)
     save_predictions(paths.predictions, trials, [d.uid for d in ready.examples.decisions])
     save_fits(paths.probes, trials)
