@@ -105,6 +105,8 @@ def _run_hydra(command: str, args: list[str]) -> None:
         task()
         if failed:
             _fail("\nmllm-probe: ".join(failed))
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MllmProbeError, HydraException, OmegaConfBaseException, OSError) as error:
         if wants_trace:
             raise

@@ -1,6 +1,5 @@
 """A model that cuts pictures into tiles: its language model is read, its picture towers are refused by name."""
 
-
 import numpy as np
 import pytest
 import torch
