@@ -19,6 +19,11 @@ def headline(scores: "pd.DataFrame", metric: str = "accuracy") -> "pd.DataFrame"
     return scores[(scores.seed == "all") & (scores.split == "test") & (scores.metric == metric)]
 
 
+def positions(sites: "pd.DataFrame") -> list[str]:
+    """The positions that were read, those of the language model first, in the order of the run."""
+    return list(dict.fromkeys([*sites[sites.tower == "lm"].position, *sites.position]))
+
+
 def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], metric: str = "accuracy") -> None:
     """One panel per tower that was read, widths by their number of layers, one line per position."""
     from matplotlib.figure import Figure
@@ -29,15 +34,23 @@ def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], metric: str = "ac
     widths = [max(2.2, sites[sites.tower == tower].site.nunique()) for tower in towers]
     figure = Figure(figsize=(min(12.0, 2.4 + 0.42 * sum(widths)), 3.8), layout="constrained")
     panels = figure.subplots(1, len(towers), sharey=True, width_ratios=widths, squeeze=False)[0]
-    colour = dict(zip(dict.fromkeys(sites.position), COLOURS * 9, strict=False))
+    colour = dict(zip(positions(sites), COLOURS * 9, strict=False))
     for panel, tower in zip(panels, towers, strict=True):
         _draw_panel(panel, sites[sites.tower == tower], colour, floors)
         panel.set_title(TITLES[tower], fontsize=10)
     panels[0].set_ylabel(f"{metric} on held-out pictures")
     first = scores.iloc[0]
     figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
-    marks = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    found = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    marks = {label: found[label] for label in [*colour, *(label for label in found if label not in colour)]}
+    figure.legend(
+        marks.values(),
+        marks.keys(),
+        loc="outside lower center",
+        ncols=len(marks) if sum(widths) > 12 else 3,
+        frameon=False,
+        fontsize=9,
+    )
     for path in paths:
         with replacing(path) as part:
             figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=_undated(path))
@@ -58,7 +71,9 @@ def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str], floors
         style = ":" if floor.control else "-."
         panel.axhline(floor.value, color="0.6", linewidth=0.9, linestyle=style, label=floor.control or floor.probe)
     panel.set_xticks(range(len(ticks)), ticks, fontsize=8)
-    panel.set_xlabel("layer" if len(ticks) > 1 else "")
+    panel.set_xlabel(
+        "layer (n: after the final norm)" if ticks[-1].endswith("n") else "layer" if len(ticks) > 1 else ""
+    )
     panel.grid(axis="y", color="0.92")
     panel.spines[["top", "right"]].set_visible(False)
 

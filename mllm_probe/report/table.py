@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from mllm_probe.report.figures import headline
+from mllm_probe.report.figures import headline, positions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,17 +16,17 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     console = console or Console()
     rows = headline(scores)
     sites, floors = rows[rows.site != ""], rows[rows.site == ""]
-    positions = list(dict.fromkeys(sites.position))
+    read = positions(sites)
     first = scores.iloc[0]
     title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: accuracy in %"
     table = Table(title=title, caption=_caption(first, sites))
     table.add_column("site")
-    for position in positions:
+    for position in read:
         table.add_column(position, justify="right")
     best = {position: entry["site"] for position, entry in summary.get("best", {}).items()}
     for site in dict.fromkeys(sites.site):
         cells = {row.position: row for row in sites[sites.site == site].itertuples()}
-        table.add_row(site, *(_cell(cells.get(position), best.get(position) == site) for position in positions))
+        table.add_row(site, *(_cell(cells.get(position), best.get(position) == site) for position in read))
     table.add_section()
     for row in floors.itertuples():
         table.add_row(row.control or row.probe, _cell(row, False))
