@@ -59,11 +59,6 @@ def tune_texts(scenes: list[Scene], rng: Random) -> list[Text]:
     ]
 
 
-def pair_texts(scenes: list[Scene], rng: Random) -> list[Text]:
-    """Two pictures: what is false of the one asked about is mostly true of the other, so both must be told apart."""
-    return tune_texts(scenes, rng) if len(scenes) == 1 else [_statement_of_two(scenes, rng) for _ in range(6)]
-
-
 def _places(scene: Scene, rng: Random) -> list[str]:
     """Up to three places that hold a shape, and one of any kind."""
     held = [shape.place for shape in scene.shapes]
@@ -90,17 +85,6 @@ def _statement(scenes: list[Scene], i: int, rng: Random) -> Text:
     return Text(ask(form.format(fact.text())), " yes" if true else " no")
 
 
-def _statement_of_two(scenes: list[Scene], rng: Random) -> Text:
-    i = rng.randrange(2)
-    borrowed = true_fact(scenes[1 - i], rng)
-    if rng.random() < 0.65 and borrowed.is_false_of(scenes[i]):
-        facts = {" yes": true_fact(scenes[i], rng), " no": borrowed}
-        answer = rng.choice(list(facts))
-        form = f"The {('first', 'second')[i]} image contains: {{}}. Is this right?"
-        return Text(ask(form.format(facts[answer].text())), answer)
-    return _statement(scenes, i, rng)
-
-
 def _other_fact(scene: Scene, rng: Random) -> Fact:
     if rng.random() < 0.5:
         return false_fact(scene, rng)
@@ -122,8 +106,4 @@ def _presence(scene: Scene, rng: Random) -> Text:
     return Text(ask(f"Is there a {colour} {kind} in this image?"), answer)
 
 
-STAGES: dict[str, Callable[[list[Scene], Random], list[Text]]] = {
-    "base": base_texts,
-    "tune": tune_texts,
-    "pairs": pair_texts,
-}
+STAGES: dict[str, Callable[[list[Scene], Random], list[Text]]] = {"base": base_texts, "tune": tune_texts}

@@ -2,7 +2,6 @@
 
     python scripts/train_mini.py base --steps 2000 --lr 1.2e-3   # the eyes, then captions
     python scripts/train_mini.py tune --steps 3000 --lr 1.0e-3   # statements and questions on top
-    python scripts/train_mini.py pairs --steps 700 --lr 4.0e-4   # the same, and two pictures told apart
 
 Every step draws new pictures from a seed, so nothing is read from disk and no picture is seen twice. Runs on one CPU
 thread; the checkpoints go to mllm_probe/bundled. Knows nothing of probes: the layer curves in the model cards come
@@ -97,17 +96,16 @@ class Stepper:
 
 
 def train(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.Namespace) -> None:
-    """One picture a row, and two in every eighth step (`pairs`: every second); the loss is a mean over tokens."""
-    every = 2 if packer.stage == "pairs" else 8
+    """One picture a row, and two in every eighth step; the loss is averaged over the learnt tokens."""
     stepper, started, average = Stepper(model, args.lr, args.steps), time.monotonic(), None
     for step in range(args.steps):
         rng = Random(f"{args.seed}/{packer.stage}/{step}")
-        loss = loss_of(model, packer.batch(rng, args.pictures, per_row=2 if step % every == every - 1 else 1))
+        loss = loss_of(model, packer.batch(rng, args.pictures, per_row=2 if step % 8 == 7 else 1))
         stepper.step(loss)
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
         if step % 50 == 0 or step == args.steps - 1:
             print(f"step {step} loss {average:.4f} {time.monotonic() - started:.0f} s", flush=True)
-        if packer.stage != "base" and step % 250 == 249:
+        if packer.stage == "tune" and step % 250 == 249:
             print("zero-shot", zero_shot(model, packer.processor, 200), flush=True)
 
 
@@ -157,20 +155,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    start, name = {"base": (None, "mini_base"), "tune": ("mini_base", "mini"), "pairs": ("mini", "mini")}[args.stage]
-    if start is None:
+    name = {"base": "mini_base", "tune": "mini"}[args.stage]
+    if args.stage == "base":
         processor = make_processor(args.seed)
         model = make_model(processor)
     else:
-        processor = LlavaProcessor.from_pretrained(args.out / start)
-        model = LlavaForConditionalGeneration.from_pretrained(args.out / start, dtype=torch.float32)
+        processor = LlavaProcessor.from_pretrained(args.out / "mini_base")
+        model = LlavaForConditionalGeneration.from_pretrained(args.out / "mini_base", dtype=torch.float32)
     started = time.monotonic()
     if args.stage == "base":
         train_eyes(model, Packer(processor, args.stage), args)
     train(model, Packer(processor, args.stage), args)
     facts = {"stage": args.stage, "steps": args.steps, "pictures": args.pictures, "lr": args.lr, "seed": args.seed}
     facts |= {"seconds": round(time.monotonic() - started), "zero_shot": zero_shot(model, processor)}
-    processor.chat_template = None if args.stage == "base" else CHAT_TEMPLATE
+    processor.chat_template = CHAT_TEMPLATE if args.stage == "tune" else None
     model.half().save_pretrained(args.out / name)
     processor.save_pretrained(args.out / name)
     print(json.dumps(facts))
