@@ -62,9 +62,8 @@ class ReportConfig:
 
 
 SCHEMAS: dict[str, type] = {"run": RunConfig, "extract": RunConfig, "sweep": RunConfig, "report": ReportConfig}
-NOT_SCIENCE = (  # settings that change where and how fast, not what; model and data are digested by their content
-    *("paths", "device", "plugins", "model", "dataset.root", "extract.micro_batch"),
-)
+# Settings that change where and how fast, not what; model and data are digested by their content.
+NOT_SCIENCE = ("paths", "device", "plugins", "model", "dataset.root", "extract.micro_batch")
 
 
 def register_schemas() -> None:

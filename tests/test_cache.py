@@ -42,7 +42,7 @@ def plans_for(
     missing = coverage.missing(keys, [sample.uid for sample in samples])
     known = coverage.knowing(prefixes)
     needed = {uid: known.missing(gap, [uid]).get(uid, ()) for uid, gap in missing.items()}
-    return Planner(prefixes, dict.fromkeys(prefixes, "text"), model.anatomy, batch, 4).plans(needed)
+    return Planner(prefixes, dict.fromkeys(prefixes, "text").__getitem__, model.anatomy, batch, 4).plans(needed)
 
 
 def fill(model: HFModel, store: Store, samples: Sequence[Sample], keys: Sequence[Key], batch: int = 5) -> int:
@@ -103,20 +103,26 @@ def test_a_covered_request_is_a_hit_and_a_wider_one_adds_only_what_is_missing(
         assert torch.allclose(values, alone, atol=2e-5)
 
 
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
+    """Let the `at`-th batch raise KeyboardInterrupt, once; returns the growing list of batch sizes."""
+    sizes, collate = [], HFModel.collate
+
+    def dies(self: HFModel, batch: Sequence[Sample], keys: Sequence[Key]) -> object:
+        sizes.append(len(batch))
+        if len(sizes) == at:
+            raise KeyboardInterrupt
+        return collate(self, batch, keys)
+
+    monkeypatch.setattr(HFModel, "collate", dies)
+    return sizes
+
+
 def test_finished_shards_survive_a_kill(model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch) -> None:
     """With one unit a shard, a crash in the third unit keeps two shards; the next run makes the same bytes."""
     monkeypatch.setattr("mllm_probe.extract.plan.SHARD_BYTES", 1)
     whole = Store(CachePaths(store.paths.root.parent / "whole"))
     fill(model, whole, samples, KEYS)
-    calls, collate = [], HFModel.collate
-
-    def dies(self: HFModel, batch: Sequence[Sample], keys: Sequence[Key]) -> object:
-        calls.append(len(batch))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return collate(self, batch, keys)
-
-    monkeypatch.setattr(HFModel, "collate", dies)
+    calls = interrupt(monkeypatch, at=3)
     with pytest.raises(KeyboardInterrupt):
         fill(model, store, samples, KEYS)
     assert not store.paths.manifest.exists()
@@ -157,15 +163,7 @@ def test_a_group_is_not_resumed_by_another_machine(
 ) -> None:
     """Killed after the first shard, resumed elsewhere: refused, since its bytes would not be the same."""
     monkeypatch.setattr("mllm_probe.extract.plan.SHARD_BYTES", 1)
-    collate, calls = HFModel.collate, []
-
-    def dies(self: HFModel, batch: Sequence[Sample], keys: Sequence[Key]) -> object:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return collate(self, batch, keys)
-
-    monkeypatch.setattr(HFModel, "collate", dies)
+    interrupt(monkeypatch, at=2)
     with pytest.raises(KeyboardInterrupt):
         fill(model, store, samples, KEYS)
     there = model.provenance() | {field: ["other"]}

@@ -105,7 +105,7 @@ class Store:
         return json.loads(self.paths.manifest.read_text()) if self.paths.manifest.exists() else {}
 
     def provenance(self) -> dict[str, Any]:
-        """That of the newest finished group, empty where there is none."""
+        """That of a finished group, empty where there is none; device and quantised modules are alike in all."""
         groups = list(self.manifest().get("groups", {}).values())
         return dict(groups[-1]["provenance"]) if groups else {}
 

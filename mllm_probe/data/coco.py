@@ -81,13 +81,13 @@ def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests)
     skipped: list[str] = []
     for record in images:
         try:
-            path = _checked(layout, record, digests)
+            path, content = _checked(layout, record, digests)
         except MllmProbeError as error:
             if selection.on_bad_row == "stop":
                 raise DataError(f"{error}, or leave such rows out with data.on_bad_row=skip") from error
             skipped.append(str(error))
             continue
-        number, content = record["id"], digests.of(path, check_decodes)
+        number = record["id"]
         picture = Picture(str(number), path, content, tuple(captions.get(number, ())), present.get(number))
         pictures[content] = _merged(pictures[content], picture) if content in pictures else picture
     if not pictures:
@@ -109,16 +109,16 @@ def _merged(first: Picture, twin: Picture) -> Picture:
     )
 
 
-def _checked(layout: Layout, record: Mapping[str, Any], digests: Digests) -> Path:
+def _checked(layout: Layout, record: Mapping[str, Any], digests: Digests) -> tuple[Path, str]:
+    """The picture's file and its digest. Raises DataError naming the row."""
     row = f"{layout.captions.name}, picture id {record['id']}"
     path = inside(layout.images, record["file_name"])
     if not path.is_file():
         raise DataError(f"{row}: {path} is missing; put the file there")
     try:
-        digests.of(path, check_decodes)
+        return path, digests.of(path, check_decodes)
     except DataError as error:
         raise DataError(f"{row}: {error}; replace the file") from error
-    return path
 
 
 def _rows(path: Path, key: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:

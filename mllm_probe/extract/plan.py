@@ -4,7 +4,7 @@ A plan is a list of units. A unit is a micro-batch with its prefix mode and its 
 out the work take whole units, so the same plan gives the same bytes wherever it was interrupted.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,10 +62,10 @@ def space_of(key: Key, anatomy: Anatomy) -> str:
 
 @dataclass(frozen=True)
 class Planner:
-    """What every plan of one request shares: the prefix and the prompt of each sample, and the sizes."""
+    """What every plan of one request shares: each sample's prefix, its prompt on demand, and the sizes."""
 
     prefixes: Mapping[str, str]
-    prompts: Mapping[str, str]
+    prompt_of: Callable[[str], str]
     anatomy: Anatomy
     micro_batch: int
     bytes_per_value: int
@@ -88,4 +88,4 @@ class Planner:
         for uid in uids if spaces else ():
             first.setdefault(self.prefixes[uid], uid)
         prefixes = {uid: self.prefixes[uid] for uid in uids}
-        return Plan(units, spaces, prefixes, frozenset(first.values()), tuple(self.prompts[uid] for uid in uids[:3]))
+        return Plan(units, spaces, prefixes, frozenset(first.values()), tuple(map(self.prompt_of, uids[:3])))

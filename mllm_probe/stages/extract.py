@@ -4,7 +4,7 @@ from typing import Any
 
 from mllm_probe.cache.store import Coverage
 from mllm_probe.config import RunConfig
-from mllm_probe.extract.layers import check_keys, select_sites
+from mllm_probe.extract.layers import check_keys
 from mllm_probe.extract.plan import Plan, Planner
 from mllm_probe.extract.stream import join, stream
 from mllm_probe.paths import RunPaths
@@ -23,9 +23,7 @@ def extract(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str,
 
 def extract_missing(ready: Prepared, reporter: Reporter) -> dict[str, Any]:
     """Fill the cache and return what was done; a covered request is a hit and writes nothing."""
-    for tower in check_keys(
-        ready.keys, select_sites(ready.config.layers, ready.anatomy), ready.config.extract.positions
-    ):
+    for tower in check_keys(ready.keys, ready.sites, ready.config.extract.positions):
         reporter.note(f"{tower}: none of the positions asked for exists there, left out")
     coverage = ready.store.coverage()
     missing = coverage.missing(ready.keys, (sample.uid for sample in ready.examples.samples))
@@ -51,13 +49,13 @@ def extract_missing(ready: Prepared, reporter: Reporter) -> dict[str, Any]:
 
 def _plans(ready: Prepared, coverage: Coverage, missing: dict[str, tuple[Key, ...]]) -> list[Plan]:
     """Check the prompts of the missing samples, then plan them; image states already stored are not planned again."""
-    samples = [sample for sample in ready.examples.samples if sample.uid in missing]
-    blueprint = ready.blueprint
-    blueprint.check_prompts(samples, ready.keys)
-    prefixes = {sample.uid: blueprint.prompter.prefix(sample) for sample in samples}
-    prompts = {sample.uid: blueprint.prompter.render(sample).text for sample in samples}
+    samples = {sample.uid: sample for sample in ready.examples.samples if sample.uid in missing}
+    prompter = ready.blueprint.prompter
+    ready.blueprint.check_prompts(list(samples.values()), ready.keys)
+    prefixes = {uid: prompter.prefix(sample) for uid, sample in samples.items()}
     known = coverage.knowing(prefixes)
     needed = {uid: known.missing(keys, [uid]).get(uid, ()) for uid, keys in missing.items()}
     width = BYTES[storage_dtype(ready.config)]
-    planner = Planner(prefixes, prompts, ready.anatomy, ready.config.extract.micro_batch, width)
+    batch = ready.config.extract.micro_batch
+    planner = Planner(prefixes, lambda uid: prompter.render(samples[uid]).text, ready.anatomy, batch, width)
     return planner.plans(needed)

@@ -18,7 +18,7 @@ from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Probe, Reporter, Task
 from mllm_probe.settings import DEVICES, DTYPES, PADDING_SIDES
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Anatomy, Collection, Examples, Key
+from mllm_probe.types import Anatomy, Collection, Examples, Key, Site
 
 if TYPE_CHECKING:
     from mllm_probe.models.hf import Blueprint
@@ -55,10 +55,13 @@ class Prepared:
         return self.blueprint.anatomy
 
     @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        return select_sites(self.config.layers, self.anatomy)
+
+    @cached_property
     def keys(self) -> tuple[Key, ...]:
-        sites = select_sites(self.config.layers, self.anatomy)
-        keys = select_keys(sites, self.config.extract.positions)
-        check_keys(keys, sites, self.config.extract.positions)
+        keys = select_keys(self.sites, self.config.extract.positions)
+        check_keys(keys, self.sites, self.config.extract.positions)
         return keys
 
 
