@@ -63,7 +63,8 @@ class ReportConfig:
 
 SCHEMAS: dict[str, type] = {"run": RunConfig, "extract": RunConfig, "sweep": RunConfig, "report": ReportConfig}
 # Settings that change where and how fast, not what; model and data are digested by their content.
-NOT_SCIENCE = ("paths", "device", "plugins", "model", "dataset.root", "extract.micro_batch")
+HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "max_disk_gb")
+NOT_SCIENCE = ("paths", "device", "plugins", "model", "dataset.root", *(f"extract.{name}" for name in HOW))
 
 
 def register_schemas() -> None:
@@ -104,7 +105,7 @@ def save_config(config: RunConfig, path: Path) -> None:
 def run_digest(config: RunConfig, cache: str, decisions: Sequence[str]) -> str:
     """Digest of everything that can change a score: settings, the cache's identity and the decisions' uids.
 
-    Where files lie, the device and the micro-batch do not count.
+    Where files lie, the device and how the work is cut up do not count.
     """
     settings = plain(config)
     for place in NOT_SCIENCE:

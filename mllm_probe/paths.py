@@ -1,6 +1,7 @@
 """Every file and folder name of a data set, a cache and a run; nobody else builds one. Knows names, not contents."""
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,10 +35,6 @@ class CachePaths:
     def identity(self) -> Path:
         return self.root / "identity.json"
 
-    @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.json"
-
     def group(self, digest: str) -> "GroupPaths":
         return GroupPaths(self.root / "groups" / digest)
 
@@ -56,8 +53,16 @@ class GroupPaths:
     def provenance(self) -> Path:
         return self.root / "provenance.json"
 
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
     def shard(self, number: int) -> Path:
         return self.root / f"{number:05d}.safetensors"
+
+    def retry(self, number: int) -> Path:
+        """How small the passes of a shard had to become, where memory ran out."""
+        return self.root / f"{number:05d}.retry.json"
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,11 @@ class RunPaths:
     def config(self) -> Path:
         return self.root / "config.yaml"
 
+    @property
+    def identity(self) -> Path:
+        """A copy of the cache's, so that two runs can be compared without their caches."""
+        return self.root / "identity.json"
+
     def figure(self, kind: str) -> Path:
         return self.root / f"layers.{kind}"
 
@@ -98,7 +108,7 @@ class RunPaths:
 def replacing(path: Path) -> Iterator[Path]:
     """Write to a temporary neighbour, then rename it over `path`: readers see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
         yield part
         with part.open("rb") as written:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mllm_probe.types import Anatomy, Batch, Collection, Examples, Key, Sample, Site
+from mllm_probe.batches import Batch
+from mllm_probe.types import Anatomy, Collection, Examples, Key, Sample, Site
 
 if TYPE_CHECKING:
     import torch
@@ -20,14 +21,23 @@ class Extractable(Protocol):
 
     anatomy: Anatomy
 
-    def collate(self, samples: Sequence[Sample], keys: Sequence[Key]) -> Batch:
-        """Samples -> one batch on the CPU. Raises SpanError, DataError."""
+    def collate(
+        self, samples: Sequence[Sample], keys: Sequence[Key], shared: bool = False, owners: frozenset[str] | None = None
+    ) -> Batch:
+        """Samples -> one batch on the CPU; may be called from several threads. Raises SpanError, DataError.
+
+        `shared` packs neighbours that begin alike behind one head; keys of the row space `prefix` are read for the
+        samples in `owners` alone (None = for all).
+        """
 
     def module(self, site: Site) -> tuple["torch.nn.Module", bool]:
         """The module to hook and whether its output (True) or its input (False) is the site's state."""
 
     def forward(self, batch: Batch) -> None:
         """Run the model for its hooks; nothing is returned and no logits are computed."""
+
+    def unshared(self, longest: int) -> str | None:
+        """Why prompts of up to `longest` tokens cannot share a head in this model, None where it should work."""
 
     def provenance(self) -> dict[str, Any]:
         """What was really loaded: device, dtypes, quantised modules, versions."""

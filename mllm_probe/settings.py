@@ -14,6 +14,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 CHATS = ("auto", "off")
 PADDING_SIDES = ("right", "left")
+PREFIXES = ("auto", "off")
 
 
 @dataclass
@@ -86,12 +87,23 @@ class SplitSettings:
 
 @dataclass
 class ExtractSettings:
-    """`dtype` null = the model's own; `micro_batch` samples go through the model at once."""
+    """What is read, and how the work is cut up.
+
+    `dtype` null = the model's own. `micro_batch` prompts go through the model at once, or as many tokens where
+    `prefix` auto lets the statements about a picture share it. `workers` threads prepare pictures ahead. This process
+    is number `shard` of `num_shards`; `gpus` starts as many processes here.
+    """
 
     positions: list[str] = field(default_factory=lambda: ["last"])
     micro_batch: int = 32
     dtype: str | None = None
     padding_side: str = "right"
+    prefix: str = "auto"
+    workers: int = 2
+    shard: int = 0
+    num_shards: int = 1
+    gpus: int = 1
+    max_disk_gb: float = 100.0
 
 
 @dataclass

@@ -1,20 +1,17 @@
 """The records that travel from a picture to a score.
 
-Letters in shapes: N rows, B batch, L tokens, D width, T stored rows, K tokens read, C classes. Everything here is
-frozen; nothing here reads a file or imports torch at run time.
+Letters in shapes: N rows, D width, C classes. Everything here is frozen; nothing here reads a file or imports torch.
+What travels between a model and the store is in `batches`.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
 
 
 def digest(*parts: Any) -> str:
@@ -139,8 +136,14 @@ class Anatomy:
         """0 at the tower's embeddings, 1 at its last block; a connector sits at 1 of its own single step."""
         return site.layer / self.blocks[site.tower] if site.tower in self.blocks else 1.0
 
+    def space(self, key: "Key") -> str:
+        """The row space of a key: image states depend on the picture and the prompt head alone wherever no token
+        sees a later one, and are then stored once per `prefix`; all others once per `sample`."""
+        of_picture = key.site.tower != "lm" or (self.causal and key.position in PICTURE_POSITIONS)
+        return "prefix" if of_picture else "sample"
 
-PICTURE_POSITIONS = ("last_image", "mean_image")  # those that vision towers and connectors have, too
+
+PICTURE_POSITIONS = ("last_image", "mean_image", "tokens:image")  # those that vision towers and connectors have, too
 
 
 @dataclass(frozen=True)
@@ -157,50 +160,6 @@ class Key:
     def parse(cls, name: str) -> "Key":
         site, position = name.split("@", 1)
         return cls(Site.parse(site), position)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Which tokens a position reads, for one batch and tower, as indices into the flattened tokens.
-
-    Stored row t is the mean of tokens[segments[t]:segments[t + 1]]; sample b owns rows[b] to rows[b + 1]. `among` is
-    how many tokens the flattened states must have (B * L, or pictures * patches): another number means another order.
-    """
-
-    among: int
-    tokens: np.ndarray  # [K] int64
-    segments: np.ndarray  # [T + 1] int64
-    rows: np.ndarray  # [B + 1] int64
-
-    @classmethod
-    def of(cls, rows: Iterable[Sequence[Sequence[int]]], among: int) -> "Reading":
-        """From nested lists: for each sample its stored rows, for each row the flat indices it averages."""
-        tokens: list[int] = []
-        segments, bounds = [0], [0]
-        for sample in rows:
-            for segment in sample:
-                tokens.extend(segment)
-                segments.append(len(tokens))
-            bounds.append(len(segments) - 1)
-        return cls(among, *(np.asarray(part, dtype=np.int64) for part in (tokens, segments, bounds)))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One forward pass: sample uids [B], the model's inputs and, per (tower, position), what to read."""
-
-    uids: tuple[str, ...]
-    inputs: Mapping[str, Any]
-    readings: Mapping[tuple[str, str], Reading]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """States of one batch in storage dtype: {key: values [T, D]} and, per position, the row bounds [B + 1]."""
-
-    uids: tuple[str, ...]
-    values: Mapping[Key, "torch.Tensor"]
-    rows: Mapping[Key, np.ndarray]
 
 
 @dataclass(frozen=True)

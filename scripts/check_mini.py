@@ -16,8 +16,9 @@ from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.digests import Digests
 from mllm_probe.extract.taps import read_states
+from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.checkpoint import BUNDLED
-from mllm_probe.models.hf import Blueprint, HFModel
+from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.protocols import Task
 from mllm_probe.settings import ModelSettings, PromptSettings
 from mllm_probe.tasks.entailment import Entailment
@@ -34,7 +35,7 @@ def held_out(task: Task, pictures: int, seed: int, folder: Path) -> Examples:
 
 def load_mini(quantization: str) -> HFModel:
     settings = ModelSettings(quantization=quantization, dtype="float32")
-    return Blueprint(BUNDLED / "mini", settings, PromptSettings(), "right").load("cpu")
+    return load_model(Blueprint(BUNDLED / "mini", settings, PromptSettings(), "right"), "cpu")
 
 
 @torch.inference_mode()

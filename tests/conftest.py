@@ -24,7 +24,8 @@ from transformers.models.clip import CLIPImageProcessorPil
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.digests import Digests
-from mllm_probe.models.hf import Blueprint, HFModel
+from mllm_probe.models.blueprint import Blueprint
+from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.settings import ModelSettings, PromptSettings
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
@@ -153,4 +154,4 @@ def blueprint_of(checkpoint: Path, padding_side: str = "right", chat: str = "aut
 @pytest.fixture(scope="session")
 def model(checkpoint: Path) -> HFModel:
     """The tiny LLaVA in float32, not quantised."""
-    return blueprint_of(checkpoint).load("cpu")
+    return load_model(blueprint_of(checkpoint), "cpu")

@@ -121,7 +121,7 @@ def test_multirun_shares_the_cache(probe: Run, checkpoint: Path, tmp_path: Path)
     assert code == 0, err
     found = sorted((tmp_path / "outputs" / "multirun").rglob("scores.csv"))
     assert [load_scores(path).task.iloc[0] for path in found] == ["entailment", "objects"]
-    assert len(list((tmp_path / "outputs" / "cache").glob("*/manifest.json"))) == 1
+    assert len(list((tmp_path / "outputs" / "cache").glob("*/identity.json"))) == 1
 
 
 COMPOSED = [
@@ -186,7 +186,7 @@ def test_errors_are_one_sentence_and_leave_no_cache(
     assert len(lines) == 1 and err.strip().endswith(lines[0]), err
     assert re.search(message, lines[0]), lines[0]
     assert "Traceback" not in err
-    assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.rglob("identity.json"))
+    assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.glob("outputs/cache/*/*"))
     assert not list(tmp_path.rglob("scores.csv"))
 
 

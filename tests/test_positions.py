@@ -11,7 +11,7 @@ from conftest import blueprint_of
 from mllm_probe.errors import DataError, ModelError, SpanError
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models import prompt
-from mllm_probe.models.hf import HFModel
+from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.types import Collection, Key, Sample
 
 PLANTED = 1234.5
@@ -82,7 +82,7 @@ def other(scenes: Collection) -> Sample:
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("position", POSITIONS)
 def test_the_planted_token_is_read(checkpoint: Path, zebra: Sample, other: Sample, position: str, side: str) -> None:
-    check_planted(blueprint_of(checkpoint, padding_side=side).load("cpu"), zebra, other, position)
+    check_planted(load_model(blueprint_of(checkpoint, padding_side=side), "cpu"), zebra, other, position)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -149,7 +149,7 @@ def test_too_long_for_the_model(tmp_path: Path, zebra: Sample) -> None:
 
     blueprint = blueprint_of(save_llava(tmp_path, max_positions=32))
     with pytest.raises(ModelError, match=r"has \d+ tokens, the model reads at most 32"):
-        blueprint.check_prompts([zebra], [Key.parse("lm.01@last")])
+        blueprint.survey([zebra], [Key.parse("lm.01@last")])
 
 
 def test_chat_off_and_no_double_bos(checkpoint: Path, zebra: Sample) -> None:

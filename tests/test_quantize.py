@@ -10,7 +10,7 @@ from conftest import blueprint_of
 
 from mllm_probe.errors import ModelError
 from mllm_probe.extract.taps import read_states
-from mllm_probe.models.hf import HFModel
+from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.quantize import check_quantized
 from mllm_probe.settings import ModelSettings
 from mllm_probe.types import Key, Sample
@@ -30,7 +30,7 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def nf4(checkpoint: Path) -> HFModel:
-    return blueprint_of(checkpoint, quantization="nf4").load("cpu")
+    return load_model(blueprint_of(checkpoint, quantization="nf4"), "cpu")
 
 
 def test_only_the_language_model_is_quantised_by_default(nf4: HFModel) -> None:
@@ -53,7 +53,7 @@ def test_the_eyes_see_as_before_and_the_language_model_only_rounds(
 def test_nf4_equals_a_plain_model_with_the_rounded_weights(
     nf4: HFModel, checkpoint: Path, samples: Sequence[Sample]
 ) -> None:
-    plain = blueprint_of(checkpoint).load("cpu")
+    plain = load_model(blueprint_of(checkpoint), "cpu")
     for name in nf4.provenance()["quantized_modules"]:
         weight = nf4._model.get_submodule(name).weight
         plain._model.get_submodule(name).weight.data = dequantize_4bit(weight.data, weight.quant_state).float()
@@ -76,7 +76,7 @@ def test_nf4_rows_do_not_depend_on_the_batch(nf4: HFModel, samples: Sequence[Sam
     ],
 )
 def test_other_towers_on_request(checkpoint: Path, towers: list[str], prefixes: set[str]) -> None:
-    loaded = blueprint_of(checkpoint, quantization="nf4", quantize=towers).load("cpu")
+    loaded = load_model(blueprint_of(checkpoint, quantization="nf4", quantize=towers), "cpu")
     names = loaded.provenance()["quantized_modules"]
     assert {".".join(name.split(".")[:2]) for name in names} == prefixes
 
@@ -84,25 +84,27 @@ def test_other_towers_on_request(checkpoint: Path, towers: list[str], prefixes: 
 def test_int8_loads_and_is_closer_than_nf4(
     checkpoint: Path, model: HFModel, nf4: HFModel, samples: Sequence[Sample]
 ) -> None:
-    int8 = blueprint_of(checkpoint, quantization="int8").load("cpu")
+    int8 = load_model(blueprint_of(checkpoint, quantization="int8"), "cpu")
     assert len(int8.provenance()["quantized_modules"]) == 28
     exact, eight, four = (states(one, samples)[KEYS[2]] for one in (model, int8, nf4))
     assert 0 < error(eight, exact) < error(four, exact) / 2
 
 
 def test_a_skip_list_that_was_not_met_is_an_error(nf4: HFModel) -> None:
-    structure = nf4._blueprint.structure
+    structure, names = nf4._blueprint.structure, nf4.provenance()["quantized_modules"]
     with pytest.raises(ModelError, match="1 modules elsewhere are quantised"):
-        check_quantized([*nf4._quantized, "model.vision_tower.x"], ModelSettings(quantize=["lm"]), structure)
+        check_quantized([*names, "model.vision_tower.x"], ModelSettings(quantize=["lm"]), structure)
     with pytest.raises(ModelError, match="none in"):
-        check_quantized(nf4._quantized, ModelSettings(quantize=["lm", "vision"]), structure)
+        check_quantized(names, ModelSettings(quantize=["lm", "vision"]), structure)
 
 
 def test_random_weights_are_drawn_by_seed_and_are_not_the_checkpoints(
     checkpoint: Path, nf4: HFModel, samples: Sequence[Sample]
 ) -> None:
     one, again, other = (
-        states(blueprint_of(checkpoint, quantization="nf4", weights="random", seed=seed).load("cpu"), samples[:2])
+        states(
+            load_model(blueprint_of(checkpoint, quantization="nf4", weights="random", seed=seed), "cpu"), samples[:2]
+        )
         for seed in (1, 1, 2)
     )
     key = KEYS[2]

@@ -8,9 +8,10 @@ from conftest import blueprint_of
 from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
-from mllm_probe.extract.taps import pool, read_states
-from mllm_probe.models.hf import HFModel
-from mllm_probe.types import Key, Reading, Sample, Site
+from mllm_probe.batches import Reading
+from mllm_probe.extract.taps import Pooling, read_states
+from mllm_probe.models.hf import HFModel, load_model
+from mllm_probe.types import Key, Sample, Site
 
 TOLERANCE = 2e-6  # relative, float32
 
@@ -99,7 +100,7 @@ def test_pooling_equals_a_naive_loop() -> None:
     torch.manual_seed(1)
     states = torch.randn(3, 7, 5)
     rows = [[[0, 1, 2]], [[7 + 6], [7 + 0, 7 + 3]], [[14 + 1, 14 + 2, 14 + 5, 14 + 6]]]
-    got = pool(states, Reading.of(rows, among=21))
+    got = Pooling(Reading.of(rows, among=21))(states)
     flat, expected = states.reshape(-1, 5), []
     for sample in rows:
         for segment in sample:
@@ -139,7 +140,7 @@ def test_batch_composition_and_padding_side_do_not_matter(
     model: HFModel, checkpoint, samples: Sequence[Sample], position: str
 ) -> None:
     names = [f"lm.{i:02d}@{position}" for i in (0, 2, 4)]
-    left = blueprint_of(checkpoint, padding_side="left").load("cpu")
+    left = load_model(blueprint_of(checkpoint, padding_side="left"), "cpu")
     together, mirrored = read(model, samples, *names), read(left, samples, *names)
     alone = [read(model, [sample], *names) for sample in samples]
     lengths = {len(sample.text) for sample in samples}
@@ -150,20 +151,15 @@ def test_batch_composition_and_padding_side_do_not_matter(
         assert close(mirrored[name], single, 5e-6)
 
 
-def test_reading_the_pad_is_found(model: HFModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The habit `hidden[:, -1]` under right padding must break the check above."""
+def test_the_pad_cannot_be_read(model: HFModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The habit `hidden[:, -1]` under right padding: a position beyond a sample's own tokens is refused."""
     from mllm_probe.models import prompt
 
-    rows = prompt.Layout.rows
-
-    def padded(self: prompt.Layout, position: str) -> list[list[int]]:
-        return [[longest - 1]] if position == "last" else rows(self, position)
-
     longest = model._blueprint.process(samples)["input_ids"].shape[1]
-    alone = torch.cat([read(model, [sample], "lm.04@last")["lm.04@last"] for sample in samples])
-    monkeypatch.setattr(prompt.Layout, "rows", padded)
-    together = read(model, samples, "lm.04@last")["lm.04@last"]
-    assert not close(together, alone, 1e-2)
+    monkeypatch.setattr(prompt.Layout, "rows", lambda self, position: [[longest - 1]])
+    for shared in (False, True):
+        with pytest.raises(IndexError):
+            model.collate(samples, [Key.parse("lm.04@last")], shared)
 
 
 def test_a_non_finite_state_names_sample_and_site(model: HFModel, samples: Sequence[Sample]) -> None:

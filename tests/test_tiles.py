@@ -1,5 +1,7 @@
 """A model that cuts pictures into tiles: its language model is read, its picture towers are refused by name."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,15 +18,15 @@ from transformers.models.llava_next import LlavaNextImageProcessorPil
 
 from mllm_probe.errors import ModelError
 from mllm_probe.extract.taps import read_states
-from mllm_probe.models.hf import Blueprint
+from mllm_probe.models.blueprint import Blueprint
+from mllm_probe.models.hf import load_model
 from mllm_probe.types import Key, Picture, Sample
 
 GRID = [[32, 64], [64, 32], [64, 64]]
 
 
-@pytest.fixture(scope="module")
-def tiled(tmp_path_factory: pytest.TempPathFactory) -> Blueprint:
-    folder, tokenizer = tmp_path_factory.mktemp("tiles"), make_tokenizer()
+def save_llava_next(folder: Path) -> Path:
+    tokenizer = make_tokenizer()
     small = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(**small, num_hidden_layers=3, image_size=32, patch_size=8),
@@ -46,7 +48,12 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Blueprint:
         num_additional_image_tokens=1,
         chat_template=CHAT,
     ).save_pretrained(folder)
-    return blueprint_of(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Blueprint:
+    return blueprint_of(save_llava_next(tmp_path_factory.mktemp("tiles")))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,10 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 
 def test_the_language_model_reads_each_pictures_own_tokens(tiled: Blueprint, odd: list[Sample]) -> None:
-    model, keys = tiled.load("cpu"), [Key.parse(f"lm.02@{name}") for name in ("mean_image", "last_image", "last")]
+    model, keys = (
+        load_model(tiled, "cpu"),
+        [Key.parse(f"lm.02@{name}") for name in ("mean_image", "last_image", "last")],
+    )
     together = read_states(model, model.collate(odd, keys), keys, torch.float32)
     alone = [read_states(model, model.collate([sample], keys), keys, torch.float32) for sample in odd]
     lengths = {model.collate([sample], keys).readings["lm", "mean_image"].tokens.size for sample in odd}
@@ -75,12 +85,12 @@ def test_the_language_model_reads_each_pictures_own_tokens(tiled: Blueprint, odd
 def test_the_picture_towers_are_refused_before_the_weights_load(tiled: Blueprint, odd: list[Sample], name: str) -> None:
     tower = name.split("@")[0].split(".")[0]
     with pytest.raises(ModelError, match=rf"the sites of its {tower} cannot be read yet; use layers.towers=\[lm\]"):
-        tiled.check_prompts(odd, [Key.parse(name)])
+        tiled.survey(odd, [Key.parse(name)])
 
 
 def test_a_site_with_another_number_of_tokens_is_refused() -> None:
-    from mllm_probe.extract.taps import pool
-    from mllm_probe.types import Reading
+    from mllm_probe.batches import Reading
+    from mllm_probe.extract.taps import Pooling
 
     with pytest.raises(ModelError, match="a site has 10 tokens where 12 were expected"):
-        pool(torch.zeros(2, 5, 3), Reading.of([[[0]], [[6]]], among=12))
+        Pooling(Reading.of([[[0]], [[6]]], among=12))(torch.zeros(2, 5, 3))

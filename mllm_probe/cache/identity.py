@@ -13,7 +13,7 @@ from mllm_probe.digests import Digests
 from mllm_probe.types import digest
 
 LAYERS = "0 = input of block 1; k = output of block k; norm = after the final norm"  # the convention, spelled out
-FORMAT = 1  # of the shards and their index
+FORMAT = 2  # of the shards and their index
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 

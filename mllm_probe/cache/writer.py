@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mllm_probe.batches import Chunk
+from mllm_probe.errors import CacheError
 from mllm_probe.paths import replacing
-from mllm_probe.types import Chunk, Key
+from mllm_probe.types import Key
 
 if TYPE_CHECKING:
     import torch
@@ -25,30 +27,31 @@ class ShardWriter:
     def __init__(
         self, path: Path, prefixes: Mapping[str, str], owners: frozenset[str], spaces: Mapping[Key, str]
     ) -> None:
-        self._path, self._prefixes, self._owners, self._spaces = path, dict(prefixes), owners, dict(spaces)
+        self.path, self._prefixes, self._owners, self._spaces = path, prefixes, owners, spaces
         self._values: dict[Key, list[torch.Tensor]] = defaultdict(list)
         self._counts: dict[Key, list[int]] = defaultdict(list)
         self._samples: list[str] = []
 
     def add(self, chunk: Chunk) -> None:
-        """Keep the chunk's rows; rows of a prefix that another sample owns are left out."""
+        """Keep the chunk's rows, which for keys of the row space `prefix` are those of the owners alone."""
         self._samples += chunk.uids
-        owned = [i for i, uid in enumerate(chunk.uids) if uid in self._owners]
         for key, values in chunk.values.items():
-            kept = owned if self._spaces[key] == "prefix" else range(len(chunk.uids))
-            bounds = chunk.rows[key]
-            rows = [values[bounds[i] : bounds[i + 1]].clone() for i in kept]
-            self._values[key] += [values[:0], *rows]  # the empty one stands for a shard that owns no row
-            self._counts[key] += [int(bounds[i + 1] - bounds[i]) for i in kept]
+            counts = np.diff(chunk.rows[key]).tolist()
+            if self._spaces[key] == "prefix":
+                counts = [n for n, uid in zip(counts, chunk.uids, strict=True) if uid in self._owners]
+            assert sum(counts) == len(values), f"{key} has {len(values)} rows where {sum(counts)} were planned"
+            self._values[key].append(values)
+            self._counts[key] += counts
 
     def write(self) -> None:
         """One file: values, row bounds where a uid has not exactly one row, and the index in the metadata."""
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {}
         for key, parts in self._values.items():
-            tensors[str(key)] = torch.cat(parts).contiguous()
+            tensors[str(key)] = torch.cat(parts)
             if any(count != 1 for count in self._counts[key]):
                 tensors[f"{key}#rows"] = torch.from_numpy(np.cumsum([0, *self._counts[key]]))
         index = {
@@ -57,5 +60,10 @@ class ShardWriter:
             "prefixes": {uid: self._prefixes[uid] for uid in self._samples},
             "spaces": {str(key): space for key, space in self._spaces.items()},
         }
-        with replacing(self._path) as part:
-            save_file(tensors, part, metadata={"index": json.dumps(index)})
+        try:
+            with replacing(self.path) as part:
+                save_file(tensors, part, metadata={"index": json.dumps(index)})
+        except (SafetensorError, OSError) as error:
+            raise CacheError(
+                f"{self.path} cannot be written ({error}); finished shards are kept: make room and run the same again"
+            ) from error

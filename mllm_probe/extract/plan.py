@@ -1,24 +1,25 @@
 """What will be extracted, in which order, into which shard: fixed before the first pass. Knows no model class.
 
-A plan is a list of units. A unit is a micro-batch with its prefix mode and its target shard; resuming and sharing
-out the work take whole units, so the same plan gives the same bytes wherever it was interrupted.
+A plan is a list of units. A unit is a forward pass: its samples, its prefix mode and its target shard; resuming and
+sharing out the work take whole shards, so the same plan gives the same bytes wherever it was interrupted and however
+many processes fill it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from mllm_probe.types import PICTURE_POSITIONS, Anatomy, Key, digest
+from mllm_probe.types import Key, digest
 
-SHARD_BYTES = 100_000_000
-SHARD_UNITS = 16  # at most, so that a kill costs little where rows are small
+SHARED, PLAIN = "shared", "plain"
 
 
 @dataclass(frozen=True)
 class Unit:
     samples: tuple[str, ...]
     shard: int
-    prefix: str = "plain"
+    prefix: str = PLAIN
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Plan:
         return 1 + self.units[-1].shard if self.units else 0
 
     @property
+    def keys(self) -> tuple[Key, ...]:
+        return tuple(self.spaces)
+
+    @cached_property
     def digest(self) -> str:
         return digest(self.to_json())
 
@@ -52,40 +57,12 @@ class Plan:
             "prompts": list(self.prompts),
         }
 
-
-def space_of(key: Key, anatomy: Anatomy) -> str:
-    """Image states depend on the picture and the prompt head alone wherever no token sees a later one."""
-    if key.site.tower != "lm":
-        return "prefix"
-    return "prefix" if anatomy.causal and key.position in PICTURE_POSITIONS else "sample"
-
-
-@dataclass(frozen=True)
-class Planner:
-    """What every plan of one request shares: each sample's prefix, its prompt on demand, and the sizes."""
-
-    prefixes: Mapping[str, str]
-    prompt_of: Callable[[str], str]
-    anatomy: Anatomy
-    micro_batch: int
-    bytes_per_value: int
-
-    def plans(self, missing: Mapping[str, tuple[Key, ...]]) -> list[Plan]:
-        """One plan for each set of missing keys; samples keep their order, so those of one picture stay together."""
-        by_gap: dict[tuple[Key, ...], list[str]] = {}
-        for uid, keys in missing.items():
-            by_gap.setdefault(keys, []).append(uid)
-        return [self._plan(uids, keys) for keys, uids in by_gap.items()]
-
-    def _plan(self, uids: Sequence[str], keys: Iterable[Key]) -> Plan:
-        spaces = {key: space_of(key, self.anatomy) for key in keys}
-        row_bytes = sum(self.anatomy.widths[key.site.tower] for key in spaces) * self.bytes_per_value
-        per_shard = min(SHARD_UNITS, max(1, SHARD_BYTES // max(1, row_bytes * self.micro_batch)))
-        starts = range(0, len(uids), self.micro_batch) if spaces else ()
-        batches = [tuple(uids[i : i + self.micro_batch]) for i in starts]
-        units = tuple(Unit(batch, shard=i // per_shard) for i, batch in enumerate(batches))
-        first: dict[str, str] = {}
-        for uid in uids if spaces else ():
-            first.setdefault(self.prefixes[uid], uid)
-        prefixes = {uid: self.prefixes[uid] for uid in uids}
-        return Plan(units, spaces, prefixes, frozenset(first.values()), tuple(map(self.prompt_of, uids[:3])))
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Plan":
+        return cls(
+            tuple(Unit(tuple(unit["samples"]), unit["shard"], unit["prefix"]) for unit in stored["units"]),
+            {Key.parse(name): space for name, space in stored["spaces"].items()},
+            stored["prefixes"],
+            frozenset(stored["owners"]),
+            tuple(stored["prompts"]),
+        )

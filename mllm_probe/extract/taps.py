@@ -1,65 +1,152 @@
 """Hooks that read states where they arise, pool them on the spot and leave. Knows tensors and modules, no model class.
 
 A hook returns nothing, so the model computes what it would compute without it. The forward pass ends at the hook of
-the last requested site: no later block runs, no logits are computed, no hidden state outlives its hook.
+the last requested site: no later block runs, no logits are computed, no hidden state outlives its hook. On a CUDA
+device nothing here waits: pooled rows are copied into pinned memory behind the computation, and `Pending.chunk` waits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from mllm_probe.batches import Batch, Chunk, Reading
 from mllm_probe.errors import ModelError
 from mllm_probe.protocols import Extractable
-from mllm_probe.types import Batch, Chunk, Key, Reading, Site
+from mllm_probe.types import Key, Site
 
 if TYPE_CHECKING:
     import torch
 
+GATHER_VALUES = 16_000_000  # at most so many numbers are gathered at once for a mean
+
 
 class _Stop(Exception):
-    """Raised inside the last hook to leave the model; caught in `read_states` and nowhere else."""
+    """Raised inside the last hook to leave the model; caught in `launch` and nowhere else."""
 
 
-def pool(states: "torch.Tensor", reading: Reading) -> "torch.Tensor":
-    """States [.., D] flattened to [B * L, D] -> means [T, D] in float32 over the segments of the reading."""
-    import torch
+class Pooling:
+    """One reading, its indices moved to the states' device once for all sites of the tower."""
 
-    flat = states.reshape(-1, states.shape[-1])
-    if len(flat) != reading.among:
-        raise ModelError(
-            f"a site has {len(flat)} tokens where {reading.among} were expected, so its rows cannot be told apart; "
-            "layers.towers=[lm] leaves the picture towers out"
-        )
-    picked = flat[torch.from_numpy(reading.tokens).to(flat.device)].float()
-    lengths = torch.from_numpy(reading.segments[1:] - reading.segments[:-1]).to(flat.device)
-    if bool((lengths == 1).all()):
-        return picked
-    owner = torch.repeat_interleave(torch.arange(len(lengths), device=flat.device), lengths)
-    sums = picked.new_zeros(len(lengths), picked.shape[1]).index_add_(0, owner, picked)
-    return sums / lengths[:, None]
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._lengths = np.diff(reading.segments)
+        self._index: torch.Tensor | None = None
+
+    def __call__(self, states: "torch.Tensor") -> "torch.Tensor":
+        """States [.., D] flattened to [B * L, D] -> means [T, D] in float32 over the segments of the reading."""
+        import torch
+
+        flat = states.reshape(-1, states.shape[-1])
+        if len(flat) != self._reading.among:
+            raise ModelError(
+                f"a site has {len(flat)} tokens where {self._reading.among} were expected, so its rows cannot be told "
+                "apart; layers.towers=[lm] leaves the picture towers out"
+            )
+        if self._index is None:
+            self._index = torch.from_numpy(self._reading.tokens).to(flat.device, non_blocking=True)
+        if (self._lengths == 1).all():
+            return flat[self._index].float()
+        return self._on_device(flat) if flat.is_cuda else self._on_cpu(flat)
+
+    def _on_cpu(self, flat: "torch.Tensor") -> "torch.Tensor":
+        """Segment by segment; one that is a plain range of tokens, as most are, is not even gathered."""
+        import torch
+
+        assert self._index is not None
+        tokens, bounds, means = self._reading.tokens, self._reading.segments, []
+        for start, stop in pairwise(bounds):
+            first, last = tokens[start], tokens[stop - 1] + 1
+            plain = last - first == stop - start and (np.diff(tokens[start:stop]) == 1).all()
+            segment = flat[first:last] if plain else flat[self._index[start:stop]]
+            means.append(segment.float().mean(dim=0))
+        return torch.stack(means) if means else flat[:0].float()
+
+    def _on_device(self, flat: "torch.Tensor") -> "torch.Tensor":
+        """Few large kernels; segment_reduce adds in a fixed order, which index_add_ does not on CUDA."""
+        import torch
+
+        assert self._index is not None
+        means = flat.new_empty((len(self._lengths), flat.shape[1]), dtype=torch.float32)
+        for first, last in self._slices(flat.shape[1]):
+            start, stop = self._reading.segments[first], self._reading.segments[last]
+            lengths = torch.from_numpy(self._lengths[first:last]).to(flat.device, non_blocking=True)
+            gathered = flat[self._index[start:stop]].float()
+            means[first:last] = torch.segment_reduce(gathered, "mean", lengths=lengths, unsafe=True)
+        return means
+
+    def _slices(self, width: int) -> Iterator[tuple[int, int]]:
+        """Ranges of rows whose tokens fit into GATHER_VALUES, one row at least."""
+        first, segments = 0, self._reading.segments
+        while first < len(self._lengths):
+            room = segments[first] + GATHER_VALUES // width
+            last = max(first + 1, int(np.searchsorted(segments, room, side="right")) - 1)
+            yield first, last
+            first = last
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Values on their way to the CPU; `ready` waits for them."""
+
+    batch: Batch
+    keys: tuple[Key, ...]
+    values: Mapping[Key, "torch.Tensor"]
+    event: Any
+
+    def chunk(self) -> Chunk:
+        """Wait, check that all is there and finite. Raises ModelError."""
+        if self.event is not None:
+            self.event.synchronize()
+        _check(self.values, self.keys, self.batch)
+        rows = {key: self.batch.readings[key.site.tower, key.position].rows for key in self.keys}
+        return Chunk(self.batch.uids, self.values, rows)
 
 
 def read_states(model: Extractable, batch: Batch, keys: Sequence[Key], dtype: "torch.dtype") -> Chunk:
     """One forward pass -> the chunk of these keys in `dtype` on the CPU, checked finite. Raises ModelError."""
+    return launch(model, batch, keys, dtype).chunk()
+
+
+def launch(model: Extractable, batch: Batch, keys: Sequence[Key], dtype: "torch.dtype") -> Pending:
+    """Start one forward pass; on a CPU it is over on return."""
     import torch
 
     by_site: dict[Site, list[Key]] = {}
     for key in keys:
         by_site.setdefault(key.site, []).append(key)
+    poolings = {name: Pooling(reading) for name, reading in batch.readings.items()}
     values: dict[Key, torch.Tensor] = {}
     last = max(by_site, key=model.anatomy.sites().index)
 
     def receive(site: Site, states: "torch.Tensor") -> None:
         for key in by_site[site]:
-            pooled = pool(states, batch.readings[site.tower, key.position])
-            values[key] = pooled.to(dtype).cpu()
+            pooled = poolings[site.tower, key.position](states).to(dtype)
+            values[key] = _to_pinned(pooled) if pooled.is_cuda else pooled.clone()
         if site == last:
             raise _Stop
 
     with torch.inference_mode(), _hooked(model, by_site, receive), suppress(_Stop):
         model.forward(batch)
-    _check(values, keys, batch)
-    return Chunk(batch.uids, values, {key: batch.readings[key.site.tower, key.position].rows for key in keys})
+    pinned = any(value.is_pinned() for value in values.values()) if torch.cuda.is_available() else False
+    return Pending(batch, tuple(keys), values, _event() if pinned else None)
+
+
+def _to_pinned(values: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+
+def _event() -> Any:
+    import torch
+
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event
 
 
 def _first_tensor(value: Any) -> "torch.Tensor":

@@ -4,7 +4,11 @@ Pictures that a processor cuts into tiles or packs into one sequence are not und
 such models are refused there by name, and their language model is read like any other.
 """
 
-from collections.abc import Sequence
+import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,18 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from mllm_probe.data.pictures import open_rgb
-from mllm_probe.errors import MllmProbeError, ModelError, SpanError
-from mllm_probe.models.prompt import Prompter
+from mllm_probe.batches import Batch
+from mllm_probe.errors import ModelError
+from mllm_probe.models.attention import sharing
+from mllm_probe.models.blueprint import Blueprint
+from mllm_probe.models.collate import Collator, Owners
 from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules
-from mllm_probe.models.structure import Structure, find_structure
-from mllm_probe.settings import ModelSettings, PromptSettings
-from mllm_probe.types import PICTURE_POSITIONS, Anatomy, Batch, Key, Reading, Sample, Site
-
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
+from mllm_probe.types import Anatomy, Key, Sample, Site
 
 
 def pick_device(name: str) -> str:
@@ -33,157 +33,100 @@ def pick_device(name: str) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-class Blueprint:
-    """A checkpoint without its weights: config, processor, structure. Enough to plan and to refuse."""
+def load_model(blueprint: Blueprint, device: str) -> "HFModel":
+    """The model with its weights, quantised as asked. Raises ModelError."""
+    settings = blueprint.settings
+    dtype = getattr(torch, settings.dtype)
+    quantization = quantization_config(settings, blueprint.structure, dtype)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": settings.attn}
+    if quantization is not None:
+        options |= {"quantization_config": quantization, "device_map": {"": device}}
+    source: Path | None = blueprint.folder
+    if settings.weights == "random":
+        source, options = None, options | {"state_dict": _random_state(blueprint), "config": blueprint.config}
+    model = blueprint.guarded("model", lambda: blueprint.model_class.from_pretrained(source, **options))
+    if quantization is None:
+        model = model.to(device)
+    check_quantized(quantized_modules(model), settings, blueprint.structure)
+    return HFModel(model.eval(), blueprint, device)
 
-    def __init__(self, folder: Path, settings: ModelSettings, prompt: PromptSettings, padding_side: str) -> None:
-        self.folder, self.settings = folder, settings
-        self.config = self._read("config", AutoConfig)
-        with torch.device("meta"):
-            model = self._guarded("model", lambda: AutoModelForImageTextToText.from_config(self.config))
-        self.model_class = type(model)
-        self.structure: Structure = find_structure(model)
-        self.processor = self._read("processor", AutoProcessor)
-        if not hasattr(self.processor, "tokenizer"):
-            raise ModelError(f"{folder}: the processor has no tokenizer ({type(self.processor).__name__})")
-        self.processor.tokenizer.padding_side = padding_side
-        image_id = getattr(self.config, "image_token_id", None) or getattr(self.config, "image_token_index", None)
-        if image_id is None:
-            raise ModelError(f"{folder}: config.json names no image token, so picture positions cannot be found")
-        self.prompter = Prompter(self.processor, prompt, int(image_id))
 
-    @property
-    def anatomy(self) -> Anatomy:
-        return self.structure.anatomy
-
-    def _read(self, what: str, auto: Any) -> Any:
-        return self._guarded(
-            what, lambda: auto.from_pretrained(self.folder, trust_remote_code=self.settings.trust_remote_code)
-        )
-
-    def _guarded(self, what: str, load: Any) -> Any:
-        """transformers raises anything here; the border turns it into one sentence."""
-        try:
-            return load()
-        except MllmProbeError:
-            raise
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{self.folder}: the {what} cannot be used ({reason})") from error
-
-    def check_prompts(self, samples: Sequence[Sample], keys: Sequence[Key]) -> None:
-        """Render all, process the longest: refuse what the model has no room for and keys that cannot be read."""
-        lengths = [len(self.prompter.tokenizer(self.prompter.render(sample).text).input_ids) for sample in samples]
-        longest = samples[int(np.argmax(lengths))]
-        inputs = self.process([longest])
-        ids = inputs["input_ids"][0].tolist()
-        self._fits(longest, len(ids))
-        layout = next(self.prompter.layouts([longest], [ids]))
-        for tower, position in dict.fromkeys((key.site.tower, key.position) for key in keys):
-            layout.rows(position)
-            if tower != "lm":
-                check_whole(inputs["pixel_values"], tower)
-
-    def _fits(self, sample: Sample, tokens: int) -> None:
-        if tokens > self.anatomy.max_tokens:
-            raise ModelError(
-                f"sample {sample.uid} ({sample.images[0].name}) has {tokens} tokens, "
-                f"the model reads at most {self.anatomy.max_tokens}; shorten the text or the template"
-            )
-
-    def process(self, samples: Sequence[Sample]) -> Any:
-        """The processor's inputs for a batch, padded, never truncated."""
-        texts = [self.prompter.render(sample).text for sample in samples]
-        images = [[open_rgb(path) for path in sample.images] for sample in samples]
-        return self.processor(text=texts, images=images, padding=True, return_tensors="pt")
-
-    def load(self, device: str) -> "HFModel":
-        """The model with its weights, quantised as asked. Raises ModelError."""
-        dtype = getattr(torch, self.settings.dtype)
-        quantization = quantization_config(self.settings, self.structure, dtype)
-        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": self.settings.attn}
-        if quantization is not None:
-            options |= {"quantization_config": quantization, "device_map": {"": device}}
-        source: Path | None = self.folder
-        if self.settings.weights == "random":
-            source, options = None, options | {"state_dict": self._random_state(), "config": self.config}
-        model = self._guarded("model", lambda: self.model_class.from_pretrained(source, **options))
-        if quantization is None:
-            model = model.to(device)
-        found = quantized_modules(model)
-        check_quantized(found, self.settings, self.structure)
-        return HFModel(model.eval(), self, device, found)
-
-    def _random_state(self) -> dict[str, torch.Tensor]:
-        """The architecture's own initialisation, drawn with model.seed."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.settings.seed)
-            return self.model_class(self.config).state_dict()
+def _random_state(blueprint: Blueprint) -> dict[str, torch.Tensor]:
+    """The architecture's own initialisation, drawn with model.seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(blueprint.settings.seed)
+        return blueprint.model_class(blueprint.config).state_dict()
 
 
 class HFModel:
     """A loaded model. One instance lives for one extraction."""
 
-    def __init__(self, model: Any, blueprint: Blueprint, device: str, quantized: list[str]) -> None:
-        self._model, self._blueprint, self._device, self._quantized = model, blueprint, device, quantized
-        self.anatomy = blueprint.anatomy
+    def __init__(self, model: Any, blueprint: Blueprint, device: str) -> None:
+        self._model, self._blueprint, self._device = model, blueprint, device
+        self.anatomy: Anatomy = blueprint.anatomy
         vision = model.get_submodule(blueprint.structure.vision)
-        self._leading, self._patch = _leading_tokens(vision), vision.config.patch_size
+        self._grid = (vision.config.patch_size, _leading_tokens(vision))
+        blocks = model.get_submodule(blueprint.structure.blocks["lm"])
+        found = {id(part.config): part.config for part in blocks.modules() if hasattr(part, "config")}
+        self._configs = list(found.values())
+        self._collators = threading.local()
 
     def module(self, site: Site) -> tuple[torch.nn.Module, bool]:
         return self._blueprint.structure.module(self._model, site)
 
-    def collate(self, samples: Sequence[Sample], keys: Sequence[Key]) -> Batch:
-        inputs = self._blueprint.process(samples)
-        real = inputs["attention_mask"].bool()
-        ids = [row[mask].tolist() for row, mask in zip(inputs["input_ids"], real, strict=True)]
-        for sample, row in zip(samples, ids, strict=True):
-            self._blueprint._fits(sample, len(row))
-        layouts = list(self._blueprint.prompter.layouts(samples, ids))
-        first = real.int().argmax(dim=1).tolist()  # left padding moves every index
-        width, readings = real.shape[1], {}
-        for tower, position in dict.fromkeys((key.site.tower, key.position) for key in keys):
-            if tower != "lm":
-                readings[tower, position] = self._picture_reading(tower, position, samples, ids, inputs)
-                continue
-            rows = [
-                [[b * width + first[b] + i for i in segment] for segment in layout.rows(position)]
-                for b, layout in enumerate(layouts)
-            ]
-            readings[tower, position] = Reading.of(rows, among=real.numel())
-        return Batch(tuple(sample.uid for sample in samples), dict(inputs), readings)
+    def unshared(self, longest: int) -> str | None:
+        if not self.anatomy.causal:
+            return "its picture tokens see the text behind them"
+        if (attn := self._blueprint.settings.attn) != "sdpa":
+            return f"model.attn={attn} has no shared form, model.attn=sdpa has"
+        windows = [getattr(config, "sliding_window", None) for config in self._configs]
+        narrow = min((window for window in windows if window), default=longest)
+        return f"its attention slides over {narrow} of {longest} tokens" if narrow < longest else None
 
-    def _picture_reading(
-        self, tower: str, position: str, samples: Sequence[Sample], ids: list[list[int]], inputs: Any
-    ) -> Reading:
-        """Tokens among [pictures * tokens per picture]; leading class tokens of a vision tower are never read."""
-        if position not in PICTURE_POSITIONS:
-            raise SpanError(
-                f"position {position} does not exist in the {tower}; use one of: {', '.join(PICTURE_POSITIONS)}"
-            )
-        pixels = inputs["pixel_values"]
-        check_whole(pixels, tower)
-        pictures = sum(len(sample.images) for sample in samples)
-        per_picture, leading = sum(row.count(self._blueprint.prompter.image_id) for row in ids) // pictures, 0
-        if tower == "vision":
-            patch, leading = self._patch, self._leading
-            per_picture = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch) + leading
-        rows, picture = [], 0
-        for sample in samples:
-            read: list[int] = []
-            for _ in sample.images:
-                read += range(picture * per_picture + leading, (picture + 1) * per_picture)
-                picture += 1
-            rows.append([read if position == "mean_image" else read[-1:]])
-        return Reading.of(rows, among=pictures * per_picture)
+    def collate(
+        self, samples: Sequence[Sample], keys: Sequence[Key], shared: bool = False, owners: Owners = None
+    ) -> Batch:
+        collator = getattr(self._collators, "one", None)
+        if collator is None:
+            collator = self._collators.one = Collator(self._blueprint.fork(), self._grid, self._rotary)
+        batch = (collator.shared if shared else collator.plain)(samples, keys, owners, self.anatomy)
+        if self._device == "cuda":  # pinned here, in the worker's thread, so that the copy to the device does not wait
+            batch = replace(batch, inputs={name: value.pin_memory() for name, value in batch.inputs.items()})
+        return batch
+
+    def _rotary(self, inputs: Any) -> np.ndarray:
+        """[A, B, L]: the model's own positions where pictures have rows and columns (M-RoPE), else 0, 1, 2, ..."""
+        made = getattr(self._model.base_model, "get_rope_index", None)
+        if made is None:
+            real = inputs["attention_mask"].numpy()
+            return (np.cumsum(real, axis=1) - 1)[None]
+        accepted = inspect.signature(made).parameters
+        positions, _ = made(**{name: value for name, value in inputs.items() if name in accepted})
+        return positions.numpy()
 
     def forward(self, batch: Batch) -> None:
         dtype = getattr(torch, self._blueprint.settings.dtype)
         inputs = {
-            name: value.to(self._device, dtype) if value.is_floating_point() else value.to(self._device)
+            name: value.to(self._device, dtype if value.is_floating_point() else None, non_blocking=True)
             for name, value in batch.inputs.items()
         }
-        self._model.base_model(**inputs, use_cache=False)
+        alike = nullcontext() if batch.shared is None else sharing(self._configs, batch.shared)
+        with alike, self._repeating(batch.pictures):
+            self._model.base_model(**inputs, use_cache=False)
+
+    @contextmanager
+    def _repeating(self, pictures: np.ndarray | None) -> Iterator[None]:
+        """Let the connector hand out a picture once for every prompt that holds it."""
+        if pictures is None:
+            yield
+            return
+        order = torch.from_numpy(pictures).to(self._device)
+        connector, _ = self.module(Site("connector"))
+        handle = connector.register_forward_hook(lambda _module, _args, out: out[order])
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def provenance(self) -> dict[str, Any]:
         device = torch.cuda.get_device_name() if self._device == "cuda" else "cpu"
@@ -191,7 +134,7 @@ class HFModel:
             "class": type(self._model).__name__,
             "device": device,
             "dtype": self._blueprint.settings.dtype,
-            "quantized_modules": self._quantized,
+            "quantized_modules": quantized_modules(self._model),
             "padding_side": self._blueprint.processor.tokenizer.padding_side,
             "blocks": dict(self.anatomy.blocks),
             "widths": dict(self.anatomy.widths),
@@ -201,15 +144,6 @@ class HFModel:
             "bitsandbytes": version("bitsandbytes"),
             "transformers": transformers.__version__,
         }
-
-
-def check_whole(pixels: torch.Tensor, tower: str) -> None:
-    """Picture towers are read where each picture is one tensor [3, height, width]. Raises ModelError."""
-    if pixels.ndim != 4:
-        raise ModelError(
-            f"this model cuts or packs its pictures (pixel values of shape {tuple(pixels.shape)}), "
-            f"and the sites of its {tower} cannot be read yet; use layers.towers=[lm]"
-        )
 
 
 def _leading_tokens(vision: torch.nn.Module) -> int:

@@ -1,26 +1,33 @@
 """A sample's text as the prompt the model reads, and where each position lies in it. Needs the processor alone.
 
-Positions are counted in the *expanded* ids, where one image tag has become hundreds of tokens. The character spans
-come from tokenising the expanded text once more by hand; it must give the processor's very ids, which proves them.
+Positions are counted in the *expanded* ids, where one image tag has become hundreds of tokens. An expanded prompt is a
+head (everything up to the end of the pictures, which the processor alone knows how to write), the text behind the last
+tag, tokenised by hand with its character offsets, and an end that some processors add. That the processor's ids hold
+the hand's ids proves the offsets; prompts about the same pictures share the head.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from mllm_probe.batches import Survey
 from mllm_probe.errors import ConfigError, DataError, SpanError, choices
 from mllm_probe.settings import PromptSettings
-from mllm_probe.types import PICTURE_POSITIONS, Sample, digest
+from mllm_probe.types import Sample, digest
 
-PLAIN_POSITIONS = ("last", *PICTURE_POSITIONS, "mean_text", "mean_all")
+PLAIN_POSITIONS = ("last", "last_image", "mean_image", "mean_text", "mean_all")
 MARK_POSITIONS = ("mark", "before")
+TOKEN_SPANS = ("text", "image", "all")
 
 
 def check_position(position: str) -> None:
     """Raises ConfigError for a position that no prompt can have."""
     kind, _, name = position.partition(":")
-    if position not in PLAIN_POSITIONS and (kind not in MARK_POSITIONS or not name):
-        allowed = [*PLAIN_POSITIONS, *(f"{kind}:NAME" for kind in MARK_POSITIONS)]
+    if position not in PLAIN_POSITIONS and (kind not in (*MARK_POSITIONS, "tokens") or not name):
+        tokens = (f"tokens:{span}" for span in (*TOKEN_SPANS, "NAME"))
+        allowed = [*PLAIN_POSITIONS, *(f"{kind}:NAME" for kind in MARK_POSITIONS), *tokens]
         raise ConfigError(f"position '{position}' is unknown; {choices(position, allowed)}")
 
 
@@ -56,10 +63,12 @@ class Prompter:
             raise SpanError(
                 f"the prompt holds {text.count(self.tag)} image tags for {len(sample.images)} pictures: {text!r}"
             )
-        start = text.rfind(sample.text)
-        if start < 0:
-            raise SpanError(f"the chat template changed the sample's text {sample.text!r} into {text!r}")
-        return Prompt(text, start, text.rfind(self.tag) + len(self.tag))
+        start, tag_end = text.rfind(sample.text), text.rfind(self.tag) + len(self.tag)
+        if start < tag_end:
+            raise SpanError(
+                f"the text {sample.text!r} must stand as it is behind the picture, but the chat template made {text!r}"
+            )
+        return Prompt(text, start, tag_end)
 
     def _wrapped(self, sample: Sample) -> str:
         if self.settings.chat == "off" or not getattr(self.processor, "chat_template", None):
@@ -70,58 +79,95 @@ class Prompter:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.settings.system}]})
         return self.processor.apply_chat_template(messages, add_generation_prompt=self.settings.generation_prompt)
 
-    def prefix(self, sample: Sample) -> str:
-        """Digest of the pictures and the prompt up to the last image tag: what image states can depend on."""
-        prompt = self.render(sample)
-        return digest(sample.digests, prompt.text[: prompt.tag_end])
+    def survey(self, samples: Sequence[Sample]) -> Survey:
+        """Render and tokenise all once. The pictures' own tokens are not known yet and count as none."""
+        prompts = [self.render(sample) for sample in samples]
+        ids = self.tokenizer([prompt.text for prompt in prompts], padding=False)["input_ids"]
+        return Survey(
+            {s.uid: digest(s.digests, p.text[: p.tag_end]) for s, p in zip(samples, prompts, strict=True)},
+            {s.uid: np.asarray(row, dtype=np.int32) for s, row in zip(samples, ids, strict=True)},
+            0,
+            tuple(prompt.text for prompt in prompts[:3]),
+        )
+
+    def tails(self, samples: Sequence[Sample]) -> list["Tail"]:
+        """What stands behind the last image tag, tokenised by hand."""
+        prompts = [self.render(sample) for sample in samples]
+        texts = [self.tag + prompt.text[prompt.tag_end :] for prompt in prompts]
+        found = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, padding=False)
+        tails = []
+        for prompt, ids, offsets in zip(prompts, found["input_ids"], found["offset_mapping"], strict=True):
+            first = ids.index(self.image_id) + 1
+            shift = prompt.start - prompt.tag_end + len(self.tag)
+            spans = tuple((start - shift, stop - shift) for start, stop in offsets[first:])
+            tails.append(Tail(prompt.text[: prompt.tag_end], tuple(ids[first:]), spans))
+        return tails
+
+    def layout(self, sample: Sample, tail: "Tail", ids: Sequence[int]) -> "Layout":
+        """Find the hand's tail in the processor's ids [L, padding left out]. Raises SpanError."""
+        row, length = tuple(ids), len(tail.ids)
+        for start in range(len(row) - length, 0, -1):
+            if row[start : start + length] == tail.ids and self.image_id not in row[start:]:
+                return Layout(sample, row[:start], tail, row[start + length :], self.image_id)
+        raise SpanError(
+            f"sample {sample.uid}: the processor's ids do not hold those of the text behind {self.tag}, "
+            "so no text position can be trusted for this model"
+        )
 
     def layouts(self, samples: Sequence[Sample], ids: Sequence[Sequence[int]]) -> Iterator["Layout"]:
-        """One layout a sample, from the processor's expanded ids [B][L without padding]. Raises SpanError."""
-        prompts = [self.render(sample) for sample in samples]
-        expanded = [self._expanded(prompt.text, list(row)) for prompt, row in zip(prompts, ids, strict=True)]
-        again = self.tokenizer(expanded, return_offsets_mapping=True, padding=False)
-        for i, sample in enumerate(samples):
-            if list(again["input_ids"][i]) != list(ids[i]):
-                raise SpanError(
-                    f"sample {sample.uid}: the processor's ids are not those of the prompt with {self.tag} repeated, "
-                    "so no text position can be trusted for this model"
-                )
-            shift = len(expanded[i]) - len(prompts[i].text)
-            start = prompts[i].start + (shift if prompts[i].start >= prompts[i].tag_end else 0)
-            yield Layout(sample, tuple(ids[i]), tuple(again["offset_mapping"][i]), start, self.image_id)
+        """One layout a sample, each proven against the processor's own ids [B][L]. Raises SpanError."""
+        for sample, tail, row in zip(samples, self.tails(samples), ids, strict=True):
+            yield self.layout(sample, tail, row)
 
-    def _expanded(self, text: str, ids: list[int]) -> str:
-        """The text with every image tag repeated as often as the processor did. Equal shares unless tiled."""
-        tags, tokens = text.count(self.tag), ids.count(self.image_id)
-        if tokens % tags:
-            raise SpanError(f"{tokens} picture tokens cannot be shared equally by {tags} pictures")
-        return text.replace(self.tag, self.tag * (tokens // tags))
+
+@dataclass(frozen=True)
+class Tail:
+    """Token ids behind the pictures and their character offsets, counted in the sample's own text; `before` is the
+    prompt up to there, with one tag for each picture."""
+
+    before: str
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One expanded prompt: token ids [L], character offsets [L], and where the sample's own text starts."""
+    """One expanded prompt: the head with the pictures, the tail with the sample's text, the processor's end."""
 
     sample: Sample
-    ids: tuple[int, ...]
-    offsets: tuple[tuple[int, int], ...]
-    start: int
+    head: tuple[int, ...]
+    tail: Tail
+    end: tuple[int, ...]
     image_id: int
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.head + self.tail.ids + self.end
 
     def rows(self, position: str) -> list[list[int]]:
         """The stored rows of a position, each as the token indices it averages. Raises SpanError."""
         kind, _, name = position.partition(":")
+        if kind == "tokens":
+            return [[token] for token in self._tokens(name)]
         if kind in MARK_POSITIONS:
-            tokens = [self._span(*self.sample.marks[mark]) for mark in self._family(name)]
-            return [[span[-1] if kind == "mark" else span[0] - 1] for span in tokens]
+            spans = [self._span(*self.sample.marks[mark]) for mark in self._family(name)]
+            return [[span[-1] if kind == "mark" else span[0] - 1] for span in spans]
+        length = len(self.head) + len(self.tail.ids) + len(self.end)
         if position == "last":
-            return [[len(self.ids) - 1]]
-        if position == "mean_all":
-            return [list(range(len(self.ids)))]
-        if position == "mean_text":
-            return [self._span(0, len(self.sample.text))]
-        image = [i for i, token in enumerate(self.ids) if token == self.image_id]
-        return [image] if position == "mean_image" else [image[-1:]]
+            return [[length - 1]]
+        if position == "last_image":
+            return [self._tokens("image")[-1:]]
+        return [self._tokens(position.removeprefix("mean_"))]
+
+    def _tokens(self, span: str) -> list[int]:
+        """Tokens of a named span: `text` (the sample's own), `image`, `all`, or the marks of one name."""
+        if span == "text":
+            return self._span(0, len(self.sample.text))
+        if span == "all":
+            return list(range(len(self.ids)))
+        if span == "image":
+            return [i for i, token in enumerate(self.head) if token == self.image_id]
+        return [token for mark in self._family(span) for token in self._span(*self.sample.marks[mark])]
 
     def _family(self, name: str) -> list[str]:
         """Marks named `name` or `name:anything`, in the order of the sample."""
@@ -132,8 +178,9 @@ class Layout:
 
     def _span(self, start: int, stop: int) -> list[int]:
         """Tokens that overlap the characters [start, stop) of the sample's own text."""
-        a, b = self.start + start, self.start + stop
-        tokens = [i for i, (s, e) in enumerate(self.offsets) if s < b and e > a and e > s]
+        first = len(self.head)
+        spans = enumerate(self.tail.offsets, first)
+        tokens = [i for i, (s, e) in spans if s < stop and e > start and e > s]
         if not tokens:
             raise SpanError(f"sample {self.sample.uid}: no token covers {self.sample.text[start:stop]!r}")
         return tokens

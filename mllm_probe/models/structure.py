@@ -70,6 +70,19 @@ def _block_lists(model: nn.Module) -> list[str]:
     return found
 
 
+def _is_blocks(module: nn.Module) -> bool:
+    return isinstance(module, nn.ModuleList) or not any(True for _ in module.parameters())
+
+
+def parameters_of(model: nn.Module, structure: Structure) -> dict[str, int]:
+    """{tower: number of weights}, the rest (embeddings, output head) under `rest`."""
+    towers = {name: structure.tower(name) for name in ("vision", "connector", "lm")}
+    counts = {name: sum(p.numel() for p in model.get_submodule(path).parameters()) for name, path in towers.items()}
+    if towers["connector"].startswith(towers["vision"] + "."):
+        counts["vision"] -= counts["connector"]
+    return {**counts, "rest": sum(p.numel() for p in model.parameters()) - sum(counts.values())}
+
+
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
@@ -93,7 +106,9 @@ def _enclosing(model: nn.Module, name: str) -> str:
 
 
 def _takes_pixels(module: nn.Module) -> bool:
-    return getattr(module, "main_input_name", None) == "pixel_values"
+    """By its own word, or because it begins with a convolution that cuts patches."""
+    named = getattr(module, "main_input_name", None) == "pixel_values"
+    return named or any(isinstance(part, nn.Conv2d | nn.Conv3d) for part in module.modules())
 
 
 def _norm_beside(model: nn.Module, owner: str) -> str:
@@ -104,7 +119,7 @@ def _norm_beside(model: nn.Module, owner: str) -> str:
 
 
 def _connector(model: nn.Module, lm: str, vision: str) -> str:
-    """The one child with weights, beside the towers, of the module that holds both."""
+    """The one child with weights, beside the towers, of the module that holds both; or what ends the vision tower."""
     holder = ".".join(lm.split(".")[: _shared(lm, vision)])
     inside = {name.removeprefix(holder + ".").split(".")[0] for name in (lm, vision)}
     beside = [
@@ -112,6 +127,9 @@ def _connector(model: nn.Module, lm: str, vision: str) -> str:
         for name, module in model.get_submodule(holder).named_children()
         if name not in inside and any(True for _ in module.parameters())
     ]
+    if not beside:  # Qwen's merger closes the vision model itself
+        closing = [f"{vision}.{name}" for name, _ in model.get_submodule(vision).named_children()]
+        beside = [name.removeprefix(holder + ".") for name in closing if not _is_blocks(model.get_submodule(name))][-1:]
     if len(beside) != 1:
         raise ModelError(f"{type(model).__name__}: one connector is expected beside {lm} and {vision}, found {beside}")
     return f"{holder}.{beside[0]}" if holder else beside[0]

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mllm_probe.cache.store import Coverage
+from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import run_digest
 from mllm_probe.protocols import Fit, Probe
 from mllm_probe.stages.prepare import Prepared

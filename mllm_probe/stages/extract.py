@@ -1,19 +1,27 @@
 """`mllm-probe extract`: bring the cache up to what is asked for; load no model where it already is."""
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from mllm_probe.cache.store import Coverage
+from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import RunConfig
+from mllm_probe.extract.estimate import check_disk
 from mllm_probe.extract.layers import check_keys
-from mllm_probe.extract.plan import Plan, Planner
-from mllm_probe.extract.stream import join, stream
+from mllm_probe.extract.plan import Plan
+from mllm_probe.extract.prove import Proof, prove
+from mllm_probe.extract.stream import Extraction, Work, join
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
-from mllm_probe.settings import DTYPES
 from mllm_probe.stages.prepare import Prepared, claim_cache, prepare, storage_dtype
-from mllm_probe.types import Key
+from mllm_probe.stages.request import Request
+from mllm_probe.types import Sample
 
-BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
+if TYPE_CHECKING:
+    from mllm_probe.models.hf import HFModel
+
+NOTHING = {"samples": 0, "forward_passes": 0, "seconds": 0.0, "complete": True}
 
 
 def extract(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
@@ -25,37 +33,85 @@ def extract_missing(ready: Prepared, reporter: Reporter) -> dict[str, Any]:
     """Fill the cache and return what was done; a covered request is a hit and writes nothing."""
     for tower in check_keys(ready.keys, ready.sites, ready.config.extract.positions):
         reporter.note(f"{tower}: none of the positions asked for exists there, left out")
+    samples = {sample.uid: sample for sample in ready.examples.samples}
     coverage = ready.store.coverage()
-    missing = coverage.missing(ready.keys, (sample.uid for sample in ready.examples.samples))
+    repairs = _repairs(ready, coverage, samples, reporter)
+    if repairs:
+        _extraction(ready, _load(ready, reporter), samples, reporter).run(repairs)
+        coverage = ready.store.coverage()
+    missing = coverage.missing(ready.keys, samples)
     if not missing:
-        reporter.note(f"cache {ready.identity.digest}: all {len(ready.examples.samples)} samples are there")
-        return {"samples": 0, "forward_passes": 0, "seconds": 0.0, "hit": True}
+        reporter.note(f"cache {ready.identity.digest}: all {len(samples)} samples are there")
+        return {**NOTHING, "hit": not repairs}
+    return {**_extract(Request(ready, coverage, missing), reporter), "hit": False}
+
+
+def _extract(request: Request, reporter: Reporter) -> dict[str, Any]:
     from mllm_probe.models.hf import pick_device
 
+    ready, settings = request.ready, request.ready.config.extract
     device = pick_device(ready.config.device)
-    plans = _plans(ready, coverage, missing)
-    samples = {sample.uid: sample for sample in ready.examples.samples}
-    done: dict[str, Any] = {"samples": 0, "forward_passes": 0, "seconds": 0.0}
-    if filling := [plan for plan in plans if plan.units]:
-        reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
-        model = ready.blueprint.load(device)
-        claim_cache(ready.store, ready.identity)
-        done = stream(filling, model, samples, ready.store, storage_dtype(ready.config), reporter)
-    for plan in plans:
-        if not plan.units:
+    plans = request.plans(settings.prefix == "auto", ready.anatomy.causal)
+    if not any(plan.units for plan in plans):
+        for plan in plans:
             join(plan, ready.store)
-    return {**done, "hit": False}
+        return dict(NOTHING)
+    expected = request.estimate(plans, device)
+    check_disk(expected, ready.store.paths.root, settings.max_disk_gb)
+    reporter.note(f"to extract: {len(request.missing)} samples, {expected}")
+    if settings.gpus > 1:
+        from mllm_probe.stages.processes import in_processes
+
+        return in_processes(extract, request, device, reporter)
+    model = _load(ready, reporter)
+    proof = _prove(request, model, reporter)
+    model.anatomy = replace(model.anatomy, causal=proof.causal)
+    plans = request.plans(settings.prefix == "auto" and not proof.why, proof.causal)
+    done = _extraction(ready, model, request.samples, reporter).run(plans)
+    if not done["complete"]:
+        reporter.note(f"shard {settings.shard} of {settings.num_shards} is done, others are not yet")
+    return {**done, "prefix": "plain" if proof.why else "shared"}
 
 
-def _plans(ready: Prepared, coverage: Coverage, missing: dict[str, tuple[Key, ...]]) -> list[Plan]:
-    """Check the prompts of the missing samples, then plan them; image states already stored are not planned again."""
-    samples = {sample.uid: sample for sample in ready.examples.samples if sample.uid in missing}
-    prompter = ready.blueprint.prompter
-    ready.blueprint.check_prompts(list(samples.values()), ready.keys)
-    prefixes = {uid: prompter.prefix(sample) for uid, sample in samples.items()}
-    known = coverage.knowing(prefixes)
-    needed = {uid: known.missing(keys, [uid]).get(uid, ()) for uid, keys in missing.items()}
-    width = BYTES[storage_dtype(ready.config)]
-    batch = ready.config.extract.micro_batch
-    planner = Planner(prefixes, lambda uid: prompter.render(samples[uid]).text, ready.anatomy, batch, width)
-    return planner.plans(needed)
+def _load(ready: Prepared, reporter: Reporter) -> "HFModel":
+    from mllm_probe.models.hf import load_model, pick_device
+
+    device = pick_device(ready.config.device)
+    reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
+    model = load_model(ready.blueprint, device)
+    claim_cache(ready.store, ready.identity)
+    return model
+
+
+def _extraction(ready: Prepared, model: "HFModel", samples: Mapping[str, Sample], reporter: Reporter) -> Extraction:
+    settings = ready.config.extract
+    work = Work(storage_dtype(ready.config), settings.workers, settings.shard, settings.num_shards)
+    return Extraction(model, samples, ready.store, work, reporter)
+
+
+def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
+    """Whether statements share their prompt heads; where they do not, one line says why."""
+    if request.ready.config.extract.prefix == "off":
+        return Proof(model.anatomy.causal, "extract.prefix=off")
+    proof = prove(model, request.proof_samples(), request.ready.keys, request.longest)
+    if proof.why:
+        reporter.note(f"every statement is read on its own: {proof.why}")
+    return proof
+
+
+def _repairs(ready: Prepared, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter) -> list[Plan]:
+    """Remove damaged shards whose samples are at hand; their plans make them again, byte for byte.
+
+    Others are left alone: what this request needs of them is missing, and is extracted into a group of its own.
+    """
+    plans: dict[str, Plan] = {}
+    for damage in coverage.damaged:
+        plan = Plan.from_json(json.loads(ready.store.paths.group(damage.group).plan.read_text()))
+        needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
+        if needed <= samples.keys():
+            reporter.note(f"{damage.path} is damaged or gone and is extracted again")
+            damage.path.unlink(missing_ok=True)
+            plans[damage.group] = plan
+        else:
+            reporter.note(f"{damage.path} is damaged or gone, and this request does not hold its samples: left out")
+    return list(plans.values())

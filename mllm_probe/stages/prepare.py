@@ -16,12 +16,12 @@ from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Probe, Reporter, Task
-from mllm_probe.settings import DEVICES, DTYPES, PADDING_SIDES
+from mllm_probe.settings import DEVICES, DTYPES, PADDING_SIDES, PREFIXES, ExtractSettings
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Anatomy, Collection, Examples, Key, Site
 
 if TYPE_CHECKING:
-    from mllm_probe.models.hf import Blueprint
+    from mllm_probe.models.blueprint import Blueprint
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Prepared:
     @cached_property
     def blueprint(self) -> "Blueprint":
         """The model without its weights; importing transformers costs seconds, so only on demand."""
-        from mllm_probe.models.hf import Blueprint
+        from mllm_probe.models.blueprint import Blueprint
 
         return Blueprint(self.checkpoint, self.config.model, self.config.prompt, self.config.extract.padding_side)
 
@@ -83,10 +83,11 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
         reporter.note(f"skipped: {row}")
     identity = identify(folder_digests(checkpoint, digests), **_requested(config))
     digests.save()
-    store = Store(outputs.cache(identity.digest))
+    store = Store(outputs.cache(identity.digest), digests)
     examples = task.examples(collection, folds)
     folds.check(examples, config.sweep.seeds)
     save_config(config, paths.config)
+    write_json(paths.identity, identity.to_json())
     return Prepared(config, dataset, task, probe, folds, collection, examples, checkpoint, identity, store)
 
 
@@ -99,8 +100,7 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"extract.padding_side={side} is unknown; {choices(side, PADDING_SIDES)}")
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"extract.dtype={dtype} is unknown; {choices(dtype, DTYPES)}")
-    if config.extract.micro_batch < 1:
-        raise ConfigError(f"extract.micro_batch={config.extract.micro_batch} must be 1 or more")
+    _check_work(config.extract)
     if config.sweep.draws < 1:
         raise ConfigError(f"sweep.draws={config.sweep.draws} must be 1 or more")
     if not 0 < config.sweep.ci_level < 1:
@@ -109,6 +109,21 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"sweep.seeds={config.sweep.seeds} must hold at least one seed, each once")
     if config.device not in DEVICES:
         raise ConfigError(f"device={config.device} is unknown; {choices(config.device, DEVICES)}")
+
+
+def _check_work(extract: ExtractSettings) -> None:
+    if extract.prefix not in PREFIXES:
+        raise ConfigError(f"extract.prefix={extract.prefix} is unknown; {choices(extract.prefix, PREFIXES)}")
+    for name, least in (("micro_batch", 1), ("workers", 0), ("num_shards", 1), ("gpus", 1)):
+        if (value := getattr(extract, name)) < least:
+            raise ConfigError(f"extract.{name}={value} must be {least} or more")
+    if not 0 <= extract.shard < extract.num_shards:
+        raise ConfigError(
+            f"extract.shard={extract.shard} must lie between 0 and {extract.num_shards - 1}, "
+            f"since extract.num_shards={extract.num_shards}"
+        )
+    if extract.gpus > 1 and extract.num_shards > 1:
+        raise ConfigError("extract.gpus and extract.num_shards both share out the shards; set one of them")
 
 
 def _requested(config: RunConfig) -> dict[str, Any]:

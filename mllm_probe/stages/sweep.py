@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import CacheError
+from mllm_probe.errors import CacheError, ConfigError
 from mllm_probe.paths import RunPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
@@ -25,6 +25,7 @@ BASELINES = 2  # question-only and majority, in every run
 def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
     ready = prepare(config, paths, reporter)
+    check_positions(ready)
     missing = ready.store.coverage().missing(ready.keys, (sample.uid for sample in ready.examples.samples))
     if missing:
         raise CacheError(
@@ -50,6 +51,16 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     save_fits(paths.probes, trials)
     seconds = round(time.monotonic() - started, 2)
     return save_summary(paths.summary, ready, scores, extraction, seconds)
+
+
+def check_positions(ready: Prepared) -> None:
+    """Refuse positions of one row a token before anything is extracted for them. Raises ConfigError."""
+    ragged = [position for position in ready.config.extract.positions if position.startswith("tokens:")]
+    if ragged:
+        raise ConfigError(
+            f"position {ragged[0]} holds a row for every token, and probe {ready.probe.name} reads one row a decision; "
+            "use `mllm-probe extract` to store it, and a pooled position such as mean_text to sweep"
+        )
 
 
 def _all_trials(bench: Bench, ready: Prepared) -> Iterator[list[Trial]]:

@@ -1,0 +1,107 @@
+"""What an extraction will take, before a weight is loaded: bytes on disk exactly, memory and time roughly."""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllm_probe.batches import Survey
+from mllm_probe.errors import ConfigError
+from mllm_probe.extract.plan import SHARED, Plan
+from mllm_probe.extract.planner import rows_of
+from mllm_probe.types import Anatomy
+
+GB = 1e9
+EFFICIENCY = 0.5  # of a plain matrix product, which a transformer reaches at best
+LIVE_ROWS = 24  # values of hidden width that a token holds at once inside a block, its neighbours' mask included
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on disk and in the device's memory, seconds of computation."""
+
+    disk: float
+    memory: float
+    seconds: float
+
+    def __str__(self) -> str:
+        size = f"about {self.disk / GB:.2g} GB on disk, {self.memory / GB:.2g} GB of memory"
+        return f"{size} and {_duration(self.seconds)}"
+
+
+def estimate(
+    plans: Sequence[Plan],
+    survey: Survey,
+    anatomy: Anatomy,
+    parameters: Mapping[str, int],
+    bytes_of: Mapping[str, float],
+    rate: float,
+) -> Estimate:
+    """`parameters` and `bytes_of` a weight are given for each tower and the rest; `rate` is in operations a second."""
+    stored = sum(_disk(plan, survey, anatomy) for plan in plans) * bytes_of["stored"]
+    tokens = sum(_tokens(plan, survey) for plan in plans)
+    pictures = sum(len({plan.prefixes[uid] for unit in plan.units for uid in unit.samples}) for plan in plans)
+    seen = pictures * max(survey.picture_tokens, 1)
+    work = 2 * (parameters["lm"] * tokens + (parameters["vision"] + parameters["connector"]) * seen)
+    weights = sum(count * bytes_of[tower] for tower, count in parameters.items())
+    passes = (sum(survey.tokens(uid) for uid in unit.samples) for plan in plans for unit in plan.units[:1])
+    live = max(passes, default=0) * anatomy.widths["lm"] * LIVE_ROWS * bytes_of["rest"]
+    return Estimate(stored, weights + live, work / (EFFICIENCY * rate))
+
+
+def _disk(plan: Plan, survey: Survey, anatomy: Anatomy) -> float:
+    """Values that the plan stores."""
+    samples = [uid for unit in plan.units for uid in unit.samples]
+    total = 0
+    for key, space in plan.spaces.items():
+        uids = [uid for uid in samples if space == "sample" or uid in plan.owners]
+        ragged = key.position.startswith("tokens:")
+        rows = sum(rows_of(survey, key, uid) for uid in uids) if ragged else len(uids)
+        total += anatomy.widths[key.site.tower] * rows
+    return total
+
+
+def _tokens(plan: Plan, survey: Survey) -> int:
+    """Tokens that pass through the language model; a shared picture counts once in a pass."""
+    total = 0
+    for unit in plan.units:
+        pictures = {plan.prefixes[uid] for uid in unit.samples} if unit.prefix == SHARED else unit.samples
+        total += sum(len(survey.ids[uid]) for uid in unit.samples) + len(pictures) * survey.picture_tokens
+    return total
+
+
+def matrix_rate(device: str, dtype: str) -> float:
+    """Operations a second of a square matrix product, timed on the spot."""
+    import torch
+
+    size, kind = (4096, getattr(torch, dtype)) if device == "cuda" else (512, torch.float32)
+    a = torch.randn(size, size, device=device).to(kind)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def check_disk(found: Estimate, folder: Path, most: float) -> None:
+    """Raises ConfigError where the cache would grow by more than `most` GB, or beyond the free space."""
+    if found.disk > most * GB:
+        raise ConfigError(
+            f"this extraction needs about {found.disk / GB:.3g} GB on disk, more than extract.max_disk_gb={most:g}; "
+            "raise it, or read fewer layers (layers=every4), positions or samples (data.n=...)"
+        )
+    place = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if found.disk > free:
+        raise ConfigError(
+            f"this extraction needs about {found.disk / GB:.3g} GB on disk, and {place} has {free / GB:.3g} GB left; "
+            "paths.outputs=FOLDER names another place"
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,125 @@
+"""From what is missing to plans: which samples share a sequence, a forward pass and a shard. Knows no model class.
+
+Samples of one picture stand together and the longest come first, so that neighbours are of equal length, little is
+padded, and a batch that is too large for the memory shows at once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mllm_probe.batches import Survey, common_head
+from mllm_probe.extract.plan import PLAIN, SHARED, Plan, Unit
+from mllm_probe.types import Anatomy, Key
+
+SHARD_BYTES = 100_000_000
+SHARD_UNITS = 16  # at most, so that a kill costs little where rows are small
+
+
+def rows_of(survey: Survey, key: Key, uid: str) -> int:
+    """Rows a sample stores at a key; for `tokens:TEXT` at most, since only the whole prompt's length is known."""
+    if not key.position.startswith("tokens:"):
+        return 1
+    return survey.picture_tokens + 1 if key.position == "tokens:image" else survey.tokens(uid)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence of a forward pass: its samples, its head and tail columns, and the bytes it will store."""
+
+    samples: tuple[str, ...]
+    head: int
+    tail: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Planner:
+    """What every plan of one request shares.
+
+    A pass holds at most `micro_batch` prompts or, where statements share a head, as many tokens as those would have.
+    """
+
+    survey: Survey
+    anatomy: Anatomy
+    micro_batch: int
+    bytes_per_value: int
+    shared: bool
+
+    def plans(self, missing: Mapping[str, tuple[Key, ...]]) -> list[Plan]:
+        """One plan for each set of missing keys."""
+        by_gap: dict[tuple[Key, ...], list[str]] = {}
+        for uid, keys in missing.items():
+            by_gap.setdefault(keys, []).append(uid)
+        return [self._plan(uids, {key: self.anatomy.space(key) for key in keys}) for keys, uids in by_gap.items()]
+
+    def _plan(self, uids: Sequence[str], spaces: Mapping[Key, str]) -> Plan:
+        """Samples without a row of their own are in the plan, but in no unit."""
+        first: dict[str, str] = {}
+        for uid in uids if spaces else ():
+            first.setdefault(self.survey.prefixes[uid], uid)
+        owners = frozenset(first.values())
+        read = [uid for uid in uids if uid in owners or "sample" in spaces.values()]
+        units: list[Unit] = []
+        shard = held = inside = 0
+        for rows in self._passes(self._rows(read, spaces, owners)):
+            size = sum(row.bytes for row in rows)
+            if inside and (held + size > SHARD_BYTES or inside == SHARD_UNITS):
+                shard, held, inside = shard + 1, 0, 0
+            units.append(Unit(tuple(u for row in rows for u in row.samples), shard, SHARED if self.shared else PLAIN))
+            held, inside = held + size, inside + 1
+        prefixes = {uid: self.survey.prefixes[uid] for uid in uids}
+        return Plan(tuple(units), spaces, prefixes, owners, self.survey.prompts)
+
+    def _budget(self, uids: Sequence[str]) -> int:
+        return self.micro_batch * max((self.survey.tokens(uid) for uid in uids), default=0)
+
+    def _rows(self, uids: Sequence[str], spaces: Mapping[Key, str], owners: frozenset[str]) -> list[Row]:
+        groups: dict[str, list[str]] = {}
+        for uid in uids:
+            groups.setdefault(self.survey.prefixes[uid], []).append(uid)
+        budget, ordered = self._budget(uids), []
+        for group in groups.values():
+            parts = self._cut(group, budget) if self.shared else ([uid] for uid in group)
+            ordered.append([self._row(part, spaces, owners) for part in parts])
+        ordered.sort(key=lambda rows: (-max(row.tail for row in rows), -max(row.head for row in rows)))
+        return [row for rows in ordered for row in rows]
+
+    def _cut(self, group: Sequence[str], budget: int) -> Iterator[list[str]]:
+        """Pieces of a group whose packed row stays within the budget of a pass."""
+        piece: list[str] = []
+        used = self.survey.picture_tokens
+        for uid in group:
+            text = len(self.survey.ids[uid])
+            if piece and used + text > budget:
+                yield piece
+                piece, used = [], self.survey.picture_tokens
+            piece.append(uid)
+            used += text
+        yield piece
+
+    def _row(self, uids: Sequence[str], spaces: Mapping[Key, str], owners: frozenset[str]) -> Row:
+        head = common_head([self.survey.ids[uid] for uid in uids]) + self.survey.picture_tokens
+        tail = sum(self.survey.tokens(uid) - head for uid in uids)
+        values = sum(
+            self.anatomy.widths[key.site.tower] * rows_of(self.survey, key, uid)
+            for uid in uids
+            for key, space in spaces.items()
+            if space == "sample" or uid in owners
+        )
+        return Row(tuple(uids), head, tail, values * self.bytes_per_value)
+
+    def _passes(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Greedily as many rows as the tokens, or the prompts, and the bytes of a shard allow."""
+        budget = self._budget([uid for row in rows for uid in row.samples])
+        taken: list[Row] = []
+        head = tail = size = 0
+        for row in rows:
+            head, tail, size = max(head, row.head), max(tail, row.tail), size + row.bytes
+            rest = len(taken) + 1
+            full = (head + tail) * rest > budget if self.shared else rest > self.micro_batch
+            if taken and (full or size > SHARD_BYTES):
+                yield taken
+                taken, head, tail, size = [], row.head, row.tail, row.bytes
+            taken.append(row)
+        if taken:
+            yield taken

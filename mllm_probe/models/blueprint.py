@@ -1,0 +1,114 @@
+"""A checkpoint without its weights: config, processor, structure. Enough to plan, to estimate and to refuse."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from mllm_probe.batches import Survey
+from mllm_probe.data.pictures import open_rgb
+from mllm_probe.errors import MllmProbeError, ModelError
+from mllm_probe.models.prompt import Layout, Prompter
+from mllm_probe.models.structure import Structure, find_structure, parameters_of
+from mllm_probe.settings import ModelSettings, PromptSettings
+from mllm_probe.types import Anatomy, Key, Sample
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+class Blueprint:
+    """Raises ModelError where a part of the checkpoint cannot be used."""
+
+    def __init__(self, folder: Path, settings: ModelSettings, prompt: PromptSettings, padding_side: str) -> None:
+        self.folder, self.settings = folder, settings
+        self.config = self._read("config", AutoConfig)
+        with torch.device("meta"):
+            model = self.guarded("model", lambda: AutoModelForImageTextToText.from_config(self.config))
+        self.model_class = type(model)
+        self.structure: Structure = find_structure(model)
+        self.parameters = parameters_of(model, self.structure)
+        self.processor = self._read("processor", AutoProcessor)
+        if not hasattr(self.processor, "tokenizer"):
+            raise ModelError(f"{folder}: the processor has no tokenizer ({type(self.processor).__name__})")
+        self.processor.tokenizer.padding_side = padding_side
+        image_id = getattr(self.config, "image_token_id", None) or getattr(self.config, "image_token_index", None)
+        if image_id is None:
+            raise ModelError(f"{folder}: config.json names no image token, so picture positions cannot be found")
+        self.prompter = Prompter(self.processor, prompt, int(image_id))
+
+    @property
+    def anatomy(self) -> Anatomy:
+        return self.structure.anatomy
+
+    def fork(self) -> "Blueprint":
+        """A twin with a processor of its own: a tokenizer cannot serve two threads at once."""
+        twin = copy.copy(self)
+        twin.processor = copy.deepcopy(self.processor)
+        twin.prompter = Prompter(twin.processor, self.prompter.settings, self.prompter.image_id)
+        return twin
+
+    def _read(self, what: str, auto: Any) -> Any:
+        return self.guarded(
+            what, lambda: auto.from_pretrained(self.folder, trust_remote_code=self.settings.trust_remote_code)
+        )
+
+    def guarded(self, what: str, load: Any) -> Any:
+        """transformers raises anything here; the border turns it into one sentence."""
+        try:
+            return load()
+        except MllmProbeError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"{self.folder}: the {what} cannot be used ({reason})") from error
+
+    def survey(self, samples: Sequence[Sample], keys: Sequence[Key]) -> Survey:
+        """Render and tokenise all, process the longest: refuse what the model has no room for and unreadable keys.
+
+        Raises ModelError, SpanError, DataError.
+        """
+        found = self.prompter.survey(samples)
+        longest = max(samples, key=lambda sample: len(found.ids[sample.uid]))
+        inputs = self.process([longest])
+        (layout,) = self.layouts([longest], inputs)
+        for tower, position in dict.fromkeys((key.site.tower, key.position) for key in keys):
+            layout.rows(position)
+            if tower != "lm":
+                check_whole(inputs["pixel_values"], tower)
+        return replace(found, picture_tokens=len(layout.ids) - len(found.ids[longest.uid]))
+
+    def layouts(self, samples: Sequence[Sample], inputs: Any) -> list[Layout]:
+        """The proven layouts of processed samples, each short enough for the model."""
+        real = inputs["attention_mask"].bool()
+        ids = [row[mask].tolist() for row, mask in zip(inputs["input_ids"], real, strict=True)]
+        for sample, row in zip(samples, ids, strict=True):
+            self._fits(sample, len(row))
+        return list(self.prompter.layouts(samples, ids))
+
+    def _fits(self, sample: Sample, tokens: int) -> None:
+        if tokens > self.anatomy.max_tokens:
+            raise ModelError(
+                f"sample {sample.uid} ({sample.images[0].name}) has {tokens} tokens, "
+                f"the model reads at most {self.anatomy.max_tokens}; shorten the text or the template"
+            )
+
+    def process(self, samples: Sequence[Sample]) -> Any:
+        """The processor's inputs for a batch, padded, never truncated."""
+        texts = [self.prompter.render(sample).text for sample in samples]
+        images = [[open_rgb(path) for path in sample.images] for sample in samples]
+        return self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+
+
+def check_whole(pixels: torch.Tensor, tower: str) -> None:
+    """Picture towers are read where each picture is one tensor [3, height, width]. Raises ModelError."""
+    if pixels.ndim != 4:
+        raise ModelError(
+            f"this model cuts or packs its pictures (pixel values of shape {tuple(pixels.shape)}), "
+            f"and the sites of its {tower} cannot be read yet; use layers.towers=[lm]"
+        )

@@ -1,0 +1,105 @@
+"""`extract.gpus=n`: n processes on one machine, each with a device of its own and every n-th shard."""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mllm_probe.config import RunConfig
+from mllm_probe.errors import CacheError, ConfigError, MllmProbeError
+from mllm_probe.paths import RunPaths
+from mllm_probe.protocols import Reporter
+from mllm_probe.stages.request import Request
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+Command = Callable[[RunConfig, RunPaths, Reporter], Any]
+
+
+def in_processes(command: Command, request: Request, device: str, reporter: Reporter) -> dict[str, Any]:
+    """Start `command` in each process, wait for all, and see that everything is there.
+
+    Raises ConfigError, CacheError.
+    """
+    started, ready = time.monotonic(), request.ready
+    count = ready.config.extract.gpus
+    spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    with TemporaryDirectory() as folder:
+        running = []
+        for i, name in enumerate(_devices(device, count)):
+            own = replace(ready.config, extract=replace(ready.config.extract, gpus=1, shard=i, num_shards=count))
+            process = spawn.Process(target=_work, args=(command, own, Path(folder) / str(i), i), name=f"shard {i}")
+            with _visible(name):
+                process.start()
+            running.append(process)
+        reporter.note(f"{count} processes on {device}")
+        for process in running:
+            process.join()
+    if failed := [process.name for process in running if process.exitcode]:
+        raise CacheError(f"{', '.join(failed)} of {count} failed; finished shards are kept, run the same again")
+    missing = ready.store.coverage().missing(ready.keys, (sample.uid for sample in ready.examples.samples))
+    samples = len(request.missing) - len(missing)
+    seconds = round(time.monotonic() - started, 2)
+    return {"samples": samples, "forward_passes": None, "seconds": seconds, "complete": not missing}
+
+
+def _work(command: Command, config: RunConfig, folder: Path, number: int) -> None:
+    """The whole life of one process."""
+    folder.mkdir()
+    try:
+        command(config, RunPaths(folder), Lines(number))
+    except MllmProbeError as error:
+        Lines(number).note(str(error))
+        raise SystemExit(1) from None
+
+
+class Lines:
+    """A Reporter of plain lines, since several bars would overwrite each other."""
+
+    def __init__(self, number: int) -> None:
+        self._number, self._tenth = number, 0
+
+    def note(self, text: str) -> None:
+        print(f"[shard {self._number}] {text}", file=sys.stderr, flush=True)
+
+    def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+        tenth = 10 * done // max(total, 1)
+        if tenth > self._tenth:
+            self._tenth = tenth
+            self.note(f"{stage}: {done}/{total} {unit}")
+
+
+def _devices(device: str, count: int) -> list[str | None]:
+    """What each process may see; on a CPU all see the same."""
+    if device == "cpu":
+        return [None] * count
+    import torch
+
+    seen = (
+        os.environ[VISIBLE].split(",") if os.environ.get(VISIBLE) else list(map(str, range(torch.cuda.device_count())))
+    )
+    if count > len(seen):
+        raise ConfigError(f"extract.gpus={count}, but torch sees {len(seen)} here; at most that many processes")
+    return list(seen[:count])
+
+
+@contextmanager
+def _visible(name: str | None) -> Iterator[None]:
+    """What a process started inside sees of the devices."""
+    before = os.environ.get(VISIBLE)
+    if name is not None:
+        os.environ[VISIBLE] = name
+    try:
+        yield
+    finally:
+        if name is not None:
+            os.environ.pop(VISIBLE)
+            if before is not None:
+                os.environ[VISIBLE] = before

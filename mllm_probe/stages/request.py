@@ -1,0 +1,66 @@
+"""What one extraction asks of a store: the samples, the keys they lack, and the plans that fill the gaps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from mllm_probe.batches import Survey
+from mllm_probe.cache.coverage import Coverage
+from mllm_probe.extract.estimate import Estimate, estimate, matrix_rate
+from mllm_probe.extract.plan import Plan
+from mllm_probe.extract.planner import Planner
+from mllm_probe.settings import DTYPES
+from mllm_probe.stages.prepare import Prepared, storage_dtype
+from mllm_probe.types import Key, Sample
+
+BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
+QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}  # of a weight, its scales included
+PROOF_GROUP, PROOF_OTHERS = 3, 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """`missing`: {sample uid: keys that no whole shard holds}."""
+
+    ready: Prepared
+    coverage: Coverage
+    missing: Mapping[str, tuple[Key, ...]]
+
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        return {sample.uid: sample for sample in self.ready.examples.samples if sample.uid in self.missing}
+
+    @cached_property
+    def survey(self) -> Survey:
+        """Raises ModelError, SpanError, DataError for prompts the model cannot read."""
+        return self.ready.blueprint.survey(list(self.samples.values()), self.ready.keys)
+
+    @property
+    def longest(self) -> int:
+        return max(self.survey.tokens(uid) for uid in self.samples)
+
+    def plans(self, shared: bool, causal: bool) -> list[Plan]:
+        """Image states that are stored already under the same prefix are not planned again."""
+        config, survey = self.ready.config, self.survey
+        known = self.coverage.knowing(survey.prefixes)
+        needed = {uid: known.missing(keys, [uid]).get(uid, ()) for uid, keys in self.missing.items()}
+        anatomy = replace(self.ready.anatomy, causal=causal)
+        width = BYTES[storage_dtype(config)]
+        return Planner(survey, anatomy, config.extract.micro_batch, width, shared).plans(needed)
+
+    def proof_samples(self) -> list[Sample]:
+        """Some statements about one picture, and some about others."""
+        groups: dict[str, list[str]] = {}
+        for uid, prefix in self.survey.prefixes.items():
+            groups.setdefault(prefix, []).append(uid)
+        first, *others = sorted(groups.values(), key=len, reverse=True)[: 1 + PROOF_OTHERS]
+        return [self.samples[uid] for uid in (*first[:PROOF_GROUP], *(group[0] for group in others))]
+
+    def estimate(self, plans: list[Plan], device: str) -> Estimate:
+        model, blueprint = self.ready.config.model, self.ready.blueprint
+        plain = float(BYTES[model.dtype])
+        quantized = QUANTIZED_BYTES.get(model.quantization, plain)
+        towers = {tower: quantized if tower in model.quantize else plain for tower in blueprint.parameters}
+        bytes_of = {**towers, "stored": BYTES[storage_dtype(self.ready.config)]}
+        rate = matrix_rate(device, model.dtype)
+        return estimate(plans, self.survey, self.ready.anatomy, blueprint.parameters, bytes_of, rate)
