@@ -132,11 +132,11 @@ def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) 
         began.append(here.job.override_dirname)
         try:
             _job(command, config, Path(here.runtime.output_dir))
-        except MllmProbeError as error:
+        except (MllmProbeError, OSError) as error:
             if wants_trace or not str(here.launcher._target_).endswith("BasicLauncher"):
                 raise
-            swept = here.mode is not None and here.mode.name == "MULTIRUN"
-            failed.append(f"{here.job.override_dirname}: {error}" if swept else str(error))
+            swept, sentence = here.mode is not None and here.mode.name == "MULTIRUN", _sentence(command, error)
+            failed.append(f"{here.job.override_dirname}: {sentence}" if swept else sentence)
 
     task.__name__ = task.__qualname__ = command
     return task

@@ -90,12 +90,12 @@ class ExtractSettings:
     """What is read, and how the work is cut up.
 
     `dtype` null = the model's own. `micro_batch` prompts go through the model at once, or as many tokens where
-    `prefix` auto lets the statements about a picture share it. `workers` threads prepare pictures ahead. This process
-    is number `shard` of `num_shards`; `gpus` starts as many processes here.
+    `prefix` auto lets the statements about a picture share it; null = what suits the device. `workers` threads prepare
+    pictures ahead. This process is number `shard` of `num_shards`; `gpus` starts as many processes here.
     """
 
     positions: list[str] = field(default_factory=lambda: ["last"])
-    micro_batch: int = 32
+    micro_batch: int | None = None
     dtype: str | None = None
     padding_side: str = "right"
     prefix: str = "auto"

@@ -66,6 +66,11 @@ def fill(
     return int(done["samples"])
 
 
+def contents(store: Store) -> dict[str, bytes]:
+    root = store.paths.root
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(CachePaths(tmp_path / "cache"), Digests(tmp_path / "digests.json"))
@@ -141,10 +146,6 @@ def test_finished_shards_survive_a_kill(model: HFModel, store: Store, samples: S
     assert not [path for path in store.paths.root.rglob(".*") if path.is_file()]
     fill(model, store, samples, KEYS)
     assert calls == [5, 5, 2, 2], "only the third unit is computed again"
-
-    def contents(one: Store) -> dict[str, bytes]:
-        return {str(p.relative_to(one.paths.root)): p.read_bytes() for p in one.paths.root.rglob("*") if p.is_file()}
-
     assert contents(store) == contents(whole)
 
 

@@ -50,7 +50,11 @@ class Planner:
         by_gap: dict[tuple[Key, ...], list[str]] = {}
         for uid, keys in missing.items():
             by_gap.setdefault(keys, []).append(uid)
-        return [self._plan(uids, {key: self.anatomy.space(key) for key in keys}) for keys, uids in by_gap.items()]
+        return [self._plan(uids, self._spaces(keys)) for keys, uids in by_gap.items()]
+
+    def _spaces(self, keys: Sequence[Key]) -> dict[Key, str]:
+        """In the order of their names, as a plan that is read back has them: shards are made from either."""
+        return {key: self.anatomy.space(key) for key in sorted(keys, key=str)}
 
     def _plan(self, uids: Sequence[str], spaces: Mapping[Key, str]) -> Plan:
         """Samples without a row of their own are in the plan, but in no unit."""

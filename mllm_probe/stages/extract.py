@@ -51,7 +51,7 @@ def _extract(request: Request, reporter: Reporter) -> dict[str, Any]:
 
     ready, settings = request.ready, request.ready.config.extract
     device = pick_device(ready.config.device)
-    plans = request.plans(settings.prefix == "auto", ready.anatomy.causal)
+    plans = request.plans(device, settings.prefix == "auto", ready.anatomy.causal)
     if not any(plan.units for plan in plans):
         for plan in plans:
             join(plan, ready.store)
@@ -66,7 +66,7 @@ def _extract(request: Request, reporter: Reporter) -> dict[str, Any]:
     model = _load(ready, reporter)
     proof = _prove(request, model, reporter)
     model.anatomy = replace(model.anatomy, causal=proof.causal)
-    plans = request.plans(settings.prefix == "auto" and not proof.why, proof.causal)
+    plans = request.plans(device, settings.prefix == "auto" and not proof.why, proof.causal)
     done = _extraction(ready, model, request.samples, reporter).run(plans)
     if not done["complete"]:
         reporter.note(f"shard {settings.shard} of {settings.num_shards} is done, others are not yet")

@@ -15,6 +15,7 @@ from mllm_probe.types import Key, Sample
 
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
 QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}  # of a weight, its scales included
+PASS_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
 PROOF_GROUP, PROOF_OTHERS = 3, 2
 
 
@@ -39,14 +40,15 @@ class Request:
     def longest(self) -> int:
         return max(self.survey.tokens(uid) for uid in self.samples)
 
-    def plans(self, shared: bool, causal: bool) -> list[Plan]:
+    def plans(self, device: str, shared: bool, causal: bool) -> list[Plan]:
         """Image states that are stored already under the same prefix are not planned again."""
         config, survey = self.ready.config, self.survey
         known = self.coverage.knowing(survey.prefixes)
         needed = {uid: known.missing(keys, [uid]).get(uid, ()) for uid, keys in self.missing.items()}
         anatomy = replace(self.ready.anatomy, causal=causal)
         width = BYTES[storage_dtype(config)]
-        return Planner(survey, anatomy, config.extract.micro_batch, width, shared).plans(needed)
+        micro_batch = config.extract.micro_batch or max(1, PASS_TOKENS[device] // self.longest)
+        return Planner(survey, anatomy, micro_batch, width, shared).plans(needed)
 
     def proof_samples(self) -> list[Sample]:
         """Some statements about one picture, and some about others."""
