@@ -1,7 +1,8 @@
 """Shared pieces of the tests: tiny real checkpoints, drawn samples, a reporter that stays silent."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,7 @@ from transformers import (
 )
 from transformers.models.clip import CLIPImageProcessorPil
 
+from mllm_probe import cli
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.digests import Digests
@@ -155,3 +157,30 @@ def blueprint_of(checkpoint: Path, padding_side: str = "right", chat: str = "aut
 def model(checkpoint: Path) -> HFModel:
     """The tiny LLaVA in float32, not quantised."""
     return load_model(blueprint_of(checkpoint), "cpu")
+
+
+Run = Callable[..., tuple[int, str, str]]
+QUICK = ("experiment=smoke", "data.n=30", "dataset.pictures=30", "sweep.draws=50")
+
+
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Call the console script's function in an empty folder: (exit code, output, error output)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        monkeypatch.setattr(sys, "argv", ["mllm-probe"])
+        try:
+            cli.main(args)
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def tiny(checkpoint: Path) -> tuple[str, ...]:
+    return ("model=custom", f"model.path={checkpoint}", "model.dtype=float32")

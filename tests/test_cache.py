@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Silent
+from conftest import QUICK, Run, Silent, tiny
 from safetensors import safe_open
 
 from mllm_probe.cache.identity import folder_digests, identify
@@ -242,7 +242,16 @@ SETTINGS = {
     "attn": "sdpa",
     "prompt": {"chat": "auto", "system": None, "generation_prompt": True},
     "padding_side": "right",
+    "picture_backend": "pillow",
 }
+
+
+def test_the_identity_has_these_fields_and_no_others(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
+    """So that the test below cannot forget one."""
+    probe("extract", *tiny(checkpoint), *QUICK)
+    (path,) = tmp_path.glob("outputs/cache/*/identity.json")
+    always = {"files", "layers", "format", "init_seed"}
+    assert set(json.loads(path.read_text())["fields"]) == set(SETTINGS) | always
 
 
 @pytest.mark.parametrize("field", sorted(SETTINGS))

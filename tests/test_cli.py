@@ -5,41 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import save_llava
+from conftest import QUICK, Run, save_llava, tiny
 
-from mllm_probe import cli
 from mllm_probe.report.scores import COLUMNS, load_scores
-
-Run = Callable[..., tuple[int, str, str]]
-QUICK = ("experiment=smoke", "data.n=30", "dataset.pictures=30", "sweep.draws=50")
-
-
-@pytest.fixture
-def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the console script's function in an empty folder: (exit code, output, error output)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        monkeypatch.setattr(sys, "argv", ["mllm-probe"])
-        try:
-            cli.main(args)
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-def tiny(checkpoint: Path) -> tuple[str, ...]:
-    return ("model=custom", f"model.path={checkpoint}", "model.dtype=float32")
 
 
 def runs(folder: Path) -> list[Path]:

@@ -13,9 +13,8 @@ from random import Random
 
 import pytest
 import torch
-from conftest import Silent
+from conftest import Silent, tiny
 from test_cache import KEYS, contents, fill, plans_for
-from test_cli import tiny
 
 from mllm_probe.cache.store import Store
 from mllm_probe.digests import Digests

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 SAME_STORE = ("device", "quantized_modules", "causal")
-SAME_GROUP = (*SAME_STORE, "torch", "transformers", "bitsandbytes")
+SAME_GROUP = (*SAME_STORE, "torch", "transformers", "bitsandbytes", "pillow")
 
 
 class Store:

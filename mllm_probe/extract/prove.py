@@ -41,7 +41,7 @@ def prove(model: Extractable, samples: Sequence[Sample], keys: Sequence[Key], lo
     if noise > BROKEN:
         raise ModelError(
             f"prompts change by {noise:.0%} when they stand in one batch, so padding reaches the states of this model; "
-            "try extract.padding_side=left, or extract.micro_batch=1 extract.prefix=off"
+            "try extract.padding_side=left"
         )
     allowed = max(ROUNDING[model.provenance()["dtype"]], COMPANY * noise)
     causal = model.anatomy.causal and _blind(alone, samples, Key(top, "last_image"), allowed)

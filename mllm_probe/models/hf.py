@@ -142,6 +142,7 @@ class HFModel:
             "max_tokens": self.anatomy.max_tokens,
             "torch": torch.__version__,
             "bitsandbytes": version("bitsandbytes"),
+            "pillow": version("pillow"),
             "transformers": transformers.__version__,
         }
 

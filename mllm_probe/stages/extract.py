@@ -91,9 +91,9 @@ def _extraction(ready: Prepared, model: "HFModel", samples: Mapping[str, Sample]
 
 def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     """Whether statements share their prompt heads; where they do not, one line says why."""
-    if request.ready.config.extract.prefix == "off":
-        return Proof(model.anatomy.causal, "extract.prefix=off")
     proof = prove(model, request.proof_samples(), request.ready.keys, request.longest)
+    if request.ready.config.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
+        return replace(proof, why="extract.prefix=off")
     if proof.why:
         reporter.note(f"every statement is read on its own: {proof.why}")
     return proof

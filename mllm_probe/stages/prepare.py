@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,7 @@ def _requested(config: RunConfig) -> dict[str, Any]:
         "attn": model.attn,
         "prompt": asdict(config.prompt),
         "padding_side": config.extract.padding_side,
+        "picture_backend": "torchvision" if find_spec("torchvision") else "pillow",  # they resize differently
     }
 
 
