@@ -319,7 +319,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tiny", action="store_true", help="shrink the model, to try the way")
     parser.add_argument("--statements", type=int, nargs="+", default=[1, 5, 10, 20], help="per picture")
-    parser.add_argument("--examples", type=int, default=40)
+    parser.add_argument("--examples", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--micro-batch", type=int, help="of c and d (default: that of the command)")
     parser.add_argument("--growth", type=int, help="also peak memory for so many statements and ten times as many")

@@ -122,7 +122,7 @@ def _tokenizer() -> Any:
 
 def statement(rng: Random) -> str:
     """A prompt of the entailment task about a scene nobody drew."""
-    return f"This image contains: {true_fact(random_scene(rng), rng).text}. Is this right?"
+    return f"This image contains: {true_fact(random_scene(rng), rng).text()}. Is this right?"
 
 
 def _save_small(folder: Path, tiny: bool) -> None:

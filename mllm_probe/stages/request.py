@@ -15,7 +15,7 @@ from mllm_probe.types import Key, Sample
 
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
 QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}  # of a weight, its scales included
-PASS_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
+PASS_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
 PROOF_GROUP, PROOF_OTHERS = 3, 2
 
 
