@@ -17,9 +17,10 @@ from test_cli import QUICK, tiny
 from mllm_probe import cli
 from mllm_probe.cache.identity import Identity, identify
 from mllm_probe.cache.store import Store
-from mllm_probe.cache.upkeep import IDLE, Cache
+from mllm_probe.cache.upkeep import IDLE, Cache, remove
 from mllm_probe.cache.verify import verify
 from mllm_probe.digests import Digests, open_digests
+from mllm_probe.errors import CacheError
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths, GroupPaths, OutputPaths
 from mllm_probe.stages.prepare import claim_cache
@@ -293,6 +294,8 @@ def test_prune_follows_no_link_out_of_the_cache(call: Call, own: OutputPaths, tm
     assert "links are not followed" in call("prune", RIGHT.digest, "--yes")[1]
     assert call("prune", "--unfinished", "--damaged", "--yes")[0] == 0
     assert not group.root.exists()
+    with pytest.raises(CacheError, match="is a link or lies behind one"):
+        remove(own.caches, finished(own, RIGHT)[0].root)
     assert {path: path.read_bytes() for path in away.rglob("*") if path.is_file()} == before
 
 
