@@ -341,7 +341,7 @@ def runs(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     flip(changed / "model.safetensors")
     wanted = {
         "narrow": (*tiny(checkpoint), "layers.towers=[lm]", "layers.range=[1,2]"),
-        "wide": (*tiny(checkpoint), "layers.towers=[lm,vision]"),
+        "wide": (*tiny(checkpoint), "layers.towers=[lm,vision]", "extract.workers=1"),
         "other": (*tiny(changed), "layers.towers=[lm]", "layers.range=[1,2]", "prompt.chat=off"),
     }
     with pytest.MonkeyPatch.context() as patch:
