@@ -18,6 +18,7 @@ COMMANDS = {
     "extract": "only fill the cache",
     "sweep": "only fit and score probes on a filled cache",
     "report": "print and draw a finished run again: report run=FOLDER",
+    "cache": "list, verify, prune and compare caches",
 }
 USAGE = """mllm-probe: which layers of a multimodal language model hold global meaning, and which local
 
@@ -30,6 +31,7 @@ examples:
   mllm-probe run                                      the bundled model on drawn scenes, offline
   mllm-probe run model=llava task=objects dataset=coco dataset.root=COCO
   mllm-probe run -m task=entailment,objects           a sweep: every combination is a run
+  mllm-probe cache ls                                 what lies in outputs/cache, and how large it is
   mllm-probe COMMAND --help                           its groups and settings
   eval "$(mllm-probe run -sc install=bash)"           tab completion (bash; zsh and fish alike)
 """
@@ -52,15 +54,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = "; flags go after the command" if args[0].startswith("-") else ""
         print(f"'{args[0]}' is no command{hint}; choose one of: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    _run_hydra(args[0], args[1:])
+    if args[0] == "cache":
+        _run_cache(args[1:])
+    else:
+        _run_hydra(args[0], args[1:])
 
 
 def _completion(args: list[str]) -> list[str]:
-    """Command names while the first word is typed; then Hydra's own completion, the command taken out of the line."""
+    """Command names while the first word is typed; then Hydra's own completion, the command taken out of the line;
+    `cache` is none of Hydra's and has subcommands instead."""
     words = os.environ["COMP_LINE"].split(" ")
     typed = words[1] if len(words) > 1 else ""
     if len(words) <= 2 or typed not in COMMANDS:
         print("\n".join(name for name in COMMANDS if name.startswith(typed)))
+        sys.exit(0)
+    if typed == "cache":
+        from mllm_probe.tools.cache import COMMANDS as below
+
+        print("\n".join(name for name in below if len(words) == 3 and name.startswith(words[2])))
         sys.exit(0)
     os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
     if "COMP_POINT" in os.environ:
@@ -81,6 +92,29 @@ def _limit_threads() -> None:
     the default.
     """
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+
+
+def _run_cache(args: list[str]) -> None:
+    """A plain command: nothing is composed, so neither Hydra nor torch is imported."""
+    from mllm_probe.errors import MllmProbeError
+    from mllm_probe.tools.cache import run
+
+    try:
+        run(args)
+        sys.stdout.flush()  # here, where a closed pipe is still expected
+    except BrokenPipeError:
+        _leave_pipe()
+    except (MllmProbeError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):  # what the other commands take for it, too
+            raise
+        _fail(_cannot_use(error, "--outputs FOLDER") if isinstance(error, OSError) else str(error))
+    except KeyboardInterrupt:
+        _fail("stopped; `mllm-probe cache ls` shows what is there")
+
+
+def _leave_pipe() -> None:
+    """The reader, `head` for one, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_hydra(command: str, args: list[str]) -> None:
@@ -105,8 +139,8 @@ def _run_hydra(command: str, args: list[str]) -> None:
         task()
         if failed:
             _fail("\nmllm-probe: ".join(failed))
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _leave_pipe()
     except (MllmProbeError, HydraException, OmegaConfBaseException, OSError) as error:
         if wants_trace:
             raise
@@ -185,8 +219,7 @@ def _sentence(command: str, error: BaseException) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option} is unknown; {choices(option, error.options)}"
     if isinstance(error, OSError):
-        where = f" {error.filename}" if error.filename else ""
-        return f"cannot use{where}: {error.strerror or error}; paths.outputs=FOLDER names another place for results"
+        return _cannot_use(error, "paths.outputs=FOLDER")
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | AttributeError) and isinstance(cause, OmegaConfBaseException):
         names = [str(name) for name in cause.parent_node or ()]
@@ -196,6 +229,11 @@ def _sentence(command: str, error: BaseException) -> str:
         return f"{first}; add -m to run every combination"
     reason = str(cause).strip().splitlines()[0] if isinstance(cause, OmegaConfBaseException | HydraException) else ""
     return f"{first}: {reason}" if reason else f"{first}; see `mllm-probe {command} --help`"
+
+
+def _cannot_use(error: OSError, setting: str) -> str:
+    where = f" {error.filename}" if error.filename else ""
+    return f"cannot use{where}: {error.strerror or error}; {setting} names another place for results"
 
 
 def _fail(sentence: str) -> NoReturn:

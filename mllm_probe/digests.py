@@ -24,8 +24,7 @@ class Digests:
 
     def of(self, path: Path, check: Callable[[Path], None] | None = None) -> str:
         """The file's digest. `check` runs once per content and may raise."""
-        stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}|{check.__name__ if check else ''}"
+        key = _key(path, check.__name__ if check else "")
         if key not in self._known:
             if check:
                 check(path)
@@ -33,11 +32,27 @@ class Digests:
             self._changed = True
         return self._known[key]
 
+    def afresh(self, path: Path) -> str:
+        """Hash the file whatever the memo says, and put a wrong entry right.
+
+        A disk that rots changes neither size nor time, so the memo would vouch for such a file for ever.
+        """
+        found, key = file_digest(path), _key(path)
+        if self._known.get(key, found) != found:
+            self._known[key] = found
+            self._changed = True
+        return found
+
     def save(self) -> None:
         if self._changed:
             with replacing(self._memo) as part:
                 part.write_text(json.dumps(self._known, indent=0))
         self._changed = False
+
+
+def _key(path: Path, check: str = "") -> str:
+    stat = path.stat()
+    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}|{check}"
 
 
 def open_digests(memo: Path) -> Digests:

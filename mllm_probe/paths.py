@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,16 @@ class OutputPaths:
     def dataset(self, name: str, digest: str) -> Path:
         return self.root / "datasets" / f"{name}-{digest}"
 
+    @property
+    def caches(self) -> Path:
+        return self.root / "cache"
+
     def cache(self, identity: str) -> "CachePaths":
-        return CachePaths(self.root / "cache" / identity)
+        return CachePaths(self.caches / identity)
 
     @property
     def digests(self) -> Path:
-        return self.root / "cache" / "digests.json"
+        return self.caches / "digests.json"
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,12 @@ class CachePaths:
     def identity(self) -> Path:
         return self.root / "identity.json"
 
+    @property
+    def groups(self) -> Path:
+        return self.root / "groups"
+
     def group(self, digest: str) -> "GroupPaths":
-        return GroupPaths(self.root / "groups" / digest)
+        return GroupPaths(self.groups / digest)
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,11 @@ class GroupPaths:
     def retry(self, number: int) -> Path:
         """How small the passes of a shard had to become, where memory ran out."""
         return self.root / f"{number:05d}.retry.json"
+
+    def listed(self, shards: int) -> set[Path]:
+        """Every file that a finished group of so many shards may hold."""
+        parts = {name(number) for number in range(shards) for name in (self.shard, self.retry)}
+        return {self.plan, self.provenance, self.manifest, *parts}
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,13 @@ class RunPaths:
 
     def figure(self, kind: str) -> Path:
         return self.root / f"layers.{kind}"
+
+
+TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
+
+
+def is_temporary(path: Path) -> bool:
+    return TEMPORARY.fullmatch(path.name) is not None
 
 
 @contextmanager

@@ -14,12 +14,17 @@ FLOORS = [
     {"data", "cache"},
     {"tasks", "models", "extract", "probes", "stats", "config"},
     {"report"},
-    {"stages"},
+    {"stages", "tools"},
     {"cli"},
     {"__main__"},
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
-ONLY_IN = {"transformers": {"models"}, "bitsandbytes": {"models"}, "hydra": {"cli", "config"}, "rich": {"report"}}
+ONLY_IN = {
+    "transformers": {"models"},
+    "bitsandbytes": {"models"},
+    "hydra": {"cli", "config"},
+    "rich": {"report", "tools"},
+}
 
 
 def room_of(path: Path) -> str:

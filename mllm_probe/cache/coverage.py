@@ -26,7 +26,7 @@ class Shard:
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="np") as file:  # the index alone needs no torch
                 meta = json.loads(file.metadata()["index"])
         except (SafetensorError, OSError, TypeError, KeyError) as error:
             raise CacheError(f"{path} is no readable shard ({error})") from error

@@ -79,7 +79,7 @@ def _load(ready: Prepared, reporter: Reporter) -> "HFModel":
     device = pick_device(ready.config.device)
     reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
     model = load_model(ready.blueprint, device)
-    claim_cache(ready.store, ready.identity)
+    claim_cache(ready.store, ready.identity, ready.config.model.label)
     return model
 
 

@@ -148,7 +148,10 @@ def storage_dtype(config: RunConfig) -> str:
     return config.extract.dtype or config.model.dtype
 
 
-def claim_cache(store: Store, identity: Identity) -> None:
-    """Write the identity's fields beside what they digest to, for whoever looks at the folder."""
+def claim_cache(store: Store, identity: Identity, model: str) -> None:
+    """Write the identity's fields beside what they digest to, for whoever looks at the folder.
+
+    `model` is what the first run called it: a name for people, and no part of what is digested.
+    """
     if not store.paths.identity.exists():
-        write_json(store.paths.identity, identity.to_json())
+        write_json(store.paths.identity, {**identity.to_json(), "model": model})

@@ -1,0 +1,113 @@
+"""Whether a cache is what its manifests say: every byte is read again. Changes no file
+of it; the memo of digests is put right where it vouched for a file that rotted."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+
+from mllm_probe.cache.coverage import Shard
+from mllm_probe.cache.upkeep import IDLE, Cache, Group, read_json
+from mllm_probe.digests import Digests
+from mllm_probe.errors import CacheError
+from mllm_probe.paths import is_temporary
+from mllm_probe.types import digest
+
+REPEAT = "the run that made it, repeated, extracts it again; `mllm-probe cache prune --damaged` removes its group"
+PRUNE = "`mllm-probe cache prune --damaged` removes its group, and the run that made it, repeated, extracts it again"
+CLAIM = "delete it, and the next extraction into this cache writes it again"
+SWEEP = "`mllm-probe cache prune` removes it once it is an hour old"
+ENTRIES = {"shards", "keys", "samples", "joined", "retries", "provenance"}  # of a manifest
+STRAY = "nothing reads it; move it elsewhere, or delete it"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A file that is not as it should be, and what mends it. `group` is the one that it makes unusable."""
+
+    path: Path
+    what: str
+    mend: str
+    group: Group | None = None
+    harmless: bool = False
+
+
+def shards_of(cache: Cache) -> int:
+    return sum(len(_digests_in(group) or ()) for group in cache.finished)
+
+
+def verify(cache: Cache, digests: Digests, advance: Callable[[], None]) -> Iterator[Finding]:
+    """Everything that is wrong with a cache's finished groups; `advance` is called after every shard."""
+    if cache.foreign is not None:
+        return
+    identity = cache.identity
+    if not digest(identity.get("fields")) == identity.get("digest") == cache.name:
+        yield Finding(cache.paths.identity, "is missing or does not spell out this identity", CLAIM)
+    for group in cache.finished:
+        yield from _records(group)
+        for number, expected in enumerate(_digests_in(group) or ()):
+            if found := _shard(group, number, expected, digests):
+                yield found
+            advance()
+    yield from _strays(cache)
+
+
+def _digests_in(group: Group) -> list[str] | None:
+    """Those of the shards; None where the manifest cannot be read."""
+    found = group.manifest.get("shards")
+    return found if isinstance(found, list) else None
+
+
+def _records(group: Group) -> Iterator[Finding]:
+    """The group's JSON files."""
+    if not group.plan:
+        yield Finding(group.paths.plan, "is missing or is not the plan this group was made from", PRUNE, group)
+    if not group.manifest.keys() >= ENTRIES or (group.plan and not _follows(group)):
+        yield Finding(group.paths.manifest, "is no readable manifest of this group's plan", PRUNE, group)
+    if read_json(group.paths.provenance) is None:
+        yield Finding(group.paths.provenance, "is missing or unreadable", PRUNE, group)
+
+
+def _follows(group: Group) -> bool:
+    """Whether the manifest names the plan's keys and as many shards."""
+    return len(_digests_in(group) or ()) == len(group.planned) and group.manifest["keys"] == sorted(group.keys)
+
+
+def _shard(group: Group, number: int, expected: str, digests: Digests) -> Finding | None:
+    path = group.paths.shard(number)
+    if not path.exists():
+        return Finding(path, "is missing", REPEAT, group)
+    try:
+        found = digests.afresh(path)
+    except OSError as error:
+        return Finding(path, f"cannot be read ({error.strerror})", PRUNE, group)
+    if found != expected:
+        return Finding(path, "is damaged: its bytes are not those in the manifest", REPEAT, group)
+    return _index(group, number, path)
+
+
+def _index(group: Group, number: int, path: Path) -> Finding | None:
+    """Bytes may be those that were written and yet not what was planned."""
+    try:
+        shard = Shard.open(path)
+    except CacheError:
+        return Finding(path, "is damaged: it has no readable index", PRUNE, group)
+    same = set(shard.uids["sample"]) == group.planned.get(number) and set(map(str, shard.spaces)) == set(group.keys)
+    if same or not group.plan:
+        return None
+    return Finding(path, "is damaged: its index is not that of the plan", PRUNE, group)
+
+
+def _strays(cache: Cache) -> Iterator[Finding]:
+    """Files that no manifest lists. Unfinished groups have none, and what is being written is left out."""
+    listed = {cache.paths.identity}
+    for group in cache.finished:
+        listed |= group.paths.listed(len(_digests_in(group) or group.planned))
+    growing = {group.paths.root for group in cache.groups if not group.finished}
+    for path, stat in sorted(cache.files.items()):
+        if path in listed or growing.intersection(path.parents):
+            continue
+        if not is_temporary(path):
+            yield Finding(path, "is in no manifest", STRAY, harmless=True)
+        elif time() - stat.st_mtime > IDLE:
+            yield Finding(path, "was left by a killed process", SWEEP, harmless=True)
