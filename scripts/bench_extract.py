@@ -296,6 +296,17 @@ def utilisation(arms: Arms, rate: float, dtype: str) -> dict[str, float]:
     return {"matrix_product_per_s": product, "share_of_it": work * rate / product}
 
 
+def idle(arms: Arms) -> float | None:
+    """Share of arm d's loop in which the device runs no kernel; None on a CPU."""
+    if arms.model._device != "cuda":
+        return None
+    arms.clean()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        seconds = timed(lambda: arms.ours(shared=True))
+    busy = sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
+    return 1 - busy / seconds
+
+
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table("picture", "arm", "per second", "x a", "x a*", "token ideal", "MB written", "difference")
     for row in rows:
@@ -343,13 +354,14 @@ def main() -> None:
                 rows += compare(arms, args.repeats, per_picture)
                 taken = memory(arms, per_picture)
                 report["memory"][per_picture] = taken
-                report["utilisation"] = utilisation(arms, rows[-1]["rate"], model._blueprint.settings.dtype)
+                used = utilisation(arms, rows[-1]["rate"], model._blueprint.settings.dtype)
+                report["utilisation"] = {**used, "idle": idle(arms)}
             show(rows[-5:], console)
             ratio = taken["d"] / max(taken["a*"], 1)
             console.print(
                 f"peak memory, {per_picture} in flight: a* {taken['a*'] / 1e6:.0f} MB, "
                 f"d {taken['d'] / 1e6:.0f} MB ({ratio:.2f}); "
-                f"d runs at {report['utilisation']['share_of_it']:.0%} of a matrix product"
+                f"d runs at {used['share_of_it']:.0%} of a matrix product, device idle: {report['utilisation']['idle']}"
             )
         if args.growth:
             report["growth"] = growth(model, args.micro_batch, args.statements[-1], args.growth)

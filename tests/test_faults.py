@@ -161,6 +161,15 @@ def test_a_damaged_shard_of_another_request_is_left_out(
     assert len(store.coverage().damaged) == 1
 
 
+def test_a_damaged_manifest_is_one_sentence(model: HFModel, tmp_path: Path, samples: Sequence[Sample]) -> None:
+    store = Store(CachePaths(tmp_path / "cache"), Digests(tmp_path / "memo.json"))
+    fill(model, store, samples[:2], KEYS)
+    (path,) = store.paths.root.glob("groups/*/manifest.json")
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(CacheError, match=r"manifest.json is damaged .* cache prune --damaged --yes"):
+        store.coverage()
+
+
 def scarce(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """A device on which more than `most` samples do not fit; returns the sizes that were tried."""
     tried: list[int] = []

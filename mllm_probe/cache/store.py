@@ -41,11 +41,8 @@ class Store:
         self.paths, self._digests = paths, digests
 
     def groups(self) -> dict[str, dict[str, Any]]:
-        """{plan digest: manifest} of the finished groups, in a fixed order."""
-        found = {}
-        for path in sorted(self.paths.root.glob("groups/*/manifest.json")):
-            found[path.parent.name] = json.loads(path.read_text())
-        return found
+        """{plan digest: manifest} of the finished groups, in a fixed order. Raises CacheError."""
+        return {path.parent.name: _json(path) for path in sorted(self.paths.root.glob("groups/*/manifest.json"))}
 
     def provenance(self) -> dict[str, Any]:
         """That of a finished group, empty where there is none; device and quantised modules are alike in all."""
@@ -67,7 +64,7 @@ class Store:
                 else:
                     damaged.append(Damage(group, number, path))
             if entry["joined"]:
-                joined |= json.loads(paths.plan.read_text())["prefixes"]
+                joined |= _json(paths.plan)["prefixes"]
         self._digests.save()
         return Coverage(tuple(shards), joined, tuple(damaged))
 
@@ -101,14 +98,14 @@ class Store:
         for other in self._provenances():
             self._agree(other, provenance, SAME_STORE)
         if paths.provenance.exists():
-            self._agree(json.loads(paths.provenance.read_text()), provenance, SAME_GROUP)
+            self._agree(_json(paths.provenance), provenance, SAME_GROUP)
         write_json(paths.plan, plan)
         write_json(paths.provenance, provenance)
         return paths
 
     def _provenances(self) -> Iterator[dict[str, Any]]:
         for path in sorted(self.paths.root.glob("groups/*/provenance.json")):
-            yield json.loads(path.read_text())
+            yield _json(path)
 
     def _agree(self, known: Mapping[str, Any], provenance: Mapping[str, Any], names: Sequence[str]) -> None:
         for name in names:
@@ -129,17 +126,17 @@ class Store:
         """
         paths = self.paths.group(group)
         found = [self._digests.of(paths.shard(number)) for number in range(shards)]
-        before = json.loads(paths.manifest.read_text())["shards"] if paths.manifest.exists() else found
+        before = _json(paths.manifest)["shards"] if paths.manifest.exists() else found
         if before != found:
             raise CacheError(f"{paths.root} was extracted again and differs; delete this folder to start it anew")
-        retries = {n: json.loads(p.read_text()) for n in range(shards) if (p := paths.retry(n)).exists()}
+        retries = {n: _json(p) for n in range(shards) if (p := paths.retry(n)).exists()}
         entry = {
             "shards": found,
             "keys": sorted(map(str, keys)),
             "samples": samples,
             "joined": joined,
             "retries": retries,
-            "provenance": json.loads(paths.provenance.read_text()),
+            "provenance": _json(paths.provenance),
         }
         write_json(paths.manifest, entry)
         self._digests.save()
@@ -147,6 +144,16 @@ class Store:
 
 def _brief(value: Any) -> str:
     return f"{len(value)} modules" if isinstance(value, list) else str(value)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise CacheError(
+            f"{path} is damaged ({error}); `mllm-probe cache prune --damaged --yes` removes its group, and the same "
+            "command extracts it again"
+        ) from error
 
 
 def _load(path: Path, key: Key) -> tuple["torch.Tensor", "torch.Tensor | None"]:

@@ -36,7 +36,8 @@ class Row:
 class Planner:
     """What every plan of one request shares.
 
-    A pass holds at most `micro_batch` prompts or, where statements share a head, as many tokens as those would have.
+    A pass holds at most `micro_batch` prompts or, where statements share a head, as many tokens as those would have;
+    a single head and the tails behind it may take as much once more.
     """
 
     survey: Survey
@@ -89,16 +90,17 @@ class Planner:
         return [row for rows in ordered for row in rows]
 
     def _cut(self, group: Sequence[str], budget: int) -> Iterator[list[str]]:
-        """Pieces of a group whose packed row stays within the budget of a pass."""
+        """Pieces of a group whose tails stay within the budget of a pass; the head comes on top."""
+        head = common_head([self.survey.ids[uid] for uid in group])
         piece: list[str] = []
-        used = self.survey.picture_tokens
+        used = 0
         for uid in group:
-            text = len(self.survey.ids[uid])
-            if piece and used + text > budget:
+            tail = len(self.survey.ids[uid]) - head
+            if piece and used + tail > budget:
                 yield piece
-                piece, used = [], self.survey.picture_tokens
+                piece, used = [], 0
             piece.append(uid)
-            used += text
+            used += tail
         yield piece
 
     def _row(self, uids: Sequence[str], spaces: Mapping[Key, str], owners: frozenset[str]) -> Row:

@@ -5,6 +5,7 @@ the processor runs on the first of its statements, the others are tokenised behi
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -14,12 +15,27 @@ import torch
 from mllm_probe.batches import Batch, Reading
 from mllm_probe.errors import SpanError
 from mllm_probe.models.blueprint import Blueprint, check_whole
-from mllm_probe.models.packing import pack
-from mllm_probe.models.prompt import Layout
+from mllm_probe.models.packing import Packed, pack
+from mllm_probe.models.prompt import Layout, Tail
 from mllm_probe.types import PICTURE_POSITIONS, Anatomy, Key, Sample, Site
 
-PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids")
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids", "labels")
 Owners = frozenset[str] | None
+Rows = Callable[[], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Prompts as they lie in one batch of `among` tokens, padding counted.
+
+    `places[b]` are the flat indices of sample b's tokens, `which[b]` its pictures among those in `pixels`.
+    """
+
+    layouts: Sequence[Layout]
+    places: Sequence[np.ndarray]
+    which: Sequence[np.ndarray]
+    among: int
+    pixels: torch.Tensor
 
 
 class Collator:
@@ -38,91 +54,84 @@ class Collator:
         real = inputs["attention_mask"].bool()
         first = real.int().argmax(dim=1).tolist()  # left padding moves every index
         places = [b * real.shape[1] + first[b] + np.arange(len(layout.ids)) for b, layout in enumerate(layouts)]
-        shown, which = _distinct(samples, inputs)
-        readings = self._readings(keys, layouts, places, real.numel(), which, inputs, owners, anatomy)
-        pictures = np.concatenate(which) if shown else None
-        return Batch(tuple(sample.uid for sample in samples), inputs, readings, pictures=pictures)
+        repeated, which = _distinct(samples, inputs)
+        laid = Laid(layouts, places, which, real.numel(), inputs["pixel_values"])
+        pictures = np.concatenate(which) if repeated else None
+        uids = tuple(sample.uid for sample in samples)
+        return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), pictures=pictures)
 
     def shared(self, samples: Sequence[Sample], keys: Sequence[Key], owners: Owners, anatomy: Anatomy) -> Batch:
-        blueprint = self._blueprint
-        both = zip(samples, blueprint.prompter.tails(samples), strict=True)
-        rows = [list(row) for _, row in groupby(both, key=lambda one: (one[0].digests, one[1].before))]
-        inputs = dict(blueprint.process([row[0][0] for row in rows]))
-        heads = blueprint.layouts([row[0][0] for row in rows], inputs)
+        rows = self._rows(samples)
+        first = [row[0][0] for row in rows]
+        inputs = dict(self._blueprint.process(first))
+        heads = self._blueprint.layouts(first, inputs)
         layouts = [
             [Layout(sample, head.head, tail, head.end, head.image_id) for sample, tail in row]
             for row, head in zip(rows, heads, strict=True)
         ]
-        real = inputs["attention_mask"].bool().numpy()
-        rotary = self._rotary(inputs)
+        real, rotary = inputs["attention_mask"].bool().numpy(), self._rotary(inputs)
         positions = [rotary[:, r, real[r]] for r in range(len(rows))]
-        ids = [[layout.ids for layout in row] for row in layouts]
-        packed = pack(ids, positions, blueprint.processor.tokenizer.pad_token_id or 0)
-        where = torch.from_numpy(packed.positions)
-        inputs = {name: value for name, value in inputs.items() if name not in PER_TOKEN} | {
-            "input_ids": torch.from_numpy(packed.ids),
-            "position_ids": where[0] if len(where) == 1 else where,
-            "attention_mask": torch.from_numpy(packed.mask),
-        }
-        flat = [layout for row in layouts for layout in row]
-        readings = self._readings(
-            keys,
-            flat,
-            [place for row in packed.places for place in row],
-            packed.ids.size,
-            _of_rows(rows),
-            inputs,
-            owners,
-            anatomy,
-        )
-        return Batch(tuple(layout.sample.uid for layout in flat), inputs, readings, shared=packed.columns)
+        pad = self._blueprint.processor.tokenizer.pad_token_id or 0
+        packed = pack([[layout.ids for layout in row] for row in layouts], positions, pad)
+        flat, places = [one for row in layouts for one in row], [one for row in packed.places for one in row]
+        laid = Laid(flat, places, _of_rows(rows), packed.ids.size, inputs["pixel_values"])
+        inputs = {name: value for name, value in inputs.items() if name not in PER_TOKEN} | _tensors(packed)
+        uids = tuple(layout.sample.uid for layout in flat)
+        return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), shared=packed.columns)
+
+    def _rows(self, samples: Sequence[Sample]) -> list[list[tuple[Sample, Tail]]]:
+        """Neighbours with the same pictures and the same prompt before them."""
+        both = zip(samples, self._blueprint.prompter.tails(samples), strict=True)
+        return [list(row) for _, row in groupby(both, key=lambda one: (one[0].digests, one[1].before))]
 
     def _readings(
-        self,
-        keys: Sequence[Key],
-        layouts: Sequence[Layout],
-        places: Sequence[np.ndarray],
-        among: int,
-        which: Sequence[np.ndarray],
-        inputs: Any,
-        owners: Owners,
-        anatomy: Anatomy,
+        self, keys: Sequence[Key], laid: Laid, owners: Owners, anatomy: Anatomy
     ) -> dict[tuple[str, str], Reading]:
-        """`places[b]` are the flat indices of a sample's tokens, `which[b]` its pictures among those in the inputs."""
         readings = {}
         for tower, position in dict.fromkeys((key.site.tower, key.position) for key in keys):
-            once = anatomy.space(Key(Site(tower), position)) == "prefix"
-            read = [owners is None or not once or layout.sample.uid in owners for layout in layouts]
-            if tower == "lm":
-                found = [
-                    [place[segment] for segment in layout.rows(position)] if reads else []
-                    for layout, place, reads in zip(layouts, places, read, strict=True)
-                ]
-            else:
-                found, among_here = self._pictures(tower, position, layouts[0], which, read, inputs)
-            readings[tower, position] = Reading.of(found, among if tower == "lm" else among_here)
+            once = owners is not None and anatomy.space(Key(Site(tower), position)) == "prefix"
+            read = [not once or layout.sample.uid in (owners or ()) for layout in laid.layouts]
+            rows, among = self._text(position, laid) if tower == "lm" else self._pictures(tower, position, laid)
+            kept = [row() if reads else [] for row, reads in zip(rows, read, strict=True)]
+            readings[tower, position] = Reading.of(kept, among)
         return readings
 
-    def _pictures(
-        self, tower: str, position: str, one: Layout, which: Sequence[np.ndarray], read: list[bool], inputs: Any
-    ) -> tuple[list[list[np.ndarray]], int]:
-        """Rows among [pictures * tokens per picture]; class tokens before the patches are never read."""
+    def _text(self, position: str, laid: Laid) -> tuple[list[Rows], int]:
+        """For each sample what it reads among the tokens of the language model, once it is asked."""
+
+        def rows(layout: Layout, place: np.ndarray) -> Rows:
+            return lambda: [place[segment] for segment in layout.rows(position)]
+
+        return [rows(*one) for one in zip(laid.layouts, laid.places, strict=True)], laid.among
+
+    def _pictures(self, tower: str, position: str, laid: Laid) -> tuple[list[Rows], int]:
+        """The same among [pictures * tokens per picture]; class tokens before the patches are never read."""
         if position not in PICTURE_POSITIONS:
             raise SpanError(
                 f"position {position} does not exist in the {tower}; use one of: {', '.join(PICTURE_POSITIONS)}"
             )
-        pixels = inputs["pixel_values"]
-        check_whole(pixels, tower)
-        per_picture, leading = one.head.count(one.image_id) // len(one.sample.images), 0
+        check_whole(laid.pixels, tower)
+        one, leading = laid.layouts[0], 0
+        per_picture = one.head.count(one.image_id) // len(one.sample.images)
         if tower == "vision":
             patch, leading = self._grid
-            per_picture = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch) + leading
-        rows = []
-        for pictures, reads in zip(which, read, strict=True):
-            spans = [np.arange(p * per_picture + leading, (p + 1) * per_picture) for p in pictures] if reads else []
-            tokens = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
-            rows.append(_cut(tokens, position) if reads else [])
-        return rows, len(pixels) * per_picture
+            per_picture = (laid.pixels.shape[-2] // patch) * (laid.pixels.shape[-1] // patch) + leading
+
+        def rows(pictures: np.ndarray) -> Rows:
+            spans = [np.arange(p * per_picture + leading, (p + 1) * per_picture) for p in pictures]
+            return lambda: _cut(np.concatenate(spans), position)
+
+        return [rows(pictures) for pictures in laid.which], len(laid.pixels) * per_picture
+
+
+def _tensors(packed: Packed) -> dict[str, torch.Tensor]:
+    """As a model takes them."""
+    where = torch.from_numpy(packed.positions)
+    return {
+        "input_ids": torch.from_numpy(packed.ids),
+        "position_ids": where[0] if len(where) == 1 else where,
+        "attention_mask": torch.from_numpy(packed.mask),
+    }
 
 
 def _cut(tokens: np.ndarray, position: str) -> list[np.ndarray]:

@@ -21,6 +21,7 @@ from mllm_probe.types import Sample
 if TYPE_CHECKING:
     from mllm_probe.models.hf import HFModel
 
+EMPTY = Plan((), {}, {}, frozenset(), ())
 NOTHING = {"samples": 0, "forward_passes": 0, "seconds": 0.0, "complete": True}
 
 
@@ -106,12 +107,21 @@ def _repairs(ready: Prepared, coverage: Coverage, samples: Mapping[str, Sample],
     """
     plans: dict[str, Plan] = {}
     for damage in coverage.damaged:
-        plan = Plan.from_json(json.loads(ready.store.paths.group(damage.group).plan.read_text()))
+        plan = _stored_plan(ready, damage.group)
         needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
-        if needed <= samples.keys():
+        if needed and needed <= samples.keys():
             reporter.note(f"{damage.path} is damaged or gone and is extracted again")
             damage.path.unlink(missing_ok=True)
             plans[damage.group] = plan
         else:
             reporter.note(f"{damage.path} is damaged or gone, and this request does not hold its samples: left out")
     return list(plans.values())
+
+
+def _stored_plan(ready: Prepared, group: str) -> Plan:
+    """The plan that made a group; an empty one where it can no longer be trusted."""
+    try:
+        plan = Plan.from_json(json.loads(ready.store.paths.group(group).plan.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        plan = EMPTY
+    return plan if plan.digest == group else EMPTY
