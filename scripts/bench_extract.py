@@ -27,7 +27,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -48,6 +48,7 @@ from mllm_probe.extract.prove import prove
 from mllm_probe.extract.stream import Extraction, Work
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths
+from mllm_probe.settings import DTYPES
 from mllm_probe.stages.request import PASS_TOKENS
 from mllm_probe.types import Key, Picture, Sample, Site
 
@@ -93,8 +94,8 @@ class Arms:
         sites = [site for site in self.model.anatomy.sites() if site.tower == "lm"]
         self.keys = tuple(Key(site, "last") for site in sites)
         self.survey = self.blueprint.survey(self.samples, self.keys)
-        longest = max(self.survey.tokens(sample.uid) for sample in self.samples)
-        self.micro_batch = self.micro_batch or max(1, PASS_TOKENS[self.model._device] // longest)
+        self.longest = max(self.survey.tokens(sample.uid) for sample in self.samples)
+        self.micro_batch = self.micro_batch or max(1, PASS_TOKENS[self.model._device] // self.longest)
 
     @property
     def plain_file(self) -> Path:
@@ -328,6 +329,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", choices=SETTINGS, default="mini")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the computation (default: what suits the setting)")
     parser.add_argument("--tiny", action="store_true", help="shrink the model, to try the way")
     parser.add_argument("--statements", type=int, nargs="+", default=[1, 5, 10, 20], help="per picture")
     parser.add_argument("--examples", type=int, default=20)
@@ -341,16 +343,19 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args, console = arguments(), Console()
     with tempfile.TemporaryDirectory() as name:
-        model = make(args.setting, Path(name), args.device, args.tiny)
+        model = make(args.setting, Path(name), args.device, args.tiny, args.dtype)
         rows: list[dict[str, Any]] = []
         report: dict[str, Any] = {key: str(value) for key, value in vars(args).items()} | {"rows": rows, "memory": {}}
         for per_picture in args.statements:
             with tempfile.TemporaryDirectory() as folder:
                 samples = statements(Path(folder), args.examples, per_picture)
                 arms = Arms(model, samples, Path(folder), args.micro_batch)
-                proof = prove(model, samples[:4], arms.keys, 10**6)
-                if proof.why:
-                    console.print(f"heads are not shared: {proof.why}")
+                proof = prove(model, samples[:5], arms.keys, arms.longest)
+                report["proof"] = asdict(proof)
+                console.print(
+                    f"packing changes a state by at most {proof.error:.1e} of its norm, "
+                    f"company in a plain batch by {proof.noise:.1e}; {proof.why or 'heads are shared'}"
+                )
                 rows += compare(arms, args.repeats, per_picture)
                 taken = memory(arms, per_picture)
                 report["memory"][per_picture] = taken

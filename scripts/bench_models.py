@@ -51,19 +51,15 @@ class NoVideoConfig(transformers.PreTrainedConfig):
     """A key for the registry."""
 
 
-def make(setting: str, folder: Path, device: str, tiny: bool) -> HFModel:
-    """The model of a setting; its config and processor are saved into `folder`."""
+def make(setting: str, folder: Path, device: str, tiny: bool, dtype: str | None = None) -> HFModel:
+    """The model of a setting; its config and processor are saved into `folder`. `dtype` None = what suits it."""
     prompt = PromptSettings()
+    dtype = dtype or ("bfloat16" if device == "cuda" and setting not in ("mini", "small") else "float32")
     if setting == "mini":
-        return load_model(Blueprint(BUNDLED / "mini", ModelSettings(dtype="float32"), prompt, "right"), device)
+        return load_model(Blueprint(BUNDLED / "mini", ModelSettings(dtype=dtype), prompt, "right"), device)
     {"small": _save_small, "llava-7b": _save_llava, "qwen2.5-vl-7b": _save_qwen}[setting](folder, tiny)
     big = setting != "small"
-    settings = ModelSettings(
-        name=setting,
-        weights="random",
-        quantization="nf4" if big else "none",
-        dtype="float32" if setting == "small" or device == "cpu" else "bfloat16",
-    )
+    settings = ModelSettings(name=setting, weights="random", quantization="nf4" if big else "none", dtype=dtype)
     blueprint = Blueprint(folder, settings, prompt, "right")
     torch.manual_seed(0)
     before = torch.get_default_dtype()

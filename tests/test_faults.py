@@ -19,6 +19,7 @@ from test_cache import KEYS, contents, fill, plans_for
 from mllm_probe.cache.store import Store
 from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError, ModelError
+from mllm_probe.extract.prove import prove
 from mllm_probe.extract.stream import Extraction, Work
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths
@@ -223,6 +224,8 @@ def test_a_single_sample_that_does_not_fit_is_an_error(
     with pytest.raises(ModelError, match="memory does not suffice for a single sample"):
         fill(model, store, samples, KEYS)
     assert sizes[-1] == 1 and not list(store.paths.root.rglob("*.safetensors"))
+    with pytest.raises(ModelError, match="memory does not suffice for a single sample"):
+        prove(model, samples[:2], KEYS, 200)
 
 
 def test_a_non_finite_state_stops_the_run_and_leaves_no_shard(

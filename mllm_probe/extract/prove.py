@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mllm_probe.batches import Chunk
 from mllm_probe.errors import ModelError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extract.taps import TOO_LITTLE, is_out_of_memory, read_states
 from mllm_probe.protocols import Extractable
 from mllm_probe.types import Key, Sample
 
@@ -58,7 +58,13 @@ def prove(model: Extractable, samples: Sequence[Sample], keys: Sequence[Key], lo
 def _states(model: Extractable, samples: Sequence[Sample], keys: Sequence[Key], shared: bool) -> Chunk:
     import torch
 
-    return read_states(model, model.collate(samples, keys, shared), keys, torch.float32)
+    batch = model.collate(samples, keys, shared)
+    try:
+        return read_states(model, batch, keys, torch.float32)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise ModelError(TOO_LITTLE) from error
+        raise
 
 
 def _difference(together: Chunk, alone: Sequence[Chunk]) -> float:

@@ -21,7 +21,7 @@ from mllm_probe.errors import ModelError
 from mllm_probe.extract.ahead import ahead
 from mllm_probe.extract.plan import SHARED, Plan, Unit
 from mllm_probe.extract.sink import Sink
-from mllm_probe.extract.taps import launch
+from mllm_probe.extract.taps import TOO_LITTLE, is_out_of_memory, launch
 from mllm_probe.paths import GroupPaths
 from mllm_probe.protocols import Extractable, Reporter
 from mllm_probe.types import Sample
@@ -95,13 +95,8 @@ class Extraction:
         self._there = self._total - sum(job.samples for job in jobs)
         self._reporter.progress("extract", self._there, self._total, "samples")
         with Sink(wrote=lambda writer: self._store.learn(writer.path)) as sink:
-            while jobs:
-                try:
-                    self._fill(jobs, sink)
-                except RuntimeError as error:  # OutOfMemoryError is one, and the CPU's allocator raises a plain one
-                    if not _is_out_of_memory(error):
-                        raise
-                    self._halve(jobs[0], error)
+            while self._runs_out(jobs, sink):
+                self._halve(jobs[0])
         finished = [finish(plan, self._store) for plan in plans]
         seconds = round(time.monotonic() - started, 2)
         return {"samples": self._done, "forward_passes": self._passes, "seconds": seconds, "complete": all(finished)}
@@ -111,6 +106,16 @@ class Extraction:
             paths = self._store.begin(plan.digest, plan.to_json(), self._model.provenance())
             for number in range(self._work.shard, plan.shards, self._work.num_shards):
                 yield Job(plan, paths, number)
+
+    def _runs_out(self, jobs: deque[Job], sink: Sink) -> bool:
+        """Fill; whether memory ran out. On return the error is gone, and the tensors of the failed pass with it."""
+        try:
+            self._fill(jobs, sink)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                return True
+            raise
+        return False
 
     def _fill(self, jobs: deque[Job], sink: Sink) -> None:
         """All jobs until memory runs out; a job leaves the queue with its last part."""
@@ -151,16 +156,13 @@ class Extraction:
         if self._pieces > 1 and not job.retry.exists():
             write_json(job.retry, {"pieces": self._pieces, "equal": "within tolerance"})
 
-    def _halve(self, job: Job, error: RuntimeError) -> None:
+    def _halve(self, job: Job) -> None:
         """Begin the shard anew with units cut once more. Raises ModelError where a single sample is too much."""
         import torch
 
         used, largest = self._pieces_of(job), max(len(unit.samples) for unit in job.units)
         if used >= largest:
-            raise ModelError(
-                "memory does not suffice for a single sample; "
-                "use a smaller model, fewer layers, or model.quantization=nf4"
-            ) from error
+            raise ModelError(TOO_LITTLE)
         job.retry.unlink(missing_ok=True)
         self._pieces = 2 * used
         self._done, self._unwritten = self._done - self._unwritten, 0
@@ -191,9 +193,3 @@ def join(plan: Plan, store: Store) -> None:
 def _split(samples: tuple[str, ...], pieces: int) -> list[tuple[str, ...]]:
     size = -(-len(samples) // pieces)
     return [samples[i : i + size] for i in range(0, len(samples), size)]
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 GATHER_VALUES = 16_000_000  # at most so many numbers are gathered at once for a mean
 
 
+TOO_LITTLE = "memory does not suffice for a single sample; use a smaller model, fewer layers, or model.quantization=nf4"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """OutOfMemoryError is a RuntimeError; the CPU's allocator raises a plain one."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 class _Stop(Exception):
     """Raised inside the last hook to leave the model; caught in `launch` and nowhere else."""
 
