@@ -159,3 +159,18 @@ def test_chat_off_and_no_double_bos(checkpoint: Path, zebra: Sample) -> None:
     blueprint.processor.chat_template = "<s>" + blueprint.processor.chat_template
     ids = blueprint.process([zebra])["input_ids"][0].tolist()
     assert ids.count(1) == 1
+
+
+@pytest.mark.parametrize("text", ["A", "ASSISTANT", ":", "image"])
+def test_a_text_that_the_template_also_writes(model: HFModel, scenes: Collection, text: str) -> None:
+    """The sample's own text is found by its place, not by its letters."""
+    sample = Sample.of(scenes.pictures[:1], text, {})
+    prompt = model._blueprint.prompter.render(sample)
+    assert prompt.text[: prompt.start].endswith("<image>\n")
+    assert prompt.text[prompt.start :] == text + " ASSISTANT:"
+
+
+def test_a_template_that_writes_the_date_is_the_same_on_every_day(checkpoint: Path, zebra: Sample) -> None:
+    blueprint = blueprint_of(checkpoint)
+    blueprint.processor.chat_template = "{{ strftime_now('%Y-%m-%d') }} " + blueprint.processor.chat_template
+    assert blueprint.prompter.render(zebra).text.startswith("01 Jan 2025 USER: ")

@@ -1,6 +1,7 @@
 """Statements packed behind a shared head have the states they have alone, in every causal family."""
 
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +15,8 @@ from families import FAMILIES
 from PIL import Image
 from test_tiles import save_llava_next
 
-from mllm_probe.batches import Chunk, common_head
+from mllm_probe.batches import Batch, Chunk, common_head
+from mllm_probe.errors import ModelError
 from mllm_probe.extract.prove import Proof, prove
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models import packing
@@ -178,8 +180,6 @@ def test_nothing_to_prove_without_the_language_model(model: HFModel, odd: list[S
 
 
 def test_plain_batches_that_disagree_are_no_oracle(model: HFModel, odd: list[Sample], monkeypatch) -> None:
-    from mllm_probe.errors import ModelError
-
     right = HFModel.collate
 
     def wrong(self: HFModel, samples: Sequence[Sample], *how: object) -> object:
@@ -199,3 +199,50 @@ def test_nf4_shares(checkpoint: Path, odd: list[Sample], settings: dict[str, str
     proof = prove(model, odd, LM, 200)
     assert proof.why == ""
     assert proof.error <= (1e-5 if "dtype" not in settings else max(4 * proof.noise, 2e-2))
+
+
+def test_later_text_is_looked_for_whatever_is_asked(tmp_path: Path, odd: list[Sample], monkeypatch) -> None:
+    """No two samples with a common picture, and no layer above the embeddings: a twin and the top block show it."""
+    monkeypatch.setattr("mllm_probe.models.structure.LATER_TOKENS_SEEN", ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = load_model(blueprint_of(FAMILIES["paligemma"](tmp_path)), "cpu")
+        assert not prove(model, [odd[0], odd[3]], [Key.parse("lm.00@last")], 200).causal
+
+
+@pytest.mark.parametrize("name", ["internvl", "mistral3"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_connector_of_cut_pictures_is_refused(name: str, shared: bool, tmp_path: Path, odd: list[Sample]) -> None:
+    """Several tiles, or sizes, in one flat tensor: whose rows are whose cannot be told from the total."""
+    model = load_model(blueprint_of(FAMILIES[name](tmp_path)), "cpu")
+    for samples in ([odd[0], odd[3]], [odd[3], odd[0]]):
+        with pytest.raises(
+            ModelError, match=r"the sites of its connector cannot be read yet; use layers.towers=\[lm\]"
+        ):
+            model.collate(samples, [Key.parse("connector@mean_image")], shared)
+
+
+def test_every_statement_of_a_row_must_fit(tmp_path: Path, odd: list[Sample]) -> None:
+    model = load_model(blueprint_of(save_llava(tmp_path, max_positions=45)), "cpu")
+    with pytest.raises(ModelError, match="the model reads at most 45"):
+        model.collate(odd[:2], LM, shared=True)
+
+
+def test_a_prompt_beyond_the_window_is_not_packed(model: HFModel, odd: list[Sample], monkeypatch) -> None:
+    for config in model._configs:
+        monkeypatch.setattr(config, "sliding_window", 40, raising=False)
+    monkeypatch.setattr(model, "_collators", threading.local())
+    assert model.collate(odd[:1], LM, shared=True).shared is not None
+    assert model.collate(odd[:2], LM, shared=True).shared is None
+
+
+def test_memory_for_one_prompt_but_not_for_several(model: HFModel, odd: list[Sample], monkeypatch) -> None:
+    forward = HFModel.forward
+
+    def limited(self: HFModel, batch: Batch) -> None:
+        if len(batch.uids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        forward(self, batch)
+
+    monkeypatch.setattr(HFModel, "forward", limited)
+    assert prove(model, odd, LM, 200).why == "memory ran out with a few packed prompts"

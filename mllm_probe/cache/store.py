@@ -30,7 +30,7 @@ from mllm_probe.types import Key
 if TYPE_CHECKING:
     import torch
 
-SAME_STORE = ("device", "quantized_modules", "causal")
+SAME_STORE = ("device", "quantized_modules")
 SAME_GROUP = (*SAME_STORE, "torch", "transformers", "bitsandbytes", "pillow")
 
 

@@ -13,10 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.cache.identity import FORMAT
+from mllm_probe.cache.identity import FORMAT, plan_digest
 from mllm_probe.errors import CacheError, choices
 from mllm_probe.paths import CachePaths, GroupPaths, is_temporary
-from mllm_probe.types import digest
 
 IDLE = 3600.0  # seconds; what was written later may belong to a process that still runs
 
@@ -62,7 +61,7 @@ class Group:
     def plan(self) -> dict[str, Any]:
         """Empty where it is missing or damaged; a group is named after its plan, so that one flipped byte shows."""
         found = read_json(self.paths.plan)
-        return found if found is not None and digest(found) == self.name else {}
+        return found if found is not None and plan_digest(found) == self.name else {}
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

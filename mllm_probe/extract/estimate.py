@@ -1,4 +1,4 @@
-"""What an extraction will take, before a weight is loaded: bytes on disk exactly, memory and time roughly."""
+"""What an extraction will take, before a weight is loaded: bytes of pooled positions exactly, the rest roughly."""
 
 import shutil
 import time

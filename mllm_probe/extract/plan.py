@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from mllm_probe.types import Key, digest
+from mllm_probe.cache.identity import plan_digest
+from mllm_probe.types import Key
 
 SHARED, PLAIN = "shared", "plain"
 
@@ -46,7 +47,8 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        return digest(self.to_json())
+        """Of what decides the bytes; `prompts` are for readers and differ with what was missing."""
+        return plan_digest(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         return {

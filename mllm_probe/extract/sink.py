@@ -6,7 +6,8 @@ from threading import Thread
 from types import TracebackType
 
 from mllm_probe.cache.writer import ShardWriter
-from mllm_probe.extract.taps import Pending
+from mllm_probe.errors import ModelError
+from mllm_probe.extract.taps import Pending, is_out_of_memory
 
 DEPTH = 2  # passes that may wait here; the model pauses when the disk is that far behind
 
@@ -17,9 +18,8 @@ class Sink:
     An error of the thread (a state that is not finite, a full disk) is raised by the next call from outside.
     """
 
-    def __init__(self, wrote: Callable[[ShardWriter], None]) -> None:
+    def __init__(self) -> None:
         self._queue: Queue[Callable[[], None] | None] = Queue(DEPTH)
-        self._wrote = wrote
         self._thread = Thread(target=self._work, name="sink", daemon=True)
         self._error: BaseException | None = None
 
@@ -29,17 +29,10 @@ class Sink:
 
     def add(self, writer: ShardWriter, pending: Pending) -> None:
         """Wait for the values and keep them in the writer."""
-        self._put(lambda: writer.add(pending.chunk()))
+        self.do(lambda: writer.add(pending.chunk()))
 
-    def write(self, writer: ShardWriter) -> None:
-        """Write the finished shard."""
-        self._put(lambda: self._write(writer))
-
-    def _write(self, writer: ShardWriter) -> None:
-        writer.write()
-        self._wrote(writer)
-
-    def _put(self, task: Callable[[], None]) -> None:
+    def do(self, task: Callable[[], None]) -> None:
+        """Run something behind what was handed over before."""
         self._raise()
         self._queue.put(task)
 
@@ -53,7 +46,7 @@ class Sink:
                 if self._error is None:
                     task()
             except BaseException as error:
-                self._error = error
+                self._error = _plainly(error)
             finally:
                 self._queue.task_done()
 
@@ -64,3 +57,10 @@ class Sink:
         self._thread.join()
         if error is None:
             self._raise()
+
+
+def _plainly(error: BaseException) -> BaseException:
+    """Memory that runs out here is the host's, and smaller passes do not help."""
+    if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        return ModelError(f"the host's memory does not suffice to gather a shard ({str(error).splitlines()[0]})")
+    return error

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,12 +95,14 @@ class Extraction:
         self._total = sum(job.samples for job in own)
         self._there = self._total - sum(job.samples for job in jobs)
         self._reporter.progress("extract", self._there, self._total, "samples")
-        with Sink(wrote=lambda writer: self._store.learn(writer.path)) as sink:
+        with Sink() as sink:
             while self._runs_out(jobs, sink):
                 self._halve(jobs[0])
-        finished = [finish(plan, self._store) for plan in plans]
+        complete = all(is_filled(plan, self._store) for plan in plans)
+        for plan in plans if complete else ():  # together: a process that begins now must plan what this one planned
+            finish(plan, self._store)
         seconds = round(time.monotonic() - started, 2)
-        return {"samples": self._done, "forward_passes": self._passes, "seconds": seconds, "complete": all(finished)}
+        return {"samples": self._done, "forward_passes": self._passes, "seconds": seconds, "complete": complete}
 
     def _jobs(self, plans: Sequence[Plan]) -> Iterator[Job]:
         for plan in plans:
@@ -128,8 +131,7 @@ class Extraction:
             sink.add(writer, launch(self._model, batch, plan.keys, dtype))
             self._advance(len(part.uids))
             if part.last:
-                self._note_pieces(job)
-                sink.write(writer)
+                sink.do(partial(self._close, job, writer, self._pieces))
                 jobs.popleft()
                 writer, self._unwritten = None, 0
 
@@ -152,9 +154,14 @@ class Extraction:
         """As before, where a shard is extracted again; else as many as this process has come to need."""
         return int(json.loads(job.retry.read_text())["pieces"]) if job.retry.exists() else self._pieces
 
-    def _note_pieces(self, job: Job) -> None:
-        if self._pieces > 1 and not job.retry.exists():
-            write_json(job.retry, {"pieces": self._pieces, "equal": "within tolerance"})
+    def _close(self, job: Job, writer: ShardWriter, pieces: int) -> None:
+        """Write a shard, and how it came to be, unless another process was faster."""
+        if job.path.exists():
+            return
+        if pieces > 1 and not job.retry.exists():
+            write_json(job.retry, {"pieces": pieces, "equal": "within tolerance"})
+        writer.write()
+        self._store.learn(job.path)
 
     def _halve(self, job: Job) -> None:
         """Begin the shard anew with units cut once more. Raises ModelError where a single sample is too much."""
@@ -173,15 +180,17 @@ class Extraction:
         )
 
 
-def finish(plan: Plan, store: Store) -> bool:
-    """Close a plan's group if all its shards are there, whoever made them."""
+def is_filled(plan: Plan, store: Store) -> bool:
+    """Whether all shards of a plan are there, whoever made them."""
     paths = store.paths.group(plan.digest)
-    if not all(paths.shard(number).exists() for number in range(plan.shards)):
-        return False
+    return all(paths.shard(number).exists() for number in range(plan.shards))
+
+
+def finish(plan: Plan, store: Store) -> None:
+    """Close a filled plan's group."""
     stored = {uid for unit in plan.units for uid in unit.samples}
     joined = not stored.issuperset(plan.prefixes)
     store.finish(plan.digest, plan.keys, plan.shards, len(plan.prefixes), joined)
-    return True
 
 
 def join(plan: Plan, store: Store) -> None:

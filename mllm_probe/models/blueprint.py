@@ -88,10 +88,11 @@ class Blueprint:
         real = inputs["attention_mask"].bool()
         ids = [row[mask].tolist() for row, mask in zip(inputs["input_ids"], real, strict=True)]
         for sample, row in zip(samples, ids, strict=True):
-            self._fits(sample, len(row))
+            self.check_length(sample, len(row))
         return list(self.prompter.layouts(samples, ids))
 
-    def _fits(self, sample: Sample, tokens: int) -> None:
+    def check_length(self, sample: Sample, tokens: int) -> None:
+        """Raises ModelError where the model has no room for so many tokens."""
         if tokens > self.anatomy.max_tokens:
             raise ModelError(
                 f"sample {sample.uid} ({sample.images[0].name}) has {tokens} tokens, "

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mllm_probe.batches import Batch, Reading
-from mllm_probe.errors import SpanError
+from mllm_probe.errors import ModelError, SpanError
 from mllm_probe.models.blueprint import Blueprint, check_whole
 from mllm_probe.models.packing import Packed, pack
 from mllm_probe.models.prompt import Layout, Tail
@@ -42,11 +42,14 @@ class Collator:
     """One thread's way to make batches.
 
     `grid` is (patch size, class tokens before the patches) of the vision tower, `rotary` the model's own positions
-    of processed prompts: inputs -> [A, B, L].
+    of processed prompts: inputs -> [A, B, L]. Prompts longer than the sliding `window` are not packed, for the mask of
+    packed ones knows no window.
     """
 
-    def __init__(self, blueprint: Blueprint, grid: tuple[int, int], rotary: Callable[[Any], np.ndarray]) -> None:
-        self._blueprint, self._grid, self._rotary = blueprint, grid, rotary
+    def __init__(
+        self, blueprint: Blueprint, grid: tuple[int, int], rotary: Callable[[Any], np.ndarray], window: int | None
+    ) -> None:
+        self._blueprint, self._grid, self._rotary, self._window = blueprint, grid, rotary, window
 
     def plain(self, samples: Sequence[Sample], keys: Sequence[Key], owners: Owners, anatomy: Anatomy) -> Batch:
         inputs = dict(self._blueprint.process(samples))
@@ -69,11 +72,16 @@ class Collator:
             [Layout(sample, head.head, tail, head.end, head.image_id) for sample, tail in row]
             for row, head in zip(rows, heads, strict=True)
         ]
+        flat = [layout for row in layouts for layout in row]
+        for layout in flat:
+            self._blueprint.check_length(layout.sample, len(layout.ids))
+        if self._window and max(len(layout.ids) for layout in flat) > self._window:
+            return self.plain(samples, keys, owners, anatomy)
         real, rotary = inputs["attention_mask"].bool().numpy(), self._rotary(inputs)
         positions = [rotary[:, r, real[r]] for r in range(len(rows))]
         pad = self._blueprint.processor.tokenizer.pad_token_id or 0
         packed = pack([[layout.ids for layout in row] for row in layouts], positions, pad)
-        flat, places = [one for row in layouts for one in row], [one for row in packed.places for one in row]
+        places = [place for row in packed.places for place in row]
         laid = Laid(flat, places, _of_rows(rows), packed.ids.size, inputs["pixel_values"])
         inputs = {name: value for name, value in inputs.items() if name not in PER_TOKEN} | _tensors(packed)
         uids = tuple(layout.sample.uid for layout in flat)
@@ -111,8 +119,14 @@ class Collator:
                 f"position {position} does not exist in the {tower}; use one of: {', '.join(PICTURE_POSITIONS)}"
             )
         check_whole(laid.pixels, tower)
-        one, leading = laid.layouts[0], 0
-        per_picture = one.head.count(one.image_id) // len(one.sample.images)
+        leading, counts = 0, {one.head.count(one.image_id) / len(one.sample.images) for one in laid.layouts}
+        if len(laid.pixels) != 1 + max(max(pictures) for pictures in laid.which) or len(counts) > 1:
+            raise ModelError(
+                f"{len(laid.pixels)} tensors of pixels with {sorted(counts)} tokens a picture: this model cuts its "
+                f"pictures, or reads several sizes, and the sites of its {tower} cannot be read yet; "
+                "use layers.towers=[lm]"
+            )
+        per_picture = int(counts.pop())
         if tower == "vision":
             patch, leading = self._grid
             per_picture = (laid.pixels.shape[-2] // patch) * (laid.pixels.shape[-1] // patch) + leading

@@ -79,16 +79,22 @@ class HFModel:
             return "its picture tokens see the text behind them"
         if (attn := self._blueprint.settings.attn) != "sdpa":
             return f"model.attn={attn} has no shared form, model.attn=sdpa has"
+        if self._window and self._window < longest:
+            return f"its attention slides over {self._window} of {longest} tokens"
+        return None
+
+    @property
+    def _window(self) -> int | None:
+        """The narrowest sliding window of its attention."""
         windows = [getattr(config, "sliding_window", None) for config in self._configs]
-        narrow = min((window for window in windows if window), default=longest)
-        return f"its attention slides over {narrow} of {longest} tokens" if narrow < longest else None
+        return min((window for window in windows if window), default=None)
 
     def collate(
         self, samples: Sequence[Sample], keys: Sequence[Key], shared: bool = False, owners: Owners = None
     ) -> Batch:
         collator = getattr(self._collators, "one", None)
         if collator is None:
-            collator = self._collators.one = Collator(self._blueprint.fork(), self._grid, self._rotary)
+            collator = self._collators.one = Collator(self._blueprint.fork(), self._grid, self._rotary, self._window)
         batch = (collator.shared if shared else collator.plain)(samples, keys, owners, self.anatomy)
         if self._device == "cuda":  # pinned here, in the worker's thread, so that the copy to the device does not wait
             batch = replace(batch, inputs={name: value.pin_memory() for name, value in batch.inputs.items()})

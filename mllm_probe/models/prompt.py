@@ -19,6 +19,9 @@ from mllm_probe.types import Sample, digest
 
 PLAIN_POSITIONS = ("last", "last_image", "mean_image", "mean_text", "mean_all")
 MARK_POSITIONS = ("mark", "before")
+STAND_IN = "\u2063text\u2063"  # invisible separators around it, so that no template holds it
+# for templates that write the date: the same prompt on every day
+TODAY = "{%- macro strftime_now(format) -%}01 Jan 2025{%- endmacro -%}"
 TOKEN_SPANS = ("text", "image", "all")
 
 
@@ -47,6 +50,7 @@ class Prompter:
         self.processor, self.settings, self.image_id = processor, settings, image_id
         self.tokenizer = processor.tokenizer
         self.tag = self.tokenizer.convert_ids_to_tokens(image_id)
+        self._frames: dict[int, str] = {}
 
     def render(self, sample: Sample) -> Prompt:
         """The rendered prompt of a sample. Raises DataError where the text holds the image tag."""
@@ -55,29 +59,44 @@ class Prompter:
                 f"sample {sample.uid} ({sample.images[0].name}): the text {sample.text!r} contains the image tag "
                 f"{self.tag}; remove it from the caption"
             )
-        text = self._wrapped(sample)
-        bos = self.tokenizer.bos_token
-        if bos and text.startswith(bos) and self.tokenizer("x").input_ids[0] == self.tokenizer.bos_token_id:
-            text = text.removeprefix(bos)  # the tokenizer adds it: a template that writes it too would double it
+        text = self._wrapped(len(sample.images), sample.text)
         if text.count(self.tag) != len(sample.images):
             raise SpanError(
                 f"the prompt holds {text.count(self.tag)} image tags for {len(sample.images)} pictures: {text!r}"
             )
-        start, tag_end = text.rfind(sample.text), text.rfind(self.tag) + len(self.tag)
-        if start < tag_end:
+        before, _, after = self._frame(len(sample.images)).partition(STAND_IN)
+        start, tag_end = len(before), text.rfind(self.tag) + len(self.tag)
+        if text != before + sample.text + after or start < tag_end:
             raise SpanError(
                 f"the text {sample.text!r} must stand as it is behind the picture, but the chat template made {text!r}"
             )
         return Prompt(text, start, tag_end)
 
-    def _wrapped(self, sample: Sample) -> str:
+    def _frame(self, pictures: int) -> str:
+        """The prompt with a stand-in for the sample's text, which shows where that is and what stands around it."""
+        if pictures not in self._frames:
+            self._frames[pictures] = self._wrapped(pictures, STAND_IN)
+        return self._frames[pictures]
+
+    def _wrapped(self, pictures: int, text: str) -> str:
+        wrapped, bos = self._templated(pictures, text), self.tokenizer.bos_token
+        if bos and wrapped.startswith(bos) and self.tokenizer("x").input_ids[0] == self.tokenizer.bos_token_id:
+            return wrapped.removeprefix(bos)  # the tokenizer adds it: a template that writes it too would double it
+        return wrapped
+
+    def _templated(self, pictures: int, text: str) -> str:
         if self.settings.chat == "off" or not getattr(self.processor, "chat_template", None):
-            return f"{self.tag}\n" * len(sample.images) + sample.text
-        content = [*({"type": "image"} for _ in sample.images), {"type": "text", "text": sample.text}]
+            return f"{self.tag}\n" * pictures + text
+        content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
         messages = [{"role": "user", "content": content}]
         if self.settings.system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.settings.system}]})
-        return self.processor.apply_chat_template(messages, add_generation_prompt=self.settings.generation_prompt)
+        template = self.processor.chat_template
+        if isinstance(template, str) and "strftime_now" in template:
+            template = TODAY + template
+        return self.processor.apply_chat_template(
+            messages, chat_template=template, add_generation_prompt=self.settings.generation_prompt
+        )
 
     def survey(self, samples: Sequence[Sample]) -> Survey:
         """Render and tokenise all once. The pictures' own tokens are not known yet and count as none."""

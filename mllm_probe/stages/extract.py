@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import RunConfig
+from mllm_probe.errors import CacheError
 from mllm_probe.extract.estimate import check_disk
 from mllm_probe.extract.layers import check_keys
 from mllm_probe.extract.plan import Plan
@@ -35,19 +37,20 @@ def extract_missing(ready: Prepared, reporter: Reporter) -> dict[str, Any]:
     for tower in check_keys(ready.keys, ready.sites, ready.config.extract.positions):
         reporter.note(f"{tower}: none of the positions asked for exists there, left out")
     samples = {sample.uid: sample for sample in ready.examples.samples}
-    coverage = ready.store.coverage()
+    coverage, model = ready.store.coverage(), None
     repairs = _repairs(ready, coverage, samples, reporter)
     if repairs:
-        _extraction(ready, _load(ready, reporter), samples, reporter).run(repairs)
+        model = _load(ready, reporter)
+        _repair(ready, model, repairs, samples, reporter)
         coverage = ready.store.coverage()
     missing = coverage.missing(ready.keys, samples)
     if not missing:
         reporter.note(f"cache {ready.identity.digest}: all {len(samples)} samples are there")
         return {**NOTHING, "hit": not repairs}
-    return {**_extract(Request(ready, coverage, missing), reporter), "hit": False}
+    return {**_extract(Request(ready, coverage, missing), model, reporter), "hit": False}
 
 
-def _extract(request: Request, reporter: Reporter) -> dict[str, Any]:
+def _extract(request: Request, model: "HFModel | None", reporter: Reporter) -> dict[str, Any]:
     from mllm_probe.models.hf import pick_device
 
     ready, settings = request.ready, request.ready.config.extract
@@ -64,7 +67,7 @@ def _extract(request: Request, reporter: Reporter) -> dict[str, Any]:
         from mllm_probe.stages.processes import in_processes
 
         return in_processes(extract, request, device, reporter)
-    model = _load(ready, reporter)
+    model = model or _load(ready, reporter)
     proof = _prove(request, model, reporter)
     model.anatomy = replace(model.anatomy, causal=proof.causal)
     plans = request.plans(device, settings.prefix == "auto" and not proof.why, proof.causal)
@@ -100,22 +103,40 @@ def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     return proof
 
 
-def _repairs(ready: Prepared, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter) -> list[Plan]:
-    """Remove damaged shards whose samples are at hand; their plans make them again, byte for byte.
+def _repairs(
+    ready: Prepared, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter
+) -> dict[Path, Plan]:
+    """{damaged shard: its plan} of those whose samples are at hand. Raises CacheError where work is shared out.
 
     Others are left alone: what this request needs of them is missing, and is extracted into a group of its own.
     """
-    plans: dict[str, Plan] = {}
+    if coverage.damaged and ready.config.extract.num_shards > 1:
+        raise CacheError(
+            f"{coverage.damaged[0].path} is damaged or gone; run the same once without extract.num_shards to mend it"
+        )
+    plans: dict[Path, Plan] = {}
     for damage in coverage.damaged:
         plan = _stored_plan(ready, damage.group)
         needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
         if needed and needed <= samples.keys():
             reporter.note(f"{damage.path} is damaged or gone and is extracted again")
-            damage.path.unlink(missing_ok=True)
-            plans[damage.group] = plan
+            plans[damage.path] = plan
         else:
             reporter.note(f"{damage.path} is damaged or gone, and this request does not hold its samples: left out")
-    return list(plans.values())
+    return plans
+
+
+def _repair(
+    ready: Prepared, model: "HFModel", repairs: Mapping[Path, Plan], samples: Mapping[str, Sample], reporter: Reporter
+) -> None:
+    """The plans make their shards again, byte for byte; what another machine made stays as it is. Raises CacheError."""
+    model.anatomy = replace(model.anatomy, causal=ready.anatomy.causal)
+    plans = list({plan.digest: plan for plan in repairs.values()}.values())
+    for plan in plans:
+        ready.store.begin(plan.digest, plan.to_json(), model.provenance())
+    for path in repairs:
+        path.unlink(missing_ok=True)
+    _extraction(ready, model, samples, reporter).run(plans)
 
 
 def _stored_plan(ready: Prepared, group: str) -> Plan:

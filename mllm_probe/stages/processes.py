@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,13 +36,12 @@ def in_processes(command: Command, request: Request, device: str, reporter: Repo
         running = []
         for i, name in enumerate(_devices(device, count)):
             own = replace(ready.config, extract=replace(ready.config.extract, gpus=1, shard=i, num_shards=count))
-            process = spawn.Process(target=_work, args=(command, own, Path(folder) / str(i), i), name=f"shard {i}")
+            args = (command, own, Path(folder) / str(i), i)
+            running.append(spawn.Process(target=_work, args=args, name=f"shard {i}", daemon=True))
             with _visible(name):
-                process.start()
-            running.append(process)
+                running[-1].start()
         reporter.note(f"{count} processes on {device}")
-        for process in running:
-            process.join()
+        _wait(running)
     if failed := [process.name for process in running if process.exitcode]:
         raise CacheError(f"{', '.join(failed)} of {count} failed; finished shards are kept, run the same again")
     missing = ready.store.coverage().missing(ready.keys, (sample.uid for sample in ready.examples.samples))
@@ -50,13 +50,25 @@ def in_processes(command: Command, request: Request, device: str, reporter: Repo
     return {"samples": samples, "forward_passes": None, "seconds": seconds, "complete": not missing}
 
 
+def _wait(running: Sequence[BaseProcess]) -> None:
+    """Until all have ended; whatever stops this process stops them, too."""
+    try:
+        for process in running:
+            process.join()
+    finally:
+        for process in running:
+            process.terminate()
+
+
 def _work(command: Command, config: RunConfig, folder: Path, number: int) -> None:
     """The whole life of one process."""
     folder.mkdir()
     try:
         command(config, RunPaths(folder), Lines(number))
-    except MllmProbeError as error:
+    except (MllmProbeError, OSError) as error:
         Lines(number).note(str(error))
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:  # the parent says so for all
         raise SystemExit(1) from None
 
 
