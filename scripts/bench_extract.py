@@ -360,13 +360,14 @@ def main() -> None:
                 taken = memory(arms, per_picture)
                 report["memory"][per_picture] = taken
                 used = utilisation(arms, rows[-1]["rate"], model._blueprint.settings.dtype)
-                report["utilisation"] = {**used, "idle": idle(arms)}
+                report["utilisation"] = {**used, "idle": (waiting := idle(arms))}
             show(rows[-5:], console)
             ratio = taken["d"] / max(taken["a*"], 1)
             console.print(
                 f"peak memory, {per_picture} in flight: a* {taken['a*'] / 1e6:.0f} MB, "
                 f"d {taken['d'] / 1e6:.0f} MB ({ratio:.2f}); "
-                f"d runs at {used['share_of_it']:.0%} of a matrix product, device idle: {report['utilisation']['idle']}"
+                f"d runs at {used['share_of_it']:.0%} of a matrix product"
+                + (f", the device idles {waiting:.0%}" if waiting is not None else "")
             )
         if args.growth:
             report["growth"] = growth(model, args.micro_batch, args.statements[-1], args.growth)
