@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -36,6 +36,7 @@ from mllm_probe.types import Collection, Examples, Sample
 torch.set_num_threads(1)
 
 REAL = Path(os.environ.get("MLLM_PROBE_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+IMAGE_TAG = {"image_token": "<image>"}
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
     "{% for p in m['content'] %}{{ '<image>\\n' if p['type'] == 'image' else p['text'] }}{% endfor %}{% endfor %}"
@@ -56,25 +57,25 @@ class Silent:
         pass
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with few merges, so that words of captions have several tokens."""
+def make_tokenizer(
+    named: Mapping[str, str] = IMAGE_TAG, others: tuple[str, ...] = (), bos: bool = True
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with few merges, so that words of captions have several tokens; ids 0-2 are pad, bos, eos."""
+    special = ["<pad>", "<s>", "</s>", *named.values(), *others]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<pad>", "<s>", "</s>", "<image>"],
+        vocab_size=len(special) + 316,
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(["USER: This image contains: a red circle. Is this right? ASSISTANT:"] * 4, trainer)
-    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    if bos:
+        bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=dict(named)
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from conftest import make_tokenizer
 from transformers import processing_utils
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
@@ -67,26 +67,6 @@ class NoVideoConfig(hf.PreTrainedConfig):
 AutoVideoProcessor.register(NoVideoConfig, NoVideo, exist_ok=True)
 # a processor checks its parts against this class, which transformers does not show without torchvision
 processing_utils.transformers_module.VideoProcessorMixin = VideoProcessorMixin
-
-
-def make_tokenizer(named: dict[str, str], others: tuple[str, ...] = (), bos: bool = True) -> Any:
-    """Byte-level BPE with few merges, so that words of captions have several tokens; ids 0-2 are pad, bos, eos."""
-    special = ["<pad>", "<s>", "</s>", *named.values(), *others]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=len(special) + 316,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(["USER: This image contains: a red circle. Is this right? ASSISTANT:"] * 4, trainer)
-    if bos:
-        bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", extra_special_tokens=named
-    )
 
 
 def chat(image: str) -> str:

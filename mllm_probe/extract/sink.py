@@ -47,8 +47,6 @@ class Sink:
                     task()
             except BaseException as error:
                 self._error = _plainly(error)
-            finally:
-                self._queue.task_done()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
