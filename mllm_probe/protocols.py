@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mllm_probe.batches import Batch
-from mllm_probe.types import Anatomy, Collection, Examples, Key, Sample, Site
+from mllm_probe.types import Anatomy, Collection, Examples, Key, LayerData, Problem, Sample, Site
 
 if TYPE_CHECKING:
     import torch
@@ -72,8 +72,8 @@ class Fit(Protocol):
     @property
     def facts(self) -> Mapping[str, float]: ...
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        """[N, D] -> logits [N]; positive means label 1."""
+    def __call__(self, data: LayerData) -> np.ndarray:
+        """Logits [N] (positive means label 1) or [N, C], or predicted numbers [N]."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What to keep in probes.safetensors."""
@@ -85,7 +85,16 @@ class Probe(Protocol):
     @property
     def name(self) -> str: ...
 
-    def fit(self, train: np.ndarray, y: np.ndarray, val: np.ndarray, y_val: np.ndarray, seed: int) -> Fit: ...
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of problem it can solve."""
+
+    @property
+    def reads(self) -> str:
+        """`vector`: one row a decision; `tokens`: the rows of all tokens of a span; `pairs`: contrast pairs."""
+
+    def fit(self, data: LayerData, problems: Sequence[Problem]) -> Sequence[Fit]:
+        """One fit per problem; all problems of a layer come at once, so that they can share work. Raises ProbeError."""
 
 
 class Reporter(Protocol):

@@ -1,30 +1,47 @@
-"""The floor: always the more frequent label of the training part."""
+"""The floor: always what is most frequent (or the mean) in the training part, whatever the input."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
+from mllm_probe.types import KINDS, LayerData, Problem
+
 
 @dataclass(frozen=True)
 class ConstantFit:
-    """The log-odds of label 1 in training, whatever the input."""
+    """The same output for every row: the log-odds [1], the log shares [C], or the mean number [1] of training."""
 
-    logit: float
+    output: np.ndarray
+    single: bool
     facts: Mapping[str, float] = field(default_factory=lambda: {"converged": 1.0})
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        return np.full(len(values), self.logit)
+    def __call__(self, data: LayerData) -> np.ndarray:
+        return np.tile(self.output[0] if self.single else self.output, (len(data), 1)[: 2 - self.single])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"intercept": np.asarray([self.logit])}
+        return {"intercept": self.output}
 
 
 @dataclass(frozen=True)
 class Majority:
     name: ClassVar[str] = "majority"
+    kinds: ClassVar[tuple[str, ...]] = KINDS
+    reads: ClassVar[str] = "vector"
 
-    def fit(self, train: np.ndarray, y: np.ndarray, val: np.ndarray, y_val: np.ndarray, seed: int) -> ConstantFit:
-        share = (y.sum() + 0.5) / (len(y) + 1)
-        return ConstantFit(float(np.log(share / (1 - share))))
+    def fit(self, data: LayerData, problems: Sequence[Problem]) -> list[ConstantFit]:
+        return [_constant(problem) for problem in problems]
+
+
+def _constant(problem: Problem) -> ConstantFit:
+    """Half a row is added to every class, so that log-odds stay finite."""
+    y = problem.y[problem.train]
+    if problem.kind == "number":
+        return ConstantFit(np.asarray([y.mean()]), single=True)
+    if problem.kind == "classes":
+        counts = np.bincount(y.astype(int), minlength=int(problem.y.max()) + 1) + 0.5
+        return ConstantFit(np.log(counts / counts.sum()), single=False)
+    mask = np.ones(y.shape, dtype=bool) if problem.mask is None else problem.mask[problem.train]
+    share = ((y * mask).sum(axis=0) + 0.5) / (mask.sum(axis=0) + 1)
+    return ConstantFit(np.atleast_1d(np.log(share / (1 - share))), single=y.ndim == 1)

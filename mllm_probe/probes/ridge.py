@@ -1,0 +1,31 @@
+"""Ridge regression: the linear probe of numbers, and of two labels as -1 and 1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mllm_probe.probes.checks import check_problems
+from mllm_probe.probes.linear import LinearFit, check_lambdas, fit_linear
+from mllm_probe.probes.losses import Squared
+from mllm_probe.types import LayerData, Problem
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Half the mean squared error plus lambda / 2 times the squared norm of the weights; Deterministic.
+
+    Predicts numbers. For labels its output orders rows (and splits them at 0), but is no log-odds.
+    """
+
+    lambdas: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    name: ClassVar[str] = "ridge"
+    kinds: ClassVar[tuple[str, ...]] = ("number", "binary")
+    reads: ClassVar[str] = "vector"
+
+    def __post_init__(self) -> None:
+        check_lambdas(self.lambdas)
+
+    def fit(self, data: LayerData, problems: Sequence[Problem]) -> list[LinearFit]:
+        """Raises ProbeError."""
+        check_problems(data, problems, self.kinds, self.name)
+        return fit_linear(data, problems, self.lambdas, dict.fromkeys(self.kinds, Squared()))
