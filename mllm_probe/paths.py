@@ -30,6 +30,20 @@ class OutputPaths:
         return self.caches / "digests.json"
 
 
+    def parts(self, run: str) -> "PartPaths":
+        return PartPaths(self.root / "unfinished" / run)
+
+
+@dataclass(frozen=True)
+class PartPaths:
+    """What an unfinished sweep has fitted, one file a key."""
+
+    root: Path
+
+    def part(self, name: str) -> Path:
+        return self.root / f"{re.sub(r'[^\w.@-]', '_', name)}.safetensors"
+
+
 @dataclass(frozen=True)
 class CachePaths:
     """One cache: a folder per identity, in it one folder per shard group."""
@@ -104,6 +118,10 @@ class RunPaths:
     @property
     def summary(self) -> Path:
         return self.root / "summary.json"
+
+    @property
+    def tests(self) -> Path:
+        return self.root / "tests.csv"
 
     @property
     def config(self) -> Path:

@@ -108,11 +108,23 @@ class ExtractSettings:
 
 @dataclass
 class SweepSettings:
-    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`."""
+    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`.
+
+    `controls` are fitted beside the real labels, `analyses` cost further fits. `permutations` of the held-out labels
+    test the whole sweep at once, and layers count as alike when they differ by less than `margin` (0.01 = one point).
+    `baseline` is the key that v_information is given beside each layer. Features of more than `max_memory_gb` are
+    read from the cache for every product.
+    """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     draws: int = 2000
     ci_level: float = 0.95
+    controls: list[str] = field(default_factory=lambda: ["control_task"])
+    analyses: list[str] = field(default_factory=list)
+    permutations: int = 10_000
+    margin: float = 0.01
+    baseline: str = "connector@mean_image"
+    max_memory_gb: float = 4.0
 
 
 @dataclass

@@ -76,26 +76,35 @@ class Sample:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is scored. `mark` picks one row where a position has several a sample; `strata` cuts the test set."""
+    """What is scored. `mark` picks one row where a position has several a sample; `strata` cuts the test set.
+
+    `type` is what control tasks draw a label for. `side` (1 or -1) tells the halves of a contrast pair apart: the same
+    question answered both ways; 0 where there is none.
+    """
 
     uid: str
     sample: str
     target: str
-    label: int
+    label: int | float
     group: str
     mark: str | None = None
     pair: str | None = None
     type: str | None = None
     strata: Mapping[str, str] = field(default_factory=dict)
+    side: int = 0
 
 
 @dataclass(frozen=True)
 class Examples:
-    """A task applied to a data set: the samples, the decisions about them, and each picture's fold (see Folds)."""
+    """A task applied to a data set: the samples, the decisions about them, and each picture's fold (see Folds).
+
+    `kind` is that of the decisions' labels, see Problem.
+    """
 
     samples: tuple[Sample, ...]
     decisions: tuple[Decision, ...]
     folds: Mapping[str, int]
+    kind: str = "binary"
 
 
 @dataclass(frozen=True, order=True)

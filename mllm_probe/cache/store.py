@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.cache.coverage import Coverage, Damage, Shard
+from mllm_probe.cache.rows import StoredRows
 from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import CachePaths, GroupPaths, replacing
@@ -70,23 +71,29 @@ class Store:
 
     def read(self, key: Key, samples: Sequence[str], coverage: Coverage) -> tuple["torch.Tensor", np.ndarray]:
         """Values [T, D] in storage dtype and row bounds [B + 1], in the order of `samples`. Raises CacheError."""
-        import torch
+        rows, bounds = self.rows(key, samples, coverage)
+        return rows[:], bounds
 
+    def rows(self, key: Key, samples: Sequence[str], coverage: Coverage) -> tuple[StoredRows, np.ndarray]:
+        """The same, read from the shards when they are sliced: what was not asked for takes no memory."""
         places = [coverage.place(key, uid) for uid in samples]
         if None in places:
             uid = samples[places.index(None)]
             raise CacheError(
                 f"{key} of sample {uid} is not in {self.paths.root}; run `mllm-probe extract` with the same settings"
             )
-        loaded = {n: _load(coverage.shards[n].path, key) for n in sorted({place[0] for place in places if place})}
-        parts, bounds = [], [0]
+        numbers = sorted({place[0] for place in places if place})
+        loaded = {n: _load(coverage.shards[n].path, key) for n in numbers}
+        part, row, bounds = [], [], [0]
         for place in places:
             assert place is not None
-            values, rows = loaded[place[0]]
-            start, stop = (rows[place[1]], rows[place[1] + 1]) if rows is not None else (place[1], place[1] + 1)
-            parts.append(values[start:stop])
-            bounds.append(bounds[-1] + int(stop - start))
-        return torch.cat(parts), np.asarray(bounds)
+            _, starts = loaded[place[0]]
+            start, stop = (place[1], place[1] + 1) if starts is None else starts[place[1] : place[1] + 2].tolist()
+            part += [numbers.index(place[0])] * (stop - start)
+            row += range(start, stop)
+            bounds.append(bounds[-1] + stop - start)
+        parts = tuple(loaded[n][0] for n in numbers)
+        return StoredRows(parts, np.asarray(part, int), np.asarray(row, int)), np.asarray(bounds)
 
     def begin(self, group: str, plan: Mapping[str, Any], provenance: Mapping[str, Any]) -> GroupPaths:
         """Write down a group's plan and provenance, or refuse to go on with what another machine began.

@@ -11,8 +11,8 @@ import torch
 from mllm_probe.errors import ProbeError
 from mllm_probe.types import LayerData
 
-CHUNK_BYTES = 32 << 20  # of float64 at once
-CONSTANT = 1e-6  # a column that varies this much less in training than in all rows says nothing
+CHUNK_BYTES = 8 << 20  # of float64 at once
+CONSTANT = 1e-6  # a column that varies a million times less in a split than in all rows says nothing there
 
 
 def chunks(data: LayerData, dtype: torch.dtype = torch.float64) -> Iterator[tuple[int, int, torch.Tensor]]:
@@ -36,11 +36,8 @@ class Features:
         self._data, self.used = data, used
         self._used = torch.from_numpy(used)
         self.n, self.width, self.device = int(used.sum()), data.width, data.compute.device
-        everyone = torch.ones(1, self.n, dtype=torch.float64, device=self.device)
-        mean, scale = self._moments(everyone)
-        self._mean, self._scale = mean[0], scale[0]
-        scale[0][scale[0] <= 1e-9 * mean[0].abs() + 1e-12] = torch.inf
         self._held: torch.Tensor | None = None
+        self._mean, self._scale = self._moments()
         if self.n * self.width * 4 <= data.compute.memory:
             held = torch.empty(self.n, self.width, device=self.device)
             for start, stop, x in self._chunks(torch.float32):
@@ -60,7 +57,7 @@ class Features:
             done += len(kept)
 
     def _chunks(self, dtype: torch.dtype) -> Iterator[tuple[int, int, torch.Tensor]]:
-        if getattr(self, "_held", None) is None:
+        if self._held is None:
             for start, stop, x in self._raw():
                 yield start, stop, x.sub_(self._mean).div_(self._scale).to(dtype)
         elif dtype is torch.float32:
@@ -101,10 +98,15 @@ class Features:
 
         The deviation of a column that is constant in a split is infinite: divided by it, the column is nothing.
         """
-        mean, scale = self._moments(train.double())
-        scale[scale <= CONSTANT * self._scale.nan_to_num(posinf=0.0)] = torch.inf
-        scale[:, self._scale.isinf()] = torch.inf
-        return mean, scale
+        weights = train.double()
+        first = second = torch.zeros(len(train), self.width, dtype=torch.float64, device=self.device)
+        for start, stop, x in self._chunks(torch.float64):
+            first = first.addmm(weights[:, start:stop], x)
+            second = second.addmm(weights[:, start:stop], x.square())
+        count = weights.sum(1, keepdim=True)
+        scale = (second / count - (first / count).square()).clamp_min(0).sqrt()
+        live = self._scale.nan_to_num(posinf=0.0)
+        return self._mean + first / count * live, torch.where(scale > CONSTANT, scale * live, torch.inf)
 
     def factors(self, scale: torch.Tensor) -> torch.Tensor:
         """[S, D]: what turns columns of this matrix into columns standardised by a split."""
@@ -114,25 +116,23 @@ class Features:
     def mean(self) -> torch.Tensor:
         return self._mean
 
-    def _moments(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weighted mean and deviation [S, D]; sums are taken around a first guess, so that large means cost no digits."""
+    def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation [D] of the raw rows; sums are taken around a first guess, so large means cost no digits."""
         guess = None
         first = second = torch.zeros(())
-        for start, stop, x in self._raw():
+        for _, _, x in self._raw():
             if guess is None:
                 guess = x.mean(0)
-                first = second = torch.zeros(len(weights), self.width, dtype=torch.float64, device=self.device)
+                first, second = torch.zeros_like(guess), torch.zeros_like(guess)
             x.sub_(guess)
-            w = weights[:, start:stop]
-            first = first + w @ x
-            second = second + w @ x.square_()
+            first += x.sum(0)
+            second += x.square_().sum(0)
         if guess is None:
             raise ProbeError(f"{self._data.name or 'the layer'} has no rows to train on")
         if not bool(second.isfinite().all()):
             self._name_bad_rows()
-        count = weights.sum(1, keepdim=True)
-        mean = first / count
-        return mean + guess, (second / count - mean.square()).clamp_min(0).sqrt()
+        mean, scale = guess + first / self.n, (second / self.n - (first / self.n).square()).clamp_min(0).sqrt()
+        return mean, torch.where(scale > 1e-9 * mean.abs() + 1e-12, scale, torch.inf)
 
     def _name_bad_rows(self) -> None:
         bad = sum(int((~x.isfinite().all(1)).sum()) for _, _, x in self._raw())

@@ -15,6 +15,7 @@ from mllm_probe.probes.basis import Basis
 from mllm_probe.probes.features import Features, chunks
 from mllm_probe.probes.losses import Loss
 from mllm_probe.probes.solver import Solution, Work, solve
+from mllm_probe.protocols import Fit
 from mllm_probe.types import LayerData, Problem
 
 
@@ -33,15 +34,25 @@ class LinearFit:
     facts: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, data: LayerData) -> np.ndarray:
-        weights = np.atleast_2d(self.weights / self.scale)
-        offset = self.intercept - weights @ self.mean
-        moved = torch.from_numpy(weights.T.copy()).to(data.compute.device)
-        parts = [(x @ moved).cpu().numpy() for _, _, x in chunks(data)]
-        logits = np.concatenate(parts) + offset if parts else np.zeros((0, len(offset)))
-        return logits[:, 0] if self.weights.ndim == 1 else logits
+        return _together([self], data)[0]
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"mean": self.mean, "scale": self.scale, "weights": self.weights, "intercept": self.intercept}
+
+
+def logits_of(fits: Sequence[Fit], data: LayerData) -> list[np.ndarray]:
+    """What each fit says of all rows; linear ones share one pass over them."""
+    linear = [fit for fit in fits if isinstance(fit, LinearFit)]
+    return _together(linear, data) if len(linear) == len(fits) else [fit(data) for fit in fits]
+
+
+def _together(fits: Sequence[LinearFit], data: LayerData) -> list[np.ndarray]:
+    weights = [np.atleast_2d(fit.weights / fit.scale) for fit in fits]
+    offsets = [fit.intercept - w @ fit.mean for fit, w in zip(fits, weights, strict=True)]
+    moved = torch.from_numpy(np.concatenate(weights).T.copy()).to(data.compute.device)
+    logits = np.concatenate([(x @ moved).cpu().numpy() for _, _, x in chunks(data)]) + np.concatenate(offsets)
+    parts = np.split(logits, np.cumsum([len(w) for w in weights])[:-1], axis=1)
+    return [part[:, 0] if fit.weights.ndim == 1 else part for part, fit in zip(parts, fits, strict=True)]
 
 
 def check_lambdas(lambdas: Sequence[float]) -> None:

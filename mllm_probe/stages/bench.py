@@ -1,141 +1,147 @@
-"""What all fits of one sweep share, and how one fit becomes rows of scores.csv. Knows no model."""
+"""What all fits of one sweep share: labels, controls, splits, and how a key's rows meet them. Knows no statistic."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.config import run_digest
-from mllm_probe.protocols import Fit, Probe
+from mllm_probe.errors import ConfigError, choices
+from mllm_probe.probes.linear import logits_of
+from mllm_probe.protocols import Probe
 from mllm_probe.stages.prepare import Prepared
-from mllm_probe.stats.bootstrap import interval, resample_weights
-from mllm_probe.stats.measures import METRICS, measure
-from mllm_probe.types import Key, LayerData, Score
+from mllm_probe.types import Compute, Key, LayerData, Problem, digest
+
+CONTROL_TASK, PERMUTED = "control_task", "permuted"
+CONTROLS = (CONTROL_TASK, PERMUTED)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One probe fitted with one seed: its logits for all N decisions, and who was in which split."""
+    """One probe fitted with one seed: float32 logits for all N decisions, what the fit says of itself, its arrays."""
 
     key: Key | None
     control: str
     probe: str
     seed: int
-    fit: Fit
     logits: np.ndarray
-    split: np.ndarray
+    facts: Mapping[str, float]
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """`lm.07@last/logistic/seed0`; a control stands before the seed, a baseline has no key."""
+        middle = f"{self.control}/" if self.key and self.control else ""
+        return f"{self.key or self.control or 'none'}/{self.probe}/{middle}seed{self.seed}"
 
 
 class Bench:
-    """Labels, groups, splits and the resamples of the test pictures."""
+    """Labels, groups and splits of one experiment. Raises ConfigError for controls that it cannot have."""
 
     def __init__(self, ready: Prepared) -> None:
-        self._ready = ready
+        self.ready = ready
         decisions = ready.examples.decisions
-        self._samples = {sample.uid: sample for sample in ready.examples.samples}
-        self.texts = [self._samples[decision.sample].text for decision in decisions]
-        self.y = np.asarray([decision.label for decision in decisions])
+        self.samples = {sample.uid: sample for sample in ready.examples.samples}
+        self.kind = ready.examples.kind
+        self.y = np.asarray([decision.label for decision in decisions], float if self.kind == "number" else int)
         self.groups = np.asarray([decision.group for decision in decisions])
-        seeds = ready.config.sweep.seeds
-        self.splits = {seed: ready.folds.splits(ready.examples.folds, seed) for seed in seeds}
+        self.seeds = tuple(ready.config.sweep.seeds)
+        self.splits = {seed: ready.folds.splits(ready.examples.folds, seed) for seed in self.seeds}
         self.split_of = {
             seed: np.asarray([split[group] for group in self.groups]) for seed, split in self.splits.items()
         }
-        self._test = self.split_of[seeds[0]] == "test"
-        self._run = run_digest(ready.config, ready.identity.digest, [decision.uid for decision in decisions])
+        self.test = self.split_of[self.seeds[0]] == "test"
+        self.controls = ("", *self._controls())
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.samples[decision.sample].text for decision in self.ready.examples.decisions]
+
+    def _controls(self) -> tuple[str, ...]:
+        wanted = self.ready.config.sweep.controls
+        for name in wanted:
+            if name not in CONTROLS:
+                raise ConfigError(f"sweep.controls names the unknown control '{name}'; {choices(name, CONTROLS)}")
+        return tuple(dict.fromkeys(name for name in wanted if name != CONTROL_TASK or self.control_labels is not None))
 
     @cached_property
-    def _resamples(self) -> np.ndarray:
-        return resample_weights(self.groups[self._test], self._ready.config.sweep.draws)
+    def control_labels(self) -> np.ndarray | None:
+        """One label for each type of decision, drawn from the distribution of the real ones (Hewitt and Liang 2019).
+
+        None where decisions have no types, or one only: such a control task does not exist.
+        """
+        types = [decision.type for decision in self.ready.examples.decisions]
+        names = sorted({name for name in types if name is not None}, key=digest)
+        if None in types or len(names) < 2:
+            return None
+        ordered = np.sort(self.y)
+        place = ((np.arange(len(names)) + 0.5) / len(names) * len(ordered)).astype(int)
+        label = dict(zip(names, ordered[place], strict=True))
+        return np.asarray([label[name] for name in types])
+
+    def truth(self, control: str) -> np.ndarray:
+        """The labels that a control is scored on [N]: its own, except where it was trained on shuffled real ones."""
+        if control == CONTROL_TASK:
+            assert self.control_labels is not None
+            return self.control_labels
+        return self.y
+
+    def problem(self, control: str, seed: int) -> Problem:
+        """Labels of test rows are blanked: no probe sees them."""
+        split = self.split_of[seed]
+        y, seen = self.truth(control).copy(), split != "test"
+        if control == PERMUTED:
+            y[seen] = np.random.default_rng(seed).permutation(y[seen])
+        y[~seen] = 0
+        return Problem(y, split == "train", split == "val", self.kind, seed=seed)
+
+    @property
+    def compute(self) -> Compute:
+        from mllm_probe.models.hf import pick_device
+
+        config = self.ready.config
+        return Compute(pick_device(config.device), int(config.sweep.max_memory_gb * 1e9))
 
     def layer(self, key: Key, coverage: Coverage) -> LayerData:
-        """The rows of all decisions at one key, as float64 [N, D]."""
-        uids = list(self._samples)
-        values, bounds = self._ready.store.read(key, uids, coverage)
+        """The rows of all decisions at one key; those of token positions are ragged."""
+        uids = list(self.samples)
+        rows, bounds = self.ready.store.rows(key, uids, coverage)
         number = {uid: i for i, uid in enumerate(uids)}
-        rows = [
-            bounds[number[decision.sample]] + self._offset(key, decision.sample, decision.mark)
-            for decision in self._ready.examples.decisions
-        ]
-        return LayerData(key, values[rows].double().numpy(), self.y, self.groups)
+        decisions = self.ready.examples.decisions
+        own = np.asarray([number[decision.sample] for decision in decisions])
+        extra = self._contrast()
+        if key.position.startswith("tokens:"):
+            spans = [np.arange(bounds[i], bounds[i + 1]) for i in own]
+            ends = np.cumsum([0, *(len(span) for span in spans)])
+            return LayerData(rows.take(np.concatenate(spans)), ends, **extra, name=str(key), compute=self.compute)
+        shift = [self._offset(key, decision.sample, decision.mark) for decision in decisions]
+        return LayerData(rows.take(bounds[own] + shift), **extra, name=str(key), compute=self.compute)
 
     def _offset(self, key: Key, sample: str, mark: str | None) -> int:
         """Which of a sample's rows is this decision's own: its mark's place among the marks the position reads."""
         family = key.position.partition(":")[2]
-        marks = [name for name in self._samples[sample].marks if name.partition(":")[0] == family]
+        marks = [name for name in self.samples[sample].marks if name.partition(":")[0] == family]
         return marks.index(mark) if mark in marks else 0
 
-    def trial(self, probe: Probe, values: np.ndarray, key: Key | None, control: str, seed: int) -> Trial:
-        split = self.split_of[seed]
-        train, val = split == "train", split == "val"
-        fit = probe.fit(values[train], self.y[train], values[val], self.y[val], seed)
-        return Trial(key, control, probe.name, seed, fit, fit(values), split)
+    def _contrast(self) -> dict[str, Any]:
+        """Contrast pairs, where decisions say which half they are."""
+        decisions = self.ready.examples.decisions
+        if not any(decision.side for decision in decisions):
+            return {}
+        names = {pair: i for i, pair in enumerate(dict.fromkeys(d.pair for d in decisions if d.side))}
+        pairs = np.asarray([names[d.pair] if d.side else -1 for d in decisions])
+        return {"pairs": pairs, "sides": np.asarray([d.side for d in decisions])}
 
-    def scores(self, trials: list[Trial]) -> list[Score]:
-        """Validation and test rows of each seed, then the aggregate on test with its interval over pictures."""
-        found = []
-        for metric in METRICS:
-            for trial in trials:
-                found += [self._score(trial, metric, split) for split in ("val", "test")]
-            tests = [score for score in found if score.metric == metric and score.split == "test"]
-            low, high = interval(self._mean_over_seeds(trials, metric), self._resamples, self._level)
-            found.append(
-                replace(
-                    tests[0],
-                    seed="all",
-                    value=float(np.mean([score.value for score in tests])),
-                    lambda_=None,
-                    converged=all(score.converged for score in tests),
-                    low=low,
-                    high=high,
-                    ci_level=self._level,
-                )
-            )
-        return found
-
-    @property
-    def _level(self) -> float:
-        return self._ready.config.sweep.ci_level
-
-    def _mean_over_seeds(self, trials: list[Trial], metric: str) -> Callable[[np.ndarray], np.ndarray]:
-        logits = [trial.logits[self._test] for trial in trials]
-        y = self.y[self._test]
-        return lambda weights: np.mean([measure(metric, one, y, weights) for one in logits], axis=0)
-
-    def _score(self, trial: Trial, metric: str, split: str) -> Score:
-        ready, key = self._ready, trial.key
-        rows = trial.split == split
-        template = ready.task.template
-        return Score(
-            run=self._run,
-            cache=ready.identity.digest if key else "",
-            model=ready.config.model.label,
-            revision=ready.config.model.revision or "",
-            quantization=ready.config.model.precision,
-            dataset=ready.collection.name,
-            task=ready.task.name,
-            target=ready.examples.decisions[0].target,
-            subset="",
-            site=str(key.site) if key else "",
-            tower=key.site.tower if key else "",
-            layer=key.site.layer if key else None,
-            part=key.site.part if key else "",
-            depth=round(ready.anatomy.depth(key.site), 4) if key else None,
-            position=key.position if key else "",
-            features="single" if key else "words" if trial.control else "none",
-            probe=trial.probe,
-            control=trial.control,
-            train_template=template,
-            test_template=template,
-            seed=str(trial.seed),
-            split=split,
-            metric=metric,
-            n=int(rows.sum()),
-            n_groups=len(np.unique(self.groups[rows])),
-            n_train=int((trial.split == "train").sum()),
-            lambda_=trial.fit.facts.get("lambda"),
-            converged=bool(trial.fit.facts["converged"]),
-            value=float(measure(metric, trial.logits[rows], self.y[rows])[0]),
-        )
+    def trials(
+        self, probe: Probe, data: LayerData, key: Key | None, name: str, controls: Sequence[str]
+    ) -> list[Trial]:
+        """All controls and seeds of a key in one call, so that the probe can share work among them."""
+        places = [(control, seed) for control in controls for seed in self.seeds]
+        fits = probe.fit(data, [self.problem(*place) for place in places])
+        logits = logits_of(fits, data)
+        return [
+            Trial(key, name or control, probe.name, seed, z.astype(np.float32), dict(fit.facts), fit.arrays())
+            for (control, seed), fit, z in zip(places, fits, logits, strict=True)
+        ]

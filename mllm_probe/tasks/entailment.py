@@ -5,6 +5,7 @@ picture is as often true as false in whatever split is drawn, and only both toge
 Tao et al. 2024 print neither their prompt nor their numbers of captions: template and captions_per_picture are axes.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,10 +77,18 @@ class Entailment:
             uid = digest(sample.uid, "entailment", label, pair)
             samples[sample.uid] = sample
             strata = {"picture": picture.id}
-            decisions[uid] = Decision(uid, sample.uid, "caption", label, picture.digest, pair=pair, strata=strata)
+            decisions[uid] = Decision(
+                uid, sample.uid, "caption", label, picture.digest, pair=pair, type=last_word(text), strata=strata
+            )
 
     def _sample(self, picture: Picture, caption: str) -> Sample:
         said = caption.strip().rstrip(".")
         start = self.template.index("{caption}")
         text = self.template.replace("{caption}", said)
         return Sample.of([picture], text, {"caption": (start, start + len(said))})
+
+
+def last_word(caption: str) -> str:
+    """The type of a statement for control tasks: captions do not recur between splits, their last words do."""
+    words = re.findall(r"\w+", caption.lower())
+    return words[-1] if words else ""
