@@ -1,6 +1,5 @@
 """What all fits of one sweep share, and how one fit becomes rows of scores.csv. Knows no model."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,8 +9,8 @@ from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import run_digest
 from mllm_probe.protocols import Fit, Probe
 from mllm_probe.stages.prepare import Prepared
-from mllm_probe.stats.bootstrap import interval, resample_weights
-from mllm_probe.stats.measures import METRICS, measure
+from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.stats.measures import measure
 from mllm_probe.types import Key, LayerData, Score
 
 
@@ -47,8 +46,8 @@ class Bench:
         self._run = run_digest(ready.config, ready.identity.digest, [decision.uid for decision in decisions])
 
     @cached_property
-    def _resamples(self) -> np.ndarray:
-        return resample_weights(self.groups[self._test], self._ready.config.sweep.draws)
+    def _resamples(self) -> Resamples:
+        return Resamples(self.groups[self._test], self._ready.config.sweep.draws)
 
     def layer(self, key: Key, coverage: Coverage) -> LayerData:
         """The rows of all decisions at one key, as float64 [N, D]."""
@@ -76,11 +75,13 @@ class Bench:
     def scores(self, trials: list[Trial]) -> list[Score]:
         """Validation and test rows of each seed, then the aggregate on test with its interval over pictures."""
         found = []
-        for metric in METRICS:
+        for metric in ("accuracy", "auroc"):
             for trial in trials:
                 found += [self._score(trial, metric, split) for split in ("val", "test")]
             tests = [score for score in found if score.metric == metric and score.split == "test"]
-            low, high = interval(self._mean_over_seeds(trials, metric), self._resamples, self._level)
+            logits = np.stack([trial.logits[self._test] for trial in trials])[None]
+            drawn = self._resamples.means(metric, logits, self.y[self._test])
+            low, high = map(float, interval(drawn, self._level)[0])
             found.append(
                 replace(
                     tests[0],
@@ -98,11 +99,6 @@ class Bench:
     @property
     def _level(self) -> float:
         return self._ready.config.sweep.ci_level
-
-    def _mean_over_seeds(self, trials: list[Trial], metric: str) -> Callable[[np.ndarray], np.ndarray]:
-        logits = [trial.logits[self._test] for trial in trials]
-        y = self.y[self._test]
-        return lambda weights: np.mean([measure(metric, one, y, weights) for one in logits], axis=0)
 
     def _score(self, trial: Trial, metric: str, split: str) -> Score:
         ready, key = self._ready, trial.key
