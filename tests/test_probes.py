@@ -1,9 +1,8 @@
-"""The solver against scikit-learn, the probe's choices, and measures against scikit-learn and naive loops."""
+"""The solver against scikit-learn, and the probe's choices."""
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from mllm_probe.errors import ConfigError, ProbeError
@@ -11,8 +10,6 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.solver import TOLERANCE, Basis, solve
 from mllm_probe.probes.words import bag_of_words
-from mllm_probe.stats.bootstrap import interval, resample_weights
-from mllm_probe.stats.measures import measure
 
 
 def problem(n: int, width: int, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -97,41 +94,3 @@ def test_majority_says_the_frequent_label() -> None:
 def test_bag_of_words_marks_presence() -> None:
     x = bag_of_words(["a red ring", "a ring, a ring"])
     assert x.tolist() == [[1, 1, 1], [1, 0, 1]]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_measures_equal_scikit_learn_also_with_ties_and_weights(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    logits, y = rng.integers(-3, 4, 60) + 0.25, rng.integers(0, 2, 60)
-    weights = rng.integers(0, 3, (4, 60)).astype(float)
-    assert measure("auroc", logits, y)[0] == pytest.approx(roc_auc_score(y, logits))
-    assert measure("accuracy", logits, y)[0] == pytest.approx(accuracy_score(y, logits > 0))
-    for row, value in zip(weights, measure("auroc", logits, y, weights), strict=True):
-        assert value == pytest.approx(roc_auc_score(y, logits, sample_weight=row))
-    for row, value in zip(weights, measure("accuracy", logits, y, weights), strict=True):
-        assert value == pytest.approx(accuracy_score(y, logits > 0, sample_weight=row))
-
-
-def test_a_one_class_resample_is_nan_and_a_zero_logit_half_right() -> None:
-    assert np.isnan(measure("auroc", np.arange(3.0), np.ones(3))[0])
-    assert measure("accuracy", np.zeros(4), np.array([1, 0, 1, 1]))[0] == 0.5
-
-
-def test_the_bootstrap_draws_pictures_not_rows() -> None:
-    groups = np.repeat(np.arange(10), 5)
-    weights = resample_weights(groups, draws=50)
-    assert weights.shape == (50, 50)
-    assert all(len(set(row[groups == g])) == 1 for row in weights for g in range(10))
-    assert (weights.sum(axis=1) == 50).all()
-    assert (resample_weights(groups, 50) == weights).all()
-
-
-def test_the_interval_covers_at_its_level_when_rows_of_a_picture_agree() -> None:
-    """200 data sets of 80 pictures, 4 equal rows each; a row bootstrap would cover far less than 95 %."""
-    rng, covered = np.random.default_rng(0), 0
-    for _ in range(200):
-        values = np.repeat(rng.random(80) < 0.7, 4).astype(float)
-        weights = resample_weights(np.repeat(np.arange(80), 4), 400, seed=int(rng.integers(2**31)))
-        low, high = interval(lambda w, v=values: w @ v / w.sum(axis=1), weights, 0.95)
-        covered += low <= 0.7 <= high
-    assert 0.90 <= covered / 200 <= 0.99

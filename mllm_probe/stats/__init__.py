@@ -1,1 +1,1 @@
-"""Numbers about numbers: measures and intervals. Imports no probe and no model."""
+"""Numbers about numbers: measures, intervals, tests, codes. Knows logits, labels and pictures; no probe, no model."""

@@ -1,21 +1,122 @@
-"""Intervals by the cluster bootstrap: pictures are drawn, not rows, because rows of one picture are not independent."""
+"""Intervals by the cluster bootstrap: pictures are drawn, not rows, because rows of one picture are not independent.
 
-from collections.abc import Callable
+One `Resamples` holds the draws of a whole sweep, so that layers, probes and controls are compared within the same
+draws. It knows pictures and measures, not layers. Letters: N rows, G pictures, R draws, L layers, S seeds.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.special import log_softmax
+
+from mllm_probe.errors import ProbeError
+from mllm_probe.stats import ranks
+from mllm_probe.stats.measures import over_classes, rows_of
+from mllm_probe.stats.sums import SUMS, combine, terms
+
+CHUNK_BYTES = 1 << 26  # the most that one step holds of resampled sums or weights
 
 
-def resample_weights(groups: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
-    """How often each row counts in each resample: [draws, N], the groups [N] drawn with replacement."""
-    names, member = np.unique(groups, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    return counts[:, member].astype(np.float64)
+def codes(groups: np.ndarray) -> tuple[np.ndarray, int]:
+    """Picture ids [N] of any type -> numbers 0 .. G-1 [N] and G. Raises ProbeError for fewer than 2 pictures."""
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < 2:
+        raise ProbeError(
+            f"{len(member)} rows of {len(names)} picture(s) say nothing about other pictures; give 2 or more"
+        )
+    return member, len(names)
 
 
-def interval(statistic: Callable[[np.ndarray], np.ndarray], weights: np.ndarray, level: float) -> tuple[float, float]:
-    """Percentile interval of `statistic(weights [R, N]) -> [R]`; resamples where it is nan are left out."""
-    values = statistic(weights)
+def picture_sums(member: np.ndarray, size: int, values: np.ndarray) -> np.ndarray:
+    """Values [N] or [N, k] added up within pictures: [G] or [G, k]."""
+    rows = np.arange(len(member))
+    return csr_array((np.ones(len(member)), (member, rows)), shape=(size, len(member))) @ values
+
+
+class Resamples:
+    """Draws of pictures with replacement; `counts` [G, R] float64 says how often each picture was drawn."""
+
+    def __init__(self, groups: np.ndarray, draws: int = 2000, seed: int = 0) -> None:
+        """groups: [N] picture ids. Raises ProbeError for fewer than 2 pictures or no draw."""
+        if draws < 1:
+            raise ProbeError(f"draws={draws} must be at least 1")
+        self.member, self.size = codes(groups)
+        rng = np.random.default_rng(seed)
+        drawn = rng.multinomial(self.size, np.full(self.size, 1 / self.size), size=draws)
+        self.counts = np.ascontiguousarray(drawn.T, dtype=np.float64)
+
+    def weights(self) -> np.ndarray:
+        """How often each row counts in each draw: [R, N] float64."""
+        return self.counts[self.member].T
+
+    def ratios(self, above: np.ndarray, below: np.ndarray | None = None) -> np.ndarray:
+        """Row scores [N, k] and their row weights [N] (1 without) -> sum over sum in each draw: [R, k]."""
+        n = picture_sums(self.member, self.size, np.ones(len(self.member)) if below is None else below)
+        return (self.counts.T @ picture_sums(self.member, self.size, above)) / (self.counts.T @ n)[:, None]
+
+    def means(
+        self, metric: str, logits: np.ndarray, y: np.ndarray, kind: str = "binary", mask: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Each layer's measure in each draw, averaged over seeds: [L, R]; nan where it is undefined.
+
+        logits: [L, S, N] or, for classes and labels, [L, S, N, C]; y and mask as in `measures.measure`. All layers of
+        all calls share the draws, so the difference of two rows is the paired difference. Raises ProbeError.
+        """
+        logits = np.asarray(logits)
+        if logits.ndim != (4 if kind in ("classes", "labels") else 3) or logits.shape[2] != len(self.member):
+            raise ProbeError(
+                f"{kind} logits of shape {logits.shape} must be [layers, seeds, {len(self.member)} rows"
+                f"{', columns' if kind in ('classes', 'labels') else ''}]"
+            )
+        layers, seeds = logits.shape[:2]
+        flat = logits.reshape(layers * seeds, *logits.shape[2:])
+        values = self._sums(metric, flat, y, kind, mask) if metric in SUMS else self._ranks(metric, flat, y, kind, mask)
+        return np.concatenate(list(values)).reshape(layers, seeds, -1).mean(axis=1)
+
+    def _sums(
+        self, metric: str, logits: np.ndarray, y: np.ndarray, kind: str, mask: np.ndarray | None
+    ) -> Iterator[np.ndarray]:
+        """[V, N, ..] -> parts of [V, R]: terms added up by picture, many vectors to one matrix product."""
+        waiting: list[np.ndarray] = []
+        for i, one in enumerate(logits):
+            z, labels, row = rows_of(metric, one, y, kind, mask)
+            each = terms(metric, "binary" if kind == "labels" else kind, z, labels)
+            waiting.append(picture_sums(self.member[row], self.size, each))
+            if len(waiting) * each.shape[1] * self.counts.shape[1] * 8 > CHUNK_BYTES or i == len(logits) - 1:
+                sums = (np.hstack(waiting).T @ self.counts).reshape(len(waiting), each.shape[1], -1)
+                yield combine(metric, np.moveaxis(sums, 1, 2))
+                waiting = []
+
+    def _ranks(
+        self, metric: str, logits: np.ndarray, y: np.ndarray, kind: str, mask: np.ndarray | None
+    ) -> Iterator[np.ndarray]:
+        rank = ranks.auroc_of_counts if metric == "auroc" else ranks.average_precision_of_counts
+        for one in logits:
+            z, labels, row = rows_of(metric, one, y, kind, mask)
+            member = self.member[row]
+            if kind == "number":
+                yield self._spearman(z, labels)[None]
+            elif kind == "classes":
+                columns = enumerate(log_softmax(z, axis=1).T)
+                yield over_classes(np.stack([rank(column, labels == k, member, self.counts) for k, column in columns]))[
+                    None
+                ]
+            else:
+                yield rank(z, labels, member, self.counts)[None]
+
+    def _spearman(self, predicted: np.ndarray, y: np.ndarray) -> np.ndarray:
+        step = max(1, CHUNK_BYTES // (8 * len(y)))
+        parts = [self.counts[:, i : i + step][self.member].T for i in range(0, self.counts.shape[1], step)]
+        return np.concatenate([ranks.spearman(predicted, y, w) for w in parts])
+
+
+def interval(values: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """Percentile interval over the last axis: [..., R] -> [..., 2]; undefined draws are left out, nan if all are."""
+    if not 0 < level < 1:
+        raise ProbeError(f"level={level} must be above 0 and below 1")
     tail = (1 - level) / 2
-    low, high = np.nanquantile(values, (tail, 1 - tail))
-    return float(low), float(high)
+    known = ~np.isnan(values).all(axis=-1)
+    found = np.full((*values.shape[:-1], 2), np.nan)
+    found[known] = np.nanquantile(values[known], (tail, 1 - tail), axis=-1).T
+    return found
