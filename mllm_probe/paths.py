@@ -29,7 +29,6 @@ class OutputPaths:
     def digests(self) -> Path:
         return self.caches / "digests.json"
 
-
     def parts(self, run: str) -> "PartPaths":
         return PartPaths(self.root / "unfinished" / run)
 
@@ -41,7 +40,7 @@ class PartPaths:
     root: Path
 
     def part(self, name: str) -> Path:
-        return self.root / f"{re.sub(r'[^\w.@-]', '_', name)}.safetensors"
+        return self.root / (re.sub(r"[^\w.@-]", "_", name) + ".safetensors")
 
 
 @dataclass(frozen=True)

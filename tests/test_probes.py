@@ -1,96 +1,115 @@
-"""The solver against scikit-learn, and the probe's choices."""
+"""What every probe promises: bad input is named, constant columns say nothing, scale and shift change nothing."""
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+import torch
 
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
-from mllm_probe.probes.solver import TOLERANCE, Basis, solve
+from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.words import bag_of_words
+from mllm_probe.types import LayerData, Problem
 
 
-def problem(n: int, width: int, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
-    """Correlated features of very unequal scales, labels from a noisy direction."""
+def rows(x: np.ndarray) -> LayerData:
+    return LayerData(torch.from_numpy(np.asarray(x, float)), name="lm.07@last")
+
+
+def halves(y: np.ndarray, kind: str = "binary", mask: np.ndarray | None = None) -> Problem:
+    """The first half trains, the second validates."""
+    train = np.arange(len(y)) < len(y) // 2
+    return Problem(y, train, ~train, kind, mask)
+
+
+def linear(n: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) * np.exp(rng.normal(size=width) * spread)
-    y = (x @ (rng.normal(size=width) / x.std(axis=0)) + rng.normal(size=n) * np.sqrt(width) > 0).astype(int)
-    return x, y
-
-
-def objective(x: np.ndarray, y: np.ndarray, w: np.ndarray, b: float, penalty: float) -> float:
-    margin = np.where(y > 0, 1, -1) * (x @ w + b)
-    return float(np.logaddexp(0, -margin).mean() + penalty / 2 * w @ w)
-
-
-@pytest.mark.parametrize(("n", "width"), [(300, 20), (80, 200), (400, 64)])
-@pytest.mark.parametrize("penalty", [1e-4, 1e-2, 1.0])
-def test_the_optimum_is_scikit_learns(n: int, width: int, penalty: float) -> None:
-    x, y = problem(n, width)
-    x = StandardScaler().fit_transform(x)
-    ours = solve(Basis.of(x), y, penalty)
-    theirs = LogisticRegression(C=1 / (penalty * n), tol=1e-10, max_iter=20_000).fit(x, y)
-    w, b = theirs.coef_[0], float(theirs.intercept_[0])
-    assert ours.converged and ours.gradient <= TOLERANCE
-    assert ours.objective <= objective(x, y, w, b, penalty) * (1 + 1e-6)
-    assert ours.objective == pytest.approx(objective(x, y, ours.weights, ours.intercept, penalty), rel=1e-9)
-    assert np.mean((x @ w + b > 0) == (x @ ours.weights + ours.intercept > 0)) >= 0.999
-
-
-def test_a_warm_start_changes_nothing_but_the_way() -> None:
-    x, y = problem(300, 40)
-    basis = Basis.of(StandardScaler().fit_transform(x))
-    cold, warm = solve(basis, y, 1e-3), solve(basis, y, 1e-3, solve(basis, y, 1e-1))
-    assert np.allclose(cold.weights, warm.weights, atol=1e-4)
-
-
-def test_the_probe_standardises_on_train_and_chooses_on_validation() -> None:
-    x, y = problem(400, 30)
-    fit = Logistic().fit(x[:250], y[:250], x[250:], y[250:], seed=0)
-    scaler = StandardScaler().fit(x[:250])
-    losses = {}
-    for penalty in Logistic().lambdas:
-        model = LogisticRegression(C=1 / (penalty * 250), tol=1e-10, max_iter=20_000).fit(
-            scaler.transform(x[:250]), y[:250]
-        )
-        margin = np.where(y[250:] > 0, 1, -1) * model.decision_function(scaler.transform(x[250:]))
-        losses[penalty] = np.logaddexp(0, -margin).mean()
-    assert fit.facts["lambda"] == min(losses, key=losses.__getitem__)
-    assert fit.facts["val_loss"] == pytest.approx(min(losses.values()), rel=1e-4)
-    assert np.allclose(fit.mean, scaler.mean_) and np.allclose(fit.scale, scaler.scale_)
+    x = rng.normal(size=(n, width))
+    return x, (x @ rng.normal(size=width) + rng.normal(size=n) > 0).astype(int)
 
 
 def test_scale_and_shift_of_the_features_change_nothing() -> None:
-    x, y = problem(300, 10, spread=0)
+    x, y = linear(300, 10)
     moved = x * np.exp(np.arange(10) - 5.0) + 100
-    a, b = (Logistic().fit(z[:200], y[:200], z[200:], y[200:], seed=0) for z in (x, moved))
-    assert np.allclose(a(x), b(moved), atol=1e-3)
+    a, b = (Logistic().fit(rows(z), [halves(y)])[0](rows(z)) for z in (x, moved))
+    assert np.allclose(a, b, atol=1e-3)
 
 
-def test_constant_features_are_ignored() -> None:
-    x, y = problem(200, 5)
+def test_constant_columns_are_ignored_and_counted() -> None:
+    x, y = linear(200, 5)
     x[:, 2] = 7.0
-    fit = Logistic().fit(x[:100], y[:100], x[100:], y[100:], seed=0)
-    assert abs(fit.weights[2]) < 1e-10 and np.isfinite(fit(x)).all()
-    nothing = Logistic().fit(np.ones((100, 3)), y[:100], np.ones((100, 3)), y[100:], seed=0)
-    assert np.ptp(nothing(np.ones((5, 3)))) == 0
+    x[:100, 3] = -3.0  # constant in training alone
+    (fit,) = Logistic().fit(rows(x), [halves(y)])
+    assert fit.facts["constant_columns"] == 2
+    assert abs(fit.weights[2]) < 1e-10 and abs(fit.weights[3]) < 1e-10 and np.isfinite(fit(rows(x))).all()
+    (nothing,) = Logistic().fit(rows(np.ones((200, 3))), [halves(y)])
+    assert nothing.facts["converged"] and np.ptp(nothing(rows(np.ones((5, 3))))) == 0
 
 
-def test_one_class_and_bad_lambdas_are_named() -> None:
-    with pytest.raises(ProbeError, match="all 4 training rows have the label 1"):
-        Logistic().fit(np.eye(4), np.ones(4, int), np.eye(4), np.ones(4, int), seed=0)
+def test_a_huge_mean_costs_no_digits() -> None:
+    """Massive activations: a column of size 1e6 that varies by 1."""
+    x, y = linear(300, 4)
+    (plain,), (massive,) = (Logistic().fit(rows(x + shift), [halves(y)]) for shift in (0.0, 1e6))
+    assert np.allclose(plain(rows(x)), massive(rows(x + 1e6)), atol=1e-3)
+
+
+BAD = [
+    ({"y": np.ones(8, int)}, "all 4 training rows have the label 1; two are needed"),
+    ({"y": np.array([0, 1, 0, 1, 2, 2, 1, 0]), "kind": "classes"}, r"no example of 1 of 3 classes \(class 2 first\)"),
+    ({"y": np.arange(8.0), "kind": "number"}, "probe logistic fits binary, classes, labels, and the target is of kind"),
+    ({"y": np.zeros(6, int)}, "lm.07@last has 8 rows and the target 6"),
+    ({"y": np.tile([[0, 1], [1, 1]], (4, 1)), "kind": "labels"}, "label 1 is the same in all training rows"),
+]
+
+
+@pytest.mark.parametrize(("target", "message"), BAD)
+def test_targets_that_cannot_be_learnt_are_named(target: dict, message: str) -> None:
+    with pytest.raises(ProbeError, match=message):
+        Logistic().fit(rows(np.eye(8)), [halves(**target)])
+
+
+def test_masked_labels_without_rows_are_named() -> None:
+    mask = np.ones((8, 2), dtype=bool)
+    mask[4:, 1] = False
+    with pytest.raises(ProbeError, match="label 1 has no validation rows"):
+        Logistic().fit(rows(np.eye(8)), [halves(np.tile([[0, 1], [1, 0]], (4, 1)), "labels", mask)])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_named(bad: float) -> None:
+    x, y = linear(40, 3)
+    x[[3, 9], 1] = bad
+    with pytest.raises(ProbeError, match="lm.07@last has 2 of 40 rows with values that are not finite"):
+        Logistic().fit(rows(x), [halves(y)])
+
+
+def test_numbers_that_cannot_be_learnt_are_named() -> None:
+    for y, message in ((np.full(8, 2.0), "the same number"), (np.array([np.nan, *range(7)]), "1 of 8 target numbers")):
+        with pytest.raises(ProbeError, match=message):
+            Ridge().fit(rows(np.eye(8)), [halves(y, "number")])
+
+
+def test_a_split_without_rows_is_named() -> None:
+    x, y = linear(20, 3)
+    with pytest.raises(ProbeError, match="no validation rows"):
+        Logistic().fit(rows(x), [Problem(y, np.ones(20, bool), np.zeros(20, bool))])
     with pytest.raises(ConfigError, match="must hold numbers above 0"):
         Logistic(lambdas=(0.0,))
 
 
-def test_majority_says_the_frequent_label() -> None:
-    y = np.array([1, 1, 1, 0])
-    assert (Majority().fit(np.zeros((4, 0)), y, np.zeros((0, 0)), y[:0], 0)(np.zeros((3, 0))) > 0).all()
-    assert (Majority().fit(np.zeros((4, 0)), 1 - y, np.zeros((0, 0)), y[:0], 0)(np.zeros((3, 0))) < 0).all()
+def test_majority_says_what_is_frequent() -> None:
+    data = rows(np.zeros((8, 0)))
+    for label in (0, 1):
+        y = np.array([label, label, label, 1 - label] * 2)
+        (fit,) = Majority().fit(data, [halves(y)])
+        assert ((fit(data) > 0) == label).all()
+    (fit,) = Majority().fit(data, [halves(np.array([2, 2, 1, 0] * 2), "classes")])
+    assert fit(data).shape == (8, 3) and (fit(data).argmax(axis=1) == 2).all()
+    (fit,) = Majority().fit(data, [halves(np.arange(8.0), "number")])
+    assert fit(data).tolist() == [1.5] * 8
+    (fit,) = Majority().fit(data, [halves(np.tile([[1, 0]], (8, 1)), "labels")])
+    assert fit(data).shape == (8, 2) and (fit(data)[:, 0] > 0).all() and (fit(data)[:, 1] < 0).all()
 
 
 def test_bag_of_words_marks_presence() -> None:
-    x = bag_of_words(["a red ring", "a ring, a ring"])
-    assert x.tolist() == [[1, 1, 1], [1, 0, 1]]
+    assert bag_of_words(["a red ring", "a ring, a ring"]).tolist() == [[1, 1, 1], [1, 0, 1]]

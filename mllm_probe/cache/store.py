@@ -84,7 +84,9 @@ class Store:
             )
         numbers = sorted({place[0] for place in places if place})
         loaded = {n: _load(coverage.shards[n].path, key) for n in numbers}
-        part, row, bounds = [], [], [0]
+        part: list[int] = []
+        row: list[int] = []
+        bounds = [0]
         for place in places:
             assert place is not None
             _, starts = loaded[place[0]]

@@ -117,7 +117,7 @@ class Features:
         return self._mean
 
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation [D] of the raw rows; sums are taken around a first guess, so large means cost no digits."""
+        """Mean and deviation [D] of the raw rows; sums are around a first guess, so that large means cost no digits."""
         guess = None
         first = second = torch.zeros(())
         for _, _, x in self._raw():

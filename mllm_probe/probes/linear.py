@@ -138,7 +138,7 @@ class _Batch:
         (problem, labels, chosen), (moved, mean, scale), each = place, split, len(self._strengths)
         path = slice(problem * labels * each, (problem + 1) * labels * each)
         rows = torch.arange(labels, device=mean.device) * each + chosen + path.start
-        weights = solution.weights[rows].flatten(0, 1)
+        weights = solution.weights[rows].flatten(0, 1) * scale.isfinite()  # no weight for nothing
         intercept = solution.intercept[rows].flatten() + (weights / scale) @ moved
         facts: dict[str, Any] = {
             "lambda": self._strengths[chosen],
@@ -151,7 +151,8 @@ class _Batch:
             "constant_columns": float(scale.isinf().sum()),
         }
         kept = weights[0] if len(weights) == 1 else weights
-        return LinearFit(*(part.cpu().numpy() for part in (mean, scale, kept, intercept)), facts)
+        arrays = [part.cpu().numpy() for part in (mean, scale, kept, intercept)]
+        return LinearFit(*arrays, facts=facts)
 
 
 def _first_best(losses: torch.Tensor) -> torch.Tensor:
@@ -161,8 +162,10 @@ def _first_best(losses: torch.Tensor) -> torch.Tensor:
 
 
 def _arrays(problems: Sequence[Problem], used: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Targets [P, C, n] and the weights [P, n] of training and of validation rows; each label of several is a problem."""
-    targets, train, val = [], [], []
+    """Targets [P, C, n] and weights [P, n] of training and of validation rows; each label of several is a problem."""
+    targets: list[np.ndarray] = []
+    train: list[np.ndarray] = []
+    val: list[np.ndarray] = []
     for problem in problems:
         for y, rows in _columns(problem):
             targets.append(y[:, used])

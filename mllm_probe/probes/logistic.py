@@ -1,15 +1,15 @@
 """The default probe: L2-regularised logistic regression, its strength chosen on validation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mllm_probe.probes.checks import check_problems
 from mllm_probe.probes.linear import LinearFit, check_lambdas, fit_linear
-from mllm_probe.probes.losses import Sigmoid, Softmax
+from mllm_probe.probes.losses import Loss, Sigmoid, Softmax
 from mllm_probe.types import LayerData, Problem
 
-LOSSES = {"binary": Sigmoid(), "labels": Sigmoid(), "classes": Softmax()}
+LOSSES: Mapping[str, Loss] = {"binary": Sigmoid(), "labels": Sigmoid(), "classes": Softmax()}
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,7 @@ def solve(features: Features, basis: Basis, work: Work) -> Solution:
     return replace(exact, steps=rough.steps + exact.steps)
 
 
-def _descend(
-    features: Features, basis: Basis, work: Work, weights: torch.Tensor, intercept: torch.Tensor
-) -> Solution:
+def _descend(features: Features, basis: Basis, work: Work, weights: torch.Tensor, intercept: torch.Tensor) -> Solution:
     """From a start to GAP, to the end of patience or of steps; solved problems leave the batch."""
     front = _Front(features, basis, work, weights, intercept)
     found = front.solution(weights.new_zeros(len(weights)))
@@ -114,14 +112,14 @@ class _Front:
 
     def _logits(self, weights: torch.Tensor, intercept: torch.Tensor) -> torch.Tensor:
         flat = (weights * self._work.factor[:, None]).flatten(0, 1)
-        return self._features.times(flat).unflatten(0, weights.shape[:2]) + intercept[:, :, None]
+        return self._features.times(flat).reshape(*weights.shape[:2], -1) + intercept[:, :, None]
 
     def _look(self) -> None:
         """Objective, gradient and curvature here."""
         work = self._work
         loss, residual, curvature = work.loss.at(self._z, work.target, work.weight)
         self.objective = loss + work.penalty / 2 * _dot(self._w, self._w)
-        back = self._features.back(residual.flatten(0, 1)).unflatten(0, residual.shape[:2])
+        back = self._features.back(residual.flatten(0, 1)).reshape(*residual.shape[:2], -1)
         self._g = back * work.factor[:, None] + work.penalty[:, None, None] * self._w
         self._gb = residual.sum(2)
         self._curvature = curvature.clamp_min(1e-6)

@@ -14,9 +14,19 @@ TITLES = {"vision": "vision tower", "connector": "connector", "lm": "language mo
 CHANCE = 0.5
 
 
-def headline(scores: "pd.DataFrame", metric: str = "accuracy") -> "pd.DataFrame":
-    """The aggregate test rows of one measure."""
-    return scores[(scores.seed == "all") & (scores.split == "test") & (scores.metric == metric)]
+def headline_metric(scores: "pd.DataFrame") -> str:
+    """What layers are compared by: accuracy, or for numbers the share of their variance."""
+    return "accuracy" if (scores.metric == "accuracy").any() else "r2"
+
+
+def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
+    """The aggregate test rows of the headline measure."""
+    return scores[(scores.seed == "all") & (scores.split == "test") & (scores.metric == headline_metric(scores))]
+
+
+def real(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Those of a site, controls left out."""
+    return rows[(rows.site != "") & (rows.control == "")]
 
 
 def positions(sites: "pd.DataFrame") -> list[str]:
@@ -24,12 +34,12 @@ def positions(sites: "pd.DataFrame") -> list[str]:
     return list(dict.fromkeys([*sites[sites.tower == "lm"].position, *sites.position]))
 
 
-def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], metric: str = "accuracy") -> None:
+def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path]) -> None:
     """One panel per tower that was read, widths by their number of layers, one line per position."""
     from matplotlib.figure import Figure
 
-    rows = headline(scores, metric)
-    sites, floors = rows[rows.site != ""], rows[rows.site == ""]
+    rows = headline(scores)
+    sites, floors = real(rows), rows[rows.site == ""]
     towers = [tower for tower in TITLES if tower in set(sites.tower)]
     widths = [max(2.2, sites[sites.tower == tower].site.nunique()) for tower in towers]
     figure = Figure(figsize=(min(12.0, 2.4 + 0.42 * sum(widths)), 3.8), layout="constrained")
@@ -38,7 +48,7 @@ def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], metric: str = "ac
     for panel, tower in zip(panels, towers, strict=True):
         _draw_panel(panel, sites[sites.tower == tower], colour, floors)
         panel.set_title(TITLES[tower], fontsize=10)
-    panels[0].set_ylabel(f"{metric} on held-out pictures")
+    panels[0].set_ylabel(f"{headline_metric(scores)} on held-out pictures")
     first = scores.iloc[0]
     figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
     found = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from mllm_probe.report.figures import headline, positions
+from mllm_probe.report.figures import headline, headline_metric, positions, real
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,10 +15,10 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     """One row per site, one column per position: accuracy in percent with its interval; the baselines below."""
     console = console or Console()
     rows = headline(scores)
-    sites, floors = rows[rows.site != ""], rows[rows.site == ""]
+    sites, floors = real(rows), rows[rows.site == ""]
     read = positions(sites)
     first = scores.iloc[0]
-    title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: accuracy in %"
+    title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {headline_metric(scores)} in %"
     table = Table(title=title, caption=_caption(first, sites))
     table.add_column("site")
     for position in read:
@@ -33,9 +33,9 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     console.print(table)
     for position, entry in summary.get("best", {}).items():
         console.print(
-            f"{position}: validation prefers {entry['site']} with {100 * entry['accuracy']:.1f} % "
+            f"{position}: validation prefers {entry['site']} with {100 * entry['value']:.1f} % "
             f"[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; {entry['top_site']}, the highest block read, has "
-            f"{100 * entry['top_accuracy']:.1f} %, a drop of {100 * entry['drop_to_top']:.1f} points",
+            f"{100 * entry['top_value']:.1f} %, a drop of {100 * entry['drop_to_top']:.1f} points",
             highlight=False,
         )
 

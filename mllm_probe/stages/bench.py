@@ -72,9 +72,9 @@ class Bench:
 
         None where decisions have no types, or one only: such a control task does not exist.
         """
-        types = [decision.type for decision in self.ready.examples.decisions]
-        names = sorted({name for name in types if name is not None}, key=digest)
-        if None in types or len(names) < 2:
+        types = [decision.type for decision in self.ready.examples.decisions if decision.type is not None]
+        names = sorted(set(types), key=digest)
+        if len(types) < len(self.y) or len(names) < 2:
             return None
         ordered = np.sort(self.y)
         place = ((np.arange(len(names)) + 0.5) / len(names) * len(ordered)).astype(int)
@@ -134,9 +134,7 @@ class Bench:
         pairs = np.asarray([names[d.pair] if d.side else -1 for d in decisions])
         return {"pairs": pairs, "sides": np.asarray([d.side for d in decisions])}
 
-    def trials(
-        self, probe: Probe, data: LayerData, key: Key | None, name: str, controls: Sequence[str]
-    ) -> list[Trial]:
+    def trials(self, probe: Probe, data: LayerData, key: Key | None, name: str, controls: Sequence[str]) -> list[Trial]:
         """All controls and seeds of a key in one call, so that the probe can share work among them."""
         places = [(control, seed) for control in controls for seed in self.seeds]
         fits = probe.fit(data, [self.problem(*place) for place in places])

@@ -6,7 +6,8 @@ time, however many there are.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +42,28 @@ class Parts:
         _save(path, trials)
         return trials
 
-    def join(self, prefix: str, out: Path, metadata: dict[str, str]) -> None:
-        """One safetensors file of all tensors named `prefix`..., copied without holding more than one of them."""
-        files = [self._paths.part(name) for name in self._names]
-        tensors = [(file, name, *entry) for file in files for name, entry in _directory(file) if name.startswith(prefix)]
-        header: dict[str, Any] = {"__metadata__": {**metadata, "facts": json.dumps(self._facts(files))}}
+    def join(self, prefix: str, out: Path, metadata: Mapping[str, str]) -> None:
+        """One safetensors file of all tensors named `prefix`..., copied one by one: no two are in memory at once."""
+        tensors = [tensor for name in self._names for tensor in _tensors(self._paths.part(name), prefix)]
+        header: dict[str, Any] = {"__metadata__": dict(metadata)}
         end = 0
-        for _, name, entry, _ in tensors:
-            start, end = end, end + entry["data_offsets"][1] - entry["data_offsets"][0]
-            header[name.removeprefix(prefix)] = {**entry, "data_offsets": [start, end]}
+        for tensor in tensors:
+            header[tensor.name] = {
+                "dtype": tensor.dtype,
+                "shape": tensor.shape,
+                "data_offsets": [end, end + tensor.size],
+            }
+            end += tensor.size
         raw = json.dumps(header).encode()
         raw += b" " * (-len(raw) % 8)
         with replacing(out) as part, part.open("wb") as target:
             target.write(len(raw).to_bytes(8, "little") + raw)
-            for file, _, entry, base in tensors:
-                with file.open("rb") as source:
-                    source.seek(base + entry["data_offsets"][0])
-                    target.write(source.read(entry["data_offsets"][1] - entry["data_offsets"][0]))
+            for tensor in tensors:
+                target.write(tensor.read())
 
-    def _facts(self, files: Iterable[Path]) -> dict[str, Any]:
-        return {name: facts for file in files for name, facts in _trials(file).items()}
+    def facts(self) -> dict[str, dict[str, float]]:
+        """{trial name: what the fit says of itself}."""
+        return {trial.name: dict(trial.facts) for name in self._names for trial in _load(self._paths.part(name))}
 
     def clear(self) -> None:
         shutil.rmtree(self._paths.root, ignore_errors=True)
@@ -95,22 +98,32 @@ def _load(path: Path) -> list[Trial]:
     return trials
 
 
-def _directory(path: Path) -> list[tuple[str, tuple[dict[str, Any], int]]]:
-    """(name, (dtype, shape and offsets, where the data begin)) of each tensor, in the order of the file."""
+@dataclass(frozen=True)
+class _Tensor:
+    """Where a tensor lies in a safetensors file."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: list[int]
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        with self.file.open("rb") as source:
+            source.seek(self.start)
+            return source.read(self.size)
+
+
+def _tensors(path: Path, prefix: str) -> list[_Tensor]:
+    """Those named `prefix`..., without the prefix, in the order of the file."""
     with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    header.pop("__metadata__")
-    return [(name, (entry, 8 + size)) for name, entry in header.items()]
-
-
-def _trials(path: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as file:
-        described = json.loads(file.metadata()["trials"])
-    named = (
-        Trial(Key.parse(e["key"]) if e["key"] else None, e["control"], e["probe"], e["seed"], np.zeros(0), {}, {}).name
-        for e in described
-    )
-    return dict(zip(named, (entry["facts"] for entry in described), strict=True))
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    found = []
+    for name, entry in header.items():
+        if name.startswith(prefix):
+            first, last = entry["data_offsets"]
+            place = (entry["dtype"], entry["shape"], 8 + length + first, last - first)
+            found.append(_Tensor(path, name.removeprefix(prefix), *place))
+    return found

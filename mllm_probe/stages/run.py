@@ -7,12 +7,12 @@ from mllm_probe.protocols import Reporter
 from mllm_probe.stages.extract import extract_missing
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.report import show
-from mllm_probe.stages.sweep import check_positions, sweep_cached
+from mllm_probe.stages.sweep import check_probe, sweep_cached
 
 
 def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     ready = prepare(config, paths, reporter)
-    check_positions(ready)
+    check_probe(ready)
     extraction = extract_missing(ready, reporter)
     if not extraction["complete"]:
         raise CacheError(

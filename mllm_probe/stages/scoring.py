@@ -66,9 +66,7 @@ class Scoring:
         self, real: tuple[list[Score], np.ndarray], control: tuple[list[Score], np.ndarray]
     ) -> list[Score]:
         """Real minus control task, seed by seed and on average (Hewitt and Liang 2019)."""
-        pairs = [
-            (a, b) for a, b in zip(real[0], control[0], strict=True) if a.split == "test" and a.seed != "all"
-        ]
+        pairs = [(a, b) for a, b in zip(real[0], control[0], strict=True) if a.split == "test" and a.seed != "all"]
         rows = [replace(a, metric="selectivity", value=a.value - b.value) for a, b in pairs]
         return [*rows, self._aggregate(rows, real[1] - control[1])]
 
@@ -125,7 +123,9 @@ def tested(scores: Sequence[Score], p_values: Mapping[str, tuple[float, float, s
     """The rows with {key: (p, p after Holm, family)} filled in where a layer's headline was tested."""
     return [
         replace(row, p_value=p[0], p_holm=p[1], family=p[2])
-        if row.seed == "all" and row.metric == metric and not row.control
+        if row.seed == "all"
+        and row.metric == metric
+        and not row.control
         and (p := p_values.get(f"{row.site}@{row.position}"))
         else row
         for row in scores

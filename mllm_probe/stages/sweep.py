@@ -1,22 +1,28 @@
 """`mllm-probe sweep`: fit every probe on every key of a filled cache, score once on the fixed test pictures."""
 
+import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mllm_probe.config import RunConfig
 from mllm_probe.errors import CacheError, ConfigError
-from mllm_probe.paths import RunPaths
+from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
+from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.words import bag_of_words
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.scores import ScoreFile
-from mllm_probe.stages.artifacts import save_fits, save_predictions, save_splits, save_summary
+from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial
+from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import Prepared, prepare
+from mllm_probe.stages.scoring import Scoring
+from mllm_probe.types import LayerData
 
 QUESTION_ONLY = "question_only"
 BASELINES = 2  # question-only and majority, in every run
@@ -25,7 +31,7 @@ BASELINES = 2  # question-only and majority, in every run
 def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
     ready = prepare(config, paths, reporter)
-    check_positions(ready)
+    check_probe(ready)
     missing = ready.store.coverage().missing(ready.keys, (sample.uid for sample in ready.examples.samples))
     if missing:
         raise CacheError(
@@ -36,40 +42,82 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, A
 
 
 def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> dict[str, Any]:
-    """Write every file of the run; scores.csv grows key by key."""
-    started, bench, table = time.monotonic(), Bench(ready), ScoreFile(paths.scores)
+    """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared."""
+    started, bench = time.monotonic(), Bench(ready)
+    scoring, table = Scoring(bench), ScoreFile(paths.scores)
+    parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
     total = len(ready.keys) + BASELINES
-    scores, trials = [], []
-    for done, group in enumerate(_all_trials(bench, ready)):
-        rows = bench.scores(group)
+    scores = []
+    for done, trials in enumerate(_all_trials(bench, parts)):
+        _note_constants(trials, reporter)
+        rows = scoring.scores(trials)
         table.add(rows)
         scores += rows
-        trials += group
         reporter.progress("sweep", done + 1, total, "keys")
     save_splits(paths.splits, bench.splits)
-    save_predictions(paths.predictions, trials, [d.uid for d in ready.examples.decisions])
-    save_fits(paths.probes, trials)
-    seconds = round(time.monotonic() - started, 2)
-    return save_summary(paths.summary, ready, scores, extraction, seconds)
+    parts.join(LOGITS, paths.predictions, {"decisions": json.dumps([d.uid for d in ready.examples.decisions])})
+    parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
+    times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
+    more = {"seconds": times, "extraction": dict(extraction)}
+    summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
+    parts.clear()
+    return summary
 
 
-def check_positions(ready: Prepared) -> None:
-    """Refuse positions of one row a token before anything is extracted for them. Raises ConfigError."""
-    ragged = [position for position in ready.config.extract.positions if position.startswith("tokens:")]
-    if ragged:
+def check_probe(ready: Prepared) -> None:
+    """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
+    probe, kind = ready.probe, ready.examples.kind
+    if kind not in probe.kinds:
         raise ConfigError(
-            f"position {ragged[0]} holds a row for every token, and probe {ready.probe.name} reads one row a decision; "
-            "use `mllm-probe extract` to store it, and a pooled position such as mean_text to sweep"
+            f"probe={probe.name} fits targets of kind {', '.join(probe.kinds)}, and task={ready.task.name} has "
+            f"targets of kind {kind}; choose another probe, for numbers probe=ridge"
+        )
+    ragged = [position for position in ready.config.extract.positions if position.startswith("tokens:")]
+    if probe.reads == "tokens" and len(ragged) < len(ready.config.extract.positions):
+        raise ConfigError(
+            f"probe={probe.name} reads a row for every token; set extract.positions=[tokens:text], tokens:image or "
+            f"tokens:all instead of {ready.config.extract.positions}"
+        )
+    if ragged and probe.reads != "tokens":
+        raise ConfigError(
+            f"position {ragged[0]} holds a row for every token, and probe={probe.name} reads one row a decision; "
+            "choose probe=attention, or a pooled position such as mean_text"
+        )
+    if probe.reads == "pairs" and not any(decision.side for decision in ready.examples.decisions):
+        raise ConfigError(
+            f"probe={probe.name} reads contrast pairs, and task={ready.task.name} asks each question once; "
+            "set task.answers=[Yes,No]"
         )
 
 
-def _all_trials(bench: Bench, ready: Prepared) -> Iterator[list[Trial]]:
-    """One list per key, one trial per seed; the baselines that need no activation come last."""
+def _note_constants(trials: Sequence[Trial], reporter: Reporter) -> None:
+    """Columns without variation are left out of a fit, and said so once a key."""
+    first = trials[0]
+    constant = int(max(trial.facts.get("constant_columns", 0) for trial in trials))
+    if first.key and constant:
+        width = len(first.arrays.get("mean", ())) or "the"
+        reporter.note(f"{first.key}: {constant} of {width} columns are constant in training and say nothing")
+
+
+def _all_trials(bench: Bench, parts: Parts) -> Iterator[list[Trial]]:
+    """One list per key: every control and seed; the baselines that need no activation come last."""
+    ready = bench.ready
     coverage = ready.store.coverage()
     for key in ready.keys:
-        data = bench.layer(key, coverage)
-        yield [bench.trial(ready.probe, data.values, key, "", seed) for seed in ready.config.sweep.seeds]
-    words = bag_of_words(bench.texts)
-    yield [bench.trial(Logistic(), words, None, QUESTION_ONLY, seed) for seed in ready.config.sweep.seeds]
-    nothing = np.zeros((len(bench.y), 0))
-    yield [bench.trial(Majority(), nothing, None, "", seed) for seed in ready.config.sweep.seeds]
+        yield parts.get(
+            str(key),
+            lambda key=key: bench.trials(ready.probe, bench.layer(key, coverage), key, "", bench.controls),  # type: ignore[misc]
+        )
+    yield parts.get(QUESTION_ONLY, lambda: _question_only(bench))
+    yield parts.get("majority", lambda: bench.trials(Majority(), _rows(np.zeros((len(bench.y), 0))), None, "", ("",)))
+
+
+def _question_only(bench: Bench) -> list[Trial]:
+    probe = Ridge() if bench.kind == "number" else Logistic()
+    return bench.trials(probe, _rows(bag_of_words(bench.texts)), None, QUESTION_ONLY, ("",))
+
+
+def _rows(values: np.ndarray) -> LayerData:
+    import torch
+
+    return LayerData(torch.from_numpy(values))
