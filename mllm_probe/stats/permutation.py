@@ -1,0 +1,171 @@
+"""Is a layer better than chance, over a whole sweep at once: max-T permutation of held-out labels, and Holm.
+
+No probe is fitted again. The predictions of all layers stay as they are and the test labels move between pictures, so
+what layers have in common stays in the null, and one family-wise p per layer follows. Knows votes, labels and
+pictures. Letters: K layers (or any curves), S seeds, N rows, C classes, B permutations.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mllm_probe.errors import ProbeError, choices
+
+KINDS = ("binary", "classes", "number")
+STEP = 512  # permutations per matrix product
+TIE = 1e-9  # statistics closer than this are equal: sums of the same votes in another order differ in the last bits
+
+
+@dataclass(frozen=True)
+class MaxT:
+    """Per layer [K]: the statistic (accuracy or correlation), its z under the null, p, and p adjusted over layers.
+
+    `moving` rows of the N have a label that can change; the others belong to pictures of a size of their own.
+    """
+
+    statistic: np.ndarray
+    z: np.ndarray
+    p: np.ndarray
+    p_adjusted: np.ndarray
+    moving: int
+
+
+def votes(logits: np.ndarray, kind: str = "binary") -> np.ndarray:
+    """Logits [K, S, N] or, for classes, [K, S, N, C] -> share of seeds that say each class [K, N, C].
+
+    Tied maxima share a vote, so a binary logit of 0 is half a vote for either label. For a number, predictions
+    [K, S, N] -> their mean over seeds [K, N].
+    """
+    _known(kind)
+    if kind == "number":
+        return logits.mean(axis=1)
+    if kind == "binary":
+        yes = (np.sign(logits) / 2 + 0.5).mean(axis=1)
+        return np.stack([1 - yes, yes], axis=-1)
+    top = logits == logits.max(axis=-1, keepdims=True)
+    return (top / top.sum(axis=-1, keepdims=True)).mean(axis=1)
+
+
+def max_t(
+    scores: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    order: np.ndarray,
+    kind: str = "binary",
+    permutations: int = 9999,
+    seed: int = 0,
+) -> MaxT:
+    """Step-down max-T (Westfall and Young 1993, algorithm 4.1) over K layers, one-sided for better than chance.
+
+    scores: `votes`, [K, N, C] or [K, N] for a number; y, groups, order: [N]. Whole blocks of labels are exchanged
+    between pictures with the same number of rows. Inside a picture the rows stand in ascending `order`, which must
+    say nothing about the label (a digest of the text does, the row number after writing true before false does not:
+    such labels would never move, which is an error). The statistic is accuracy, or the correlation with a number,
+    standardised by its own permutation mean and deviation; p = (1 + #{permuted >= observed}) / (B + 1).
+    A layer whose statistic never varies gets p = 1. Raises ProbeError for shapes, unknown kinds, labels that cannot
+    move.
+    """
+    _fit_together(scores, y, groups, order, kind, permutations)
+    parts = _by_size(groups, order)
+    moving = _moving(y, parts)
+    labels = _relabelled(y, parts, permutations, seed)
+    null = np.concatenate([_statistic(scores, chunk, kind) for chunk in labels])
+    centre, spread = null.mean(axis=0), null.std(axis=0)
+    varies = spread > TIE * np.maximum(np.abs(centre), 1)
+    z = np.where(varies, (null - centre) / np.where(varies, spread, 1), -np.inf)
+    p, adjusted = _step_down(z)
+    return MaxT(null[0], np.where(varies, z[0], 0.0), p, adjusted, moving)
+
+
+def _step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """z [1 + B, K], the observed one first -> plain p and adjusted p, [K] each."""
+    floor = z[0] - TIE
+    order = np.argsort(-z[0], kind="stable")
+    weakest_first = np.maximum.accumulate(z[:, order[::-1]], axis=1)
+    successive = (weakest_first[:, ::-1] >= floor[order]).mean(axis=0)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.maximum.accumulate(successive)
+    return (z >= floor).mean(axis=0), adjusted
+
+
+def _by_size(groups: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    """Rows of the pictures of each size, [pictures, size], inside a picture in ascending order."""
+    names, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    rows = np.split(np.lexsort((order, member)), np.cumsum(sizes)[:-1])
+    return [np.stack([rows[i] for i in np.flatnonzero(sizes == size)]) for size in np.unique(sizes)]
+
+
+def _moving(y: np.ndarray, parts: list[np.ndarray]) -> int:
+    if all(len(part) == 1 for part in parts):
+        sizes = ", ".join(str(part.shape[1]) for part in parts)
+        raise ProbeError(
+            f"no two of the {len(parts)} pictures have the same number of rows ({sizes}), so no labels can be exchanged;"
+            " give every picture the same number of decisions"
+        )
+    moving = sum(part.size for part in parts if (y[part] != y[part[:1]]).any())
+    if not moving:
+        raise ProbeError(
+            f"all pictures of one size have the same labels in the same order, so permuting pictures moves none of the"
+            f" {len(y)} labels; order the rows of a picture by something that does not follow the label"
+        )
+    return moving
+
+
+def _relabelled(y: np.ndarray, parts: list[np.ndarray], permutations: int, seed: int) -> Iterator[np.ndarray]:
+    """Labels as they are, then permuted ones: chunks of [b, N], 1 + B rows in all."""
+    rng = np.random.default_rng(seed)
+    yield y[None]
+    for start in range(0, permutations, STEP):
+        size = min(STEP, permutations - start)
+        labels = np.empty((size, len(y)), y.dtype)
+        for part in parts:
+            source = rng.permuted(np.tile(np.arange(len(part)), (size, 1)), axis=1)
+            labels[:, part.ravel()] = y[part][source].reshape(size, -1)
+        yield labels
+
+
+def _statistic(scores: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarray:
+    """Labels [b, N] -> accuracy or correlation of every layer [b, K]."""
+    n = labels.shape[1]
+    if kind == "number":
+        centred = scores - scores.mean(axis=1, keepdims=True)
+        truth = labels[0] - labels[0].mean()
+        length = np.linalg.norm(centred, axis=1) * np.linalg.norm(truth)
+        safe = np.where(length > 0, length, 1)
+        return (labels - labels[0].mean()) @ (centred / safe[:, None]).T
+    right = np.tile(scores[..., 0].sum(axis=1) / n, (len(labels), 1))
+    for c in range(1, scores.shape[2]):  # what each row gains over saying class 0, so that two classes cost one product
+        right += (labels == c).astype(np.float64) @ (scores[..., c] - scores[..., 0]).T / n
+    return right
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Adjusted p of Holm 1979, same shape: in ascending order max over i <= j of (m - i + 1) p_(i), at most 1."""
+    flat = np.asarray(p, np.float64).ravel()
+    if not ((flat >= 0) & (flat <= 1)).all():
+        raise ProbeError(f"{int((~((flat >= 0) & (flat <= 1))).sum())} of {flat.size} p values are not within 0 and 1")
+    order = np.argsort(flat, kind="stable")
+    adjusted = np.empty_like(flat)
+    adjusted[order] = np.minimum(np.maximum.accumulate(flat[order] * np.arange(flat.size, 0, -1)), 1)
+    return adjusted.reshape(np.shape(p))
+
+
+def _known(kind: str) -> None:
+    if kind not in KINDS:
+        raise ProbeError(f"kind of target '{kind}' cannot be permuted; {choices(kind, KINDS)}")
+
+
+def _fit_together(
+    scores: np.ndarray, y: np.ndarray, groups: np.ndarray, order: np.ndarray, kind: str, permutations: int
+) -> None:
+    _known(kind)
+    if scores.ndim != (2 if kind == "number" else 3) or any(a.shape != scores.shape[1:2] for a in (y, groups, order)):
+        raise ProbeError(
+            f"{kind} scores of shape {scores.shape} do not fit y {y.shape}, groups {groups.shape}, order {order.shape}"
+        )
+    if permutations < 1:
+        raise ProbeError(f"permutations={permutations} must be at least 1")
+    bad = int((~np.isfinite(scores)).sum())
+    if bad:
+        raise ProbeError(f"{bad} of {scores.size} scores are not finite; a permutation test needs numbers")
