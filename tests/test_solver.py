@@ -193,8 +193,9 @@ def test_the_gap_is_an_upper_bound() -> None:
     best = float(solve(features, basis, work).objective)
     with pytest.MonkeyPatch.context() as patch:
         seen = []
+        patch.setattr("mllm_probe.probes.solver.EXACT", 0)
         for steps in (1, 2, 3, 5):
-            patch.setattr("mllm_probe.probes.solver.MAX_STEPS", {torch.float32: steps, torch.float64: 0})
+            patch.setattr("mllm_probe.probes.solver.ROUGH_BEFORE_NEWTON", steps)
             stopped = solve(features, basis, work)
             seen.append(float(stopped.gap))
             assert -1e-12 <= float(stopped.objective) - best <= float(stopped.gap * stopped.objective) * 1.001

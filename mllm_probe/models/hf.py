@@ -26,13 +26,6 @@ from mllm_probe.models.quantize import check_quantized, quantization_config, qua
 from mllm_probe.types import Anatomy, Key, Sample, Site
 
 
-def pick_device(name: str) -> str:
-    """`auto` = CUDA where there is one. Raises ModelError."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ModelError("device=cuda, but torch sees no CUDA device here; use device=cpu or device=auto")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def load_model(blueprint: Blueprint, device: str) -> "HFModel":
     """The model with its weights, quantised as asked. Raises ModelError."""
     settings = blueprint.settings

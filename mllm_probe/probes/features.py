@@ -44,6 +44,10 @@ class Features:
                 held[start:stop] = x
             self._held = held
 
+    def matrix(self) -> torch.Tensor:
+        """[n, D] float64, all of it."""
+        return torch.cat([x for _, _, x in self._chunks(torch.float64)])
+
     @property
     def streamed(self) -> bool:
         return self._held is None

@@ -151,8 +151,11 @@ class _Batch:
             "constant_columns": float(scale.isinf().sum()),
         }
         kept = weights[0] if len(weights) == 1 else weights
-        arrays = [part.cpu().numpy() for part in (mean, scale, kept, intercept)]
-        return LinearFit(*arrays, facts=facts)
+        return LinearFit(_numpy(mean), _numpy(scale), _numpy(kept), _numpy(intercept), facts)
+
+
+def _numpy(values: torch.Tensor) -> np.ndarray:
+    return values.cpu().numpy()
 
 
 def _first_best(losses: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,9 @@ class Loss(Protocol):
     def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
         """Logits and targets [P, C, n] -> loss [P], its derivative by the logits [P, C, n], mean curvature [P]."""
 
+    def bend(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
+        """Second derivative by each logit [P, n], None where rows have several logits that bend together."""
+
     def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
         """Slope and second derivative [P] of the loss at z along the direction dz."""
 
@@ -34,6 +37,10 @@ class Sigmoid:
         curvature = (wrong * (1 - wrong) * w).sum((1, 2))
         return loss, -(target * w) * wrong, curvature
 
+    def bend(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
+        p = torch.sigmoid(z[:, 0])
+        return weight * p * (1 - p)
+
     def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
         wrong = torch.sigmoid(-target * z)
         wdz = weight[:, None] * dz
@@ -50,6 +57,9 @@ class Softmax:
         loss = ((torch.logsumexp(z, 1) - (target * z).sum(1)) * weight).sum(1)
         return loss, w * (p - target), (w * p * (1 - p)).sum((1, 2)) / z.shape[1]
 
+    def bend(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
+        return None
+
     def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
         p = torch.softmax(z, 1)
         mean = (p * dz).sum(1)
@@ -65,6 +75,9 @@ class Squared:
     def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
         off, w = z - target, weight[:, None]
         return (w * off * off).sum((1, 2)) / 2, w * off, weight.sum(1)
+
+    def bend(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
+        return weight
 
     def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
         off, w = z - target, weight[:, None]

@@ -8,7 +8,7 @@ The method is L-BFGS (Nocedal and Wright, algorithm 7.4) preconditioned by the l
 the features shared by all problems, the step along a direction found by Newton's method on logits alone. The
 objective is lambda-strongly convex, so the squared gradient norm over 2 lambda bounds how far it is above its optimum:
 a problem is done when that bound is below `GAP` of its objective. Float32 does the work; float64 checks it, and goes
-on where float32 could not.
+on where float32 could not, by Newton's method where its matrices are affordable.
 """
 
 from dataclasses import dataclass, replace
@@ -18,10 +18,11 @@ import torch
 from mllm_probe.probes.basis import Basis
 from mllm_probe.probes.features import Features
 from mllm_probe.probes.losses import Loss
+from mllm_probe.probes.newton import affordable, newton_direction
 
 GAP = 1e-6
 MEMORY = 12  # steps that the curvature estimate remembers
-MAX_STEPS = {torch.float32: 300, torch.float64: 1000}
+ROUGH, ROUGH_BEFORE_NEWTON, EXACT = 300, 60, 1000  # steps at most: in float32, there if Newton can follow, in float64
 PATIENCE = 20  # float32 steps without a smaller gradient before float64 takes over
 
 
@@ -65,23 +66,31 @@ def solve(features: Features, basis: Basis, work: Work) -> Solution:
     """Every problem to its optimum; `converged` says which got there."""
     problems, outputs, _ = work.target.shape
     zeros = torch.zeros(problems, outputs, features.width, device=features.device)
-    rough = _descend(features, basis, work.to(torch.float32), zeros, zeros[:, :, 0].clone())
-    exact = _descend(features, basis, work.to(torch.float64), rough.weights.double(), rough.intercept.double())
+    steps = ROUGH_BEFORE_NEWTON if _newton_can_follow(features, work) else ROUGH
+    rough = _descend(features, basis, work.to(torch.float32), (zeros, zeros[:, :, 0].clone()), steps)
+    exact = _descend(features, basis, work.to(torch.float64), (rough.weights.double(), rough.intercept.double()), EXACT)
     return replace(exact, steps=rough.steps + exact.steps)
 
 
-def _descend(features: Features, basis: Basis, work: Work, weights: torch.Tensor, intercept: torch.Tensor) -> Solution:
+def _newton_can_follow(features: Features, work: Work) -> bool:
+    return not features.streamed and work.target.shape[1] == 1 and affordable(features.n, features.width)
+
+
+def _descend(
+    features: Features, basis: Basis, work: Work, start: tuple[torch.Tensor, torch.Tensor], steps: int
+) -> Solution:
     """From a start to GAP, to the end of patience or of steps; solved problems leave the batch."""
+    weights, intercept = start
     front = _Front(features, basis, work, weights, intercept)
     found = front.solution(weights.new_zeros(len(weights)))
     alive = torch.arange(len(weights), device=features.device)
     best, waited = torch.full_like(found.gap, torch.inf), torch.zeros_like(found.gap)
-    for step in range(MAX_STEPS[weights.dtype] + 1):
+    for step in range(steps + 1):
         gap = front.gap()
         waited = torch.where(gap < 0.9 * best, 0.0, waited + 1)
         best = torch.minimum(best, gap)
         tired = waited > PATIENCE if weights.dtype is torch.float32 else torch.zeros_like(gap, dtype=torch.bool)
-        out = (gap <= GAP) | tired | (step == MAX_STEPS[weights.dtype])
+        out = (gap <= GAP) | tired | (step == steps)
         if bool(out.any()):
             _store(found, alive[out], front.solution(torch.full_like(gap, step)), out)
             kept = torch.nonzero(~out)[:, 0]
@@ -156,7 +165,10 @@ class _Front:
         del self._memory[:-MEMORY]
 
     def _direction(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The two loops of L-BFGS; between them the eigenbasis takes the place of a multiple of the identity."""
+        """Newton's where it is worth its matrix. Otherwise the two loops of L-BFGS; between them the eigenbasis takes
+        the place of a multiple of the identity."""
+        if self._g.dtype is torch.float64 and _newton_can_follow(self._features, self._work):
+            return self._newton()
         v, vb, shares = self._g.clone(), self._gb.clone(), []
         for sw, sb, yw, yb, rho in reversed(self._memory):
             share = rho * (_dot(sw, v) + _dot(sb, vb))
@@ -167,6 +179,16 @@ class _Front:
             more = share - rho * (_dot(yw, v) + _dot(yb, vb))
             v, vb = v.addcmul_(more[:, None, None], sw), vb + more[:, None] * sb
         return -v, -vb
+
+    def _newton(self) -> tuple[torch.Tensor, torch.Tensor]:
+        work, x = self._work, self._features.matrix()
+        bend = work.loss.bend(self._z, work.weight)
+        assert bend is not None
+        found = [
+            newton_direction(x * work.factor[p], bend[p], work.penalty[p], self._g[p, 0], self._gb[p, 0])
+            for p in range(len(bend))
+        ]
+        return torch.stack([dw for dw, _ in found])[:, None], torch.stack([db for _, db in found])[:, None]
 
     def _length(self, dz: torch.Tensor, dw: torch.Tensor) -> torch.Tensor:
         """Where the objective's slope along the direction vanishes, to a tenth: Newton's method from 1, bracketed."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import DataError
+from mllm_probe.paths import replacing
 from mllm_probe.types import Score
 
 if TYPE_CHECKING:
@@ -25,9 +26,19 @@ class ScoreFile:
         with path.open("w", newline="") as handle:
             csv.writer(handle).writerow(COLUMNS)
 
+    def replace(self, scores: Iterable[Score]) -> None:
+        """The whole table anew, in one move."""
+        with replacing(self._path) as part, part.open("w", newline="") as handle:
+            csv.writer(handle).writerow(COLUMNS)
+            csv.writer(handle).writerows(map(_row, scores))
+
     def add(self, scores: Iterable[Score]) -> None:
         with self._path.open("a", newline="") as handle:
-            csv.writer(handle).writerows([_cell(getattr(s, f.name)) for f in fields(Score)] for s in scores)
+            csv.writer(handle).writerows(map(_row, scores))
+
+
+def _row(score: Score) -> list[object]:
+    return [_cell(getattr(score, field.name)) for field in fields(Score)]
 
 
 def _cell(value: object) -> object:

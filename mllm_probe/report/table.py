@@ -1,5 +1,6 @@
 """The table a run ends with. Reads scores and summary, computes nothing."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -31,13 +32,33 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     for row in floors.itertuples():
         table.add_row(row.control or row.probe, _cell(row, False))
     console.print(table)
+    for line in _said(summary):
+        console.print(line, highlight=False)
+
+
+def _said(summary: dict[str, Any]) -> Iterator[str]:
+    """What may be said of each position's layers."""
     for position, entry in summary.get("best", {}).items():
-        console.print(
+        yield (
             f"{position}: validation prefers {entry['site']} with {100 * entry['value']:.1f} % "
-            f"[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; {entry['top_site']}, the highest block read, has "
-            f"{100 * entry['top_value']:.1f} %, a drop of {100 * entry['drop_to_top']:.1f} points",
-            highlight=False,
+            f"\\[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; {entry['top_site']}, the highest block read, has "
+            f"{100 * entry['top_value']:.1f} %"
         )
+        if verdict := summary.get("verdicts", {}).get(position):
+            first, last = verdict["best_between"]
+            where = first if first == last else f"between {first} and {last}"
+            yield (
+                f"  the best block is {where}; drop to the top {100 * verdict['drop']:.1f} points "
+                f"\\[{100 * verdict['drop_low']:.1f}, {100 * verdict['drop_high']:.1f}], p = {verdict['drop_p']:.2g}: "
+                f"[bold]{_verdict(verdict)}[/bold]"
+            )
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    points = f"{100 * verdict['margin']:g} point{'' if verdict['margin'] == 0.01 else 's'}"
+    return {"flat within margin": f"flat within {points}", "undecided": "neither a peak nor flat was shown"}.get(
+        verdict["verdict"], verdict["verdict"]
+    )
 
 
 def _cell(row: Any, best: bool) -> str:

@@ -99,7 +99,7 @@ class Bench:
 
     @property
     def compute(self) -> Compute:
-        from mllm_probe.models.hf import pick_device
+        from mllm_probe.models.device import pick_device
 
         config = self.ready.config
         return Compute(pick_device(config.device), int(config.sweep.max_memory_gb * 1e9))

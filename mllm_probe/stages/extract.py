@@ -51,7 +51,7 @@ def extract_missing(ready: Prepared, reporter: Reporter) -> dict[str, Any]:
 
 
 def _extract(request: Request, model: "HFModel | None", reporter: Reporter) -> dict[str, Any]:
-    from mllm_probe.models.hf import pick_device
+    from mllm_probe.models.device import pick_device
 
     ready, settings = request.ready, request.ready.config.extract
     device = pick_device(ready.config.device)
@@ -78,7 +78,8 @@ def _extract(request: Request, model: "HFModel | None", reporter: Reporter) -> d
 
 
 def _load(ready: Prepared, reporter: Reporter) -> "HFModel":
-    from mllm_probe.models.hf import load_model, pick_device
+    from mllm_probe.models.device import pick_device
+    from mllm_probe.models.hf import load_model
 
     device = pick_device(ready.config.device)
     reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")

@@ -19,7 +19,7 @@ class Scoring:
     """The resamples of the test pictures are drawn once, so that all layers and controls are compared within them."""
 
     def __init__(self, bench: Bench) -> None:
-        self._bench, self._ready = bench, bench.ready
+        self.bench, self._ready = bench, bench.ready
         self.level = self._ready.config.sweep.ci_level
         self.headline = HEADLINE[bench.kind]
         decisions = [decision.uid for decision in self._ready.examples.decisions]
@@ -27,7 +27,7 @@ class Scoring:
 
     @cached_property
     def resamples(self) -> Resamples:
-        return Resamples(self._bench.groups[self._bench.test], self._ready.config.sweep.draws)
+        return Resamples(self.bench.groups[self.bench.test], self._ready.config.sweep.draws)
 
     def scores(self, trials: Sequence[Trial]) -> list[Score]:
         """The rows of one key: each control's own, and what the real labels have over the control task."""
@@ -36,7 +36,7 @@ class Scoring:
             by_control.setdefault(trial.control, []).append(trial)
         found, draws = [], {}
         for control, same in by_control.items():
-            for metric in METRICS[self._bench.kind]:
+            for metric in METRICS[self.bench.kind]:
                 rows, drawn = self._metric(same, metric)
                 found += rows
                 if metric == self.headline:
@@ -47,7 +47,7 @@ class Scoring:
 
     def _metric(self, trials: Sequence[Trial], metric: str) -> tuple[list[Score], np.ndarray]:
         """Rows of one measure and its mean over seeds in each draw [R]."""
-        bench = self._bench
+        bench = self.bench
         rows = [self._row(trial, metric, split) for trial in trials for split in ("val", "test")]
         tests = [row for row in rows if row.split == "test"]
         logits = np.stack([trial.logits[bench.test] for trial in trials])[None]
@@ -71,7 +71,7 @@ class Scoring:
         return [*rows, self._aggregate(rows, real[1] - control[1])]
 
     def _row(self, trial: Trial, metric: str, split: str) -> Score:
-        bench, rows = self._bench, self._bench.split_of[trial.seed] == split
+        bench, rows = self.bench, self.bench.split_of[trial.seed] == split
         truth = bench.truth(trial.control)[rows]
         return replace(
             self.blank(trial),
@@ -112,7 +112,7 @@ class Scoring:
             metric="",
             n=0,
             n_groups=0,
-            n_train=int((self._bench.split_of[trial.seed] == "train").sum()),
+            n_train=int((self.bench.split_of[trial.seed] == "train").sum()),
             lambda_=trial.facts.get("lambda"),
             converged=bool(trial.facts["converged"]),
             value=float("nan"),

@@ -21,7 +21,8 @@ from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import Prepared, prepare
-from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stages.scoring import Scoring, tested
+from mllm_probe.stages.verdicts import Verdicts, p_values, save_tests
 from mllm_probe.types import LayerData
 
 QUESTION_ONLY = "question_only"
@@ -47,18 +48,24 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
     total = len(ready.keys) + BASELINES
+    verdicts = Verdicts(scoring)
     scores = []
     for done, trials in enumerate(_all_trials(bench, parts)):
         _note_constants(trials, reporter)
         rows = scoring.scores(trials)
         table.add(rows)
         scores += rows
+        verdicts.add(trials)
         reporter.progress("sweep", done + 1, total, "keys")
+    tests, said = verdicts.tests(scores, reporter)
+    scores = tested(scores, p_values(tests), scoring.headline)
+    save_tests(paths.tests, tests)
+    table.replace(scores)
     save_splits(paths.splits, bench.splits)
     parts.join(LOGITS, paths.predictions, {"decisions": json.dumps([d.uid for d in ready.examples.decisions])})
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
-    more = {"seconds": times, "extraction": dict(extraction)}
+    more = {"verdicts": said, "seconds": times, "extraction": dict(extraction)}
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
     parts.clear()
     return summary

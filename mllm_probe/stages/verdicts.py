@@ -1,0 +1,203 @@
+"""What may be said of the layers of a sweep together: which are above chance, where the best is, is there a peak.
+
+Reads held-out predictions of the real labels; fits nothing again. The results are rows of tests.csv, and a few lines
+of the summary.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mllm_probe.errors import ProbeError
+from mllm_probe.paths import replacing
+from mllm_probe.protocols import Reporter
+from mllm_probe.stages.bench import Trial
+from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stats.paired import Difference
+from mllm_probe.stats.peak import Shape, contenders, preferred, shape
+from mllm_probe.stats.permutation import MaxT, holm, max_t, votes
+from mllm_probe.types import Key, Score
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Test:
+    """One row of tests.csv.
+
+    `test`: above_chance (a layer against permuted labels; p_adjusted by max-T over the family), contender (a layer that
+    may be the best), drop and rise (the layer validation chose against the top and the bottom one; p_adjusted by
+    Holm), difference (the chosen layer against each other one), equivalence (the pair that is hardest to call equal).
+    """
+
+    run: str
+    test: str
+    family: str
+    probe: str
+    position: str
+    site: str
+    other: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    detectable: float | None = None
+    verdict: str = ""
+
+
+class Verdicts:
+    """The real trials of a sweep, key by key, reduced to one score per test row."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring, self._bench = scoring, scoring.bench
+        self._rows: dict[Key, np.ndarray] = {}
+        self._votes: dict[Key, np.ndarray] = {}
+        self._probe = ""
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Keep what the comparisons need: a share of votes per test row and class, or a number per test row."""
+        real = [trial for trial in trials if trial.key and not trial.control]
+        if not real or self._bench.kind == "labels":
+            return
+        key, bench = real[0].key, self._bench
+        assert key is not None
+        self._probe = real[0].probe
+        said = votes(np.stack([trial.logits[bench.test] for trial in real])[None].astype(np.float64), bench.kind)[0]
+        truth = bench.y[bench.test]
+        self._votes[key] = said
+        if bench.kind == "number":
+            squared = np.stack([(trial.logits[bench.test] - truth) ** 2 for trial in real]).mean(axis=0)
+            self._rows[key] = 1 - squared / max(float(truth.var()), 1e-30)
+        else:
+            self._rows[key] = said[np.arange(len(truth)), truth]
+
+    def tests(self, scores: Sequence[Score], reporter: Reporter) -> tuple[list[Test], dict[str, Any]]:
+        """All rows, and {position: what to say of it}."""
+        found = self._above_chance(reporter)
+        said: dict[str, Any] = {}
+        for position in dict.fromkeys(key.position for key in self._rows):
+            keys = [k for k in self._rows if k.position == position and k.site.tower == "lm" and k.site.part == "block"]
+            if len(keys) > 1:
+                rows, line = self._position(keys, scores)
+                found += rows
+                said[position] = line
+        return found, said
+
+    def _above_chance(self, reporter: Reporter) -> list[Test]:
+        """Max-T over every key of the sweep."""
+        bench = self._bench
+        config = bench.ready.config.sweep
+        order = np.asarray([decision.uid for decision in bench.ready.examples.decisions])[bench.test]
+        keys = list(self._votes)
+        try:
+            result = max_t(
+                np.stack([self._votes[key] for key in keys]),
+                bench.y[bench.test],
+                bench.groups[bench.test],
+                order,
+                bench.kind,
+                config.permutations,
+            )
+        except ProbeError as error:
+            reporter.note(f"no test against chance: {error}")
+            return []
+        return self._chance_rows(keys, result)
+
+    def _chance_rows(self, keys: Sequence[Key], result: MaxT) -> list[Test]:
+        family = f"{len(keys)} keys"
+        return [
+            self._test(
+                "above_chance",
+                family,
+                key,
+                value=float(result.statistic[i]),
+                p_value=float(result.p[i]),
+                p_adjusted=float(result.p_adjusted[i]),
+                verdict="above chance" if result.p_adjusted[i] <= ALPHA else "",
+            )
+            for i, key in enumerate(keys)
+        ]
+
+    def _position(self, keys: Sequence[Key], scores: Sequence[Score]) -> tuple[list[Test], dict[str, Any]]:
+        """The language-model blocks of one position, from bottom to top."""
+        rows = np.stack([self._rows[key] for key in keys])
+        draws, level = self._scoring.resamples, self._scoring.level
+        chosen = preferred(np.asarray([self._validation(key, scores) for key in keys]))
+        form = shape(rows, chosen, draws, margin=self._bench.ready.config.sweep.margin, alpha=1 - level)
+        among = contenders(rows, draws, level)
+        family = f"lm blocks at {keys[0].position}"
+        found = [self._test("contender", family, keys[i], value=float(rows[i].mean())) for i in among.layers]
+        found += [
+            self._versus("drop", family, keys[chosen], keys[-1], form.drop, form.p_drop),
+            self._versus("rise", family, keys[chosen], keys[0], form.rise, form.p_rise),
+        ]
+        first, second = form.equivalence.pair
+        same = {"p_value": form.equivalence.p, "verdict": form.verdict}
+        found.append(self._test("equivalence", family, keys[first], other=str(keys[second].site), **same))
+        return found, self._line(keys, form, (keys[among.first], keys[among.last]))
+
+    def _line(self, keys: Sequence[Key], form: Shape, hull: tuple[Key, Key]) -> dict[str, Any]:
+        return {
+            "verdict": form.verdict,
+            "margin": form.equivalence.margin,
+            "chosen": str(keys[form.chosen].site),
+            "best_between": [str(key.site) for key in hull],
+            "drop": form.drop.value,
+            "drop_low": form.drop.low,
+            "drop_high": form.drop.high,
+            "drop_p": form.p_drop,
+            "detectable": form.drop.detectable,
+            "top": str(keys[-1].site),
+        }
+
+    def _validation(self, key: Key, scores: Sequence[Score]) -> float:
+        """Mean headline on validation over seeds."""
+        site, metric = str(key.site), self._scoring.headline
+        return float(
+            np.mean(
+                [
+                    s.value
+                    for s in scores
+                    if (s.site, s.position, s.metric, s.split, s.control) == (site, key.position, metric, "val", "")
+                ]
+            )
+        )
+
+    def _versus(self, name: str, family: str, one: Key, other: Key, found: Difference, adjusted: float) -> Test:
+        return self._test(
+            name,
+            family,
+            one,
+            other=str(other.site),
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            p_value=found.p_greater,
+            p_adjusted=adjusted,
+            detectable=found.detectable,
+        )
+
+    def _test(self, name: str, family: str, key: Key, **more: Any) -> Test:
+        return Test(self._scoring.run, name, family, self._probe, key.position, str(key.site), **more)
+
+
+def p_values(tests: Sequence[Test]) -> Mapping[str, tuple[float, float, str]]:
+    """{key: (p, p after Holm, family)} of the layers that were tested against chance."""
+    rows = [test for test in tests if test.test == "above_chance"]
+    raw = np.asarray([test.p_value for test in rows])
+    return {
+        f"{test.site}@{test.position}": (float(p), float(corrected), test.family)
+        for test, p, corrected in zip(rows, raw, holm(raw), strict=True)
+    }
+
+
+def save_tests(path: Path, tests: Sequence[Test]) -> None:
+    with replacing(path) as part, part.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, [field.name for field in fields(Test)])
+        writer.writeheader()
+        writer.writerows(asdict(test) for test in tests)
