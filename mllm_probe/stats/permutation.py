@@ -91,7 +91,7 @@ def _step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _by_size(groups: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
     """Rows of the pictures of each size, [pictures, size], inside a picture in ascending order."""
-    names, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     rows = np.split(np.lexsort((order, member)), np.cumsum(sizes)[:-1])
     return [np.stack([rows[i] for i in np.flatnonzero(sizes == size)]) for size in np.unique(sizes)]
 
@@ -100,8 +100,8 @@ def _moving(y: np.ndarray, parts: list[np.ndarray]) -> int:
     if all(len(part) == 1 for part in parts):
         sizes = ", ".join(str(part.shape[1]) for part in parts)
         raise ProbeError(
-            f"no two of the {len(parts)} pictures have the same number of rows ({sizes}), so no labels can be exchanged;"
-            " give every picture the same number of decisions"
+            f"no two of the {len(parts)} pictures have the same number of rows ({sizes}), so no labels can be"
+            " exchanged; give every picture the same number of decisions"
         )
     moving = sum(part.size for part in parts if (y[part] != y[part[:1]]).any())
     if not moving:
