@@ -76,7 +76,7 @@ def test_the_curve_and_the_surplus_by_hand() -> None:
 
 
 def test_a_signal_compresses_and_less_where_it_is_buried() -> None:
-    """Three layers: a plain direction, the same among 80 columns of noise, and noise, which costs a bit a row or more."""
+    """A plain direction, the same among 80 columns of noise, and noise alone, which costs a bit a row or more."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 1200)
     easy = rng.normal(size=(1200, 8)) + 4 * np.eye(8)[0] * (2 * y - 1)[:, None]

@@ -56,28 +56,30 @@ def judged(truth: np.ndarray, sweeps: int) -> tuple[float, float, float]:
 # ---- max-T ----
 
 
-def test_max_t_is_the_exact_test_when_everything_is_enumerated() -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_max_t_is_the_exact_test_when_everything_is_enumerated(seed: int) -> None:
     """5 pictures of 2 rows: all 120 orders of the label blocks, tried by hand, against 20,000 random ones."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed)
     y, groups = np.array([0, 1, 1, 1, 0, 0, 1, 0, 1, 1]), np.repeat(np.arange(5), 2)
-    v = votes(rng.normal(size=(3, 2, 10)) + 2 * y)
+    v = votes(rng.normal(size=(5, 3, 10)) + y)
     blocks = y.reshape(5, 2)
     null = np.array(
         [
-            [np.mean([v[k, i, label] for i, label in enumerate(blocks[list(turn)].ravel())]) for k in range(3)]
+            [np.mean([v[k, i, label] for i, label in enumerate(blocks[list(turn)].ravel())]) for k in range(5)]
             for turn in permutations(range(5))
         ]
     )
     z = (null - null.mean(axis=0)) / null.std(axis=0)
     found = max_t(v, y, groups, np.arange(10), permutations=20_000)
-    assert np.allclose(found.statistic, null[0]) and np.allclose(found.z, z[0], atol=0.03)
-    assert np.allclose(found.p, (z >= z[0] - 1e-9).mean(axis=0), atol=0.012)
-    strongest_first, floor, expected = np.argsort(-z[0]), 0.0, np.empty(3)
+    assert np.allclose(found.statistic, null[0]) and np.allclose(found.z, z[0], atol=0.05)
+    assert np.allclose(found.p, (z >= z[0] - 1e-9).mean(axis=0), atol=0.015)
+    strongest_first, floor, expected = np.argsort(-z[0]), 0.0, np.empty(5)
     for i, k in enumerate(strongest_first):
         floor = max(floor, (z[:, strongest_first[i:]].max(axis=1) >= z[0, k] - 1e-9).mean())
         expected[k] = floor
-    assert np.allclose(found.p_adjusted, expected, atol=0.012)
-    assert (found.p_adjusted >= found.p).all() and found.moving == 10
+    assert np.allclose(found.p_adjusted, expected, atol=0.02)
+    assert (found.p_adjusted >= found.p).all() and (np.diff(found.p_adjusted[strongest_first]) >= 0).all()
+    assert found.moving == 10
 
 
 @pytest.mark.parametrize("kind", ["binary", "classes", "number"])

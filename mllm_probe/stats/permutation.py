@@ -73,9 +73,9 @@ def max_t(
     null = np.concatenate([_statistic(scores, chunk, kind) for chunk in labels])
     centre, spread = null.mean(axis=0), null.std(axis=0)
     varies = spread > TIE * np.maximum(np.abs(centre), 1)
-    z = np.where(varies, (null - centre) / np.where(varies, spread, 1), -np.inf)
+    z = np.where(varies, (null - centre) / np.where(varies, spread, 1), 0)  # never varies: always 0, so p = 1
     p, adjusted = _step_down(z)
-    return MaxT(null[0], np.where(varies, z[0], 0.0), p, adjusted, moving)
+    return MaxT(null[0], z[0], p, adjusted, moving)
 
 
 def _step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
