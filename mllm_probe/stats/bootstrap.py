@@ -61,7 +61,8 @@ class Resamples:
         """Each layer's measure in each draw, averaged over seeds: [L, R]; nan where it is undefined.
 
         logits: [L, S, N] or, for classes and labels, [L, S, N, C]; y and mask as in `measures.measure`. All layers of
-        all calls share the draws, so the difference of two rows is the paired difference. Raises ProbeError.
+        all calls share the draws, so the difference of two rows is the paired difference. Labels that differ by seed (a
+        control task drawn anew) take one call a seed. Raises ProbeError.
         """
         logits = np.asarray(logits)
         if logits.ndim != (4 if kind in ("classes", "labels") else 3) or logits.shape[2] != len(self.member):

@@ -18,7 +18,7 @@ PEAK, FLAT, UNDECIDED = "peak", "flat within margin", "undecided"
 
 
 def preferred(values: np.ndarray, higher_is_better: bool = True) -> int:
-    """The layer that validation prefers: values [L], nan never wins, ties go to the earlier layer. Raises ProbeError."""
+    """The layer validation prefers: values [L], nan never wins, ties go to the earlier. ProbeError if all are nan."""
     values = np.asarray(values, np.float64) * (1 if higher_is_better else -1)
     if not len(values) or np.isnan(values).all():
         raise ProbeError(f"none of the {len(values)} layers has a value on validation, so none can be chosen")
@@ -41,7 +41,8 @@ def contenders(scores: np.ndarray, draws: Resamples, level: float = 0.95) -> Con
     errors of their differences, the test of "no layer beats k" is max_j (m_j - m_k) / se_jk, against the quantile of
     the same maximum of centred draws. A layer j that is clearly worse than k, by more than sqrt(ln G) standard errors,
     cannot make that maximum large in truth and is left out of its quantile: the selection of moments of Andrews and
-    Soares 2010 (kappa of their eq. 4.7's BIC kind), used for ranks by Mogstad, Romano, Shaikh and Wilhelm 2024. Only
+    Soares 2010 (with their choice of kappa, sqrt(ln n)); Mogstad, Romano, Shaikh and Wilhelm 2024 build confidence
+    sets for ranks from the same studentised differences. Only
     the hypothesis about the true best layer must survive for coverage, so nothing is corrected over k. The best layer
     of the sample is always in. Raises ProbeError for shapes or non-finite scores.
     """

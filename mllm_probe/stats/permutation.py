@@ -73,9 +73,9 @@ def max_t(
     null = np.concatenate([_statistic(scores, chunk, kind) for chunk in labels])
     centre, spread = null.mean(axis=0), null.std(axis=0)
     varies = spread > TIE * np.maximum(np.abs(centre), 1)
-    z = np.where(varies, (null - centre) / np.where(varies, spread, 1), -np.inf)
+    z = np.where(varies, (null - centre) / np.where(varies, spread, 1), 0)  # never varies: always 0, so p = 1
     p, adjusted = _step_down(z)
-    return MaxT(null[0], np.where(varies, z[0], 0.0), p, adjusted, moving)
+    return MaxT(null[0], z[0], p, adjusted, moving)
 
 
 def _step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +91,7 @@ def _step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _by_size(groups: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
     """Rows of the pictures of each size, [pictures, size], inside a picture in ascending order."""
-    names, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     rows = np.split(np.lexsort((order, member)), np.cumsum(sizes)[:-1])
     return [np.stack([rows[i] for i in np.flatnonzero(sizes == size)]) for size in np.unique(sizes)]
 
@@ -100,8 +100,8 @@ def _moving(y: np.ndarray, parts: list[np.ndarray]) -> int:
     if all(len(part) == 1 for part in parts):
         sizes = ", ".join(str(part.shape[1]) for part in parts)
         raise ProbeError(
-            f"no two of the {len(parts)} pictures have the same number of rows ({sizes}), so no labels can be exchanged;"
-            " give every picture the same number of decisions"
+            f"no two of the {len(parts)} pictures have the same number of rows ({sizes}), so no labels can be"
+            " exchanged; give every picture the same number of decisions"
         )
     moving = sum(part.size for part in parts if (y[part] != y[part[:1]]).any())
     if not moving:
