@@ -18,7 +18,6 @@ import torch
 import transformers
 
 from mllm_probe.batches import Batch
-from mllm_probe.errors import ModelError
 from mllm_probe.models.attention import sharing
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.collate import Collator, Owners

@@ -41,8 +41,8 @@ def _said(summary: dict[str, Any]) -> Iterator[str]:
     for position, entry in summary.get("best", {}).items():
         yield (
             f"{position}: validation prefers {entry['site']} with {100 * entry['value']:.1f} % "
-            f"\\[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; {entry['top_site']}, the highest block read, has "
-            f"{100 * entry['top_value']:.1f} %"
+            f"\\[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; {entry['top_site']}, the highest block read, "
+            f"has {100 * entry['top_value']:.1f} %"
         )
         if verdict := summary.get("verdicts", {}).get(position):
             first, last = verdict["best_between"]

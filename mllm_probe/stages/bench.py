@@ -1,7 +1,7 @@
 """What all fits of one sweep share: labels, controls, splits, and how a key's rows meet them. Knows no statistic."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,10 @@ CONTROLS = (CONTROL_TASK, PERMUTED)
 
 @dataclass(frozen=True)
 class Trial:
-    """One probe fitted with one seed: float32 logits for all N decisions, what the fit says of itself, its arrays."""
+    """One probe fitted with one seed: float32 logits for all N decisions, what the fit says of itself, its arrays.
+
+    `features`: "single" for the rows of one key, "words", "none", or what else was done to them (see analyses).
+    """
 
     key: Key | None
     control: str
@@ -29,12 +32,29 @@ class Trial:
     logits: np.ndarray
     facts: Mapping[str, float]
     arrays: Mapping[str, np.ndarray]
+    features: str = "single"
+
+    @classmethod
+    def blank(cls, key: Key | None, control: str, seed: int, features: str = "single") -> "Trial":
+        """Not fitted yet."""
+        return cls(key, control, "", seed, np.zeros(0), {}, {}, features)
 
     @property
     def name(self) -> str:
-        """`lm.07@last/logistic/seed0`; a control stands before the seed, a baseline has no key."""
-        middle = f"{self.control}/" if self.key and self.control else ""
+        """`lm.07@last/logistic/seed0`; control and features stand before the seed, a baseline has no key."""
+        middle = "".join(
+            f"{part}/" for part in (self.control, self.features) if self.key and part not in ("", "single")
+        )
         return f"{self.key or self.control or 'none'}/{self.probe}/{middle}seed{self.seed}"
+
+
+def fitted(probe: Probe, data: LayerData, problems: Sequence[Problem], blanks: Sequence[Trial]) -> list[Trial]:
+    """The blank trials with what the probe made of their problems."""
+    fits = probe.fit(data, problems)
+    return [
+        replace(blank, probe=probe.name, logits=z.astype(np.float32), facts=dict(fit.facts), arrays=fit.arrays())
+        for blank, fit, z in zip(blanks, fits, logits_of(fits, data), strict=True)
+    ]
 
 
 class Bench:
@@ -134,12 +154,10 @@ class Bench:
         pairs = np.asarray([names[d.pair] if d.side else -1 for d in decisions])
         return {"pairs": pairs, "sides": np.asarray([d.side for d in decisions])}
 
-    def trials(self, probe: Probe, data: LayerData, key: Key | None, name: str, controls: Sequence[str]) -> list[Trial]:
+    def trials(
+        self, key: Key | None, data: LayerData, controls: Sequence[str] = ("",), features: str = "single"
+    ) -> list[Trial]:
         """All controls and seeds of a key in one call, so that the probe can share work among them."""
         places = [(control, seed) for control in controls for seed in self.seeds]
-        fits = probe.fit(data, [self.problem(*place) for place in places])
-        logits = logits_of(fits, data)
-        return [
-            Trial(key, name or control, probe.name, seed, z.astype(np.float32), dict(fit.facts), fit.arrays())
-            for (control, seed), fit, z in zip(places, fits, logits, strict=True)
-        ]
+        problems = [self.problem(*place) for place in places]
+        return fitted(self.ready.probe, data, problems, [Trial.blank(key, *place, features) for place in places])

@@ -7,7 +7,7 @@ time, however many there are.
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mllm_probe.stages.bench import Trial
 from mllm_probe.types import Key
 
 LOGITS, FITS = "logits/", "fits/"
+TOLD = ("control", "probe", "seed", "facts", "features")
 
 
 class Parts:
@@ -25,14 +26,14 @@ class Parts:
 
     def __init__(self, paths: PartPaths) -> None:
         self._paths = paths
-        self._names: list[str] = []
+        self._names: dict[str, None] = {}
 
     def get(self, name: str, make: Callable[[], Sequence[Trial]]) -> list[Trial]:
         """The trials of a part: read where an earlier process left them, else made and written."""
         from safetensors import SafetensorError
 
         path = self._paths.part(name)
-        self._names.append(name)
+        self._names[name] = None
         if path.exists():
             try:
                 return _load(path)
@@ -76,25 +77,21 @@ def _save(path: Path, trials: Sequence[Trial]) -> None:
     for trial in trials:
         arrays[f"{LOGITS}{trial.name}"] = np.ascontiguousarray(trial.logits)
         arrays |= {f"{FITS}{trial.name}/{name}": np.ascontiguousarray(a) for name, a in trial.arrays.items()}
-    described = [
-        {"key": str(t.key or ""), "control": t.control, "probe": t.probe, "seed": t.seed, "facts": dict(t.facts)}
-        for t in trials
-    ]
+    told = [{**{name: getattr(t, name) for name in TOLD}, "key": str(t.key or "")} for t in trials]
     with replacing(path) as part:
-        save_file(arrays, part, metadata={"trials": json.dumps(described)})
+        save_file(arrays, part, metadata={"trials": json.dumps(told)})
 
 
 def _load(path: Path) -> list[Trial]:
+    """Without the arrays of the fits, which only the joined file needs."""
     from safetensors import safe_open
 
+    trials = []
     with safe_open(path, framework="np") as file:
-        described = json.loads(file.metadata()["trials"])
-        trials = []
-        for entry in described:
-            key = Key.parse(entry["key"]) if entry["key"] else None
-            bare = Trial(key, entry["control"], entry["probe"], entry["seed"], np.zeros(0), entry["facts"], {})
-            logits = file.get_tensor(f"{LOGITS}{bare.name}")
-            trials.append(Trial(key, bare.control, bare.probe, bare.seed, logits, bare.facts, {}))
+        for told in json.loads(file.metadata()["trials"]):
+            told["key"] = Key.parse(told["key"]) if told["key"] else None
+            bare = Trial(**told, logits=np.zeros(0), arrays={})
+            trials.append(replace(bare, logits=file.get_tensor(f"{LOGITS}{bare.name}")))
     return trials
 
 

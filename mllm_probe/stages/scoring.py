@@ -82,6 +82,21 @@ class Scoring:
             value=float(measure(metric, trial.logits[rows], truth, kind=bench.kind)[0]),
         )
 
+    def final(self, trials: Sequence[Trial], metric: str, value: float) -> Score:
+        """One row for some trials together, on the test pictures."""
+        test = self.bench.test
+        converged = all(trial.facts["converged"] for trial in trials)
+        return replace(
+            self.blank(trials[0]),
+            seed="all",
+            metric=metric,
+            n=int(test.sum()),
+            n_groups=len(np.unique(self.bench.groups[test])),
+            lambda_=None,
+            converged=converged,
+            value=value,
+        )
+
     def blank(self, trial: Trial) -> Score:
         """Everything a row says of its trial, without a value."""
         ready, key = self._ready, trial.key
@@ -102,7 +117,7 @@ class Scoring:
             part=key.site.part if key else "",
             depth=round(ready.anatomy.depth(key.site), 4) if key else None,
             position=key.position if key else "",
-            features="single" if key else "words" if trial.control else "none",
+            features=trial.features,
             probe=trial.probe,
             control=trial.control,
             train_template=template,

@@ -3,8 +3,9 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,15 +16,19 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.words import bag_of_words
-from mllm_probe.protocols import Reporter
+from mllm_probe.protocols import Probe, Reporter
 from mllm_probe.report.scores import ScoreFile
+from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.artifacts import save_splits, save_summary
-from mllm_probe.stages.bench import Bench, Trial
+from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import Prepared, prepare
 from mllm_probe.stages.scoring import Scoring, tested
 from mllm_probe.stages.verdicts import Verdicts, p_values, save_tests
-from mllm_probe.types import LayerData
+from mllm_probe.types import LayerData, Score
+
+if TYPE_CHECKING:
+    import torch
 
 QUESTION_ONLY = "question_only"
 BASELINES = 2  # question-only and majority, in every run
@@ -50,9 +55,8 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     total = len(ready.keys) + BASELINES
     verdicts = Verdicts(scoring)
     scores = []
-    for done, trials in enumerate(_all_trials(bench, parts)):
+    for done, (trials, rows) in enumerate(_per_key(bench, scoring, parts)):
         _note_constants(trials, reporter)
-        rows = scoring.scores(trials)
         table.add(rows)
         scores += rows
         verdicts.add(trials)
@@ -90,6 +94,8 @@ def check_probe(ready: Prepared) -> None:
             f"position {ragged[0]} holds a row for every token, and probe={probe.name} reads one row a decision; "
             "choose probe=attention, or a pooled position such as mean_text"
         )
+    sweep = ready.config.sweep
+    check_analyses(sweep.analyses, kind, ready.keys, sweep.baseline)
     if probe.reads == "pairs" and not any(decision.side for decision in ready.examples.decisions):
         raise ConfigError(
             f"probe={probe.name} reads contrast pairs, and task={ready.task.name} asks each question once; "
@@ -106,25 +112,35 @@ def _note_constants(trials: Sequence[Trial], reporter: Reporter) -> None:
         reporter.note(f"{first.key}: {constant} of {width} columns are constant in training and say nothing")
 
 
-def _all_trials(bench: Bench, parts: Parts) -> Iterator[list[Trial]]:
-    """One list per key: every control and seed; the baselines that need no activation come last."""
+def _per_key(bench: Bench, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:
+    """The trials of each key and the rows of scores.csv; the baselines that need no activation come last."""
     ready = bench.ready
     coverage = ready.store.coverage()
+    analyses = Analyses(scoring, parts, lambda key: bench.layer(key, coverage))
     for key in ready.keys:
-        yield parts.get(
-            str(key),
-            lambda key=key: bench.trials(ready.probe, bench.layer(key, coverage), key, "", bench.controls),  # type: ignore[misc]
-        )
-    yield parts.get(QUESTION_ONLY, lambda: _question_only(bench))
-    yield parts.get("majority", lambda: bench.trials(Majority(), _rows(np.zeros((len(bench.y), 0))), None, "", ("",)))
+        data = cache(partial(bench.layer, key, coverage))
+        trials = parts.get(str(key), lambda key=key, data=data: bench.trials(key, data(), bench.controls))  # type: ignore[misc]
+        yield trials, [*scoring.scores(trials), *analyses.rows(key, data, trials)]
+    for name, make in ((QUESTION_ONLY, _question_only), ("majority", _majority)):
+        trials = parts.get(name, partial(make, bench))
+        yield trials, scoring.scores(trials)
 
 
 def _question_only(bench: Bench) -> list[Trial]:
-    probe = Ridge() if bench.kind == "number" else Logistic()
-    return bench.trials(probe, _rows(bag_of_words(bench.texts)), None, QUESTION_ONLY, ("",))
+    words = LayerData(_tensor(bag_of_words(bench.texts)))
+    return _baseline(bench, Ridge() if bench.kind == "number" else Logistic(), words, QUESTION_ONLY, "words")
 
 
-def _rows(values: np.ndarray) -> LayerData:
+def _majority(bench: Bench) -> list[Trial]:
+    return _baseline(bench, Majority(), LayerData(_tensor(np.zeros((len(bench.y), 0)))), "", "none")
+
+
+def _baseline(bench: Bench, probe: Probe, data: LayerData, control: str, features: str) -> list[Trial]:
+    problems = [bench.problem("", seed) for seed in bench.seeds]
+    return fitted(probe, data, problems, [Trial.blank(None, control, seed, features) for seed in bench.seeds])
+
+
+def _tensor(values: np.ndarray) -> "torch.Tensor":
     import torch
 
-    return LayerData(torch.from_numpy(values))
+    return torch.from_numpy(values)
