@@ -15,6 +15,8 @@ DEVICES = ("auto", "cpu", "cuda")
 CHATS = ("auto", "off")
 PADDING_SIDES = ("right", "left")
 PREFIXES = ("auto", "off")
+CONTROLS = CONTROL_TASK, PERMUTED = "control_task", "permuted"
+ANALYSES = MDL, V_INFORMATION, ERASURE = "mdl", "v_information", "erasure"
 
 
 @dataclass

@@ -67,7 +67,12 @@ def test_the_csv_keeps_its_contract(probe: Run, checkpoint: Path, tmp_path: Path
     words = whole[(whole.control == "question_only") & (whole.metric == "accuracy")]
     assert words.value.tolist() == [0.5], "matched texts say nothing"
     floor = whole[(whole.position == "last") & (whole.site == "lm.00") & (whole.metric == "accuracy")]
-    assert floor.value.tolist() == [0.5], "the last token's embedding is the same for all"
+    assert set(floor.control) == {"", "control_task"}
+    assert floor[floor.control == ""].value.tolist() == [0.5], "the last token's embedding is the same for all"
+    tested = whole[whole.p_holm.notna()]
+    assert set(tested.site + "@" + tested.position) == set((whole.site + "@" + whole.position)[whole.site != ""])
+    assert (tested.metric == "accuracy").all() and (tested.control == "").all()
+    assert (tested.p_value <= tested.p_holm).all() and set(tested.family) == {f"{len(tested)} keys"}
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["decisions"] == summary["samples"] == summary["extraction"]["samples"]
     assert summary["provenance"]["quantized_modules"] and all(
@@ -110,17 +115,25 @@ COMPOSED = [
     (("probe.lambdas=[nan]",), "must hold numbers above 0"),
     (("task=null",), "Config group override must be a string or a list"),
     (("model=mini,llava",), "add -m"),
-    (("probe=svm",), "probe=svm is unknown; choose one of: logistic, majority"),
+    (("probe=svm",), "probe=svm is unknown; choose one of: .*logistic, majority"),
     (("modle=mini",), "'modle' is no setting of `run`; did you mean 'model'"),
     (
         ("sweep.sed=1",),
-        r"'sweep.sed' is no setting of `run`; did you mean 'seeds'\? choose one of: ci_level, draws, seeds",
+        r"'sweep.sed' is no setting of `run`; did you mean 'seeds'\? choose one of: analyses, baseline, ci_level",
     ),
     (("+typo=1",), "'typo' is no setting"),
     (("+model.typo=1",), "'model.typo' is no setting"),
     (("task.tmplate=x",), "'task.tmplate' is no setting of `run`; did you mean 'template'"),
     (("sweep.draws=many",), "sweep.draws=many: Value 'many' of type 'str' could not be converted to Integer"),
     (("sweep.draws=0",), "sweep.draws=0 must be 1 or more"),
+    (("sweep.margin=0",), "sweep.margin=0.0 must lie between 0 and 1"),
+    (("sweep.controls=[control]",), "sweep.controls names 'control', which is unknown; .*choose one of: control_task"),
+    (("sweep.analyses=[mdll]",), "names 'mdll', which is unknown; did you mean 'mdl'"),
+    (
+        ("sweep.analyses=[v_information]", "sweep.baseline=lm.77@last"),
+        "sweep.baseline=lm.77@last is not among the keys",
+    ),
+    (("extract.positions=['tokens:text']",), "and probe=logistic reads one row a decision; choose probe=attention"),
     (("probe.lambdas=3",), "lambdas of mllm_probe.probes.logistic.Logistic is 3, but must be a list"),
     (("probe.lambdas=[a]",), "is 'a', but must be float"),
     (("device=cuda",), "torch sees no CUDA device here; use device=cpu"),

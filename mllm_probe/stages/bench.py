@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.errors import ConfigError, choices
 from mllm_probe.probes.linear import logits_of
 from mllm_probe.protocols import Probe
+from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.stages.prepare import Prepared
 from mllm_probe.types import Compute, Key, LayerData, Problem, digest
-
-CONTROL_TASK, PERMUTED = "control_task", "permuted"
-CONTROLS = (CONTROL_TASK, PERMUTED)
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def fitted(probe: Probe, data: LayerData, problems: Sequence[Problem], blanks: S
 
 
 class Bench:
-    """Labels, groups and splits of one experiment. Raises ConfigError for controls that it cannot have."""
+    """Labels, groups and splits of one experiment."""
 
     def __init__(self, ready: Prepared) -> None:
         self.ready = ready
@@ -80,10 +77,8 @@ class Bench:
         return [self.samples[decision.sample].text for decision in self.ready.examples.decisions]
 
     def _controls(self) -> tuple[str, ...]:
+        """Those asked for that this experiment can have."""
         wanted = self.ready.config.sweep.controls
-        for name in wanted:
-            if name not in CONTROLS:
-                raise ConfigError(f"sweep.controls names the unknown control '{name}'; {choices(name, CONTROLS)}")
         return tuple(dict.fromkeys(name for name in wanted if name != CONTROL_TASK or self.control_labels is not None))
 
     @cached_property

@@ -17,7 +17,16 @@ from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Probe, Reporter, Task
-from mllm_probe.settings import DEVICES, DTYPES, PADDING_SIDES, PREFIXES, ExtractSettings
+from mllm_probe.settings import (
+    ANALYSES,
+    CONTROLS,
+    DEVICES,
+    DTYPES,
+    PADDING_SIDES,
+    PREFIXES,
+    ExtractSettings,
+    SweepSettings,
+)
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Anatomy, Collection, Examples, Key, Site
 
@@ -102,14 +111,26 @@ def _check(config: RunConfig) -> None:
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"extract.dtype={dtype} is unknown; {choices(dtype, DTYPES)}")
     _check_work(config.extract)
-    if config.sweep.draws < 1:
-        raise ConfigError(f"sweep.draws={config.sweep.draws} must be 1 or more")
-    if not 0 < config.sweep.ci_level < 1:
-        raise ConfigError(f"sweep.ci_level={config.sweep.ci_level} must lie between 0 and 1")
-    if not config.sweep.seeds or len(set(config.sweep.seeds)) < len(config.sweep.seeds):
-        raise ConfigError(f"sweep.seeds={config.sweep.seeds} must hold at least one seed, each once")
+    _check_sweep(config.sweep)
     if config.device not in DEVICES:
         raise ConfigError(f"device={config.device} is unknown; {choices(config.device, DEVICES)}")
+
+
+def _check_sweep(sweep: SweepSettings) -> None:
+    for name in ("draws", "permutations"):
+        if (value := getattr(sweep, name)) < 1:
+            raise ConfigError(f"sweep.{name}={value} must be 1 or more")
+    for name in ("ci_level", "margin"):
+        if not 0 < (share := getattr(sweep, name)) < 1:
+            raise ConfigError(f"sweep.{name}={share} must lie between 0 and 1")
+    for group, allowed in (("controls", CONTROLS), ("analyses", ANALYSES)):
+        for name in getattr(sweep, group):
+            if name not in allowed:
+                raise ConfigError(f"sweep.{group} names '{name}', which is unknown; {choices(name, allowed)}")
+    if sweep.max_memory_gb <= 0:
+        raise ConfigError(f"sweep.max_memory_gb={sweep.max_memory_gb} must be above 0")
+    if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
+        raise ConfigError(f"sweep.seeds={sweep.seeds} must hold at least one seed, each once")
 
 
 def _check_work(extract: ExtractSettings) -> None:

@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from mllm_probe.config import run_digest
-from mllm_probe.stages.bench import CONTROL_TASK, Bench, Trial
+from mllm_probe.settings import CONTROL_TASK
+from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.measures import METRICS, measure
 from mllm_probe.types import Score

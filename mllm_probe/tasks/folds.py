@@ -6,12 +6,13 @@ that any seed can draw, and no text says more in validation than it did in train
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.types import Examples, Picture
+from mllm_probe.types import Decision, Examples, Picture
 
 TEST = 0
 MIN_PICTURES = 2  # a fold needs two pictures to exchange captions
@@ -45,17 +46,30 @@ class Folds:
         return test | {group: 1 + i % blocks for i, group in enumerate(groups[n_test:])}
 
     def check(self, examples: Examples, seeds: Sequence[int]) -> None:
-        """Refuse a split without rows of both labels, before anything costly begins. Raises DataError."""
+        """Refuse splits that a probe cannot learn from or be judged on, before anything costly begins.
+
+        Every split needs two labels, and every class of classes; no picture may hold more than half of a split's rows.
+        Raises DataError.
+        """
+        classes = {decision.label for decision in examples.decisions} if examples.kind == "classes" else set()
         for seed in seeds:
-            labels: dict[str, set[float]] = {"train": set(), "val": set(), "test": set()}
             split = self.splits(examples.folds, seed)
+            rows: dict[str, list[Decision]] = {"train": [], "val": [], "test": []}
             for decision in examples.decisions:
-                labels[split[decision.group]].add(decision.label)
-            for name, seen in labels.items():
-                if len(seen) < 2:
+                rows[split[decision.group]].append(decision)
+            for name, held in rows.items():
+                where = f"seed {seed}: the {name} split"
+                labels = {decision.label for decision in held}
+                if len(labels) < 2 or classes - labels:
                     raise DataError(
-                        f"seed {seed}: the {name} split has the labels {sorted(seen) or 'none'}, two are needed; "
+                        f"{where} has the labels {sorted(labels) or 'none'}, {len(classes) or 2} are needed; "
                         "take more pictures (data.n) or fewer splits.blocks"
+                    )
+                group, size = Counter(decision.group for decision in held).most_common(1)[0]
+                if size > len(held) / 2:
+                    raise DataError(
+                        f"{where} has {size} of its {len(held)} rows about one picture ({group}); "
+                        "take more pictures (data.n) or ask less about each"
                     )
 
     def splits(self, folds: Mapping[str, int], seed: int) -> dict[str, str]:

@@ -1,0 +1,219 @@
+"""A sweep from the command line: controls, analyses, tests over layers, and what a killed one leaves."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import QUICK, Run, tiny
+from safetensors.numpy import load_file, save_file
+from sklearn.metrics import accuracy_score, log_loss
+
+from mllm_probe.errors import DataError
+from mllm_probe.paths import PartPaths
+from mllm_probe.report.scores import load_scores
+from mllm_probe.stages.bench import Bench, Trial
+from mllm_probe.stages.parts import FITS, LOGITS, Parts
+from mllm_probe.tasks.folds import Folds
+from mllm_probe.types import Decision, Examples, Key
+
+LM = ("layers.towers=[lm]", "extract.positions=[last,mean_text]")
+
+
+def folder(tmp_path: Path, command: str = "run") -> Path:
+    return sorted((tmp_path / "outputs" / command).glob("*/*"))[-1]
+
+
+@pytest.fixture
+def swept(probe: Run, checkpoint: Path, tmp_path: Path) -> Path:
+    args = ("sweep.controls=[control_task,permuted]", "sweep.analyses=[mdl]", "sweep.seeds=[0,1]")
+    code, _, err = probe("run", *tiny(checkpoint), *QUICK, *LM, *args)
+    assert code == 0, err
+    return folder(tmp_path)
+
+
+def test_scores_follow_from_the_predictions(swept: Path) -> None:
+    """Accuracy, log loss and selectivity computed again by scikit-learn from the files of the run alone."""
+    table, logits = load_scores(swept / "scores.csv"), load_file(swept / "predictions.safetensors")
+    rows = table[(table.site == "lm.04") & (table.position == "mean_text") & (table.split == "test")]
+    own = rows[(rows.control == "") & (rows.seed == "0")].set_index("metric").value
+    names = {name for name in logits if name.startswith("lm.04@mean_text/logistic/")}
+    assert {"lm.04@mean_text/logistic/seed0", "lm.04@mean_text/logistic/control_task/seed1"} <= names
+    truth = labels(swept)
+    test = held_out(swept, "0")
+    z = logits["lm.04@mean_text/logistic/seed0"][test]
+    assert own["accuracy"] == pytest.approx(accuracy_score(truth[test], z > 0))
+    assert own["nll"] == pytest.approx(log_loss(truth[test], 1 / (1 + np.exp(-z.astype(float)))))
+    control = rows[(rows.control == "control_task") & (rows.seed == "0")].set_index("metric").value
+    assert own["selectivity"] == pytest.approx(own["accuracy"] - control["accuracy"])
+
+
+def labels(swept: Path) -> np.ndarray:
+    """Captions are exchanged inside folds, two true and two false a picture; recovered from the task itself."""
+    return decisions(swept).label.to_numpy()
+
+
+def decisions(swept: Path) -> pd.DataFrame:
+    from mllm_probe.data.coco import Selection
+    from mllm_probe.data.scenes import Scenes
+    from mllm_probe.digests import Digests
+    from mllm_probe.tasks.entailment import Entailment
+
+    outputs = swept.parents[2]
+    collection = Scenes(pictures=30).load(outputs, Selection(n=30), Digests(outputs / "d.json"))
+    found = Entailment().examples(collection, Folds(blocks=4)).decisions
+    return pd.DataFrame(
+        {"uid": [d.uid for d in found], "label": [d.label for d in found], "group": [d.group for d in found]}
+    )
+
+
+def held_out(swept: Path, seed: str) -> np.ndarray:
+    splits = pd.read_csv(swept / "splits.csv", dtype=str)
+    split = splits[splits.seed == seed].set_index("group").split
+    return (decisions(swept).group.map(split) == "test").to_numpy()
+
+
+def bench(types: list[str | None], labels: list[float], kind: str = "binary", controls: tuple[str, ...] = ()) -> Bench:
+    """Twelve pictures and a decision each, without a model."""
+    folds = {f"p{i}": i // 4 for i in range(12)}
+    rows = enumerate(zip(types, labels, strict=True))
+    made = tuple(Decision(str(i), "s", "t", y, f"p{i}", type=kind_) for i, (kind_, y) in rows)
+    config = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1], controls=list(controls)))
+    return Bench(SimpleNamespace(examples=Examples((), made, folds, kind), config=config, folds=Folds()))  # type: ignore[arg-type]
+
+
+def test_a_control_task_gives_each_type_one_label() -> None:
+    types = ["cat", "dog", "cup", "car"] * 3
+    found = bench(types, [0, 1] * 6).control_labels
+    assert found is not None
+    assert all(len(set(found[np.asarray(types) == name])) == 1 for name in types) and found.sum() == 6
+    numbers = bench(types, list(range(12)), "number").control_labels
+    assert numbers is not None and len(set(numbers)) == 4 and set(numbers) <= set(range(12))
+
+
+def test_a_control_task_without_types_does_not_exist() -> None:
+    for types in ([None] * 12, ["cat"] * 12, [*["cat", "dog"] * 5, "cat", None]):
+        made = bench(types, [0, 1] * 6, controls=("control_task", "permuted"))
+        assert made.control_labels is None and made.controls == ("", "permuted")
+
+
+def test_no_probe_sees_a_test_label_and_permutation_moves_the_others_only() -> None:
+    made = bench(["cat", "dog"] * 6, [1] * 4 + [0, 1] * 4, controls=("permuted",))
+    for control in made.controls:
+        problem = made.problem(control, 0)
+        assert (problem.y[made.test] == 0).all() and not (problem.train | problem.val)[made.test].any()
+        assert (problem.train ^ problem.val)[~made.test].all()
+        assert problem.y[~made.test].sum() == 4
+    assert (made.problem("permuted", 0).y != made.problem("", 0).y).any()
+    assert (made.truth("permuted") == made.y).all()
+
+
+def test_the_online_code_is_in_the_table(swept: Path) -> None:
+    table = load_scores(swept / "scores.csv")
+    rows = table[(table.site == "lm.00") & (table.position == "mean_text") & (table.control == "control_task")]
+    code = rows.set_index("metric").value
+    assert code["codelength"] * code["compression"] == pytest.approx(rows[rows.metric == "codelength"].n.iloc[0])
+    curve = rows[rows.metric == "block_bits"]
+    assert curve.n_train.is_monotonic_increasing and curve.n_train.iloc[0] >= 64
+    assert code["codelength"] == pytest.approx(curve.n_train.iloc[0] + (curve.n * curve.value).sum())
+
+
+def test_tests_of_layers_are_a_file_and_lines_of_the_summary(swept: Path) -> None:
+    tests = pd.read_csv(swept / "tests.csv", keep_default_na=False)
+    assert set(tests.test) == {"above_chance", "contender", "drop", "rise", "equivalence"}
+    assert set(tests[tests.test == "above_chance"].family) == {"6 keys"}
+    summary = json.loads((swept / "summary.json").read_text())
+    for position in ("last", "mean_text"):
+        said = summary["verdicts"][position]
+        assert said["verdict"] in ("peak", "flat within margin", "undecided")
+        drop = tests[(tests.test == "drop") & (tests.position == position)].iloc[0]
+        assert float(drop.value) == pytest.approx(said["drop"]) and drop.site == said["chosen"]
+
+
+def test_a_killed_sweep_goes_on_behind_the_keys_it_fitted(
+    probe: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = (*tiny(checkpoint), *QUICK, *LM)
+    assert probe("run", *args)[0] == 0
+    whole = folder(tmp_path)
+    assert not list((tmp_path / "outputs").glob("unfinished/*"))
+    fitted: list[str] = []
+    trials = Bench.trials
+
+    def stop_at_the_fifth(self: Bench, key: Key, *rest: object, **named: object) -> list[Trial]:
+        if len(fitted) == 5:
+            raise KeyboardInterrupt
+        fitted.append(str(key))
+        return trials(self, key, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Bench, "trials", stop_at_the_fifth)
+    assert probe("sweep", *args)[0] == 1
+    assert len(list((tmp_path / "outputs").glob("unfinished/*/*.safetensors"))) == 5
+    monkeypatch.setattr(
+        Bench, "trials", lambda self, key, *a, **n: (fitted.append(str(key)), trials(self, key, *a, **n))[1]
+    )
+    assert probe("sweep", *args)[0] == 0
+    assert len(fitted) == len(set(fitted)), "no key is fitted twice"
+    for name in ("scores.csv", "tests.csv", "predictions.safetensors", "probes.safetensors"):
+        assert (folder(tmp_path, "sweep") / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_a_damaged_part_is_fitted_again(tmp_path: Path) -> None:
+    trial = Trial(Key.parse("lm.01@last"), "", "logistic", 0, np.arange(3, dtype=np.float32), {"converged": 1.0}, {})
+    parts = Parts(PartPaths(tmp_path))
+    assert parts.get("lm.01@last", lambda: [trial])[0].logits.tolist() == [0, 1, 2]
+    assert parts.get("lm.01@last", lambda: pytest.fail("it is there"))[0].logits.tolist() == [0, 1, 2]
+    next(tmp_path.glob("*.safetensors")).write_bytes(b"\x00" * 20)
+    assert parts.get("lm.01@last", lambda: [trial])[0].facts == {"converged": 1.0}
+
+
+def test_joined_parts_are_what_safetensors_would_write(tmp_path: Path) -> None:
+    parts = Parts(PartPaths(tmp_path / "parts"))
+    expected = {}
+    for layer in range(3):
+        key = Key.parse(f"lm.{layer:02d}@mark:object")
+        arrays = {"weights": np.random.default_rng(layer).normal(size=(2, 5)), "intercept": np.ones(1)}
+        logits = np.arange(4, dtype=np.float32) + layer
+        parts.get(str(key), lambda k=key, z=logits, a=arrays: [Trial(k, "", "ridge", 7, z, {"converged": 1.0}, a)])
+        expected |= {f"{key}/ridge/seed7/{name}": array for name, array in arrays.items()}
+        assert parts.get(str(key), lambda: pytest.fail("it is there"))[0].name == f"{key}/ridge/seed7"
+    parts.join(FITS, tmp_path / "fits.safetensors", {"facts": json.dumps(parts.facts())})
+    parts.join(LOGITS, tmp_path / "logits.safetensors", {})
+    found = load_file(tmp_path / "fits.safetensors")
+    assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert load_file(tmp_path / "logits.safetensors")["lm.02@mark:object/ridge/seed7"].tolist() == [2, 3, 4, 5]
+    save_file(expected, tmp_path / "again.safetensors")
+    assert abs((tmp_path / "again.safetensors").stat().st_size - (tmp_path / "fits.safetensors").stat().st_size) < 400
+    parts.clear()
+    assert not (tmp_path / "parts").exists()
+
+
+def examples(labels: list[int], groups: list[str], folds: dict[str, int], kind: str = "binary") -> Examples:
+    rows = enumerate(zip(labels, groups, strict=True))
+    return Examples((), tuple(Decision(str(i), "s", "t", y, g) for i, (y, g) in rows), folds, kind)
+
+
+def test_splits_that_cannot_be_learnt_from_are_named() -> None:
+    folds = {f"p{i}": i // 4 for i in range(12)}
+    groups = [f"p{i}" for i in range(12)]
+    with pytest.raises(DataError, match=r"the (train|val|test) split has the labels \[0, 1\], 3 are needed"):
+        Folds().check(examples([0, 1, 2, 0, 1, 2, 0, 1, 1, 0, 1, 0], groups, folds, "classes"), [0])
+    crowded = examples([0, 1] * 6 + [0, 1] * 4, groups + ["p0"] * 8, folds)
+    with pytest.raises(
+        DataError, match=r"test split has 9 of its 12 rows about one picture \(p0\); take more pictures"
+    ):
+        Folds().check(crowded, [0])
+    Folds().check(examples([0, 1] * 6, groups, folds), [0])
+
+
+def test_a_probe_that_does_not_fit_the_target_is_refused_before_anything_is_read(
+    probe: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllm_probe.probes.ridge.Ridge.kinds", ("number",))
+    code, _, err = probe("run", *tiny(checkpoint), *QUICK, "probe=ridge")
+    assert (
+        code == 1 and "probe=ridge fits targets of kind number, and task=entailment has targets of kind binary" in err
+    )
+    assert not list(tmp_path.glob("outputs/cache/*/groups"))
