@@ -26,7 +26,7 @@ PEAKED = 0.85 - np.where(  # rises by 25 points to layer 20 and falls by 5 to la
 def right_shares(truth: np.ndarray, pictures: int, rng: np.random.Generator) -> np.ndarray:
     """Share of 5 seeds right, [33, N]: pictures and items have a difficulty common to all layers, the rest is AR(0.9).
 
-    Neighbouring layers then disagree on about 7 % of decisions, layers 12 apart on about 15 %.
+    Neighbouring layers then disagree on about 7 % of decisions, layers 12 apart on about 19 %.
     """
     n = pictures * PER_PICTURE
     common = np.repeat(rng.normal(size=pictures), PER_PICTURE) + rng.normal(size=n)
