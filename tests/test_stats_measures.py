@@ -186,6 +186,8 @@ def test_bad_resamples_are_named() -> None:
         Resamples(np.arange(4), draws=0)
     with pytest.raises(ProbeError, match=r"must be \[layers, seeds, 4 rows"):
         Resamples(np.arange(4)).means("accuracy", np.zeros((2, 4)), np.zeros(4))
+    with pytest.raises(ProbeError, match="0 layers of 2 seeds"):
+        Resamples(np.arange(4)).means("auroc", np.zeros((0, 2, 4)), np.zeros(4))
     with pytest.raises(ProbeError, match="level=95"):
         interval(np.zeros((1, 3)), level=95)
 

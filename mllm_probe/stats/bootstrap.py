@@ -71,6 +71,10 @@ class Resamples:
                 f"{', columns' if kind in ('classes', 'labels') else ''}]"
             )
         layers, seeds = logits.shape[:2]
+        if not layers * seeds:
+            raise ProbeError(
+                f"{layers} layers of {seeds} seeds hold nothing to resample; at least one of each is needed"
+            )
         flat = logits.reshape(layers * seeds, *logits.shape[2:])
         values = self._sums(metric, flat, y, kind, mask) if metric in SUMS else self._ranks(metric, flat, y, kind, mask)
         return np.concatenate(list(values)).reshape(layers, seeds, -1).mean(axis=1)

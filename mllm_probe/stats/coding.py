@@ -1,7 +1,7 @@
 """How many bits it takes to send the labels with a probe that learns as it goes: the online code, and what follows.
 
-Voita and Titov 2020, eq. 3: the first block of labels is sent by a uniform code, each next block by a probe fitted on
-all blocks before it. Fits nothing itself: it says where blocks end, and adds up the losses that a caller measured.
+L_online of Voita and Titov 2020: the first block of labels is sent by a uniform code, each next block by a probe fitted
+on all blocks before it. Fits nothing itself: it says where blocks end, and adds up the losses that a caller measured.
 Letters: N rows, S blocks with ends t_1 < ... < t_S = N, K classes. All losses are in bits.
 """
 

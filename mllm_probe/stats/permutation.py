@@ -56,7 +56,7 @@ def max_t(
     permutations: int = 9999,
     seed: int = 0,
 ) -> MaxT:
-    """Step-down max-T (Westfall and Young 1993, algorithm 4.1) over K layers, one-sided for better than chance.
+    """Step-down max-T over K layers, one-sided for better than chance (Westfall and Young 1993; Ge et al. 2003).
 
     scores: `votes`, [K, N, C] or [K, N] for a number; y, groups, order: [N]. Whole blocks of labels are exchanged
     between pictures with the same number of rows. Inside a picture the rows stand in ascending `order`, which must
@@ -169,3 +169,9 @@ def _fit_together(
     bad = int((~np.isfinite(scores)).sum())
     if bad:
         raise ProbeError(f"{bad} of {scores.size} scores are not finite; a permutation test needs numbers")
+    fits = np.isfinite(y) if kind == "number" else np.isin(y, np.arange(scores.shape[2]))
+    if not fits.all():
+        allowed = "finite numbers" if kind == "number" else f"0 to {scores.shape[2] - 1}"
+        raise ProbeError(
+            f"{int((~fits).sum())} of {len(y)} labels such as {y[~fits][0]} are wrong; allowed are {allowed}"
+        )
