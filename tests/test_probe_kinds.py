@@ -1,5 +1,6 @@
 """Each kind of probe against its oracle, a planted signal, and the input it must refuse."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,15 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from mllm_probe.errors import ConfigError, ProbeError
+from mllm_probe.probes.attention import Attention, attend
 from mllm_probe.probes.k_sparse import KSparse
+from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.mean_difference import MeanDifference
+from mllm_probe.probes.mlp import Mlp
 from mllm_probe.types import Compute, LayerData, Problem
 
 SMALL = Compute(memory=1)  # nothing is kept: every product reads the rows again
@@ -41,13 +46,18 @@ def planted(n: int = 300, width: int = 12, seed: int = 0) -> tuple[np.ndarray, n
     return x, y.astype(int)
 
 
-VECTOR = [MeanDifference(), MeanDifference(covariance=True), KSparse(k=2)]
+def named(probe: Any) -> str:
+    return probe.name + "-whitened" * getattr(probe, "covariance", False)
+
+
+CLOSED = [MeanDifference(), MeanDifference(covariance=True), KSparse(k=2)]
+VECTOR = [*CLOSED, Mlp(widths=(8,), rate=0.01)]
 
 
 # What every probe of vectors must do.
 
 
-@pytest.mark.parametrize("probe", VECTOR, ids=repr)
+@pytest.mark.parametrize("probe", CLOSED, ids=named)
 def test_problems_fitted_together_are_fitted_as_alone_and_from_the_store_as_in_memory(probe: Any) -> None:
     x, y = planted(120, 6)
     problems = [problem(y, 0), problem(1 - y, 1), problem((x[:, 0] > x[:, 0].mean()).astype(int), 2)]
@@ -61,7 +71,7 @@ def test_problems_fitted_together_are_fitted_as_alone_and_from_the_store_as_in_m
         assert all(np.isfinite(part).all() or name == "scale" for name, part in fit.arrays().items())
 
 
-@pytest.mark.parametrize("probe", VECTOR, ids=repr)
+@pytest.mark.parametrize("probe", VECTOR, ids=named)
 def test_test_rows_have_no_say(probe: Any) -> None:
     x, y = planted(120, 6)
     _, _, test = split(120)
@@ -71,17 +81,22 @@ def test_test_rows_have_no_say(probe: Any) -> None:
     assert np.array_equal(a(layer(x)), b(layer(x)))
 
 
-@pytest.mark.parametrize("probe", VECTOR, ids=repr)
+@pytest.mark.parametrize("probe", CLOSED, ids=named)
 def test_constant_columns_say_nothing(probe: Any) -> None:
     x, y = planted(120, 5)
     padded = np.insert(x, 2, 7.0, axis=1)
     a, b = probe.fit(layer(x), [problem(y)])[0], probe.fit(layer(padded), [problem(y)])[0]
     assert np.allclose(a(layer(x)), b(layer(padded)), atol=1e-2)
+
+
+@pytest.mark.parametrize("probe", VECTOR, ids=named)
+def test_where_all_rows_are_equal_all_answers_are(probe: Any) -> None:
+    y = planted(120, 5)[1]
     blind = probe.fit(layer(np.full((120, 4), 3.0)), [problem(y)])[0]
     assert np.ptp(blind(layer(np.full((9, 4), 3.0)))) == 0
 
 
-@pytest.mark.parametrize("probe", VECTOR, ids=repr)
+@pytest.mark.parametrize("probe", VECTOR, ids=named)
 def test_what_cannot_be_fitted_is_named(probe: Any) -> None:
     x, y = planted(40, 3)
     with pytest.raises(ProbeError, match="training rows have the label 1"):
@@ -161,3 +176,162 @@ def test_more_columns_than_there_are_is_named() -> None:
         KSparse(selection="f_statistics")
     with pytest.raises(ConfigError, match="probe.k=0 must be 1 or more"):
         KSparse(k=0)
+
+
+# One hidden layer.
+
+
+def exclusive(n: int = 500, width: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of unequal scale and mean; 1 where the first two are on the same side, which no line can say."""
+    x = np.random.default_rng(seed).normal(size=(n, width))
+    return x * np.exp(np.arange(width)) - 20, (x[:, 0] * x[:, 1] > 0).astype(int)
+
+
+def test_a_hidden_layer_reads_what_no_line_can_and_says_which_width_did() -> None:
+    x, y = exclusive()
+    _, _, test = split(len(y))
+    fit = Mlp(widths=(1, 32), rate=0.01).fit(layer(x), [problem(y)])[0]
+    line = Logistic().fit(layer(x), [problem(y)])[0]
+    assert roc_auc_score(y[test], fit(layer(x))[test]) > 0.9 > 0.65 > roc_auc_score(y[test], line(layer(x))[test])
+    assert fit.facts["width"] == 32 and fit.facts["converged"] == 1
+    held_out = split(len(y))[1]
+    margin = np.where(y > 0, 1, -1) * fit(layer(x))
+    assert fit.facts["val_loss"] == pytest.approx(np.logaddexp(0, -margin[held_out]).mean(), rel=1e-4)
+
+
+def test_the_hidden_layer_predicts_numbers_in_their_own_units() -> None:
+    x, _ = exclusive()
+    number = 1000 + 40 * np.abs((x[:, 1] + 20) / np.e) + np.random.default_rng(1).normal(size=len(x))
+    _, _, test = split(len(x))
+    fit = Mlp(widths=(16,), rate=0.01).fit(layer(x), [problem(number, kind="number")])[0]
+    assert r2_score(number[test], fit(layer(x))[test]) > 0.8
+
+
+def test_the_hidden_layer_tells_classes_and_labels_that_count() -> None:
+    x, y = exclusive()
+    _, _, test = split(len(y))
+    kinds = y + 2 * (np.abs(x[:, 2] + 20) > np.exp(2) * 0.7)
+    logits = Mlp(widths=(32,), rate=0.01).fit(layer(x), [problem(kinds, kind="classes")])[0](layer(x))
+    assert logits.shape == (len(y), 4) and accuracy_score(kinds[test], logits[test].argmax(1)) > 0.6
+    labels, mask = np.stack([y, 1 - y], axis=1), np.ones((len(y), 2), dtype=bool)
+    labels[1::2, 1], mask[1::2, 1] = y[1::2], False  # half of the second label is wrong, and does not count
+    logits = Mlp(widths=(32,), rate=0.01).fit(layer(x), [problem(labels, kind="labels", mask=mask)])[0](layer(x))
+    assert logits.shape == (len(y), 2)
+    assert roc_auc_score(y[test], logits[test, 0]) > 0.9 and roc_auc_score(1 - y[test], logits[test, 1]) > 0.85
+
+
+DESCENDING = [Mlp(widths=(8,)), Attention(heads=2, max_epochs=30)]
+
+
+@pytest.mark.parametrize("probe", DESCENDING, ids=lambda probe: probe.name)
+def test_descent_follows_the_problems_seed_and_leaves_the_global_one_alone(probe: Any) -> None:
+    data, y = tokens(200)
+    if probe.reads == "vector":
+        x, y = planted(200, 4)
+        data = layer(x)
+    state = torch.get_rng_state()
+    one, same, other = (probe.fit(data, [replace(problem(y), seed=seed)])[0](data) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(one, same) and not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("probe", DESCENDING, ids=lambda probe: probe.name)
+def test_descent_that_ran_out_of_epochs_says_so(probe: Any) -> None:
+    x, y = planted(80, 4)
+    assert replace(probe, max_epochs=2).fit(layer(x), [problem(y)])[0].facts["converged"] == 0
+    with pytest.raises(ConfigError, match="probe.patience=0 must be 1 or more"):
+        replace(probe, patience=0)
+    with pytest.raises(ConfigError, match="probe.rate=0.0 must be above 0"):
+        replace(probe, rate=0.0)
+    with pytest.raises(ProbeError, match="no validation rows"):
+        probe.fit(layer(x), [replace(problem(y), val=np.zeros(80, dtype=bool))])
+
+
+def test_early_stopping_keeps_the_best_epoch_and_not_the_last() -> None:
+    x, y = planted(80, 40)
+    y = np.random.default_rng(3).permutation(y)  # nothing to learn: more epochs only make validation worse
+    fit = Mlp(widths=(64,), rate=0.03).fit(layer(x), [problem(y)])[0]
+    _, val, _ = split(80)
+    loss = np.logaddexp(0, -np.where(y > 0, 1, -1) * fit(layer(x)))[val].mean()
+    assert fit.facts["val_loss"] == pytest.approx(loss, rel=1e-4)
+    assert fit.facts["converged"] == 1 and loss < 0.75
+
+
+# All tokens of a span.
+
+
+def tokens(n: int = 320, width: int = 16, seed: int = 0) -> tuple[LayerData, np.ndarray]:
+    """Spans of 3 to 14 tokens; at a random place, marked by one direction, another one carries the label.
+
+    Every other token carries strong noise in the label's direction, which a mean over tokens cannot tell from it.
+    """
+    rng = np.random.default_rng(seed)
+    lengths, y = rng.integers(3, 15, n), rng.integers(0, 2, n)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    x = rng.normal(size=(bounds[-1], width))
+    x[:, 1] *= 3
+    place = bounds[:-1] + rng.integers(0, lengths)
+    x[place, 0] += 6
+    x[place, 1] = 4 * (2 * y - 1) + rng.normal(size=n)
+    return LayerData(torch.from_numpy(x * 3 + 50), bounds=bounds, name="lm.03@tokens"), y
+
+
+def test_attention_over_padded_spans_is_a_loop_over_tokens() -> None:
+    rng = np.random.default_rng(0)
+    lengths, heads, outputs, width = [3, 1, 7, 4], 2, 3, 5
+    rows = rng.normal(size=(sum(lengths), width))
+    query, value = rng.normal(size=(heads, width)), rng.normal(size=(heads * outputs, width))
+    bias = rng.normal(size=outputs)
+    parameters = {"query": torch.tensor(query), "value": torch.tensor(value), "bias": torch.tensor(bias)}
+    ours = attend(parameters, torch.tensor(rows), torch.tensor(lengths)).numpy()
+    start = 0
+    for logits, length in zip(ours, lengths, strict=True):
+        expected = bias.copy()
+        for head in range(heads):
+            score = [np.exp(query[head] @ rows[start + t]) for t in range(length)]
+            for t in range(length):
+                for c in range(outputs):
+                    expected[c] += score[t] / sum(score) * (value[head * outputs + c] @ rows[start + t])
+        assert np.allclose(logits, expected)
+        start += length
+
+
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+def test_attention_finds_a_token_that_the_mean_misses(memory: int) -> None:
+    data, y = tokens()
+    _, _, test = split(len(y))
+    probe = Attention(heads=2, rate=0.01, batch=32)
+    fit = probe.fit(replace(data, compute=Compute(memory=memory)), [problem(y)])[0]
+    mean = layer(np.add.reduceat(data.rows.numpy(), data.bounds[:-1]) / np.diff(data.bounds)[:, None])
+    line = Logistic().fit(mean, [problem(y)])[0]
+    assert roc_auc_score(y[test], fit(data)[test]) > 0.95 > 0.85 > roc_auc_score(y[test], line(mean)[test])
+    assert fit.facts["converged"] == 1 and fit.arrays()["query"].shape == (2, 16)
+    held_out = split(len(y))[1]
+    margin = np.where(y > 0, 1, -1) * fit(data)
+    assert fit.facts["val_loss"] == pytest.approx(np.logaddexp(0, -margin[held_out]).mean(), rel=1e-3)
+
+
+def test_attention_tells_classes() -> None:
+    data, y = tokens()
+    _, _, test = split(len(y))
+    kinds = y + (np.arange(len(y)) % 3 == 2) * (2 - y)  # a third class that nothing tells apart
+    logits = Attention(heads=2, rate=0.01, batch=32).fit(data, [problem(kinds, kind="classes")])[0](data)
+    known = test & (kinds < 2)
+    assert logits.shape == (len(y), 3) and accuracy_score(y[known], logits[known, :2].argmax(1)) > 0.85
+
+
+def test_spans_that_attention_cannot_read_are_named() -> None:
+    data, y = tokens(40)
+    bounds = data.bounds.copy()
+    bounds[3] = bounds[2]
+    with pytest.raises(ProbeError, match="lm.03@tokens: 40 decisions cut .* 1 of them empty"):
+        Attention().fit(replace(data, bounds=bounds), [problem(y)])
+    with pytest.raises(ProbeError, match="is of kind number"):
+        Attention().fit(data, [problem(y * 1.0, kind="number")])
+    data.rows[int(data.bounds[np.flatnonzero(split(40)[1])[0]]), 0] = torch.inf
+    with pytest.raises(ProbeError, match="lm.03@tokens has 1 of"):
+        Attention().fit(data, [problem(y)])
+    with pytest.raises(ConfigError, match="probe.heads=0"):
+        Attention(heads=0)
+    with pytest.raises(ConfigError, match="probe.widths="):
+        Mlp(widths=())

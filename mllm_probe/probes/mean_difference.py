@@ -96,5 +96,7 @@ class MeanDifference:
         shrinkage = {"shrinkage": self.shrinkage} if self.covariance else {}
         return [
             LinearFit(mean, scale, weights, intercept, {"converged": float(done), **shrinkage})
-            for mean, scale, weights, intercept, done in zip(*(part.cpu().numpy() for part in (*parts, converged)))
+            for mean, scale, weights, intercept, done in zip(
+                *(part.cpu().numpy() for part in (*parts, converged)), strict=True
+            )
         ]
