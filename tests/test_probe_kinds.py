@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.attention import Attention, attend
+from mllm_probe.probes.ccs import Ccs
 from mllm_probe.probes.k_sparse import KSparse
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.mean_difference import MeanDifference
@@ -335,3 +336,121 @@ def test_spans_that_attention_cannot_read_are_named() -> None:
         Attention(heads=0)
     with pytest.raises(ConfigError, match="probe.widths="):
         Mlp(widths=())
+
+
+# Contrast pairs.
+
+
+def pairs(m: int = 120, width: int = 10, seed: int = 0) -> tuple[LayerData, np.ndarray, Problem]:
+    """Statements and their contradictions in random order; the side moves a row far, its truth less far."""
+    rng = np.random.default_rng(seed)
+    side, truth = rng.normal(size=width) * 5, rng.normal(size=width)
+    topic, yes = np.repeat(rng.normal(size=(m, width)), 2, axis=0), np.repeat(rng.integers(0, 2, m), 2)
+    sides = np.tile([1, -1], m)
+    y = np.where(sides > 0, yes, 1 - yes)
+    x = topic + sides[:, None] * side + (2 * y[:, None] - 1) * truth + rng.normal(size=(2 * m, width)) * 0.5
+    order, split_of = rng.permutation(2 * m), np.repeat(rng.permutation(m) % 4, 2)
+    ids = np.repeat(rng.permutation(m) + 100, 2)
+    data = layer((x * np.exp(np.arange(width) / 2) + 9)[order], pairs=ids[order], sides=sides[order])
+    part = split_of[order]
+    return data, part == 3, Problem(y[order], part < 2, part == 2)
+
+
+@pytest.mark.parametrize("variant", ["ccs", "crc"])
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+def test_truth_is_found_without_labels_and_labels_give_its_sign(variant: str, memory: int) -> None:
+    data, test, one = pairs()
+    data = replace(data, compute=Compute(memory=memory))
+    fit, reverse = Ccs(variant=variant).fit(data, [one, replace(one, y=1 - one.y)])
+    logits = fit(data)
+    assert accuracy_score(one.y[test], logits[test] > 0) > 0.95
+    assert np.allclose(logits, -reverse(data), atol=1e-3) and fit.facts["converged"] == 1
+    assert all(np.allclose(logits[data.pairs == pair].sum(), 0) for pair in np.unique(data.pairs))
+
+
+def ccs_loss(data: LayerData, train: np.ndarray, theta: np.ndarray, bias: float) -> float:
+    """The published loss on training pairs, row by row, with each side standardised by itself."""
+    x, total = data.rows.numpy(), 0.0
+    z = {side: StandardScaler().fit(x[train & (data.sides == side)]) for side in (1, -1)}
+    for pair in (found := np.unique(data.pairs[train])):
+        row = {side: np.flatnonzero((data.pairs == pair) & (data.sides == side)) for side in (1, -1)}
+        yes, no = (1 / (1 + np.exp(-(z[side].transform(x[row[side]])[0] @ theta + bias))) for side in (1, -1))
+        total += (yes - (1 - no)) ** 2 + min(yes, no) ** 2
+    return total / len(found)
+
+
+def test_the_loss_of_pairs_is_the_published_one_at_its_minimum() -> None:
+    data, _, one = pairs(40, 4)
+    fit = Ccs(penalty=0.05).fit(data, [one])[0]
+    here, sign = min((ccs_loss(data, one.train, s * fit.weights, s * fit.intercept[0]), s) for s in (1, -1))
+    theta, bias = sign * fit.weights, sign * fit.intercept[0]  # labels may have turned it round
+    here += 0.025 * theta @ theta
+    assert fit.facts["objective"] == pytest.approx(here, rel=1e-6)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        other = theta + rng.normal(size=4) * 0.05
+        assert ccs_loss(data, one.train, other, bias) + 0.025 * other @ other > here
+    one_start = Ccs(penalty=0.05, restarts=1).fit(data, [one])[0]
+    assert fit.facts["objective"] <= one_start.facts["objective"] + 1e-9
+
+
+def test_the_logit_of_a_pair_is_the_log_odds_of_both_halves() -> None:
+    data, _, one = pairs(40, 4)
+    fit = Ccs().fit(data, [one])[0]
+    for pair in np.unique(data.pairs)[:5]:
+        yes, no = (
+            1 / (1 + np.exp(-((data.rows[row].numpy() - fit.mean[i]) / fit.scale[i] @ fit.weights + fit.intercept)))
+            for i, row in enumerate(np.flatnonzero((data.pairs == pair) & (data.sides == side))[0] for side in (1, -1))
+        )
+        p = (yes + 1 - no) / 2
+        plus = (data.pairs == pair) & (data.sides == 1)
+        assert fit(data)[plus] == pytest.approx(np.log(p / (1 - p)))
+
+
+def test_the_component_of_pairs_is_that_of_a_singular_value_decomposition() -> None:
+    data, _, one = pairs()
+    x = data.rows.numpy()
+    scaled = {side: StandardScaler().fit(x[one.train & (data.sides == side)]).transform(x) for side in (1, -1)}
+    order = np.argsort(data.pairs, kind="stable")
+    plus, minus = (order[one.train[order] & (data.sides[order] == side)] for side in (1, -1))
+    axis = np.linalg.svd(scaled[1][plus] - scaled[-1][minus])[2][0]
+    found = Ccs(variant="crc").fit(data, [one])[0].weights
+    assert abs(axis @ found) == pytest.approx(1, abs=1e-8)
+
+
+def test_pairs_of_equal_rows_have_no_direction() -> None:
+    data, _, one = pairs(20, 3)
+    for variant in ("ccs", "crc"):
+        blind = replace(data, rows=torch.full((40, 3), 2.0))
+        assert np.ptp(np.abs(Ccs(variant=variant).fit(blind, [one])[0](blind))) == 0
+    narrow = replace(data, rows=data.rows[:, :1])
+    assert np.isfinite(Ccs(variant="crc").fit(narrow, [one])[0](narrow)).all()
+
+
+def test_pairs_that_cannot_be_used_are_named() -> None:
+    data, _, one = pairs(20, 3)
+    with pytest.raises(ProbeError, match="lm.03@last has no contrast pairs"):
+        Ccs().fit(replace(data, pairs=None), [one])
+    lonely = data.pairs.copy()
+    lonely[np.flatnonzero(one.train)[0]] = -1
+    with pytest.raises(ProbeError, match="1 of 20 rows belong to no contrast pair"):
+        Ccs().fit(replace(data, pairs=lonely), [one])
+    cut = one.train.copy()
+    cut[np.flatnonzero(cut)[0]] = False
+    with pytest.raises(ProbeError, match="1 of 10 contrast pairs are incomplete"):
+        Ccs().fit(data, [replace(one, train=cut)])
+    with pytest.raises(ProbeError, match="1 of 20 contrast pairs are incomplete"):
+        sides = data.sides.copy()
+        sides[np.flatnonzero(~one.train)[0]] *= -1
+        Ccs().fit(data, [one])[0](replace(data, sides=sides))
+    with pytest.raises(ProbeError, match="so the side would tell it"):
+        Ccs().fit(data, [replace(one, y=(data.sides > 0).astype(int))])
+    with pytest.raises(ProbeError, match="have the same label; one must be true"):
+        Ccs().fit(data, [replace(one, y=data.pairs % 2)])
+    data.rows[np.flatnonzero(one.train)[0]] = torch.nan
+    with pytest.raises(ProbeError, match="lm.03@last has 1 of"):
+        Ccs().fit(data, [one])
+    with pytest.raises(ConfigError, match="choose one of: ccs, crc"):
+        Ccs(variant="pca")
+    with pytest.raises(ConfigError, match="probe.restarts=0"):
+        Ccs(restarts=0)
