@@ -1,0 +1,456 @@
+"""Each kind of probe against its oracle, a planted signal, and the input it must refuse."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.feature_selection import SelectKBest, f_classif
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from mllm_probe.errors import ConfigError, ProbeError
+from mllm_probe.probes.attention import Attention, attend
+from mllm_probe.probes.ccs import Ccs
+from mllm_probe.probes.k_sparse import KSparse
+from mllm_probe.probes.logistic import Logistic
+from mllm_probe.probes.mean_difference import MeanDifference
+from mllm_probe.probes.mlp import Mlp
+from mllm_probe.types import Compute, LayerData, Problem
+
+SMALL = Compute(memory=1)  # nothing is kept: every product reads the rows again
+
+
+def split(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Training, validation and test rows [n] bool: a half, a quarter, a quarter."""
+    part = np.random.default_rng(seed).permutation(n) % 4
+    return part < 2, part == 2, part == 3
+
+
+def problem(y: np.ndarray, seed: int = 0, **more: Any) -> Problem:
+    train, val, _ = split(len(y), seed)
+    return Problem(y, train, val, seed=seed, **more)
+
+
+def layer(x: np.ndarray, **more: Any) -> LayerData:
+    return LayerData(torch.from_numpy(x), name="lm.03@last", **more)
+
+
+def planted(n: int = 300, width: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Correlated columns of unequal scales around large means, and labels from a noisy direction."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) * np.exp(rng.normal(size=width)) + 30
+    y = (x - x.mean(0)) / x.std(0) @ rng.normal(size=width) + rng.normal(size=n) * 2 > 0.7
+    return x, y.astype(int)
+
+
+def named(probe: Any) -> str:
+    return probe.name + "-whitened" * getattr(probe, "covariance", False)
+
+
+CLOSED = [MeanDifference(), MeanDifference(covariance=True), KSparse(k=2)]
+VECTOR = [*CLOSED, Mlp(widths=(8,), rate=0.01)]
+
+
+# What every probe of vectors must do.
+
+
+@pytest.mark.parametrize("probe", CLOSED, ids=named)
+def test_problems_fitted_together_are_fitted_as_alone_and_from_the_store_as_in_memory(probe: Any) -> None:
+    x, y = planted(120, 6)
+    problems = [problem(y, 0), problem(1 - y, 1), problem((x[:, 0] > x[:, 0].mean()).astype(int), 2)]
+    together = probe.fit(layer(x), problems)
+    streamed = probe.fit(layer(x, compute=SMALL), problems)
+    for fit, other, one in zip(together, streamed, problems, strict=True):
+        alone = probe.fit(layer(x), [one])[0]
+        assert fit.facts["converged"] == 1 and fit(layer(x)).shape == (120,)
+        assert np.allclose(fit(layer(x)), alone(layer(x)), rtol=1e-2, atol=1e-2)
+        assert np.allclose(fit(layer(x)), other(layer(x)), rtol=1e-2, atol=1e-2)
+        assert all(np.isfinite(part).all() or name == "scale" for name, part in fit.arrays().items())
+
+
+@pytest.mark.parametrize("probe", VECTOR, ids=named)
+def test_test_rows_have_no_say(probe: Any) -> None:
+    x, y = planted(120, 6)
+    _, _, test = split(120)
+    changed, relabelled = x.copy(), y.copy()
+    changed[test], relabelled[test] = np.nan, 1 - y[test]
+    a, b = probe.fit(layer(x), [problem(y)])[0], probe.fit(layer(changed), [problem(relabelled)])[0]
+    assert np.array_equal(a(layer(x)), b(layer(x)))
+
+
+@pytest.mark.parametrize("probe", CLOSED, ids=named)
+def test_constant_columns_say_nothing(probe: Any) -> None:
+    x, y = planted(120, 5)
+    padded = np.insert(x, 2, 7.0, axis=1)
+    a, b = probe.fit(layer(x), [problem(y)])[0], probe.fit(layer(padded), [problem(y)])[0]
+    assert np.allclose(a(layer(x)), b(layer(padded)), atol=1e-2)
+
+
+@pytest.mark.parametrize("probe", VECTOR, ids=named)
+def test_where_all_rows_are_equal_all_answers_are(probe: Any) -> None:
+    y = planted(120, 5)[1]
+    blind = probe.fit(layer(np.full((120, 4), 3.0)), [problem(y)])[0]
+    assert np.ptp(blind(layer(np.full((9, 4), 3.0)))) == 0
+
+
+@pytest.mark.parametrize("probe", VECTOR, ids=named)
+def test_what_cannot_be_fitted_is_named(probe: Any) -> None:
+    x, y = planted(40, 3)
+    with pytest.raises(ProbeError, match="training rows have the label 1"):
+        probe.fit(layer(x), [problem(np.ones(40, int))])
+    with pytest.raises(ProbeError, match="the target is of kind nonsense"):
+        probe.fit(layer(x), [problem(y, kind="nonsense")])
+    x[np.flatnonzero(split(40)[0])[0], 1] = np.nan
+    with pytest.raises(ProbeError, match="lm.03@last has 1 of"):
+        probe.fit(layer(x), [problem(y)])
+
+
+# Means of classes.
+
+
+def test_the_mean_difference_is_that_of_the_means() -> None:
+    x, y = planted()
+    train, _, _ = split(len(y))
+    fit = MeanDifference(standardise=False).fit(layer(x), [problem(y)])[0]
+    one, zero = x[train & (y == 1)].mean(0), x[train & (y == 0)].mean(0)
+    assert np.allclose(fit(layer(x)), (x - (one + zero) / 2) @ (one - zero), rtol=1e-9)
+    z = StandardScaler().fit(x[train]).transform(x)
+    one, zero = z[train & (y == 1)].mean(0), z[train & (y == 0)].mean(0)
+    fit = MeanDifference().fit(layer(x), [problem(y)])[0]
+    assert np.allclose(fit(layer(x)), (z - (one + zero) / 2) @ (one - zero))
+
+
+@pytest.mark.parametrize("shrinkage", [0.02, 0.5, 0.95])
+@pytest.mark.parametrize(("n", "width"), [(300, 12), (60, 90)])
+def test_whitened_it_is_scikit_learns_discriminant(n: int, width: int, shrinkage: float) -> None:
+    x, y = planted(n, width)
+    train, _, _ = split(n)
+    z = StandardScaler().fit(x[train]).transform(x)
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(z[train], y[train])
+    fit = MeanDifference(covariance=True, shrinkage=shrinkage).fit(layer(x), [problem(y)])[0]
+    assert fit.facts["converged"] == 1
+    expected = theirs.decision_function(z)
+    assert np.allclose(fit(layer(x)), expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_whitening_needs_spread_within_a_class() -> None:
+    y = np.arange(40) % 2
+    with pytest.raises(ProbeError, match="all training rows of a class are equal"):
+        MeanDifference(covariance=True).fit(layer(y[:, None] * np.ones((1, 3))), [problem(y)])
+    with pytest.raises(ConfigError, match="probe.shrinkage=1.0 must lie between 0 and 1"):
+        MeanDifference(shrinkage=1.0)
+
+
+# A few columns.
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_k_columns_are_scikit_learns_choice_and_its_fit(k: int) -> None:
+    x, y = planted()
+    train, _, _ = split(len(y))
+    fit = KSparse(k=k, selection="f_statistic", lambdas=(0.01,)).fit(layer(x), [problem(y)])[0]
+    chosen = SelectKBest(f_classif, k=k).fit(x[train], y[train]).get_support(indices=True)
+    assert fit.arrays()["columns"].tolist() == chosen.tolist() and fit.facts["k"] == k
+    z = StandardScaler().fit(x[train][:, chosen]).transform(x[:, chosen])
+    theirs = LogisticRegression(C=1 / (0.01 * train.sum()), tol=1e-10, max_iter=10_000).fit(z[train], y[train])
+    assert np.allclose(fit(layer(x)), theirs.decision_function(z), atol=1e-2)
+
+
+def test_mean_differences_choose_in_the_models_own_units() -> None:
+    x, y = planted()
+    x[:, 5] *= 1e4
+    train, _, _ = split(len(y))
+    fit = KSparse(k=3).fit(layer(x), [problem(y)])[0]
+    gap = np.abs(x[train & (y == 1)].mean(0) - x[train & (y == 0)].mean(0))
+    assert fit.arrays()["columns"].tolist() == sorted(np.argsort(-gap)[:3]) and 5 in fit.arrays()["columns"]
+
+
+def test_more_columns_than_there_are_is_named() -> None:
+    x, y = planted(40, 3)
+    with pytest.raises(ProbeError, match="probe.k=4 columns of lm.03@last are wanted, and it has 3"):
+        KSparse(k=4).fit(layer(x), [problem(y)])
+    with pytest.raises(ConfigError, match="did you mean 'f_statistic'"):
+        KSparse(selection="f_statistics")
+    with pytest.raises(ConfigError, match="probe.k=0 must be 1 or more"):
+        KSparse(k=0)
+
+
+# One hidden layer.
+
+
+def exclusive(n: int = 500, width: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of unequal scale and mean; 1 where the first two are on the same side, which no line can say."""
+    x = np.random.default_rng(seed).normal(size=(n, width))
+    return x * np.exp(np.arange(width)) - 20, (x[:, 0] * x[:, 1] > 0).astype(int)
+
+
+def test_a_hidden_layer_reads_what_no_line_can_and_says_which_width_did() -> None:
+    x, y = exclusive()
+    _, _, test = split(len(y))
+    fit = Mlp(widths=(1, 32), rate=0.01).fit(layer(x), [problem(y)])[0]
+    line = Logistic().fit(layer(x), [problem(y)])[0]
+    assert roc_auc_score(y[test], fit(layer(x))[test]) > 0.9 > 0.65 > roc_auc_score(y[test], line(layer(x))[test])
+    assert fit.facts["width"] == 32 and fit.facts["converged"] == 1
+    held_out = split(len(y))[1]
+    margin = np.where(y > 0, 1, -1) * fit(layer(x))
+    assert fit.facts["val_loss"] == pytest.approx(np.logaddexp(0, -margin[held_out]).mean(), rel=1e-4)
+
+
+def test_the_hidden_layer_predicts_numbers_in_their_own_units() -> None:
+    x, _ = exclusive()
+    number = 1000 + 40 * np.abs((x[:, 1] + 20) / np.e) + np.random.default_rng(1).normal(size=len(x))
+    _, _, test = split(len(x))
+    fit = Mlp(widths=(16,), rate=0.01).fit(layer(x), [problem(number, kind="number")])[0]
+    assert r2_score(number[test], fit(layer(x))[test]) > 0.8
+
+
+def test_the_hidden_layer_tells_classes_and_labels_that_count() -> None:
+    x, y = exclusive()
+    _, _, test = split(len(y))
+    kinds = y + 2 * (np.abs(x[:, 2] + 20) > np.exp(2) * 0.7)
+    logits = Mlp(widths=(32,), rate=0.01).fit(layer(x), [problem(kinds, kind="classes")])[0](layer(x))
+    assert logits.shape == (len(y), 4) and accuracy_score(kinds[test], logits[test].argmax(1)) > 0.6
+    labels, mask = np.stack([y, 1 - y], axis=1), np.ones((len(y), 2), dtype=bool)
+    labels[1::2, 1], mask[1::2, 1] = y[1::2], False  # half of the second label is wrong, and does not count
+    logits = Mlp(widths=(32,), rate=0.01).fit(layer(x), [problem(labels, kind="labels", mask=mask)])[0](layer(x))
+    assert logits.shape == (len(y), 2)
+    assert roc_auc_score(y[test], logits[test, 0]) > 0.9 and roc_auc_score(1 - y[test], logits[test, 1]) > 0.85
+
+
+DESCENDING = [Mlp(widths=(8,)), Attention(heads=2, max_epochs=30)]
+
+
+@pytest.mark.parametrize("probe", DESCENDING, ids=lambda probe: probe.name)
+def test_descent_follows_the_problems_seed_and_leaves_the_global_one_alone(probe: Any) -> None:
+    data, y = tokens(200)
+    if probe.reads == "vector":
+        x, y = planted(200, 4)
+        data = layer(x)
+    state = torch.get_rng_state()
+    one, same, other = (probe.fit(data, [replace(problem(y), seed=seed)])[0](data) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(one, same) and not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("probe", DESCENDING, ids=lambda probe: probe.name)
+def test_descent_that_ran_out_of_epochs_says_so(probe: Any) -> None:
+    x, y = planted(80, 4)
+    assert replace(probe, max_epochs=2).fit(layer(x), [problem(y)])[0].facts["converged"] == 0
+    with pytest.raises(ConfigError, match="probe.patience=0 must be 1 or more"):
+        replace(probe, patience=0)
+    with pytest.raises(ConfigError, match="probe.rate=0.0 must be above 0"):
+        replace(probe, rate=0.0)
+    with pytest.raises(ProbeError, match="no validation rows"):
+        probe.fit(layer(x), [replace(problem(y), val=np.zeros(80, dtype=bool))])
+
+
+def test_early_stopping_keeps_the_best_epoch_and_not_the_last() -> None:
+    x, y = planted(80, 40)
+    y = np.random.default_rng(3).permutation(y)  # nothing to learn: more epochs only make validation worse
+    fit = Mlp(widths=(64,), rate=0.03).fit(layer(x), [problem(y)])[0]
+    _, val, _ = split(80)
+    loss = np.logaddexp(0, -np.where(y > 0, 1, -1) * fit(layer(x)))[val].mean()
+    assert fit.facts["val_loss"] == pytest.approx(loss, rel=1e-4)
+    assert fit.facts["converged"] == 1 and loss < 0.75
+
+
+# All tokens of a span.
+
+
+def tokens(n: int = 320, width: int = 16, seed: int = 0) -> tuple[LayerData, np.ndarray]:
+    """Spans of 3 to 14 tokens; at a random place, marked by one direction, another one carries the label.
+
+    Every other token carries strong noise in the label's direction, which a mean over tokens cannot tell from it.
+    """
+    rng = np.random.default_rng(seed)
+    lengths, y = rng.integers(3, 15, n), rng.integers(0, 2, n)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    x = rng.normal(size=(bounds[-1], width))
+    x[:, 1] *= 3
+    place = bounds[:-1] + rng.integers(0, lengths)
+    x[place, 0] += 6
+    x[place, 1] = 4 * (2 * y - 1) + rng.normal(size=n)
+    return LayerData(torch.from_numpy(x * 3 + 50), bounds=bounds, name="lm.03@tokens"), y
+
+
+def test_attention_over_padded_spans_is_a_loop_over_tokens() -> None:
+    rng = np.random.default_rng(0)
+    lengths, heads, outputs, width = [3, 1, 7, 4], 2, 3, 5
+    rows = rng.normal(size=(sum(lengths), width))
+    query, value = rng.normal(size=(heads, width)), rng.normal(size=(heads * outputs, width))
+    bias = rng.normal(size=outputs)
+    parameters = {"query": torch.tensor(query), "value": torch.tensor(value), "bias": torch.tensor(bias)}
+    ours = attend(parameters, torch.tensor(rows), torch.tensor(lengths)).numpy()
+    start = 0
+    for logits, length in zip(ours, lengths, strict=True):
+        expected = bias.copy()
+        for head in range(heads):
+            score = [np.exp(query[head] @ rows[start + t]) for t in range(length)]
+            for t in range(length):
+                for c in range(outputs):
+                    expected[c] += score[t] / sum(score) * (value[head * outputs + c] @ rows[start + t])
+        assert np.allclose(logits, expected)
+        start += length
+
+
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+def test_attention_finds_a_token_that_the_mean_misses(memory: int) -> None:
+    data, y = tokens()
+    _, _, test = split(len(y))
+    probe = Attention(heads=2, rate=0.01, batch=32)
+    fit = probe.fit(replace(data, compute=Compute(memory=memory)), [problem(y)])[0]
+    mean = layer(np.add.reduceat(data.rows.numpy(), data.bounds[:-1]) / np.diff(data.bounds)[:, None])
+    line = Logistic().fit(mean, [problem(y)])[0]
+    assert roc_auc_score(y[test], fit(data)[test]) > 0.95 > 0.85 > roc_auc_score(y[test], line(mean)[test])
+    assert fit.facts["converged"] == 1 and fit.arrays()["query"].shape == (2, 16)
+    held_out = split(len(y))[1]
+    margin = np.where(y > 0, 1, -1) * fit(data)
+    assert fit.facts["val_loss"] == pytest.approx(np.logaddexp(0, -margin[held_out]).mean(), rel=1e-3)
+
+
+def test_attention_tells_classes() -> None:
+    data, y = tokens()
+    _, _, test = split(len(y))
+    kinds = y + (np.arange(len(y)) % 3 == 2) * (2 - y)  # a third class that nothing tells apart
+    logits = Attention(heads=2, rate=0.01, batch=32).fit(data, [problem(kinds, kind="classes")])[0](data)
+    known = test & (kinds < 2)
+    assert logits.shape == (len(y), 3) and accuracy_score(y[known], logits[known, :2].argmax(1)) > 0.85
+
+
+def test_spans_that_attention_cannot_read_are_named() -> None:
+    data, y = tokens(40)
+    bounds = data.bounds.copy()
+    bounds[3] = bounds[2]
+    with pytest.raises(ProbeError, match="lm.03@tokens: 40 decisions cut .* 1 of them empty"):
+        Attention().fit(replace(data, bounds=bounds), [problem(y)])
+    with pytest.raises(ProbeError, match="is of kind number"):
+        Attention().fit(data, [problem(y * 1.0, kind="number")])
+    data.rows[int(data.bounds[np.flatnonzero(split(40)[1])[0]]), 0] = torch.inf
+    with pytest.raises(ProbeError, match="lm.03@tokens has 1 of"):
+        Attention().fit(data, [problem(y)])
+    with pytest.raises(ConfigError, match="probe.heads=0"):
+        Attention(heads=0)
+    with pytest.raises(ConfigError, match="probe.widths="):
+        Mlp(widths=())
+
+
+# Contrast pairs.
+
+
+def pairs(m: int = 120, width: int = 10, seed: int = 0) -> tuple[LayerData, np.ndarray, Problem]:
+    """Statements and their contradictions in random order; the side moves a row far, its truth less far."""
+    rng = np.random.default_rng(seed)
+    side, truth = rng.normal(size=width) * 5, rng.normal(size=width)
+    topic, yes = np.repeat(rng.normal(size=(m, width)), 2, axis=0), np.repeat(rng.integers(0, 2, m), 2)
+    sides = np.tile([1, -1], m)
+    y = np.where(sides > 0, yes, 1 - yes)
+    x = topic + sides[:, None] * side + (2 * y[:, None] - 1) * truth + rng.normal(size=(2 * m, width)) * 0.5
+    order, split_of = rng.permutation(2 * m), np.repeat(rng.permutation(m) % 4, 2)
+    ids = np.repeat(rng.permutation(m) + 100, 2)
+    data = layer((x * np.exp(np.arange(width) / 2) + 9)[order], pairs=ids[order], sides=sides[order])
+    part = split_of[order]
+    return data, part == 3, Problem(y[order], part < 2, part == 2)
+
+
+@pytest.mark.parametrize("variant", ["ccs", "crc"])
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+def test_truth_is_found_without_labels_and_labels_give_its_sign(variant: str, memory: int) -> None:
+    data, test, one = pairs()
+    data = replace(data, compute=Compute(memory=memory))
+    fit, reverse = Ccs(variant=variant).fit(data, [one, replace(one, y=1 - one.y)])
+    logits = fit(data)
+    assert accuracy_score(one.y[test], logits[test] > 0) > 0.95
+    assert np.allclose(logits, -reverse(data), atol=1e-3) and fit.facts["converged"] == 1
+    assert all(np.allclose(logits[data.pairs == pair].sum(), 0) for pair in np.unique(data.pairs))
+
+
+def ccs_loss(data: LayerData, train: np.ndarray, theta: np.ndarray, bias: float) -> float:
+    """The published loss on training pairs, row by row, with each side standardised by itself."""
+    x, total = data.rows.numpy(), 0.0
+    z = {side: StandardScaler().fit(x[train & (data.sides == side)]) for side in (1, -1)}
+    for pair in (found := np.unique(data.pairs[train])):
+        row = {side: np.flatnonzero((data.pairs == pair) & (data.sides == side)) for side in (1, -1)}
+        yes, no = (1 / (1 + np.exp(-(z[side].transform(x[row[side]])[0] @ theta + bias))) for side in (1, -1))
+        total += (yes - (1 - no)) ** 2 + min(yes, no) ** 2
+    return total / len(found)
+
+
+def test_the_loss_of_pairs_is_the_published_one_at_its_minimum() -> None:
+    data, _, one = pairs(40, 4)
+    fit = Ccs(penalty=0.05).fit(data, [one])[0]
+    here, sign = min((ccs_loss(data, one.train, s * fit.weights, s * fit.intercept[0]), s) for s in (1, -1))
+    theta, bias = sign * fit.weights, sign * fit.intercept[0]  # labels may have turned it round
+    here += 0.025 * theta @ theta
+    assert fit.facts["objective"] == pytest.approx(here, rel=1e-6)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        other = theta + rng.normal(size=4) * 0.05
+        assert ccs_loss(data, one.train, other, bias) + 0.025 * other @ other > here
+    one_start = Ccs(penalty=0.05, restarts=1).fit(data, [one])[0]
+    assert fit.facts["objective"] <= one_start.facts["objective"] + 1e-9
+
+
+def test_the_logit_of_a_pair_is_the_log_odds_of_both_halves() -> None:
+    data, _, one = pairs(40, 4)
+    fit = Ccs().fit(data, [one])[0]
+    for pair in np.unique(data.pairs)[:5]:
+        yes, no = (
+            1 / (1 + np.exp(-((data.rows[row].numpy() - fit.mean[i]) / fit.scale[i] @ fit.weights + fit.intercept)))
+            for i, row in enumerate(np.flatnonzero((data.pairs == pair) & (data.sides == side))[0] for side in (1, -1))
+        )
+        p = (yes + 1 - no) / 2
+        plus = (data.pairs == pair) & (data.sides == 1)
+        assert fit(data)[plus] == pytest.approx(np.log(p / (1 - p)))
+
+
+def test_the_component_of_pairs_is_that_of_a_singular_value_decomposition() -> None:
+    data, _, one = pairs()
+    x = data.rows.numpy()
+    scaled = {side: StandardScaler().fit(x[one.train & (data.sides == side)]).transform(x) for side in (1, -1)}
+    order = np.argsort(data.pairs, kind="stable")
+    plus, minus = (order[one.train[order] & (data.sides[order] == side)] for side in (1, -1))
+    axis = np.linalg.svd(scaled[1][plus] - scaled[-1][minus])[2][0]
+    found = Ccs(variant="crc").fit(data, [one])[0].weights
+    assert abs(axis @ found) == pytest.approx(1, abs=1e-8)
+
+
+def test_pairs_of_equal_rows_have_no_direction() -> None:
+    data, _, one = pairs(20, 3)
+    for variant in ("ccs", "crc"):
+        blind = replace(data, rows=torch.full((40, 3), 2.0))
+        assert np.ptp(np.abs(Ccs(variant=variant).fit(blind, [one])[0](blind))) == 0
+    narrow = replace(data, rows=data.rows[:, :1])
+    assert np.isfinite(Ccs(variant="crc").fit(narrow, [one])[0](narrow)).all()
+
+
+def test_pairs_that_cannot_be_used_are_named() -> None:
+    data, _, one = pairs(20, 3)
+    with pytest.raises(ProbeError, match="lm.03@last has no contrast pairs"):
+        Ccs().fit(replace(data, pairs=None), [one])
+    lonely = data.pairs.copy()
+    lonely[np.flatnonzero(one.train)[0]] = -1
+    with pytest.raises(ProbeError, match="1 of 20 rows belong to no contrast pair"):
+        Ccs().fit(replace(data, pairs=lonely), [one])
+    cut = one.train.copy()
+    cut[np.flatnonzero(cut)[0]] = False
+    with pytest.raises(ProbeError, match="1 of 10 contrast pairs are incomplete"):
+        Ccs().fit(data, [replace(one, train=cut)])
+    with pytest.raises(ProbeError, match="1 of 20 contrast pairs are incomplete"):
+        sides = data.sides.copy()
+        sides[np.flatnonzero(~one.train)[0]] *= -1
+        Ccs().fit(data, [one])[0](replace(data, sides=sides))
+    with pytest.raises(ProbeError, match="so the side would tell it"):
+        Ccs().fit(data, [replace(one, y=(data.sides > 0).astype(int))])
+    with pytest.raises(ProbeError, match="have the same label; one must be true"):
+        Ccs().fit(data, [replace(one, y=data.pairs % 2)])
+    data.rows[np.flatnonzero(one.train)[0]] = torch.nan
+    with pytest.raises(ProbeError, match="lm.03@last has 1 of"):
+        Ccs().fit(data, [one])
+    with pytest.raises(ConfigError, match="choose one of: ccs, crc"):
+        Ccs(variant="pca")
+    with pytest.raises(ConfigError, match="probe.restarts=0"):
+        Ccs(restarts=0)
