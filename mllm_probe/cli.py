@@ -18,6 +18,7 @@ COMMANDS = {
     "extract": "only fill the cache",
     "sweep": "only fit and score probes on a filled cache",
     "report": "print and draw a finished run again: report run=FOLDER",
+    "geometry": "compare the layers of a filled cache with each other",
     "cache": "list, verify, prune and compare caches",
 }
 USAGE = """mllm-probe: which layers of a multimodal language model hold global meaning, and which local
@@ -200,6 +201,10 @@ def _dispatch(command: str, settings: Any, paths: Any, reporter: Any) -> None:
         from mllm_probe.stages.extract import extract
 
         extract(settings, paths, reporter)
+    elif command == "geometry":
+        from mllm_probe.stages.geometry import geometry
+
+        geometry(settings, paths, reporter)
     else:
         from mllm_probe.stages.sweep import sweep
 

@@ -19,6 +19,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.settings import (
     DataSettings,
     ExtractSettings,
+    GeometrySettings,
     LayerSettings,
     ModelSettings,
     PathSettings,
@@ -54,6 +55,13 @@ class RunConfig:
 
 
 @dataclass
+class GeometryConfig(RunConfig):
+    """`geometry`: the settings of the run whose cache is read, and how its layers are compared."""
+
+    geometry: GeometrySettings = field(default_factory=GeometrySettings)
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -61,7 +69,13 @@ class ReportConfig:
     paths: PathSettings = field(default_factory=PathSettings)
 
 
-SCHEMAS: dict[str, type] = {"run": RunConfig, "extract": RunConfig, "sweep": RunConfig, "report": ReportConfig}
+SCHEMAS: dict[str, type] = {
+    "run": RunConfig,
+    "extract": RunConfig,
+    "sweep": RunConfig,
+    "geometry": GeometryConfig,
+    "report": ReportConfig,
+}
 # Settings that change where and how fast, not what; model and data are digested by their content.
 HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "max_disk_gb")
 NOT_SCIENCE = ("paths", "device", "plugins", "model", "dataset.root", *(f"extract.{name}" for name in HOW))
@@ -73,6 +87,7 @@ def register_schemas() -> None:
 
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
+    store.store(name="geometry_schema", node=GeometryConfig)
     store.store(name="report_schema", node=ReportConfig)
 
 

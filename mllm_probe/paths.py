@@ -134,6 +134,13 @@ class RunPaths:
     def figure(self, kind: str) -> Path:
         return self.root / f"layers.{kind}"
 
+    @property
+    def geometry(self) -> Path:
+        return self.root / "geometry.csv"
+
+    def heatmaps(self, kind: str) -> Path:
+        return self.root / f"geometry.{kind}"
+
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
 

@@ -130,5 +130,26 @@ class SweepSettings:
 
 
 @dataclass
+class GeometrySettings:
+    """What layers are compared by, see mllm_probe.geometry. Rows: one prompt a picture, at most `max_rows` pictures.
+
+    `across` lists pairs of positions whose layers are compared with each other too. Values are clipped to `clip`
+    standard deviations (null = off), mutual_knn counts `k` neighbours, svcca keeps at most `components` (null = all),
+    and `permutations` shuffles of the rows give the null. `seed` draws rows and shuffles.
+    """
+
+    measures: list[str] = field(
+        default_factory=lambda: ["cka", "svcca", "rsa", "mutual_knn", "transfer", "intrinsic_dimension", "entropy"]
+    )
+    across: list[list[str]] = field(default_factory=list)
+    max_rows: int = 2000
+    k: int = 10
+    clip: float | None = 5.0
+    components: int | None = 100
+    permutations: int = 100
+    seed: int = 0
+
+
+@dataclass
 class PathSettings:
     outputs: str = "outputs"

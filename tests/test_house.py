@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"types", "batches", "protocols", "errors", "paths", "settings", "digests"},
     {"data", "cache"},
-    {"tasks", "models", "extract", "probes", "stats", "config"},
+    {"tasks", "models", "extract", "probes", "stats", "geometry", "config"},
     {"report"},
     {"stages", "tools"},
     {"cli"},

@@ -63,7 +63,7 @@ def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path]) -> None:
     )
     for path in paths:
         with replacing(path) as part:
-            figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=_undated(path))
+            figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=undated(path))
 
 
 def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str], floors: "pd.DataFrame") -> None:
@@ -88,6 +88,6 @@ def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str], floors
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _undated(path: Path) -> dict[str, Any]:
+def undated(path: Path) -> dict[str, Any]:
     """No clock time in the file: equal scores give equal figures."""
     return {"CreationDate": None} if path.suffix == ".pdf" else {"Software": "mllm-probe"}

@@ -1,0 +1,117 @@
+"""geometry.csv and the short table `geometry` ends with. Computes nothing but what the table sums up."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from mllm_probe.paths import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One row of geometry.csv; the fields are its columns, in order.
+
+    `site_b` is empty where one layer is measured alone. `value` is nan, an empty cell, where nothing can be measured;
+    `null_mean` and `null_high` are mean and 95 % quantile of the value over shuffles of the rows, nan without.
+    """
+
+    run: str
+    cache: str
+    model: str
+    measure: str
+    position: str
+    site_a: str
+    site_b: str
+    value: float
+    null_mean: float
+    null_high: float
+    n: int
+
+
+COLUMNS = tuple(field.name for field in fields(Relation))
+
+
+def save_relations(path: Path, relations: Iterable[Relation]) -> None:
+    """Six digits a number: more are rounding of the float32 the layers were compared in."""
+    with replacing(path) as part, part.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(value) for value in astuple(relation)] for relation in relations)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"
+    return value
+
+
+def load_relations(path: Path) -> "pd.DataFrame":
+    """The tidy table; empty numbers are nan, and an empty `site_b` is an empty text."""
+    import pandas as pd
+
+    numbers = {"value": float, "null_mean": float, "null_high": float, "n": int}
+    texts = {name: str for name in COLUMNS if name not in numbers}
+    return pd.read_csv(path, dtype=texts | numbers, keep_default_na=True).fillna(dict.fromkeys(texts, ""))
+
+
+def print_relations(table: "pd.DataFrame", console: Console | None = None) -> None:
+    """One row per measure and position: neighbouring layers, the two ends, the null; then the layers measured alone."""
+    console = console or Console()
+    pairs, alone = table[table.site_b != ""], table[table.site_b == ""]
+    if len(pairs):
+        console.print(_pairs_table(pairs))
+    if len(alone):
+        console.print(_alone_table(alone))
+
+
+def _pairs_table(pairs: "pd.DataFrame") -> Table:
+    view = Table(title=f"{pairs.model.iloc[0]}: layers against layers", caption="null: 95 % quantile of shuffled rows")
+    for name in ("measure", "position"):
+        view.add_column(name)
+    for name in ("rows", "next layer", "first to last", "least", "null", "empty"):
+        view.add_column(name, justify="right")
+    for (measure, position), rows in pairs.groupby(["measure", "position"], sort=False):
+        grid = rows.pivot_table(index="site_a", columns="site_b", values="value", sort=False)
+        same = rows.site_a.nunique() == rows.site_b.nunique() and set(rows.site_a) == set(rows.site_b)
+        order = list(grid.index) if same else []
+        steps = [grid.at[one, two] for one, two in pairwise(order) if two in grid]
+        numbers = [
+            sum(steps) / len(steps) if steps else float("nan"),
+            grid.iloc[0, -1] if grid.size else float("nan"),
+            rows.value.min(),
+            rows.null_high.max(),
+        ]
+        view.add_row(measure, position, str(rows.n.max()), *map(_short, numbers), str(int(rows.value.isna().sum())))
+    return view
+
+
+def _alone_table(alone: "pd.DataFrame") -> Table:
+    view = Table(title=f"{alone.model.iloc[0]}: layers alone")
+    for name in ("measure", "position"):
+        view.add_column(name)
+    for name in ("rows", "first", "highest", "at", "last", "empty"):
+        view.add_column(name, justify="right")
+    for (measure, position), rows in alone.groupby(["measure", "position"], sort=False):
+        found = rows.dropna(subset="value")
+        peak = found.loc[found.value.idxmax()] if len(found) else None
+        cells = [
+            _short(found.value.iloc[0] if len(found) else float("nan")),
+            _short(peak.value if peak is not None else float("nan")),
+            peak.site_a if peak is not None else "",
+            _short(found.value.iloc[-1] if len(found) else float("nan")),
+        ]
+        view.add_row(measure, position, str(rows.n.max()), *cells, str(len(rows) - len(found)))
+    return view
+
+
+def _short(value: float) -> str:
+    return "" if value != value else f"{value:.3g}" if abs(value) >= 1 else f"{value:.2f}"

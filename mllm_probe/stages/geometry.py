@@ -1,0 +1,98 @@
+"""`mllm-probe geometry`: how the layers of a filled cache lie to each other. Loads no model.
+
+Rows are prompts, one of each picture: rows of one picture are no independent rows, image states are the same for all
+prompts about a picture, and a permutation null takes rows for exchangeable. So every position has the same rows.
+"""
+
+from collections.abc import Sequence
+from random import Random
+
+from mllm_probe.cache.coverage import Coverage
+from mllm_probe.config import GeometryConfig
+from mllm_probe.errors import CacheError, ConfigError, choices
+from mllm_probe.geometry.rows import FEWEST
+from mllm_probe.paths import RunPaths
+from mllm_probe.protocols import Reporter
+from mllm_probe.report.geometry import load_relations, print_relations, save_relations
+from mllm_probe.report.heatmaps import draw_geometry
+from mllm_probe.settings import GeometrySettings
+from mllm_probe.stages.atlas import MEASURES, Atlas
+from mllm_probe.stages.prepare import Prepared, prepare
+from mllm_probe.types import Sample
+
+
+def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """The command: geometry.csv, the heat maps and a short table. Raises ConfigError, CacheError, ProbeError."""
+    check_settings(config)
+    ready = prepare(config, paths, reporter)
+    settings = config.geometry
+    samples = draw_samples(ready.examples.samples, settings.max_rows, settings.seed)
+    check_rows(len(samples), settings)
+    pictures = len(ready.collection.pictures)
+    reporter.note(f"geometry: {len(samples)} of {pictures} pictures, one prompt of each, drawn by geometry.seed")
+    atlas = Atlas(ready, settings, filled(ready), samples, reporter)
+    save_relations(paths.geometry, [relation for name in settings.measures for relation in atlas.relations(name)])
+    table = load_relations(paths.geometry)
+    draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")])
+    print_relations(table)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def check_settings(config: GeometryConfig) -> None:
+    """Raises ConfigError for what can be seen before any file is read."""
+    settings, positions = config.geometry, config.extract.positions
+    for name in settings.measures:
+        if name not in MEASURES:
+            raise ConfigError(f"geometry.measures names the unknown measure '{name}'; {choices(name, MEASURES)}")
+    if not settings.measures or len(set(settings.measures)) < len(settings.measures):
+        raise ConfigError(f"geometry.measures={settings.measures} must hold at least one measure, each once")
+    for name, least in (("max_rows", FEWEST), ("k", 1), ("components", 1), ("permutations", 0), ("seed", 0)):
+        if (value := getattr(settings, name)) is not None and value < least:
+            raise ConfigError(f"geometry.{name}={value} must be {least} or more")
+    if settings.clip is not None and not settings.clip > 0:
+        raise ConfigError(f"geometry.clip={settings.clip} must be above 0, or null to clip nothing")
+    for pair in settings.across:
+        if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(positions):
+            raise ConfigError(
+                f"geometry.across={settings.across} must hold pairs of two positions, each out of extract.positions: "
+                f"{', '.join(positions)}"
+            )
+    ragged = [position for position in positions if position.startswith("tokens:")]
+    if ragged:
+        raise ConfigError(
+            f"position {ragged[0]} holds a row for every token, and geometry compares one row a picture; "
+            "leave it out of extract.positions or take a pooled position such as mean_text"
+        )
+
+
+def draw_samples(samples: Sequence[Sample], most: int, seed: int) -> list[str]:
+    """The uids of one sample of each picture, of at most `most` pictures, in the order of `samples`."""
+    shuffled = list(samples)
+    Random(f"geometry/{seed}").shuffle(shuffled)
+    of_picture: dict[str, str] = {}
+    for sample in shuffled:
+        of_picture.setdefault(sample.group, sample.uid)
+    chosen = set(list(of_picture.values())[:most])
+    return [sample.uid for sample in samples if sample.uid in chosen]
+
+
+def check_rows(rows: int, settings: GeometrySettings) -> None:
+    """Raises ConfigError where the measures need more rows than were drawn."""
+    if rows < FEWEST:
+        raise ConfigError(
+            f"geometry compares one row a picture and has {rows}; at least {FEWEST} pictures are needed, see data.n"
+        )
+    if "mutual_knn" in settings.measures and settings.k >= rows:
+        raise ConfigError(f"geometry.k={settings.k} must be below the number of rows, which is {rows}")
+
+
+def filled(ready: Prepared) -> Coverage:
+    """Raises CacheError where something that would be compared was not extracted."""
+    coverage, samples = ready.store.coverage(), ready.examples.samples
+    missing = coverage.missing(ready.keys, (sample.uid for sample in samples))
+    if missing:
+        raise CacheError(
+            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(samples)} samples; "
+            "run `mllm-probe extract` with the same settings first"
+        )
+    return coverage
