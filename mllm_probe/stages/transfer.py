@@ -1,17 +1,19 @@
 """Probes trained on one layer and tested on another. Reads each layer once a side and keeps the decisions alone."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
+from mllm_probe.errors import ConfigError
 from mllm_probe.geometry.rows import is_constant
 from mllm_probe.geometry.similarity import NULL_LEVEL, Comparison
+from mllm_probe.probes.linear import logits_of
+from mllm_probe.protocols import Fit
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.prepare import Prepared
 from mllm_probe.types import Key, LayerData
-
-Logits = Callable[[LayerData], np.ndarray]
 
 
 def transfer(
@@ -24,38 +26,42 @@ def transfer(
     tick: Callable[[], None],
 ) -> tuple[Comparison, int]:
     """Test accuracy [A, B] of the configured probe, trained on a layer of `a` and tested on one of `b`, as the mean
-    over sweep.seeds; and the number of test decisions T. Raises what the probe raises.
+    over sweep.seeds; and the number of test decisions T. Raises what the probe raises, ConfigError for other labels
+    than yes and no.
 
     nan where the widths differ or a layer is constant. For the null the test decisions exchange their labels. `tick`
     is called after each layer of either side. Takes 4 A B T bytes.
     """
     bench = Bench(ready)
-    test = bench.split_of[ready.config.sweep.seeds[0]] == "test"  # the same pictures for every seed
+    if bench.kind != "binary" or ready.probe.reads != "vector":
+        raise ConfigError(
+            f"geometry.measures=transfer needs labels of yes and no and a probe of one row a decision; task="
+            f"{ready.task.name} has labels of kind {bench.kind}, probe={ready.probe.name} reads {ready.probe.reads}"
+        )
     trained = []
     for key in a:
-        trained.append(_trained(ready, bench, bench.layer(key, coverage)))
+        trained.append(_trained(bench, bench.layer(key, coverage)))
         tick()
-    signs = np.full((len(a), len(b), int(test.sum())), np.nan, dtype=np.float32)
+    signs = np.full((len(a), len(b), int(bench.test.sum())), np.nan, dtype=np.float32)
     for column, key in enumerate(b):
-        data = bench.layer(key, coverage)
-        for row, (width, fits) in enumerate(trained):
-            if fits and width == data.values.shape[1] and not is_constant(data.values):
-                signs[row, column] = np.mean([np.sign(logits(data)[test]) for logits in fits], axis=0)
+        data = _held_out(bench, bench.layer(key, coverage))
+        fitting = [row for row, (width, fits) in enumerate(trained) if fits and width == data.width]
+        if fitting and not is_constant(data.rows[:].double().numpy()):
+            logits = logits_of([fit for row in fitting for fit in trained[row][1]], data)
+            signs[fitting, column] = np.sign(logits).reshape(len(fitting), len(bench.seeds), -1).mean(axis=1)
         tick()
-    return _scored(signs, np.where(bench.y[test] > 0, 1.0, -1.0), permutations, seed), int(test.sum())
+    return _scored(signs, np.where(bench.y[bench.test] > 0, 1.0, -1.0), permutations, seed), int(bench.test.sum())
 
 
-def _trained(ready: Prepared, bench: Bench, data: LayerData) -> tuple[int, list[Logits]]:
+def _trained(bench: Bench, data: LayerData) -> tuple[int, Sequence[Fit]]:
     """The width of a layer and one frozen probe a seed; none for a constant layer."""
-    seeds = [] if is_constant(data.values) else ready.config.sweep.seeds
-    return data.values.shape[1], [_fit(ready, data, bench.split_of[seed], seed) for seed in seeds]
+    if is_constant(data.rows[:].double().numpy()):
+        return data.width, []
+    return data.width, bench.ready.probe.fit(data, [bench.problem("", seed) for seed in bench.seeds])
 
 
-def _fit(ready: Prepared, data: LayerData, split: np.ndarray, seed: int) -> Logits:
-    """The only place that calls the probe."""
-    train, val = split == "train", split == "val"
-    fit = ready.probe.fit(data.values[train], data.y[train], data.values[val], data.y[val], seed)
-    return lambda layer: fit(layer.values)
+def _held_out(bench: Bench, data: LayerData) -> LayerData:
+    return replace(data, rows=data.rows[:][bench.test])
 
 
 def _scored(signs: np.ndarray, y: np.ndarray, permutations: int, seed: int) -> Comparison:
