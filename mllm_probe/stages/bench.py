@@ -94,7 +94,13 @@ class Bench:
         ordered = np.sort(self.y)
         place = ((np.arange(len(names)) + 0.5) / len(names) * len(ordered)).astype(int)
         label = dict(zip(names, ordered[place], strict=True))
-        return np.asarray([label[name] for name in types])
+        return self._opposed(np.asarray([label[name] for name in types]))
+
+    def _opposed(self, y: np.ndarray) -> np.ndarray:
+        """The halves of a contrast pair have opposite labels, whatever they are: those of the + row decide."""
+        decisions = self.ready.examples.decisions
+        plus = {decision.pair: y[i] for i, decision in enumerate(decisions) if decision.side > 0}
+        return np.asarray([1 - plus[d.pair] if d.side < 0 else y[i] for i, d in enumerate(decisions)])
 
     def truth(self, control: str) -> np.ndarray:
         """The labels that a control is scored on [N]: its own, except where it was trained on shuffled real ones."""
@@ -109,6 +115,7 @@ class Bench:
         y, seen = self.truth(control).copy(), split != "test"
         if control == PERMUTED:
             y[seen] = np.random.default_rng(seed).permutation(y[seen])
+            y = self._opposed(y)
         y[~seen] = 0
         return Problem(y, split == "train", split == "val", self.kind, seed=seed)
 

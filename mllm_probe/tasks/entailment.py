@@ -7,7 +7,7 @@ Tao et al. 2024 print neither their prompt nor their numbers of captions: templa
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
@@ -22,11 +22,15 @@ NEGATIVES = ("random",)
 
 @dataclass(frozen=True)
 class Entailment:
-    """`captions_per_picture` true statements a picture and as many false ones."""
+    """`captions_per_picture` true statements a picture and as many false ones.
+
+    `answers` (two words, such as Yes and No) asks each statement twice, the answer written behind it: contrast pairs.
+    """
 
     template: str = "This image contains: {caption}. Is this right?"
     captions_per_picture: int = 2
     negatives: str = "random"
+    answers: Sequence[str] | None = None
     seed: int = 0
     name: ClassVar[str] = "entailment"
 
@@ -35,6 +39,8 @@ class Entailment:
             raise ConfigError(f"task.template={self.template!r} must hold {{caption}} exactly once")
         if self.captions_per_picture < 1:
             raise ConfigError(f"task.captions_per_picture={self.captions_per_picture} must be 1 or more")
+        if self.answers is not None and (len(set(self.answers)) != 2 or not all(self.answers)):
+            raise ConfigError(f"task.answers={list(self.answers)} must hold two different words, or be null")
         if self.negatives not in NEGATIVES:
             raise ConfigError(f"task.negatives={self.negatives} is unknown; {choices(self.negatives, NEGATIVES)}")
 
@@ -70,22 +76,40 @@ class Entailment:
     def _add(
         self, picture: Picture, texts: tuple[str, str], samples: dict[str, Sample], decisions: dict[str, Decision]
     ) -> None:
-        """One true and one false statement about a picture; the two are a pair."""
+        """One true and one false statement about a picture; the two are a pair.
+
+        With answers each statement is asked with either, the label says whether that answer is right, and these two
+        are the pair.
+        """
         pair = digest(picture.digest, texts)
         for label, text in zip((1, 0), texts, strict=True):
-            sample = self._sample(picture, text)
-            uid = digest(sample.uid, "entailment", label, pair)
-            samples[sample.uid] = sample
-            strata = {"picture": picture.id}
-            decisions[uid] = Decision(
-                uid, sample.uid, "caption", label, picture.digest, pair=pair, type=last_word(text), strata=strata
-            )
+            for side, answer in zip((1, -1), self.answers, strict=True) if self.answers else ((0, None),):
+                sample = self._sample(picture, text, answer)
+                right = label if side >= 0 else 1 - label
+                both = digest(picture.digest, text, texts) if side else pair
+                uid = digest(sample.uid, "entailment", right, both)
+                samples[sample.uid] = sample
+                decisions[uid] = Decision(
+                    uid,
+                    sample.uid,
+                    "caption",
+                    right,
+                    picture.digest,
+                    pair=both,
+                    type=last_word(text),
+                    strata={"picture": picture.id},
+                    side=side,
+                )
 
-    def _sample(self, picture: Picture, caption: str) -> Sample:
+    def _sample(self, picture: Picture, caption: str, answer: str | None) -> Sample:
         said = caption.strip().rstrip(".")
         start = self.template.index("{caption}")
         text = self.template.replace("{caption}", said)
-        return Sample.of([picture], text, {"caption": (start, start + len(said))})
+        marks = {"caption": (start, start + len(said))}
+        if answer is not None:
+            text = f"{text} {answer}"
+            marks["answer"] = (len(text) - len(answer), len(text))
+        return Sample.of([picture], text, marks)
 
 
 def last_word(caption: str) -> str:
