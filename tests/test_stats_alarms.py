@@ -5,10 +5,12 @@ Each picture has four statements, two true and two false in random order, as in 
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.stats.permutation import max_t, votes
+from mllm_probe.types import LayerData, Problem
 
 LAYERS, WIDTH = 33, 16
 PICTURES = {"train": 60, "val": 25, "test": 60}
@@ -19,7 +21,9 @@ TRAIN, VAL, TEST = (name == SPLIT for name in PICTURES)
 
 def logits_of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """One probe fitted on one layer's rows [N, D] with labels [N] -> logits of the test rows."""
-    return Logistic().fit(x[TRAIN], y[TRAIN], x[VAL], y[VAL], seed=0)(x[TEST])
+    data = LayerData(torch.from_numpy(x))
+    (fit,) = Logistic().fit(data, [Problem(np.where(TEST, 0, y), TRAIN, VAL)])
+    return fit(data)[TEST]
 
 
 def balanced(rng: np.random.Generator) -> np.ndarray:

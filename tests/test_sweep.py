@@ -122,7 +122,7 @@ def test_the_online_code_is_in_the_table(swept: Path) -> None:
 
 def test_tests_of_layers_are_a_file_and_lines_of_the_summary(swept: Path) -> None:
     tests = pd.read_csv(swept / "tests.csv", keep_default_na=False)
-    assert set(tests.test) == {"above_chance", "contender", "drop", "rise", "equivalence"}
+    assert set(tests.test) == {"above_chance", "contender", "drop", "rise", "difference", "equivalence"}
     assert set(tests[tests.test == "above_chance"].family) == {"6 keys"}
     summary = json.loads((swept / "summary.json").read_text())
     for position in ("last", "mean_text"):

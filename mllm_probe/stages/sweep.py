@@ -104,12 +104,16 @@ def check_probe(ready: Prepared) -> None:
 
 
 def _note_constants(trials: Sequence[Trial], reporter: Reporter) -> None:
-    """Columns without variation are left out of a fit, and said so once a key."""
-    first = trials[0]
+    """Columns that were left out of a fit, and predictions that say the same of every row, once a key."""
+    key = trials[0].key
+    if key is None:
+        return
     constant = int(max(trial.facts.get("constant_columns", 0) for trial in trials))
-    if first.key and constant:
-        width = len(first.arrays.get("mean", ())) or "the"
-        reporter.note(f"{first.key}: {constant} of {width} columns are constant in training and say nothing")
+    if constant:
+        reporter.note(f"{key}: {constant} columns are constant in training and say nothing")
+    same = [trial.name for trial in trials if np.ptp(trial.logits, axis=0).max() == 0]
+    if same:
+        reporter.note(f"{key}: the probe says the same of all rows in {len(same)} of {len(trials)} fits")
 
 
 def _per_key(bench: Bench, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:

@@ -17,7 +17,7 @@ from mllm_probe.paths import replacing
 from mllm_probe.protocols import Reporter
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stats.paired import Difference
+from mllm_probe.stats.paired import Difference, difference
 from mllm_probe.stats.peak import Shape, contenders, preferred, shape
 from mllm_probe.stats.permutation import MaxT, holm, max_t, votes
 from mllm_probe.types import Key, Score
@@ -133,13 +133,24 @@ class Verdicts:
         family = f"lm blocks at {keys[0].position}"
         found = [self._test("contender", family, keys[i], value=float(rows[i].mean())) for i in among.layers]
         found += [
-            self._versus("drop", family, keys[chosen], keys[-1], form.drop, form.p_drop),
-            self._versus("rise", family, keys[chosen], keys[0], form.rise, form.p_rise),
+            self._versus("drop", family, (keys[chosen], keys[-1]), form.drop, (form.drop.p_greater, form.p_drop)),
+            self._versus("rise", family, (keys[chosen], keys[0]), form.rise, (form.rise.p_greater, form.p_rise)),
         ]
+        found += self._differences(family, keys, rows, chosen)
         first, second = form.equivalence.pair
         same = {"p_value": form.equivalence.p, "verdict": form.verdict}
         found.append(self._test("equivalence", family, keys[first], other=str(keys[second].site), **same))
         return found, self._line(keys, form, (keys[among.first], keys[among.last]))
+
+    def _differences(self, family: str, keys: Sequence[Key], rows: np.ndarray, chosen: int) -> list[Test]:
+        """The chosen block against every other one, two-sided, corrected by Holm."""
+        others = [i for i in range(len(keys)) if i != chosen]
+        found = [difference(rows[chosen], rows[i], self._scoring.resamples, self._scoring.level) for i in others]
+        adjusted = holm(np.asarray([one.p for one in found]))
+        return [
+            self._versus("difference", family, (keys[chosen], keys[i]), one, (one.p, float(p)))
+            for i, one, p in zip(others, found, adjusted, strict=True)
+        ]
 
     def _line(self, keys: Sequence[Key], form: Shape, hull: tuple[Key, Key]) -> dict[str, Any]:
         return {
@@ -168,19 +179,11 @@ class Verdicts:
             )
         )
 
-    def _versus(self, name: str, family: str, one: Key, other: Key, found: Difference, adjusted: float) -> Test:
-        return self._test(
-            name,
-            family,
-            one,
-            other=str(other.site),
-            value=found.value,
-            low=found.low,
-            high=found.high,
-            p_value=found.p_greater,
-            p_adjusted=adjusted,
-            detectable=found.detectable,
-        )
+    def _versus(self, name: str, family: str, pair: tuple[Key, Key], found: Difference, p: tuple[float, float]) -> Test:
+        """The first layer of the pair minus the second; p before and after correction."""
+        interval = {"value": found.value, "low": found.low, "high": found.high, "detectable": found.detectable}
+        tested = {"p_value": p[0], "p_adjusted": p[1]}
+        return self._test(name, family, pair[0], other=str(pair[1].site), **interval, **tested)
 
     def _test(self, name: str, family: str, key: Key, **more: Any) -> Test:
         return Test(self._scoring.run, name, family, self._probe, key.position, str(key.site), **more)
