@@ -50,10 +50,10 @@ class Resamples:
         """How often each row counts in each draw: [R, N] float64."""
         return self.counts[self.member].T
 
-    def ratios(self, above: np.ndarray, below: np.ndarray | None = None) -> np.ndarray:
-        """Row scores [N, k] and their row weights [N] (1 without) -> sum over sum in each draw: [R, k]."""
-        n = picture_sums(self.member, self.size, np.ones(len(self.member)) if below is None else below)
-        return (self.counts.T @ picture_sums(self.member, self.size, above)) / (self.counts.T @ n)[:, None]
+    def ratios(self, scores: np.ndarray) -> np.ndarray:
+        """Row scores [N, k] -> their mean over the drawn rows in each draw: [R, k]."""
+        n = picture_sums(self.member, self.size, np.ones(len(self.member)))
+        return (self.counts.T @ picture_sums(self.member, self.size, scores)) / (self.counts.T @ n)[:, None]
 
     def means(
         self, metric: str, logits: np.ndarray, y: np.ndarray, kind: str = "binary", mask: np.ndarray | None = None
