@@ -277,3 +277,8 @@ class Score:
     p_value: float | None = None
     p_holm: float | None = None
     family: str = ""
+
+    @property
+    def real(self) -> bool:
+        """Of a site as it is: no control, no baseline, nothing added to its rows or taken from them."""
+        return bool(self.site) and not self.control and self.features == "single"

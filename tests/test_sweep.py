@@ -28,7 +28,12 @@ def folder(tmp_path: Path, command: str = "run") -> Path:
 
 @pytest.fixture
 def swept(probe: Run, checkpoint: Path, tmp_path: Path) -> Path:
-    args = ("sweep.controls=[control_task,permuted]", "sweep.analyses=[mdl]", "sweep.seeds=[0,1]")
+    args = (
+        "sweep.controls=[control_task,permuted]",
+        "sweep.analyses=[mdl,v_information,erasure]",
+        "sweep.baseline=lm.00@mean_text",
+        "sweep.seeds=[0,1]",
+    )
     code, _, err = probe("run", *tiny(checkpoint), *QUICK, *LM, *args)
     assert code == 0, err
     return folder(tmp_path)
@@ -38,6 +43,7 @@ def test_scores_follow_from_the_predictions(swept: Path) -> None:
     """Accuracy, log loss and selectivity computed again by scikit-learn from the files of the run alone."""
     table, logits = load_scores(swept / "scores.csv"), load_file(swept / "predictions.safetensors")
     rows = table[(table.site == "lm.04") & (table.position == "mean_text") & (table.split == "test")]
+    rows = rows[rows.features == "single"]
     own = rows[(rows.control == "") & (rows.seed == "0")].set_index("metric").value
     names = {name for name in logits if name.startswith("lm.04@mean_text/logistic/")}
     assert {"lm.04@mean_text/logistic/seed0", "lm.04@mean_text/logistic/control_task/seed1"} <= names
@@ -48,6 +54,37 @@ def test_scores_follow_from_the_predictions(swept: Path) -> None:
     assert own["nll"] == pytest.approx(log_loss(truth[test], 1 / (1 + np.exp(-z.astype(float)))))
     control = rows[(rows.control == "control_task") & (rows.seed == "0")].set_index("metric").value
     assert own["selectivity"] == pytest.approx(own["accuracy"] - control["accuracy"])
+
+
+def test_erased_layers_are_at_chance_and_the_others_are_not_touched(swept: Path) -> None:
+    table = load_scores(swept / "scores.csv")
+    whole = table[(table.metric == "nll") & (table.split == "test") & (table.seed == "all") & (table.control == "")]
+    erased, plain = (
+        whole[whole.features == name].set_index(["site", "position"]).value for name in ("leace", "single")
+    )
+    assert len(erased) == 6 and (erased >= np.log(2) - 1e-3).all(), "no better than a coin, in nats"
+    assert plain.index.equals(erased.index)
+    best = json.loads((swept / "summary.json").read_text())["best"]["mean_text"]
+    accuracy = table[
+        (table.metric == "accuracy") & (table.split == "test") & (table.seed == "all") & (table.control == "")
+    ]
+    shown = accuracy[(accuracy.features == "single") & (accuracy.position == "mean_text")].set_index("site").value
+    assert best["value"] == pytest.approx(shown[best["site"]])
+
+
+def test_information_beside_the_baseline_is_the_fall_in_log_loss(swept: Path) -> None:
+    table = load_scores(swept / "scores.csv")
+    found = table[table.metric == "v_information"]
+    assert set(found.features) == {"with lm.00@mean_text"} and len(found) == 5
+    assert (found.low <= found.value).all() and (found.value <= found.high).all()
+    logits, test = load_file(swept / "predictions.safetensors"), held_out(swept, "0")
+    truth = labels(swept)[test]
+    losses = [
+        [log_loss(truth, 1 / (1 + np.exp(-logits[name.format(seed)][test].astype(float)))) for seed in (0, 1)]
+        for name in ("lm.00@mean_text/logistic/seed{}", "lm.04@last/logistic/with lm.00@mean_text/seed{}")
+    ]
+    row = found[(found.site == "lm.04") & (found.position == "last")].iloc[0]
+    assert row.value == pytest.approx((np.mean(losses[0]) - np.mean(losses[1])) / np.log(2), abs=1e-6)
 
 
 def labels(swept: Path) -> np.ndarray:

@@ -26,7 +26,7 @@ def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
 
 def real(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Those of a site, controls left out."""
-    return rows[(rows.site != "") & (rows.control == "")]
+    return rows[(rows.site != "") & (rows.control == "") & (rows.features == "single")]
 
 
 def positions(sites: "pd.DataFrame") -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.errors import ConfigError
+from mllm_probe.probes.leace import Erased, Leace
 from mllm_probe.settings import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import Parts
@@ -100,8 +101,15 @@ class Analyses:
 
     def _erasure(self, key: Key, data: Callable[[], LayerData]) -> Iterator[Score]:
         """The same probe after LEACE has taken the label out of the layer: chance, if the probe read it linearly."""
-        raise NotImplementedError
-        yield
+        bench = self._bench
+
+        def erased() -> Iterator[Trial]:
+            for seed in bench.seeds:
+                own, problem = data(), bench.problem("", seed)
+                bare = replace(own, rows=Erased(own.rows, Leace().fit(own, problem)))
+                yield from fitted(bench.ready.probe, bare, [problem], [Trial.blank(key, "", seed, "leace")])
+
+        yield from self._scoring.scores(self._parts.get(f"{key}.leace", lambda: list(erased())))
 
 
 @dataclass(frozen=True)

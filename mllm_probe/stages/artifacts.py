@@ -59,7 +59,7 @@ def _is_final(score: Score) -> bool:
 
 def _best(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
     """The language-model block validation prefers, its test score, and what is lost up to the highest block read."""
-    here = [s for s in scores if s.position == position and s.tower == "lm" and not s.control]
+    here = [s for s in scores if s.position == position and s.tower == "lm" and s.real]
     val: dict[str, list[float]] = {}
     for score in here:
         if score.split == "val" and score.part == "block":

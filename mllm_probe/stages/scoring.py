@@ -139,10 +139,7 @@ def tested(scores: Sequence[Score], p_values: Mapping[str, tuple[float, float, s
     """The rows with {key: (p, p after Holm, family)} filled in where a layer's headline was tested."""
     return [
         replace(row, p_value=p[0], p_holm=p[1], family=p[2])
-        if row.seed == "all"
-        and row.metric == metric
-        and not row.control
-        and (p := p_values.get(f"{row.site}@{row.position}"))
+        if row.seed == "all" and row.metric == metric and row.real and (p := p_values.get(f"{row.site}@{row.position}"))
         else row
         for row in scores
     ]

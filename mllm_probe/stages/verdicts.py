@@ -168,16 +168,8 @@ class Verdicts:
 
     def _validation(self, key: Key, scores: Sequence[Score]) -> float:
         """Mean headline on validation over seeds."""
-        site, metric = str(key.site), self._scoring.headline
-        return float(
-            np.mean(
-                [
-                    s.value
-                    for s in scores
-                    if (s.site, s.position, s.metric, s.split, s.control) == (site, key.position, metric, "val", "")
-                ]
-            )
-        )
+        place = (str(key.site), key.position, self._scoring.headline, "val")
+        return float(np.mean([s.value for s in scores if s.real and (s.site, s.position, s.metric, s.split) == place]))
 
     def _versus(self, name: str, family: str, pair: tuple[Key, Key], found: Difference, p: tuple[float, float]) -> Test:
         """The first layer of the pair minus the second; p before and after correction."""
