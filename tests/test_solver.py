@@ -13,6 +13,7 @@ from mllm_probe.probes.features import Features
 from mllm_probe.probes.linear import LinearFit, logits_of
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.losses import Sigmoid
+from mllm_probe.probes.newton import newton_direction
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.solver import GAP, Work, solve
 from mllm_probe.types import Compute, LayerData, Problem
@@ -175,6 +176,36 @@ def test_the_basis_is_an_approximate_inverse(n: int, width: int, full: int, monk
     plain, reached = float(torch.linalg.cond(curvature)), float(condition.max() / condition.min())
     assert plain > 30
     assert reached < ((1.5 if n < width else 1.01) if full > 1000 else plain / 3)
+
+
+@pytest.mark.parametrize("way", ["leading directions only", "no Newton", "neither"])
+def test_every_way_to_the_optimum_ends_there(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly separable labels and a weak penalty, where the ways differ most: the optimum does not."""
+    if way != "no Newton":
+        monkeypatch.setattr(basis_module, "FULL", 16)
+        monkeypatch.setattr(basis_module, "LEADING", 8)
+    if way != "leading directions only":
+        monkeypatch.setattr("mllm_probe.probes.newton.AFFORDABLE", 0)
+    data = layer(150, 60)
+    y, train = noisy(data), split(150)
+    (fit,) = Logistic(lambdas=(1e-4,)).fit(data, [Problem(y, train, ~train)])
+    theirs, objective = by_scikit_learn(values(data), y, train, 1e-4)
+    assert fit.facts["converged"] and abs(fit.facts["objective"] - objective) <= 1e-6 * objective
+    assert np.mean((fit(data) > 0) == (theirs[:, 0] > 0)) == 1
+
+
+@pytest.mark.parametrize(("n", "width"), [(60, 20), (20, 60)])
+def test_newtons_direction_solves_the_second_order_system(n: int, width: int) -> None:
+    """By columns and by rows (Woodbury), against the full matrix written out."""
+    rng = np.random.default_rng(0)
+    x, s, g, gb = rng.normal(size=(n, width)), rng.random(n), rng.normal(size=width), rng.normal()
+    s[:5] = 0  # rows outside training
+    ones = np.c_[x, np.ones(n)]
+    hessian = ones.T @ (ones * s[:, None]) + np.diag([0.01] * width + [0.0])
+    expected = -np.linalg.solve(hessian, np.append(g, gb))
+    tensors = (torch.from_numpy(np.asarray(part)) for part in (x, s, 0.01, g, gb))
+    dw, db = newton_direction(*tensors)
+    assert np.allclose(np.append(dw.numpy(), db.numpy()), expected, rtol=1e-8, atol=1e-8)
 
 
 def test_the_gap_is_an_upper_bound() -> None:
