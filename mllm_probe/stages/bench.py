@@ -72,6 +72,15 @@ class Bench:
         self.test = self.split_of[self.seeds[0]] == "test"
         self.controls = ("", *self._controls())
 
+    @cached_property
+    def pictures(self) -> dict[tuple[int, str], int]:
+        """{(seed, split): how many pictures it holds}, of those that are asked about."""
+        return {
+            (seed, name): len(np.unique(self.groups[split == name]))
+            for seed, split in self.split_of.items()
+            for name in ("train", "val", "test")
+        }
+
     @property
     def texts(self) -> list[str]:
         return [self.samples[decision.sample].text for decision in self.ready.examples.decisions]

@@ -79,7 +79,7 @@ class Scoring:
             split=split,
             metric=metric,
             n=int(rows.sum()),
-            n_groups=len(np.unique(bench.groups[rows])),
+            n_groups=bench.pictures[trial.seed, split],
             value=float(measure(metric, trial.logits[rows], truth, kind=bench.kind)[0]),
         )
 

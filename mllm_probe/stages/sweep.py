@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 QUESTION_ONLY = "question_only"
 BASELINES = 2  # question-only and majority, in every run
+NAMED = 4  # keys that a remark names
 
 
 def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
@@ -54,13 +55,16 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
     total = len(ready.keys) + BASELINES
     verdicts = Verdicts(scoring)
-    scores = []
+    scores: list[Score] = []
+    remarks: dict[str, list[str]] = {}
     for done, (trials, rows) in enumerate(_per_key(bench, scoring, parts)):
-        _note_constants(trials, reporter)
+        for remark in _remarks(trials):
+            remarks.setdefault(remark, []).append(str(trials[0].key))
         table.add(rows)
         scores += rows
         verdicts.add(trials)
         reporter.progress("sweep", done + 1, total, "keys")
+    _tell(remarks, len(ready.keys), reporter)
     tests, said = verdicts.tests(scores, reporter)
     scores = tested(scores, p_values(tests), scoring.headline)
     save_tests(paths.tests, tests)
@@ -69,7 +73,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     parts.join(LOGITS, paths.predictions, {"decisions": json.dumps([d.uid for d in ready.examples.decisions])})
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
-    more = {"verdicts": said, "seconds": times, "extraction": dict(extraction)}
+    more = {"remarks": remarks, "verdicts": said, "seconds": times, "extraction": dict(extraction)}
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
     parts.clear()
     return summary
@@ -103,17 +107,24 @@ def check_probe(ready: Prepared) -> None:
         )
 
 
-def _note_constants(trials: Sequence[Trial], reporter: Reporter) -> None:
-    """Columns that were left out of a fit, and predictions that say the same of every row, once a key."""
-    key = trials[0].key
-    if key is None:
-        return
-    constant = int(max(trial.facts.get("constant_columns", 0) for trial in trials))
-    if constant:
-        reporter.note(f"{key}: {constant} columns are constant in training and say nothing")
-    same = [trial.name for trial in trials if np.ptp(trial.logits, axis=0).max() == 0]
-    if same:
-        reporter.note(f"{key}: the probe says the same of all rows in {len(same)} of {len(trials)} fits")
+def _remarks(trials: Sequence[Trial]) -> list[str]:
+    """What a reader of the scores should know of a key's fits."""
+    if trials[0].key is None:
+        return []
+    found = {
+        "have columns that are constant in training and say nothing": any(
+            trial.facts.get("constant_columns", 0) for trial in trials
+        ),
+        "have fits that say the same of all rows": any(np.ptp(trial.logits, axis=0).max() == 0 for trial in trials),
+        "have fits that did not converge": not all(trial.facts["converged"] for trial in trials),
+    }
+    return [remark for remark, holds in found.items() if holds]
+
+
+def _tell(remarks: Mapping[str, Sequence[str]], keys: int, reporter: Reporter) -> None:
+    for remark, named in remarks.items():
+        rest = "" if len(named) <= NAMED else f" and {len(named) - NAMED} more"
+        reporter.note(f"{len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
 
 
 def _per_key(bench: Bench, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:
