@@ -64,7 +64,7 @@ def habit(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_noise_in_33_layers_alarms_in_5_percent_and_the_habit_in_most() -> None:
-    """200 sweeps, N 240 / 100 / 240 rows, D 16, correlated layers; about 80 s.
+    """200 sweeps, N 240 / 100 / 240 rows, D 16, correlated layers; two minutes on one thread.
 
     16 of 200 is the 97th percentile at 5 %.
     """
@@ -83,7 +83,7 @@ def test_noise_in_33_layers_alarms_in_5_percent_and_the_habit_in_most() -> None:
 def test_rows_that_depend_within_a_picture_do_not_alarm() -> None:
     """200 sweeps; a coin per picture decides all its labels, and 9/10 of the features' variance is the picture's.
 
-    The rows of a picture are then one observation: a test by rows alarms in most sweeps. N as above, D 16; about 75 s.
+    The rows of a picture are then one observation: a test by rows alarms in most sweeps. N as above, D 16; three minutes.
     """
     alarms = by_row = 0
     for seed in range(200):
@@ -99,7 +99,7 @@ def test_rows_that_depend_within_a_picture_do_not_alarm() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_signal_at_one_layer_is_found_there_and_nowhere_else() -> None:
-    """50 sweeps of independent layers, a direction of strength 1 at layer 17 only; N as above, D 16. About 12 s.
+    """50 sweeps of independent layers, a direction of strength 1 at layer 17 only; N as above, D 16. Under a minute.
 
     Other layers alarm in at most 5 % of sweeps within binomial error (6 of 50 is the 99th percentile).
     """

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, colour-blind safe
 TITLES = {"vision": "vision tower", "connector": "connector", "lm": "language model"}
-CHANCE = 0.5
+CHANCE = {"accuracy": 0.5, "r2": 0.0}
 
 
 def headline_metric(scores: "pd.DataFrame") -> str:
@@ -76,7 +76,7 @@ def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str], floors
         x = [place[site] for site in line.site]
         panel.plot(x, line.value, marker="o", markersize=3.5, linewidth=1.4, color=colour[position], label=position)
         panel.fill_between(x, line.low, line.high, color=colour[position], alpha=0.18, linewidth=0)
-    panel.axhline(CHANCE, color="0.35", linewidth=0.9, linestyle="--", label="chance")
+    panel.axhline(CHANCE[floors.metric.iloc[0]], color="0.35", linewidth=0.9, linestyle="--", label="chance")
     for _, floor in floors.iterrows():
         style = ":" if floor.control else "-."
         panel.axhline(floor.value, color="0.6", linewidth=0.9, linestyle=style, label=floor.control or floor.probe)
