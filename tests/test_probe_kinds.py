@@ -16,9 +16,11 @@ from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.attention import Attention, attend
 from mllm_probe.probes.ccs import Ccs
 from mllm_probe.probes.k_sparse import KSparse
+from mllm_probe.probes.leace import Erased, Leace
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.mean_difference import MeanDifference
 from mllm_probe.probes.mlp import Mlp
+from mllm_probe.probes.ridge import Ridge
 from mllm_probe.types import Compute, LayerData, Problem
 
 SMALL = Compute(memory=1)  # nothing is kept: every product reads the rows again
@@ -454,3 +456,108 @@ def test_pairs_that_cannot_be_used_are_named() -> None:
         Ccs(variant="pca")
     with pytest.raises(ConfigError, match="probe.restarts=0"):
         Ccs(restarts=0)
+
+
+# Erasure.
+
+
+def concept(kind: str, n: int = 400, width: int = 12) -> tuple[LayerData, Problem, np.ndarray]:
+    """Rows that hold a concept of this kind in a few directions, and the concept as columns [N, K]."""
+    rng = np.random.default_rng(1)
+    z = {"binary": rng.integers(0, 2, n), "classes": rng.integers(0, 4, n), "number": rng.normal(size=n) * 3}[kind]
+    columns = (z[:, None] == np.arange(4)).astype(float) if kind == "classes" else z[:, None].astype(float)
+    x = (
+        rng.normal(size=(n, width)) @ rng.normal(size=(width, width))
+        + columns @ rng.normal(size=(columns.shape[1], width)) * 2
+    )
+    return layer(x * np.exp(np.arange(width) / 3) + 40), problem(z, kind=kind), columns
+
+
+KINDS = ["binary", "classes", "number"]
+EXACT = Leace(lambdas=(1e-8,))  # the limit in which the regression is plain least squares
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lambdas", [(1e-8,), Leace().lambdas, (100.0,)])
+def test_erased_training_rows_have_no_covariance_with_the_concept(kind: str, lambdas: tuple[float, ...]) -> None:
+    data, one, z = concept(kind)
+    x = data.rows.numpy()[one.train]
+    erased = Leace(lambdas=lambdas).fit(data, one)(data.rows).numpy()[one.train]
+    left = (erased - erased.mean(0)).T @ (z[one.train] - z[one.train].mean(0)) / one.train.sum()
+    before = (x - x.mean(0)).T @ (z[one.train] - z[one.train].mean(0)) / one.train.sum()
+    assert np.abs(left).max() < 1e-9 * np.abs(before).max()
+    assert np.allclose(erased.mean(0), x.mean(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_erasure_is_the_published_projection(kind: str) -> None:
+    """Theorem 4.3 by matrices: x - W^+ P W (x - mu), W the inverse root of the covariance."""
+    data, one, z = concept(kind)
+    x = data.rows.numpy()
+    mu, centred = x[one.train].mean(0), x[one.train] - x[one.train].mean(0)
+    sigma = centred.T @ centred / len(centred)
+    shared = centred.T @ (z[one.train] - z[one.train].mean(0)) / len(centred)
+    values, vectors = np.linalg.eigh(sigma)
+    whiten, colour = (vectors * values**power @ vectors.T for power in (-0.5, 0.5))
+    basis = np.linalg.svd(whiten @ shared, full_matrices=False)
+    basis = basis[0][:, basis[1] > 1e-9 * basis[1][0]]
+    expected = x - (x - mu) @ (colour @ basis @ basis.T @ whiten).T
+    assert basis.shape[1] == {"classes": 3}.get(kind, 1)
+    scale = np.abs(x - expected).max()
+    assert np.allclose(EXACT.fit(data, one)(data.rows).numpy(), expected, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_erasure_is_that_of_the_reference_library(kind: str) -> None:
+    library = pytest.importorskip("concept_erasure")
+    data, one, z = concept(kind)
+    fitter = library.LeaceFitter(
+        12, z.shape[1], dtype=torch.float64, shrinkage=False, constrain_cov_trace=False, svd_tol=1e-9
+    )
+    theirs = fitter.update(data.rows[one.train], torch.from_numpy(z[one.train])).eraser(data.rows)
+    scale = float((data.rows - theirs).abs().max())
+    assert torch.allclose(EXACT.fit(data, one)(data.rows), theirs, atol=1e-5 * scale)
+
+
+def test_no_probe_beats_a_constant_after_erasure_and_other_rows_are_at_chance() -> None:
+    data, one, _ = concept("binary")
+    test = split(len(one.y))[2]
+    erased = replace(data, rows=Erased(data.rows, Leace().fit(data, one)))
+    before, after = (Logistic(lambdas=(1e-4,)).fit(rows, [one])[0] for rows in (data, erased))
+    share = one.y[one.train].mean()
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert before.facts["objective"] < 0.5 * entropy
+    assert after.facts["objective"] == pytest.approx(entropy, rel=1e-6) and np.ptp(after(erased)) < 1e-3
+    assert roc_auc_score(one.y[test], before(data)[test]) > 0.95
+    again = Logistic().fit(erased, [Problem(one.y, test, one.val)])[0]  # even one trained on what it was not fitted to
+    assert erased.rows.shape == data.rows.shape and len(erased) == 400
+    assert abs(roc_auc_score(one.y[one.val], again(erased)[one.val]) - 0.5) < 0.15
+    data, number, _ = concept("number")
+    erased = replace(data, rows=Erased(data.rows, Leace().fit(data, number)))
+    assert r2_score(number.y[test], Ridge().fit(data, [number])[0](data)[test]) > 0.8
+    assert abs(r2_score(number.y[test], Ridge().fit(erased, [number])[0](erased)[test])) < 0.1
+
+
+def test_an_eraser_takes_chunks_of_any_type_and_keeps_low_rank_factors_only() -> None:
+    data, one, _ = concept("classes")
+    eraser = Leace().fit(data, one)
+    halves = data.rows.half()
+    assert eraser(halves).dtype is torch.float32 and eraser(data.rows[:0]).shape == (0, 12)
+    assert torch.allclose(eraser(halves[3:9]), eraser(halves)[3:9])
+    assert {part.shape for part in eraser.arrays().values()} == {(12,), (4, 12)}
+    assert eraser.facts["converged"] == 1 and eraser.facts["lambda"] in Leace().lambdas
+    nothing = replace(data, rows=torch.full((400, 5), 3.0))
+    assert torch.equal(Leace().fit(nothing, one)(nothing.rows), nothing.rows)
+
+
+def test_what_cannot_be_erased_is_named() -> None:
+    data, one, _ = concept("binary")
+    with pytest.raises(ProbeError, match="probe leace fits binary, classes, number, and the target is of kind labels"):
+        Leace().fit(data, replace(one, kind="labels", y=one.y[:, None]))
+    with pytest.raises(ProbeError, match="training rows have the label 0"):
+        Leace().fit(data, replace(one, y=0 * one.y))
+    data.rows[int(np.flatnonzero(one.val)[0]), 2] = torch.nan
+    with pytest.raises(ProbeError, match="lm.03@last has 1 of 300 rows"):
+        Leace().fit(data, one)
+    with pytest.raises(ConfigError, match="probe.lambdas="):
+        Leace(lambdas=())
