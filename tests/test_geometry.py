@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,12 +24,14 @@ from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.geometry.dimension import matrix_entropy, two_nn
 from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, between, compare_layers, similarity
+from mllm_probe.probes.logistic import Logistic
 from mllm_probe.report.geometry import COLUMNS, Relation, load_relations, print_relations, save_relations
 from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.report.scores import load_scores
 from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.geometry import check_rows, draw_samples
-from mllm_probe.types import Sample
+from mllm_probe.stages.transfer import transfer
+from mllm_probe.types import Key, LayerData, Sample, Site
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)) * np.arange(1, 7) + 3
@@ -261,6 +264,43 @@ def test_too_few_rows_are_refused_before_anything_is_read() -> None:
         check_rows(10, GeometrySettings())
     check_rows(11, GeometrySettings())
     check_rows(4, GeometrySettings(measures=["cka"]))
+
+
+class PlantedBench:
+    """Layer 0 tells the label in dimension 0; layer 1 tells it there faintly and in dimension 1 loudly, where layer 0
+    has loud noise; layer 2 is constant and layer 3 wider. So 0 serves 1 but 1 does not serve 0."""
+
+    def __init__(self, _: object) -> None:
+        rng = np.random.default_rng(0)
+        self.y = rng.integers(0, 2, size=600)
+        self.split_of = {seed: np.repeat(["train", "val", "test"], [300, 100, 200]) for seed in (0, 1)}
+        signal = 2.0 * self.y - 1
+        noise = rng.normal(size=(4, 600, 3))
+        self.layers = [noise[0], noise[1], np.ones((600, 3)), np.c_[noise[2], signal]]
+        self.layers[0][:, 0] += 4 * signal
+        self.layers[0][:, 1] *= 400
+        self.layers[1] *= 0.1
+        self.layers[1][:, 0] = signal + rng.normal(size=600) * 0.5
+        self.layers[1][:, 1] += 40 * signal
+
+    def layer(self, key: Key, _: object) -> LayerData:
+        return LayerData(key, self.layers[key.site.layer], self.y, np.arange(600))
+
+
+def test_transfer_goes_from_the_row_to_the_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mllm_probe.stages.transfer.Bench", PlantedBench)
+    ready = SimpleNamespace(config=SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1])), probe=Logistic())
+    keys, ticks = [Key(Site("lm", layer), "last") for layer in range(4)], []
+    found, n = transfer(ready, None, keys, keys, 200, 0, lambda: ticks.append(1))  # type: ignore[arg-type]
+    assert n == 200 and len(ticks) == 8
+    assert (np.diag(found.value)[[0, 1, 3]] > 0.95).all()
+    assert found.value[0, 1] > 0.9 and found.value[1, 0] < 0.8
+    empty = np.ones((4, 4), dtype=bool)
+    empty[:2, :2] = empty[3, 3] = False
+    for table in (found.value, found.null_mean, found.null_high):
+        np.testing.assert_array_equal(np.isnan(table), empty)
+    assert found.null_mean[0, 0] == pytest.approx(0.5, abs=0.02)
+    assert found.null_high[0, 0] == pytest.approx(0.5 + 1.645 * 0.5 / np.sqrt(200), abs=0.02), "a binomial's quantile"
 
 
 def relation(measure: str, a: str, b: str, value: float) -> Relation:
