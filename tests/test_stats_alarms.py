@@ -83,7 +83,7 @@ def test_noise_in_33_layers_alarms_in_5_percent_and_the_habit_in_most() -> None:
 def test_rows_that_depend_within_a_picture_do_not_alarm() -> None:
     """200 sweeps; a coin per picture decides all its labels, and 9/10 of the features' variance is the picture's.
 
-    The rows of a picture are then one observation: a test by rows alarms in most sweeps. N as above, D 16; three minutes.
+    The rows of a picture are then one observation: a test by rows alarms in most sweeps. N as above; three minutes.
     """
     alarms = by_row = 0
     for seed in range(200):

@@ -28,7 +28,8 @@ def clip_outliers(values: np.ndarray, clip: float | None) -> np.ndarray:
 
     The standard deviation is that of the middle dimension among those that vary, one number for the layer: its own
     would leave a massive dimension as massive as it was, and a few of those decide every inner product (Sun et al.
-    2024, arXiv 2402.17762, on massive activations).
+    2024, arXiv 2402.17762, on massive activations). A dimension that is cut still has up to clip^2 times the variance
+    of an ordinary one, and so counts in CKA, which squares it, as clip^4 of them.
     """
     mean, spread = values.mean(axis=0), values.std(axis=0)
     if clip is None or not spread.any():

@@ -4,7 +4,9 @@ import csv
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
+from math import nan
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -64,7 +66,8 @@ def load_relations(path: Path) -> "pd.DataFrame":
 
 
 def print_relations(table: "pd.DataFrame", console: Console | None = None) -> None:
-    """One row per measure and position: neighbouring layers, the two ends, the null; then the layers measured alone."""
+    """One row per measure and position: mean over neighbouring layers, the two ends, the least pair, the highest null;
+    then the layers measured alone. Neighbours and ends only where a position is compared with itself."""
     console = console or Console()
     pairs, alone = table[table.site_b != ""], table[table.site_b == ""]
     if len(pairs):
@@ -76,20 +79,20 @@ def print_relations(table: "pd.DataFrame", console: Console | None = None) -> No
 def _pairs_table(pairs: "pd.DataFrame") -> Table:
     view = Table(title=f"{pairs.model.iloc[0]}: layers against layers", caption="null: 95 % quantile of shuffled rows")
     for name in ("measure", "position"):
-        view.add_column(name)
+        view.add_column(name, no_wrap=True)
     for name in ("rows", "next layer", "first to last", "least", "null", "empty"):
         view.add_column(name, justify="right")
     for (measure, position), rows in pairs.groupby(["measure", "position"], sort=False):
-        grid = rows.pivot_table(index="site_a", columns="site_b", values="value", sort=False)
-        same = rows.site_a.nunique() == rows.site_b.nunique() and set(rows.site_a) == set(rows.site_b)
-        order = list(grid.index) if same else []
-        steps = [grid.at[one, two] for one, two in pairwise(order) if two in grid]
-        numbers = [
-            sum(steps) / len(steps) if steps else float("nan"),
-            grid.iloc[0, -1] if grid.size else float("nan"),
+        grid = rows.pivot(index="site_a", columns="site_b", values="value")
+        first, second = list(dict.fromkeys(rows.site_a)), list(dict.fromkeys(rows.site_b))
+        measured = [site for site in first if site in grid and grid.loc[site].notna().any()] if first == second else []
+        steps = [step for pair in pairwise(measured) if (step := grid.at[pair]) == step]
+        numbers = (
+            fmean(steps) if steps else nan,
+            grid.at[measured[0], measured[-1]] if measured else nan,
             rows.value.min(),
             rows.null_high.max(),
-        ]
+        )
         view.add_row(measure, position, str(rows.n.max()), *map(_short, numbers), str(int(rows.value.isna().sum())))
     return view
 
@@ -97,19 +100,16 @@ def _pairs_table(pairs: "pd.DataFrame") -> Table:
 def _alone_table(alone: "pd.DataFrame") -> Table:
     view = Table(title=f"{alone.model.iloc[0]}: layers alone")
     for name in ("measure", "position"):
-        view.add_column(name)
-    for name in ("rows", "first", "highest", "at", "last", "empty"):
-        view.add_column(name, justify="right")
+        view.add_column(name, no_wrap=True)
+    for name in ("rows", "first", "highest", "last"):
+        view.add_column(name, justify="right", no_wrap=True)
     for (measure, position), rows in alone.groupby(["measure", "position"], sort=False):
         found = rows.dropna(subset="value")
-        peak = found.loc[found.value.idxmax()] if len(found) else None
-        cells = [
-            _short(found.value.iloc[0] if len(found) else float("nan")),
-            _short(peak.value if peak is not None else float("nan")),
-            peak.site_a if peak is not None else "",
-            _short(found.value.iloc[-1] if len(found) else float("nan")),
-        ]
-        view.add_row(measure, position, str(rows.n.max()), *cells, str(len(rows) - len(found)))
+        cells = ["", "", ""]
+        if len(found):
+            peak = found.loc[found.value.idxmax()]
+            cells = [_short(found.value.iloc[0]), f"{_short(peak.value)} {peak.site_a}", _short(found.value.iloc[-1])]
+        view.add_row(measure, position, str(rows.n.max()), *cells)
     return view
 
 

@@ -27,7 +27,7 @@ TITLES = {
 }
 EMPTY = "0.85"
 TICKS = 12  # at most so many names along an axis
-PANEL, CURVE = 2.7, 2.3  # inches
+PANEL, ROW, CURVE = 2.7, 3.1, 2.3  # inches: width and height of a heat map, height of a curve
 
 
 def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
@@ -36,7 +36,7 @@ def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
 
     pairs, alone = table[table.site_b != ""], table[table.site_b == ""]
     rows, columns = pairs.position.nunique(), max(pairs.measure.nunique(), 1)
-    heights = [height for height in (PANEL * rows, CURVE * bool(len(alone))) if height]
+    heights = [height for height in (ROW * rows, CURVE * bool(len(alone))) if height]
     figure = Figure(figsize=(max(PANEL * columns, 5.0) + 1.2, sum(heights) + 0.9), layout="constrained")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     if rows:
@@ -60,9 +60,17 @@ def _draw_pairs(part: Any, pairs: "pd.DataFrame") -> None:
             panel.set_title(TITLES.get(measure, measure) if row == 0 else "", fontsize=9.5)
             if column == 0:
                 panel.set_ylabel(position, fontsize=9.5)
+            else:
+                panel.set_yticklabels([])
             if row == len(positions) - 1:
-                part.colorbar(image, ax=panels[:, column], location="bottom", aspect=30, shrink=0.9, pad=0.01)
-    part.supxlabel("grey: no value    dot: not above 95 % of shuffles", fontsize=8, color="0.35")
+                bar = part.colorbar(image, ax=panels[:, column], location="bottom", aspect=30, shrink=0.9, pad=0.01)
+                bar.set_ticks([image.norm.vmin, (image.norm.vmin + image.norm.vmax) / 2, image.norm.vmax])
+                bar.ax.tick_params(labelsize=7.5, length=2)
+                bar.outline.set_visible(False)
+    legend = "grey: no value;  dot: not above 95 % of shuffles"
+    if "transfer" in measures:
+        legend += ";  transfer: trained on the row, tested on the column"
+    part.supxlabel(legend, fontsize=8, color="0.35")
 
 
 def _draw_panel(panel: Any, cells: "pd.DataFrame", measure: str) -> Any:
@@ -95,9 +103,16 @@ def _tower(site: str) -> str:
 
 
 def _shown(names: Sequence[str]) -> list[int]:
-    """Which names stand along an axis: evenly spaced ones within each tower, its first among them."""
-    step = -(-len(names) // TICKS)
-    return [i for i, name in enumerate(names) if [*map(_tower, names[:i])].count(_tower(name)) % step == 0]
+    """Which names stand along an axis: the first of each tower and every so many of it, none over another."""
+    towers: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        towers.setdefault(_tower(name), []).append(i)
+    large = sorted(towers.values(), key=len, reverse=True)
+    step, shown = -(-len(names) // TICKS), list[int]()
+    for i in (*(tower[0] for tower in large), *(i for tower in large for i in tower[::step])):
+        if all(abs(i - j) * 2 * TICKS >= len(names) for j in shown if j != i) and i not in shown:
+            shown.append(i)
+    return sorted(shown)
 
 
 def _draw_curves(part: Any, alone: "pd.DataFrame") -> None:

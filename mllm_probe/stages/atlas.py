@@ -12,7 +12,7 @@ import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import run_digest
-from mllm_probe.errors import ConfigError, ProbeError
+from mllm_probe.errors import CacheError, ConfigError, ProbeError
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn
 from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, compare_layers, similarity
@@ -44,21 +44,23 @@ class Block:
 
 
 class Atlas:
-    """All layers asked for, by position, on the rows of `samples` (uids, one a picture). Raises ConfigError."""
+    """All layers asked for, by position, on the rows of `samples` (uids, one a picture).
+
+    Raises ConfigError, CacheError.
+    """
 
     def __init__(
         self,
         ready: Prepared,
         settings: GeometrySettings,
-        coverage: Coverage,
         samples: Sequence[str],
         reporter: Reporter,
     ) -> None:
-        self._ready, self._settings, self._coverage = ready, settings, coverage
-        self._samples, self._reporter = samples, reporter
+        self._ready, self._settings, self._samples, self._reporter = ready, settings, samples, reporter
+        self._blocks = _blocks(ready, settings)
+        self._coverage = _filled(ready)
         self._noted: set[str] = set()
         self._run = run_digest(ready.config, ready.identity.digest, [d.uid for d in ready.examples.decisions])
-        self._blocks = _blocks(ready, settings)
 
     def relations(self, name: str) -> list[Relation]:
         """All rows of one measure. Raises ProbeError where a layer holds values that are not finite."""
@@ -190,11 +192,23 @@ class Atlas:
 
 
 def _blocks(ready: Prepared, settings: GeometrySettings) -> list[Block]:
-    keys: dict[str, tuple[Key, ...]] = {}
-    for key in ready.keys:
-        keys[key.position] = (*keys.get(key.position, ()), key)
+    """Each position against itself, in the order of the config, then the pairs of geometry.across."""
+    found = {p: tuple(key for key in ready.keys if key.position == p) for p in ready.config.extract.positions}
+    keys = {position: group for position, group in found.items() if group}
     for position in (position for pair in settings.across for position in pair):
         if position not in keys:
             raise ConfigError(f"geometry.across names position {position}, which none of the layers asked for has")
     across = [Block(f"{p} x {q}", keys[p], keys[q]) for p, q in settings.across]
-    return [*(Block(position, found, found) for position, found in keys.items()), *across]
+    return [*(Block(position, group, group) for position, group in keys.items()), *across]
+
+
+def _filled(ready: Prepared) -> Coverage:
+    """Raises CacheError where something that would be compared was not extracted."""
+    coverage, samples = ready.store.coverage(), ready.examples.samples
+    missing = coverage.missing(ready.keys, (sample.uid for sample in samples))
+    if missing:
+        raise CacheError(
+            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(samples)} samples; "
+            "run `mllm-probe extract` with the same settings first"
+        )
+    return coverage

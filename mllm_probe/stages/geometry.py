@@ -7,9 +7,8 @@ prompts about a picture, and a permutation null takes rows for exchangeable. So 
 from collections.abc import Sequence
 from random import Random
 
-from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import GeometryConfig
-from mllm_probe.errors import CacheError, ConfigError, choices
+from mllm_probe.errors import ConfigError, choices
 from mllm_probe.geometry.rows import FEWEST
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
@@ -17,12 +16,12 @@ from mllm_probe.report.geometry import load_relations, print_relations, save_rel
 from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.atlas import MEASURES, Atlas
-from mllm_probe.stages.prepare import Prepared, prepare
+from mllm_probe.stages.prepare import prepare
 from mllm_probe.types import Sample
 
 
 def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> None:
-    """The command: geometry.csv, the heat maps and a short table. Raises ConfigError, CacheError, ProbeError."""
+    """The command: geometry.csv, the heat maps and a short table. Raises ConfigError, ProbeError."""
     check_settings(config)
     ready = prepare(config, paths, reporter)
     settings = config.geometry
@@ -30,7 +29,7 @@ def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> Non
     check_rows(len(samples), settings)
     pictures = len(ready.collection.pictures)
     reporter.note(f"geometry: {len(samples)} of {pictures} pictures, one prompt of each, drawn by geometry.seed")
-    atlas = Atlas(ready, settings, filled(ready), samples, reporter)
+    atlas = Atlas(ready, settings, samples, reporter)
     save_relations(paths.geometry, [relation for name in settings.measures for relation in atlas.relations(name)])
     table = load_relations(paths.geometry)
     draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")])
@@ -84,15 +83,3 @@ def check_rows(rows: int, settings: GeometrySettings) -> None:
         )
     if "mutual_knn" in settings.measures and settings.k >= rows:
         raise ConfigError(f"geometry.k={settings.k} must be below the number of rows, which is {rows}")
-
-
-def filled(ready: Prepared) -> Coverage:
-    """Raises CacheError where something that would be compared was not extracted."""
-    coverage, samples = ready.store.coverage(), ready.examples.samples
-    missing = coverage.missing(ready.keys, (sample.uid for sample in samples))
-    if missing:
-        raise CacheError(
-            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(samples)} samples; "
-            "run `mllm-probe extract` with the same settings first"
-        )
-    return coverage
