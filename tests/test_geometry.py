@@ -31,7 +31,7 @@ from mllm_probe.report.scores import load_scores
 from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.geometry import check_rows, draw_samples
 from mllm_probe.stages.transfer import transfer
-from mllm_probe.types import Key, LayerData, Sample, Site
+from mllm_probe.types import Key, LayerData, Problem, Sample, Site
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)) * np.arange(1, 7) + 3
@@ -270,10 +270,14 @@ class PlantedBench:
     """Layer 0 tells the label in dimension 0; layer 1 tells it there faintly and in dimension 1 loudly, where layer 0
     has loud noise; layer 2 is constant and layer 3 wider. So 0 serves 1 but 1 does not serve 0."""
 
-    def __init__(self, _: object) -> None:
+    kind, seeds = "binary", (0, 1)
+
+    def __init__(self, ready: object) -> None:
+        self.ready = ready
         rng = np.random.default_rng(0)
         self.y = rng.integers(0, 2, size=600)
-        self.split_of = {seed: np.repeat(["train", "val", "test"], [300, 100, 200]) for seed in (0, 1)}
+        self.split = np.repeat(["train", "val", "test"], [300, 100, 200])
+        self.test = self.split == "test"
         signal = 2.0 * self.y - 1
         noise = rng.normal(size=(4, 600, 3))
         self.layers = [noise[0], noise[1], np.ones((600, 3)), np.c_[noise[2], signal]]
@@ -284,7 +288,10 @@ class PlantedBench:
         self.layers[1][:, 1] += 40 * signal
 
     def layer(self, key: Key, _: object) -> LayerData:
-        return LayerData(key, self.layers[key.site.layer], self.y, np.arange(600))
+        return LayerData(torch.from_numpy(self.layers[key.site.layer]), name=str(key))
+
+    def problem(self, _: str, seed: int) -> Problem:
+        return Problem(np.where(self.test, 0, self.y), self.split == "train", self.split == "val", seed=seed)
 
 
 def test_transfer_goes_from_the_row_to_the_column(monkeypatch: pytest.MonkeyPatch) -> None:
