@@ -26,7 +26,7 @@ from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, between, compare_layers, similarity
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.report.geometry import COLUMNS, Relation, load_relations, print_relations, save_relations
-from mllm_probe.report.heatmaps import draw_geometry
+from mllm_probe.report.heatmaps import draw_geometry, in_order
 from mllm_probe.report.scores import load_scores
 from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.geometry import check_rows, draw_samples
@@ -352,6 +352,12 @@ def test_equal_tables_give_equal_pictures(tmp_path: Path) -> None:
     table["value"] = float("nan")
     draw_geometry(table, [tmp_path / "c.png"])
     assert (tmp_path / "c.png").read_bytes() != paths[0].read_bytes()
+
+
+def test_sites_stand_in_the_order_the_data_passes_them() -> None:
+    read = ["lm.00", "lm.10", "lm.10.norm", "lm.02", "vision.01", "connector", "vision.00"]
+    expected = ["vision.00", "vision.01", "connector", "lm.00", "lm.02", "lm.10", "lm.10.norm"]
+    assert in_order(read) == expected
 
 
 def results(folder: Path) -> list[Path]:

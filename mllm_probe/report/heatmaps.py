@@ -3,12 +3,13 @@
 Reads the table of geometry.csv only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.paths import replacing
 from mllm_probe.report.figures import COLOURS, undated
+from mllm_probe.report.figures import TITLES as TOWERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,6 +103,11 @@ def _tower(site: str) -> str:
     return site.partition(".")[0]
 
 
+def in_order(sites: Iterable[str]) -> list[str]:
+    """As the data passes them, whichever position was read first."""
+    return sorted(sites, key=lambda site: (list(TOWERS).index(_tower(site)), site))
+
+
 def _shown(names: Sequence[str]) -> list[int]:
     """Which names stand along an axis: the first of each tower and every so many of it, none over another."""
     towers: dict[str, list[int]] = {}
@@ -117,7 +123,7 @@ def _shown(names: Sequence[str]) -> list[int]:
 
 def _draw_curves(part: Any, alone: "pd.DataFrame") -> None:
     measures = list(dict.fromkeys(alone.measure))
-    sites = list(dict.fromkeys(alone.site_a))
+    sites = in_order(set(alone.site_a))
     colours = dict(zip(dict.fromkeys(alone.position), COLOURS * 9, strict=False))
     panels = part.subplots(1, len(measures), squeeze=False)[0]
     for panel, measure in zip(panels, measures, strict=True):
