@@ -25,13 +25,18 @@ def digest(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture with its annotations; `categories` is None where nobody annotated objects."""
+    """One picture with its annotations; `categories` and `counts` are None where nobody annotated objects.
+
+    `counts` holds the instances of each category that was annotated one by one. A category in `categories` and not in
+    `counts` is a crowd that nobody counted.
+    """
 
     id: str
     path: Path
     digest: str
     captions: tuple[str, ...] = ()
     categories: frozenset[str] | None = None
+    counts: Mapping[str, int] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is scored. `mark` picks one row where a position has several a sample; `strata` cuts the test set."""
+    """What is scored: `label` is 0 or 1, or a number (see Examples.kind).
+
+    `mark` picks one row where a position has several a sample; `strata` cuts the test set.
+    """
 
     uid: str
     sample: str
     target: str
-    label: int
+    label: float
     group: str
     mark: str | None = None
     pair: str | None = None
@@ -91,11 +99,15 @@ class Decision:
 
 @dataclass(frozen=True)
 class Examples:
-    """A task applied to a data set: the samples, the decisions about them, and each picture's fold (see Folds)."""
+    """A task applied to a data set: the samples, the decisions about them, and each picture's fold (see Folds).
+
+    `kind` is that of the problems its labels make, see Problem.
+    """
 
     samples: tuple[Sample, ...]
     decisions: tuple[Decision, ...]
     folds: Mapping[str, int]
+    kind: str = "binary"
 
 
 @dataclass(frozen=True, order=True)

@@ -47,7 +47,7 @@ class Folds:
     def check(self, examples: Examples, seeds: Sequence[int]) -> None:
         """Refuse a split without rows of both labels, before anything costly begins. Raises DataError."""
         for seed in seeds:
-            labels: dict[str, set[int]] = {"train": set(), "val": set(), "test": set()}
+            labels: dict[str, set[float]] = {"train": set(), "val": set(), "test": set()}
             split = self.splits(examples.folds, seed)
             for decision in examples.decisions:
                 labels[split[decision.group]].add(decision.label)
