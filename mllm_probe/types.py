@@ -25,13 +25,18 @@ def digest(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture with its annotations; `categories` is None where nobody annotated objects."""
+    """One picture with its annotations; `categories` and `counts` are None where nobody annotated objects.
+
+    `counts` holds the instances of each category that was annotated one by one. A category in `categories` and not in
+    `counts` is a crowd that nobody counted.
+    """
 
     id: str
     path: Path
     digest: str
     captions: tuple[str, ...] = ()
     categories: frozenset[str] | None = None
+    counts: Mapping[str, int] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
 """Each kind of probe against its oracle, a planted signal, and the input it must refuse."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from mllm_probe.config import build
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.attention import Attention, attend
 from mllm_probe.probes.ccs import Ccs
@@ -21,8 +24,10 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.mean_difference import MeanDifference
 from mllm_probe.probes.mlp import Mlp
 from mllm_probe.probes.ridge import Ridge
+from mllm_probe.protocols import Probe
 from mllm_probe.types import Compute, LayerData, Problem
 
+CONF = Path(__file__).resolve().parents[1] / "conf" / "probe"
 SMALL = Compute(memory=1)  # nothing is kept: every product reads the rows again
 
 
@@ -109,6 +114,17 @@ def test_what_cannot_be_fitted_is_named(probe: Any) -> None:
     x[np.flatnonzero(split(40)[0])[0], 1] = np.nan
     with pytest.raises(ProbeError, match="lm.03@last has 1 of"):
         probe.fit(layer(x), [problem(y)])
+
+
+@pytest.mark.parametrize("name", ["mean_difference", "k_sparse", "mlp", "attention", "ccs"])
+def test_the_option_of_that_name_builds_the_probe_with_its_own_defaults(name: str) -> None:
+    node = OmegaConf.to_object(OmegaConf.load(CONF / f"{name}.yaml"))
+    probe = build(node, Probe)  # type: ignore[type-abstract, arg-type]
+    assert probe.name == name
+    assert {key: getattr(type(probe)(), key) for key in node if key != "_target_"} == {
+        key: tuple(value) if isinstance(value, list) else value for key, value in node.items() if key != "_target_"
+    }
+    assert set(node) - {"_target_"} == {each.name for each in fields(probe)}  # type: ignore[arg-type]
 
 
 # Means of classes.

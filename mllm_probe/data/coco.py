@@ -1,11 +1,12 @@
 """Pictures, captions and object categories in the layout of MS COCO. Knows no task, no prompt and no model.
 
 Accepted under `root`: `captions.json` + `instances.json` + `images/`, or the official `annotations/captions_SPLIT.json`
-+ `annotations/instances_SPLIT.json` + `SPLIT/`. Crowd regions (RLE) count as presence: the category is in the picture.
++ `annotations/instances_SPLIT.json` + `SPLIT/`. Crowd regions (RLE) count as presence: the category is in the picture,
+and how often it is there is not known.
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +74,7 @@ class Layout:
 
 def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests) -> Collection:
     """The selected pictures in the order of their ids, captions and categories attached."""
-    captions, present, categories = _captions(layout.captions), *_presence(layout.instances)
+    captions, seen, categories = _captions(layout.captions), *_objects(layout.instances)
     images = sorted(_rows(layout.captions, "images", {"id": int, "file_name": str}), key=_id)
     if selection.n is not None:
         images = sorted(Random(f"select/{selection.seed}").sample(images, min(selection.n, len(images))), key=_id)
@@ -88,7 +89,7 @@ def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests)
             skipped.append(str(error))
             continue
         number = record["id"]
-        picture = Picture(str(number), path, content, tuple(captions.get(number, ())), present.get(number))
+        picture = Picture(str(number), path, content, tuple(captions.get(number, ())), *seen.get(number, (None, None)))
         pictures[content] = _merged(pictures[content], picture) if content in pictures else picture
     if not pictures:
         raise DataError(f"no usable picture is left in {layout.captions.parent} ({len(skipped)} skipped)")
@@ -101,12 +102,14 @@ def _id(record: Mapping[str, Any]) -> int:
 
 def _merged(first: Picture, twin: Picture) -> Picture:
     """Two records of the same bytes are one picture, with all that was said about either."""
-    known = [seen for seen in (first.categories, twin.categories) if seen is not None]
-    return replace(
-        first,
-        captions=tuple(dict.fromkeys(first.captions + twin.captions)),
-        categories=frozenset().union(*known) if known else None,
-    )
+    known = [picture for picture in (first, twin) if picture.categories is not None]
+    captions = tuple(dict.fromkeys(first.captions + twin.captions))
+    if len(known) < 2:
+        return replace(known[0] if known else first, id=first.id, path=first.path, captions=captions)
+    crowds = {c for picture in known for c in picture.categories or () if c not in (picture.counts or {})}
+    named = frozenset().union(*(picture.categories or () for picture in known))
+    counts = {c: max((picture.counts or {}).get(c, 0) for picture in known) for c in named - crowds}
+    return replace(first, captions=captions, categories=named, counts=counts)
 
 
 def _checked(layout: Layout, record: Mapping[str, Any], digests: Digests) -> tuple[Path, str]:
@@ -149,17 +152,25 @@ def _captions(path: Path) -> Mapping[int, list[str]]:
     return found
 
 
-def _presence(path: Path) -> tuple[dict[int, frozenset[str]], tuple[str, ...]]:
-    """{picture id: categories in it} for every picture that was annotated, and all category names."""
+def _objects(path: Path) -> tuple[dict[int, tuple[frozenset[str], dict[str, int]]], tuple[str, ...]]:
+    """{picture id: its categories, and the instances of those without a crowd} where annotated; all category names."""
     if not path.is_file():
         return {}, ()
     names = {row["id"]: row["name"] for row in _rows(path, "categories", {"id": int, "name": str})}
-    found: dict[int, set[str]] = {row["id"]: set() for row in _rows(path, "images", {"id": int})}
+    found: dict[int, Counter[str]] = {row["id"]: Counter() for row in _rows(path, "images", {"id": int})}
+    crowds: set[tuple[int, str]] = set()
     for number, record in enumerate(_rows(path, "annotations", {"image_id": int, "category_id": int})):
-        if record["category_id"] not in names:
-            raise DataError(f"{path}, annotations[{number}] has the unknown category id {record['category_id']}")
-        found.setdefault(record["image_id"], set()).add(names[record["category_id"]])
-    return {image: frozenset(seen) for image, seen in found.items()}, tuple(sorted(set(names.values())))
+        image, category = record["image_id"], record["category_id"]
+        if category not in names:
+            raise DataError(f"{path}, annotations[{number}] has the unknown category id {category}")
+        found.setdefault(image, Counter())[names[category]] += 1
+        if record.get("iscrowd"):
+            crowds.add((image, names[category]))
+    seen = {
+        image: (frozenset(counts), {name: n for name, n in counts.items() if (image, name) not in crowds})
+        for image, counts in found.items()
+    }
+    return seen, tuple(sorted(set(names.values())))
 
 
 def _not_said(picture: Picture, caption: str) -> bool:
