@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from mllm_probe import __version__
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.settings import (
     DataSettings,
@@ -27,7 +28,7 @@ from mllm_probe.settings import (
     SplitSettings,
     SweepSettings,
 )
-from mllm_probe.types import digest
+from mllm_probe.types import Examples, digest
 
 T = TypeVar("T")
 
@@ -78,7 +79,15 @@ SCHEMAS: dict[str, type] = {
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
 HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "max_disk_gb")
-NOT_SCIENCE = ("paths", "device", "plugins", "model", "dataset.root", *(f"extract.{name}" for name in HOW))
+NOT_SCIENCE = (
+    "paths",
+    "device",
+    "plugins",
+    "model",
+    "dataset.root",
+    "sweep.max_memory_gb",
+    *(f"extract.{name}" for name in HOW),
+)
 
 
 def register_schemas() -> None:
@@ -117,8 +126,8 @@ def save_config(config: RunConfig, path: Path) -> None:
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
-def run_digest(config: RunConfig, cache: str, decisions: Sequence[str]) -> str:
-    """Digest of everything that can change a score: settings, the cache's identity and the decisions' uids.
+def run_digest(config: RunConfig, cache: str, examples: Examples) -> str:
+    """Digest of everything that can change a score: this release, settings, the cache's identity and the decisions.
 
     Where files lie, the device and how the work is cut up do not count.
     """
@@ -129,7 +138,8 @@ def run_digest(config: RunConfig, cache: str, decisions: Sequence[str]) -> str:
         for group in groups:
             node = node[group]
         node.pop(name, None)
-    return digest(settings, cache, list(decisions))
+    asked = [(d.uid, d.label, d.group, d.mark, d.pair, d.type, d.side) for d in examples.decisions]
+    return digest(__version__, settings, cache, asked, examples.kind, sorted(examples.folds.items()))
 
 
 def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] = (), **more: Any) -> T:

@@ -93,6 +93,10 @@ class Probe(Protocol):
     def reads(self) -> str:
         """`vector`: one row a decision; `tokens`: the rows of all tokens of a span; `pairs`: contrast pairs."""
 
+    @property
+    def log_odds(self) -> bool:
+        """Whether its outputs are log-odds, so that they have a log loss, bits and a calibration."""
+
     def fit(self, data: LayerData, problems: Sequence[Problem]) -> Sequence[Fit]:
         """One fit per problem; all problems of a layer come at once, so that they can share work. Raises ProbeError."""
 

@@ -7,7 +7,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.preprocessing import StandardScaler
 
+from mllm_probe.errors import ProbeError
 from mllm_probe.probes import basis as basis_module
+from mllm_probe.probes import linear as linear_module
 from mllm_probe.probes.basis import Basis
 from mllm_probe.probes.features import Features
 from mllm_probe.probes.linear import LinearFit, logits_of
@@ -136,6 +138,20 @@ def test_the_strength_is_chosen_on_validation_rows() -> None:
         losses[penalty] = cross_entropy(logits[val], y[val])
     assert fit.facts["lambda"] == min(losses, key=losses.__getitem__)
     assert fit.facts["val_loss"] == pytest.approx(min(losses.values()), rel=1e-4)
+
+
+def test_the_strength_does_not_depend_on_the_size_of_the_target() -> None:
+    data, train = layer(200, 40), split(200)
+    y = values(data)[:, 0] / 50 + np.random.default_rng(0).normal(size=200)
+    chosen = {Ridge().fit(data, [Problem(y * size, train, ~train, "number")])[0].facts["lambda"] for size in (1, 1e-7)}
+    assert len(chosen) == 1
+
+
+def test_a_strength_that_cannot_be_solved_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = torch.tensor([[3.0, torch.nan, 1.0], [torch.nan, 2.0, torch.nan]])
+    assert linear_module._first_best(losses).tolist() == [2, 1]
+    with pytest.raises(ProbeError, match="no strength of probe.lambdas could be solved"):
+        linear_module._first_best(torch.full((1, 2), torch.nan))
 
 
 def test_streaming_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,3 +202,7 @@ def test_the_interval_covers_at_its_level_when_rows_of_a_picture_agree() -> None
             covered += (low <= 0.7 <= high) * (pictures[-1] == 79)
             by_row += (low <= 0.7 <= high) * (pictures[-1] == 319)
     assert 0.90 <= covered / 200 <= 0.98 and by_row / 200 < 0.8
+
+
+def test_what_is_undefined_in_every_draw_has_no_interval() -> None:
+    assert np.isnan(interval(np.full(10, np.nan))).all()

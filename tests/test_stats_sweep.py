@@ -283,3 +283,8 @@ def test_flat_curves_in_200_sweeps() -> None:
     """All 33 layers at 80 %: every one is the best, so the set must hold layer 20 as often as any. About 20 s."""
     declared, holds, _ = judged(np.full(LAYERS, 0.8), 200)
     assert declared <= 0.05 and holds >= 0.93
+
+
+def test_a_layer_worse_by_the_same_in_every_picture_is_no_contender() -> None:
+    scores = np.repeat([[0.5], [1.0], [1.0]], 40, axis=1)
+    assert peak.contenders(scores, Resamples(np.repeat(np.arange(10), 4), 200)).layers == (1, 2)

@@ -79,6 +79,7 @@ class Attention(Descent):
     name: ClassVar[str] = "attention"
     kinds: ClassVar[tuple[str, ...]] = ("binary", "classes")
     reads: ClassVar[str] = "tokens"
+    log_odds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -76,6 +76,10 @@ class Ccs:
     kinds: ClassVar[tuple[str, ...]] = ("binary",)
     reads: ClassVar[str] = "pairs"
 
+    @property
+    def log_odds(self) -> bool:
+        return self.variant == "ccs"
+
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ConfigError(f"probe.variant={self.variant} is unknown; {choices(self.variant, VARIANTS)}")

@@ -44,6 +44,10 @@ class Features:
                 held[start:stop] = x
             self._held = held
 
+    def doubles(self, copies: int) -> bool:
+        """Whether so many copies in float64 fit the memory beside what is held."""
+        return self.n * self.width * (4 + 8 * copies) <= self._data.compute.memory
+
     def matrix(self) -> torch.Tensor:
         """[n, D] float64, all of it."""
         return torch.cat([x for _, _, x in self._chunks(torch.float64)])

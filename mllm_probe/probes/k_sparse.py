@@ -71,6 +71,7 @@ class KSparse:
     name: ClassVar[str] = "k_sparse"
     kinds: ClassVar[tuple[str, ...]] = ("binary",)
     reads: ClassVar[str] = "vector"
+    log_odds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_lambdas(self.lambdas)

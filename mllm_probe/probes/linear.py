@@ -159,9 +159,15 @@ def _numpy(values: torch.Tensor) -> np.ndarray:
 
 
 def _first_best(losses: torch.Tensor) -> torch.Tensor:
-    """The column of the least loss [P, S]; a later (weaker) one must be better by more than rounding."""
+    """The column of the least loss [P, S]; a later (weaker) one must be better by more than rounding.
+
+    Raises ProbeError where a problem has no column that is a number.
+    """
+    losses = losses.nan_to_num(nan=torch.inf)
     best = losses.min(1, keepdim=True).values
-    return (losses <= best + 1e-12).to(torch.int8).argmax(1)
+    if bool(best.isinf().any()):
+        raise ProbeError("no strength of probe.lambdas could be solved; try stronger ones, such as 0.001 and above")
+    return (losses <= best * (1 + 1e-9)).to(torch.int8).argmax(1)
 
 
 def _arrays(problems: Sequence[Problem], used: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ class Logistic:
     name: ClassVar[str] = "logistic"
     kinds: ClassVar[tuple[str, ...]] = ("binary", "classes", "labels")
     reads: ClassVar[str] = "vector"
+    log_odds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_lambdas(self.lambdas)

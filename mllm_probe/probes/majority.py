@@ -29,6 +29,7 @@ class Majority:
     name: ClassVar[str] = "majority"
     kinds: ClassVar[tuple[str, ...]] = KINDS
     reads: ClassVar[str] = "vector"
+    log_odds: ClassVar[bool] = True
 
     def fit(self, data: LayerData, problems: Sequence[Problem]) -> list[ConstantFit]:
         return [_constant(problem) for problem in problems]

@@ -40,6 +40,10 @@ class MeanDifference:
     kinds: ClassVar[tuple[str, ...]] = ("binary",)
     reads: ClassVar[str] = "vector"
 
+    @property
+    def log_odds(self) -> bool:
+        return self.covariance
+
     def __post_init__(self) -> None:
         if not 0 < self.shrinkage < 1:
             raise ConfigError(f"probe.shrinkage={self.shrinkage} must lie between 0 and 1")

@@ -65,6 +65,7 @@ class Mlp(Descent):
     name: ClassVar[str] = "mlp"
     kinds: ClassVar[tuple[str, ...]] = KINDS
     reads: ClassVar[str] = "vector"
+    log_odds: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,6 +21,7 @@ class Ridge:
     name: ClassVar[str] = "ridge"
     kinds: ClassVar[tuple[str, ...]] = ("number", "binary")
     reads: ClassVar[str] = "vector"
+    log_odds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_lambdas(self.lambdas)

@@ -23,6 +23,7 @@ from mllm_probe.probes.newton import affordable, newton_direction
 GAP = 1e-6
 MEMORY = 12  # steps that the curvature estimate remembers
 ROUGH, ROUGH_BEFORE_NEWTON, EXACT = 300, 60, 1000  # steps at most: in float32, there if Newton can follow, in float64
+NEWTON_COPIES = 3  # of the features in float64: as they are, with a problem's factor, with its rows' weights
 PATIENCE = 20  # float32 steps without a smaller gradient before float64 takes over
 
 
@@ -73,7 +74,9 @@ def solve(features: Features, basis: Basis, work: Work) -> Solution:
 
 
 def _newton_can_follow(features: Features, work: Work) -> bool:
-    return not features.streamed and work.target.shape[1] == 1 and affordable(features.n, features.width)
+    if features.streamed or work.target.shape[1] > 1:
+        return False
+    return features.doubles(NEWTON_COPIES) and affordable(features.n, features.width)
 
 
 def _descend(
@@ -90,7 +93,7 @@ def _descend(
         waited = torch.where(gap < 0.9 * best, 0.0, waited + 1)
         best = torch.minimum(best, gap)
         tired = waited > PATIENCE if weights.dtype is torch.float32 else torch.zeros_like(gap, dtype=torch.bool)
-        out = (gap <= GAP) | tired | (step == steps)
+        out = (gap <= GAP) | tired | (step == steps) | gap.isnan()
         if bool(out.any()):
             _store(found, alive[out], front.solution(torch.full_like(gap, step)), out)
             kept = torch.nonzero(~out)[:, 0]

@@ -6,17 +6,17 @@ Each makes trials of its own (kept like all others) and turns them into rows of 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from mllm_probe.errors import ConfigError
+from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.leace import Erased, Leace
 from mllm_probe.settings import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import Parts
+from mllm_probe.stages.prepare import Prepared
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stats.coding import Blocks, blocks, loss_curve, online_code
+from mllm_probe.stats.coding import blocks, online_code
 from mllm_probe.stats.information import information, surprisal
 from mllm_probe.types import Key, LayerData, Problem, Rows, Score
 
@@ -26,16 +26,28 @@ ONLINE = "online"
 Load = Callable[[Key], LayerData]
 
 
-def check_analyses(wanted: Sequence[str], kind: str, keys: Sequence[Key], baseline: str) -> None:
-    """Raises ConfigError before anything is fitted."""
-    for name in wanted:
+def check_analyses(ready: Prepared) -> None:
+    """Raises ConfigError or ProbeError for what cannot be analysed, before anything is extracted for it."""
+    sweep, kind, probe = ready.config.sweep, ready.examples.kind, ready.probe
+    for name in sweep.analyses:
         if name != ERASURE and kind not in ("binary", "classes"):
             raise ConfigError(f"sweep.analyses={name} counts bits of labels, and the target is of kind {kind}")
-    if V_INFORMATION in wanted and baseline not in map(str, keys):
+        if name != ERASURE and not probe.log_odds:
+            raise ConfigError(
+                f"sweep.analyses={name} counts bits, and what probe={probe.name} says is no log-odds; "
+                "choose probe=logistic or mlp"
+            )
+        if name != MDL and probe.reads != "vector":
+            raise ConfigError(
+                f"sweep.analyses={name} needs a probe of one row a decision, which probe={probe.name} is not"
+            )
+    if V_INFORMATION in sweep.analyses and sweep.baseline not in map(str, ready.keys):
         raise ConfigError(
-            f"sweep.baseline={baseline} is not among the keys that are read, such as {keys[0]}; add its tower to "
-            "layers.towers and its position to extract.positions, or name another key"
+            f"sweep.baseline={sweep.baseline} is not among the keys that are read, such as {ready.keys[0]}; add its "
+            "tower to layers.towers and its position to extract.positions, or name another key"
         )
+    if MDL in sweep.analyses:
+        Sending(Bench(ready))
 
 
 class Analyses:
@@ -46,11 +58,11 @@ class Analyses:
         self._bench = scoring.bench
         self._config = self._bench.ready.config.sweep
 
-    def rows(self, key: Key, data: Callable[[], LayerData], real: Sequence[Trial]) -> list[Score]:
-        """`data` loads the key's rows where a part is not there yet; `real` are its trials with the real labels."""
+    def rows(self, key: Key, data: Callable[[], LayerData]) -> list[Score]:
+        """`data` loads the key's rows where a part is not there yet."""
         makers: Mapping[str, Callable[[], Iterator[Score]]] = {
             MDL: lambda: self._mdl(key, data),
-            V_INFORMATION: lambda: self._information(key, data, real[0]),
+            V_INFORMATION: lambda: self._information(key, data),
             ERASURE: lambda: self._erasure(key, data),
         }
         return [row for name in dict.fromkeys(self._config.analyses) for row in makers[name]()]
@@ -62,18 +74,16 @@ class Analyses:
     def _mdl(self, key: Key, data: Callable[[], LayerData]) -> Iterator[Score]:
         """The online code of the real labels and of the control task, over all rows that are not held out."""
         sending, bench = self._sending, self._bench
-        controls = [control for control in ("", CONTROL_TASK) if control in bench.controls]
-        blanks = [
-            Trial.blank(key, control, bench.seeds[0], f"first {known}")
-            for control in controls
-            for known in sending.ends
-        ]
-        problems = [sending.problem(control, known) for control in controls for known in sending.ends]
+        places = [(control, known) for control in sending.controls for known in sending.ends.tolist()]
+        blanks = [Trial.blank(key, control, bench.seeds[0], f"first {known}") for control, known in places]
+        problems = [sending.problem(*place) for place in places]
         trials = self._parts.get(f"{key}.mdl", lambda: fitted(bench.ready.probe, data(), problems, blanks))
-        for control, same in zip(controls, np.split(np.asarray(trials, object), len(controls)), strict=True):
-            yield from sending.scores(self._scoring, control, list(same))
+        for i, control in enumerate(sending.controls):
+            yield from sending.scores(
+                self._scoring, control, trials[i * len(sending.ends) : (i + 1) * len(sending.ends)]
+            )
 
-    def _information(self, key: Key, data: Callable[[], LayerData], real: Trial) -> Iterator[Score]:
+    def _information(self, key: Key, data: Callable[[], LayerData]) -> Iterator[Score]:
         """What a layer adds to the baseline key: bits, from one probe on the baseline and one on both together."""
         bench, base = self._bench, Key.parse(self._config.baseline)
         if key == base:
@@ -106,8 +116,11 @@ class Analyses:
         def erased() -> Iterator[Trial]:
             for seed in bench.seeds:
                 own, problem = data(), bench.problem("", seed)
-                bare = replace(own, rows=Erased(own.rows, Leace().fit(own, problem)))
-                yield from fitted(bench.ready.probe, bare, [problem], [Trial.blank(key, "", seed, "leace")])
+                eraser = Leace().fit(own, problem)
+                bare = replace(own, rows=Erased(own.rows, eraser))
+                (trial,) = fitted(bench.ready.probe, bare, [problem], [Trial.blank(key, "", seed, "leace")])
+                kept = {f"eraser.{name}": array for name, array in eraser.arrays().items()}
+                yield replace(trial, arrays={**trial.arrays, **kept})
 
         yield from self._scoring.scores(self._parts.get(f"{key}.leace", lambda: list(erased())))
 
@@ -130,45 +143,56 @@ class Beside:
 
 
 class Sending:
-    """The order in which labels are sent, and what each prefix of it trains."""
+    """The order in which labels are sent, and what each prefix of it trains.
+
+    A prefix that lacks a label in training teaches nothing: such blocks are sent uniformly with the first. Raises
+    ProbeError where no two blocks are left.
+    """
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._open = np.flatnonzero(~bench.test)
-        self.blocks: Blocks = blocks(bench.groups[self._open], bench.seeds[0])
-        self.classes = int(bench.y.max()) + 1
+        found = blocks(bench.groups[self._open], bench.seeds[0])
+        self.order, self.classes = self._open[found.order], len(np.unique(bench.y))
+        self.controls = [control for control in ("", CONTROL_TASK) if control in bench.controls]
+        short = [i for i, known in enumerate(found.ends.tolist()) if not self._teaches(known)]
+        self.ends: np.ndarray = found.ends[max(short, default=-1) + 1 :]
+        if len(self.ends) < 2:
+            raise ProbeError(
+                f"sweep.analyses=mdl needs two blocks that hold every label, and {len(self.order)} rows make "
+                f"{len(self.ends)}; take more pictures (data.n)"
+            )
 
-    @property
-    def ends(self) -> list[int]:
-        return self.blocks.ends.tolist()
+    def _teaches(self, known: int) -> bool:
+        problems = [self.problem(control, known) for control in self.controls]
+        return all(len(np.unique(p.y[p.train])) == self.classes and p.val.any() for p in problems)
 
     def problem(self, control: str, known: int) -> Problem:
         """The first `known` rows; the last pictures among them validate."""
-        bench = self._bench
-        rows = self._open[self.blocks.order[:known]]
+        bench, rows = self._bench, self.order[:known]
         held = np.isin(bench.groups[rows], bench.groups[rows[int(known * (1 - HELD_BACK)) :]])
         y, train, val = np.zeros_like(bench.y), *np.zeros((2, len(bench.y)), dtype=bool)
         y[rows], train[rows[~held]], val[rows[held]] = bench.truth(control)[rows], True, True
         return Problem(y, train, val, bench.kind, seed=bench.seeds[0])
 
     def scores(self, scoring: Scoring, control: str, trials: Sequence[Trial]) -> Iterator[Score]:
-        """codelength, compression and model_bits of all rows, and block_nll against n_train: the loss-data curve."""
-        bench, order = self._bench, self._open[self.blocks.order]
+        """codelength, compression and model_bits of all rows, and block_bits against n_train: the loss-data curve."""
+        bench, order = self._bench, self.order
         truth = bench.truth(control)
         bits = [surprisal(trial.logits[order], truth[order], bench.kind) for trial in trials]
-        steps = zip(bits[:-1], self.ends[:-1], self.ends[1:], strict=True)
-        losses = np.asarray([one[known:after].sum() for one, known, after in steps])
-        code = online_code(losses, self.blocks.ends, self.classes, float(bits[-1].sum()))
-        rows = {"codelength": code.bits, "compression": code.compression, "model_bits": code.model_bits}
-        whole: dict[str, Any] = {
-            "split": ONLINE,
-            "n": len(order),
-            "n_groups": len(np.unique(bench.groups[order])),
-            "n_train": len(order),
-        }
-        for metric, value in rows.items():
-            yield replace(scoring.final(trials[-1:], metric, value), features="single", **whole)
-        known, curve = loss_curve(losses, self.blocks.ends, self.classes)
-        for n_train, after, value in zip(known[1:], self.ends[1:], curve[1:], strict=True):
-            size: dict[str, Any] = {**whole, "n_train": int(n_train), "n": int(after - n_train)}
-            yield replace(scoring.final(trials[-1:], "block_bits", float(value)), features="single", **size)
+        spans = list(zip(self.ends[:-1].tolist(), self.ends[1:].tolist(), strict=True))
+        losses = np.asarray([one[known:after].sum() for one, (known, after) in zip(bits[:-1], spans, strict=True)])
+        code = online_code(losses, self.ends, self.classes, float(bits[-1].sum()))
+        for metric, value in {
+            "codelength": code.bits,
+            "compression": code.compression,
+            "model_bits": code.model_bits,
+        }.items():
+            yield self._row(scoring.final(trials, metric, value), order, len(order))
+        for trial, (known, after), loss in zip(trials[:-1], spans, losses, strict=True):
+            row = scoring.final([trial], "block_bits", float(loss / (after - known)))
+            yield self._row(row, order[known:after], known)
+
+    def _row(self, row: Score, rows: np.ndarray, n_train: int) -> Score:
+        groups = len(np.unique(self._bench.groups[rows]))
+        return replace(row, features="single", split=ONLINE, n=len(rows), n_groups=groups, n_train=n_train)

@@ -60,7 +60,7 @@ class Atlas:
         self._blocks = _blocks(ready, settings)
         self._coverage = _filled(ready)
         self._noted: set[str] = set()
-        self._run = run_digest(ready.config, ready.identity.digest, [d.uid for d in ready.examples.decisions])
+        self._run = run_digest(ready.config, ready.identity.digest, ready.examples)
 
     def relations(self, name: str) -> list[Relation]:
         """All rows of one measure. Raises ProbeError where a layer holds values that are not finite."""

@@ -1,5 +1,6 @@
 """What all fits of one sweep share: labels, controls, splits, and how a key's rows meet them. Knows no statistic."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,7 +10,7 @@ import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.probes.linear import logits_of
-from mllm_probe.protocols import Probe
+from mllm_probe.protocols import Fit, Probe
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.stages.prepare import Prepared
 from mllm_probe.types import Compute, Key, LayerData, Problem, digest
@@ -49,9 +50,13 @@ def fitted(probe: Probe, data: LayerData, problems: Sequence[Problem], blanks: S
     """The blank trials with what the probe made of their problems."""
     fits = probe.fit(data, problems)
     return [
-        replace(blank, probe=probe.name, logits=z.astype(np.float32), facts=dict(fit.facts), arrays=fit.arrays())
+        replace(blank, probe=probe.name, logits=z.astype(np.float32), facts=_facts(probe, fit), arrays=fit.arrays())
         for blank, fit, z in zip(blanks, fits, logits_of(fits, data), strict=True)
     ]
+
+
+def _facts(probe: Probe, fit: Fit) -> dict[str, float]:
+    return {**fit.facts, "log_odds": float(probe.log_odds)}
 
 
 class Bench:
@@ -86,24 +91,43 @@ class Bench:
         return [self.samples[decision.sample].text for decision in self.ready.examples.decisions]
 
     def _controls(self) -> tuple[str, ...]:
-        """Those asked for that this experiment can have."""
-        wanted = self.ready.config.sweep.controls
-        return tuple(dict.fromkeys(name for name in wanted if name != CONTROL_TASK or self.control_labels is not None))
+        """Those asked for that this experiment can have; `left_out` says which it cannot."""
+        wanted = dict.fromkeys(self.ready.config.sweep.controls)
+        return tuple(name for name in wanted if name != CONTROL_TASK or self.control_labels is not None)
+
+    @property
+    def left_out(self) -> str | None:
+        """Why there is no control task although one was asked for."""
+        if CONTROL_TASK not in self.ready.config.sweep.controls or self.control_labels is not None:
+            return None
+        return (
+            f"no control task: its labels go by type, and the {len(self.y)} decisions of task="
+            f"{self.ready.task.name} have {len(set(self._types))} types, of which every split needs two labels"
+        )
+
+    @property
+    def _types(self) -> list[str | None]:
+        return [decision.type for decision in self.ready.examples.decisions]
 
     @cached_property
     def control_labels(self) -> np.ndarray | None:
-        """One label for each type of decision, drawn from the distribution of the real ones (Hewitt and Liang 2019).
+        """One label for each type of decision, so that all rows have about the real labels' distribution (Hewitt and
+        Liang 2019 draw them; a frequent type then decides how lopsided the labels are).
 
-        None where decisions have no types, or one only: such a control task does not exist.
+        None where decisions have no types, or too few for two labels in every split.
         """
-        types = [decision.type for decision in self.ready.examples.decisions if decision.type is not None]
-        names = sorted(set(types), key=digest)
-        if len(types) < len(self.y) or len(names) < 2:
+        counts = Counter(self._types)
+        if None in counts or len(counts) < 2:
             return None
-        ordered = np.sort(self.y)
-        place = ((np.arange(len(names)) + 0.5) / len(names) * len(ordered)).astype(int)
-        label = dict(zip(names, ordered[place], strict=True))
-        return self._opposed(np.asarray([label[name] for name in types]))
+        names = sorted(counts, key=digest)
+        ends = np.cumsum([counts[name] for name in names])
+        place = (ends - np.asarray([counts[name] for name in names]) / 2).astype(int)
+        label = dict(zip(names, np.sort(self.y)[place], strict=True))
+        found = self._opposed(np.asarray([label[name] for name in self._types]))
+        told = [
+            np.unique(found[split == name]) for split in self.split_of.values() for name in ("train", "val", "test")
+        ]
+        return found if min(map(len, told)) > 1 else None
 
     def _opposed(self, y: np.ndarray) -> np.ndarray:
         """The halves of a contrast pair have opposite labels, whatever they are: those of the + row decide."""
@@ -137,12 +161,8 @@ class Bench:
 
     def layer(self, key: Key, coverage: Coverage) -> LayerData:
         """The rows of all decisions at one key; those of token positions are ragged."""
-        uids = list(self.samples)
-        rows, bounds = self.ready.store.rows(key, uids, coverage)
-        number = {uid: i for i, uid in enumerate(uids)}
-        decisions = self.ready.examples.decisions
-        own = np.asarray([number[decision.sample] for decision in decisions])
-        extra = self._contrast()
+        rows, bounds = self.ready.store.rows(key, list(self.samples), coverage)
+        decisions, own, extra = self.ready.examples.decisions, self._own, self._contrast
         if key.position.startswith("tokens:"):
             spans = [np.arange(bounds[i], bounds[i + 1]) for i in own]
             ends = np.cumsum([0, *(len(span) for span in spans)])
@@ -156,6 +176,13 @@ class Bench:
         marks = [name for name in self.samples[sample].marks if name.partition(":")[0] == family]
         return marks.index(mark) if mark in marks else 0
 
+    @cached_property
+    def _own(self) -> np.ndarray:
+        """Which sample each decision is about [N]."""
+        number = {uid: i for i, uid in enumerate(self.samples)}
+        return np.asarray([number[decision.sample] for decision in self.ready.examples.decisions])
+
+    @cached_property
     def _contrast(self) -> dict[str, Any]:
         """Contrast pairs, where decisions say which half they are."""
         decisions = self.ready.examples.decisions

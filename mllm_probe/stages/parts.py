@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mllm_probe.errors import CacheError
 from mllm_probe.paths import PartPaths, replacing
 from mllm_probe.stages.bench import Trial
 from mllm_probe.types import Key
@@ -44,7 +45,15 @@ class Parts:
         return trials
 
     def join(self, prefix: str, out: Path, metadata: Mapping[str, str]) -> None:
-        """One safetensors file of all tensors named `prefix`..., copied one by one: no two are in memory at once."""
+        """One safetensors file of all tensors named `prefix`..., copied one by one: no two are in memory at once.
+
+        Raises CacheError where another process has finished the same sweep meanwhile, and cleared its parts.
+        """
+        if gone := [name for name in self._names if not self._paths.part(name).exists()]:
+            raise CacheError(
+                f"{self._paths.root} lost the part of {gone[0]}: another process finished the same sweep "
+                "meanwhile, and its run folder has the same results"
+            )
         tensors = [tensor for name in self._names for tensor in _tensors(self._paths.part(name), prefix)]
         header: dict[str, Any] = {"__metadata__": dict(metadata)}
         end = 0

@@ -23,8 +23,7 @@ class Scoring:
         self.bench, self._ready = bench, bench.ready
         self.level = self._ready.config.sweep.ci_level
         self.headline = HEADLINE[bench.kind]
-        decisions = [decision.uid for decision in self._ready.examples.decisions]
-        self.run = run_digest(self._ready.config, self._ready.identity.digest, decisions)
+        self.run = run_digest(self._ready.config, self._ready.identity.digest, self._ready.examples)
 
     @cached_property
     def resamples(self) -> Resamples:
@@ -37,7 +36,7 @@ class Scoring:
             by_control.setdefault(trial.control, []).append(trial)
         found, draws = [], {}
         for control, same in by_control.items():
-            for metric in METRICS[self.bench.kind]:
+            for metric in self._metrics(same[0]):
                 rows, drawn = self._metric(same, metric)
                 found += rows
                 if metric == self.headline:
@@ -45,6 +44,11 @@ class Scoring:
         if "" in draws and CONTROL_TASK in draws:
             found += self._selectivity(draws[""], draws[CONTROL_TASK])
         return found
+
+    def _metrics(self, trial: Trial) -> tuple[str, ...]:
+        """Outputs that are no log-odds have neither a log loss nor a calibration."""
+        wanted = METRICS[self.bench.kind]
+        return wanted if trial.facts["log_odds"] else tuple(name for name in wanted if name not in ("nll", "ece"))
 
     def _metric(self, trials: Sequence[Trial], metric: str) -> tuple[list[Score], np.ndarray]:
         """Rows of one measure and its mean over seeds in each draw [R]."""

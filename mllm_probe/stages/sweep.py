@@ -65,6 +65,8 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         verdicts.add(trials)
         reporter.progress("sweep", done + 1, total, "keys")
     _tell(remarks, len(ready.keys), reporter)
+    if bench.left_out:
+        reporter.note(bench.left_out)
     tests, said = verdicts.tests(scores, reporter)
     scores = tested(scores, p_values(tests), scoring.headline)
     save_tests(paths.tests, tests)
@@ -82,7 +84,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
 def check_probe(ready: Prepared) -> None:
     """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
     probe, kind = ready.probe, ready.examples.kind
-    if kind not in probe.kinds:
+    if kind not in probe.kinds or kind == "labels":
         raise ConfigError(
             f"probe={probe.name} fits targets of kind {', '.join(probe.kinds)}, and task={ready.task.name} has "
             f"targets of kind {kind}; choose another probe, for numbers probe=ridge"
@@ -98,8 +100,7 @@ def check_probe(ready: Prepared) -> None:
             f"position {ragged[0]} holds a row for every token, and probe={probe.name} reads one row a decision; "
             "choose probe=attention, or a pooled position such as mean_text"
         )
-    sweep = ready.config.sweep
-    check_analyses(sweep.analyses, kind, ready.keys, sweep.baseline)
+    check_analyses(ready)
     if probe.reads == "pairs" and not any(decision.side for decision in ready.examples.decisions):
         raise ConfigError(
             f"probe={probe.name} reads contrast pairs, and task={ready.task.name} asks each question once; "
@@ -135,7 +136,7 @@ def _per_key(bench: Bench, scoring: Scoring, parts: Parts) -> Iterator[tuple[lis
     for key in ready.keys:
         data = cache(partial(bench.layer, key, coverage))
         trials = parts.get(str(key), lambda key=key, data=data: bench.trials(key, data(), bench.controls))  # type: ignore[misc]
-        yield trials, [*scoring.scores(trials), *analyses.rows(key, data, trials)]
+        yield trials, [*scoring.scores(trials), *analyses.rows(key, data)]
     for name, make in ((QUESTION_ONLY, _question_only), ("majority", _majority)):
         trials = parts.get(name, partial(make, bench))
         yield trials, scoring.scores(trials)

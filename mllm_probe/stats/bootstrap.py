@@ -123,5 +123,6 @@ def interval(values: np.ndarray, level: float = 0.95) -> np.ndarray:
     tail = (1 - level) / 2
     known = ~np.isnan(values).all(axis=-1)
     found = np.full((*values.shape[:-1], 2), np.nan)
-    found[known] = np.nanquantile(values[known], (tail, 1 - tail), axis=-1).T
+    if known.any():
+        found[known] = np.nanquantile(values[known], (tail, 1 - tail), axis=-1).T
     return found

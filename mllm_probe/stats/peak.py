@@ -53,10 +53,14 @@ def contenders(scores: np.ndarray, draws: Resamples, level: float = 0.95) -> Con
     kept = []
     for k in range(len(scores)):
         differs = se[k] > 0
-        gap = np.where(differs, (mean - mean[k]) / np.where(differs, se[k], 1), 0)
+        ahead = mean - mean[k]
+        sure = np.where(np.abs(ahead) > 1e-12, np.copysign(np.inf, ahead), 0)  # every picture says the same
+        gap = np.where(differs, ahead / np.where(differs, se[k], 1), sure)
         close = differs & (gap > -clear)
-        if not close.any() or gap.max() <= 0:
+        if gap.max() <= 0:
             kept.append(k)
+            continue
+        if not close.any() or np.isinf(gap.max()):
             continue
         largest = ((centred[:, close] - centred[:, [k]]) / se[k, close]).max(axis=1)
         if gap.max() <= np.quantile(largest, level):
