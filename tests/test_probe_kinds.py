@@ -332,6 +332,18 @@ def test_attention_finds_a_token_that_the_mean_misses(memory: int) -> None:
     assert fit.facts["val_loss"] == pytest.approx(np.logaddexp(0, -margin[held_out]).mean(), rel=1e-3)
 
 
+def test_attention_begins_at_the_probe_of_means() -> None:
+    data, y = tokens()
+    shift = np.repeat(np.diff(data.bounds) * 4.0, np.diff(data.bounds))  # so tokens and means have different averages
+    data = replace(data, rows=data.rows + torch.from_numpy(shift)[:, None])
+    fit = Attention(heads=3, rate=1e-12, max_epochs=1).fit(data, [problem(y)])[0]
+    mean = layer(np.add.reduceat(data.rows.numpy(), data.bounds[:-1]) / np.diff(data.bounds)[:, None])
+    line = Logistic().fit(mean, [problem(y)])[0]
+    assert fit.facts["from_mean"] == 1
+    assert fit.facts["val_loss"] == pytest.approx(line.facts["val_loss"], rel=0.05)
+    assert np.abs(fit(data) - line(mean)).mean() < 0.1 * line(mean).std()
+
+
 def test_attention_tells_classes() -> None:
     data, y = tokens()
     _, _, test = split(len(y))
