@@ -114,7 +114,8 @@ class SweepSettings:
 
     `controls` are fitted beside the real labels, `analyses` cost further fits. `permutations` of the held-out labels
     test the whole sweep at once, and layers count as alike when they differ by less than `margin` (0.01 = one point).
-    `baseline` is the key that v_information is given beside each layer. Features of more than `max_memory_gb` are
+    `baseline` is the key that v_information is given beside each layer; `enough_bits` a decision is the loss at which
+    mdl counts a label as learnt. Features of more than `max_memory_gb` are
     read from the cache for every product.
     """
 
@@ -126,6 +127,7 @@ class SweepSettings:
     permutations: int = 10_000
     margin: float = 0.01
     baseline: str = "connector@mean_image"
+    enough_bits: float = 0.5
     max_memory_gb: float = 4.0
 
 

@@ -172,6 +172,8 @@ def test_each_block_is_coded_by_the_probe_fitted_before_it(swept: Path) -> None:
         assert not set(groups[order[:before]]) & set(groups[sent]) and row.n == len(sent)
     assert code["codelength"] == pytest.approx(bits, rel=1e-5)
     assert code["compression"] == pytest.approx(known[-1] / bits, rel=1e-5)
+    beyond = known[0] * 0.5 + (np.maximum(curve.value - 0.5, 0) * curve.n).sum()
+    assert code["surplus_bits"] == pytest.approx(beyond, rel=1e-5), "down to half a bit"
 
 
 def test_tests_of_layers_are_a_file_and_lines_of_the_summary(swept: Path) -> None:

@@ -16,7 +16,7 @@ from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import Parts
 from mllm_probe.stages.prepare import Prepared
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stats.coding import blocks, online_code
+from mllm_probe.stats.coding import blocks, online_code, surplus
 from mllm_probe.stats.information import information, surprisal
 from mllm_probe.types import Key, LayerData, Problem, Rows, Score
 
@@ -176,18 +176,22 @@ class Sending:
         return Problem(y, train, val, bench.kind, seed=bench.seeds[0])
 
     def scores(self, scoring: Scoring, control: str, trials: Sequence[Trial]) -> Iterator[Score]:
-        """codelength, compression and model_bits of all rows, and block_bits against n_train: the loss-data curve."""
+        """Totals of all rows, and block_bits against n_train: the loss-data curve."""
         bench, order = self._bench, self.order
         truth = bench.truth(control)
         bits = [surprisal(trial.logits[order], truth[order], bench.kind) for trial in trials]
         spans = list(zip(self.ends[:-1].tolist(), self.ends[1:].tolist(), strict=True))
         losses = np.asarray([one[known:after].sum() for one, (known, after) in zip(bits[:-1], spans, strict=True)])
         code = online_code(losses, self.ends, self.classes, float(bits[-1].sum()))
-        for metric, value in {
+        beyond = surplus(losses, self.ends, self.classes, bench.ready.config.sweep.enough_bits)
+        totals = {
             "codelength": code.bits,
             "compression": code.compression,
             "model_bits": code.model_bits,
-        }.items():
+            "surplus_bits": beyond.bits,
+            "sample_complexity": float("nan") if beyond.rows is None else float(beyond.rows),
+        }
+        for metric, value in totals.items():
             yield self._row(scoring.final(trials, metric, value), order, len(order))
         for trial, (known, after), loss in zip(trials[:-1], spans, losses, strict=True):
             row = scoring.final([trial], "block_bits", float(loss / (after - known)))

@@ -127,8 +127,9 @@ def _check_sweep(sweep: SweepSettings) -> None:
         for name in getattr(sweep, group):
             if name not in allowed:
                 raise ConfigError(f"sweep.{group} names '{name}', which is unknown; {choices(name, allowed)}")
-    if sweep.max_memory_gb <= 0:
-        raise ConfigError(f"sweep.max_memory_gb={sweep.max_memory_gb} must be above 0")
+    for name in ("max_memory_gb", "enough_bits"):
+        if (amount := getattr(sweep, name)) <= 0:
+            raise ConfigError(f"sweep.{name}={amount} must be above 0")
     if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
         raise ConfigError(f"sweep.seeds={sweep.seeds} must hold at least one seed, each once")
 
