@@ -15,7 +15,7 @@ from mllm_probe.models.checkpoint import check_settings
 from mllm_probe.models.prompt import check_position
 from mllm_probe.protocols import Dataset, Probe, Task
 from mllm_probe.settings import LayerSettings, ModelSettings, PromptSettings
-from mllm_probe.types import Anatomy, Key, Site
+from mllm_probe.types import Anatomy, Decision, Examples, Key, Site
 
 CONF = config_dir()
 OPTIONS = sorted(
@@ -49,13 +49,15 @@ def test_the_halves_take_the_settings_of_the_whole(command: str) -> None:
 
 def test_the_run_digest_counts_science_and_not_places() -> None:
     def one(*overrides: str, cache: str = "c", decisions: tuple[str, ...] = ("d",)) -> str:
-        return run_digest(composed(*overrides), cache, decisions)
+        asked = tuple(Decision(uid, "s", "caption", 1, "p") for uid in decisions)
+        return run_digest(composed(*overrides), cache, Examples((), asked, {"p": 0}))
 
     same = [
         "paths.outputs=/elsewhere",
         "device=cpu",
         "dataset.root=/there",
         "extract.micro_batch=7",
+        "sweep.max_memory_gb=1",
         "model.path=/here",
     ]
     assert len({one("dataset=coco"), *(one("dataset=coco", place) for place in same)}) == 1
