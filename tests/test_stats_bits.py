@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import betaln
 
 from mllm_probe.errors import ProbeError
@@ -11,12 +12,15 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.coding import blocks, loss_curve, online_code, surplus
 from mllm_probe.stats.information import information, surprisal
+from mllm_probe.types import LayerData, Problem
 
 
 def logits_of(x: np.ndarray, y: np.ndarray, known: int) -> np.ndarray:
     """One probe fitted on the first `known` rows (a fifth of them for validation) -> logits of all rows."""
-    fitted = known - known // 5
-    return Logistic().fit(x[:fitted], y[:fitted], x[fitted:known], y[fitted:known], seed=0)(x)
+    place, fitted, data = np.arange(len(y)), known - known // 5, LayerData(torch.from_numpy(x))
+    train, val = place < fitted, (place >= fitted) & (place < known)
+    (fit,) = Logistic().fit(data, [Problem(np.where(train | val, y, 0), train, val)])
+    return fit(data)
 
 
 def coded(x: np.ndarray, y: np.ndarray, ends: np.ndarray) -> float:

@@ -10,16 +10,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import run_digest
-from mllm_probe.errors import CacheError, ConfigError, ProbeError
+from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn
 from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, compare_layers, similarity
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.geometry import Relation
 from mllm_probe.settings import GeometrySettings
-from mllm_probe.stages.prepare import Prepared
+from mllm_probe.stages.prepare import Prepared, filled
 from mllm_probe.stages.transfer import transfer
 from mllm_probe.types import Key
 
@@ -58,7 +57,7 @@ class Atlas:
     ) -> None:
         self._ready, self._settings, self._samples, self._reporter = ready, settings, samples, reporter
         self._blocks = _blocks(ready, settings)
-        self._coverage = _filled(ready)
+        self._coverage = filled(ready)
         self._noted: set[str] = set()
         self._run = run_digest(ready.config, ready.identity.digest, ready.examples)
 
@@ -200,15 +199,3 @@ def _blocks(ready: Prepared, settings: GeometrySettings) -> list[Block]:
             raise ConfigError(f"geometry.across names position {position}, which none of the layers asked for has")
     across = [Block(f"{p} x {q}", keys[p], keys[q]) for p, q in settings.across]
     return [*(Block(position, group, group) for position, group in keys.items()), *across]
-
-
-def _filled(ready: Prepared) -> Coverage:
-    """Raises CacheError where something that would be compared was not extracted."""
-    coverage, samples = ready.store.coverage(), ready.examples.samples
-    missing = coverage.missing(ready.keys, (sample.uid for sample in samples))
-    if missing:
-        raise CacheError(
-            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(samples)} samples; "
-            "run `mllm-probe extract` with the same settings first"
-        )
-    return coverage

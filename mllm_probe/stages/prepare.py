@@ -6,12 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.cache.coverage import Coverage
 from mllm_probe.cache.identity import Identity, folder_digests, identify
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig, build, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.digests import open_digests
-from mllm_probe.errors import ConfigError, choices
+from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.extract.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
@@ -99,6 +100,18 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
     return Prepared(config, dataset, task, probe, folds, collection, examples, checkpoint, identity, store)
+
+
+def filled(ready: Prepared) -> Coverage:
+    """What the cache holds. Raises CacheError where something that was asked for has not been extracted."""
+    coverage, samples = ready.store.coverage(), ready.examples.samples
+    missing = coverage.missing(ready.keys, (sample.uid for sample in samples))
+    if missing:
+        raise CacheError(
+            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(samples)} samples; "
+            "run `mllm-probe extract` with the same settings first"
+        )
+    return coverage
 
 
 def _check(config: RunConfig) -> None:

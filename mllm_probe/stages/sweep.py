@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import CacheError, ConfigError
+from mllm_probe.errors import ConfigError
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
@@ -22,7 +22,7 @@ from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
-from mllm_probe.stages.prepare import Prepared, prepare
+from mllm_probe.stages.prepare import Prepared, filled, prepare
 from mllm_probe.stages.scoring import Scoring, tested
 from mllm_probe.stages.verdicts import Verdicts, p_values, save_tests
 from mllm_probe.types import LayerData, Score
@@ -39,12 +39,7 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, A
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
     ready = prepare(config, paths, reporter)
     check_probe(ready)
-    missing = ready.store.coverage().missing(ready.keys, (sample.uid for sample in ready.examples.samples))
-    if missing:
-        raise CacheError(
-            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(ready.examples.samples)} samples; "
-            "run `mllm-probe extract` with the same settings first"
-        )
+    filled(ready)
     return sweep_cached(ready, paths, reporter, extraction={})
 
 
