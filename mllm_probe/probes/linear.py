@@ -75,7 +75,7 @@ def fit_linear(
     found: dict[int, LinearFit] = {}
     for kind in dict.fromkeys((p.kind, _outputs(p)) for p in problems):
         members = [i for i, p in enumerate(problems) if (p.kind, _outputs(p)) == kind]
-        size = batch.fitting(kind[1], len(strengths))
+        size = batch.fitting(kind[1])
         for start in range(0, len(members), size):
             block = members[start : start + size]
             fits = batch.fit([problems[i] for i in block], losses[kind[0]])
@@ -97,9 +97,9 @@ class _Batch:
         self._data = data
         self._penalty = torch.tensor(strengths, dtype=torch.float64, device=features.device)
 
-    def fitting(self, outputs: int, strengths: int) -> int:
+    def fitting(self, outputs: int) -> int:
         """How many problems fit beside the features: each holds some arrays [n] and many [D]."""
-        each = 8 * outputs * strengths * (10 * self._features.n + 40 * self._features.width)
+        each = 8 * outputs * len(self._strengths) * (10 * self._features.n + 40 * self._features.width)
         return max(1, self._data.compute.memory // (4 * each))
 
     def fit(self, problems: Sequence[Problem], loss: Loss) -> list[LinearFit]:

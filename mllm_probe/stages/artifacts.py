@@ -12,6 +12,7 @@ import numpy as np
 from mllm_probe.cache.store import write_json
 from mllm_probe.paths import replacing
 from mllm_probe.stages.prepare import Prepared
+from mllm_probe.stats.peak import preferred
 from mllm_probe.types import Score, Site
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy", "hydra-core", "mllm-probe")
@@ -67,7 +68,7 @@ def _best(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
     if not val:
         return None
     test = {s.site: s for s in here if _is_final(s)}
-    best = test[max(val, key=lambda site: float(np.mean(val[site])))]
+    best = test[list(val)[preferred(np.asarray([np.mean(values) for values in val.values()]))]]
     top = test[max(val, key=lambda site: Site.parse(site).layer)]
     return {
         "site": best.site,

@@ -13,7 +13,7 @@ from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.measures import METRICS, measure
 from mllm_probe.types import Score
 
-HEADLINE = {"binary": "accuracy", "classes": "accuracy", "labels": "accuracy", "number": "r2"}
+HEADLINE = {"binary": "accuracy", "classes": "accuracy", "number": "r2"}
 
 
 class Scoring:
@@ -89,16 +89,14 @@ class Scoring:
 
     def final(self, trials: Sequence[Trial], metric: str, value: float) -> Score:
         """One row for some trials together, on the test pictures."""
-        test = self.bench.test
-        converged = all(trial.facts["converged"] for trial in trials)
         return replace(
             self.blank(trials[0]),
             seed="all",
             metric=metric,
-            n=int(test.sum()),
-            n_groups=len(np.unique(self.bench.groups[test])),
+            n=int(self.bench.test.sum()),
+            n_groups=self.bench.pictures[trials[0].seed, "test"],
             lambda_=None,
-            converged=converged,
+            converged=all(trial.facts["converged"] for trial in trials),
             value=value,
         )
 

@@ -62,7 +62,7 @@ class Verdicts:
     def add(self, trials: Sequence[Trial]) -> None:
         """Keep what the comparisons need: a share of votes per test row and class, or a number per test row."""
         real = [trial for trial in trials if trial.key and not trial.control]
-        if not real or self._bench.kind == "labels":
+        if not real:
             return
         key, bench = real[0].key, self._bench
         assert key is not None
