@@ -37,7 +37,9 @@ T = TypeVar("T")
 class RunConfig:
     """`run`, `extract` and `sweep`: the whole experiment and its two halves take the same settings.
 
-    `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema.
+    `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `controls` is a list,
+    or all, or none. `local` holds a second task with its own `extract.positions` and `extract.answers`; a study then
+    compares the layers of both. `guards` stop a run that cannot be right, or only note it.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -50,6 +52,9 @@ class RunConfig:
     splits: SplitSettings = field(default_factory=SplitSettings)
     extract: ExtractSettings = field(default_factory=ExtractSettings)
     sweep: SweepSettings = field(default_factory=SweepSettings)
+    controls: Any = field(default_factory=lambda: ["control_task"])
+    guards: str = "stop"
+    local: Any = None
     paths: PathSettings = field(default_factory=PathSettings)
     device: str = "auto"
     plugins: list[str] = field(default_factory=list)
@@ -138,7 +143,10 @@ def run_digest(config: RunConfig, cache: str, examples: Examples) -> str:
         for group in groups:
             node = node[group]
         node.pop(name, None)
-    asked = [(d.uid, d.label, d.group, d.mark, d.pair, d.type, d.side) for d in examples.decisions]
+    asked = [
+        (d.uid, d.label, d.group, d.mark, d.pair, d.type, d.side, d.head, d.template, d.given)
+        for d in examples.decisions
+    ]
     return digest(__version__, settings, cache, asked, examples.kind, sorted(examples.folds.items()))
 
 

@@ -15,7 +15,27 @@ DEVICES = ("auto", "cpu", "cuda")
 CHATS = ("auto", "off")
 PADDING_SIDES = ("right", "left")
 PREFIXES = ("auto", "off")
-CONTROLS = CONTROL_TASK, PERMUTED = "control_task", "permuted"
+CONTROLS = (
+    CONTROL_TASK,
+    PERMUTED,
+    TEXT_ONLY,
+    BLANK,
+    SHUFFLED,
+    RANDOM,
+    VISION_ONLY,
+    CONNECTOR_ONLY,
+) = (
+    "control_task",
+    "permuted",
+    "text_only",
+    "blank_picture",
+    "shuffled_picture",
+    "random_weights",
+    "vision_only",
+    "connector_only",
+)
+UNITS = ("picture", "row")
+GUARDS = ("stop", "note")
 ANALYSES = MDL, V_INFORMATION, ERASURE = "mdl", "v_information", "erasure"
 
 
@@ -80,11 +100,18 @@ class DataSettings:
 
 @dataclass
 class SplitSettings:
-    """Shares of pictures for test and validation, see mllm_probe.tasks.folds."""
+    """Shares of pictures for test and validation, see mllm_probe.tasks.folds.
+
+    `unit` picture keeps a picture on one side, `near_duplicates` together with those that look the same; unit row does
+    not, and leaks. `file` is a CSV of picture,split that takes the place of the shares.
+    """
 
     test: float = 0.25
     val: float = 0.2
     blocks: int = 10
+    unit: str = "picture"
+    near_duplicates: bool = True
+    file: str | None = None
 
 
 @dataclass
@@ -93,10 +120,12 @@ class ExtractSettings:
 
     `dtype` null = the model's own. `micro_batch` prompts go through the model at once, or as many tokens where
     `prefix` auto lets the statements about a picture share it; null = what suits the device. `workers` threads prepare
-    pictures ahead. This process is number `shard` of `num_shards`; `gpus` starts as many processes here.
+    pictures ahead. This process is number `shard` of `num_shards`; `gpus` starts as many processes here. `answers` are the words
+    for label 1 and label 0 whose log-odds are the model's own answer (null: it has none).
     """
 
     positions: list[str] = field(default_factory=lambda: ["last"])
+    answers: list[str] | None = None
     micro_batch: int | None = None
     dtype: str | None = None
     padding_side: str = "right"
@@ -112,7 +141,7 @@ class ExtractSettings:
 class SweepSettings:
     """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`.
 
-    `controls` are fitted beside the real labels, `analyses` cost further fits. `permutations` of the held-out labels
+    `analyses` cost further fits. `permutations` of the held-out labels
     test the whole sweep at once, and layers count as alike when they differ by less than `margin` (0.01 = one point).
     `baseline` is the key that v_information is given beside each layer; `enough_bits` a decision is the loss at which
     mdl counts a label as learnt. Features of more than `max_memory_gb` are
@@ -122,7 +151,6 @@ class SweepSettings:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     draws: int = 2000
     ci_level: float = 0.95
-    controls: list[str] = field(default_factory=lambda: ["control_task"])
     analyses: list[str] = field(default_factory=list)
     permutations: int = 10_000
     margin: float = 0.01

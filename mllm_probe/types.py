@@ -27,6 +27,8 @@ def digest(*parts: Any) -> str:
 class Picture:
     """One picture with its annotations; `categories` and `counts` are None where nobody annotated objects.
 
+    `group` is the unit that never straddles a split: the picture with its near-duplicates, by default its own digest.
+
     `counts` holds the instances of each category that was annotated one by one. A category in `categories` and not in
     `counts` is a crowd that nobody counted.
     """
@@ -37,6 +39,21 @@ class Picture:
     captions: tuple[str, ...] = ()
     categories: frozenset[str] | None = None
     counts: Mapping[str, int] | None = field(default=None, hash=False)
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", self.group or self.digest)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table of questions: `label` is a word, a number, or the words that hold of several; `number` is
+    where it stands, for messages."""
+
+    picture: Picture
+    text: str
+    label: str | float | tuple[str, ...]
+    number: int
 
 
 @dataclass(frozen=True)
@@ -51,14 +68,15 @@ class Collection:
     categories: tuple[str, ...]
     contradicts: Callable[[Picture, str], bool]
     skipped: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
 class Sample:
     """What the model reads: pictures and the user's text before any chat template.
 
-    `marks` names stretches of that text, {name: (start, stop)} in characters; `digests` are those of the pictures,
-    and `group`, the first of them, is the unit that never straddles a split. The uid is a digest of the content.
+    `marks` names stretches of that text, {name: (start, stop)} in characters; `digests` are those of the pictures, of
+    which a control may have none. The uid is a digest of the content.
     """
 
     uid: str
@@ -66,10 +84,6 @@ class Sample:
     digests: tuple[str, ...]
     text: str
     marks: Mapping[str, tuple[int, int]]
-
-    @property
-    def group(self) -> str:
-        return self.digests[0]
 
     @classmethod
     def of(cls, pictures: Sequence[Picture], text: str, marks: Mapping[str, tuple[int, int]]) -> "Sample":
@@ -85,6 +99,10 @@ class Decision:
 
     `type` is what control tasks draw a label for. `side` (1 or -1) tells the halves of a contrast pair apart: the same
     question answered both ways; 0 where there is none.
+
+    `head` names the output that decides, where a probe reads one row for several decisions (the category, for objects);
+    None: the probe has one output. `template` is the wording where it is not the task's own: such decisions are tested
+    only. `given`: the prompt gives the label away, so it belongs to the copy ceiling and to no score of the model.
     """
 
     uid: str
@@ -97,19 +115,23 @@ class Decision:
     type: str | None = None
     strata: Mapping[str, str] = field(default_factory=dict)
     side: int = 0
+    head: str | None = None
+    template: str = ""
+    given: bool = False
 
 
 @dataclass(frozen=True)
 class Examples:
-    """A task applied to a data set: the samples, the decisions about them, and each picture's fold (see Folds).
+    """A task applied to a data set: the samples, the decisions about them, and the fold of each group (see Folds).
 
-    `kind` is that of the decisions' labels, see Problem.
+    `kind` is that of the decisions' labels, see Problem. `skipped` says what was left out, a sentence each.
     """
 
     samples: tuple[Sample, ...]
     decisions: tuple[Decision, ...]
     folds: Mapping[str, int]
     kind: str = "binary"
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, order=True)

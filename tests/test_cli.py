@@ -127,7 +127,7 @@ COMPOSED = [
     (("sweep.draws=many",), "sweep.draws=many: Value 'many' of type 'str' could not be converted to Integer"),
     (("sweep.draws=0",), "sweep.draws=0 must be 1 or more"),
     (("sweep.margin=0",), "sweep.margin=0.0 must lie between 0 and 1"),
-    (("sweep.controls=[control]",), "sweep.controls names 'control', which is unknown; .*choose one of: control_task"),
+    (("controls=[control]",), "controls names 'control', which is unknown; .*choose one of: control_task"),
     (("sweep.analyses=[mdll]",), "names 'mdll', which is unknown; did you mean 'mdl'"),
     (
         ("sweep.analyses=[v_information]", "sweep.baseline=lm.77@last"),

@@ -32,7 +32,7 @@ def folder(tmp_path: Path, command: str = "run") -> Path:
 @pytest.fixture
 def swept(probe: Run, checkpoint: Path, tmp_path: Path) -> Path:
     args = (
-        "sweep.controls=[control_task,permuted]",
+        "controls=[control_task,permuted]",
         "sweep.analyses=[mdl,v_information,erasure]",
         "sweep.baseline=lm.00@mean_text",
         "sweep.seeds=[0,1]",
@@ -123,8 +123,9 @@ def bench(types: list[str | None], labels: list[float], kind: str = "binary", co
     folds = {f"p{i}": i // 4 for i in range(12)}
     rows = enumerate(zip(types, labels, strict=True))
     made = tuple(Decision(str(i), "s", "t", y, f"p{i}", type=kind_) for i, (kind_, y) in rows)
-    config = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1], controls=list(controls)))
-    return Bench(SimpleNamespace(examples=Examples((), made, folds, kind), config=config, folds=Folds()))  # type: ignore[arg-type]
+    config = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1]))
+    examples = Examples((), made, folds, kind)
+    return Bench(SimpleNamespace(examples=examples, config=config, folds=Folds(), controls=controls))  # type: ignore[arg-type]
 
 
 def test_a_control_task_gives_each_type_one_label() -> None:

@@ -92,13 +92,13 @@ class Bench:
 
     def _controls(self) -> tuple[str, ...]:
         """Those asked for that this experiment can have; `left_out` says which it cannot."""
-        wanted = dict.fromkeys(self.ready.config.sweep.controls)
+        wanted = [name for name in (CONTROL_TASK, PERMUTED) if name in self.ready.controls]
         return tuple(name for name in wanted if name != CONTROL_TASK or self.control_labels is not None)
 
     @property
     def left_out(self) -> str | None:
         """Why there is no control task although one was asked for."""
-        if CONTROL_TASK not in self.ready.config.sweep.controls or self.control_labels is not None:
+        if CONTROL_TASK not in self.ready.controls or self.control_labels is not None:
             return None
         return (
             f"no control task: its labels go by type, and the {len(self.y)} decisions of task="

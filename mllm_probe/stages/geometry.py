@@ -70,7 +70,7 @@ def draw_samples(samples: Sequence[Sample], most: int, seed: int) -> list[str]:
     Random(f"geometry/{seed}").shuffle(shuffled)
     of_picture: dict[str, str] = {}
     for sample in shuffled:
-        of_picture.setdefault(sample.group, sample.uid)
+        of_picture.setdefault(sample.digests[0], sample.uid)
     chosen = set(list(of_picture.values())[:most])
     return [sample.uid for sample in samples if sample.uid in chosen]
 

@@ -23,6 +23,7 @@ from mllm_probe.settings import (
     CONTROLS,
     DEVICES,
     DTYPES,
+    GUARDS,
     PADDING_SIDES,
     PREFIXES,
     ExtractSettings,
@@ -66,6 +67,10 @@ class Prepared:
         return self.blueprint.anatomy
 
     @cached_property
+    def controls(self) -> tuple[str, ...]:
+        return chosen_controls(self.config.controls)
+
+    @cached_property
     def sites(self) -> tuple[Site, ...]:
         return select_sites(self.config.layers, self.anatomy)
 
@@ -81,9 +86,10 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     _check(config)
     plugins = tuple(config.plugins)
     dataset = build(config.dataset, Dataset, plugins)  # type: ignore[type-abstract]
-    task = build(config.task, Task, plugins, seed=config.data.seed)  # type: ignore[type-abstract]
+    task = build(config.task, Task, plugins, seed=config.data.seed, on_bad_row=config.data.on_bad_row)  # type: ignore[type-abstract]
     probe = build(config.probe, Probe, plugins)  # type: ignore[type-abstract]
-    folds = Folds(**asdict(config.splits), seed=config.data.seed)
+    splits = config.splits
+    folds = Folds(splits.test, splits.val, splits.blocks, seed=config.data.seed)
     if size := needs(config.model):
         reporter.note(size)
     checkpoint = find_checkpoint(config.model)
@@ -96,10 +102,24 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     digests.save()
     store = Store(outputs.cache(identity.digest), digests)
     examples = task.examples(collection, folds)
+    for row in examples.skipped:
+        reporter.note(f"skipped: {row}")
     folds.check(examples, config.sweep.seeds)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
     return Prepared(config, dataset, task, probe, folds, collection, examples, checkpoint, identity, store)
+
+
+def chosen_controls(given: Any) -> tuple[str, ...]:
+    """`all`, `none` or a list, as names. Raises ConfigError."""
+    if given in ("all", "none"):
+        return CONTROLS if given == "all" else ()
+    if not isinstance(given, list):
+        raise ConfigError(f"controls={given} must be all, none or a list; {choices(str(given), CONTROLS)}")
+    for name in given:
+        if name not in CONTROLS:
+            raise ConfigError(f"controls names '{name}', which is unknown; {choices(str(name), CONTROLS)}")
+    return tuple(name for name in CONTROLS if name in given)
 
 
 def filled(ready: Prepared) -> Coverage:
@@ -125,6 +145,9 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"extract.dtype={dtype} is unknown; {choices(dtype, DTYPES)}")
     _check_work(config.extract)
     _check_sweep(config.sweep)
+    chosen_controls(config.controls)
+    if config.guards not in GUARDS:
+        raise ConfigError(f"guards={config.guards} is unknown; {choices(config.guards, GUARDS)}")
     if config.device not in DEVICES:
         raise ConfigError(f"device={config.device} is unknown; {choices(config.device, DEVICES)}")
 
@@ -136,10 +159,9 @@ def _check_sweep(sweep: SweepSettings) -> None:
     for name in ("ci_level", "margin"):
         if not 0 < (share := getattr(sweep, name)) < 1:
             raise ConfigError(f"sweep.{name}={share} must lie between 0 and 1")
-    for group, allowed in (("controls", CONTROLS), ("analyses", ANALYSES)):
-        for name in getattr(sweep, group):
-            if name not in allowed:
-                raise ConfigError(f"sweep.{group} names '{name}', which is unknown; {choices(name, allowed)}")
+    for name in sweep.analyses:
+        if name not in ANALYSES:
+            raise ConfigError(f"sweep.analyses names '{name}', which is unknown; {choices(name, ANALYSES)}")
     for name in ("max_memory_gb", "enough_bits"):
         if (amount := getattr(sweep, name)) <= 0:
             raise ConfigError(f"sweep.{name}={amount} must be above 0")
