@@ -13,7 +13,7 @@ from mllm_probe.report.figures import draw_layers, headline
 from mllm_probe.report.progress import RichReporter
 from mllm_probe.report.scores import COLUMNS, ScoreFile, load_scores
 from mllm_probe.report.table import print_table
-from mllm_probe.types import Score
+from mllm_probe.score import Score
 
 COMMON = {
     "run": "r",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import DataError
 from mllm_probe.paths import replacing
-from mllm_probe.types import Score
+from mllm_probe.score import Score
 
 if TYPE_CHECKING:
     import pandas as pd

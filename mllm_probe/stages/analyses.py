@@ -11,6 +11,7 @@ import numpy as np
 
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.leace import Erased, Leace
+from mllm_probe.score import Score
 from mllm_probe.settings import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import Parts
@@ -18,7 +19,7 @@ from mllm_probe.stages.prepare import Prepared
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.coding import blocks, online_code, surplus
 from mllm_probe.stats.information import information, surprisal
-from mllm_probe.types import Key, LayerData, Problem, Rows, Score
+from mllm_probe.types import Key, LayerData, Problem, Rows
 
 HELD_BACK = 0.2  # of the rows sent so far choose the strength for the next block
 ONLINE = "online"

@@ -7,11 +7,11 @@ from functools import cached_property
 import numpy as np
 
 from mllm_probe.config import run_digest
+from mllm_probe.score import Score
 from mllm_probe.settings import CONTROL_TASK
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.measures import METRICS, measure
-from mllm_probe.types import Score
 
 HEADLINE = {"binary": "accuracy", "classes": "accuracy", "number": "r2"}
 

@@ -18,6 +18,7 @@ from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.words import bag_of_words
 from mllm_probe.protocols import Probe, Reporter
 from mllm_probe.report.scores import ScoreFile
+from mllm_probe.score import Score
 from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial, fitted
@@ -25,7 +26,7 @@ from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import Prepared, filled, prepare
 from mllm_probe.stages.scoring import Scoring, tested
 from mllm_probe.stages.verdicts import Verdicts, p_values, save_tests
-from mllm_probe.types import LayerData, Score
+from mllm_probe.types import LayerData
 
 if TYPE_CHECKING:
     import torch

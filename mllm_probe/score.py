@@ -1,0 +1,55 @@
+"""One row of scores.csv. Knows the columns, not how a value came about."""
+
+from dataclasses import dataclass
+
+NOT_APPLICABLE = "not_applicable"  # the metric of a row that says: this control has no such position
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of scores.csv; the fields are its columns, in order. `lambda_` is written as `lambda`.
+
+    `seed` "all" marks the aggregate over seeds, the row that carries an interval. `control` is empty for the real run.
+    """
+
+    run: str
+    cache: str
+    model: str
+    revision: str
+    quantization: str
+    dataset: str
+    task: str
+    target: str
+    subset: str
+    site: str
+    tower: str
+    layer: int | None
+    part: str
+    depth: float | None
+    position: str
+    features: str
+    probe: str
+    control: str
+    train_template: str
+    test_template: str
+    seed: str
+    split: str
+    metric: str
+    n: int
+    n_groups: int
+    n_train: int
+    lambda_: float | None
+    converged: bool | None
+    value: float
+    low: float | None = None
+    high: float | None = None
+    ci_level: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    family: str = ""
+
+    @property
+    def real(self) -> bool:
+        """Of a site as it is: no control, no baseline, nothing added to its rows, the wording it was trained on."""
+        own = self.features == "single" and self.train_template == self.test_template
+        return bool(self.site) and not self.control and own and self.metric != NOT_APPLICABLE and not self.subset
