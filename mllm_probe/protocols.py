@@ -36,6 +36,9 @@ class Extractable(Protocol):
     def forward(self, batch: Batch) -> None:
         """Run the model for its hooks; nothing is returned and no logits are computed."""
 
+    def answers(self, key: Key, states: "torch.Tensor") -> "torch.Tensor":
+        """States [T, D] of the key's site -> the logits [T, words] of its answer position."""
+
     def unshared(self, longest: int) -> str | None:
         """Why prompts of up to `longest` tokens cannot share a head in this model, None where it should work."""
 

@@ -120,8 +120,8 @@ class ExtractSettings:
 
     `dtype` null = the model's own. `micro_batch` prompts go through the model at once, or as many tokens where
     `prefix` auto lets the statements about a picture share it; null = what suits the device. `workers` threads prepare
-    pictures ahead. This process is number `shard` of `num_shards`; `gpus` starts as many processes here. `answers` are the
-    words for label 1 and label 0 whose log-odds are the model's own answer (null: it has none).
+    pictures ahead. This process is number `shard` of `num_shards`; `gpus` starts as many processes here. `answers` are
+    the words for label 1 and label 0 whose log-odds are the model's own answer (null: it has none).
     """
 
     positions: list[str] = field(default_factory=lambda: ["last"])

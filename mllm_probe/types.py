@@ -85,12 +85,19 @@ class Sample:
     text: str
     marks: Mapping[str, tuple[int, int]]
 
+    @property
+    def name(self) -> str:
+        """What to call it in a message."""
+        return self.images[0].name if self.images else "no picture"
+
+    def showing(self, images: tuple[Path, ...], digests: tuple[str, ...]) -> "Sample":
+        """The same text about other pictures, or about none."""
+        return Sample(digest(digests, self.text, sorted(self.marks.items())), images, digests, self.text, self.marks)
+
     @classmethod
     def of(cls, pictures: Sequence[Picture], text: str, marks: Mapping[str, tuple[int, int]]) -> "Sample":
-        digests = tuple(picture.digest for picture in pictures)
-        return cls(
-            digest(digests, text, sorted(marks.items())), tuple(p.path for p in pictures), digests, text, dict(marks)
-        )
+        bare = cls("", (), (), text, dict(marks))
+        return bare.showing(tuple(p.path for p in pictures), tuple(p.digest for p in pictures))
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,9 @@ class Anatomy:
 
 
 PICTURE_POSITIONS = ("last_image", "mean_image", "tokens:image")  # those that vision towers and connectors have, too
+
+
+ANSWER = "answer"  # the position `answer:Yes/No`: a row of the words' logits by the logit lens, at the last token
 
 
 @dataclass(frozen=True)

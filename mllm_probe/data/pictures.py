@@ -5,6 +5,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from mllm_probe.errors import DataError
+from mllm_probe.paths import replacing
 
 
 def inside(root: Path, name: str) -> Path:
@@ -22,6 +23,20 @@ def check_decodes(path: Path) -> None:
             image.load()
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataError(f"picture {path} cannot be decoded ({error})") from error
+
+
+GREY = (127, 127, 127)
+
+
+def write_blank(path: Path, folder: Path) -> Path:
+    """An empty grey picture of the same size as the one at `path`, one file a size."""
+    with Image.open(path) as image:
+        size = image.size
+    made = folder / f"{size[0]}x{size[1]}.png"
+    if not made.exists():
+        with replacing(made) as part:
+            Image.new("RGB", size, GREY).save(part, format="PNG")
+    return made
 
 
 def open_rgb(path: Path) -> Image.Image:

@@ -16,7 +16,7 @@ import numpy as np
 from mllm_probe.batches import Batch, Chunk, Reading
 from mllm_probe.errors import ModelError
 from mllm_probe.protocols import Extractable
-from mllm_probe.types import Key, Site
+from mllm_probe.types import ANSWER, Key, Site
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,10 @@ def launch(model: Extractable, batch: Batch, keys: Sequence[Key], dtype: "torch.
 
     def receive(site: Site, states: "torch.Tensor") -> None:
         for key in by_site[site]:
-            pooled = poolings[site.tower, key.position](states).to(dtype)
+            pooled = poolings[site.tower, key.position](states)
+            if key.position.startswith(ANSWER):
+                pooled = model.answers(key, pooled)
+            pooled = pooled.to(dtype)
             values[key] = _to_pinned(pooled) if pooled.is_cuda else pooled.clone()
         if site == last:
             raise _Stop

@@ -16,7 +16,7 @@ from mllm_probe.errors import MllmProbeError, ModelError
 from mllm_probe.models.prompt import Layout, Prompter
 from mllm_probe.models.structure import Structure, find_structure, parameters_of
 from mllm_probe.settings import ModelSettings, PromptSettings
-from mllm_probe.types import Anatomy, Key, Sample
+from mllm_probe.types import ANSWER, Anatomy, Key, Sample
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -79,9 +79,15 @@ class Blueprint:
         (layout,) = self.layouts([longest], inputs)
         for tower, position in dict.fromkeys((key.site.tower, key.position) for key in keys):
             layout.rows(position)
+            if position.startswith(ANSWER):
+                self.answers(position)
             if tower != "lm":
                 check_whole(inputs["pixel_values"], tower)
         return replace(found, picture_tokens=len(layout.ids) - len(found.ids[longest.uid]))
+
+    def answers(self, position: str) -> list[list[int]]:
+        """The token ids that may begin each word of an answer position. Raises ConfigError."""
+        return self.prompter.answers(position.partition(":")[2].split("/"))
 
     def layouts(self, samples: Sequence[Sample], inputs: Any) -> list[Layout]:
         """The proven layouts of processed samples, each short enough for the model."""
@@ -95,14 +101,14 @@ class Blueprint:
         """Raises ModelError where the model has no room for so many tokens."""
         if tokens > self.anatomy.max_tokens:
             raise ModelError(
-                f"sample {sample.uid} ({sample.images[0].name}) has {tokens} tokens, "
+                f"sample {sample.uid} ({sample.name}) has {tokens} tokens, "
                 f"the model reads at most {self.anatomy.max_tokens}; shorten the text or the template"
             )
 
     def process(self, samples: Sequence[Sample]) -> Any:
         """The processor's inputs for a batch, padded, never truncated."""
         texts = [self.prompter.render(sample).text for sample in samples]
-        images = [[open_rgb(path) for path in sample.images] for sample in samples]
+        images = [[open_rgb(path) for path in sample.images] for sample in samples] if samples[0].images else None
         return self.processor(text=texts, images=images, padding=True, return_tensors="pt")
 
 

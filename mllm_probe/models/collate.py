@@ -35,7 +35,7 @@ class Laid:
     places: Sequence[np.ndarray]
     which: Sequence[np.ndarray]
     among: int
-    pixels: torch.Tensor
+    pixels: torch.Tensor | None
 
 
 class Collator:
@@ -58,7 +58,7 @@ class Collator:
         first = real.int().argmax(dim=1).tolist()  # left padding moves every index
         places = [b * real.shape[1] + first[b] + np.arange(len(layout.ids)) for b, layout in enumerate(layouts)]
         repeated, which = _distinct(samples, inputs)
-        laid = Laid(layouts, places, which, real.numel(), inputs["pixel_values"])
+        laid = Laid(layouts, places, which, real.numel(), inputs.get("pixel_values"))
         pictures = np.concatenate(which) if repeated else None
         uids = tuple(sample.uid for sample in samples)
         return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), pictures=pictures)
@@ -118,6 +118,7 @@ class Collator:
             raise SpanError(
                 f"position {position} does not exist in the {tower}; use one of: {', '.join(PICTURE_POSITIONS)}"
             )
+        assert laid.pixels is not None
         check_whole(laid.pixels, tower)
         leading, counts = 0, {one.head.count(one.image_id) / len(one.sample.images) for one in laid.layouts}
         if len(laid.pixels) != 1 + max(max(pictures) for pictures in laid.which) or len(counts) > 1:
@@ -170,10 +171,9 @@ def _distinct(samples: Sequence[Sample], inputs: dict[str, Any]) -> tuple[bool, 
     digests = [digest for sample in samples for digest in sample.digests]
     bounds = np.cumsum([0, *(len(sample.digests) for sample in samples)])
     number = {digest: i for i, digest in enumerate(dict.fromkeys(digests))}
-    alone = set(inputs) - set(PER_TOKEN) == {"pixel_values"}
-    pixels = inputs["pixel_values"]
-    equal = alone and pixels.ndim == 4 and len(pixels) == len(digests) > len(number)
+    pixels = inputs.get("pixel_values") if set(inputs) - set(PER_TOKEN) == {"pixel_values"} else None
+    equal = pixels is not None and pixels.ndim == 4 and len(pixels) == len(digests) > len(number)
     order = np.asarray([number[digest] for digest in digests]) if equal else np.arange(len(digests))
-    if equal:
+    if pixels is not None and equal:
         inputs["pixel_values"] = pixels[[digests.index(digest) for digest in number]]
     return equal, [order[start:stop] for start, stop in pairwise(bounds)]

@@ -126,6 +126,17 @@ class HFModel:
         finally:
             handle.remove()
 
+    def answers(self, key: Key, states: torch.Tensor) -> torch.Tensor:
+        """The logit lens (nostalgebraist 2020): states [T, D] of a site through the final norm and the output rows of
+        an answer position's words: [T, words] float32, the log of the summed exponentials over each word's ids."""
+        norm, _ = self.module(Site("lm", self.anatomy.blocks["lm"], "norm"))
+        weight = self._model.get_output_embeddings().weight
+        states = states.to(weight.dtype)
+        if key.site.part == "block":
+            states = norm.forward(states)  # not called: it may carry a hook that is not meant
+        words = self._blueprint.answers(key.position)
+        return torch.stack([(states.float() @ weight[ids].float().T).logsumexp(1) for ids in words], dim=1)
+
     def provenance(self) -> dict[str, Any]:
         device = torch.cuda.get_device_name() if self._device == "cuda" else "cpu"
         return {

@@ -15,7 +15,7 @@ import numpy as np
 from mllm_probe.batches import Survey
 from mllm_probe.errors import ConfigError, DataError, SpanError, choices
 from mllm_probe.settings import PromptSettings
-from mllm_probe.types import Sample, digest
+from mllm_probe.types import ANSWER, Sample, digest
 
 PLAIN_POSITIONS = ("last", "last_image", "mean_image", "mean_text", "mean_all")
 MARK_POSITIONS = ("mark", "before")
@@ -23,6 +23,7 @@ STAND_IN = "\u2063text\u2063"  # invisible separators around it, so that no temp
 # for templates that write the date: the same prompt on every day
 TODAY = "{%- macro strftime_now(format) -%}01 Jan 2025{%- endmacro -%}"
 TOKEN_SPANS = ("text", "image", "all")
+CASES = (str.strip, str.lower, str.capitalize)  # of an answer, each with and without a blank before it
 
 
 def check_position(position: str) -> None:
@@ -56,7 +57,7 @@ class Prompter:
         """The rendered prompt of a sample. Raises DataError where the text holds the image tag."""
         if self.tag in sample.text:
             raise DataError(
-                f"sample {sample.uid} ({sample.images[0].name}): the text {sample.text!r} contains the image tag "
+                f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the image tag "
                 f"{self.tag}; remove it from the caption"
             )
         text = self._wrapped(len(sample.images), sample.text)
@@ -65,7 +66,7 @@ class Prompter:
                 f"the prompt holds {text.count(self.tag)} image tags for {len(sample.images)} pictures: {text!r}"
             )
         before, _, after = self._frame(len(sample.images)).partition(STAND_IN)
-        start, tag_end = len(before), text.rfind(self.tag) + len(self.tag)
+        start, tag_end = len(before), text.rfind(self.tag) + len(self.tag) if sample.images else 0
         if text != before + sample.text + after or start < tag_end:
             raise SpanError(
                 f"the text {sample.text!r} must stand as it is behind the picture, but the chat template made {text!r}"
@@ -110,14 +111,16 @@ class Prompter:
         )
 
     def tails(self, samples: Sequence[Sample]) -> list["Tail"]:
-        """What stands behind the last image tag, tokenised by hand."""
+        """What stands behind the last image tag, tokenised by hand; of a prompt without a picture, all of it."""
         prompts = [self.render(sample) for sample in samples]
-        texts = [self.tag + prompt.text[prompt.tag_end :] for prompt in prompts]
+        tags = [self.tag if sample.images else "" for sample in samples]
+        texts = [tag + prompt.text[prompt.tag_end :] for tag, prompt in zip(tags, prompts, strict=True)]
         found = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, padding=False)
         tails = []
-        for prompt, ids, offsets in zip(prompts, found["input_ids"], found["offset_mapping"], strict=True):
-            first = ids.index(self.image_id) + 1
-            shift = prompt.start - prompt.tag_end + len(self.tag)
+        rows = zip(prompts, tags, found["input_ids"], found["offset_mapping"], strict=True)
+        for prompt, tag, ids, offsets in rows:
+            first = ids.index(self.image_id) + 1 if tag else 0
+            shift = prompt.start - prompt.tag_end + len(tag)
             spans = tuple((start - shift, stop - shift) for start, stop in offsets[first:])
             tails.append(Tail(prompt.text[: prompt.tag_end], tuple(ids[first:]), spans))
         return tails
@@ -125,13 +128,26 @@ class Prompter:
     def layout(self, sample: Sample, tail: "Tail", ids: Sequence[int]) -> "Layout":
         """Find the hand's tail in the processor's ids [L, padding left out]. Raises SpanError."""
         row, length = tuple(ids), len(tail.ids)
-        for start in range(len(row) - length, 0, -1):
+        for start in range(len(row) - length, -1, -1):
             if row[start : start + length] == tail.ids and self.image_id not in row[start:]:
                 return Layout(sample, row[:start], tail, row[start + length :], self.image_id)
         raise SpanError(
             f"sample {sample.uid}: the processor's ids do not hold those of the text behind {self.tag}, "
             "so no text position can be trusted for this model"
         )
+
+    def answers(self, words: Sequence[str]) -> list[list[int]]:
+        """For each word the ids that may begin it, whatever its case. Raises ConfigError where words begin alike."""
+        spelled = [[blank + case(word) for case in CASES for blank in ("", " ")] for word in words]
+        found = [{self.tokenizer.encode(text, add_special_tokens=False)[0] for text in one} for one in spelled]
+        alike = set.intersection(*found) | {self.tokenizer.unk_token_id}
+        own = [sorted(ids - alike) for ids in found]
+        if not all(own):
+            raise ConfigError(
+                f"extract.answers={list(words)}: the words begin with the same token, so the model's answer cannot be "
+                "told; choose two that differ, or null"
+            )
+        return own
 
     def layouts(self, samples: Sequence[Sample], ids: Sequence[Sequence[int]]) -> Iterator["Layout"]:
         """One layout a sample, each proven against the processor's own ids [B][L]. Raises SpanError."""
@@ -172,7 +188,7 @@ class Layout:
             spans = [self._span(*self.sample.marks[mark]) for mark in self._family(name)]
             return [[span[-1] if kind == "mark" else span[0] - 1] for span in spans]
         length = len(self.head) + len(self.tail.ids) + len(self.end)
-        if position == "last":
+        if position == "last" or kind == ANSWER:
             return [[length - 1]]
         if position == "last_image":
             return [self._tokens("image")[-1:]]

@@ -15,7 +15,7 @@ from mllm_probe.score import Score
 from mllm_probe.settings import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import Parts
-from mllm_probe.stages.prepare import Prepared
+from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.coding import blocks, online_code, surplus
 from mllm_probe.stats.information import information, surprisal

@@ -12,7 +12,7 @@ import numpy as np
 from mllm_probe.cache.store import write_json
 from mllm_probe.paths import replacing
 from mllm_probe.score import Score
-from mllm_probe.stages.prepare import Prepared
+from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.peak import preferred
 from mllm_probe.types import Site
 

@@ -18,7 +18,7 @@ from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, co
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.geometry import Relation
 from mllm_probe.settings import GeometrySettings
-from mllm_probe.stages.prepare import Prepared, filled
+from mllm_probe.stages.prepared import Prepared, filled
 from mllm_probe.stages.transfer import transfer
 from mllm_probe.types import Key
 

@@ -12,7 +12,7 @@ from mllm_probe.cache.coverage import Coverage
 from mllm_probe.probes.linear import logits_of
 from mllm_probe.protocols import Fit, Probe
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
-from mllm_probe.stages.prepare import Prepared
+from mllm_probe.stages.prepared import Prepared
 from mllm_probe.types import Compute, Key, LayerData, Problem, digest
 
 

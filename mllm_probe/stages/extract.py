@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import CacheError
+from mllm_probe.errors import CacheError, ModelError
 from mllm_probe.extract.estimate import check_disk
 from mllm_probe.extract.layers import check_keys
 from mllm_probe.extract.plan import Plan
@@ -16,7 +16,8 @@ from mllm_probe.extract.prove import Proof, prove
 from mllm_probe.extract.stream import Extraction, Work, join
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
-from mllm_probe.stages.prepare import Prepared, claim_cache, prepare, storage_dtype
+from mllm_probe.stages.prepare import prepare
+from mllm_probe.stages.prepared import FLOORS, Prepared, claim_cache, storage_dtype
 from mllm_probe.stages.request import Request
 from mllm_probe.types import Sample
 
@@ -33,59 +34,90 @@ def extract(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str,
 
 
 def extract_missing(ready: Prepared, reporter: Reporter) -> dict[str, Any]:
-    """Fill the cache and return what was done; a covered request is a hit and writes nothing."""
+    """Fill the cache for the experiment and its controls; a covered request is a hit and writes nothing."""
     for tower in check_keys(ready.keys, ready.sites, ready.config.extract.positions):
         reporter.note(f"{tower}: none of the positions asked for exists there, left out")
+    models = Models(reporter)
+    done = [_fill(each, models, reporter) for each in (ready, *ready.variants)]
+    passes = [one["forward_passes"] for one in done]
+    return {
+        **done[0],
+        "samples": sum(one["samples"] for one in done),
+        "forward_passes": None if None in passes else sum(passes),
+        "seconds": round(sum(one["seconds"] for one in done), 2),
+        "complete": all(one["complete"] for one in done),
+        "hit": all(one["hit"] for one in done),
+    }
+
+
+class Models:
+    """At most one loaded model; the controls that share a cache share it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._held: dict[str, HFModel] = {}
+
+    def get(self, ready: Prepared) -> "HFModel":
+        from mllm_probe.models.device import pick_device
+        from mllm_probe.models.hf import load_model
+
+        name = ready.identity.digest
+        if name not in self._held:
+            self._held.clear()  # before the next one takes its memory
+            device = pick_device(ready.config.device)
+            self._reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
+            self._held[name] = load_model(ready.blueprint, device)
+            claim_cache(ready.store, ready.identity, ready.config.model.label)
+        return self._held[name]
+
+
+def _fill(ready: Prepared, models: Models, reporter: Reporter) -> dict[str, Any]:
     samples = {sample.uid: sample for sample in ready.examples.samples}
-    coverage, model = ready.store.coverage(), None
-    repairs = _repairs(ready, coverage, samples, reporter)
+    what = f"{ready.control}: " if ready.control else ""
+    coverage = ready.store.coverage()
+    repairs = {} if ready.control else _repairs(ready, coverage, samples, reporter)
     if repairs:
-        model = _load(ready, reporter)
-        _repair(ready, model, repairs, samples, reporter)
+        _repair(ready, models.get(ready), repairs, samples, reporter)
         coverage = ready.store.coverage()
-    missing = coverage.missing(ready.keys, samples)
+    missing = coverage.missing(ready.stored, samples)
     if not missing:
-        reporter.note(f"cache {ready.identity.digest}: all {len(samples)} samples are there")
+        reporter.note(f"{what}cache {ready.identity.digest}: all {len(samples)} samples are there")
         return {**NOTHING, "hit": not repairs}
-    return {**_extract(Request(ready, coverage, missing), model, reporter), "hit": False}
+    try:
+        return {**_extract(Request(ready, coverage, missing), models, what, reporter), "hit": False}
+    except ModelError as error:
+        if ready.control not in FLOORS:
+            raise
+        reporter.note(f"{what}not applicable: {error}")  # pictures cut into tiles have no tower to be read alone
+        return {**NOTHING, "hit": True}
 
 
-def _extract(request: Request, model: "HFModel | None", reporter: Reporter) -> dict[str, Any]:
+def _extract(request: Request, models: Models, what: str, reporter: Reporter) -> dict[str, Any]:
     from mllm_probe.models.device import pick_device
 
     ready, settings = request.ready, request.ready.config.extract
     device = pick_device(ready.config.device)
-    plans = request.plans(device, settings.prefix == "auto", ready.anatomy.causal)
+    shared = settings.prefix == "auto" and request.pictured
+    plans = request.plans(device, shared, ready.anatomy.causal)
     if not any(plan.units for plan in plans):
         for plan in plans:
             join(plan, ready.store)
         return dict(NOTHING)
     expected = request.estimate(plans, device)
     check_disk(expected, ready.store.paths.root, settings.max_disk_gb)
-    reporter.note(f"to extract: {len(request.missing)} samples, {expected}")
+    reporter.note(f"{what}to extract: {len(request.missing)} samples, {expected}")
     if settings.gpus > 1:
         from mllm_probe.stages.processes import in_processes
 
         return in_processes(extract, request, device, reporter)
-    model = model or _load(ready, reporter)
+    model = models.get(ready)
     proof = _prove(request, model, reporter)
     model.anatomy = replace(model.anatomy, causal=proof.causal)
-    plans = request.plans(device, settings.prefix == "auto" and not proof.why, proof.causal)
+    plans = request.plans(device, shared and not proof.why, proof.causal)
     done = _extraction(ready, model, request.samples, reporter).run(plans)
     if not done["complete"]:
-        reporter.note(f"shard {settings.shard} of {settings.num_shards} is done, others are not yet")
+        reporter.note(f"{what}shard {settings.shard} of {settings.num_shards} is done, others are not yet")
     return {**done, "prefix": "plain" if proof.why else "shared"}
-
-
-def _load(ready: Prepared, reporter: Reporter) -> "HFModel":
-    from mllm_probe.models.device import pick_device
-    from mllm_probe.models.hf import load_model
-
-    device = pick_device(ready.config.device)
-    reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
-    model = load_model(ready.blueprint, device)
-    claim_cache(ready.store, ready.identity, ready.config.model.label)
-    return model
 
 
 def _extraction(ready: Prepared, model: "HFModel", samples: Mapping[str, Sample], reporter: Reporter) -> Extraction:
@@ -96,7 +128,9 @@ def _extraction(ready: Prepared, model: "HFModel", samples: Mapping[str, Sample]
 
 def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     """Whether statements share their prompt heads; where they do not, one line says why."""
-    proof = prove(model, request.proof_samples(), request.ready.keys, request.longest)
+    if not request.pictured:
+        return Proof(request.ready.anatomy.causal, why="there is no picture to share")
+    proof = prove(model, request.proof_samples(), request.ready.stored, request.longest)
     if request.ready.config.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
         return replace(proof, why="extract.prefix=off")
     if proof.why:

@@ -1,26 +1,20 @@
 """What every stage needs before a weight is loaded: examples, the cache they belong to, the keys asked for."""
 
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from importlib.util import find_spec
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from mllm_probe.cache.coverage import Coverage
-from mllm_probe.cache.identity import Identity, folder_digests, identify
+from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig, build, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.digests import open_digests
-from mllm_probe.errors import CacheError, ConfigError, choices
-from mllm_probe.extract.layers import check_keys, select_keys, select_sites
+from mllm_probe.errors import ConfigError, choices
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Probe, Reporter, Task
 from mllm_probe.settings import (
     ANALYSES,
-    CONTROLS,
     DEVICES,
     DTYPES,
     GUARDS,
@@ -29,56 +23,9 @@ from mllm_probe.settings import (
     ExtractSettings,
     SweepSettings,
 )
+from mllm_probe.stages.prepared import Prepared, chosen_controls, requested
+from mllm_probe.stages.variants import with_variants
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Anatomy, Collection, Examples, Key, Site
-
-if TYPE_CHECKING:
-    from mllm_probe.models.blueprint import Blueprint
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One experiment, ready to extract or to sweep."""
-
-    config: RunConfig
-    dataset: Dataset
-    task: Task
-    probe: Probe
-    folds: Folds
-    collection: Collection
-    examples: Examples
-    checkpoint: Path
-    identity: Identity
-    store: Store
-
-    @cached_property
-    def blueprint(self) -> "Blueprint":
-        """The model without its weights; importing transformers costs seconds, so only on demand."""
-        from mllm_probe.models.blueprint import Blueprint
-
-        return Blueprint(self.checkpoint, self.config.model, self.config.prompt, self.config.extract.padding_side)
-
-    @cached_property
-    def anatomy(self) -> Anatomy:
-        """From the manifest where the cache has one, else from the checkpoint's config."""
-        seen = self.store.provenance()
-        if seen:
-            return Anatomy(seen["blocks"], seen["widths"], seen["causal"], seen["max_tokens"])
-        return self.blueprint.anatomy
-
-    @cached_property
-    def controls(self) -> tuple[str, ...]:
-        return chosen_controls(self.config.controls)
-
-    @cached_property
-    def sites(self) -> tuple[Site, ...]:
-        return select_sites(self.config.layers, self.anatomy)
-
-    @cached_property
-    def keys(self) -> tuple[Key, ...]:
-        keys = select_keys(self.sites, self.config.extract.positions)
-        check_keys(keys, self.sites, self.config.extract.positions)
-        return keys
 
 
 def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
@@ -98,8 +45,7 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     collection = dataset.load(outputs.root, Selection(**asdict(config.data)), digests)
     for row in collection.skipped:
         reporter.note(f"skipped: {row}")
-    identity = identify(folder_digests(checkpoint, digests), **_requested(config))
-    digests.save()
+    identity = identify(folder_digests(checkpoint, digests), **requested(config))
     store = Store(outputs.cache(identity.digest), digests)
     examples = task.examples(collection, folds)
     for row in examples.skipped:
@@ -107,31 +53,10 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     folds.check(examples, config.sweep.seeds)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
-    return Prepared(config, dataset, task, probe, folds, collection, examples, checkpoint, identity, store)
-
-
-def chosen_controls(given: Any) -> tuple[str, ...]:
-    """`all`, `none` or a list, as names. Raises ConfigError."""
-    if given in ("all", "none"):
-        return CONTROLS if given == "all" else ()
-    if not isinstance(given, list):
-        raise ConfigError(f"controls={given} must be all, none or a list; {choices(str(given), CONTROLS)}")
-    for name in given:
-        if name not in CONTROLS:
-            raise ConfigError(f"controls names '{name}', which is unknown; {choices(str(name), CONTROLS)}")
-    return tuple(name for name in CONTROLS if name in given)
-
-
-def filled(ready: Prepared) -> Coverage:
-    """What the cache holds. Raises CacheError where something that was asked for has not been extracted."""
-    coverage, samples = ready.store.coverage(), ready.examples.samples
-    missing = coverage.missing(ready.keys, (sample.uid for sample in samples))
-    if missing:
-        raise CacheError(
-            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(samples)} samples; "
-            "run `mllm-probe extract` with the same settings first"
-        )
-    return coverage
+    ready = Prepared(config, dataset, task, probe, folds, collection, examples, checkpoint, identity, store)
+    ready = with_variants(ready, digests)
+    digests.save()
+    return ready
 
 
 def _check(config: RunConfig) -> None:
@@ -182,33 +107,3 @@ def _check_work(extract: ExtractSettings) -> None:
         )
     if extract.gpus > 1 and extract.num_shards > 1:
         raise ConfigError("extract.gpus and extract.num_shards both share out the shards; set one of them")
-
-
-def _requested(config: RunConfig) -> dict[str, Any]:
-    """The settings that can change a stored number."""
-    model = config.model
-    return {
-        "weights": model.weights,
-        "init_seed": model.seed if model.weights == "random" else None,
-        "quantization": model.quantization,
-        "quantize": sorted(model.quantize) if model.quantization != "none" else [],
-        "dtype": model.dtype,
-        "storage": storage_dtype(config),
-        "attn": model.attn,
-        "prompt": asdict(config.prompt),
-        "padding_side": config.extract.padding_side,
-        "picture_backend": "torchvision" if find_spec("torchvision") else "pillow",  # they resize differently
-    }
-
-
-def storage_dtype(config: RunConfig) -> str:
-    return config.extract.dtype or config.model.dtype
-
-
-def claim_cache(store: Store, identity: Identity, model: str) -> None:
-    """Write the identity's fields beside what they digest to, for whoever looks at the folder.
-
-    `model` is what the first run called it: a name for people, and no part of what is digested.
-    """
-    if not store.paths.identity.exists():
-        write_json(store.paths.identity, {**identity.to_json(), "model": model})

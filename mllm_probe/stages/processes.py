@@ -44,7 +44,7 @@ def in_processes(command: Command, request: Request, device: str, reporter: Repo
         _wait(running)
     if failed := [process.name for process in running if process.exitcode]:
         raise CacheError(f"{', '.join(failed)} of {count} failed; finished shards are kept, run the same again")
-    missing = ready.store.coverage().missing(ready.keys, (sample.uid for sample in ready.examples.samples))
+    missing = ready.store.coverage().missing(ready.stored, (sample.uid for sample in ready.examples.samples))
     samples = len(request.missing) - len(missing)
     seconds = round(time.monotonic() - started, 2)
     return {"samples": samples, "forward_passes": None, "seconds": seconds, "complete": not missing}

@@ -10,7 +10,7 @@ from mllm_probe.extract.estimate import Estimate, estimate, matrix_rate
 from mllm_probe.extract.plan import Plan
 from mllm_probe.extract.planner import Planner
 from mllm_probe.settings import DTYPES
-from mllm_probe.stages.prepare import Prepared, storage_dtype
+from mllm_probe.stages.prepared import Prepared, storage_dtype
 from mllm_probe.types import Key, Sample
 
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
@@ -34,7 +34,11 @@ class Request:
     @cached_property
     def survey(self) -> Survey:
         """Raises ModelError, SpanError, DataError for prompts the model cannot read."""
-        return self.ready.blueprint.survey(list(self.samples.values()), self.ready.keys)
+        return self.ready.blueprint.survey(list(self.samples.values()), self.ready.stored)
+
+    @property
+    def pictured(self) -> bool:
+        return all(sample.images for sample in self.samples.values())
 
     @property
     def longest(self) -> int:

@@ -23,7 +23,8 @@ from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
-from mllm_probe.stages.prepare import Prepared, filled, prepare
+from mllm_probe.stages.prepare import prepare
+from mllm_probe.stages.prepared import Prepared, filled
 from mllm_probe.stages.scoring import Scoring, tested
 from mllm_probe.stages.verdicts import Verdicts, p_values, save_tests
 from mllm_probe.types import LayerData

@@ -12,7 +12,7 @@ from mllm_probe.geometry.similarity import NULL_LEVEL, Comparison
 from mllm_probe.probes.linear import logits_of
 from mllm_probe.protocols import Fit
 from mllm_probe.stages.bench import Bench
-from mllm_probe.stages.prepare import Prepared
+from mllm_probe.stages.prepared import Prepared
 from mllm_probe.types import Key, LayerData
 
 

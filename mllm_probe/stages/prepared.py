@@ -1,0 +1,154 @@
+"""What every stage works on: one experiment with its examples, cache and keys, and its controls. Loads no weight."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.cache.coverage import Coverage
+from mllm_probe.cache.identity import Identity
+from mllm_probe.cache.store import Store, write_json
+from mllm_probe.config import RunConfig
+from mllm_probe.errors import CacheError, ConfigError, choices
+from mllm_probe.extract.layers import check_keys, select_keys, select_sites
+from mllm_probe.protocols import Dataset, Probe, Task
+from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
+from mllm_probe.tasks.folds import Folds
+from mllm_probe.types import ANSWER, PICTURE_POSITIONS, Anatomy, Collection, Examples, Key, Site
+
+if TYPE_CHECKING:
+    from mllm_probe.models.blueprint import Blueprint
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One experiment, or one of its controls, ready to extract or to sweep.
+
+    `control` is empty for the experiment itself, whose `variants` are the controls that need passes of their own.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    task: Task
+    probe: Probe
+    folds: Folds
+    collection: Collection
+    examples: Examples
+    checkpoint: Path
+    identity: Identity
+    store: Store
+    control: str = ""
+    variants: tuple["Prepared", ...] = ()
+
+    @cached_property
+    def blueprint(self) -> "Blueprint":
+        """The model without its weights; importing transformers costs seconds, so only on demand."""
+        from mllm_probe.models.blueprint import Blueprint
+
+        return Blueprint(self.checkpoint, self.config.model, self.config.prompt, self.config.extract.padding_side)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """From the manifest where the cache has one, else from the checkpoint's config."""
+        seen = self.store.provenance()
+        if seen:
+            return Anatomy(seen["blocks"], seen["widths"], seen["causal"], seen["max_tokens"])
+        return self.blueprint.anatomy
+
+    @cached_property
+    def controls(self) -> tuple[str, ...]:
+        return chosen_controls(self.config.controls)
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        return select_sites(self.config.layers, self.anatomy)
+
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """What is probed."""
+        if self.control in FLOORS:
+            return (FLOORS[self.control](self.anatomy),)
+        keys = select_keys(self.sites, self.config.extract.positions)
+        check_keys(keys, self.sites, self.config.extract.positions)
+        return tuple(key for key in keys if self.has(key))
+
+    def has(self, key: Key) -> bool:
+        """Whether a key exists here: without a picture there are no picture positions."""
+        return self.control != TEXT_ONLY or (key.site.tower == "lm" and key.position not in PICTURE_POSITIONS)
+
+    @cached_property
+    def answer_keys(self) -> tuple[Key, ...]:
+        """The model's own answer, read at the blocks asked for and at the top."""
+        words = self.config.extract.answers
+        if not words or self.control or self.examples.kind != "binary":
+            return ()
+        top = Site("lm", self.anatomy.blocks["lm"])
+        blocks = [site for site in self.sites if site.tower == "lm" and site.part == "block" and site != top]
+        return tuple(Key(site, f"{ANSWER}:{'/'.join(words)}") for site in (*blocks, top))
+
+    @property
+    def stored(self) -> tuple[Key, ...]:
+        """What the cache must hold."""
+        return (*self.keys, *self.answer_keys)
+
+
+FLOORS: Mapping[str, Callable[[Anatomy], Key]] = {
+    VISION_ONLY: lambda anatomy: Key(Site("vision", anatomy.blocks["vision"]), "mean_image"),
+    CONNECTOR_ONLY: lambda anatomy: Key(Site("connector"), "mean_image"),
+}
+
+
+def chosen_controls(given: Any) -> tuple[str, ...]:
+    """`all`, `none` or a list, as names. Raises ConfigError."""
+    if given in ("all", "none"):
+        return CONTROLS if given == "all" else ()
+    if not isinstance(given, list):
+        raise ConfigError(f"controls={given} must be all, none or a list; {choices(str(given), CONTROLS)}")
+    for name in given:
+        if name not in CONTROLS:
+            raise ConfigError(f"controls names '{name}', which is unknown; {choices(str(name), CONTROLS)}")
+    return tuple(name for name in CONTROLS if name in given)
+
+
+def filled(ready: Prepared) -> Coverage:
+    """What the cache holds. Raises CacheError where something that was asked for has not been extracted."""
+    coverage, samples = ready.store.coverage(), ready.examples.samples
+    missing = coverage.missing(ready.stored, (sample.uid for sample in samples))
+    if missing:
+        raise CacheError(
+            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(samples)} samples; "
+            "run `mllm-probe extract` with the same settings first"
+        )
+    return coverage
+
+
+def storage_dtype(config: RunConfig) -> str:
+    return config.extract.dtype or config.model.dtype
+
+
+def claim_cache(store: Store, identity: Identity, model: str) -> None:
+    """Write the identity's fields beside what they digest to, for whoever looks at the folder.
+
+    `model` is what the first run called it: a name for people, and no part of what is digested.
+    """
+    if not store.paths.identity.exists():
+        write_json(store.paths.identity, {**identity.to_json(), "model": model})
+
+
+def requested(config: RunConfig) -> dict[str, Any]:
+    """The settings that can change a stored number."""
+    model = config.model
+    return {
+        "weights": model.weights,
+        "init_seed": model.seed if model.weights == "random" else None,
+        "quantization": model.quantization,
+        "quantize": sorted(model.quantize) if model.quantization != "none" else [],
+        "dtype": model.dtype,
+        "storage": storage_dtype(config),
+        "attn": model.attn,
+        "prompt": asdict(config.prompt),
+        "padding_side": config.extract.padding_side,
+        "picture_backend": "torchvision" if find_spec("torchvision") else "pillow",  # they resize differently
+    }
