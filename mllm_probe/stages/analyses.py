@@ -16,15 +16,16 @@ from mllm_probe.settings import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import Parts
 from mllm_probe.stages.prepared import Prepared
+from mllm_probe.stages.readout import Readout
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.coding import blocks, online_code, surplus
 from mllm_probe.stats.information import information, surprisal
-from mllm_probe.types import Key, LayerData, Problem, Rows
+from mllm_probe.types import Key, Problem, Rows
 
 HELD_BACK = 0.2  # of the rows sent so far choose the strength for the next block
 ONLINE = "online"
 
-Load = Callable[[Key], LayerData]
+Load = Callable[[Key], Readout]
 
 
 def check_analyses(ready: Prepared) -> None:
@@ -59,20 +60,23 @@ class Analyses:
         self._bench = scoring.bench
         self._config = self._bench.ready.config.sweep
 
-    def rows(self, key: Key, data: Callable[[], LayerData]) -> list[Score]:
+    def rows(self, key: Key, data: Callable[[], Readout]) -> list[Score]:
         """`data` loads the key's rows where a part is not there yet."""
         makers: Mapping[str, Callable[[], Iterator[Score]]] = {
             MDL: lambda: self._mdl(key, data),
             V_INFORMATION: lambda: self._information(key, data),
             ERASURE: lambda: self._erasure(key, data),
         }
-        return [row for name in dict.fromkeys(self._config.analyses) for row in makers[name]()]
+        wanted = dict.fromkeys(self._config.analyses)
+        if not wanted or not data().plain:
+            return []
+        return [row for name in wanted for row in makers[name]()]
 
     @cached_property
     def _sending(self) -> "Sending":
         return Sending(self._bench)
 
-    def _mdl(self, key: Key, data: Callable[[], LayerData]) -> Iterator[Score]:
+    def _mdl(self, key: Key, data: Callable[[], Readout]) -> Iterator[Score]:
         """The online code of the real labels and of the control task, over all rows that are not held out."""
         sending, bench = self._sending, self._bench
         places = [(control, known) for control in sending.controls for known in sending.ends.tolist()]
@@ -84,7 +88,7 @@ class Analyses:
                 self._scoring, control, trials[i * len(sending.ends) : (i + 1) * len(sending.ends)]
             )
 
-    def _information(self, key: Key, data: Callable[[], LayerData]) -> Iterator[Score]:
+    def _information(self, key: Key, data: Callable[[], Readout]) -> Iterator[Score]:
         """What a layer adds to the baseline key: bits, from one probe on the baseline and one on both together."""
         bench, base = self._bench, Key.parse(self._config.baseline)
         if key == base:
@@ -95,7 +99,8 @@ class Analyses:
 
         def joint() -> list[Trial]:
             own, other = data(), self._load(base)
-            return bench.trials(key, replace(own, rows=Beside(other.rows, own.rows)), features=features)
+            both = replace(own.data, rows=Beside(other.data.rows, own.data.rows))
+            return bench.trials(key, replace(own, data=both), features=features)
 
         after = self._parts.get(f"{key}.with", joint)
         test = bench.test
@@ -103,22 +108,22 @@ class Analyses:
             np.stack([trial.logits[test] for trial in before]),
             np.stack([trial.logits[test] for trial in after]),
             bench.y[test],
-            self._scoring.resamples,
+            self._scoring.draws(test),
             bench.kind,
             self._scoring.level,
         )
         row = self._scoring.final(after, "v_information", found.bits)
         yield replace(row, low=found.low, high=found.high, ci_level=self._scoring.level)
 
-    def _erasure(self, key: Key, data: Callable[[], LayerData]) -> Iterator[Score]:
+    def _erasure(self, key: Key, data: Callable[[], Readout]) -> Iterator[Score]:
         """The same probe after LEACE has taken the label out of the layer: chance, if the probe read it linearly."""
         bench = self._bench
 
         def erased() -> Iterator[Trial]:
             for seed in bench.seeds:
                 own, problem = data(), bench.problem("", seed)
-                eraser = Leace().fit(own, problem)
-                bare = replace(own, rows=Erased(own.rows, eraser))
+                eraser = Leace().fit(own.data, problem)
+                bare = replace(own, data=replace(own.data, rows=Erased(own.data.rows, eraser)))
                 (trial,) = fitted(bench.ready.probe, bare, [problem], [Trial.blank(key, "", seed, "leace")])
                 kept = {f"eraser.{name}": array for name, array in eraser.arrays().items()}
                 yield replace(trial, arrays={**trial.arrays, **kept})
@@ -152,7 +157,7 @@ class Sending:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._open = np.flatnonzero(~bench.test)
+        self._open = np.flatnonzero(np.isin(bench.split_of[bench.seeds[0]], ("train", "val")))
         found = blocks(bench.groups[self._open], bench.seeds[0])
         self.order, self.classes = self._open[found.order], len(np.unique(bench.y))
         self.controls = [control for control in ("", CONTROL_TASK) if control in bench.controls]

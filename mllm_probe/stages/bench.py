@@ -1,24 +1,28 @@
 """What all fits of one sweep share: labels, controls, splits, and how a key's rows meet them. Knows no statistic."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from mllm_probe.cache.coverage import Coverage
 from mllm_probe.probes.linear import logits_of
-from mllm_probe.protocols import Fit, Probe
+from mllm_probe.protocols import Probe
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.stages.prepared import Prepared
-from mllm_probe.types import Compute, Key, LayerData, Problem, digest
+from mllm_probe.stages.readout import Readout, Source
+from mllm_probe.types import Key, Problem, digest
+
+COPY_CEILING = "copy_ceiling"  # what a probe makes of categories whose name in the prompt gives the label away
+COPIED, REWORDED = "copied", "reworded"  # places of decisions that no split of the real labels holds
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One probe fitted with one seed: float32 logits for all N decisions, what the fit says of itself, its arrays.
+    """One probe fitted with one seed: float32 logits for all N decisions (nan: it reads nothing of one), what the fit
+    says of itself, its arrays.
 
     `features`: "single" for the rows of one key, "words", "none", or what else was done to them (see analyses).
     """
@@ -38,6 +42,11 @@ class Trial:
         return cls(key, control, "", seed, np.zeros(0), {}, {}, features)
 
     @property
+    def read(self) -> np.ndarray:
+        """Which decisions it says something of [N] bool."""
+        return ~np.isnan(self.logits.reshape(len(self.logits), -1)[:, 0])
+
+    @property
     def name(self) -> str:
         """`lm.07@last/logistic/seed0`; control and features stand before the seed, a baseline has no key."""
         middle = "".join(
@@ -46,17 +55,20 @@ class Trial:
         return f"{self.key or self.control or 'none'}/{self.probe}/{middle}seed{self.seed}"
 
 
-def fitted(probe: Probe, data: LayerData, problems: Sequence[Problem], blanks: Sequence[Trial]) -> list[Trial]:
+def fitted(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: Sequence[Trial]) -> list[Trial]:
     """The blank trials with what the probe made of their problems."""
-    fits = probe.fit(data, problems)
+    asked = [readout.problem(problem) for problem in problems]
+    fits = probe.fit(readout.data, asked)
     return [
-        replace(blank, probe=probe.name, logits=z.astype(np.float32), facts=_facts(probe, fit), arrays=fit.arrays())
-        for blank, fit, z in zip(blanks, fits, logits_of(fits, data), strict=True)
+        replace(
+            blank,
+            probe=probe.name,
+            logits=readout.logits(z, problem),
+            facts={**fit.facts, "log_odds": float(probe.log_odds)},
+            arrays=fit.arrays(),
+        )
+        for blank, fit, z, problem in zip(blanks, fits, logits_of(fits, readout.data), problems, strict=True)
     ]
-
-
-def _facts(probe: Probe, fit: Fit) -> dict[str, float]:
-    return {**fit.facts, "log_odds": float(probe.log_odds)}
 
 
 class Bench:
@@ -65,35 +77,48 @@ class Bench:
     def __init__(self, ready: Prepared) -> None:
         self.ready = ready
         decisions = ready.examples.decisions
-        self.samples = {sample.uid: sample for sample in ready.examples.samples}
         self.kind = ready.examples.kind
         self.y = np.asarray([decision.label for decision in decisions], float if self.kind == "number" else int)
         self.groups = np.asarray([decision.group for decision in decisions])
         self.seeds = tuple(ready.config.sweep.seeds)
         self.splits = {seed: ready.folds.splits(ready.examples.folds, seed) for seed in self.seeds}
-        self.split_of = {
-            seed: np.asarray([split[group] for group in self.groups]) for seed, split in self.splits.items()
-        }
+        self.wordings = np.asarray([decision.template for decision in decisions])
+        self.given = np.asarray([decision.given for decision in decisions])
+        self._raw = {seed: np.asarray([split[group] for group in self.groups]) for seed, split in self.splits.items()}
+        self.split_of = {seed: self._scored(split) for seed, split in self._raw.items()}
         self.test = self.split_of[self.seeds[0]] == "test"
         self.controls = ("", *self._controls())
 
-    @cached_property
-    def pictures(self) -> dict[tuple[int, str], int]:
-        """{(seed, split): how many pictures it holds}, of those that are asked about."""
-        return {
-            (seed, name): len(np.unique(self.groups[split == name]))
-            for seed, split in self.split_of.items()
-            for name in ("train", "val", "test")
-        }
+    def _scored(self, split: np.ndarray) -> np.ndarray:
+        """Decisions in other words are only tested, those whose label the prompt gives away are not the model's."""
+        return np.where(self.given, COPIED, np.where(self.wordings != "", REWORDED, split))
 
-    @property
+    def place(self, control: str, seed: int) -> np.ndarray:
+        """The split of each decision [N]; the copy ceiling has those whose label is given away, and the absent ones."""
+        if control != COPY_CEILING:
+            return self.split_of[seed]
+        return np.where(self.given | (self.y == 0), self._raw[seed], COPIED)
+
+    def pictures(self, rows: np.ndarray) -> int:
+        """How many pictures some decisions [N] bool are about."""
+        return len(np.unique(self._numbers[rows]))
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        return np.unique(self.groups, return_inverse=True)[1]
+
+    @cached_property
     def texts(self) -> list[str]:
-        return [self.samples[decision.sample].text for decision in self.ready.examples.decisions]
+        """What is asked; a category that stands in no text is a word of its own."""
+        text = {sample.uid: sample.text for sample in self.ready.examples.samples}
+        asked = [(text[d.sample], re.sub(r"\W", "_", d.head or "")) for d in self.ready.examples.decisions]
+        return [f"{said} head_{head}" if head else said for said, head in asked]
 
     def _controls(self) -> tuple[str, ...]:
         """Those asked for that this experiment can have; `left_out` says which it cannot."""
         wanted = [name for name in (CONTROL_TASK, PERMUTED) if name in self.ready.controls]
-        return tuple(name for name in wanted if name != CONTROL_TASK or self.control_labels is not None)
+        found = tuple(name for name in wanted if name != CONTROL_TASK or self.control_labels is not None)
+        return (*found, COPY_CEILING) if self.given.any() else found
 
     @property
     def left_out(self) -> str | None:
@@ -144,58 +169,24 @@ class Bench:
 
     def problem(self, control: str, seed: int) -> Problem:
         """Labels of test rows are blanked: no probe sees them."""
-        split = self.split_of[seed]
-        y, seen = self.truth(control).copy(), split != "test"
+        split = self.place(control, seed)
+        y, seen = self.truth(control).copy(), np.isin(split, ("train", "val"))
         if control == PERMUTED:
             y[seen] = np.random.default_rng(seed).permutation(y[seen])
             y = self._opposed(y)
         y[~seen] = 0
         return Problem(y, split == "train", split == "val", self.kind, seed=seed)
 
-    @property
-    def compute(self) -> Compute:
-        from mllm_probe.models.device import pick_device
-
-        config = self.ready.config
-        return Compute(pick_device(config.device), int(config.sweep.max_memory_gb * 1e9))
-
-    def layer(self, key: Key, coverage: Coverage) -> LayerData:
-        """The rows of all decisions at one key; those of token positions are ragged."""
-        rows, bounds = self.ready.store.rows(key, list(self.samples), coverage)
-        decisions, own, extra = self.ready.examples.decisions, self._own, self._contrast
-        if key.position.startswith("tokens:"):
-            spans = [np.arange(bounds[i], bounds[i + 1]) for i in own]
-            ends = np.cumsum([0, *(len(span) for span in spans)])
-            return LayerData(rows.take(np.concatenate(spans)), ends, **extra, name=str(key), compute=self.compute)
-        shift = [self._offset(key, decision.sample, decision.mark) for decision in decisions]
-        return LayerData(rows.take(bounds[own] + shift), **extra, name=str(key), compute=self.compute)
-
-    def _offset(self, key: Key, sample: str, mark: str | None) -> int:
-        """Which of a sample's rows is this decision's own: its mark's place among the marks the position reads."""
-        family = key.position.partition(":")[2]
-        marks = [name for name in self.samples[sample].marks if name.partition(":")[0] == family]
-        return marks.index(mark) if mark in marks else 0
-
-    @cached_property
-    def _own(self) -> np.ndarray:
-        """Which sample each decision is about [N]."""
-        number = {uid: i for i, uid in enumerate(self.samples)}
-        return np.asarray([number[decision.sample] for decision in self.ready.examples.decisions])
-
-    @cached_property
-    def _contrast(self) -> dict[str, Any]:
-        """Contrast pairs, where decisions say which half they are."""
-        decisions = self.ready.examples.decisions
-        if not any(decision.side for decision in decisions):
-            return {}
-        names = {pair: i for i, pair in enumerate(dict.fromkeys(d.pair for d in decisions if d.side))}
-        pairs = np.asarray([names[d.pair] if d.side else -1 for d in decisions])
-        return {"pairs": pairs, "sides": np.asarray([d.side for d in decisions])}
-
     def trials(
-        self, key: Key | None, data: LayerData, controls: Sequence[str] = ("",), features: str = "single"
+        self, key: Key | None, readout: Readout, controls: Sequence[str] = ("",), features: str = "single"
     ) -> list[Trial]:
         """All controls and seeds of a key in one call, so that the probe can share work among them."""
-        places = [(control, seed) for control in controls for seed in self.seeds]
+        alone = readout.heads is not None  # each output is of one type, which has one label in a control task
+        places = [(c, seed) for c in controls for seed in self.seeds if not (alone and c == CONTROL_TASK)]
         problems = [self.problem(*place) for place in places]
-        return fitted(self.ready.probe, data, problems, [Trial.blank(key, *place, features) for place in places])
+        return fitted(self.ready.probe, readout, problems, [Trial.blank(key, *place, features) for place in places])
+
+    def shown(self, control: str, key: Key, source: Source) -> list[Trial]:
+        """The real labels on the rows of a control that showed the model something else."""
+        blanks = [Trial.blank(key, control, seed) for seed in self.seeds]
+        return fitted(self.ready.probe, source.readout(key), [self.problem("", seed) for seed in self.seeds], blanks)

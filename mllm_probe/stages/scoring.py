@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 
 from mllm_probe.config import run_digest
-from mllm_probe.score import Score
+from mllm_probe.score import NOT_APPLICABLE, Score
 from mllm_probe.settings import CONTROL_TASK
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.measures import METRICS, measure
+from mllm_probe.types import Key
 
+YES_RATE = "yes_rate"  # the share of positive answers
 HEADLINE = {"binary": "accuracy", "classes": "accuracy", "number": "r2"}
 
 
@@ -21,13 +22,17 @@ class Scoring:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self._ready = bench, bench.ready
+        self._draws: dict[bytes, Resamples] = {}
         self.level = self._ready.config.sweep.ci_level
         self.headline = HEADLINE[bench.kind]
         self.run = run_digest(self._ready.config, self._ready.identity.digest, self._ready.examples)
 
-    @cached_property
-    def resamples(self) -> Resamples:
-        return Resamples(self.bench.groups[self.bench.test], self._ready.config.sweep.draws)
+    def draws(self, rows: np.ndarray) -> Resamples:
+        """Of the pictures that the decisions `rows` [N] bool are about; most keys share them."""
+        name = rows.tobytes()
+        if name not in self._draws:
+            self._draws[name] = Resamples(self.bench.groups[rows], self._ready.config.sweep.draws)
+        return self._draws[name]
 
     def scores(self, trials: Sequence[Trial]) -> list[Score]:
         """The rows of one key: each control's own, and what the real labels have over the control task."""
@@ -46,21 +51,33 @@ class Scoring:
         return found
 
     def _metrics(self, trial: Trial) -> tuple[str, ...]:
-        """Outputs that are no log-odds have neither a log loss nor a calibration."""
+        """Outputs that are no log-odds have neither a log loss nor a calibration; an answer has a share of yes."""
         wanted = METRICS[self.bench.kind]
+        if trial.facts.get("answer"):
+            wanted = (*wanted, YES_RATE)
         return wanted if trial.facts["log_odds"] else tuple(name for name in wanted if name not in ("nll", "ece"))
 
     def _metric(self, trials: Sequence[Trial], metric: str) -> tuple[list[Score], np.ndarray]:
         """Rows of one measure and its mean over seeds in each draw [R]."""
-        bench = self.bench
-        rows = [self._row(trial, metric, split) for trial in trials for split in ("val", "test")]
+        places = [(trial, split) for trial in trials for split in ("val", "test")]
+        rows = [self.row(trial, metric, self.rows(trial, split), split=split) for trial, split in places]
         tests = [row for row in rows if row.split == "test"]
-        logits = np.stack([trial.logits[bench.test] for trial in trials])[None]
-        truth = bench.truth(trials[0].control)[bench.test]
-        drawn = self.resamples.means(metric, logits, truth, bench.kind)[0]
-        return [*rows, self._aggregate(tests, drawn)], drawn
+        drawn = self.drawn(trials, metric, self.rows(trials[0], "test"))
+        return [*rows, self.aggregate(tests, drawn)], drawn
 
-    def _aggregate(self, rows: Sequence[Score], drawn: np.ndarray) -> Score:
+    def rows(self, trial: Trial, split: str) -> np.ndarray:
+        """Which decisions [N] bool of a split the trial reads."""
+        return (self.bench.place(trial.control, trial.seed) == split) & trial.read
+
+    def drawn(self, trials: Sequence[Trial], metric: str, rows: np.ndarray) -> np.ndarray:
+        """A measure over some decisions in each draw [R], the mean over seeds."""
+        logits = np.stack([trial.logits[rows] for trial in trials])
+        if metric == YES_RATE:
+            return self.draws(rows).ratios((logits > 0).mean(axis=0)[:, None])[:, 0]
+        truth = self.bench.truth(trials[0].control)[rows]
+        return self.draws(rows).means(metric, logits[None], truth, self.bench.kind)[0]
+
+    def aggregate(self, rows: Sequence[Score], drawn: np.ndarray) -> Score:
         """The row `all`: the mean over seeds, its interval over pictures."""
         low, high = map(float, interval(drawn, self.level))
         value, converged = float(np.mean([row.value for row in rows])), all(row.converged for row in rows)
@@ -73,19 +90,20 @@ class Scoring:
         """Real minus control task, seed by seed and on average (Hewitt and Liang 2019)."""
         pairs = [(a, b) for a, b in zip(real[0], control[0], strict=True) if a.split == "test" and a.seed != "all"]
         rows = [replace(a, metric="selectivity", value=a.value - b.value) for a, b in pairs]
-        return [*rows, self._aggregate(rows, real[1] - control[1])]
+        return [*rows, self.aggregate(rows, real[1] - control[1])]
 
-    def _row(self, trial: Trial, metric: str, split: str) -> Score:
-        bench, rows = self.bench, self.bench.split_of[trial.seed] == split
-        truth = bench.truth(trial.control)[rows]
-        return replace(
-            self.blank(trial),
-            split=split,
-            metric=metric,
-            n=int(rows.sum()),
-            n_groups=bench.pictures[trial.seed, split],
-            value=float(measure(metric, trial.logits[rows], truth, kind=bench.kind)[0]),
-        )
+    def row(self, trial: Trial, metric: str, rows: np.ndarray, **more: str) -> Score:
+        """One measure over the decisions `rows` [N] bool."""
+        logits, truth = trial.logits[rows], self.bench.truth(trial.control)[rows]
+        value = (logits > 0).mean() if metric == YES_RATE else measure(metric, logits, truth, kind=self.bench.kind)[0]
+        n, pictures = int(rows.sum()), self.bench.pictures(rows)
+        return replace(self.blank(trial), metric=metric, value=float(value), n=n, n_groups=pictures, **more)  # type: ignore[arg-type]
+
+    def not_applicable(self, key: Key, control: str) -> Score:
+        """A control that does not exist at a key says so."""
+        trial = Trial.blank(key, control, self.bench.seeds[0])
+        named = replace(trial, probe=self._ready.probe.name, facts={"converged": 1.0})
+        return replace(self.blank(named), seed="all", metric=NOT_APPLICABLE, converged=None, n_train=0)
 
     def final(self, trials: Sequence[Trial], metric: str, value: float) -> Score:
         """One row for some trials together, on the test pictures."""
@@ -94,7 +112,7 @@ class Scoring:
             seed="all",
             metric=metric,
             n=int(self.bench.test.sum()),
-            n_groups=self.bench.pictures[trials[0].seed, "test"],
+            n_groups=self.bench.pictures(self.bench.test),
             lambda_=None,
             converged=all(trial.facts["converged"] for trial in trials),
             value=value,
@@ -103,11 +121,12 @@ class Scoring:
     def blank(self, trial: Trial) -> Score:
         """Everything a row says of its trial, without a value."""
         ready, key = self._ready, trial.key
+        shown = next((variant for variant in ready.variants if variant.control == trial.control), ready)
         template = ready.task.template
         return Score(
             run=self.run,
-            cache=ready.identity.digest if key else "",
-            model=ready.config.model.label,
+            cache=shown.identity.digest if key else "",
+            model=shown.config.model.label,
             revision=ready.config.model.revision or "",
             quantization=ready.config.model.precision,
             dataset=ready.collection.name,
@@ -130,7 +149,7 @@ class Scoring:
             metric="",
             n=0,
             n_groups=0,
-            n_train=int((self.bench.split_of[trial.seed] == "train").sum()),
+            n_train=int((self.bench.place(trial.control, trial.seed) == "train").sum()),
             lambda_=trial.facts.get("lambda"),
             converged=bool(trial.facts["converged"]),
             value=float("nan"),

@@ -20,12 +20,15 @@ from mllm_probe.protocols import Probe, Reporter
 from mllm_probe.report.scores import ScoreFile
 from mllm_probe.score import Score
 from mllm_probe.stages.analyses import Analyses, check_analyses
+from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.prepared import Prepared, filled
+from mllm_probe.stages.prepared import FLOORS, Prepared, filled
+from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring, tested
+from mllm_probe.stages.subsets import Subsets
 from mllm_probe.stages.verdicts import Verdicts, p_values, save_tests
 from mllm_probe.types import LayerData
 
@@ -41,7 +44,8 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, A
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
     ready = prepare(config, paths, reporter)
     check_probe(ready)
-    filled(ready)
+    for each in (ready, *(one for one in ready.variants if one.control not in FLOORS)):
+        filled(each)
     return sweep_cached(ready, paths, reporter, extraction={})
 
 
@@ -50,7 +54,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     started, bench = time.monotonic(), Bench(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
-    total = len(ready.keys) + BASELINES
+    total = steps(ready)
     verdicts = Verdicts(scoring)
     scores: list[Score] = []
     remarks: dict[str, list[str]] = {}
@@ -76,6 +80,13 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
     parts.clear()
     return summary
+
+
+def steps(ready: Prepared) -> int:
+    """How many keys and baselines a sweep goes through."""
+    shown = sum(len(one.keys) if one.control in FLOORS else len(ready.keys) for one in ready.variants)
+    own = len(ready.answer_keys) + bool(ready.answer_keys)
+    return len(ready.keys) + shown + own + BASELINES
 
 
 def check_probe(ready: Prepared) -> None:
@@ -107,13 +118,15 @@ def check_probe(ready: Prepared) -> None:
 
 def _remarks(trials: Sequence[Trial]) -> list[str]:
     """What a reader of the scores should know of a key's fits."""
-    if trials[0].key is None:
+    if not trials or trials[0].key is None or trials[0].control or trials[0].features == "answer":
         return []
     found = {
         "have columns that are constant in training and say nothing": any(
             trial.facts.get("constant_columns", 0) for trial in trials
         ),
-        "have fits that say the same of all rows": any(np.ptp(trial.logits, axis=0).max() == 0 for trial in trials),
+        "have fits that say the same of all rows": any(
+            np.ptp(trial.logits[trial.read], axis=0).max() == 0 for trial in trials
+        ),
         "have fits that did not converge": not all(trial.facts["converged"] for trial in trials),
     }
     return [remark for remark, holds in found.items() if holds]
@@ -126,29 +139,45 @@ def _tell(remarks: Mapping[str, Sequence[str]], keys: int, reporter: Reporter) -
 
 
 def _per_key(bench: Bench, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:
-    """The trials of each key and the rows of scores.csv; the baselines that need no activation come last."""
-    ready = bench.ready
-    coverage = ready.store.coverage()
-    analyses = Analyses(scoring, parts, lambda key: bench.layer(key, coverage))
+    """The trials of each key and the rows of scores.csv; controls follow, baselines that read no layer come last."""
+    ready, source, subsets = bench.ready, Source(bench.ready), Subsets(scoring)
+    analyses = Analyses(scoring, parts, source.readout)
     for key in ready.keys:
-        data = cache(partial(bench.layer, key, coverage))
+        data = cache(partial(source.readout, key))
         trials = parts.get(str(key), lambda key=key, data=data: bench.trials(key, data(), bench.controls))  # type: ignore[misc]
-        yield trials, [*scoring.scores(trials), *analyses.rows(key, data)]
+        yield trials, [*scoring.scores(trials), *subsets.scores(trials), *analyses.rows(key, data)]
+    yield from _controls(bench, scoring, parts)
+    for trials in answers(bench, source):
+        yield trials, scoring.scores(trials)
     for name, make in ((QUESTION_ONLY, _question_only), ("majority", _majority)):
         trials = parts.get(name, partial(make, bench))
         yield trials, scoring.scores(trials)
 
 
+def _controls(bench: Bench, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:
+    """The real labels on what a control read; where it read nothing, a row says so."""
+    for variant in bench.ready.variants:
+        source, name = Source(variant), variant.control
+        keys = variant.keys if name in FLOORS else bench.ready.keys
+        for key in keys:
+            if not variant.has(key) or not source.holds(key):
+                yield [], [scoring.not_applicable(key, name)]
+                continue
+            make = partial(bench.shown, name, key, source)
+            trials = parts.get(f"{key}.{name}", make)
+            yield trials, scoring.scores(trials)
+
+
 def _question_only(bench: Bench) -> list[Trial]:
-    words = LayerData(_tensor(bag_of_words(bench.texts)))
+    words = Readout.of(LayerData(_tensor(bag_of_words(bench.texts))))
     return _baseline(bench, Ridge() if bench.kind == "number" else Logistic(), words, QUESTION_ONLY, "words")
 
 
 def _majority(bench: Bench) -> list[Trial]:
-    return _baseline(bench, Majority(), LayerData(_tensor(np.zeros((len(bench.y), 0)))), "", "none")
+    return _baseline(bench, Majority(), Readout.of(LayerData(_tensor(np.zeros((len(bench.y), 0))))), "", "none")
 
 
-def _baseline(bench: Bench, probe: Probe, data: LayerData, control: str, features: str) -> list[Trial]:
+def _baseline(bench: Bench, probe: Probe, data: Readout, control: str, features: str) -> list[Trial]:
     problems = [bench.problem("", seed) for seed in bench.seeds]
     return fitted(probe, data, problems, [Trial.blank(None, control, seed, features) for seed in bench.seeds])
 

@@ -13,6 +13,7 @@ from mllm_probe.probes.linear import logits_of
 from mllm_probe.protocols import Fit
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.prepared import Prepared
+from mllm_probe.stages.readout import Source
 from mllm_probe.types import Key, LayerData
 
 
@@ -38,13 +39,13 @@ def transfer(
             f"geometry.measures=transfer needs labels of yes and no and a probe of one row a decision; task="
             f"{ready.task.name} has labels of kind {bench.kind}, probe={ready.probe.name} reads {ready.probe.reads}"
         )
-    trained = []
+    source, trained = Source(ready, coverage), []
     for key in a:
-        trained.append(_trained(bench, bench.layer(key, coverage)))
+        trained.append(_trained(bench, _rows(source, key)))
         tick()
     signs = np.full((len(a), len(b), int(bench.test.sum())), np.nan, dtype=np.float32)
     for column, key in enumerate(b):
-        data = _held_out(bench, bench.layer(key, coverage))
+        data = _held_out(bench, _rows(source, key))
         fitting = [row for row, (width, fits) in enumerate(trained) if fits and width == data.width]
         if fitting and not is_constant(data.rows[:].double().numpy()):
             logits = logits_of([fit for row in fitting for fit in trained[row][1]], data)
@@ -58,6 +59,17 @@ def _trained(bench: Bench, data: LayerData) -> tuple[int, Sequence[Fit]]:
     if is_constant(data.rows[:].double().numpy()):
         return data.width, []
     return data.width, bench.ready.probe.fit(data, [bench.problem("", seed) for seed in bench.seeds])
+
+
+def _rows(source: Source, key: Key) -> LayerData:
+    """Raises ConfigError where a decision reads no row."""
+    readout = source.readout(key)
+    if len(readout.who) < readout.total:
+        raise ConfigError(
+            f"geometry.measures=transfer needs a row for every decision, and {key} has {len(readout.who)} of "
+            f"{readout.total}; leave {key.position} out of extract.positions"
+        )
+    return readout.data
 
 
 def _held_out(bench: Bench, data: LayerData) -> LayerData:

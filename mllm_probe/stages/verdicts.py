@@ -58,28 +58,34 @@ class Verdicts:
         self._scoring, self._bench = scoring, scoring.bench
         self._rows: dict[Key, np.ndarray] = {}
         self._votes: dict[Key, np.ndarray] = {}
+        self._read: dict[Key, np.ndarray] = {}
         self._probe = ""
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Keep what the comparisons need: a share of votes per test row and class, or a number per test row."""
-        real = [trial for trial in trials if trial.key and not trial.control]
+        real = [trial for trial in trials if trial.key and not trial.control and trial.features == "single"]
         if not real:
             return
         key, bench = real[0].key, self._bench
         assert key is not None
         self._probe = real[0].probe
-        said = votes(np.stack([trial.logits[bench.test] for trial in real])[None].astype(np.float64), bench.kind)[0]
-        truth = bench.y[bench.test]
+        rows = self._scoring.rows(real[0], "test")
+        said = votes(np.stack([trial.logits[rows] for trial in real])[None].astype(np.float64), bench.kind)[0]
+        truth = bench.y[rows]
+        self._read[key] = rows
         self._votes[key] = said
         if bench.kind == "number":
-            squared = np.stack([(trial.logits[bench.test] - truth) ** 2 for trial in real]).mean(axis=0)
+            squared = np.stack([(trial.logits[rows] - truth) ** 2 for trial in real]).mean(axis=0)
             self._rows[key] = 1 - squared / max(float(truth.var()), 1e-30)
         else:
             self._rows[key] = said[np.arange(len(truth)), truth]
 
     def tests(self, scores: Sequence[Score], reporter: Reporter) -> tuple[list[Test], dict[str, Any]]:
         """All rows, and {position: what to say of it}."""
-        found = self._above_chance(reporter)
+        families: dict[bytes, list[Key]] = {}
+        for key, read in self._read.items():
+            families.setdefault(read.tobytes(), []).append(key)
+        found = [test for keys in families.values() for test in self._above_chance(keys, reporter)]
         said: dict[str, Any] = {}
         for position in dict.fromkeys(key.position for key in self._rows):
             keys = [k for k in self._rows if k.position == position and k.site.tower == "lm" and k.site.part == "block"]
@@ -89,17 +95,16 @@ class Verdicts:
                 said[position] = line
         return found, said
 
-    def _above_chance(self, reporter: Reporter) -> list[Test]:
-        """Max-T over every key of the sweep."""
-        bench = self._bench
+    def _above_chance(self, keys: Sequence[Key], reporter: Reporter) -> list[Test]:
+        """Max-T over every key that reads the same decisions; nearly always these are all."""
+        bench, rows = self._bench, self._read[keys[0]]
         config = bench.ready.config.sweep
-        order = np.asarray([decision.uid for decision in bench.ready.examples.decisions])[bench.test]
-        keys = list(self._votes)
+        order = np.asarray([decision.uid for decision in bench.ready.examples.decisions])[rows]
         try:
             result = max_t(
                 np.stack([self._votes[key] for key in keys]),
-                bench.y[bench.test],
-                bench.groups[bench.test],
+                bench.y[rows],
+                bench.groups[rows],
                 order,
                 bench.kind,
                 config.permutations,
@@ -127,7 +132,7 @@ class Verdicts:
     def _position(self, keys: Sequence[Key], scores: Sequence[Score]) -> tuple[list[Test], dict[str, Any]]:
         """The language-model blocks of one position, from bottom to top."""
         rows = np.stack([self._rows[key] for key in keys])
-        draws, level = self._scoring.resamples, self._scoring.level
+        draws, level = self._scoring.draws(self._read[keys[0]]), self._scoring.level
         chosen = preferred(np.asarray([self._validation(key, scores) for key in keys]))
         form = shape(rows, chosen, draws, margin=self._bench.ready.config.sweep.margin, alpha=1 - level)
         among = contenders(rows, draws, level)
@@ -146,7 +151,8 @@ class Verdicts:
     def _differences(self, family: str, keys: Sequence[Key], rows: np.ndarray, chosen: int) -> list[Test]:
         """The chosen block against every other one, two-sided, corrected by Holm."""
         others = [i for i in range(len(keys)) if i != chosen]
-        found = [difference(rows[chosen], rows[i], self._scoring.resamples, self._scoring.level) for i in others]
+        draws = self._scoring.draws(self._read[keys[0]])
+        found = [difference(rows[chosen], rows[i], draws, self._scoring.level) for i in others]
         adjusted = holm(np.asarray([one.p for one in found]))
         return [
             self._versus("difference", family, (keys[chosen], keys[i]), one, (one.p, float(p)))

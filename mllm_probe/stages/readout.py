@@ -1,0 +1,148 @@
+"""How the stored rows of a key meet the decisions: which row each decision reads, and by which output of a probe.
+
+Where every decision has a row of its own (a statement's last token, a name in a list) one output serves all. Where
+several read the same row (one picture, many categories) no single output can answer for all of them, and each category
+has its own. Knows no label but through the problems it is given.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mllm_probe.cache.coverage import Coverage
+from mllm_probe.stages.prepared import Prepared
+from mllm_probe.types import PICTURE_POSITIONS, Compute, Key, LayerData, Problem
+
+
+@dataclass(frozen=True)
+class Readout:
+    """`data` holds a row for each of the decisions `who` [M]; `heads` [M] numbers their outputs (None: one for all)."""
+
+    data: LayerData
+    who: np.ndarray
+    total: int
+    heads: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, data: LayerData) -> "Readout":
+        """Of all decisions."""
+        return cls(data, np.arange(len(data)), len(data))
+
+    @property
+    def plain(self) -> bool:
+        """One output, and a row for every decision."""
+        return self.heads is None and len(self.who) == self.total
+
+    def problem(self, problem: Problem) -> Problem:
+        """Cut to the decisions that are read; with several outputs each row has a label at its own output only.
+
+        Outputs that lack a label in training or have nothing to validate on are left out.
+        """
+        y, train, val = problem.y[self.who], problem.train[self.who], problem.val[self.who]
+        if self.heads is None:
+            return replace(problem, y=y, train=train, val=val)
+        live = self._live(problem)
+        cells = self.heads[:, None] == live
+        return replace(problem, y=np.where(cells, y[:, None], 0), train=train, val=val, kind="labels", mask=cells)
+
+    def _live(self, problem: Problem) -> np.ndarray:
+        """The outputs that can be trained and validated."""
+        assert self.heads is not None
+        y, train, val = problem.y[self.who], problem.train[self.who], problem.val[self.who]
+        seen = [set(self.heads[train & (y == label)].tolist()) for label in (0, 1)]
+        return np.asarray(sorted(seen[0] & seen[1] & set(self.heads[val].tolist())), dtype=int)
+
+    def logits(self, found: np.ndarray, problem: Problem) -> np.ndarray:
+        """[M] or [M, C] of a probe -> [N] or [N, C] for all decisions: nan where nothing is read, 0 where an output was
+        left out."""
+        if self.plain:
+            return found.astype(np.float32)
+        if self.heads is not None:
+            live = self._live(problem)
+            column = np.searchsorted(live, self.heads).clip(max=max(len(live) - 1, 0))
+            own = live[column] == self.heads
+            found = np.where(own, np.atleast_2d(found)[np.arange(len(self.who)), column], 0.0)
+        whole = np.full((self.total, *found.shape[1:]), np.nan, dtype=np.float32)
+        whole[self.who] = found
+        return whole
+
+
+class Source:
+    """The rows of one experiment or control."""
+
+    def __init__(self, ready: Prepared, coverage: Coverage | None = None) -> None:
+        self.ready = ready
+        self._samples = {sample.uid: sample for sample in ready.examples.samples}
+        self._coverage = coverage
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        return self._coverage or self.ready.store.coverage()
+
+    def holds(self, key: Key) -> bool:
+        return not self.coverage.missing([key], self._samples)
+
+    def readout(self, key: Key) -> Readout:
+        """Those of token positions are ragged."""
+        rows, bounds = self.ready.store.rows(key, list(self._samples), self.coverage)
+        decisions, own, extra = self.ready.examples.decisions, self._own, self._contrast
+        total = len(decisions)
+        if key.position.startswith("tokens:"):
+            spans = [np.arange(bounds[i], bounds[i + 1]) for i in own]
+            ends = np.cumsum([0, *(len(span) for span in spans)])
+            return Readout.of(LayerData(rows.take(np.concatenate(spans)), ends, **extra, **self._place(key)))
+        shift = np.asarray([self._offset(key, decision.sample, decision.mark) for decision in decisions])
+        who = np.flatnonzero(shift >= 0)
+        places = bounds[own[who]] + shift[who]
+        if len(who) < total:
+            extra = {name: values[who] for name, values in extra.items()}
+        return Readout(LayerData(rows.take(places), **extra, **self._place(key)), who, total, self._heads(key, who))
+
+    def _place(self, key: Key) -> dict[str, Any]:
+        from mllm_probe.models.device import pick_device
+
+        config = self.ready.config
+        name = f"{key} ({self.ready.control})" if self.ready.control else str(key)
+        return {"name": name, "compute": Compute(pick_device(config.device), int(config.sweep.max_memory_gb * 1e9))}
+
+    def headed(self, key: Key) -> bool:
+        """Whether a probe needs several outputs here."""
+        names = [decision.head for decision in self.ready.examples.decisions]
+        if None in names:
+            return False
+        read = [(d.sample, self._offset(key, d.sample, d.mark)) for d in self.ready.examples.decisions]
+        read = [place for place in read if place[1] >= 0]
+        return key.position in PICTURE_POSITIONS or len(set(read)) < len(read)
+
+    def _heads(self, key: Key, who: np.ndarray) -> np.ndarray | None:
+        if not self.headed(key):
+            return None
+        names = [decision.head for decision in self.ready.examples.decisions]
+        return np.unique(np.asarray(names)[who], return_inverse=True)[1]
+
+    def _offset(self, key: Key, sample: str, mark: str | None) -> int:
+        """Which of a sample's rows is this decision's own: its mark's place among the marks the position reads, and -1
+        where those are the marks of others."""
+        family = key.position.partition(":")[2]
+        marks = [name for name in self._samples[sample].marks if name.partition(":")[0] == family]
+        if mark in marks:
+            return marks.index(mark)
+        return -1 if any(":" in name for name in marks) else 0
+
+    @cached_property
+    def _own(self) -> np.ndarray:
+        """Which sample each decision is about [N]."""
+        number = {uid: i for i, uid in enumerate(self._samples)}
+        return np.asarray([number[decision.sample] for decision in self.ready.examples.decisions])
+
+    @cached_property
+    def _contrast(self) -> dict[str, Any]:
+        """Contrast pairs, where decisions say which half they are."""
+        decisions = self.ready.examples.decisions
+        if not any(decision.side for decision in decisions):
+            return {}
+        names = {pair: i for i, pair in enumerate(dict.fromkeys(d.pair for d in decisions if d.side))}
+        pairs = np.asarray([names[d.pair] if d.side else -1 for d in decisions])
+        return {"pairs": pairs, "sides": np.asarray([d.side for d in decisions])}
