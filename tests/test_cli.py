@@ -66,7 +66,8 @@ def test_the_csv_keeps_its_contract(probe: Run, checkpoint: Path, tmp_path: Path
     assert (whole.low <= whole.value + 1e-9).all() and (whole.value <= whole.high + 1e-9).all()
     words = whole[(whole.control == "question_only") & (whole.metric == "accuracy")]
     assert words.value.tolist() == [0.5], "matched texts say nothing"
-    floor = whole[(whole.position == "last") & (whole.site == "lm.00") & (whole.metric == "accuracy")]
+    own = whole[whole.features == "single"]
+    floor = own[(own.position == "last") & (own.site == "lm.00") & (own.metric == "accuracy")]
     assert set(floor.control) == {"", "control_task"}
     assert floor[floor.control == ""].value.tolist() == [0.5], "the last token's embedding is the same for all"
     tested = whole[whole.p_holm.notna()]
@@ -127,7 +128,7 @@ COMPOSED = [
     (("sweep.draws=many",), "sweep.draws=many: Value 'many' of type 'str' could not be converted to Integer"),
     (("sweep.draws=0",), "sweep.draws=0 must be 1 or more"),
     (("sweep.margin=0",), "sweep.margin=0.0 must lie between 0 and 1"),
-    (("controls=[control]",), "controls names 'control', which is unknown; .*choose one of: control_task"),
+    (("controls=[control]",), "controls names 'control', which is unknown; .*choose one of: blank_picture"),
     (("sweep.analyses=[mdll]",), "names 'mdll', which is unknown; did you mean 'mdl'"),
     (
         ("sweep.analyses=[v_information]", "sweep.baseline=lm.77@last"),

@@ -30,6 +30,7 @@ from mllm_probe.report.heatmaps import draw_geometry, in_order
 from mllm_probe.report.scores import load_scores
 from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.geometry import check_rows, draw_samples
+from mllm_probe.stages.readout import Readout
 from mllm_probe.stages.transfer import transfer
 from mllm_probe.types import Key, LayerData, Problem, Sample, Site
 
@@ -287,8 +288,8 @@ class PlantedBench:
         self.layers[1][:, 0] = signal + rng.normal(size=600) * 0.5
         self.layers[1][:, 1] += 40 * signal
 
-    def layer(self, key: Key, _: object) -> LayerData:
-        return LayerData(torch.from_numpy(self.layers[key.site.layer]), name=str(key))
+    def readout(self, key: Key) -> Readout:
+        return Readout.of(LayerData(torch.from_numpy(self.layers[key.site.layer]), name=str(key)))
 
     def problem(self, _: str, seed: int) -> Problem:
         return Problem(np.where(self.test, 0, self.y), self.split == "train", self.split == "val", seed=seed)
@@ -296,6 +297,7 @@ class PlantedBench:
 
 def test_transfer_goes_from_the_row_to_the_column(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mllm_probe.stages.transfer.Bench", PlantedBench)
+    monkeypatch.setattr("mllm_probe.stages.transfer.Source", lambda ready, _: PlantedBench(ready))
     ready = SimpleNamespace(config=SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1])), probe=Logistic())
     keys, ticks = [Key(Site("lm", layer), "last") for layer in range(4)], []
     found, n = transfer(ready, None, keys, keys, 200, 0, lambda: ticks.append(1))  # type: ignore[arg-type]
@@ -427,7 +429,11 @@ def check_tables(table: pd.DataFrame) -> None:
 def check_transfer(table: pd.DataFrame, scores: pd.DataFrame) -> None:
     """On the diagonal stands what the sweep found."""
     swept = scores[
-        (scores.seed == "all") & (scores.split == "test") & (scores.metric == "accuracy") & (scores.control == "")
+        (scores.seed == "all")
+        & (scores.split == "test")
+        & (scores.metric == "accuracy")
+        & (scores.control == "")
+        & (scores.features == "single")
     ]
     expected = {(row.position, row.site): row.value for row in swept.itertuples() if row.site}
     del expected["last", "lm.00"]  # constant

@@ -49,7 +49,7 @@ def test_tokens_are_ragged_rows(model: HFModel, store: Store, samples: Sequence[
         for i, sample in enumerate(samples):
             (alone,) = read_states(model, model.collate([sample], [key]), [key], torch.float32).values.values()
             assert (values[bounds[i] : bounds[i + 1]] - alone).norm() <= 1e-5 * alone.norm()
-    pictures = len({sample.group for sample in samples})
+    pictures = len({sample.digests[0] for sample in samples})
     (path,) = store.paths.root.rglob("*.safetensors")
     with safe_open(path, "pt") as file:
         assert file.get_slice("connector@tokens:image").get_shape() == [16 * pictures, 64]
@@ -83,7 +83,7 @@ def test_disk_holds_the_rows_and_little_else(model: HFModel, store: Store, sampl
     sites = list(model.anatomy.sites())
     keys = [Key(site, "mean_image") for site in sites] + [Key(site, "last") for site in sites if site.tower == "lm"]
     fill(model, store, samples, keys, shared=True)
-    pictures = len({sample.group for sample in samples})
+    pictures = len({sample.digests[0] for sample in samples})
     rows = sum(pictures if model.anatomy.space(key) == "prefix" else len(samples) for key in keys)
     assert bytes_of(store) - 16_000 <= rows * 64 * 4, "an index of some kB, whatever the width"
     assert bytes_of(store) >= rows * 64 * 4
@@ -150,7 +150,7 @@ def test_only_owners_pass_through_a_model_whose_pictures_alone_are_asked(
     planner = planner_for(model, samples, KEYS[:1], 5, True)
     (plan,) = planner.plans({sample.uid: (KEYS[0],) for sample in samples})
     read = [uid for unit in plan.units for uid in unit.samples]
-    assert len(read) == len({sample.group for sample in samples}) < len(samples) == len(plan.prefixes)
+    assert len(read) == len({sample.digests[0] for sample in samples}) < len(samples) == len(plan.prefixes)
     store = Store(CachePaths(tmp_path / "cache"), Digests(tmp_path / "digests.json"))
     fill(model, store, samples, KEYS[:1], shared=True)
     assert store.coverage().missing(KEYS[:1], [sample.uid for sample in samples]) == {}

@@ -16,13 +16,12 @@ FEATURES = "answer"
 
 
 def answers(bench: Bench, source: Source) -> Iterator[list[Trial]]:
-    """One list of trials a block, and those of the top once more as the baseline that belongs to no layer."""
-    keys = bench.ready.answer_keys
-    for key in keys:
+    """One list of trials a block; those of the top, where it is read, once more as the baseline of no layer."""
+    for key in bench.ready.answer_keys:
         logits = source.readout(key).data.rows[:].double().numpy()
         odds = (logits[:, 0] - logits[:, 1]).astype(np.float32)
         yield _trials(bench, Key(key.site, "last"), "", LENS, odds)
-        if key == keys[-1]:
+        if key.site.layer == bench.ready.anatomy.blocks["lm"]:
             yield _trials(bench, None, ZERO_SHOT, FEATURES, odds)
 
 

@@ -80,13 +80,14 @@ class Prepared:
 
     @cached_property
     def answer_keys(self) -> tuple[Key, ...]:
-        """The model's own answer, read at the blocks asked for and at the top."""
-        words = self.config.extract.answers
-        if not words or self.control or self.examples.kind != "binary":
+        """The model's own answer at the blocks asked for, where each prompt asks one thing and its end is read."""
+        words, decisions = self.config.extract.answers, self.examples.decisions
+        asked = len({decision.sample for decision in decisions}) == len(decisions)
+        open_ended = self.control or self.examples.kind != "binary" or any(decision.side for decision in decisions)
+        if not words or open_ended or not asked or "last" not in self.config.extract.positions:
             return ()
-        top = Site("lm", self.anatomy.blocks["lm"])
-        blocks = [site for site in self.sites if site.tower == "lm" and site.part == "block" and site != top]
-        return tuple(Key(site, f"{ANSWER}:{'/'.join(words)}") for site in (*blocks, top))
+        blocks = [site for site in self.sites if site.tower == "lm" and site.part == "block"]
+        return tuple(Key(site, f"{ANSWER}:{'/'.join(words)}") for site in blocks)
 
     @property
     def stored(self) -> tuple[Key, ...]:

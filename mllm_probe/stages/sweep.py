@@ -85,7 +85,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
 def steps(ready: Prepared) -> int:
     """How many keys and baselines a sweep goes through."""
     shown = sum(len(one.keys) if one.control in FLOORS else len(ready.keys) for one in ready.variants)
-    own = len(ready.answer_keys) + bool(ready.answer_keys)
+    own = sum(1 + (key.site.layer == ready.anatomy.blocks["lm"]) for key in ready.answer_keys)
     return len(ready.keys) + shown + own + BASELINES
 
 
