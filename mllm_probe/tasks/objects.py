@@ -64,7 +64,15 @@ class Objects:
             samples[sample.uid] = sample
             strata = {"picture": picture.id, "category": category}
             decisions[uid] = Decision(
-                uid, sample.uid, "present", label, picture.digest, mark="object", type=category, strata=strata
+                uid,
+                sample.uid,
+                "present",
+                label,
+                picture.group,
+                mark="object",
+                type=category,
+                strata=strata,
+                head=category,
             )
         return Examples(tuple(samples.values()), tuple(decisions.values()), fold_of)
 
