@@ -1,4 +1,4 @@
-"""Controls show the model something else and change nothing that is scored; each is at chance, or says that it is not there."""
+"""Controls show the model something else and change nothing that is scored; each is at chance, or says it is missing."""
 
 from collections import Counter
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_answers_are_the_models_own_logits(model: HFModel, entailment: Examples,
 
 def test_a_run_has_every_control_in_its_table(probe: Run, tmp_path: Path) -> None:
     quick = ("experiment=smoke", "sweep.draws=100", "sweep.permutations=100", "controls=all", "layers.range=[0,8]")
-    code, out, err = probe("run", *quick)
+    code, _, err = probe("run", *quick)
     assert code == 0, err
     table = load_scores(next((tmp_path / "outputs" / "run").rglob("scores.csv")))
     whole = table[table.seed == "all"]
