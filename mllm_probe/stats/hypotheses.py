@@ -120,11 +120,11 @@ class Judge:
             f"{_points(value, low, high, 'more', 'fewer')} than it; H2 {_said(verdict)}"
         )
         claim = f"{local.name} rises from the bottom to the middle layers and does not fall as {whole.name} does"
-        numbers = {"middle": local.sites[middle], "rise": rise.value, "rise_low": rise.low, "rise_high": rise.high}
-        falls_of = {"fall_global": _fall(whole), "fall_local": _fall(local)}
-        return Statement(
-            "H2", claim, verdict, sentence, {**numbers, **falls_of, "more": value, "more_low": low, "more_high": high}
-        )
+        numbers: dict[str, float | str] = {"middle": local.sites[middle]}
+        numbers |= {"rise": rise.value, "rise_low": rise.low, "rise_high": rise.high}
+        numbers |= {"fall_global": _fall(whole), "fall_local": _fall(local)}
+        numbers |= {"more": value, "more_low": low, "more_high": high}
+        return Statement("H2", claim, verdict, sentence, numbers)
 
     def peaks_later(self, whole: Curve, local: Curve, joint: JointResamples) -> Statement:
         """H3: the global curve peaks deeper than where the local one saturates, the first layer within the margin of
