@@ -142,7 +142,7 @@ def test_the_table_says_what_controls_and_the_model_itself_score(whole: pd.DataF
 def test_the_answer_is_said_in_words() -> None:
     written = io.StringIO()
     print_study([H1, H2, H3], Console(file=written, width=200))
-    said = written.getvalue().splitlines()
+    said = [line.rstrip() for line in written.getvalue().splitlines()]
     assert said[0] == QUESTION and said[1] == "  H1 ✓ holds: entailment at last rises, peaks and falls"
     assert "peak at lm.05 [lm.04, lm.06]; the top layer lm.08 is 5.2 points lower [4.3, 6.1]" in said[2]
     assert said[3].startswith("  H2 ✗ does not hold: ") and said[5].startswith("  H3 ? undecided: ")
@@ -155,7 +155,7 @@ def test_both_tasks_are_drawn_against_depth(
     draw_study(whole, local, [H1, H2, H3], paths)
     found = lines(drawn[0])
     assert found["entailment (global)"] == PEAKED and found["objects (local)"] == PLATEAU
-    assert len(found["entailment, text only"]) == len(found["objects, random weights"]) == LAYERS
+    assert len(found["entailment, text_only"]) == len(found["objects, random_weights"]) == LAYERS
     assert found["chance, entailment"] == [0.5, 0.5] and found["chance, objects"] == [0.53, 0.53]
     peak = next(line for line in drawn[0].axes[0].lines if line.get_gid() == "peak")
     assert list(peak.get_xdata()) == [0.5, 0.75]  # type: ignore[arg-type]

@@ -98,11 +98,11 @@ def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path]) -> None:
     save(figure, paths)
 
 
-def legend_below(figure: Any, panels: Sequence[Any], first: Sequence[str] = ()) -> None:
-    """Every label once, those in `first` before the others, in as many columns as there is room for."""
+def legend_below(figure: Any, panels: Sequence[Any], first: Sequence[str] = (), width: float = 1.85) -> None:
+    """Every label once, those in `first` before the others, in as many columns of `width` inches as there is room."""
     found = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     marks = {label: found[label] for label in [*first, *(label for label in found if label not in first)]}
-    columns = min(len(marks), int(figure.get_figwidth() / 1.7))
+    columns = min(len(marks), int(figure.get_figwidth() / width))
     style = {"loc": "outside lower center", "frameon": False, "fontsize": 9, "handlelength": 2.6}
     figure.legend(marks.values(), marks.keys(), ncols=max(columns, 2), **style)
 
@@ -131,6 +131,7 @@ def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str]) -> Non
         "layer (n: after the final norm)" if ticks[-1].endswith("n") else "layer" if len(ticks) > 1 else ""
     )
     panel.grid(axis="y", color="0.92")
+    panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from mllm_probe.report.figures import (
     COLOURS,
@@ -21,6 +22,7 @@ from mllm_probe.report.figures import (
     real,
     save,
     spread,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ def print_study(statements: Sequence[Statement], console: Console | None = None)
     console.print(f"[bold]{QUESTION}[/]", highlight=False)
     for one in statements:
         mark = MARKS.get(one["verdict"], OPEN)
-        console.print(f"  {one['name']} {mark}: {escape(one['claim'])}", highlight=False)
-        console.print(f"     [dim]{escape(one['sentence'])}[/]", highlight=False)
+        console.print(Padding(f"{one['name']} {mark}: {escape(one['claim'])}", (0, 0, 0, 2)), highlight=False)
+        console.print(Padding(f"[dim]{escape(one['sentence'])}[/]", (0, 0, 0, 5)), highlight=False)
 
 
 def draw_study(
@@ -49,7 +51,8 @@ def draw_study(
     """Both tasks against relative depth of the language model at one position, with their controls and chance.
 
     The position is `last`, or the first that both tasks read in the language model; each shows its own first one where
-    they share none. The layers that may hold the global peak (H1) are marked above the curves.
+    they share none. Controls have the colour of their task. The layers that may hold the global peak (H1) are marked
+    above the curves.
     """
     from matplotlib.figure import Figure
 
@@ -68,8 +71,9 @@ def draw_study(
     panel.set_xlabel("relative depth in the language model (0: embeddings, 1: top layer)")
     panel.set_ylabel(f"{headline_metric(whole)} on held-out pictures")
     panel.grid(axis="y", color="0.92")
+    panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
-    legend_below(figure, [panel])
+    legend_below(figure, [panel], width=1.6)
     save(figure, paths)
 
 
@@ -92,14 +96,13 @@ def _draw_task(panel: Any, rows: "pd.DataFrame", kind: str, colour: str, positio
     line = _blocks(real(rows))
     line = line[line.position == position].sort_values("depth")
     task = f"{rows.task.iloc[0]} ({kind})"
-    panel.plot(line.depth, line.value, marker="o", markersize=4, linewidth=1.8, color=colour, label=task, zorder=3)
+    panel.plot(line.depth, line.value, marker="o", markersize=4, linewidth=1.8, color=colour, gid=task, zorder=3)
     panel.fill_between(line.depth, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
     for control, one in _blocks(controls(rows, position)).groupby("control", sort=False):
-        label = f"{rows.task.iloc[0]}, {str(control).replace('_', ' ')}"
-        one = one.sort_values("depth")
-        panel.plot(
-            one.depth, one.value, linestyle=DASHES[control][1], linewidth=1.0, alpha=0.75, color=colour, label=label
-        )
+        one, dashes = one.sort_values("depth"), DASHES[control][1]
+        name = f"{rows.task.iloc[0]}, {control}"
+        panel.plot(one.depth, one.value, linestyle=dashes, linewidth=1.1, alpha=0.75, color=colour, gid=name)
+        panel.plot([], [], linestyle=dashes, linewidth=1.1, color="0.35", label=words(one.iloc[0]))
     return float(line.value.iloc[-1]), f"{task}\nat {position}"
 
 
@@ -147,4 +150,4 @@ def _draw_chance(panel: Any, tables: Sequence["pd.DataFrame"]) -> None:
         lone = len(tasks) == 1 and len(found) > 1
         label = f"chance, {tables[tasks[0]].task.iloc[0]}" if lone else "chance"
         colour = COLOURS[tasks[0]] if lone else "0.35"
-        panel.axhline(value, color=colour, linewidth=0.9, linestyle=(0, (1, 1)), label=label, zorder=0.9)
+        panel.axhline(value, color=colour, linewidth=0.8, label=label, zorder=0.9)
