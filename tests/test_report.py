@@ -30,7 +30,7 @@ COMMON = {
     "probe": "logistic",
     "control": "",
     "train_template": "t, with a comma",
-    "test_template": "t",
+    "test_template": "t, with a comma",
     "split": "test",
     "metric": "accuracy",
     "n": 40,
@@ -98,7 +98,8 @@ def test_the_figure_draws_the_values(table: pd.DataFrame, tmp_path: Path, monkey
     }
     assert lines["language model", "last"] == [0.5, 0.873]
     assert lines["vision tower", "mean_image"] == [0.5]
-    assert lines["language model", "chance"] == [0.5, 0.5] and ("language model", "majority") in lines
+    floors = {line.get_gid(): list(line.get_ydata()) for panel in drawn[0].axes for line in panel.lines}
+    assert floors["majority"] == [0.5, 0.5]
     with Image.open(paths[0]) as image:
         assert image.width > 400 and len(image.convert("RGB").getcolors(2**24)) > 20
     assert paths[1].read_bytes().startswith(b"%PDF")

@@ -1,17 +1,32 @@
-"""layers.png and layers.pdf: score against layer, one panel a tower, with intervals and floors. Reads a table only."""
+"""layers.png and layers.pdf: score against layer, one panel a tower, with intervals, controls and floors.
+
+Reads a table only, and knows which of its rows are a curve and which a line.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.paths import replacing
+from mllm_probe.settings import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, colour-blind safe
 TITLES = {"vision": "vision tower", "connector": "connector", "lm": "language model"}
-CHANCE = {"accuracy": 0.5, "r2": 0.0}
+DASHES: dict[
+    str, tuple[str, Any]
+] = {  # colour (Tol's muted scheme) and dashes of the controls with layers of their own
+    TEXT_ONLY: ("#882255", (0, (5, 2))),
+    BLANK: ("#999933", (0, (3, 2))),
+    SHUFFLED: ("#332288", (0, (5, 2, 1, 2))),
+    RANDOM: ("0.45", (0, (2, 2))),
+}
+COPY_CEILING = "copy_ceiling"
+ONE_VALUE = (VISION_ONLY, CONNECTOR_ONLY, COPY_CEILING)
+LENS = "logit_lens"
+APART = 0.052  # least distance of two labels, as a share of the panel's height
 
 
 def headline_metric(scores: "pd.DataFrame") -> str:
@@ -20,13 +35,39 @@ def headline_metric(scores: "pd.DataFrame") -> str:
 
 
 def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
-    """The aggregate test rows of the headline measure."""
-    return scores[(scores.seed == "all") & (scores.split == "test") & (scores.metric == headline_metric(scores))]
+    """The aggregate test rows of the headline measure, over all test rows in the wording that was trained on."""
+    whole = (scores.subset == "") & (scores.train_template == scores.test_template) & scores.value.notna()
+    return scores[
+        whole & (scores.seed == "all") & (scores.split == "test") & (scores.metric == headline_metric(scores))
+    ]
 
 
 def real(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Those of a site, controls left out."""
     return rows[(rows.site != "") & (rows.control == "") & (rows.features == "single")]
+
+
+def controls(rows: "pd.DataFrame", position: str) -> "pd.DataFrame":
+    """Those of other inputs or weights, read layer by layer as the real ones are."""
+    return rows[rows.control.isin(list(DASHES)) & (rows.features == "single") & (rows.position == position)]
+
+
+def lens(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """What the model itself would answer if it stopped at a layer."""
+    return rows[(rows.site != "") & (rows.control == "") & (rows.probe == LENS)]
+
+
+def floors(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """One row each of what has no layers: baselines, the model's answer, and the best of one picture tower."""
+    single = rows[(rows.site != "") & rows.control.isin(ONE_VALUE)].sort_values("value", ascending=False)
+    import pandas as pd
+
+    return pd.concat([rows[rows.site == ""], single.drop_duplicates("control")])
+
+
+def words(row: Any) -> str:
+    """What to call a control or a baseline."""
+    return str(row.control or row.probe).replace("_", " ")
 
 
 def positions(sites: "pd.DataFrame") -> list[str]:
@@ -39,53 +80,111 @@ def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path]) -> None:
     from matplotlib.figure import Figure
 
     rows = headline(scores)
-    sites, floors = real(rows), rows[rows.site == ""]
+    sites = real(rows)
     towers = [tower for tower in TITLES if tower in set(sites.tower)]
     widths = [max(2.2, sites[sites.tower == tower].site.nunique()) for tower in towers]
-    figure = Figure(figsize=(min(12.0, 2.4 + 0.42 * sum(widths)), 3.8), layout="constrained")
+    figure = Figure(figsize=(min(12.0, 3.6 + 0.42 * sum(widths)), 4.2), layout="constrained")
     panels = figure.subplots(1, len(towers), sharey=True, width_ratios=widths, squeeze=False)[0]
     colour = dict(zip(positions(sites), COLOURS * 9, strict=False))
     for panel, tower in zip(panels, towers, strict=True):
-        _draw_panel(panel, sites[sites.tower == tower], colour, floors)
+        _draw_panel(panel, sites[sites.tower == tower], colour)
+        _draw_controls(panel, rows[rows.tower == tower], sites[sites.tower == tower], next(iter(colour)))
         panel.set_title(TITLES[tower], fontsize=10)
+    draw_floors(panels, floors(rows))
     panels[0].set_ylabel(f"{headline_metric(scores)} on held-out pictures")
     first = scores.iloc[0]
     figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
+    legend_below(figure, panels, tuple(colour))
+    save(figure, paths)
+
+
+def legend_below(figure: Any, panels: Sequence[Any], first: Sequence[str] = (), width: float = 1.85) -> None:
+    """Every label once, those in `first` before the others, in as many columns of `width` inches as there is room."""
     found = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    marks = {label: found[label] for label in [*colour, *(label for label in found if label not in colour)]}
-    figure.legend(
-        marks.values(),
-        marks.keys(),
-        loc="outside lower center",
-        ncols=len(marks) if sum(widths) > 12 else 3,
-        frameon=False,
-        fontsize=9,
-    )
+    marks = {label: found[label] for label in [*first, *(label for label in found if label not in first)]}
+    columns = min(len(marks), int(figure.get_figwidth() / width))
+    style = {"loc": "outside lower center", "frameon": False, "fontsize": 9, "handlelength": 2.6}
+    figure.legend(marks.values(), marks.keys(), ncols=max(columns, 2), **style)
+
+
+def save(figure: Any, paths: Sequence[Path]) -> None:
     for path in paths:
         with replacing(path) as part:
             figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=undated(path))
 
 
-def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str], floors: "pd.DataFrame") -> None:
+def _places(rows: "pd.DataFrame") -> dict[str, int]:
+    return {site: i for i, site in enumerate(dict.fromkeys(rows.site))}
+
+
+def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str]) -> None:
     names = {
         f"{layer}{'' if part == 'block' else part[0]}": None for layer, part in zip(rows.layer, rows.part, strict=True)
     }
-    ticks = [name.replace(".0", "") for name in names]
-    place = {site: i for i, site in enumerate(dict.fromkeys(rows.site))}
+    ticks, place = [name.replace(".0", "") for name in names], _places(rows)
     for position, line in rows.groupby("position", sort=False):
         x = [place[site] for site in line.site]
         panel.plot(x, line.value, marker="o", markersize=3.5, linewidth=1.4, color=colour[position], label=position)
         panel.fill_between(x, line.low, line.high, color=colour[position], alpha=0.18, linewidth=0)
-    panel.axhline(CHANCE[floors.metric.iloc[0]], color="0.35", linewidth=0.9, linestyle="--", label="chance")
-    for _, floor in floors.iterrows():
-        style = ":" if floor.control else "-."
-        panel.axhline(floor.value, color="0.6", linewidth=0.9, linestyle=style, label=floor.control or floor.probe)
     panel.set_xticks(range(len(ticks)), ticks, fontsize=8)
     panel.set_xlabel(
         "layer (n: after the final norm)" if ticks[-1].endswith("n") else "layer" if len(ticks) > 1 else ""
     )
     panel.grid(axis="y", color="0.92")
+    panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_controls(panel: Any, rows: "pd.DataFrame", sites: "pd.DataFrame", position: str) -> None:
+    """The controls at one position and what the logit lens says, at the sites of the panel."""
+    place = _places(sites)
+    here = rows[rows.site.isin(list(place))]
+    for control, line in controls(here, position).groupby("control", sort=False):
+        colour, dashes = DASHES[control]
+        label = f"{position}, {words(line.iloc[0])}"
+        panel.plot(line.site.map(place), line.value, color=colour, linestyle=dashes, linewidth=1.1, label=label)
+    for _, line in lens(here).groupby("probe"):
+        panel.plot(line.site.map(place), line.value, color="0.15", linestyle=":", linewidth=1.3, label="logit lens")
+
+
+def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame") -> None:
+    """Thin lines across all panels, named to the right of the last one, names pushed apart where lines are close."""
+    low, high = panels[0].get_ylim()
+    low, high = min([low, *rows.value]), max([high, *rows.value])
+    for panel in panels:
+        for row in rows.itertuples():
+            style = "--" if not row.control else ":"
+            panel.axhline(row.value, color="0.45", linewidth=0.8, linestyle=style, zorder=0.9, gid=words(row))
+    panels[0].set_ylim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+    low, high = panels[0].get_ylim()
+    ordered = rows.sort_values("value", kind="stable")
+    wanted = [(value - low) / (high - low) for value in ordered.value]
+    for row, want, at in zip(ordered.itertuples(), wanted, spread(wanted, APART), strict=True):
+        name = "chance (majority)" if words(row) == "majority" else words(row)
+        panels[-1].annotate(
+            name,
+            (1.0, want),
+            (1.035, at),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=8,
+            color="0.3",
+            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
+        )
+
+
+def spread(wanted: Sequence[float], apart: float) -> list[float]:
+    """Ascending places moved as little as keeps neighbours `apart`: runs that touch are centred on their mean."""
+    runs: list[list[float]] = []
+    for place in wanted:
+        runs.append([place])
+        while len(runs) > 1 and _start(runs[-1], apart) < _start(runs[-2], apart) + apart * len(runs[-2]):
+            runs[-2:] = [runs[-2] + runs[-1]]
+    return [_start(run, apart) + i * apart for run in runs for i in range(len(run))]
+
+
+def _start(run: Sequence[float], apart: float) -> float:
+    return sum(run) / len(run) - apart * (len(run) - 1) / 2
 
 
 def undated(path: Path) -> dict[str, Any]:

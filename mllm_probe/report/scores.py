@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = tuple(field.name.rstrip("_") for field in fields(Score))
-TEXT = dict.fromkeys(("run", "cache", "seed", "subset", "control", "site", "position", "revision", "family"), str)
+NAMES = ("run", "cache", "revision", "subset", "site", "position", "control", "train_template", "test_template", "seed")
+TEXT = dict.fromkeys((*NAMES, "family"), str)
 
 
 class ScoreFile:

@@ -1,22 +1,24 @@
 """The table a run ends with. Reads scores and summary, computes nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from mllm_probe.report.figures import headline, headline_metric, positions, real
+from mllm_probe.report.figures import controls, floors, headline, headline_metric, positions, real
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ZERO_SHOT = "zero_shot"
 
 
 def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Console | None = None) -> None:
     """One row per site, one column per position: accuracy in percent with its interval; the baselines below."""
     console = console or Console()
     rows = headline(scores)
-    sites, floors = real(rows), rows[rows.site == ""]
+    sites = real(rows)
     read = positions(sites)
     first = scores.iloc[0]
     title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {headline_metric(scores)} in %"
@@ -29,10 +31,10 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
         cells = {row.position: row for row in sites[sites.site == site].itertuples()}
         table.add_row(site, *(_cell(cells.get(position), best.get(position) == site) for position in read))
     table.add_section()
-    for row in floors.itertuples():
+    for row in floors(rows).itertuples():
         table.add_row(row.control or row.probe, _cell(row, False))
     console.print(table)
-    for line in _said(summary):
+    for line in (*_said(summary), *_controls(rows, read[:1]), *_answer(scores, rows, summary)):
         console.print(line, highlight=False)
 
 
@@ -61,10 +63,33 @@ def _verdict(verdict: dict[str, Any]) -> str:
     )
 
 
+def _controls(rows: "pd.DataFrame", read: Sequence[str]) -> Iterator[str]:
+    """The layer at which each control scores most: what is left to see without the picture or the training."""
+    for position in read:
+        found = controls(rows, position)
+        found = found.loc[found.groupby("control", sort=False).value.idxmax()]
+        each = [f"{row.control or row.probe} {_cell(row, False)} ({row.site})" for row in found.itertuples()]
+        if each:
+            yield f"controls at {position}, the best layer of each: {', '.join(each)}"
+
+
+def _answer(scores: "pd.DataFrame", rows: "pd.DataFrame", summary: dict[str, Any]) -> Iterator[str]:
+    """What the model answers itself, how often it says yes, and what a probe reads beyond that."""
+    yes = scores[(scores.metric == "yes_rate") & (scores.seed == "all") & (scores.split == "test")]
+    yes = yes[(yes.control == ZERO_SHOT) & (yes.subset == "") & yes.value.notna()]
+    for row in rows[rows.control == ZERO_SHOT].itertuples():
+        often = f", and says yes to {100 * yes.value.iloc[0]:.1f} %" if len(yes) else ""
+        yield f"zero-shot: the model's own answer scores {_cell(row, False)} %{often}"
+    if gap := summary.get("gap"):
+        bounds = f"\\[{100 * gap['low']:.1f}, {100 * gap['high']:.1f}]"
+        yield f"  the probe at {gap['site']} minus that answer: {100 * gap['value']:.1f} points {bounds}"
+
+
 def _cell(row: Any, best: bool) -> str:
     if row is None:
         return ""
-    text = f"{100 * row.value:.1f} [dim]\\[{100 * row.low:.1f}, {100 * row.high:.1f}][/dim]"
+    bounds = "" if row.low != row.low else f" [dim]\\[{100 * row.low:.1f}, {100 * row.high:.1f}][/dim]"
+    text = f"{100 * row.value:.1f}{bounds}"
     return f"[bold green]{text}[/bold green]" if best else text
 
 

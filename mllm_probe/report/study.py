@@ -1,0 +1,153 @@
+"""What a study of two tasks ends with: its answer in words, and study.png with both curves.
+
+Reads tables and judges nothing. The statements are those of mllm_probe.stats.hypotheses as a summary keeps them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+
+from mllm_probe.report.figures import (
+    COLOURS,
+    DASHES,
+    controls,
+    floors,
+    headline,
+    headline_metric,
+    legend_below,
+    real,
+    save,
+    spread,
+    words,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Statement = Mapping[str, Any]
+QUESTION = "Do the middle layers hold more of the whole picture than the top, while single objects stay readable?"
+MARKS = {"holds": "[bold green]✓ holds[/]", "does not hold": "[bold red]✗ does not hold[/]"}
+OPEN = "[bold yellow]? undecided[/]"
+APART = 0.05  # least distance of two labels, as a share of the panel's height
+
+
+def print_study(statements: Sequence[Statement], console: Console | None = None) -> None:
+    """The question, then what became of each hypothesis and why."""
+    console = console or Console()
+    console.print(f"[bold]{QUESTION}[/]", highlight=False)
+    for one in statements:
+        mark = MARKS.get(one["verdict"], OPEN)
+        console.print(Padding(f"{one['name']} {mark}: {escape(one['claim'])}", (0, 0, 0, 2)), highlight=False)
+        console.print(Padding(f"[dim]{escape(one['sentence'])}[/]", (0, 0, 0, 5)), highlight=False)
+
+
+def draw_study(
+    whole: "pd.DataFrame", local: "pd.DataFrame", statements: Sequence[Statement], paths: Sequence[Path]
+) -> None:
+    """Both tasks against relative depth of the language model at one position, with their controls and chance.
+
+    The position is `last`, or the first that both tasks read in the language model; each shows its own first one where
+    they share none. Controls have the colour of their task. The layers that may hold the global peak (H1) are marked
+    above the curves.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.2, 5.0), layout="constrained")
+    panel = figure.subplots()
+    tables = [headline(table) for table in (whole, local)]
+    names: list[tuple[float, str, str]] = []
+    for rows, kind, colour, position in zip(tables, ("global", "local"), COLOURS, _positions(*tables), strict=False):
+        names.append((*_draw_task(panel, rows, kind, colour, position), colour))
+    panel.set_ylim(top=panel.get_ylim()[1] + 0.09 * (panel.get_ylim()[1] - panel.get_ylim()[0]))
+    _mark_peak(panel, statements)
+    _name_ends(panel, names)
+    _draw_chance(panel, tables)
+    first = whole.iloc[0]
+    panel.set_title(f"{first.model} ({first.quantization}) on {first.dataset}", fontsize=11)
+    panel.set_xlabel("relative depth in the language model (0: embeddings, 1: top layer)")
+    panel.set_ylabel(f"{headline_metric(whole)} on held-out pictures")
+    panel.grid(axis="y", color="0.92")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    legend_below(figure, [panel], width=1.6)
+    save(figure, paths)
+
+
+def _blocks(rows: "pd.DataFrame") -> "pd.DataFrame":
+    return rows[(rows.tower == "lm") & (rows.part == "block")]
+
+
+def _positions(whole: "pd.DataFrame", local: "pd.DataFrame") -> tuple[str, str]:
+    """`last` where both have it, else the first they share, else the first of each."""
+    read, other = (list(dict.fromkeys(_blocks(real(rows)).position)) for rows in (whole, local))
+    shared = [position for position in read if position in other]
+    if shared:
+        chosen = "last" if "last" in shared else shared[0]
+        return chosen, chosen
+    return read[0], other[0]
+
+
+def _draw_task(panel: Any, rows: "pd.DataFrame", kind: str, colour: str, position: str) -> tuple[float, str]:
+    """The curve of one task, its band and its controls; where the curve ends and what to call it."""
+    line = _blocks(real(rows))
+    line = line[line.position == position].sort_values("depth")
+    task = f"{rows.task.iloc[0]} ({kind})"
+    panel.plot(line.depth, line.value, marker="o", markersize=4, linewidth=1.8, color=colour, gid=task, zorder=3)
+    panel.fill_between(line.depth, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
+    for control, one in _blocks(controls(rows, position)).groupby("control", sort=False):
+        one, dashes = one.sort_values("depth"), DASHES[control][1]
+        name = f"{rows.task.iloc[0]}, {control}"
+        panel.plot(one.depth, one.value, linestyle=dashes, linewidth=1.1, alpha=0.75, color=colour, gid=name)
+        panel.plot([], [], linestyle=dashes, linewidth=1.1, color="0.35", label=words(one.iloc[0]))
+    return float(line.value.iloc[-1]), f"{task}\nat {position}"
+
+
+def _name_ends(panel: Any, names: Sequence[tuple[float, str, str]]) -> None:
+    """Each curve is named at its end, names pushed apart."""
+    low, high = panel.get_ylim()
+    ordered = sorted(names)
+    places = spread([(value - low) / (high - low) for value, _, _ in ordered], 2 * APART)
+    for (_, name, colour), at in zip(ordered, places, strict=True):
+        panel.text(1.01, at, name, transform=panel.transAxes, color=colour, fontsize=9, va="center")
+
+
+def _mark_peak(panel: Any, statements: Sequence[Statement]) -> None:
+    """A bar over the layers among which the best global one is, a mark at the one validation chose."""
+    numbers = next((one["numbers"] for one in statements if one["name"] == "H1"), None)
+    if numbers is None:
+        return
+    low, high = panel.get_ylim()
+    at = high - 0.055 * (high - low)
+    ends = [numbers["first_depth"], numbers["last_depth"]]
+    panel.plot(ends, [at, at], color=COLOURS[0], linewidth=3, solid_capstyle="butt", alpha=0.45, marker="|", gid="peak")
+    panel.plot(numbers["peak_depth"], at, marker="v", markersize=7, color=COLOURS[0])
+    said = f"best layer {numbers['peak']} [{numbers['first']}, {numbers['last']}]"
+    middle = sum(ends) / 2
+    side = "left" if middle < 0.2 else "right" if middle > 0.8 else "center"
+    panel.annotate(
+        said,
+        (middle if side == "center" else ends[side == "right"], at),
+        (0, 7),
+        textcoords="offset points",
+        ha=side,
+        fontsize=9,
+        color=COLOURS[0],
+    )
+
+
+def _draw_chance(panel: Any, tables: Sequence["pd.DataFrame"]) -> None:
+    """What always saying the commonest label scores: one line where the tasks agree, one each where they do not."""
+    found: dict[float, list[int]] = {}
+    for i, rows in enumerate(tables):
+        base = floors(rows)
+        for value in base[base.probe == "majority"].value:
+            found.setdefault(round(float(value), 4), []).append(i)
+    for value, tasks in found.items():
+        lone = len(tasks) == 1 and len(found) > 1
+        label = f"chance, {tables[tasks[0]].task.iloc[0]}" if lone else "chance"
+        colour = COLOURS[tasks[0]] if lone else "0.35"
+        panel.axhline(value, color=colour, linewidth=0.8, label=label, zorder=0.9)

@@ -1,0 +1,176 @@
+"""The answer of a study in words and as a figure, and the controls that every report shows beside the layers."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+from test_report import COMMON
+
+from mllm_probe.report.figures import controls, draw_layers, headline, real, spread
+from mllm_probe.report.scores import ScoreFile, load_scores
+from mllm_probe.report.study import QUESTION, draw_study, print_study
+from mllm_probe.report.table import print_table
+from mllm_probe.score import NOT_APPLICABLE, Score
+
+LAYERS = 9
+HALF = {"text_only": 0.503, "blank_picture": 0.497, "shuffled_picture": 0.508, "random_weights": 0.56}
+H1 = {
+    "name": "H1",
+    "claim": "entailment at last rises, peaks and falls",
+    "verdict": "holds",
+    "sentence": "entailment at last: peak at lm.05 [lm.04, lm.06]; the top layer lm.08 is 5.2 points lower [4.3, 6.1]",
+    "numbers": {"peak": "lm.05", "first": "lm.04", "last": "lm.06"}
+    | {"peak_depth": 0.625, "first_depth": 0.5, "last_depth": 0.75},
+}
+H2 = {**H1, "name": "H2", "verdict": "does not hold", "numbers": {}}
+H3 = {**H1, "name": "H3", "verdict": "undecided", "numbers": {}}
+
+
+def score(value: float | None, **more: Any) -> Score:
+    bounds = {} if value is None else {"low": value - 0.02, "high": value + 0.02}
+    place = {"site": "", "tower": "", "layer": None, "depth": None, "position": "", "seed": "all"}
+    return Score(**{**COMMON, **place, **bounds, "value": float("nan") if value is None else value, **more})  # type: ignore[arg-type]
+
+
+def at(tower: str, layer: int, position: str, depth: float) -> dict[str, Any]:
+    return {"site": f"{tower}.{layer:02d}", "tower": tower, "layer": layer, "position": position, "depth": depth}
+
+
+def write(folder: Path, task: str, curve: Sequence[float], majority: float = 0.5, more: Sequence[Score] = ()) -> Path:
+    """A run with every kind of row that a report may meet."""
+    rows: list[Score] = []
+    for layer, value in enumerate(curve):
+        place = at("lm", layer, "last", layer / (LAYERS - 1))
+        rows += [score(value, task=task, **place), score(value - 0.04, task=task, **{**place, "position": "mean_text"})]
+        rows += [score(v + 0.004 * np.sin(layer), task=task, control=name, **place) for name, v in HALF.items()]
+        rows.append(score(0.5 + 0.3 * (layer / 8) ** 3, probe="logit_lens", features="answer", task=task, **place))
+    for layer in range(4):
+        rows.append(score(0.5, task=task, **at("vision", layer, "mean_image", layer / 3)))
+    ceiling = {"control": "copy_ceiling", **at("lm", 8, "last", 1.0)}
+    rows += [
+        score(0.985, task=task, **ceiling),
+        score(0.505, control="vision_only", task=task, **at("vision", 3, "x", 1)),
+    ]
+    rows += [score(0.78, control="zero_shot", probe="answer", task=task), score(majority, probe="majority", task=task)]
+    rows += [score(0.613, control="zero_shot", metric="yes_rate", task=task)]
+    rows += [score(0.507, control="question_only", features="words", task=task)]
+    rows += [score(None, control="text_only", metric=NOT_APPLICABLE, task=task, **at("lm", 0, "mean_image", 0.0))]
+    rows += [score(0.99, subset="named", task=task, **at("lm", 3, "last", 0.375))]
+    rows += [score(0.33, test_template="another", task=task, **at("lm", 3, "last", 0.375))]
+    folder.mkdir()
+    file = ScoreFile(folder / "scores.csv")
+    file.add([*rows, *more])
+    return folder / "scores.csv"
+
+
+PEAKED = [0.5, 0.55, 0.65, 0.78, 0.87, 0.93, 0.92, 0.90, 0.88]
+PLATEAU = [0.6, 0.75, 0.88, 0.93, 0.94, 0.945, 0.945, 0.94, 0.94]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> pd.DataFrame:
+    return load_scores(write(tmp_path / "global", "entailment", PEAKED))
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> pd.DataFrame:
+    return load_scores(write(tmp_path / "local", "objects", PLATEAU, majority=0.53))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    found: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **rest: (found.append(self), save(self, *args, **rest))[1]
+    )
+    return found
+
+
+def lines(figure: Figure) -> dict[str, list[float]]:
+    """{label or gid: y} of the last panel."""
+    return {line.get_gid() or str(line.get_label()): list(line.get_ydata()) for line in figure.axes[-1].lines}  # type: ignore[arg-type]
+
+
+def test_what_is_a_curve_and_what_is_not(whole: pd.DataFrame) -> None:
+    rows = headline(whole)
+    assert real(rows)[real(rows).position == "last"].value.tolist() == PEAKED
+    assert set(controls(rows, "last").control) == set(HALF) and len(controls(rows, "last")) == 4 * LAYERS
+    assert rows.value.notna().all() and not (rows.metric == NOT_APPLICABLE).any()
+
+
+def test_the_layers_are_drawn_with_controls_floors_and_lens(
+    whole: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    draw_layers(whole, [tmp_path / "layers.png"])
+    found = lines(drawn[0])
+    assert found["last"] == PEAKED and len(found["last, text only"]) == LAYERS
+    assert found["last, random weights"][0] == pytest.approx(0.56) and found["logit lens"][-1] == pytest.approx(0.8)
+    for name, value in (("copy ceiling", 0.985), ("vision only", 0.505), ("zero shot", 0.78), ("question only", 0.507)):
+        assert found[name] == [value, value]
+    assert found["majority"] == [0.5, 0.5] and "mean_text, text only" not in found
+    said = {text.get_text(): text for text in drawn[0].axes[-1].texts}
+    assert set(said) == {"copy ceiling", "vision only", "zero shot", "question only", "chance (majority)"}
+    with Image.open(tmp_path / "layers.png") as image:
+        assert image.width >= 1200
+
+
+def test_labels_of_one_height_are_pushed_apart_and_keep_their_order() -> None:
+    assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert spread([0.38, 0.5, 0.52], 0.1) == pytest.approx([0.3667, 0.4667, 0.5667], abs=1e-3)
+
+
+def test_the_table_says_what_controls_and_the_model_itself_score(whole: pd.DataFrame) -> None:
+    written = io.StringIO()
+    gap = {"site": "lm.05", "value": 0.15, "low": 0.11, "high": 0.19}
+    print_table(whole, {"gap": gap}, Console(file=written, width=300))
+    text = written.getvalue()
+    assert "controls at last, the best layer of each: text_only 50.7 [" in text and "random_weights 56.4 [" in text
+    assert "zero-shot: the model's own answer scores 78.0 [76.0, 80.0] %, and says yes to 61.3 %" in text
+    assert "the probe at lm.05 minus that answer: 15.0 points [11.0, 19.0]" in text
+    assert "question_only" in text and "copy_ceiling" in text and "nan" not in text and "99.0" not in text
+
+
+def test_the_answer_is_said_in_words() -> None:
+    written = io.StringIO()
+    print_study([H1, H2, H3], Console(file=written, width=200))
+    said = [line.rstrip() for line in written.getvalue().splitlines()]
+    assert said[0] == QUESTION and said[1] == "  H1 ✓ holds: entailment at last rises, peaks and falls"
+    assert "peak at lm.05 [lm.04, lm.06]; the top layer lm.08 is 5.2 points lower [4.3, 6.1]" in said[2]
+    assert said[3].startswith("  H2 ✗ does not hold: ") and said[5].startswith("  H3 ? undecided: ")
+
+
+def test_both_tasks_are_drawn_against_depth(
+    whole: pd.DataFrame, local: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    paths = [tmp_path / "study.png", tmp_path / "study.pdf"]
+    draw_study(whole, local, [H1, H2, H3], paths)
+    found = lines(drawn[0])
+    assert found["entailment (global)"] == PEAKED and found["objects (local)"] == PLATEAU
+    assert len(found["entailment, text_only"]) == len(found["objects, random_weights"]) == LAYERS
+    assert found["chance, entailment"] == [0.5, 0.5] and found["chance, objects"] == [0.53, 0.53]
+    peak = next(line for line in drawn[0].axes[0].lines if line.get_gid() == "peak")
+    assert list(peak.get_xdata()) == [0.5, 0.75]  # type: ignore[arg-type]
+    assert "best layer lm.05 [lm.04, lm.06]" in [text.get_text() for text in drawn[0].axes[0].texts]
+    with Image.open(paths[0]) as image:
+        assert image.width >= 1200
+    first = [path.read_bytes() for path in paths]
+    draw_study(whole, local, [H1, H2, H3], paths)
+    assert [path.read_bytes() for path in paths] == first
+
+
+def test_tasks_that_share_another_position_are_drawn_there(
+    whole: pd.DataFrame, local: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    draw_study(whole, local[local.position != "last"], [], [tmp_path / "study.png"])
+    found = lines(drawn[0])
+    assert found["objects (local)"] == pytest.approx([v - 0.04 for v in PLATEAU])
+    assert found["entailment (global)"] == pytest.approx([v - 0.04 for v in PEAKED])
