@@ -134,6 +134,17 @@ class RunPaths:
     def figure(self, kind: str) -> Path:
         return self.root / f"layers.{kind}"
 
+    def side(self, name: str) -> "RunPaths":
+        """One of the two tasks of a study: `global` or `local`."""
+        return RunPaths(self.root / name)
+
+    @property
+    def study(self) -> Path:
+        return self.root / "study.json"
+
+    def curves(self, kind: str) -> Path:
+        return self.root / f"study.{kind}"
+
     @property
     def geometry(self) -> Path:
         return self.root / "geometry.csv"

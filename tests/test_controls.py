@@ -1,4 +1,4 @@
-"""Controls show the model something else and change nothing that is scored; each is at chance, or says it is missing."""
+"""Controls show the model something else and leave alone what is scored; each is at chance, or says it is missing."""
 
 from collections import Counter
 from pathlib import Path

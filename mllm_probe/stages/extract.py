@@ -33,11 +33,11 @@ def extract(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str,
     return extract_missing(prepare(config, paths, reporter), reporter)
 
 
-def extract_missing(ready: Prepared, reporter: Reporter) -> dict[str, Any]:
+def extract_missing(ready: Prepared, reporter: Reporter, models: "Models | None" = None) -> dict[str, Any]:
     """Fill the cache for the experiment and its controls; a covered request is a hit and writes nothing."""
     for tower in check_keys(ready.keys, ready.sites, ready.config.extract.positions):
         reporter.note(f"{tower}: none of the positions asked for exists there, left out")
-    models = Models(reporter)
+    models = models or Models(reporter)
     done = [_fill(each, models, reporter) for each in (ready, *ready.variants)]
     passes = [one["forward_passes"] for one in done]
     return {

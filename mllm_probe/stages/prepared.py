@@ -82,7 +82,7 @@ class Prepared:
     def answer_keys(self) -> tuple[Key, ...]:
         """The model's own answer at the blocks asked for, where each prompt asks one thing and its end is read."""
         words, decisions = self.config.extract.answers, self.examples.decisions
-        asked = len({decision.sample for decision in decisions}) == len(decisions)
+        asked = len({d.sample for d in decisions}) == len({(d.sample, d.head) for d in decisions})
         open_ended = self.control or self.examples.kind != "binary" or any(decision.side for decision in decisions)
         if not words or open_ended or not asked or "last" not in self.config.extract.positions:
             return ()

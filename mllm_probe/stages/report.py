@@ -1,5 +1,6 @@
 """`mllm-probe report`: the table and the figures of a finished run, from its files alone."""
 
+import json
 from pathlib import Path
 
 from mllm_probe.config import ReportConfig
@@ -8,6 +9,7 @@ from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
 
 
@@ -15,7 +17,8 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
     """Raises ConfigError, DataError."""
     if config.run is None:
         raise ConfigError("report needs run=FOLDER, the folder of a finished run (it holds scores.csv)")
-    show(RunPaths(Path(config.run)), reporter)
+    paths = RunPaths(Path(config.run))
+    (show_study if paths.study.is_file() else show)(paths, reporter)
 
 
 def show(paths: RunPaths, reporter: Reporter) -> None:
@@ -23,4 +26,15 @@ def show(paths: RunPaths, reporter: Reporter) -> None:
     scores = load_scores(paths.scores)
     draw_layers(scores, [paths.figure("png"), paths.figure("pdf")])
     print_table(scores, load_summary(paths.summary))
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_study(paths: RunPaths, reporter: Reporter) -> None:
+    """Both tasks, then study.png and study.pdf and what became of the hypotheses."""
+    for side in ("global", "local"):
+        show(paths.side(side), reporter)
+    tables = [load_scores(paths.side(side).scores) for side in ("global", "local")]
+    statements = json.loads(paths.study.read_text())["statements"]
+    draw_study(tables[0], tables[1], statements, [paths.curves("png"), paths.curves("pdf")])
+    print_study(statements)
     reporter.note(f"everything is in {paths.root}")

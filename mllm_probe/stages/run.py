@@ -1,23 +1,88 @@
-"""`mllm-probe run`: extract, sweep and report in one go."""
+"""`mllm-probe run`: extract, sweep and report in one go; with a local task, both and what may be said of them."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import CacheError
+from mllm_probe.errors import CacheError, ConfigError, ProbeError, choices
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
-from mllm_probe.stages.extract import extract_missing
+from mllm_probe.settings import ExtractSettings
+from mllm_probe.stages.extract import Models, extract_missing
 from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.report import show
+from mllm_probe.stages.prepared import Prepared
+from mllm_probe.stages.report import show, show_study
 from mllm_probe.stages.sweep import check_probe, sweep_cached
+from mllm_probe.stats.hypotheses import Curve, Judge
+
+SIDES = GLOBAL, LOCAL = "global", "local"
+OF_A_SIDE = ("positions", "answers")  # what a task sets of `extract`
 
 
 def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
+    if config.local is not None:
+        _study(config, paths, reporter)
+        return
     ready = prepare(config, paths, reporter)
     check_probe(ready)
-    extraction = extract_missing(ready, reporter)
+    _swept(ready, paths, reporter, Models(reporter))
+    show(paths, reporter)
+
+
+def _swept(ready: Prepared, paths: RunPaths, reporter: Reporter, models: Models) -> Mapping[str, Curve]:
+    extraction = extract_missing(ready, reporter, models)
     if not extraction["complete"]:
         raise CacheError(
             "other processes have not filled their shards yet; when all are done, `mllm-probe sweep` with the same "
             "settings goes on"
         )
-    sweep_cached(ready, paths, reporter, extraction)
-    show(paths, reporter)
+    return sweep_cached(ready, paths, reporter, extraction)[1]
+
+
+def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """Both tasks are checked before either is read; the model is loaded once where it stays the same."""
+    configs, models = (replace(config, local=None), _local(config)), Models(reporter)
+    both = []
+    for side, one in zip(SIDES, configs, strict=True):
+        paths.side(side).root.mkdir(parents=True, exist_ok=True)
+        both.append(prepare(one, paths.side(side), reporter))
+        check_probe(both[-1])
+    curves = []
+    for side, ready in zip(SIDES, both, strict=True):
+        reporter.note(f"{side}: {ready.task.name}")
+        curves.append(_swept(ready, paths.side(side), reporter, models))
+    write_json(paths.study, _judged(config, curves[0], curves[1], reporter))
+    show_study(paths, reporter)
+
+
+def _local(config: RunConfig) -> RunConfig:
+    """The experiment with the other task and what that sets of `extract`. Raises ConfigError."""
+    given = config.local
+    if not isinstance(given, dict) or not {"task"} <= given.keys() <= {"task", "extract"}:
+        raise ConfigError(f"local={given!r} must hold a task, and may hold extract; experiment=tao2024 is an example")
+    extract = given.get("extract") or {}
+    for name in extract:
+        if name not in OF_A_SIDE:
+            raise ConfigError(
+                f"'local.extract.{name}' is set for both tasks by extract.{name}; {choices(name, OF_A_SIDE)}"
+            )
+    settings: ExtractSettings = replace(config.extract, **{"answers": None, **extract})
+    return replace(config, task=given["task"], extract=settings, local=None)
+
+
+def _judged(
+    config: RunConfig, whole: Mapping[str, Curve], local: Mapping[str, Curve], reporter: Reporter
+) -> dict[str, object]:
+    """The three hypotheses at the first position that both tasks read, `last` before others."""
+    shared = sorted(set(whole) & set(local), key=lambda position: position != "last")
+    judge = Judge(config.sweep.draws, level=config.sweep.ci_level, margin=config.sweep.margin)
+    if not shared:
+        reporter.note("no hypotheses: the tasks share no position that was read at three blocks of the language model")
+        return {"position": None, "statements": []}
+    try:
+        statements = judge.statements(whole[shared[0]], local[shared[0]])
+    except ProbeError as error:
+        reporter.note(f"no hypotheses: {error}")
+        return {"position": shared[0], "statements": []}
+    return {"position": shared[0], "statements": [asdict(one) for one in statements]}

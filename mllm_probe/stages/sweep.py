@@ -30,6 +30,7 @@ from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring, tested
 from mllm_probe.stages.subsets import Subsets
 from mllm_probe.stages.verdicts import Verdicts, p_values, save_tests
+from mllm_probe.stats.hypotheses import Curve
 from mllm_probe.types import LayerData
 
 if TYPE_CHECKING:
@@ -46,11 +47,16 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, A
     check_probe(ready)
     for each in (ready, *(one for one in ready.variants if one.control not in FLOORS)):
         filled(each)
-    return sweep_cached(ready, paths, reporter, extraction={})
+    return sweep_cached(ready, paths, reporter, extraction={})[0]
 
 
-def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> dict[str, Any]:
-    """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared."""
+def sweep_cached(
+    ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]
+) -> tuple[dict[str, Any], Mapping[str, Curve]]:
+    """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared.
+
+    Returns the summary, and the curve of each position where the language model was read at three blocks or more.
+    """
     started, bench = time.monotonic(), Bench(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
@@ -79,7 +85,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     more = {"remarks": remarks, "verdicts": said, "seconds": times, "extraction": dict(extraction)}
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
     parts.clear()
-    return summary
+    return summary, verdicts.curves
 
 
 def steps(ready: Prepared) -> int:

@@ -18,6 +18,7 @@ from mllm_probe.protocols import Reporter
 from mllm_probe.score import Score
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stats.hypotheses import FEWEST, Curve
 from mllm_probe.stats.paired import Difference, difference
 from mllm_probe.stats.peak import Shape, contenders, preferred, shape
 from mllm_probe.stats.permutation import MaxT, holm, max_t, votes
@@ -60,6 +61,7 @@ class Verdicts:
         self._votes: dict[Key, np.ndarray] = {}
         self._read: dict[Key, np.ndarray] = {}
         self._probe = ""
+        self.curves: dict[str, Curve] = {}
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Keep what the comparisons need: a share of votes per test row and class, or a number per test row."""
@@ -134,6 +136,7 @@ class Verdicts:
         rows = np.stack([self._rows[key] for key in keys])
         draws, level = self._scoring.draws(self._read[keys[0]]), self._scoring.level
         chosen = preferred(np.asarray([self._validation(key, scores) for key in keys]))
+        self._keep(keys, rows, chosen)
         form = shape(rows, chosen, draws, margin=self._bench.ready.config.sweep.margin, alpha=1 - level)
         among = contenders(rows, draws, level)
         family = f"lm blocks at {keys[0].position}"
@@ -147,6 +150,15 @@ class Verdicts:
         same = {"p_value": form.equivalence.p, "verdict": form.verdict}
         found.append(self._test("equivalence", family, keys[first], other=str(keys[second].site), **same))
         return found, self._line(keys, form, (keys[among.first], keys[among.last]))
+
+    def _keep(self, keys: Sequence[Key], rows: np.ndarray, chosen: int) -> None:
+        """The curve of a position, for studies that compare two."""
+        if len(keys) >= FEWEST:
+            ready, position = self._bench.ready, keys[0].position
+            sites = tuple(str(key.site) for key in keys)
+            depths = np.asarray([ready.anatomy.depth(key.site) for key in keys])
+            groups, name = self._bench.groups[self._read[keys[0]]], f"{ready.task.name} at {position}"
+            self.curves[position] = Curve(sites, depths, rows, groups, chosen, name)
 
     def _differences(self, family: str, keys: Sequence[Key], rows: np.ndarray, chosen: int) -> list[Test]:
         """The chosen block against every other one, two-sided, corrected by Holm."""
