@@ -134,3 +134,13 @@ def test_what_cannot_be_judged_is_refused() -> None:
         JointResamples(np.arange(3), np.arange(0))
     with pytest.raises(ProbeError, match="must be \\[3, layers\\], the rows of side a"):
         JointResamples(np.arange(3), np.arange(3)).ratios("a", np.ones((4, 2)))
+
+
+def test_a_significant_drop_is_no_peak_while_the_top_may_still_be_the_best_layer() -> None:
+    """One comparison finds a small drop before the set of all layers that may be best lets go of the top."""
+    weak = np.array([0.5, 0.6, 0.7, 0.8, 0.8, 0.8, 0.8, 0.8, 0.79])
+    found = [Judge(draws=200).peaks(curve(weak, 100, seed)) for seed in range(30)]
+    numbers = [s.numbers for s in found]
+    clear = [max(n["drop_p"], n["rise_p"]) <= 0.05 for n in numbers]
+    torn = [s.verdict for s, n, p in zip(found, numbers, clear, strict=True) if p and n["last"] == n["top"]]
+    assert torn and HOLDS not in torn
