@@ -29,7 +29,7 @@ from mllm_probe.stages.prepared import FLOORS, Prepared, filled
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring, tested
 from mllm_probe.stages.subsets import Subsets
-from mllm_probe.stages.verdicts import Verdicts, p_values, save_tests
+from mllm_probe.stages.verdicts import Test, Verdicts, p_values, save_tests
 from mllm_probe.stats.hypotheses import Curve
 from mllm_probe.types import LayerData
 
@@ -82,7 +82,7 @@ def sweep_cached(
     parts.join(LOGITS, paths.predictions, {"decisions": json.dumps([d.uid for d in ready.examples.decisions])})
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
-    more = {"remarks": remarks, "verdicts": said, "seconds": times, "extraction": dict(extraction)}
+    more = {"remarks": remarks, "verdicts": said, "gap": _gap(tests), "seconds": times, "extraction": dict(extraction)}
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
     parts.clear()
     return summary, verdicts.curves
@@ -93,6 +93,12 @@ def steps(ready: Prepared) -> int:
     shown = sum(len(one.keys) if one.control in FLOORS else len(ready.keys) for one in ready.variants)
     own = sum(1 + (key.site.layer == ready.anatomy.blocks["lm"]) for key in ready.answer_keys)
     return len(ready.keys) + shown + own + BASELINES
+
+
+def _gap(tests: Sequence[Test]) -> dict[str, Any] | None:
+    """What the probe at the last token knows beyond the model's own answer there."""
+    found = (test for test in tests if test.test == "gap" and test.position == "last")
+    return next(({name: getattr(test, name) for name in ("site", "value", "low", "high")} for test in found), None)
 
 
 def check_probe(ready: Prepared) -> None:

@@ -16,6 +16,7 @@ from mllm_probe.errors import ProbeError
 from mllm_probe.paths import replacing
 from mllm_probe.protocols import Reporter
 from mllm_probe.score import Score
+from mllm_probe.stages.answers import ZERO_SHOT
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.hypotheses import FEWEST, Curve
@@ -33,7 +34,8 @@ class Test:
 
     `test`: above_chance (a layer against permuted labels; p_adjusted by max-T over the family), contender (a layer that
     may be the best), drop and rise (the layer validation chose against the top and the bottom one; p_adjusted by
-    Holm), difference (the chosen layer against each other one), equivalence (the pair that is hardest to call equal).
+    Holm), difference (the chosen layer against each other one), equivalence (the pair that is hardest to call equal),
+    gap (the chosen layer against the model's own answer).
     """
 
     run: str
@@ -61,10 +63,14 @@ class Verdicts:
         self._votes: dict[Key, np.ndarray] = {}
         self._read: dict[Key, np.ndarray] = {}
         self._probe = ""
+        self._answer: np.ndarray | None = None
         self.curves: dict[str, Curve] = {}
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Keep what the comparisons need: a share of votes per test row and class, or a number per test row."""
+        if trials and trials[0].control == ZERO_SHOT:
+            said = np.stack([trial.logits[self._bench.test] for trial in trials]) > 0
+            self._answer = (said == (self._bench.y[self._bench.test] > 0)).mean(axis=0)
         real = [trial for trial in trials if trial.key and not trial.control and trial.features == "single"]
         if not real:
             return
@@ -146,6 +152,7 @@ class Verdicts:
             self._versus("rise", family, (keys[chosen], keys[0]), form.rise, (form.rise.p_greater, form.p_rise)),
         ]
         found += self._differences(family, keys, rows, chosen)
+        found += self._gap(family, keys[chosen], rows[chosen])
         first, second = form.equivalence.pair
         same = {"p_value": form.equivalence.p, "verdict": form.verdict}
         found.append(self._test("equivalence", family, keys[first], other=str(keys[second].site), **same))
@@ -170,6 +177,14 @@ class Verdicts:
             self._versus("difference", family, (keys[chosen], keys[i]), one, (one.p, float(p)))
             for i, one, p in zip(others, found, adjusted, strict=True)
         ]
+
+    def _gap(self, family: str, key: Key, right: np.ndarray) -> list[Test]:
+        """The chosen block against the model's own answer: what it knows and does not say."""
+        if self._answer is None or len(right) != len(self._answer):
+            return []
+        found = difference(right, self._answer, self._scoring.draws(self._read[key]), self._scoring.level)
+        interval = {"value": found.value, "low": found.low, "high": found.high, "detectable": found.detectable}
+        return [self._test("gap", family, key, other=ZERO_SHOT, p_value=found.p, **interval)]
 
     def _line(self, keys: Sequence[Key], form: Shape, hull: tuple[Key, Key]) -> dict[str, Any]:
         return {
