@@ -27,7 +27,7 @@ class Basis:
     @classmethod
     def of(cls, features: Features) -> "Basis":
         if features.width <= min(FULL, features.n):
-            values, vectors = torch.linalg.eigh(features.covariance())
+            values, vectors = _eigh(features.covariance())
             return cls(vectors.T.contiguous(), values.clamp_min(0), 0.0)
         if features.n <= FULL and not features.streamed:
             return cls._of_rows(features)
@@ -35,7 +35,7 @@ class Basis:
 
     @classmethod
     def _of_rows(cls, features: Features) -> "Basis":
-        values, vectors = torch.linalg.eigh(features.gram())
+        values, vectors = _eigh(features.gram())
         kept = values > 1e-5 * values.max()
         values = values[kept]
         axes = features.back(vectors[:, kept].T.contiguous()) / (values * features.n).sqrt()[:, None]
@@ -48,7 +48,7 @@ class Basis:
         for _ in range(2):
             q = torch.linalg.qr(features.back(features.times(q)).T)[0].T.contiguous()
         small = features.times(q)
-        values, vectors = torch.linalg.eigh(small @ small.T / features.n)
+        values, vectors = _eigh(small @ small.T / features.n)
         values, axes = values[-rank:].clamp_min(0), vectors.T[-rank:] @ q
         return cls(axes, values, float(values.min()))
 
@@ -59,3 +59,12 @@ class Basis:
         elsewhere = 1 / (c * self.rest + p)
         leading = 1 / (c * self.values.to(v.dtype) + p) - elsewhere
         return elsewhere * v + (leading * (v @ axes.T)) @ axes
+
+
+def _eigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues and vectors; rows that differ by rounding alone have so many equal ones that float32 may not do."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except RuntimeError:  # LinAlgError, which torch does not show to type checkers
+        values, vectors = torch.linalg.eigh(matrix.double())
+    return values.to(matrix.dtype), vectors.to(matrix.dtype)
