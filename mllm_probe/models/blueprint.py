@@ -108,8 +108,16 @@ class Blueprint:
     def process(self, samples: Sequence[Sample]) -> Any:
         """The processor's inputs for a batch, padded, never truncated."""
         texts = [self.prompter.render(sample).text for sample in samples]
-        images = [[open_rgb(path) for path in sample.images] for sample in samples] if samples[0].images else None
+        if not samples[0].images:
+            return self._without_pictures(texts)
+        images = [[open_rgb(path) for path in sample.images] for sample in samples]
         return self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+
+    def _without_pictures(self, texts: Sequence[str]) -> Any:
+        try:
+            return self.processor(text=texts, padding=True, return_tensors="pt")
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{type(self.processor).__name__} takes no prompt without a picture ({error})") from error
 
 
 def check_whole(pixels: torch.Tensor, tower: str) -> None:

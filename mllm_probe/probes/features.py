@@ -12,6 +12,7 @@ from mllm_probe.errors import ProbeError
 from mllm_probe.types import LayerData
 
 CHUNK_BYTES = 8 << 20  # of float64 at once
+ROUNDING = 5e-7  # of a column's mean, four roundings of float32: a column that varies less says nothing
 CONSTANT = 1e-6  # a column that varies a million times less in a split than in all rows says nothing there
 
 
@@ -140,7 +141,7 @@ class Features:
         if not bool(second.isfinite().all()):
             self._name_bad_rows()
         mean, scale = guess + first / self.n, (second / self.n - (first / self.n).square()).clamp_min(0).sqrt()
-        return mean, torch.where(scale > 1e-9 * mean.abs() + 1e-12, scale, torch.inf)
+        return mean, torch.where(scale > ROUNDING * mean.abs() + 1e-12, scale, torch.inf)
 
     def _name_bad_rows(self) -> None:
         bad = sum(int((~x.isfinite().all(1)).sum()) for _, _, x in self._raw())

@@ -24,6 +24,7 @@ class RichReporter:
         )
         self._tasks: dict[str, tuple[TaskID, float]] = {}
         self._spoken: dict[str, float] = {}
+        self._done: dict[str, int] = {}
 
     def __enter__(self) -> "RichReporter":
         return self
@@ -37,6 +38,9 @@ class RichReporter:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+        if done < self._done.get(stage, 0) or self._done.get(stage) == total:  # the same stage for something else
+            self._bars.remove_task(self._tasks.pop(stage)[0])
+        self._done[stage] = done
         if stage not in self._tasks:
             self._tasks[stage] = (self._bars.add_task(stage, total=total, unit=unit, rate="?"), time.monotonic())
             if self._console.is_terminal:

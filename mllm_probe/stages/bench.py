@@ -56,19 +56,22 @@ class Trial:
 
 
 def fitted(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: Sequence[Trial]) -> list[Trial]:
-    """The blank trials with what the probe made of their problems."""
+    """The blank trials with what the probe made of their problems.
+
+    Where no output has both labels in training there is nothing to fit, and all decisions are undecided.
+    """
     asked = [readout.problem(problem) for problem in problems]
-    fits = probe.fit(readout.data, asked)
-    return [
-        replace(
-            blank,
-            probe=probe.name,
-            logits=readout.logits(z, problem),
-            facts={**fit.facts, "log_odds": float(probe.log_odds)},
-            arrays=fit.arrays(),
-        )
-        for blank, fit, z, problem in zip(blanks, fits, logits_of(fits, readout.data), problems, strict=True)
-    ]
+    live = [i for i, problem in enumerate(asked) if problem.y.size]
+    fits = probe.fit(readout.data, [asked[i] for i in live]) if live else []
+    found = dict(zip(live, zip(fits, logits_of(fits, readout.data) if fits else [], strict=True), strict=True))
+    trials = []
+    for i, blank in enumerate(blanks):
+        fit, z = found.get(i, (None, np.zeros((len(readout.who), 0))))
+        facts = {**(fit.facts if fit else {"converged": 1.0}), "log_odds": float(probe.log_odds)}
+        arrays = fit.arrays() if fit else {}
+        logits = readout.logits(z, problems[i])
+        trials.append(replace(blank, probe=probe.name, logits=logits, facts=facts, arrays=arrays))
+    return trials
 
 
 class Bench:

@@ -17,7 +17,7 @@ from mllm_probe.extract.stream import Extraction, Work, join
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.prepared import FLOORS, Prepared, claim_cache, storage_dtype
+from mllm_probe.stages.prepared import OPTIONAL, Prepared, claim_cache, storage_dtype
 from mllm_probe.stages.request import Request
 from mllm_probe.types import Sample
 
@@ -86,9 +86,9 @@ def _fill(ready: Prepared, models: Models, reporter: Reporter) -> dict[str, Any]
     try:
         return {**_extract(Request(ready, coverage, missing), models, what, reporter), "hit": False}
     except ModelError as error:
-        if ready.control not in FLOORS:
+        if ready.control not in OPTIONAL:
             raise
-        reporter.note(f"{what}not applicable: {error}")  # pictures cut into tiles have no tower to be read alone
+        reporter.note(f"{what}not applicable: {error}")
         return {**NOTHING, "hit": True}
 
 

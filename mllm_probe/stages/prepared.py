@@ -95,6 +95,7 @@ class Prepared:
         return (*self.keys, *self.answer_keys)
 
 
+OPTIONAL = (TEXT_ONLY, VISION_ONLY, CONNECTOR_ONLY)  # what some models cannot be shown, or have no place to be read
 FLOORS: Mapping[str, Callable[[Anatomy], Key]] = {
     VISION_ONLY: lambda anatomy: Key(Site("vision", anatomy.blocks["vision"]), "mean_image"),
     CONNECTOR_ONLY: lambda anatomy: Key(Site("connector"), "mean_image"),

@@ -61,9 +61,9 @@ class Readout:
             return found.astype(np.float32)
         if self.heads is not None:
             live = self._live(problem)
-            column = np.searchsorted(live, self.heads).clip(max=max(len(live) - 1, 0))
-            own = live[column] == self.heads
-            found = np.where(own, np.atleast_2d(found)[np.arange(len(self.who)), column], 0.0)
+            padded = np.concatenate([found.reshape(len(self.who), len(live)), np.zeros((len(self.who), 1))], axis=1)
+            column = np.where(np.isin(self.heads, live), np.searchsorted(live, self.heads), len(live))
+            found = padded[np.arange(len(self.who)), column]
         whole = np.full((self.total, *found.shape[1:]), np.nan, dtype=np.float32)
         whole[self.who] = found
         return whole

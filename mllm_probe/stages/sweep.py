@@ -25,7 +25,7 @@ from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.prepared import FLOORS, Prepared, filled
+from mllm_probe.stages.prepared import FLOORS, OPTIONAL, Prepared, filled
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring, tested
 from mllm_probe.stages.subsets import Subsets
@@ -45,7 +45,7 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, A
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
     ready = prepare(config, paths, reporter)
     check_probe(ready)
-    for each in (ready, *(one for one in ready.variants if one.control not in FLOORS)):
+    for each in (ready, *(one for one in ready.variants if one.control not in OPTIONAL)):
         filled(each)
     return sweep_cached(ready, paths, reporter, extraction={})[0]
 

@@ -1,0 +1,97 @@
+"""A global and a local task in one run: both are whole runs, and their curves are judged together."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REAL, Run
+from families import FAMILIES
+
+from mllm_probe.report.scores import load_scores
+from mllm_probe.stages.readout import Readout
+from mllm_probe.types import LayerData, Problem
+
+STUDY = ("experiment=tao2024", "splits.blocks=3", "sweep.seeds=[0]", "sweep.draws=60", "sweep.permutations=60")
+
+
+def studied(tmp_path: Path) -> Path:
+    return next((tmp_path / "outputs" / "run").glob("*/*"))
+
+
+def check_study(folder: Path) -> None:
+    """Both tasks, three hypotheses with a verdict each, every control in either table."""
+    study = json.loads((folder / "study.json").read_text())
+    assert study["position"] == "last" and [one["name"] for one in study["statements"]] == ["H1", "H2", "H3"]
+    assert {one["verdict"] for one in study["statements"]} <= {"holds", "does not hold", "undecided"}
+    assert (folder / "study.png").stat().st_size > 10_000
+    for side, task in (("global", "entailment"), ("local", "objects")):
+        table = load_scores(folder / side / "scores.csv")
+        assert set(table.task) == {task}
+        shown = {"text_only", "blank_picture", "shuffled_picture", "random_weights", "vision_only", "connector_only"}
+        assert shown <= set(table.control)
+
+
+def test_a_study_runs_both_tasks_and_is_printed_again(probe: Run, tmp_path: Path) -> None:
+    code, out, err = probe("run", *STUDY, "data.n=48", "layers=every4", "dataset.pictures=60")
+    assert code == 0, err
+    folder = studied(tmp_path)
+    check_study(folder)
+    assert "H3" in out and "objects at last saturates" in " ".join(out.split())
+    again = probe("report", f"run={folder}")
+    assert again[0] == 0 and "H1" in again[1]
+
+
+@pytest.mark.parametrize(
+    ("arg", "said"),
+    [
+        ("+local.extract.micro_batch=4", "'local.extract.micro_batch' is set for both tasks by extract.micro_batch"),
+        ("local.task.template=x", "must hold"),
+    ],
+)
+def test_a_wrong_local_task_is_refused_before_anything_is_read(probe: Run, tmp_path: Path, arg: str, said: str) -> None:
+    code, _, err = probe("run", *STUDY, "data.n=30", "dataset.pictures=60", arg)
+    assert code == 1 and said in err
+    assert not list((tmp_path / "outputs" / "cache").glob("*/groups"))
+
+
+@pytest.mark.realdata
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor under numpy 2
+@pytest.mark.skipif(not (REAL / "coco_subset").is_dir(), reason="no COCO pictures beside the checkout")
+@pytest.mark.parametrize("family", ["mini", "paligemma"])
+def test_a_study_of_real_pictures(probe: Run, tmp_path: Path, family: str) -> None:
+    model = ["model=mini", "layers=every4"]
+    if family != "mini":
+        path = FAMILIES[family](tmp_path / family)
+        model = ["model=custom", f"model.path={path}", "model.dtype=float32", "layers.towers=[lm]"]
+    args = (*STUDY, "dataset=coco", f"dataset.root={REAL / 'coco_subset'}", "data.n=60", *model)
+    code, _, err = probe("run", *args)
+    assert code == 0, err
+    check_study(studied(tmp_path))
+    if family == "paligemma":
+        assert "text_only: not applicable: PaliGemmaProcessor takes no prompt without a picture" in err
+
+
+def test_several_outputs_read_one_row() -> None:
+    """Two pictures, three categories: each decision meets its own output, dead outputs say nothing."""
+    y = np.asarray([0, 1, 1, 0, 1, 1, 0, 1])
+    heads = np.asarray([0, 0, 1, 1, 2, 2, 0, 1])
+    train = np.asarray([True, True, True, True, True, True, False, False])
+    val = ~train
+    readout = Readout(LayerData(np.zeros((8, 2))), np.arange(8), 8, heads)  # type: ignore[arg-type]
+    problem = Problem(y, train, val)
+    asked = readout.problem(problem)
+    assert asked.kind == "labels" and asked.y.shape == (8, 2), "category 2 is never absent, so it has no output"
+    assert asked.mask is not None and asked.mask.sum() == 6
+    for row in range(8):
+        if heads[row] < 2:
+            assert asked.mask[row].nonzero()[0].tolist() == [heads[row]] and asked.y[row, heads[row]] == y[row]
+    logits = readout.logits(np.arange(16.0).reshape(8, 2), problem)
+    assert logits.tolist() == [0, 2, 5, 7, 0, 0, 12, 15]
+
+
+def test_a_decision_without_a_row_has_no_logit() -> None:
+    readout = Readout(LayerData(np.zeros((2, 2))), np.asarray([0, 2]), 3)  # type: ignore[arg-type]
+    problem = Problem(np.asarray([1, 0, 1]), np.ones(3, bool), np.zeros(3, bool))
+    assert readout.problem(problem).y.tolist() == [1, 1]
+    np.testing.assert_array_equal(readout.logits(np.asarray([3.0, 4.0]), problem), [3, np.nan, 4])
