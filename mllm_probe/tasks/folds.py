@@ -128,7 +128,7 @@ class Folds:
 
     def splits(self, folds: Mapping[str, int], seed: int) -> dict[str, str]:
         """{picture group: train | val | test} for one probe seed; a fold VAL is what every seed validates on."""
-        blocks = sorted(set(folds.values()) - {TEST, VAL})
+        blocks = sorted(set(folds.values()) - {TEST})
         val = {VAL}
         if VAL not in folds.values():
             n_val = min(max(1, math.floor(self.val * len(blocks) + 0.5)), len(blocks) - 1)
