@@ -1,4 +1,4 @@
-"""Content digests of files, computed once: a memo keyed by path, size, modification time and inode. Knows no format."""
+"""What files hold, computed once: a memo keyed by path, size, modification time and inode. Knows no format."""
 
 import hashlib
 import json
@@ -24,11 +24,19 @@ class Digests:
 
     def of(self, path: Path, check: Callable[[Path], None] | None = None) -> str:
         """The file's digest. `check` runs once per content and may raise."""
-        key = _key(path, check.__name__ if check else "")
-        if key not in self._known:
+
+        def checked(path: Path) -> str:
             if check:
                 check(path)
-            self._known[key] = file_digest(path)
+            return file_digest(path)
+
+        return self.remembered(path, check.__name__ if check else "", checked)
+
+    def remembered(self, path: Path, what: str, compute: Callable[[Path], str]) -> str:
+        """A short string that is computed from the file once; `what` tells it from others about the same file."""
+        key = _key(path, what)
+        if key not in self._known:
+            self._known[key] = compute(path)
             self._changed = True
         return self._known[key]
 
@@ -50,9 +58,9 @@ class Digests:
         self._changed = False
 
 
-def _key(path: Path, check: str = "") -> str:
+def _key(path: Path, what: str = "") -> str:
     stat = path.stat()
-    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}|{check}"
+    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}|{what}"
 
 
 def open_digests(memo: Path) -> Digests:

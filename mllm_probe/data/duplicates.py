@@ -1,0 +1,71 @@
+"""Pictures that look the same, so that none of them tests what another one taught. Knows no labels and no splits.
+
+A perceptual hash (pHash: the signs of the 64 lowest DCT coefficients of the grey picture) proposes pairs. It is blind
+to colour and to small shapes, so a thumbnail in colour confirms each pair: a photograph that was resized, recompressed
+or shifted by a pixel is found, and two drawn scenes that differ in one shape are two pictures.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL.Image import Resampling
+
+from mllm_probe.data.groups import joined
+from mllm_probe.data.pictures import open_rgb
+from mllm_probe.digests import Digests
+from mllm_probe.types import Picture
+
+BITS = 6  # hashes this far apart are looked at
+SIDE = 16  # of a thumbnail, in pixels
+MEAN, LARGEST = 6.0, 32  # grey levels that two thumbnails may differ by, on average and anywhere
+FLAT = 8  # a picture with fewer grey levels than this has no coefficient but noise
+BLOCK, PAIRS = 256, 1 << 16  # rows compared at once, pairs confirmed at once
+
+
+def grouped(pictures: Sequence[Picture], digests: Digests) -> tuple[Picture, ...]:
+    """The pictures, those that look the same in one `group`; groups given before are joined whole, never taken apart.
+
+    Hashes are remembered in `digests`, so only the first run opens every picture.
+    """
+    hashes = np.array([int(digests.remembered(p.path, "phash", perceptual_hash), 16) for p in pictures], np.uint64)
+    groups = [picture.group for picture in pictures]
+    alike = ((groups[i], groups[j]) for i, j in look_alikes(hashes, [picture.path for picture in pictures]))
+    name = joined(groups, alike)
+    return tuple(replace(picture, group=name[picture.group]) for picture in pictures)
+
+
+def perceptual_hash(path: Path) -> str:
+    """16 hexadecimal digits. All flat pictures share one hash: theirs would be rounding errors."""
+    import imagehash
+
+    grey = open_rgb(path).convert("L")
+    return "0" * 16 if np.ptp(np.asarray(grey)) < FLAT else str(imagehash.phash(grey))
+
+
+def look_alikes(hashes: np.ndarray, paths: Sequence[Path]) -> Iterator[tuple[int, int]]:
+    """Pairs i < j with hashes [N] at most BITS apart and thumbnails at most MEAN and LARGEST apart."""
+    thumbnail = cache(lambda i: _thumbnail(paths[i]))
+    for first, second in _candidates(hashes):
+        for start in range(0, len(first), PAIRS):
+            i, j = first[start : start + PAIRS], second[start : start + PAIRS]
+            gap = np.abs(np.stack([thumbnail(k) for k in i]) - np.stack([thumbnail(k) for k in j]))
+            same = (gap.mean(1) <= MEAN) & (gap.max(1) <= LARGEST)
+            yield from zip(i[same].tolist(), j[same].tolist(), strict=True)
+
+
+def _candidates(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs i < j of close hashes, a block of rows at a time."""
+    for start in range(0, len(hashes), BLOCK):
+        rows = hashes[start : start + BLOCK, None]
+        close = np.bitwise_count(rows ^ hashes[None, start:]) <= BITS
+        i, j = np.nonzero(np.triu(close, 1))
+        if len(i):
+            yield i + start, j + start
+
+
+def _thumbnail(path: Path) -> np.ndarray:
+    """[SIDE * SIDE * 3] levels, wide enough to be subtracted."""
+    return np.asarray(open_rgb(path).resize((SIDE, SIDE), Resampling.BOX), np.int16).ravel()

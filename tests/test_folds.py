@@ -1,0 +1,209 @@
+"""Groups and official splits decide who trains; what leaks is refused, and shown to leak where rows are drawn."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.tasks.entailment import Entailment
+from mllm_probe.tasks.folds import TEST, VAL, Folds, leaks, read_splits, rowwise
+from mllm_probe.types import Collection, Decision, Examples, Picture, Sample
+
+PICTURES = [Picture(str(i), Path(f"{i:012d}.jpg"), f"d{i:02d}") for i in range(40)]
+
+
+def listing(folder: Path, *rows: str, header: str = "picture,split") -> str:
+    path = folder / "splits.csv"
+    path.write_text("\n".join([header, *rows]))
+    return str(path)
+
+
+def official(folder: Path, n_val: int) -> str:
+    """The first 10 pictures test, by id; the next `n_val` validate and the rest train, by file name."""
+    names = [f"{i},test" for i in range(10)]
+    names += [f"{i:012d}.jpg,{'val' if i < 10 + n_val else 'train'}" for i in range(10, 40)]
+    return listing(folder, *names, "999,val", "", "998,test")
+
+
+def test_groups_and_not_digests_share_a_fold() -> None:
+    pictures = [replace(picture, group=f"g{i // 4}") for i, picture in enumerate(PICTURES)]
+    folds = Folds(blocks=4).assign(pictures)
+    assert set(folds) == {f"g{i}" for i in range(10)}
+    assert sum(fold == TEST for fold in folds.values()) == round(0.25 * 10)
+
+
+def test_official_splits_hold_for_every_seed(tmp_path: Path) -> None:
+    folds = Folds(file=official(tmp_path, n_val=5))
+    assigned = folds.assign(PICTURES)
+    assert assigned == {p.digest: TEST if i < 10 else VAL if i < 15 else 1 for i, p in enumerate(PICTURES)}
+    named = {p.digest: "test" if i < 10 else "val" if i < 15 else "train" for i, p in enumerate(PICTURES)}
+    assert all(folds.splits(assigned, seed) == named for seed in range(4))
+
+
+def test_official_splits_without_validation_are_cut_into_blocks(tmp_path: Path) -> None:
+    listed = listing(tmp_path, *(f"{i},{'test' if i < 10 else 'train'}" for i in range(40)))
+    folds = Folds(file=listed, blocks=5)
+    assigned = folds.assign(PICTURES)
+    assert {group for group, fold in assigned.items() if fold == TEST} == {f"d{i:02d}" for i in range(10)}
+    assert set(assigned.values()) == {TEST, 1, 2, 3, 4, 5}
+    drawn = [folds.splits(assigned, seed) for seed in range(6)]
+    validating = {frozenset(g for g, name in split.items() if name == "val") for split in drawn}
+    assert len(validating) > 1 and all(len(val) == 6 for val in validating)
+
+
+def test_official_splits_balance_the_tasks(scenes: Collection, tmp_path: Path) -> None:
+    names = [f"{p.id},{('test', 'val', 'train')[min(i // 10, 2)]}" for i, p in enumerate(scenes.pictures)]
+    folds = Folds(file=listing(tmp_path, *names))
+    examples = Entailment().examples(scenes, folds)
+    folds.check(examples, [0, 1])
+    leaks(examples, folds, [0, 1])
+    split = folds.splits(examples.folds, 0)
+    texts = {sample.uid: sample.text for sample in examples.samples}
+    for name in ("train", "val", "test"):
+        held = [d for d in examples.decisions if split[d.group] == name]
+        assert sorted(texts[d.sample] for d in held if d.label) == sorted(texts[d.sample] for d in held if not d.label)
+
+
+BAD = {
+    "line 1: the header is 'image,split', 'picture,split' is needed": ("image,split", ["1,test"]),
+    "line 1: the header is '', 'picture,split'": ("", []),
+    "line 3: picture 2 has the unknown split 'tets'; did you mean 'test'?": ("picture,split", ["1,test", "2,tets"]),
+    "line 2: found '1', a picture and its split are needed": ("picture,split", ["1"]),
+    "line 3: picture 1 is in the val split and, further up, in test": ("picture,split", ["1,test", "1,val"]),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_a_bad_file_is_named_with_its_line(message: str, tmp_path: Path) -> None:
+    header, rows = BAD[message]
+    with pytest.raises(DataError) as caught:
+        read_splits(Path(listing(tmp_path, *rows, header=header)))
+    assert f"splits.csv, {message}" in str(caught.value)
+
+
+def test_what_the_file_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"does not list the selected picture 3 \(000000000003.jpg\)"):
+        Folds(file=listing(tmp_path, *(f"{i},train" for i in range(40) if i != 3))).assign(PICTURES)
+    with pytest.raises(DataError, match="the test split has 0 of the 40 selected pictures, 2 different ones"):
+        Folds(file=listing(tmp_path, *(f"{i},train" for i in range(40)))).assign(PICTURES)
+    with pytest.raises(DataError, match="the val split has 0 of the 15 selected"):
+        chosen = PICTURES[:10] + PICTURES[15:20]
+        Folds(file=official(tmp_path, n_val=5)).assign(chosen)
+    with pytest.raises(DataError, match="absent.csv cannot be read"):
+        Folds(file=str(tmp_path / "absent.csv")).assign(PICTURES)
+
+
+def test_near_duplicates_across_official_splits_are_refused(tmp_path: Path) -> None:
+    pictures = list(PICTURES)
+    pictures[30] = replace(pictures[30], group=pictures[2].group)
+    message = r"pictures 2 \(test\) and 30 \(train\) belong to one group .* splits.near_duplicates=false"
+    with pytest.raises(DataError, match=message):
+        Folds(file=official(tmp_path, n_val=5)).assign(pictures)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match="splits.unit=rows is unknown; did you mean 'row'?"):
+        Folds(unit="rows")
+    with pytest.raises(ConfigError, match="splits.unit=row draws rows whatever their picture, so splits.file=x.csv"):
+        Folds(unit="row", file="x.csv")
+
+
+def asked(per_picture: int = 2, pictures: list[Picture] = PICTURES, **folds: object) -> Examples:
+    samples = {p.id: Sample.of([p], "Is it?", {}) for p in pictures}
+    decisions = tuple(
+        Decision(f"{p.id}/{k}", samples[p.id].uid, "t", k % 2, p.group) for p in pictures for k in range(per_picture)
+    )
+    return Examples(tuple(samples.values()), decisions, Folds(blocks=5).assign(pictures))
+
+
+def test_an_empty_split_is_named_with_what_mends_it(tmp_path: Path) -> None:
+    folds, examples = Folds(blocks=5), asked()
+    untested = [d for d in examples.decisions if examples.folds[d.group] != TEST]
+    with pytest.raises(DataError, match=r"seed 0: the test split is empty: .* take more pictures \(data.n\)"):
+        folds.check(replace(examples, decisions=tuple(untested)), [0])
+    fixed = Folds(file=official(tmp_path, n_val=5))
+    examples = replace(asked(), folds=fixed.assign(PICTURES))
+    wanting = [d for d in examples.decisions if examples.folds[d.group] != VAL]
+    with pytest.raises(DataError, match=r"seed 0: the val split is empty: .* list more in splits.file="):
+        fixed.check(replace(examples, decisions=tuple(wanting)), [0])
+
+
+def test_what_is_tested_only_fills_no_split() -> None:
+    folds, examples = Folds(blocks=5), asked()
+    for change in ({"given": True}, {"template": "other"}):
+        tested = [replace(d, **change) if examples.folds[d.group] == TEST else d for d in examples.decisions]
+        with pytest.raises(DataError, match="the test split is empty"):
+            folds.check(replace(examples, decisions=tuple(tested)), [0])
+        folds.check(replace(examples, decisions=(*examples.decisions, *tested)), [0])
+
+
+def test_a_picture_on_two_sides_is_named() -> None:
+    folds, examples = Folds(blocks=5), asked()
+    leaks(examples, folds, range(3))
+    (test,) = [g for g, fold in examples.folds.items() if fold == TEST][:1]
+    (block,) = [g for g, fold in examples.folds.items() if fold == 1][:1]
+    first = next(d for d in examples.decisions if d.group == test)
+    moved = (replace(first, group=block), *(d for d in examples.decisions if d is not first))
+    with pytest.raises(DataError, match=rf"picture {int(test[1:]):012d}.jpg \(digest {test}\) is in"):
+        leaks(replace(examples, decisions=moved), folds, [0])
+    leaks(replace(examples, decisions=moved), replace(folds, unit="row"), [0])
+    lost = (replace(first, group="mine"), *examples.decisions[1:])
+    with pytest.raises(DataError, match="the group 'mine', which has no fold"):
+        leaks(replace(examples, decisions=lost), folds, [0])
+
+
+def test_two_blocks_of_one_picture_leak_only_where_a_seed_parts_them() -> None:
+    folds, examples = Folds(blocks=5), asked()
+    one, two = (next(g for g, fold in examples.folds.items() if fold == block) for block in (1, 2))
+    first = next(d for d in examples.decisions if d.group == one)
+    moved = replace(examples, decisions=(replace(first, group=two), *(d for d in examples.decisions if d != first)))
+    parting = {seed: len({folds.splits(examples.folds, seed)[g] for g in (one, two)}) > 1 for seed in range(20)}
+    assert set(parting.values()) == {True, False}
+    leaks(moved, folds, [seed for seed, parts in parting.items() if not parts])
+    with pytest.raises(DataError, match="decisions about one picture need one group"):
+        leaks(moved, folds, [seed for seed, parts in parting.items() if parts][:1])
+
+
+def test_rows_are_drawn_one_by_one() -> None:
+    folds = Folds(blocks=5, unit="row")
+    examples = rowwise(asked(per_picture=6), folds)
+    assert [d.group for d in examples.decisions] == [d.uid for d in examples.decisions]
+    assert set(examples.folds) == {d.uid for d in examples.decisions}
+    assert sum(fold == TEST for fold in examples.folds.values()) == 60
+    straddling = {
+        p.id
+        for p in PICTURES
+        if len({examples.folds[d.uid] == TEST for d in examples.decisions if d.uid.startswith(f"{p.id}/")}) == 2
+    }
+    assert len(straddling) > 20
+    folds.check(examples, [0])
+
+
+def accuracy(examples: Examples, folds: Folds, features: np.ndarray, labels: np.ndarray) -> float:
+    """Test accuracy of a logistic regression fitted on the training rows, over the seeds' mean."""
+    right = []
+    for seed in range(3):
+        split = folds.splits(examples.folds, seed)
+        side = np.array([split[d.group] for d in examples.decisions])
+        fit = LogisticRegression(max_iter=2000).fit(features[side == "train"], labels[side == "train"])
+        right.append(fit.score(features[side == "test"], labels[side == "test"]))
+    return float(np.mean(right))
+
+
+def test_labels_drawn_per_picture_are_learnt_only_where_rows_leak() -> None:
+    """Each picture has a label by lot and several rows that share its look: there is nothing to learn but the look."""
+    pictures = [Picture(str(i), Path(f"{i}.jpg"), f"d{i:03d}") for i in range(200)]
+    examples = asked(per_picture=6, pictures=pictures)
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(200), 6)
+    features = rng.standard_normal((200, 300))[owner] + 0.3 * rng.standard_normal((1200, 300))
+    labels = rng.permutation(np.repeat([0, 1], 100))[owner]
+    drawn = tuple(replace(d, label=int(y)) for d, y in zip(examples.decisions, labels, strict=True))
+    by_picture = Folds(blocks=5)
+    examples = replace(examples, decisions=drawn, folds=by_picture.assign(pictures))
+    by_row = Folds(blocks=5, unit="row")
+    assert abs(accuracy(examples, by_picture, features, labels) - 0.5) < 0.12  # 50 test pictures: 1.7 standard errors
+    assert accuracy(rowwise(examples, by_row), by_row, features, labels) > 0.9
