@@ -1,4 +1,4 @@
-"""Which picture may train, validate or test. Knows picture digests only, no labels.
+"""Which picture may train, validate or test. Knows the groups of pictures only, no labels.
 
 The test pictures are fixed by the data seed. The others are cut into blocks, and a probe seed picks which blocks
 validate. Tasks balance their labels inside every fold (test, or one block), so they are balanced in every split
@@ -35,8 +35,8 @@ class Folds:
             )
 
     def assign(self, pictures: Sequence[Picture]) -> dict[str, int]:
-        """{picture digest: fold}; pictures with the same bytes are one group and share a fold. Raises DataError."""
-        groups = sorted({picture.digest for picture in pictures})
+        """{group: fold}; the pictures of a group share a fold. Raises DataError."""
+        groups = sorted({picture.group for picture in pictures})
         Random(f"folds/{self.seed}").shuffle(groups)
         n_test = round(self.test * len(groups))
         blocks = min(self.blocks, (len(groups) - n_test) // MIN_PICTURES)
@@ -73,7 +73,7 @@ class Folds:
                     )
 
     def splits(self, folds: Mapping[str, int], seed: int) -> dict[str, str]:
-        """{picture digest: train | val | test} for one probe seed."""
+        """{group: train | val | test} for one probe seed."""
         blocks = sorted(set(folds.values()) - {TEST})
         n_val = min(max(1, math.floor(self.val * len(blocks) + 0.5)), len(blocks) - 1)
         val = set(Random(f"splits/{self.seed}/{seed}").sample(blocks, n_val))
