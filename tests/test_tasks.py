@@ -111,7 +111,9 @@ def test_equal_pictures_share_a_fold() -> None:
 def test_bad_settings_are_one_sentence(scenes: Collection) -> None:
     with pytest.raises(ConfigError, match="must hold {caption} exactly once"):
         Entailment(template="nothing")
-    with pytest.raises(ConfigError, match="task.negatives=hard is unknown; choose one of: random"):
+    with pytest.raises(
+        ConfigError, match="task.negatives=hard is unknown; choose one of: object_swap, random, similar"
+    ):
         Entailment(negatives="hard")
     with pytest.raises(ConfigError, match="must hold {a_category} or {category}"):
         Objects(template="x")

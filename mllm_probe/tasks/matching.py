@@ -1,6 +1,6 @@
 """Exchange captions between pictures so that every text is as often true as false. Knows nothing of prompts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from mllm_probe.types import Picture
@@ -9,19 +9,32 @@ Claim = tuple[Picture, str]
 TRIES = 200  # partners looked at for one caption before it is given up
 
 
-def exchange(claims: Sequence[Claim], contradicts: Callable[[Picture, str], bool], rng: Random) -> list[Claim | None]:
+def strangers(first: Picture, second: Picture) -> bool:
+    """Whether one picture may borrow from the other: what is said of a near-duplicate is as good as true."""
+    return first.group != second.group
+
+
+def exchange(
+    claims: Sequence[Claim],
+    contradicts: Callable[[Picture, str], bool],
+    rng: Random,
+    start: Mapping[int, int] | None = None,
+    may_borrow: Callable[[Picture, Picture], bool] = strangers,
+) -> list[Claim | None]:
     """For each true claim i a false one about the same picture, its text taken from another claim.
 
     The texts of the result are a permutation of the texts given, so a text alone says nothing about its label, and
     neither does a picture. A claim for which no exchange is found yields None, and then its own text is used for no
-    other picture either.
+    other picture either. `start` is the permutation to mend, {claim: the claim whose text it takes}; None = a random
+    one. `may_borrow` says of two pictures whether the first may take a text of the second.
     """
     order = list(range(len(claims)))
     rng.shuffle(order)
-    source = {i: order[(k + 1) % len(order)] for k, i in enumerate(order)}  # one long cycle: nobody keeps its own text
+    # one long cycle: nobody keeps its own text
+    source = dict(start) if start else {i: order[(k + 1) % len(order)] for k, i in enumerate(order)}
 
     def is_false(i: int, j: int) -> bool:
-        return contradicts(claims[i][0], claims[j][1])
+        return may_borrow(claims[i][0], claims[j][0]) and contradicts(claims[i][0], claims[j][1])
 
     for i in order:
         if not is_false(i, source[i]):
