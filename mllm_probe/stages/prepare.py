@@ -1,13 +1,15 @@
 """What every stage needs before a weight is loaded: examples, the cache they belong to, the keys asked for."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig, build, save_config
 from mllm_probe.data.coco import Selection
-from mllm_probe.digests import open_digests
+from mllm_probe.data.duplicates import grouped
+from mllm_probe.digests import Digests, open_digests
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
@@ -25,7 +27,8 @@ from mllm_probe.settings import (
 )
 from mllm_probe.stages.prepared import Prepared, chosen_controls, requested
 from mllm_probe.stages.variants import with_variants
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.folds import Folds, leaks, rowwise
+from mllm_probe.types import Collection, Examples
 
 
 def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
@@ -36,13 +39,15 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     task = build(config.task, Task, plugins, seed=config.data.seed, on_bad_row=config.data.on_bad_row)  # type: ignore[type-abstract]
     probe = build(config.probe, Probe, plugins)  # type: ignore[type-abstract]
     splits = config.splits
-    folds = Folds(splits.test, splits.val, splits.blocks, seed=config.data.seed)
+    folds = Folds(splits.test, splits.val, splits.blocks, config.data.seed, splits.unit, splits.file)
     if size := needs(config.model):
         reporter.note(size)
     checkpoint = find_checkpoint(config.model)
     outputs = OutputPaths(Path(config.paths.outputs))
     digests = open_digests(outputs.digests)
     collection = dataset.load(outputs.root, Selection(**asdict(config.data)), digests)
+    if splits.near_duplicates:
+        collection = _together(collection, digests, reporter)
     for row in collection.skipped:
         reporter.note(f"skipped: {row}")
     identity = identify(folder_digests(checkpoint, digests), **requested(config))
@@ -50,13 +55,35 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     examples = task.examples(collection, folds)
     for row in examples.skipped:
         reporter.note(f"skipped: {row}")
-    folds.check(examples, config.sweep.seeds)
+    examples = _in_folds(examples, folds, config.sweep.seeds, reporter)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
     ready = Prepared(config, dataset, task, probe, folds, collection, examples, checkpoint, identity, store)
     ready = with_variants(ready, digests)
     digests.save()
     return ready
+
+
+def _together(collection: Collection, digests: Digests, reporter: Reporter) -> Collection:
+    """Pictures that look the same share a group, and so a split."""
+    pictures = grouped(collection.pictures, digests)
+    alike = len({picture.group for picture in collection.pictures}) - len({picture.group for picture in pictures})
+    if not alike:
+        return collection
+    reporter.note(f"near-duplicates: {alike} pictures look like another one and stay in its split")
+    own = {picture.digest: picture for picture in pictures}
+    rows = tuple(replace(row, picture=own[row.picture.digest]) for row in collection.rows)
+    return replace(collection, pictures=pictures, rows=rows)
+
+
+def _in_folds(examples: Examples, folds: Folds, seeds: Sequence[int], reporter: Reporter) -> Examples:
+    """Raises DataError for splits that nothing can be learnt from, or that share a picture unasked."""
+    if folds.unit == "row":
+        examples = rowwise(examples, folds)
+        reporter.note("splits.unit=row: one picture may train and test, so scores are no evidence")
+    leaks(examples, folds, seeds)
+    folds.check(examples, seeds)
+    return examples
 
 
 def _check(config: RunConfig) -> None:

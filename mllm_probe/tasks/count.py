@@ -63,7 +63,7 @@ class Count:
         for picture in collection.pictures:
             for name in names:
                 if (number := _number(picture, name if self.categories else None)) is not None:
-                    cells[fold_of[picture.digest], number][name].append(picture)
+                    cells[fold_of[picture.group], number][name].append(picture)
         asked = []
         for (fold, number), by_name in sorted(cells.items()):
             n = min(len(pictures) for pictures in by_name.values())
@@ -82,7 +82,7 @@ class Count:
             strata = {"picture": picture.id, "category": category}
             samples[sample.uid] = sample
             decisions[uid] = Decision(
-                uid, sample.uid, "count", float(number), picture.digest, mark=mark, type=category, strata=strata
+                uid, sample.uid, "count", float(number), picture.group, mark=mark, type=category, strata=strata
             )
         return Examples(tuple(samples.values()), tuple(decisions.values()), fold_of, "number")
 

@@ -37,7 +37,7 @@ class Objects:
         by_fold: dict[int, list[Picture]] = defaultdict(list)
         for picture in collection.pictures:
             if picture.categories is not None:
-                by_fold[fold_of[picture.digest]].append(picture)
+                by_fold[fold_of[picture.group]].append(picture)
         asked = [
             question
             for fold, pictures in sorted(by_fold.items())
