@@ -23,6 +23,7 @@ from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import Bench, Trial, fitted
+from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import FLOORS, OPTIONAL, Prepared, filled
@@ -64,7 +65,11 @@ def sweep_cached(
     verdicts = Verdicts(scoring)
     scores: list[Score] = []
     remarks: dict[str, list[str]] = {}
+    guards = Guards(bench, reporter)
+    guards.question()
+    guards.vectors(Source(ready))
     for done, (trials, rows) in enumerate(_per_key(bench, scoring, parts)):
+        guards.trials(trials)
         for remark in _remarks(trials):
             remarks.setdefault(remark, []).append(str(trials[0].key))
         table.add(rows)

@@ -1,0 +1,64 @@
+"""Where a run that cannot be right is stopped, or with guards=note is told so. Knows where a position must differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mllm_probe.errors import ProbeError
+from mllm_probe.probes.majority import Majority
+from mllm_probe.protocols import Reporter
+from mllm_probe.stages.bench import Bench, Trial
+from mllm_probe.stages.readout import Readout, Source
+from mllm_probe.stats.guards import constant_predictions, identical_vectors, question_decides
+from mllm_probe.types import PICTURE_POSITIONS, Key
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Checks of one sweep; `told` raises ProbeError, or notes the sentence."""
+
+    bench: Bench
+    reporter: Reporter
+
+    def question(self) -> None:
+        """Before anything is fitted: do the words alone give the label?"""
+        bench = self.bench
+        if bench.kind == "number":
+            return
+        split = bench.split_of[bench.seeds[0]]
+        self.told(question_decides(bench.texts, bench.y.tolist(), split == "train", bench.test))
+
+    def trials(self, trials: Sequence[Trial]) -> None:
+        """Probes that say the same of every row, above the embeddings and behind what is asked."""
+        real = [trial for trial in trials if trial.key and not trial.control and trial.features == "single"]
+        if real and real[0].key and _sees(real[0].key) and not isinstance(self.bench.ready.probe, Majority):
+            rows = real[0].read
+            self.told(constant_predictions(np.stack([trial.logits[rows] for trial in real]), str(real[0].key)))
+
+    def vectors(self, source: Source) -> None:
+        """At the highest block that is read: statements with other labels must not have the same state."""
+        decisions = self.bench.ready.examples.decisions
+        keys = [key for key in self.bench.ready.keys if _sees(key) and key.site.part == "block"]
+        top = max((key.site.layer for key in keys), default=0)
+        for key in keys:
+            if key.site.layer < top or key.position.startswith("tokens:"):
+                continue
+            readout: Readout = source.readout(key)
+            asked = [decisions[i] for i in readout.who]
+            labels, groups = [d.label for d in asked], [d.group for d in asked]
+            rows = readout.data.rows[:].float().numpy()
+            self.told(identical_vectors(rows, labels, groups, [d.sample for d in asked], str(key)))
+
+    def told(self, sentence: str | None) -> None:
+        if sentence is None:
+            return
+        if self.bench.ready.config.guards == "stop":
+            raise ProbeError(f"{sentence}; guards=note goes on all the same")
+        self.reporter.note(f"guard: {sentence}")
+
+
+def _sees(key: Key) -> bool:
+    """Whether a key lies above the embeddings and behind the words that differ between statements."""
+    before = key.position.startswith("before:") or key.position in PICTURE_POSITIONS
+    return key.site.tower == "lm" and key.site.layer > 0 and not before
