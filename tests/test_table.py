@@ -197,7 +197,7 @@ def test_wrong_settings_and_files_are_one_sentence(tmp_path: Path, monkeypatch: 
         (Table(str(root), "x.txt"), r"ending '.txt'; choose one of: .csv, .json, .jsonl, .parquet"),
         (
             Table(str(root), "a.jsonl"),
-            r"a.jsonl, row 2 and all others: no column 'picture' \(dataset.picture_column\); .*one of: image, text, label",
+            r"a.jsonl, row 2 and all others: no column .picture. \(dataset.picture_column\); .*: image, text, label",
         ),
         (Table(str(root), "list.json"), "list.json is not JSON"),
         (Table(str(root), "empty.csv"), "empty.csv holds no row"),

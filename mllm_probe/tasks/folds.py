@@ -35,8 +35,8 @@ class Folds:
             )
 
     def assign(self, pictures: Sequence[Picture]) -> dict[str, int]:
-        """{picture digest: fold}; pictures with the same bytes are one group and share a fold. Raises DataError."""
-        groups = sorted({picture.digest for picture in pictures})
+        """{group: fold}; the pictures of a group share a fold. Raises DataError."""
+        groups = sorted({picture.group for picture in pictures})
         Random(f"folds/{self.seed}").shuffle(groups)
         n_test = round(self.test * len(groups))
         blocks = min(self.blocks, (len(groups) - n_test) // MIN_PICTURES)
