@@ -5,8 +5,6 @@ picture" is checked and not assumed. Knows no task and no model.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, ClassVar
 from mllm_probe.data.coco import Layout, Selection, read_coco
 from mllm_probe.data.drawing import COLOURS, KINDS, MAX_SHAPES, PICTURE_SIZE, Scene, Shape, draw, random_scene
 from mllm_probe.data.facts import Fact, true_fact
+from mllm_probe.data.folders import filled_once
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
 from mllm_probe.paths import OutputPaths
@@ -51,10 +50,8 @@ class Scenes:
 
 
 def write_scenes(folder: Path, spec: Scenes) -> None:
-    """Draw everything into a temporary neighbour of `folder`, then rename: a folder that exists is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    """Draw everything; a folder that exists is complete."""
+    with filled_once(folder) as part:
         (part / "images").mkdir()
         images: list[dict[str, Any]] = []
         captions: list[dict[str, Any]] = []
@@ -72,13 +69,6 @@ def write_scenes(folder: Path, spec: Scenes) -> None:
         (part / "instances.json").write_text(
             json.dumps({**top, "annotations": instances, "categories": category_records()})
         )
-        part.chmod(0o755)
-        part.rename(folder)
-    except OSError:
-        if not folder.exists():  # another process may have finished the same folder first
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def category_records() -> list[dict[str, Any]]:

@@ -1,0 +1,105 @@
+"""The rows of a data file, one mapping each: JSON lines, a JSON list, CSV or parquet. Knows no column by name."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mllm_probe.errors import DataError, choices
+
+Record = Mapping[str, Any]
+Numbered = tuple[int, Record | DataError]  # a row that cannot be read stands as its error, for whoever may skip it
+
+
+def read_records(path: Path) -> list[Numbered]:
+    """(where it stands, row) of every row of a file whose ending names its format. Raises DataError.
+
+    Rows count from 1: by lines in text files (a CSV header is line 1), by entries in JSON lists and parquet.
+    """
+    if path.suffix not in READERS:
+        raise DataError(f"{path} has the ending {path.suffix!r}; {choices(path.suffix, READERS)}")
+    if not path.is_file():
+        raise DataError(f"{path} is missing; put the file there, or name another one with dataset.file=FILE")
+    try:
+        rows = list(READERS[path.suffix](path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text ({error}); save it as UTF-8") from error
+    if not rows:
+        raise DataError(f"{path} holds no row")
+    return rows
+
+
+def _json(path: Path) -> Iterator[Numbered]:
+    """A list of objects, or, as many published files named .json have it, an object a line."""
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):
+        yield from _lines(path)
+        return
+    try:
+        records = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON ({error}); a list of objects is expected") from error
+    for number, record in enumerate(records, 1):
+        yield number, _object(path, number, record)
+
+
+def _lines(path: Path) -> Iterator[Numbered]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield number, _object(path, number, json.loads(line))
+                except json.JSONDecodeError as error:
+                    yield number, DataError(f"{path.name}, row {number} is not JSON ({error}); one object a line")
+
+
+def _object(path: Path, number: int, record: Any) -> Record | DataError:
+    if isinstance(record, dict):
+        return record
+    return DataError(f"{path.name}, row {number} is no JSON object, found {str(record)[:80]}")
+
+
+def _csv(path: Path) -> Iterator[Numbered]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        start = 1
+        try:
+            header = next(reader, [])
+            start = reader.line_num + 1
+            for cells in reader:
+                if cells:
+                    yield start, _cells(path, start, header, cells)
+                start = reader.line_num + 1  # a quoted cell may run over several lines
+        except csv.Error as error:
+            raise DataError(f"{path}, row {start} is not CSV ({error})") from error
+
+
+def _cells(path: Path, number: int, header: list[str], cells: list[str]) -> Record | DataError:
+    if len(cells) == len(header):
+        return dict(zip(header, cells, strict=True))
+    return DataError(
+        f"{path.name}, row {number} has {len(cells)} cells where the header has {len(header)}; "
+        "quote cells that hold a comma"
+    )
+
+
+def _parquet(path: Path) -> Iterator[Numbered]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise DataError(f"{path} needs pyarrow; pip install 'mllm-probe[parquet]'") from error
+    try:
+        with ParquetFile(path) as file:
+            yield from enumerate(file.read().to_pylist(), 1)
+    except ArrowException as error:
+        raise DataError(f"{path} is not parquet ({error})") from error
+
+
+READERS: Mapping[str, Callable[[Path], Iterator[Numbered]]] = {
+    ".jsonl": _lines,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

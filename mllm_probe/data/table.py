@@ -1,0 +1,200 @@
+"""A file of questions about pictures: which picture, what is asked, what is right. Knows no task and no model.
+
+Rows are kept as they stand in the file; what their labels mean is the task's business.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from mllm_probe.data.coco import Selection
+from mllm_probe.data.groups import joined
+from mllm_probe.data.pictures import check_decodes, inside
+from mllm_probe.data.records import Numbered, read_records
+from mllm_probe.digests import Digests
+from mllm_probe.errors import DataError
+from mllm_probe.types import Collection, Picture, Row
+
+
+@dataclass(frozen=True)
+class Table:
+    """Questions in `file` (.jsonl, .json, .csv or .parquet, see `records`) about pictures in `root`/`pictures`.
+
+    Columns hold a picture's file name, the text, the label (a word, a number, or a list of the words that hold) and,
+    where `group_column` is given, what pictures share that must stay on one side of a split: the patient, the film.
+    A picture without a value there is a group of its own. In CSV every cell is a word.
+    """
+
+    root: str | None = None
+    file: str | None = None
+    pictures: str = "."
+    picture_column: str = "picture"
+    text_column: str = "text"
+    label_column: str = "label"
+    group_column: str | None = None
+    name: str = "table"
+
+    def load(self, outputs: Path, selection: Selection, digests: Digests) -> Collection:
+        """Read the rows, draw `selection.n` of the pictures they name, and check those. Raises DataError."""
+        if not self.root or not self.file:
+            raise DataError(
+                f"dataset={self.name} needs dataset.root=FOLDER and dataset.file=FILE, the table of questions: "
+                "a name in that folder, or a whole path"
+            )
+        file = Path(self.root) / self.file
+        lines, skipped = self._lines(file, selection)
+        pictures, unusable = _pictures(
+            file, Path(self.root) / self.pictures, _drawn(lines, selection), digests, selection
+        )
+        skipped += unusable
+        if not pictures:
+            raise DataError(f"no usable row is left in {file} ({len(skipped)} skipped)")
+        lines = [line for line in lines if line.picture in pictures]
+        pictures = _grouped(pictures, lines)
+        rows = tuple(Row(pictures[line.picture], line.text, line.label, line.number) for line in lines)
+        different = {picture.digest: picture for picture in pictures.values()}
+        return Collection(self.name, tuple(different.values()), (), _never, tuple(skipped), rows)
+
+    def _lines(self, file: Path, selection: Selection) -> tuple[list["Line"], list[str]]:
+        """The rows whose cells are in order, and a sentence for each other one."""
+        records = read_records(file)
+        self._check_columns(file, records)
+        lines, skipped = [], []
+        for number, record in records:
+            try:
+                lines.append(self._line(f"{file.name}, row {number}", number, record))
+            except DataError as error:
+                skipped.append(_said(error, selection))
+        return lines, skipped
+
+    def _check_columns(self, file: Path, records: Sequence[Numbered]) -> None:
+        """A column that no row has is a slip in the settings, not a bad row."""
+        readable = [(number, record) for number, record in records if not isinstance(record, DataError)]
+        seen = {str(name): None for _, record in readable for name in record}
+        for setting in ("picture_column", "text_column", "label_column", "group_column"):
+            wanted = getattr(self, setting)
+            if readable and wanted is not None and wanted not in seen:
+                raise DataError(
+                    f"{file}, row {readable[0][0]} and all others: no column '{wanted}' (dataset.{setting}); "
+                    f"choose one of: {', '.join(seen)}"
+                )
+
+    def _line(self, where: str, number: int, record: Mapping[str, Any] | DataError) -> "Line":
+        if isinstance(record, DataError):
+            raise record
+        picture = _word(where, record, self.picture_column, "the file name of a picture")
+        text = _word(where, record, self.text_column, "the text that is asked")
+        group = record.get(self.group_column) if self.group_column is not None else None
+        return Line(
+            number, picture, text, _label(where, record, self.label_column), "" if group is None else str(group).strip()
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row before its picture was looked at."""
+
+    number: int
+    picture: str
+    text: str
+    label: str | float | tuple[str, ...]
+    group: str
+
+
+def _never(picture: Picture, caption: str) -> bool:
+    """A table says what is right about its own texts only."""
+    return False
+
+
+def _said(error: DataError, selection: Selection) -> str:
+    """What is noted of a row that is left out. Raises DataError where bad rows stop the run."""
+    if selection.on_bad_row == "stop":
+        raise DataError(f"{error}, or leave such rows out with data.on_bad_row=skip") from error
+    return str(error)
+
+
+def _word(where: str, record: Mapping[str, Any], column: str, what: str) -> str:
+    value = _cell(where, record, column)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: '{column}' is {str(value)[:80]!r}, but must be {what}; mend the row")
+    if not value.strip():
+        raise DataError(f"{where}: '{column}' is empty, but must be {what}; mend the row")
+    return value.strip()
+
+
+def _label(where: str, record: Mapping[str, Any], column: str) -> str | float | tuple[str, ...]:
+    """Words and lists of words as they are, true and false as words, every number a float."""
+    value = _cell(where, record, column)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, list) and all(isinstance(word, str) and word.strip() for word in value):
+        return tuple(dict.fromkeys(word.strip() for word in value))
+    return _word(where, record, column, "a word, a finite number or a list of words")
+
+
+def _cell(where: str, record: Mapping[str, Any], column: str) -> Any:
+    if column not in record:
+        raise DataError(f"{where}: the column '{column}' is missing, found {', '.join(map(str, record)) or 'none'}")
+    value = record[column]
+    return "" if value is None else value
+
+
+def _drawn(lines: Sequence[Line], selection: Selection) -> dict[str, list[Line]]:
+    """{picture name: its rows} of the pictures drawn, in the order of the file."""
+    names = sorted({line.picture for line in lines})
+    if selection.n is not None:
+        names = Random(f"select/{selection.seed}").sample(names, min(selection.n, len(names)))
+    drawn = set(names)
+    found: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.picture in drawn:
+            found.setdefault(line.picture, []).append(line)
+    return found
+
+
+def _pictures(
+    file: Path, folder: Path, rows: Mapping[str, Sequence[Line]], digests: Digests, selection: Selection
+) -> tuple[dict[str, Picture], list[str]]:
+    """{name: picture} of those that decode, one for all names with the same bytes, and a sentence for each other."""
+    by_digest: dict[str, Picture] = {}
+    found: dict[str, Picture] = {}
+    skipped = []
+    for name, lines in rows.items():
+        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+        try:
+            path, content = _checked(f"{file.name}, row {lines[0].number}{more}", folder, name, digests)
+        except DataError as error:
+            skipped.append(_said(error, selection))
+        else:
+            found[name] = by_digest.setdefault(content, Picture(name, path, content))
+    return found, skipped
+
+
+def _checked(where: str, folder: Path, name: str, digests: Digests) -> tuple[Path, str]:
+    """The picture's file and its digest. Raises DataError naming the row."""
+    try:
+        path = inside(folder, name)
+        if not path.is_file():
+            raise DataError(f"picture {path} is missing; put the file there")
+        return path, digests.of(path, check_decodes)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _grouped(pictures: Mapping[str, Picture], lines: Sequence[Line]) -> dict[str, Picture]:
+    """The pictures with the group of all that they are connected to by values of the group column."""
+    groups = joined((picture.digest for picture in pictures.values()), _pairs(pictures, lines))
+    return {name: replace(picture, group=groups[picture.digest]) for name, picture in pictures.items()}
+
+
+def _pairs(pictures: Mapping[str, Picture], lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
+    first: dict[str, str] = {}
+    for line in lines:
+        if line.group:
+            content = pictures[line.picture].digest
+            yield first.setdefault(line.group, content), content

@@ -1,0 +1,98 @@
+"""A Hugging Face data set in a local folder: its pictures and rows are kept, and read like any table."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mllm_probe.data.coco import Selection
+from mllm_probe.data.hub import Hub
+from mllm_probe.data.pictures import open_rgb
+from mllm_probe.digests import Digests
+from mllm_probe.errors import DataError
+from mllm_probe.types import Collection
+
+GREYS = [10, 90, 10, 200]
+
+
+def encoded(grey: int) -> dict[str, Any]:
+    held = io.BytesIO()
+    Image.new("L", (6, 5), grey).save(held, "PNG")
+    return {"bytes": held.getvalue(), "path": None}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Parquet with embedded pictures, the first and the third alike; labels are numbered and named."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    datasets.disable_progress_bars()
+    rows = {
+        "image": [encoded(grey) for grey in GREYS],
+        "question": ["A?", "B?", "C?", "D?"],
+        "answer": [1, 0, 1, 1],
+        "film": ["x", "x", "y", "z"],
+    }
+    kinds = {
+        "image": datasets.Image(),
+        "question": datasets.Value("string"),
+        "answer": datasets.ClassLabel(names=["no", "yes"]),
+        "film": datasets.Value("string"),
+    }
+    (tmp_path / "set").mkdir()
+    made = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    made.to_parquet(str(tmp_path / "set" / "train.parquet"))
+    return tmp_path / "set"
+
+
+def load(hub: Hub, tmp_path: Path) -> Collection:
+    return hub.load(tmp_path / "out", Selection(), Digests(tmp_path / "digests.json"))
+
+
+def asked(folder: Path, **more: Any) -> Hub:
+    return Hub(str(folder), **{"text_column": "question", "label_column": "answer", **more})
+
+
+def test_rows_and_pictures_are_kept_and_read(folder: Path, tmp_path: Path) -> None:
+    collection = load(asked(folder, group_column="film"), tmp_path)
+    assert [(row.text, row.label, row.number) for row in collection.rows] == [
+        ("A?", "yes", 1),
+        ("B?", "no", 2),
+        ("C?", "yes", 3),
+        ("D?", "yes", 4),
+    ]
+    assert [open_rgb(row.picture.path).getpixel((0, 0)) for row in collection.rows] == [(g, g, g) for g in GREYS]
+    first, second, third, fourth = (row.picture for row in collection.rows)
+    assert first == third and len(collection.pictures) == 3
+    assert first.group == second.group != fourth.group
+    (kept,) = (tmp_path / "out" / "datasets").iterdir()
+    assert kept.name.startswith("hub-") and len(list((kept / "images").iterdir())) == 3
+
+
+def test_what_is_kept_is_not_written_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load(asked(folder), tmp_path)
+    monkeypatch.setattr(Hub, "_write", None)
+    assert load(asked(folder), tmp_path).rows == before.rows
+
+
+def test_wrong_settings_are_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for hub, message in [
+        (Hub(), "dataset=hub needs dataset.id=NAME"),
+        (asked(folder, split="test"), 'dataset.split=test cannot be loaded \\(Unknown split "test"'),
+        (asked(folder / "none"), "none, dataset.split=train cannot be loaded"),
+        (
+            asked(folder, text_column="quest"),
+            "has no column 'quest' \\(dataset.text_column\\); did you mean 'question'\\?",
+        ),
+        (asked(folder, picture_column="film"), "row 1: 'film' is 'x', but must hold pictures; name their column"),
+    ]:
+        with pytest.raises(DataError, match=message) as caught:
+            load(hub, tmp_path)
+        assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "out" / "datasets").glob("*"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"needs datasets; pip install 'mllm-probe\[hub\]'"):
+        load(asked(folder), tmp_path)
