@@ -41,7 +41,7 @@ def asked(*labels: Any, task: Questions | None = None, **more: Any) -> Examples:
     [
         (["no", "yes", "no"], "binary", [0, 1, 0]),
         (["False", "True"], "binary", [0, 1]),
-        (["true", "other"], "binary", [1, 0]),
+        (["Yes", "other"], "binary", [1, 0]),
         ([1.0, 0.0], "binary", [1, 0]),
         (["1", "0"], "binary", [1, 0]),
         (["b", "a", "b"], "binary", [1, 0, 1]),

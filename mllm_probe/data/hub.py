@@ -1,4 +1,4 @@
-"""Questions from a Hugging Face data set, kept as pictures and a table that is then read. Knows no task, no model."""
+"""Questions from a Hugging Face data set, kept as pictures and a table, then read. Knows no task and no model."""
 
 import hashlib
 import json
