@@ -181,7 +181,7 @@ class Arms:
             return sum(self.survey.tokens(sample.uid) for sample in self.samples)
         total, rows = 0, {}
         for sample in self.samples:
-            rows.setdefault(sample.group, []).append(sample.uid)
+            rows.setdefault(sample.digests[0], []).append(sample.uid)
         for uids in rows.values():
             head = common_head([self.survey.ids[uid] for uid in uids]) + self.survey.picture_tokens
             total += head + sum(self.survey.tokens(uid) - head for uid in uids)
