@@ -291,7 +291,7 @@ def growth(model: HFModel, micro_batch: int | None, per_picture: int, count: int
 def utilisation(arms: Arms, rate: float, dtype: str) -> dict[str, float]:
     """Arm d's operations a second as a share of a large matrix product timed in the same run."""
     device = arms.model._device
-    patches = len({sample.group for sample in arms.samples}) * max(arms.survey.picture_tokens, 1)
+    patches = len({sample.digests[0] for sample in arms.samples}) * max(arms.survey.picture_tokens, 1)
     work = operations(arms.model, arms.tokens(shared=True), patches) / len(arms.samples)
     product = matrix_rate(device, dtype)
     return {"matrix_product_per_s": product, "share_of_it": work * rate / product}
