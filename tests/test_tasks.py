@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.tasks.candidates import Candidate
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import TEST, Folds
 from mllm_probe.tasks.matching import exchange
@@ -60,9 +61,9 @@ def test_objects_marks_and_articles(scenes: Collection) -> None:
     sample = next(iter(Objects().examples(scenes, FOLDS).samples))
     start, stop = sample.marks["object"]
     assert sample.text == f"Is there a {sample.text[start:stop]} in this image?"
-    task = Objects(template="{category}: is it here?")
-    assert task._sample(scenes.pictures[0], "apple").text == "apple: is it here?"
-    assert Objects()._sample(scenes.pictures[0], "apple").text == "Is there an apple in this image?"
+    task, apple = Objects(template="{category}: is it here?"), Candidate(scenes.pictures[0], "apple", 1)
+    assert task._sample(apple, []).text == "apple: is it here?"
+    assert Objects()._sample(apple, []).text == "Is there an apple in this image?"
 
 
 def test_exchange_gives_only_false_texts_and_a_permutation() -> None:

@@ -2,81 +2,157 @@
 
 One decision per picture and category, labelled by the instance annotations (never by caption words). Present and
 absent are balanced within each category and fold: balanced by picture alone, the category's name would decide.
+Tao et al. 2024 show a shuffled list of objects in the prompt; which ones and how is not known, so `prompt` is an axis.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.tasks.candidates import ABSENT, Candidate, Company, Drawing, chosen, every_picture
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Collection, Decision, Examples, Picture, Sample, digest
+
+LISTED = "This image contains the following types of objects: {categories}"
+PROMPTS = {"single": "Is there {a_category} in this image?", "list": LISTED, "none": LISTED, "present_only": LISTED}
 
 
 @dataclass(frozen=True)
 class Objects:
-    """At most `per_category` present (and as many absent) pictures of a category in each fold; None = all."""
+    """At most `per_category` present (and as many absent) pictures of a category in each fold; None = all.
 
-    template: str = "Is there {a_category} in this image?"
+    `prompt` single asks about one category; list names a share `listed` of what a picture is asked about; none leaves
+    the list empty; present_only names a share of the present ones, whose label is then given away (the copy ceiling).
+    `template` None takes the wording of the prompt. `absent` see candidates; `categories` None asks about all.
+    """
+
+    template: str | None = None
+    prompt: str = "single"
+    absent: str = "random"
     per_category: int | None = 4
+    listed: float = 0.5
+    categories: Sequence[str] | None = None
     seed: int = 0
     name: ClassVar[str] = "objects"
 
     def __post_init__(self) -> None:
-        if self.template.count("{a_category}") + self.template.count("{category}") != 1:
-            raise ConfigError(f"task.template={self.template!r} must hold {{a_category}} or {{category}} exactly once")
+        for setting, value, allowed in (("prompt", self.prompt, PROMPTS), ("absent", self.absent, ABSENT)):
+            if value not in allowed:
+                raise ConfigError(f"task.{setting}={value} is unknown; {choices(value, allowed)}")
+        if self.template is None:
+            object.__setattr__(self, "template", PROMPTS[self.prompt])
+        places = ("{a_category}", "{category}") if self.prompt == "single" else ("{categories}",)
+        if sum(self.wording.count(place) for place in places) != 1:
+            raise ConfigError(
+                f"task.template={self.template!r} must hold {' or '.join(places)} exactly once with "
+                f"task.prompt={self.prompt}"
+            )
         if self.per_category is not None and self.per_category < 1:
             raise ConfigError(f"task.per_category={self.per_category} must be 1 or more, or null for all")
+        if not 0 < self.listed < 1:
+            raise ConfigError(f"task.listed={self.listed} must lie between 0 and 1")
+
+    @property
+    def wording(self) -> str:
+        return self.template or PROMPTS[self.prompt]
 
     def examples(self, collection: Collection, folds: Folds) -> Examples:
         """Samples and decisions, grouped by picture. Raises DataError."""
-        if not collection.categories:
-            raise DataError(f"dataset {collection.name} has no instance annotations; task=objects needs instances.json")
+        names = self._names(collection)
         fold_of = folds.assign(collection.pictures)
         by_fold: dict[int, list[Picture]] = defaultdict(list)
         for picture in collection.pictures:
             if picture.categories is not None:
                 by_fold[fold_of[picture.group]].append(picture)
-        asked = [
-            question
-            for fold, pictures in sorted(by_fold.items())
-            for category in collection.categories
-            for question in self._balanced(pictures, category, Random(f"objects/{self.seed}/{fold}/{category}"))
-        ]
+        drawing = Drawing(self.absent, self.per_category, self.seed, Company(collection.pictures))
+        asked: list[Candidate] = []
+        listed: set[Candidate] = set()
+        for fold, pictures in sorted(by_fold.items()):
+            drawn = drawing.balanced(fold, pictures, names)
+            here = self._listed(drawn, fold)
+            listed |= here
+            asked += self._kept(drawn, here)
         if not asked:
             raise DataError(f"dataset {collection.name}: no category is present in one picture and absent from another")
-        asked.sort(key=lambda question: (question[0].id, question[1]))
-        return self._examples(asked, fold_of)
+        asked.sort(key=lambda one: (one.picture.id, one.category))
+        return self._examples(asked, listed, fold_of)
 
-    def _balanced(self, pictures: list[Picture], category: str, rng: Random) -> list[tuple[Picture, str, int]]:
-        present = [p for p in pictures if category in (p.categories or ())]
-        absent = [p for p in pictures if category not in (p.categories or ())]
-        n = min(len(present), len(absent), self.per_category or len(pictures))
-        return [(p, category, 1) for p in rng.sample(present, n)] + [(p, category, 0) for p in rng.sample(absent, n)]
+    def _names(self, collection: Collection) -> Sequence[str]:
+        if not collection.categories:
+            raise DataError(f"dataset {collection.name} has no instance annotations; task=objects needs instances.json")
+        for name in self.categories or ():
+            if name not in collection.categories:
+                allowed = choices(name, collection.categories)
+                raise DataError(f"task.categories={name} is not in dataset {collection.name}; {allowed}")
+        return sorted(set(self.categories or collection.categories))
 
-    def _examples(self, asked: list[tuple[Picture, str, int]], fold_of: dict[str, int]) -> Examples:
+    def _listed(self, drawn: Sequence[Candidate], fold: int) -> set[Candidate]:
+        """Whose names stand in their prompts."""
+        if self.prompt in ("single", "none"):
+            return set()
+        found = chosen(drawn, self.listed, self.seed + fold)
+        return {one for one in found if one.label} if self.prompt == "present_only" else every_picture(drawn, found)
+
+    def _kept(self, drawn: list[Candidate], listed: set[Candidate]) -> list[Candidate]:
+        """With the present ones given away, as many absent ones go: what is left stays balanced in its category."""
+        if self.prompt != "present_only":
+            return drawn
+        surplus: dict[str, int] = defaultdict(int)
+        for one in listed:
+            surplus[one.category] += 1
+        kept = []
+        for one in drawn:
+            if one.label == 0 and surplus[one.category]:
+                surplus[one.category] -= 1
+            else:
+                kept.append(one)
+        return kept
+
+    def _examples(self, asked: list[Candidate], listed: set[Candidate], fold_of: Mapping[str, int]) -> Examples:
         samples: dict[str, Sample] = {}
         decisions: dict[str, Decision] = {}
-        for picture, category, label in asked:
-            sample = self._sample(picture, category)
-            uid = digest(sample.uid, "objects", category)
+        lists: dict[str, list[str]] = defaultdict(list)
+        for one in asked:
+            lists[one.picture.digest] += [one.category] if one in listed else []
+        for one in asked:
+            sample = self._sample(one, lists[one.picture.digest])
             samples[sample.uid] = sample
-            strata = {"picture": picture.id, "category": category}
-            decisions[uid] = Decision(
-                uid,
-                sample.uid,
-                "present",
-                label,
-                picture.group,
-                mark="object",
-                type=category,
-                strata=strata,
-                head=category,
-            )
+            decision = self._decision(one, sample, one in listed)
+            decisions[decision.uid] = decision
         return Examples(tuple(samples.values()), tuple(decisions.values()), fold_of)
 
-    def _sample(self, picture: Picture, category: str) -> Sample:
-        article = "an " if category[0].lower() in "aeiou" else "a "
-        before, after = self.template.replace("{a_category}", article + "{category}").split("{category}")
-        return Sample.of([picture], before + category + after, {"object": (len(before), len(before) + len(category))})
+    def _decision(self, one: Candidate, sample: Sample, listed: bool) -> Decision:
+        single = self.prompt == "single"
+        mark = "object" if single else f"object:{one.category}" if listed else None
+        named = "yes" if single or listed else "no"
+        return Decision(
+            digest(sample.uid, "objects", one.category),
+            sample.uid,
+            "present",
+            one.label,
+            one.picture.group,
+            mark=mark,
+            type=one.category,
+            strata={"picture": one.picture.id, "category": one.category, "named": named},
+            head=one.category,
+            given=listed and self.prompt == "present_only",
+        )
+
+    def _sample(self, one: Candidate, listed: Sequence[str]) -> Sample:
+        if self.prompt == "single":
+            article = "an " if one.category[0].lower() in "aeiou" else "a "
+            before, after = self.wording.replace("{a_category}", article + "{category}").split("{category}")
+            marks = {"object": (len(before), len(before) + len(one.category))}
+            return Sample.of([one.picture], before + one.category + after, marks)
+        names = sorted(listed)
+        Random(f"order/{self.seed}/{one.picture.digest}").shuffle(names)
+        before, after = self.wording.split("{categories}")
+        text, marks = before, {}
+        for i, name in enumerate(names):
+            text += ", " if i else ""
+            marks[f"object:{name}"] = (len(text), len(text) + len(name))
+            text += name
+        return Sample.of([one.picture], (text + after).strip(), marks)

@@ -1,0 +1,105 @@
+"""What a prompt names and what is asked: balanced in every split, and being listed says nothing of the label."""
+
+from collections import Counter, defaultdict
+
+import pytest
+
+from mllm_probe.data.coco import Selection
+from mllm_probe.data.scenes import Scenes
+from mllm_probe.digests import Digests
+from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.tasks.candidates import Company
+from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.objects import Objects
+from mllm_probe.types import Collection, Decision, Examples
+
+FOLDS = Folds(blocks=4)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    outputs = tmp_path_factory.mktemp("many")
+    return Scenes(pictures=200).load(outputs, Selection(), Digests(outputs / "digests.json"))
+
+
+def cells(examples: Examples, *names: str) -> dict[tuple[object, ...], Counter[float]]:
+    """{(fold, strata...): labels} of what is scored."""
+    found: dict[tuple[object, ...], Counter[float]] = defaultdict(Counter)
+    for d in examples.decisions:
+        if not d.given:
+            found[examples.folds[d.group], *(d.strata[name] for name in names)][d.label] += 1
+    return found
+
+
+@pytest.mark.parametrize("prompt", ["single", "list", "none", "present_only"])
+@pytest.mark.parametrize("absent", ["random", "popular", "adversarial"])
+def test_categories_say_nothing_of_their_label(many: Collection, prompt: str, absent: str) -> None:
+    examples = Objects(prompt=prompt, absent=absent, per_category=None).examples(many, FOLDS)
+    named = ("named",) if prompt == "list" else ()
+    assert all(labels[0] == labels[1] for labels in cells(examples, "category", *named).values())
+    truth = {picture.digest: picture.categories for picture in many.pictures}
+    assert all((d.strata["category"] in truth[d.group]) == (d.label == 1) for d in examples.decisions)
+
+
+@pytest.mark.parametrize("prompt", ["list", "present_only"])
+def test_lists_hold_their_names_where_the_marks_say(many: Collection, prompt: str) -> None:
+    examples = Objects(prompt=prompt, per_category=None).examples(many, FOLDS)
+    by_sample: dict[str, list[Decision]] = defaultdict(list)
+    for decision in examples.decisions:
+        by_sample[decision.sample].append(decision)
+    for sample in examples.samples:
+        names = {mark.partition(":")[2]: sample.text[slice(*span)] for mark, span in sample.marks.items()}
+        assert all(name == said for name, said in names.items())
+        named = {d.strata["category"] for d in by_sample[sample.uid] if d.strata["named"] == "yes"}
+        assert named == set(names) and all(
+            d.mark == f"object:{d.head}" for d in by_sample[sample.uid] if d.head in named
+        )
+        assert all(d.mark is None for d in by_sample[sample.uid] if d.head not in named)
+        assert names or prompt == "present_only", "every picture has a name to be read at"
+    shown = Counter(d.strata["named"] for d in examples.decisions)
+    assert min(shown.values()) > 50
+
+
+def test_a_name_gives_its_label_away_where_only_present_ones_are_listed(many: Collection) -> None:
+    decisions = Objects(prompt="present_only", per_category=None).examples(many, FOLDS).decisions
+    given = [d for d in decisions if d.given]
+    assert given and all(d.label == 1 and d.strata["named"] == "yes" for d in given)
+    assert all(d.strata["named"] == "no" for d in decisions if not d.given)
+    assert not any(d.given for d in Objects(prompt="list").examples(many, FOLDS).decisions)
+
+
+def test_nothing_is_listed_and_one_prompt_serves_all(many: Collection) -> None:
+    examples = Objects(prompt="none").examples(many, FOLDS)
+    assert {sample.text for sample in examples.samples} == {"This image contains the following types of objects:"}
+    assert len(examples.samples) == len({d.group for d in examples.decisions}) < len(examples.decisions)
+
+
+def test_adversarial_pictures_keep_company_with_what_they_lack(many: Collection) -> None:
+    company, pictures = Company(many.pictures), {p.digest: p for p in many.pictures}
+
+    def expected(absent: str) -> float:
+        asked = Objects(absent=absent).examples(many, FOLDS).decisions
+        found = [company.expects(pictures[d.group], d.strata["category"]) for d in asked if d.label == 0]
+        return sum(found) / len(found)
+
+    assert expected("adversarial") > 1.5 * expected("random")
+
+
+def test_popular_asks_about_the_more_frequent_half(many: Collection) -> None:
+    count = Company(many.pictures).count
+    asked = {d.strata["category"] for d in Objects(absent="popular").examples(many, FOLDS).decisions}
+    left = set(many.categories) - asked
+    assert asked and min(count[name] for name in asked) >= max(count[name] for name in left)
+
+
+def test_wrong_settings_are_one_sentence(many: Collection) -> None:
+    for settings, said in (
+        ({"prompt": "lst"}, "task.prompt=lst is unknown; did you mean 'list'"),
+        ({"absent": "rare"}, "task.absent=rare is unknown"),
+        ({"listed": 1.0}, "task.listed=1.0 must lie between 0 and 1"),
+        ({"prompt": "list", "template": "Is there {a_category}?"}, r"must hold \{categories\} exactly once"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Objects(**settings)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"task.categories=cat is not in dataset scenes; choose one of: blue circle"):
+        Objects(categories=["cat"]).examples(many, FOLDS)
