@@ -105,7 +105,10 @@ def test_multirun_shares_the_cache(probe: Run, checkpoint: Path, tmp_path: Path)
 COMPOSED = [
     (("model=lava",), r"model=lava is unknown; did you mean 'llava'\? choose one of: custom, llava, mini, mini_base"),
     (("task=object",), r"task=object is unknown; did you mean 'objects'\?"),
-    (("dataset=cocoo",), r"dataset=cocoo is unknown; did you mean 'coco'\? choose one of: coco, hub, pope, scenes, table"),
+    (
+        ("dataset=cocoo",),
+        r"dataset=cocoo is unknown; did you mean 'coco'\? choose one of: coco, hub, pope, scenes, table",
+    ),
     (("experiment=smok",), "experiment=smok is unknown; did you mean 'smoke'"),
     (("+task.seed=5",), "'seed' of .*Entailment cannot be set here; it follows data.seed"),
     (("sweep.seeds=[1,1]",), r"sweep.seeds=\[1, 1\] must hold at least one seed, each once"),
