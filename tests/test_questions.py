@@ -1,11 +1,12 @@
 """From a table's rows to decisions: what the labels become, and which tables are refused."""
 
+import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REAL
+from conftest import REAL, Run
 from test_config import composed
 
 from mllm_probe.config import build
@@ -116,6 +117,8 @@ def test_a_repeated_row_counts_once_and_a_contradiction_is_named() -> None:
         Questions().examples(repeated("yes", "yes", "no"), FOLDS)
     lists = repeated(("a", "b"), ("b", "a")).rows[:2]
     assert len(Questions()._asked(lists)) == 1
+    with pytest.raises(DataError, match=r"answer it \['a, b'\] and \['a', 'b'\]; keep one"):
+        Questions()._asked(repeated(("a, b",), ("a", "b")).rows)
 
 
 @pytest.mark.parametrize(
@@ -177,3 +180,18 @@ def test_published_pope_questions(tmp_path: Path, file: str) -> None:
     assert Counter(d.label for d in examples.decisions) == {1: 168, 0: 168}
     assert all(d.type for d in examples.decisions) and {d.target for d in examples.decisions} == {"answer"}
     folds.check(examples, [0, 1, 2])
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not POPE.is_dir(), reason=f"{POPE} is absent; set MLLM_PROBE_REAL_DATA to the folder with it")
+def test_the_preset_scores_published_questions_with_and_without_their_pictures(probe: Run, tmp_path: Path) -> None:
+    code, out, err = probe(
+        "run", "experiment=pope", f"dataset.root={POPE}", "layers=every4", "sweep.draws=50", "sweep.seeds=[0]"
+    )
+    assert code == 0, err
+    assert "pope on pope" in out and "question_only" in out
+    (scores,) = (tmp_path / "outputs" / "run").rglob("scores.csv")
+    with scores.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["dataset"] for row in rows} == {row["task"] for row in rows} == {"pope"}
+    assert {"text_only", "blank_picture"} <= {row["control"] for row in rows}

@@ -144,6 +144,10 @@ BAD = {
     "row 2: 'label' is \"\\['a', 1\\]\", but must be": {"picture": "0.png", "text": "?", "label": ["a", 1]},
     "row 2: 'picture' is '5', but must be the file name": {"picture": 5, "text": "?", "label": "x"},
     "row 2: picture .*9.png is missing; put the file there": {"picture": "9.png", "text": "?", "label": "x"},
+    "row 2: 'aaaa+' is no file name that can be opened": {"picture": "a" * 5000, "text": "?", "label": "x"},
+    "row 2: 'a.x00b' is no file name that can be opened": {"picture": "a\0b", "text": "?", "label": "x"},
+    "row 2: 'label' is '10+', but must be a word, a finite number": {"picture": "0.png", "text": "?", "label": 10**400},
+    "asked.jsonl, row 2 is not JSON .Exceeds the limit": '{"label": ' + "9" * 5000 + "}",
     "row 2: picture name '../x.png' leads outside": {"picture": "../x.png", "text": "?", "label": "x"},
     "row 2: picture .*broken.png cannot be decoded": {"picture": "broken.png", "text": "?", "label": "x"},
 }
@@ -175,6 +179,9 @@ def test_a_csv_row_of_another_length_is_named(tmp_path: Path) -> None:
     file = tmp_path / "t" / "asked.csv"
     file.write_text(file.read_text() + "1.png,What, then?,dog,b\n")
     with pytest.raises(DataError, match="asked.csv, row 3 has 5 cells where the header has 4; quote cells"):
+        load(table)
+    file.write_text("picture,text,text,label\n0.png,What?,Why?,cat\n")
+    with pytest.raises(DataError, match="asked.csv, row 1 names the column 'text' twice"):
         load(table)
     file.write_text('picture,text,label\n0.png,"What\n')
     with pytest.raises(DataError, match="asked.csv, row 2 is not CSV"):

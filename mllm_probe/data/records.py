@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def _json(path: Path) -> Iterator[Numbered]:
         return
     try:
         records = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); a list of objects is expected") from error
     for number, record in enumerate(records, 1):
         yield number, _object(path, number, record)
@@ -50,7 +51,7 @@ def _lines(path: Path) -> Iterator[Numbered]:
             if line.strip():
                 try:
                     yield number, _object(path, number, json.loads(line))
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:  # too many digits or brackets are refused, too
                     yield number, DataError(f"{path.name}, row {number} is not JSON ({error}); one object a line")
 
 
@@ -66,6 +67,8 @@ def _csv(path: Path) -> Iterator[Numbered]:
         start = 1
         try:
             header = next(reader, [])
+            if twice := [name for name, n in Counter(header).items() if n > 1]:
+                raise DataError(f"{path}, row 1 names the column '{twice[0]}' twice; give each a name of its own")
             start = reader.line_num + 1
             for cells in reader:
                 if cells:

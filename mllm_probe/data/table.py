@@ -3,7 +3,7 @@
 Rows are kept as they stand in the file; what their labels mean is the task's business.
 """
 
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,7 +130,7 @@ def _label(where: str, record: Mapping[str, Any], column: str) -> str | float | 
     value = _cell(where, record, column)
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float) and math.isfinite(value):
+    if isinstance(value, int | float) and abs(value) <= sys.float_info.max:
         return float(value)
     if isinstance(value, list) and all(isinstance(word, str) and word.strip() for word in value):
         return tuple(dict.fromkeys(word.strip() for word in value))
@@ -184,6 +184,8 @@ def _checked(where: str, folder: Path, name: str, digests: Digests) -> tuple[Pat
         return path, digests.of(path, check_decodes)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
+    except (OSError, ValueError) as error:  # too long for a name, or with a NUL: another column's text
+        raise DataError(f"{where}: {name[:80]!r} is no file name that can be opened; mend the row") from error
 
 
 def _grouped(pictures: Mapping[str, Picture], lines: Sequence[Line]) -> dict[str, Picture]:

@@ -64,10 +64,10 @@ class Questions:
         for row in rows:
             sample = self._sample(row)
             _, first = found.setdefault(sample.uid, (sample, row))
-            if _name(first.label) != _name(row.label):
+            if _held(first.label) != _held(row.label):
                 raise DataError(
                     f"rows {first.number} and {row.number} ask {row.text!r} about picture {row.picture.id} and "
-                    f"answer it {_name(first.label)!r} and {_name(row.label)!r}; keep one of them"
+                    f"answer it {_held(first.label)!r} and {_held(row.label)!r}; keep one of them"
                 )
         return list(found.values())
 
@@ -180,6 +180,11 @@ def _types(asked: Sequence[Asked]) -> dict[str, str]:
 
 def _words(row: Row) -> tuple[str, ...]:
     return row.label if isinstance(row.label, tuple) else ()
+
+
+def _held(label: Label) -> str | list[str]:
+    """A label to compare: words that hold a comma stay apart."""
+    return sorted(label) if isinstance(label, tuple) else _name(label)
 
 
 def _name(label: Label) -> str:
