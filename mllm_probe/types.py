@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from mllm_probe.errors import DataError
+
 if TYPE_CHECKING:
     import torch
 
@@ -96,6 +98,12 @@ class Sample:
 
     @classmethod
     def of(cls, pictures: Sequence[Picture], text: str, marks: Mapping[str, tuple[int, int]]) -> "Sample":
+        """Raises DataError for a text that no tokenizer reads."""
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise DataError(
+                f"picture {pictures[0].id}: the text {text!a} holds half a character (a lone surrogate); mend it "
+                "in the data file"
+            )
         bare = cls("", (), (), text, dict(marks))
         return bare.showing(tuple(p.path for p in pictures), tuple(p.digest for p in pictures))
 

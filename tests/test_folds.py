@@ -1,5 +1,6 @@
 """Groups and official splits decide who trains; what leaks is refused, and shown to leak where rows are drawn."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,6 +181,16 @@ def test_rows_are_drawn_one_by_one() -> None:
     }
     assert len(straddling) > 20
     folds.check(examples, [0])
+
+
+def test_halves_of_a_contrast_pair_stay_one_row() -> None:
+    examples = asked(per_picture=6)
+    halves = tuple(
+        replace(d, pair=d.uid[:-1] + str(k // 2), side=1 - 2 * (k % 2)) for k, d in enumerate(examples.decisions)
+    )
+    drawn = rowwise(replace(examples, decisions=halves), Folds(blocks=5, unit="row"))
+    assert all(d.group == d.pair for d in drawn.decisions)
+    assert set(Counter(d.group for d in drawn.decisions).values()) == {2}
 
 
 def accuracy(examples: Examples, folds: Folds, features: np.ndarray, labels: np.ndarray) -> float:

@@ -41,9 +41,45 @@ def test_categories_say_nothing_of_their_label(many: Collection, prompt: str, ab
     assert all((d.strata["category"] in truth[d.group]) == (d.label == 1) for d in examples.decisions)
 
 
+def test_exchanged_objects_say_nothing_of_their_picture_either(many: Collection) -> None:
+    for most in (4, None):
+        examples = Objects(per_category=most).examples(many, FOLDS)
+        assert all(labels[0] == labels[1] for labels in cells(examples, "picture").values())
+        assert len({(d.group, d.head) for d in examples.decisions}) == len(examples.decisions)
+    present = sum(len(picture.categories or ()) for picture in many.pictures)
+    assert len(examples.decisions) > 1.9 * present, "nearly every present object is asked about"
+
+
+@pytest.mark.parametrize("prompt", ["single", "list", "none", "present_only"])
+@pytest.mark.parametrize("absent", ["random", "popular", "adversarial"])
+def test_balance_by_picture_asks_each_about_as_many_absent_ones(many: Collection, prompt: str, absent: str) -> None:
+    examples = Objects(prompt=prompt, absent=absent, balance="picture").examples(many, FOLDS)
+    named = ("named",) if prompt == "list" else ()
+    found = cells(examples, "picture", *named)
+    assert all(labels[0] == labels[1] <= 3 for labels in found.values())
+    by_category = cells(examples, "category")
+    assert any(labels[0] != labels[1] for labels in by_category.values())
+
+
+def test_absent_objects_of_a_picture_are_drawn_as_pope_draws_them(many: Collection) -> None:
+    company, pictures = Company(many.pictures), {p.digest: p for p in many.pictures}
+    for absent, worth in (
+        ("popular", lambda picture, name: company.count[name]),
+        ("adversarial", lambda picture, name: company.expects(picture, name)),
+    ):
+        asked: dict[str, set[str]] = defaultdict(set)
+        for d in Objects(absent=absent, balance="picture").examples(many, FOLDS).decisions:
+            asked[d.group] |= {d.strata["category"]} if d.label == 0 else set()
+        for digest, names in asked.items():
+            picture = pictures[digest]
+            left = set(many.categories) - names - (picture.categories or frozenset())
+            assert min(worth(picture, name) for name in names) >= max(worth(picture, name) for name in left)
+
+
+@pytest.mark.parametrize("balance", ["category", "picture"])
 @pytest.mark.parametrize("prompt", ["list", "present_only"])
-def test_lists_hold_their_names_where_the_marks_say(many: Collection, prompt: str) -> None:
-    examples = Objects(prompt=prompt, per_category=None).examples(many, FOLDS)
+def test_lists_hold_their_names_where_the_marks_say(many: Collection, prompt: str, balance: str) -> None:
+    examples = Objects(prompt=prompt, balance=balance, per_category=None).examples(many, FOLDS)
     by_sample: dict[str, list[Decision]] = defaultdict(list)
     for decision in examples.decisions:
         by_sample[decision.sample].append(decision)
@@ -96,6 +132,8 @@ def test_wrong_settings_are_one_sentence(many: Collection) -> None:
     for settings, said in (
         ({"prompt": "lst"}, "task.prompt=lst is unknown; did you mean 'list'"),
         ({"absent": "rare"}, "task.absent=rare is unknown"),
+        ({"balance": "both"}, "task.balance=both is unknown; choose one of: category, picture"),
+        ({"per_picture": 0}, "task.per_picture=0 must be 1 or more"),
         ({"listed": 1.0}, "task.listed=1.0 must lie between 0 and 1"),
         ({"prompt": "list", "template": "Is there {a_category}?"}, r"must hold \{categories\} exactly once"),
     ):

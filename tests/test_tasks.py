@@ -12,7 +12,7 @@ from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import TEST, Folds
 from mllm_probe.tasks.matching import exchange
 from mllm_probe.tasks.objects import Objects
-from mllm_probe.types import Collection, Examples, Picture
+from mllm_probe.types import Collection, Examples, Picture, Sample
 
 FOLDS = Folds(blocks=4)
 
@@ -122,3 +122,10 @@ def test_bad_settings_are_one_sentence(scenes: Collection) -> None:
         Folds(test=1.5)
     with pytest.raises(DataError, match="3 different pictures are too few"):
         FOLDS.assign(scenes.pictures[:3])
+
+
+def test_half_a_character_in_a_text_is_refused() -> None:
+    picture = Picture("7", Path("7.png"), "d7")
+    assert Sample.of([picture], "a \U0001f436 on a chair", {}).text == "a \U0001f436 on a chair"
+    with pytest.raises(DataError, match=r"picture 7: the text 'a \\ud83d dog' holds half a character"):
+        Sample.of([picture], "a \ud83d dog", {})

@@ -1,8 +1,11 @@
 """Which picture is asked about which category. Knows no prompt.
 
 With balance=category present and absent are equally many within each category and fold, so that a category's name says
-nothing. Absent pictures are drawn as POPE (Li et al. 2023) draws absent objects: `random`, `popular` (only the more
-frequent half of the categories is asked) or `adversarial` (pictures whose objects keep company with the category).
+nothing. Absent objects are `random`: the present ones exchanged between pictures, so that they are equally many within
+each picture, too. Or, as POPE (Li et al. 2023) draws them, `popular` (only the more frequent half of the categories is
+asked) or `adversarial` (pictures whose objects keep company with the category).
+With balance=picture each picture is asked about as many absent objects as present ones, as in POPE itself; how often a
+category is present then tells much of its label.
 """
 
 from collections import Counter, defaultdict
@@ -10,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from mllm_probe.tasks.matching import exchange
 from mllm_probe.types import Picture
 
 ABSENT = RANDOM, POPULAR, ADVERSARIAL = "random", "popular", "adversarial"
+BALANCES = BY_CATEGORY, BY_PICTURE = "category", "picture"
 
 
 @dataclass(frozen=True)
@@ -46,54 +51,91 @@ class Company:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How candidates are drawn from the pictures of a fold."""
+    """How candidates are drawn from the pictures of a fold: `most` of each label in a cell, None = all."""
 
     absent: str
-    per_category: int | None
+    balance: str
+    most: int | None
     seed: int
     company: Company
 
-    def balanced(self, fold: int, pictures: Sequence[Picture], categories: Sequence[str]) -> list[Candidate]:
-        """Present and absent equally often within each category."""
-        asked = self.company.popular(categories) if self.absent == POPULAR else categories
-        return [found for name in asked for found in self._of(fold, pictures, name)]
+    def cell(self, one: Candidate) -> str:
+        """Within what present and absent are as many."""
+        return one.category if self.balance == BY_CATEGORY else one.picture.digest
 
-    def _of(self, fold: int, pictures: Sequence[Picture], name: str) -> list[Candidate]:
+    def drawn(self, fold: int, pictures: Sequence[Picture], categories: Sequence[str]) -> list[Candidate]:
+        if self.balance == BY_PICTURE:
+            return [found for picture in pictures for found in self._around(picture, categories)]
+        if self.absent == RANDOM:
+            return self._exchanged(fold, pictures, categories)
+        asked = self.company.popular(categories) if self.absent == POPULAR else categories
+        return [found for name in asked for found in self._across(fold, pictures, name)]
+
+    def _around(self, picture: Picture, categories: Sequence[str]) -> list[Candidate]:
+        """Of one picture, present and absent."""
+        rng = Random(f"objects/{self.seed}/{picture.digest}")
+        present = [name for name in categories if name in (picture.categories or ())]
+        absent = [name for name in categories if name not in (picture.categories or ())]
+        n = min(len(present), len(absent), self.most or len(categories))
+        rng.shuffle(absent)  # ties by seed: sorting keeps this order
+        if self.absent == POPULAR:
+            absent.sort(key=lambda name: -self.company.count[name])
+        elif self.absent == ADVERSARIAL:
+            absent.sort(key=lambda name: -self.company.expects(picture, name))
+        held = rng.sample(present, n)
+        return [Candidate(picture, name, 1) for name in held] + [Candidate(picture, name, 0) for name in absent[:n]]
+
+    def _exchanged(self, fold: int, pictures: Sequence[Picture], categories: Sequence[str]) -> list[Candidate]:
+        """Present objects exchanged between pictures, one of each picture at a time so that none is given one twice."""
+        rng = Random(f"objects/{self.seed}/{fold}")
+        held: dict[str, list[tuple[Picture, str]]] = defaultdict(list)
+        for name in categories:
+            present = [p for p in pictures if name in (p.categories or ())]
+            for picture in rng.sample(present, min(len(present), self.most or len(present))):
+                held[picture.digest].append((picture, name))
+        asked: dict[tuple[str, str], Candidate] = {}
+
+        def is_absent(picture: Picture, name: str) -> bool:
+            return name not in (picture.categories or ()) and (picture.digest, name) not in asked
+
+        for claims in held.values():
+            rng.shuffle(claims)
+        for turn in range(max(map(len, held.values()), default=0)):
+            claims = [claims[turn] for claims in held.values() if turn < len(claims)]
+            for (picture, name), other in zip(claims, exchange(claims, is_absent, rng), strict=True):
+                if other:
+                    asked[picture.digest, name] = Candidate(picture, name, 1)
+                    asked[picture.digest, other[1]] = Candidate(picture, other[1], 0)
+        return list(asked.values())
+
+    def _across(self, fold: int, pictures: Sequence[Picture], name: str) -> list[Candidate]:
+        """Of one category, pictures where it is present and where it is absent."""
         rng = Random(f"objects/{self.seed}/{fold}/{name}")
         present = [p for p in pictures if name in (p.categories or ())]
         absent = [p for p in pictures if name not in (p.categories or ())]
-        n = min(len(present), len(absent), self.per_category or len(pictures))
+        n = min(len(present), len(absent), self.most or len(pictures))
         held = rng.sample(present, n)
+        rng.shuffle(absent)  # ties by seed: sorting keeps this order
         if self.absent == ADVERSARIAL:
-            rng.shuffle(absent)  # ties by seed: sorting keeps this order
-            missing = sorted(absent, key=lambda picture: -self.company.expects(picture, name))[:n]
-        else:
-            missing = rng.sample(absent, n)
-        return [Candidate(p, name, 1) for p in held] + [Candidate(p, name, 0) for p in missing]
+            absent.sort(key=lambda picture: -self.company.expects(picture, name))
+        return [Candidate(p, name, 1) for p in held] + [Candidate(p, name, 0) for p in absent[:n]]
 
+    def listed(self, asked: Sequence[Candidate], share: float) -> set[Candidate]:
+        """A share of the candidates of a fold, as many of the present as of the absent ones of each cell.
 
-def chosen(asked: Sequence[Candidate], share: float, seed: int) -> set[Candidate]:
-    """A share of the candidates, as many of the present as of the absent ones of each category.
-
-    Those of one fold are given, so that being chosen says nothing of the label in any split.
-    """
-    cells: dict[tuple[str, int], list[Candidate]] = defaultdict(list)
-    for one in asked:
-        cells[one.category, one.label].append(one)
-    found: set[Candidate] = set()
-    for (name, label), same in sorted(cells.items()):
-        found.update(Random(f"listed/{seed}/{name}/{label}").sample(same, round(share * len(same))))
-    return found
-
-
-def every_picture(asked: Sequence[Candidate], found: set[Candidate]) -> set[Candidate]:
-    """With one candidate more for each picture that had none, and one of the other label for the balance."""
-    found = set(found)
-    had = {one.picture.digest for one in found}
-    for one in asked:
-        if one.picture.digest not in had:
-            partners = (b for b in asked if b not in found and (b.category, b.label) == (one.category, 1 - one.label))
-            if partner := next(partners, None):
+        So being listed says nothing of the label. Every picture has one at least, its partner being one of the other
+        label in its cell.
+        """
+        cells: dict[tuple[str, int], list[Candidate]] = defaultdict(list)
+        for one in asked:
+            cells[self.cell(one), one.label].append(one)
+        found: set[Candidate] = set()
+        for (name, label), same in sorted(cells.items()):
+            found.update(Random(f"listed/{self.seed}/{name}/{label}").sample(same, round(share * len(same))))
+        had = {one.picture.digest for one in found}
+        for one in asked:
+            if one.picture.digest not in had:
+                partner = next(b for b in cells[self.cell(one), 1 - one.label] if b not in found)
                 found |= {one, partner}
                 had |= {one.picture.digest, partner.picture.digest}
-    return found
+        return found

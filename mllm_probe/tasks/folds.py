@@ -138,13 +138,15 @@ class Folds:
 
 
 def rowwise(examples: Examples, folds: Folds) -> Examples:
-    """The same decisions, each a group of its own, and folds drawn anew over them (splits.unit=row).
+    """The same decisions, each a group of its own, and folds drawn anew over them (splits.unit=row); the halves of a
+    contrast pair are one.
 
     This leaks on purpose: rows about one picture land on both sides, so a probe that recognises the picture is right
     without knowing anything else. It shows what such splits are worth, and is not for results. Raises DataError.
     """
-    decisions = tuple(replace(decision, group=decision.uid) for decision in examples.decisions)
-    groups = folds._shuffled(decision.uid for decision in decisions)
+    own = [(decision.pair if decision.side else None) or decision.uid for decision in examples.decisions]
+    decisions = tuple(replace(d, group=group) for d, group in zip(examples.decisions, own, strict=True))
+    groups = folds._shuffled(own)
     return replace(examples, decisions=decisions, folds=folds._drawn(groups, "rows", "take more pictures"))
 
 

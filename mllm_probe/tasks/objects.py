@@ -1,18 +1,18 @@
 """Is this object in this picture? Local meaning. Knows no model and no chat template.
 
-One decision per picture and category, labelled by the instance annotations (never by caption words). Present and
-absent are balanced within each category and fold: balanced by picture alone, the category's name would decide.
+One decision per picture and category, labelled by the instance annotations (never by caption words), balanced as
+`candidates` says: by picture alone, the category's name would decide.
 Tao et al. 2024 show a shuffled list of objects in the prompt; which ones and how is not known, so `prompt` is an axis.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, DataError, choices
-from mllm_probe.tasks.candidates import ABSENT, Candidate, Company, Drawing, chosen, every_picture
+from mllm_probe.tasks.candidates import ABSENT, BALANCES, BY_PICTURE, Candidate, Company, Drawing
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Collection, Decision, Examples, Picture, Sample, digest
 
@@ -22,7 +22,8 @@ PROMPTS = {"single": "Is there {a_category} in this image?", "list": LISTED, "no
 
 @dataclass(frozen=True)
 class Objects:
-    """At most `per_category` present (and as many absent) pictures of a category in each fold; None = all.
+    """`balance` category: at most `per_category` present (and as many absent) pictures of a category in each fold.
+    `balance` picture: at most `per_picture` present (and as many absent) categories of a picture. None = all.
 
     `prompt` single asks about one category; list names a share `listed` of what a picture is asked about; none leaves
     the list empty; present_only names a share of the present ones, whose label is then given away (the copy ceiling).
@@ -32,15 +33,17 @@ class Objects:
     template: str | None = None
     prompt: str = "single"
     absent: str = "random"
+    balance: str = "category"
     per_category: int | None = 4
+    per_picture: int | None = 3
     listed: float = 0.5
     categories: Sequence[str] | None = None
     seed: int = 0
     name: ClassVar[str] = "objects"
 
     def __post_init__(self) -> None:
-        for setting, value, allowed in (("prompt", self.prompt, PROMPTS), ("absent", self.absent, ABSENT)):
-            if value not in allowed:
+        for setting, allowed in (("prompt", PROMPTS), ("absent", ABSENT), ("balance", BALANCES)):
+            if (value := getattr(self, setting)) not in allowed:
                 raise ConfigError(f"task.{setting}={value} is unknown; {choices(value, allowed)}")
         if self.template is None:
             object.__setattr__(self, "template", PROMPTS[self.prompt])
@@ -50,8 +53,9 @@ class Objects:
                 f"task.template={self.template!r} must hold {' or '.join(places)} exactly once with "
                 f"task.prompt={self.prompt}"
             )
-        if self.per_category is not None and self.per_category < 1:
-            raise ConfigError(f"task.per_category={self.per_category} must be 1 or more, or null for all")
+        for setting in ("per_category", "per_picture"):
+            if (most := getattr(self, setting)) is not None and most < 1:
+                raise ConfigError(f"task.{setting}={most} must be 1 or more, or null for all")
         if not 0 < self.listed < 1:
             raise ConfigError(f"task.listed={self.listed} must lie between 0 and 1")
 
@@ -67,14 +71,15 @@ class Objects:
         for picture in collection.pictures:
             if picture.categories is not None:
                 by_fold[fold_of[picture.group]].append(picture)
-        drawing = Drawing(self.absent, self.per_category, self.seed, Company(collection.pictures))
+        most = self.per_picture if self.balance == BY_PICTURE else self.per_category
+        drawing = Drawing(self.absent, self.balance, most, self.seed, Company(collection.pictures))
         asked: list[Candidate] = []
         listed: set[Candidate] = set()
         for fold, pictures in sorted(by_fold.items()):
-            drawn = drawing.balanced(fold, pictures, names)
-            here = self._listed(drawn, fold)
+            drawn = drawing.drawn(fold, pictures, names)
+            here = self._listed(drawing, drawn)
             listed |= here
-            asked += self._kept(drawn, here)
+            asked += self._kept(drawing, drawn, here)
         if not asked:
             raise DataError(f"dataset {collection.name}: no category is present in one picture and absent from another")
         asked.sort(key=lambda one: (one.picture.id, one.category))
@@ -89,24 +94,22 @@ class Objects:
                 raise DataError(f"task.categories={name} is not in dataset {collection.name}; {allowed}")
         return sorted(set(self.categories or collection.categories))
 
-    def _listed(self, drawn: Sequence[Candidate], fold: int) -> set[Candidate]:
+    def _listed(self, drawing: Drawing, drawn: Sequence[Candidate]) -> set[Candidate]:
         """Whose names stand in their prompts."""
         if self.prompt in ("single", "none"):
             return set()
-        found = chosen(drawn, self.listed, self.seed + fold)
-        return {one for one in found if one.label} if self.prompt == "present_only" else every_picture(drawn, found)
+        found = drawing.listed(drawn, self.listed)
+        return {one for one in found if one.label} if self.prompt == "present_only" else found
 
-    def _kept(self, drawn: list[Candidate], listed: set[Candidate]) -> list[Candidate]:
-        """With the present ones given away, as many absent ones go: what is left stays balanced in its category."""
+    def _kept(self, drawing: Drawing, drawn: list[Candidate], listed: set[Candidate]) -> list[Candidate]:
+        """With the present ones given away, as many absent ones go: what is left stays balanced."""
         if self.prompt != "present_only":
             return drawn
-        surplus: dict[str, int] = defaultdict(int)
-        for one in listed:
-            surplus[one.category] += 1
+        surplus = Counter(drawing.cell(one) for one in listed)
         kept = []
         for one in drawn:
-            if one.label == 0 and surplus[one.category]:
-                surplus[one.category] -= 1
+            if one.label == 0 and surplus[drawing.cell(one)]:
+                surplus[drawing.cell(one)] -= 1
             else:
                 kept.append(one)
         return kept
