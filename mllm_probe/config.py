@@ -90,6 +90,8 @@ NOT_SCIENCE = (
     "plugins",
     "model",
     "dataset.root",
+    "dataset.file",
+    "splits.file",
     "sweep.max_memory_gb",
     *(f"extract.{name}" for name in HOW),
 )

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+SIDES = GLOBAL, LOCAL = "global", "local"  # the two runs of a study
+
 
 @dataclass(frozen=True)
 class OutputPaths:

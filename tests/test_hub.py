@@ -96,3 +96,20 @@ def test_wrong_settings_are_one_sentence(folder: Path, tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"needs datasets; pip install 'mllm-probe\[hub\]'"):
         load(asked(folder), tmp_path)
+
+
+def test_pictures_that_cannot_be_decoded_stop_or_are_left_out(tmp_path: Path, folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    torn = {"bytes": encoded(10)["bytes"][:30], "path": None}
+    kinds = {"image": datasets.Image(), "text": datasets.Value("string")}
+    kinds["label"] = datasets.Sequence(datasets.ClassLabel(names=["cat", "dog"]))
+    rows = {"image": [encoded(10), torn, encoded(90)], "text": ["A", "B", "C"], "label": [[0, 1], [0], [1]]}
+    (tmp_path / "torn").mkdir()
+    made = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    made.to_parquet(str(tmp_path / "torn" / "train.parquet"))
+    with pytest.raises(DataError, match="row 2 cannot be decoded"):
+        load(Hub(str(tmp_path / "torn")), tmp_path)
+    skipping = Selection(on_bad_row="skip")
+    found = Hub(str(tmp_path / "torn")).load(tmp_path / "out", skipping, Digests(tmp_path / "digests.json"))
+    assert [(row.text, row.label) for row in found.rows] == [("A", ("cat", "dog")), ("C", ("dog",))]
+    assert len(found.skipped) == 1 and "row 2" in found.skipped[0]

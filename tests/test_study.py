@@ -1,11 +1,12 @@
 """A global and a local task in one run: both are whole runs, and their curves are judged together."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL, Run
+from conftest import REAL, Run, tiny
 from families import FAMILIES
 
 from mllm_probe.report.scores import load_scores
@@ -38,8 +39,27 @@ def test_a_study_runs_both_tasks_and_is_printed_again(probe: Run, tmp_path: Path
     folder = studied(tmp_path)
     check_study(folder)
     assert "H3" in out and "objects at last saturates" in " ".join(out.split())
+    loaded = [line for line in err.splitlines() if line.startswith("loading ")]
+    assert [line.split()[1] for line in loaded] == ["mini", "mini-random"], "both tasks are read by one loaded model"
     again = probe("report", f"run={folder}")
     assert again[0] == 0 and "H1" in again[1]
+
+
+def test_a_study_killed_at_its_end_fits_nothing_again(
+    probe: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("run", *tiny(checkpoint), *STUDY, "data.n=30", "dataset.pictures=60", "layers.range=[0,1]", "controls=none")
+    args += ("extract.positions=[last]", "local.extract.positions=[last]", "guards=note")
+    monkeypatch.setattr("mllm_probe.stages.run._judged", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        probe(*args)
+    unfinished = tmp_path / "outputs" / "unfinished"
+    assert len(list(unfinished.iterdir())) == 2
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mllm_probe.stages.bench.fitted", None)
+    assert probe(*args)[0] == 0
+    assert not list(unfinished.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -70,6 +90,16 @@ def test_a_study_of_real_pictures(probe: Run, tmp_path: Path, family: str) -> No
     check_study(studied(tmp_path))
     if family == "paligemma":
         assert "text_only: not applicable: PaliGemmaProcessor takes no prompt without a picture" in err
+
+
+def test_categories_too_rare_for_an_output_are_named(probe: Run, checkpoint: Path) -> None:
+    common = (*tiny(checkpoint), "task=objects", "task.prompt=none", "extract.positions=[last]", "layers.towers=[lm]")
+    few = (*common, "data.n=40", "dataset.pictures=60", "splits.blocks=4", "sweep.seeds=[0,1]", "guards=note")
+    code, _, err = probe("run", *few)
+    assert code == 0, err
+    assert re.search(r"\d+ of \d+ categories lack a label in training .* of some seed \(\w+ \w+, .* more\)", err)
+    _, _, err = probe("run", *few, "task.prompt=single")
+    assert "categories lack a label" not in err, "each prompt has a row of its own"
 
 
 def test_several_outputs_read_one_row() -> None:

@@ -50,6 +50,8 @@ def write(folder: Path, task: str, curve: Sequence[float], majority: float = 0.5
         place = at("lm", layer, "last", layer / (LAYERS - 1))
         rows += [score(value, task=task, **place), score(value - 0.04, task=task, **{**place, "position": "mean_text"})]
         rows += [score(v + 0.004 * np.sin(layer), task=task, control=name, **place) for name, v in HALF.items()]
+        liked = {"split": "val", "seed": "0", "task": task, **place}
+        rows += [score(0.9 if layer == 4 else 0.5, control=name, **liked) for name in HALF]
         rows.append(score(0.5 + 0.3 * (layer / 8) ** 3, probe="logit_lens", features="answer", task=task, **place))
     for layer in range(4):
         rows.append(score(0.5, task=task, **at("vision", layer, "mean_image", layer / 3)))
@@ -133,7 +135,8 @@ def test_the_table_says_what_controls_and_the_model_itself_score(whole: pd.DataF
     gap = {"site": "lm.05", "value": 0.15, "low": 0.11, "high": 0.19}
     print_table(whole, {"gap": gap}, Console(file=written, width=300))
     text = written.getvalue()
-    assert "controls at last, the best layer of each: text_only 50.7 [" in text and "random_weights 56.4 [" in text
+    assert "controls at last, where validation prefers each: text_only 50.0 [" in text
+    assert "random_weights 55.7 [53.7, 57.7] (lm.04)" in text
     assert "zero-shot: the model's own answer scores 78.0 [76.0, 80.0] %, and says yes to 61.3 %" in text
     assert "the probe at lm.05 minus that answer: 15.0 points [11.0, 19.0]" in text
     assert "question_only" in text and "copy_ceiling" in text and "nan" not in text and "99.0" not in text

@@ -43,7 +43,7 @@ class Hub:
         folder = OutputPaths(outputs).dataset("hub", digest(VERSION, found._fingerprint, columns))
         if not folder.exists():
             with filled_once(folder) as part:
-                self._write(part, found, columns)
+                self._write(part, found, columns, selection)
         table = Table(str(folder), ROWS, PICTURES, group_column="group" if self.group_column else None, name=self.name)
         return table.load(outputs, selection, digests)
 
@@ -72,22 +72,26 @@ class Hub:
                 )
         return columns
 
-    def _write(self, folder: Path, found: Any, columns: Mapping[str, str]) -> None:
+    def _write(self, folder: Path, found: Any, columns: Mapping[str, str], selection: Selection) -> None:
         (folder / PICTURES).mkdir()
-        named = getattr(found.features[self.label_column], "int2str", None)
+        feature = found.features[self.label_column]
+        named = getattr(getattr(feature, "feature", feature), "int2str", None)
         with (folder / ROWS).open("w", encoding="utf-8") as out:
             for number in range(len(found)):
-                row = self._row(found, number)
-                record = {name: row[column] for name, column in columns.items()}
+                row = self._row(found, number, selection)
+                record = {name: row.get(column) for name, column in columns.items()}
                 record["picture"] = self._kept(folder / PICTURES, record["picture"], number)
                 if named and record["label"] is not None:
                     record["label"] = named(record["label"])
                 out.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
-    def _row(self, found: Any, number: int) -> Any:
+    def _row(self, found: Any, number: int, selection: Selection) -> Any:
+        """One that cannot be decoded is empty where bad rows are left out."""
         try:
             return found[number]
         except (OSError, ValueError, SyntaxError) as error:
+            if selection.on_bad_row == "skip":
+                return {}
             raise DataError(f"dataset {self.id}, row {number + 1} cannot be decoded ({error})") from error
 
     def _kept(self, folder: Path, picture: Any, number: int) -> str | None:

@@ -53,7 +53,7 @@ def load_scores(path: Path) -> "pd.DataFrame":
     if not path.is_file():
         raise DataError(f"{path} does not exist; give the folder of a finished run with run=FOLDER")
     try:
-        table = pd.read_csv(path, dtype=TEXT, keep_default_na=True).fillna(dict.fromkeys(TEXT, ""))
+        table = pd.read_csv(path, dtype=TEXT, low_memory=False).fillna(dict.fromkeys(TEXT, ""))
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path} is empty; run the experiment again") from error
     if tuple(table.columns) != COLUMNS:

@@ -1,4 +1,4 @@
-"""The table a run ends with. Reads scores and summary, computes nothing."""
+"""The table a run ends with. Reads scores and summary, fits nothing."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_probe.report.figures import controls, floors, headline, headline_metric, positions, real
+from mllm_probe.stats.peak import preferred
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     for row in floors(rows).itertuples():
         table.add_row(row.control or row.probe, _cell(row, False))
     console.print(table)
-    for line in (*_said(summary), *_controls(rows, read[:1]), *_answer(scores, rows, summary)):
+    for line in (*_said(summary), *_controls(scores, rows, read[:1]), *_answer(scores, rows, summary)):
         console.print(line, highlight=False)
 
 
@@ -63,14 +64,18 @@ def _verdict(verdict: dict[str, Any]) -> str:
     )
 
 
-def _controls(rows: "pd.DataFrame", read: Sequence[str]) -> Iterator[str]:
-    """The layer at which each control scores most: what is left to see without the picture or the training."""
+def _controls(scores: "pd.DataFrame", rows: "pd.DataFrame", read: Sequence[str]) -> Iterator[str]:
+    """Each control at the layer validation prefers of it, as the real layers are chosen: what is left to see without
+    the picture or the training."""
+    val = scores[(scores.split == "val") & (scores.metric == headline_metric(scores)) & (scores.subset == "")]
     for position in read:
-        found = controls(rows, position)
-        found = found.loc[found.groupby("control", sort=False).value.idxmax()]
-        each = [f"{row.control or row.probe} {_cell(row, False)} ({row.site})" for row in found.itertuples()]
+        each = []
+        for control, found in controls(rows, position).groupby("control", sort=False):
+            liked = val[(val.control == control) & (val.position == position)].groupby("site").value.mean()
+            row = next(found.iloc[[preferred(liked.reindex(found.site).to_numpy())]].itertuples())
+            each.append(f"{control} {_cell(row, False)} ({row.site})")
         if each:
-            yield f"controls at {position}, the best layer of each: {', '.join(each)}"
+            yield f"controls at {position}, where validation prefers each: {', '.join(each)}"
 
 
 def _answer(scores: "pd.DataFrame", rows: "pd.DataFrame", summary: dict[str, Any]) -> Iterator[str]:

@@ -12,10 +12,11 @@ from mllm_probe.probes.linear import logits_of
 from mllm_probe.protocols import Probe
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.stages.prepared import Prepared
-from mllm_probe.stages.readout import Readout, Source
+from mllm_probe.stages.readout import Readout, Source, trained
 from mllm_probe.types import Key, Problem, digest
 
 COPY_CEILING = "copy_ceiling"  # what a probe makes of categories whose name in the prompt gives the label away
+NAMED = 4  # of many, how many a message names
 COPIED, REWORDED = "copied", "reworded"  # places of decisions that no split of the real labels holds
 
 
@@ -131,6 +132,23 @@ class Bench:
         return (
             f"no control task: its labels go by type, and the {len(self.y)} decisions of task="
             f"{self.ready.task.name} have {len(set(self._types))} types, of which every split needs two labels"
+        )
+
+    def undecided(self, source: Source) -> str | None:
+        """Which categories are too rare for an output of their own, where one row serves several."""
+        positions = dict.fromkeys(key.position for key in self.ready.keys)
+        if not any(source.headed(position) for position in positions):
+            return None
+        names = np.asarray([decision.head for decision in self.ready.examples.decisions])
+        fits = [self.problem("", seed) for seed in self.seeds]
+        live = [set(trained(names, fit.y, fit.train, fit.val).tolist()) for fit in fits]
+        rare = sorted(set(names.tolist()).difference(set.intersection(*live)))
+        if not rare:
+            return None
+        more = f" and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
+        return (
+            f"{len(rare)} of {len(set(names.tolist()))} categories lack a label in training or validation of some "
+            f"seed ({', '.join(rare[:NAMED])}{more}); where each has an output of its own, these are undecided"
         )
 
     @property

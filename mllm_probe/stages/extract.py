@@ -1,7 +1,7 @@
 """`mllm-probe extract`: bring the cache up to what is asked for; load no model where it already is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,15 +30,28 @@ NOTHING = {"samples": 0, "forward_passes": 0, "seconds": 0.0, "complete": True}
 
 def extract(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then extract what is missing."""
-    return extract_missing(prepare(config, paths, reporter), reporter)
+    return extract_missing([prepare(config, paths, reporter)], reporter)[0]
 
 
-def extract_missing(ready: Prepared, reporter: Reporter, models: "Models | None" = None) -> dict[str, Any]:
-    """Fill the cache for the experiment and its controls; a covered request is a hit and writes nothing."""
-    for tower in check_keys(ready.keys, ready.sites, ready.config.extract.positions):
-        reporter.note(f"{tower}: none of the positions asked for exists there, left out")
-    models = models or Models(reporter)
-    done = [_fill(each, models, reporter) for each in (ready, *ready.variants)]
+def extract_missing(experiments: Sequence[Prepared], reporter: Reporter) -> list[dict[str, Any]]:
+    """Fill the caches of experiments and their controls; a covered request is a hit and writes nothing.
+
+    Model by model, so that each is loaded once, however many experiments read it.
+    """
+    for ready in experiments:
+        for tower in check_keys(ready.keys, ready.sites, ready.config.extract.positions):
+            reporter.note(f"{tower}: none of the positions asked for exists there, left out")
+    models = Models(reporter)
+    fills = [(i, each) for i, ready in enumerate(experiments) for each in (ready, *ready.variants)]
+    caches = list(dict.fromkeys(each.identity.digest for _, each in fills))
+    done: list[list[dict[str, Any]]] = [[] for _ in experiments]
+    for i, each in sorted(fills, key=lambda fill: caches.index(fill[1].identity.digest)):
+        done[i].append(_fill(each, models, reporter))
+    return [_summed(fills) for fills in done]
+
+
+def _summed(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was done for an experiment and its controls together."""
     passes = [one["forward_passes"] for one in done]
     return {
         **done[0],
@@ -51,7 +64,7 @@ def extract_missing(ready: Prepared, reporter: Reporter, models: "Models | None"
 
 
 class Models:
-    """At most one loaded model; the controls that share a cache share it."""
+    """At most one loaded model; experiments and controls that share a cache share it."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter

@@ -43,16 +43,9 @@ class Readout:
         y, train, val = problem.y[self.who], problem.train[self.who], problem.val[self.who]
         if self.heads is None:
             return replace(problem, y=y, train=train, val=val)
-        live = self._live(problem)
+        live = trained(self.heads, y, train, val)
         cells = self.heads[:, None] == live
         return replace(problem, y=np.where(cells, y[:, None], 0), train=train, val=val, kind="labels", mask=cells)
-
-    def _live(self, problem: Problem) -> np.ndarray:
-        """The outputs that can be trained and validated."""
-        assert self.heads is not None
-        y, train, val = problem.y[self.who], problem.train[self.who], problem.val[self.who]
-        seen = [set(self.heads[train & (y == label)].tolist()) for label in (0, 1)]
-        return np.asarray(sorted(seen[0] & seen[1] & set(self.heads[val].tolist())), dtype=int)
 
     def logits(self, found: np.ndarray, problem: Problem) -> np.ndarray:
         """[M] or [M, C] of a probe -> [N] or [N, C] for all decisions: nan where nothing is read, 0 where an output was
@@ -60,13 +53,19 @@ class Readout:
         if self.plain:
             return found.astype(np.float32)
         if self.heads is not None:
-            live = self._live(problem)
+            live = trained(self.heads, problem.y[self.who], problem.train[self.who], problem.val[self.who])
             padded = np.concatenate([found.reshape(len(self.who), len(live)), np.zeros((len(self.who), 1))], axis=1)
             column = np.where(np.isin(self.heads, live), np.searchsorted(live, self.heads), len(live))
             found = padded[np.arange(len(self.who)), column]
         whole = np.full((self.total, *found.shape[1:]), np.nan, dtype=np.float32)
         whole[self.who] = found
         return whole
+
+
+def trained(heads: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray) -> np.ndarray:
+    """The outputs that have both labels to learn from and something to validate on; all arguments are [M]."""
+    seen = [set(heads[train & (y == label)].tolist()) for label in (0, 1)]
+    return np.asarray(sorted(seen[0] & seen[1] & set(heads[val].tolist())), dtype=heads.dtype)
 
 
 class Source:
@@ -76,6 +75,7 @@ class Source:
         self.ready = ready
         self._samples = {sample.uid: sample for sample in ready.examples.samples}
         self._coverage = coverage
+        self._shifts: dict[str, np.ndarray] = {}
 
     @cached_property
     def coverage(self) -> Coverage:
@@ -93,12 +93,13 @@ class Source:
             spans = [np.arange(bounds[i], bounds[i + 1]) for i in own]
             ends = np.cumsum([0, *(len(span) for span in spans)])
             return Readout.of(LayerData(rows.take(np.concatenate(spans)), ends, **extra, **self._place(key)))
-        shift = np.asarray([self._offset(key, decision.sample, decision.mark) for decision in decisions])
+        shift = self._shift(key.position)
         who = np.flatnonzero(shift >= 0)
         places = bounds[own[who]] + shift[who]
         if len(who) < total:
             extra = {name: values[who] for name, values in extra.items()}
-        return Readout(LayerData(rows.take(places), **extra, **self._place(key)), who, total, self._heads(key, who))
+        heads = np.unique(self._heads[who], return_inverse=True)[1] if self.headed(key.position) else None
+        return Readout(LayerData(rows.take(places), **extra, **self._place(key)), who, total, heads)
 
     def _place(self, key: Key) -> dict[str, Any]:
         from mllm_probe.models.device import pick_device
@@ -107,25 +108,29 @@ class Source:
         name = f"{key} ({self.ready.control})" if self.ready.control else str(key)
         return {"name": name, "compute": Compute(pick_device(config.device), int(config.sweep.max_memory_gb * 1e9))}
 
-    def headed(self, key: Key) -> bool:
-        """Whether a probe needs several outputs here."""
-        names = [decision.head for decision in self.ready.examples.decisions]
-        if None in names:
+    def headed(self, position: str) -> bool:
+        """Whether a probe needs several outputs here: decisions about several things read one row."""
+        if position.startswith("tokens:") or any(d.head is None for d in self.ready.examples.decisions):
             return False
-        read = [(d.sample, self._offset(key, d.sample, d.mark)) for d in self.ready.examples.decisions]
-        read = [place for place in read if place[1] >= 0]
-        return key.position in PICTURE_POSITIONS or len(set(read)) < len(read)
+        shift = self._shift(position)
+        read = np.stack([self._own, shift])[:, shift >= 0]
+        return position in PICTURE_POSITIONS or np.unique(read, axis=1).shape[1] < read.shape[1]
 
-    def _heads(self, key: Key, who: np.ndarray) -> np.ndarray | None:
-        if not self.headed(key):
-            return None
-        names = [decision.head for decision in self.ready.examples.decisions]
-        return np.unique(np.asarray(names)[who], return_inverse=True)[1]
+    def _shift(self, position: str) -> np.ndarray:
+        """Which of its sample's rows each decision reads [N], -1 for none."""
+        if position not in self._shifts:
+            asked = [self._offset(position, d.sample, d.mark) for d in self.ready.examples.decisions]
+            self._shifts[position] = np.asarray(asked)
+        return self._shifts[position]
 
-    def _offset(self, key: Key, sample: str, mark: str | None) -> int:
-        """Which of a sample's rows is this decision's own: its mark's place among the marks the position reads, and -1
+    @cached_property
+    def _heads(self) -> np.ndarray:
+        return np.asarray([decision.head for decision in self.ready.examples.decisions])
+
+    def _offset(self, position: str, sample: str, mark: str | None) -> int:
+        """Which of a sample's rows is a decision's own: its mark's place among the marks the position reads, and -1
         where those are the marks of others."""
-        family = key.position.partition(":")[2]
+        family = position.partition(":")[2]
         marks = [name for name in self._samples[sample].marks if name.partition(":")[0] == family]
         if mark in marks:
             return marks.index(mark)

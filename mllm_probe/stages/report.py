@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mllm_probe.config import ReportConfig
 from mllm_probe.errors import ConfigError
-from mllm_probe.paths import RunPaths
+from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.scores import load_scores, load_summary
@@ -31,9 +31,9 @@ def show(paths: RunPaths, reporter: Reporter) -> None:
 
 def show_study(paths: RunPaths, reporter: Reporter) -> None:
     """Both tasks, then study.png and study.pdf and what became of the hypotheses."""
-    for side in ("global", "local"):
+    for side in SIDES:
         show(paths.side(side), reporter)
-    tables = [load_scores(paths.side(side).scores) for side in ("global", "local")]
+    tables = [load_scores(paths.side(side).scores) for side in SIDES]
     statements = json.loads(paths.study.read_text())["statements"]
     draw_study(tables[0], tables[1], statements, [paths.curves("png"), paths.curves("pdf")])
     print_study(statements)

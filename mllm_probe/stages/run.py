@@ -1,22 +1,21 @@
 """`mllm-probe run`: extract, sweep and report in one go; with a local task, both and what may be said of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
 from mllm_probe.errors import CacheError, ConfigError, ProbeError, choices
-from mllm_probe.paths import RunPaths
+from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.settings import ExtractSettings
-from mllm_probe.stages.extract import Models, extract_missing
+from mllm_probe.stages.extract import extract_missing
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show, show_study
-from mllm_probe.stages.sweep import check_probe, sweep_cached
+from mllm_probe.stages.sweep import Swept, check_probe, sweep_cached
 from mllm_probe.stats.hypotheses import Curve, Judge
 
-SIDES = GLOBAL, LOCAL = "global", "local"
 OF_A_SIDE = ("positions", "answers")  # what a task sets of `extract`
 
 
@@ -24,35 +23,44 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     if config.local is not None:
         _study(config, paths, reporter)
         return
-    ready = prepare(config, paths, reporter)
-    check_probe(ready)
-    _swept(ready, paths, reporter, Models(reporter))
+    ready = _ready(config, paths, reporter)
+    [swept] = _swept([ready], [paths], reporter)
+    swept.clear()
     show(paths, reporter)
 
 
-def _swept(ready: Prepared, paths: RunPaths, reporter: Reporter, models: Models) -> Mapping[str, Curve]:
-    extraction = extract_missing(ready, reporter, models)
-    if not extraction["complete"]:
+def _ready(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
+    ready = prepare(config, paths, reporter)
+    check_probe(ready)
+    return ready
+
+
+def _swept(experiments: Sequence[Prepared], paths: Sequence[RunPaths], reporter: Reporter) -> list[Swept]:
+    extractions = extract_missing(experiments, reporter)
+    if not all(extraction["complete"] for extraction in extractions):
         raise CacheError(
             "other processes have not filled their shards yet; when all are done, `mllm-probe sweep` with the same "
             "settings goes on"
         )
-    return sweep_cached(ready, paths, reporter, extraction)[1]
+    done = []
+    for ready, own, extraction in zip(experiments, paths, extractions, strict=True):
+        if len(experiments) > 1:
+            reporter.note(f"{own.root.name}: {ready.task.name}")
+        done.append(sweep_cached(ready, own, reporter, extraction))
+    return done
 
 
 def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
-    """Both tasks are checked before either is read; the model is loaded once where it stays the same."""
-    configs, models = (replace(config, local=None), _local(config)), Models(reporter)
+    """Both tasks are checked before either is read. What is fitted is kept until both are done, for a killed run."""
+    sides = [paths.side(side) for side in SIDES]
     both = []
-    for side, one in zip(SIDES, configs, strict=True):
-        paths.side(side).root.mkdir(parents=True, exist_ok=True)
-        both.append(prepare(one, paths.side(side), reporter))
-        check_probe(both[-1])
-    curves = []
-    for side, ready in zip(SIDES, both, strict=True):
-        reporter.note(f"{side}: {ready.task.name}")
-        curves.append(_swept(ready, paths.side(side), reporter, models))
-    write_json(paths.study, _judged(config, curves[0], curves[1], reporter))
+    for one, own in zip((replace(config, local=None), _local(config)), sides, strict=True):
+        own.root.mkdir(parents=True, exist_ok=True)
+        both.append(_ready(one, own, reporter))
+    whole, local = _swept(both, sides, reporter)
+    write_json(paths.study, _judged(config, whole.curves, local.curves, reporter))
+    for swept in (whole, local):
+        swept.clear()
     show_study(paths, reporter)
 
 

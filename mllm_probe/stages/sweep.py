@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import ConfigError
+from mllm_probe.errors import CacheError, ConfigError
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
@@ -22,7 +23,7 @@ from mllm_probe.score import Score
 from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
-from mllm_probe.stages.bench import Bench, Trial, fitted
+from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
 from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
@@ -39,26 +40,40 @@ if TYPE_CHECKING:
 
 QUESTION_ONLY = "question_only"
 BASELINES = 2  # question-only and majority, in every run
-NAMED = 4  # keys that a remark names
 
 
 def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
     ready = prepare(config, paths, reporter)
     check_probe(ready)
-    for each in (ready, *(one for one in ready.variants if one.control not in OPTIONAL)):
-        filled(each)
-    return sweep_cached(ready, paths, reporter, extraction={})[0]
+    for each in (ready, *ready.variants):
+        try:
+            filled(each)
+        except CacheError as error:
+            if each.control not in OPTIONAL:
+                raise
+            reporter.note(f"{each.control}: not applicable, for {error}")
+    swept = sweep_cached(ready, paths, reporter, extraction={})
+    swept.clear()
+    return swept.summary
 
 
-def sweep_cached(
-    ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]
-) -> tuple[dict[str, Any], Mapping[str, Curve]]:
-    """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared.
+@dataclass(frozen=True)
+class Swept:
+    """A sweep whose files are written.
 
-    Returns the summary, and the curve of each position where the language model was read at three blocks or more.
+    `curves`: one for each position where the language model was read at three blocks or more. `clear` removes what was
+    kept for a killed run; without it the same sweep is only joined again.
     """
-    started, bench = time.monotonic(), Bench(ready)
+
+    summary: dict[str, Any]
+    curves: Mapping[str, Curve]
+    clear: Callable[[], None]
+
+
+def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
+    """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared."""
+    started, bench, source = time.monotonic(), Bench(ready), Source(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
     total = steps(ready)
@@ -67,8 +82,8 @@ def sweep_cached(
     remarks: dict[str, list[str]] = {}
     guards = Guards(bench, reporter)
     guards.question()
-    guards.vectors(Source(ready))
-    for done, (trials, rows) in enumerate(_per_key(bench, scoring, parts)):
+    guards.vectors(source)
+    for done, (trials, rows) in enumerate(_per_key(bench, source, scoring, parts)):
         guards.trials(trials)
         for remark in _remarks(trials):
             remarks.setdefault(remark, []).append(str(trials[0].key))
@@ -77,9 +92,10 @@ def sweep_cached(
         verdicts.add(trials)
         reporter.progress("sweep", done + 1, total, "keys")
     _tell(remarks, len(ready.keys), reporter)
-    if bench.left_out:
-        reporter.note(bench.left_out)
-    tests, said = verdicts.tests(scores, reporter)
+    for said in (bench.left_out, bench.undecided(source)):
+        if said:
+            reporter.note(said)
+    tests, shapes = verdicts.tests(scores, reporter)
     scores = tested(scores, p_values(tests), scoring.headline)
     save_tests(paths.tests, tests)
     table.replace(scores)
@@ -87,10 +103,15 @@ def sweep_cached(
     parts.join(LOGITS, paths.predictions, {"decisions": json.dumps([d.uid for d in ready.examples.decisions])})
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
-    more = {"remarks": remarks, "verdicts": said, "gap": _gap(tests), "seconds": times, "extraction": dict(extraction)}
+    more = {
+        "remarks": remarks,
+        "verdicts": shapes,
+        "gap": _gap(tests),
+        "seconds": times,
+        "extraction": dict(extraction),
+    }
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
-    parts.clear()
-    return summary, verdicts.curves
+    return Swept(summary, verdicts.curves, parts.clear)
 
 
 def steps(ready: Prepared) -> int:
@@ -155,9 +176,9 @@ def _tell(remarks: Mapping[str, Sequence[str]], keys: int, reporter: Reporter) -
         reporter.note(f"{len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
 
 
-def _per_key(bench: Bench, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:
+def _per_key(bench: Bench, source: Source, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:
     """The trials of each key and the rows of scores.csv; controls follow, baselines that read no layer come last."""
-    ready, source, subsets = bench.ready, Source(bench.ready), Subsets(scoring)
+    ready, subsets = bench.ready, Subsets(scoring)
     analyses = Analyses(scoring, parts, source.readout)
     for key in ready.keys:
         data = cache(partial(source.readout, key))
