@@ -7,6 +7,7 @@ imported before a command is known: `mllm-probe --help` and every Tab press must
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +22,7 @@ COMMANDS = {
     "geometry": "compare the layers of a filled cache with each other",
     "cache": "list, verify, prune and compare caches",
 }
+PLAIN = {"cache": "cache"}  # {command: module of tools}; all others are Hydra jobs, modules of stages with their names
 USAGE = """mllm-probe: which layers of a multimodal language model hold global meaning, and which local
 
 usage: mllm-probe COMMAND [GROUP=OPTION ...] [key=value ...] [-m]
@@ -55,23 +57,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = "; flags go after the command" if args[0].startswith("-") else ""
         print(f"'{args[0]}' is no command{hint}; choose one of: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    if args[0] == "cache":
-        _run_cache(args[1:])
+    if args[0] in PLAIN:
+        _run_plain(args[0], args[1:])
     else:
         _run_hydra(args[0], args[1:])
 
 
 def _completion(args: list[str]) -> list[str]:
     """Command names while the first word is typed; then Hydra's own completion, the command taken out of the line;
-    `cache` is none of Hydra's and has subcommands instead."""
+    plain commands are none of Hydra's and may have subcommands instead."""
     words = os.environ["COMP_LINE"].split(" ")
     typed = words[1] if len(words) > 1 else ""
     if len(words) <= 2 or typed not in COMMANDS:
         print("\n".join(name for name in COMMANDS if name.startswith(typed)))
         sys.exit(0)
-    if typed == "cache":
-        from mllm_probe.tools.cache import COMMANDS as below
-
+    if typed in PLAIN:
+        below = getattr(_plain(typed), "COMMANDS", ())
         print("\n".join(name for name in below if len(words) == 3 and name.startswith(words[2])))
         sys.exit(0)
     os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
@@ -95,13 +96,16 @@ def _limit_threads() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
 
 
-def _run_cache(args: list[str]) -> None:
+def _plain(command: str) -> Any:
+    return import_module(f"mllm_probe.tools.{PLAIN[command]}")
+
+
+def _run_plain(command: str, args: list[str]) -> None:
     """A plain command: nothing is composed, so neither Hydra nor torch is imported."""
     from mllm_probe.errors import MllmProbeError
-    from mllm_probe.tools.cache import run
 
     try:
-        run(args)
+        _plain(command).run(args)
         sys.stdout.flush()  # here, where a closed pipe is still expected
     except BrokenPipeError:
         _leave_pipe()
@@ -110,7 +114,7 @@ def _run_cache(args: list[str]) -> None:
             raise
         _fail(_cannot_use(error, "--outputs FOLDER") if isinstance(error, OSError) else str(error))
     except KeyboardInterrupt:
-        _fail("stopped; `mllm-probe cache ls` shows what is there")
+        _fail("stopped; the same command begins anew")
 
 
 def _leave_pipe() -> None:
@@ -193,22 +197,7 @@ def _dispatch(command: str, settings: Any, paths: Any, reporter: Any) -> None:
 
         report(settings, reporter)
         return
-    if command == "run":
-        from mllm_probe.stages.run import run
-
-        run(settings, paths, reporter)
-    elif command == "extract":
-        from mllm_probe.stages.extract import extract
-
-        extract(settings, paths, reporter)
-    elif command == "geometry":
-        from mllm_probe.stages.geometry import geometry
-
-        geometry(settings, paths, reporter)
-    else:
-        from mllm_probe.stages.sweep import sweep
-
-        sweep(settings, paths, reporter)
+    getattr(import_module(f"mllm_probe.stages.{command}"), command)(settings, paths, reporter)
 
 
 def _sentence(command: str, error: BaseException) -> str:
