@@ -200,6 +200,11 @@ class Anatomy:
 PICTURE_POSITIONS = ("last_image", "mean_image", "tokens:image")  # those that vision towers and connectors have, too
 
 
+def before_question(position: str) -> bool:
+    """Whether a position lies before the words that tell the statements about a picture apart."""
+    return position in PICTURE_POSITIONS or position.startswith("before:")
+
+
 ANSWER = "answer"  # the position `answer:Yes/No`: a row of the words' logits by the logit lens, at the last token
 
 

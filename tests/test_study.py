@@ -102,6 +102,19 @@ def test_categories_too_rare_for_an_output_are_named(probe: Run, checkpoint: Pat
     assert "categories lack a label" not in err, "each prompt has a row of its own"
 
 
+def test_before_the_name_each_category_has_an_output_of_its_own(probe: Run, tmp_path: Path) -> None:
+    """`mini` knows in the middle which shapes are there, and an output for each reads it before one is named."""
+    args = ("task=objects", "data.n=150", "task.categories=[red circle,blue square]", "task.per_category=null")
+    read = ("extract.positions=['before:object']", "layers.towers=[lm]", "layers.range=[5,5]", "sweep.seeds=[0]")
+    code, _, err = probe("run", *args, *read, "splits.blocks=3", "sweep.draws=50", "guards=note")
+    assert code == 0, err
+    table = load_scores(next((tmp_path / "outputs" / "run").glob("*/*")) / "scores.csv")
+    scores = table[
+        (table.site == "lm.05") & (table.metric == "accuracy") & (table.seed == "all") & (table.subset == "")
+    ]
+    assert scores[scores.control == ""].value.item() > 0.7
+
+
 def test_several_outputs_read_one_row() -> None:
     """Two pictures, three categories: each decision meets its own output, dead outputs say nothing."""
     y = np.asarray([0, 1, 1, 0, 1, 1, 0, 1])

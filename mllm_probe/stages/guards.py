@@ -11,7 +11,7 @@ from mllm_probe.protocols import Reporter
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stats.guards import constant_predictions, identical_vectors, question_decides
-from mllm_probe.types import PICTURE_POSITIONS, Key
+from mllm_probe.types import Key, before_question
 
 
 @dataclass(frozen=True)
@@ -60,5 +60,4 @@ class Guards:
 
 def _sees(key: Key) -> bool:
     """Whether a key lies above the embeddings and behind the words that differ between statements."""
-    before = key.position.startswith("before:") or key.position in PICTURE_POSITIONS
-    return key.site.tower == "lm" and key.site.layer > 0 and not before
+    return key.site.tower == "lm" and key.site.layer > 0 and not before_question(key.position)

@@ -1,8 +1,9 @@
 """How the stored rows of a key meet the decisions: which row each decision reads, and by which output of a probe.
 
 Where every decision has a row of its own (a statement's last token, a name in a list) one output serves all. Where
-several read the same row (one picture, many categories) no single output can answer for all of them, and each category
-has its own. Knows no label but through the problems it is given.
+several read the same row (one picture, many categories), or rows that lie before the word that tells them apart, no
+single output can answer for all of them, and each category has its own. Knows no label but through the problems it is
+given.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.stages.prepared import Prepared
-from mllm_probe.types import PICTURE_POSITIONS, Compute, Key, LayerData, Problem
+from mllm_probe.types import Compute, Key, LayerData, Problem, before_question
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,12 @@ class Source:
         return {"name": name, "compute": Compute(pick_device(config.device), int(config.sweep.max_memory_gb * 1e9))}
 
     def headed(self, position: str) -> bool:
-        """Whether a probe needs several outputs here: decisions about several things read one row."""
+        """Whether a probe needs several outputs here: what decisions about several things read is the same for them."""
         if position.startswith("tokens:") or any(d.head is None for d in self.ready.examples.decisions):
             return False
         shift = self._shift(position)
         read = np.stack([self._own, shift])[:, shift >= 0]
-        return position in PICTURE_POSITIONS or np.unique(read, axis=1).shape[1] < read.shape[1]
+        return before_question(position) or np.unique(read, axis=1).shape[1] < read.shape[1]
 
     def _shift(self, position: str) -> np.ndarray:
         """Which of its sample's rows each decision reads [N], -1 for none."""
