@@ -9,7 +9,6 @@ from pathlib import Path
 QUANTIZATIONS = ("none", "int8", "nf4")
 WEIGHTS = ("pretrained", "random")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
-TOWERS = ("vision", "connector", "lm")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 CHATS = ("auto", "off")
@@ -80,9 +79,11 @@ class PromptSettings:
 
 @dataclass
 class LayerSettings:
-    """Which sites: towers, then layers `range` (both ends included, null = all) in steps of `stride` from its start."""
+    """Which sites: towers (null = all the model has), then layers `range` (both ends included, null = all) in steps of
+    `stride` from its start, and of each the `parts`: what the block returns, what its attention or its mlp adds."""
 
-    towers: list[str] = field(default_factory=lambda: ["vision", "connector", "lm"])
+    towers: list[str] | None = None
+    parts: list[str] = field(default_factory=lambda: ["block"])
     range: list[int] | None = None
     middle: bool = False
     stride: int = 1

@@ -170,20 +170,33 @@ class Site:
         return cls(tower, int(rest[0]) if rest else 0, rest[1] if len(rest) > 1 else "block")
 
 
+TOWERS = ("vision", "qformer", "connector", "lm")  # in the order the data passes them
+INSIDE = ("attn", "mlp")  # parts inside a block: what each adds to the residual stream
+
+
 @dataclass(frozen=True)
 class Anatomy:
-    """The towers of a model: {tower: number of blocks} and {tower: width D}; `causal` = no token sees a later one."""
+    """{tower: number of blocks} and {tower: width D}; a connector has a width alone. `causal` = no token sees a later
+    one; `inside` {tower: parts that each of its blocks has}; `informed` picture towers read the text, too."""
 
     blocks: Mapping[str, int]
     widths: Mapping[str, int]
     causal: bool
     max_tokens: int
+    inside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    informed: tuple[str, ...] = ()
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        return tuple(tower for tower in TOWERS if tower in self.widths)
 
     def sites(self) -> tuple[Site, ...]:
-        """Every site in the order the data passes them."""
-        found = [Site("vision", layer) for layer in range(self.blocks["vision"] + 1)]
-        found.append(Site("connector"))
-        found += [Site("lm", layer) for layer in range(self.blocks["lm"] + 1)]
+        """In the order the data passes them."""
+        found: list[Site] = []
+        for tower in self.towers:
+            found.append(Site(tower))
+            for layer in range(1, self.blocks.get(tower, 0) + 1):
+                found += [Site(tower, layer, part) for part in (*self.inside.get(tower, ()), "block")]
         return (*found, Site("lm", self.blocks["lm"], "norm"))
 
     def depth(self, site: Site) -> float:
@@ -191,10 +204,11 @@ class Anatomy:
         return site.layer / self.blocks[site.tower] if site.tower in self.blocks else 1.0
 
     def space(self, key: "Key") -> str:
-        """The row space of a key: image states depend on the picture and the prompt head alone wherever no token
-        sees a later one, and are then stored once per `prefix`; all others once per `sample`."""
-        of_picture = key.site.tower != "lm" or (self.causal and key.position in PICTURE_POSITIONS)
-        return "prefix" if of_picture else "sample"
+        """The row space of a key: states of a picture that saw none of the text behind it are stored once per `prefix`,
+        all others once per `sample`."""
+        if key.site.tower != "lm":
+            return "sample" if key.site.tower in self.informed else "prefix"
+        return "prefix" if self.causal and not self.informed and key.position in PICTURE_POSITIONS else "sample"
 
 
 PICTURE_POSITIONS = ("last_image", "mean_image", "tokens:image")  # those that vision towers and connectors have, too

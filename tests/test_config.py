@@ -117,7 +117,7 @@ def test_layer_selection() -> None:
         ),
         ({"range": [5]}, "give \\[first,last\\]"),
         ({"range": [9, 3]}, "out of range"),
-        ({"towers": ["eyes"]}, "unknown tower 'eyes'; choose one of: connector, lm, vision"),
+        ({"towers": ["eyes"]}, "unknown tower 'eyes'; choose one of: connector, lm, qformer, vision"),
         ({"stride": 0}, "layers.stride=0 must be 1 or more"),
     ],
 )

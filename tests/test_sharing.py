@@ -114,7 +114,7 @@ def test_a_statement_alone_is_all_head(model: HFModel, odd: list[Sample]) -> Non
 
 def test_equal_pictures_pass_through_the_tower_once(model: HFModel, odd: list[Sample]) -> None:
     seen: list[int] = []
-    tower = model._model.get_submodule(model._blueprint.structure.vision)
+    tower = model._model.get_submodule(model._blueprint.structure.whole["vision"])
     handle = tower.register_forward_pre_hook(
         lambda _m, args, kwargs: seen.append(len([*args, *kwargs.values()][0])), with_kwargs=True
     )
@@ -208,18 +208,6 @@ def test_later_text_is_looked_for_whatever_is_asked(tmp_path: Path, odd: list[Sa
         warnings.simplefilter("ignore", DeprecationWarning)
         model = load_model(blueprint_of(FAMILIES["paligemma"](tmp_path)), "cpu")
         assert not prove(model, [odd[0], odd[3]], [Key.parse("lm.00@last")], 200).causal
-
-
-@pytest.mark.parametrize("name", ["internvl", "mistral3"])
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_connector_of_cut_pictures_is_refused(name: str, shared: bool, tmp_path: Path, odd: list[Sample]) -> None:
-    """Several tiles, or sizes, in one flat tensor: whose rows are whose cannot be told from the total."""
-    model = load_model(blueprint_of(FAMILIES[name](tmp_path)), "cpu")
-    for samples in ([odd[0], odd[3]], [odd[3], odd[0]]):
-        with pytest.raises(
-            ModelError, match=r"the sites of its connector cannot be read yet; use layers.towers=\[lm\]"
-        ):
-            model.collate(samples, [Key.parse("connector@mean_image")], shared)
 
 
 def test_every_statement_of_a_row_must_fit(tmp_path: Path, odd: list[Sample]) -> None:

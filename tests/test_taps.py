@@ -34,6 +34,9 @@ def by_hand(model: HFModel, sample: Sample) -> dict[str, torch.Tensor]:
     hidden = vision.pre_layrnorm(vision.embeddings(inputs["pixel_values"]))
     states["vision.00"] = hidden[0]
     for i, block in enumerate(vision.encoder.layers, 1):
+        attended = block.self_attn(block.layer_norm1(hidden), attention_mask=None)[0]
+        states[f"vision.{i:02d}.attn"] = attended[0]
+        states[f"vision.{i:02d}.mlp"] = block.mlp(block.layer_norm2(hidden + attended))[0]
         hidden = block(hidden, attention_mask=None)
         states[f"vision.{i:02d}"] = hidden[0]
     features = llava.multi_modal_projector(states["vision.02"][None, 1:])
@@ -47,7 +50,12 @@ def by_hand(model: HFModel, sample: Sample) -> dict[str, torch.Tensor]:
     rotary = lm.rotary_emb(hidden, positions)
     states["lm.00"] = hidden[0]
     for i, block in enumerate(lm.layers, 1):
-        hidden = block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
+        normed = block.input_layernorm(hidden)
+        attended = block.self_attn(normed, position_embeddings=rotary, attention_mask=mask)[0]
+        states[f"lm.{i:02d}.attn"] = attended[0]
+        states[f"lm.{i:02d}.mlp"] = block.mlp(block.post_attention_layernorm(hidden + attended))[0]
+        before, hidden = hidden, block(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
+        assert close(before + attended + states[f"lm.{i:02d}.mlp"], hidden), "the block adds what its parts give"
         states[f"lm.{i:02d}"] = hidden[0]
     states["lm.04.norm"] = lm.norm(hidden)[0]
     return states

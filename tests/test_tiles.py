@@ -1,4 +1,4 @@
-"""A model that cuts pictures into tiles: its language model is read, its picture towers are refused by name."""
+"""A model that cuts pictures into tiles: every picture has its own number of tokens in the language model."""
 
 from pathlib import Path
 
@@ -79,13 +79,6 @@ def test_the_language_model_reads_each_pictures_own_tokens(tiled: Blueprint, odd
     assert len(lengths) > 1
     for key in keys:
         assert torch.allclose(together.values[key], torch.cat([one.values[key] for one in alone]), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["vision.02@mean_image", "connector@last_image"])
-def test_the_picture_towers_are_refused_before_the_weights_load(tiled: Blueprint, odd: list[Sample], name: str) -> None:
-    tower = name.split("@")[0].split(".")[0]
-    with pytest.raises(ModelError, match=rf"the sites of its {tower} cannot be read yet; use layers.towers=\[lm\]"):
-        tiled.survey(odd, [Key.parse(name)])
 
 
 def test_a_site_with_another_number_of_tokens_is_refused() -> None:

@@ -43,7 +43,7 @@ def estimate(
     tokens = sum(_tokens(plan, survey) for plan in plans)
     pictures = sum(len({plan.prefixes[uid] for unit in plan.units for uid in unit.samples}) for plan in plans)
     seen = pictures * max(survey.picture_tokens, 1)
-    work = 2 * (parameters["lm"] * tokens + (parameters["vision"] + parameters["connector"]) * seen)
+    work = 2 * (parameters["lm"] * tokens + sum(parameters[tower] for tower in anatomy.towers if tower != "lm") * seen)
     weights = sum(count * bytes_of[tower] for tower, count in parameters.items())
     passes = (sum(survey.tokens(uid) for uid in unit.samples) for plan in plans for unit in plan.units[:1])
     live = max(passes, default=0) * anatomy.widths["lm"] * LIVE_ROWS * bytes_of["rest"]

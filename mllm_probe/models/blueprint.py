@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from mllm_probe.batches import Survey
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import MllmProbeError, ModelError
+from mllm_probe.models.pictures import find_slots
 from mllm_probe.models.prompt import Layout, Prompter
 from mllm_probe.models.structure import Structure, find_structure, parameters_of
 from mllm_probe.settings import ModelSettings, PromptSettings
@@ -82,8 +84,23 @@ class Blueprint:
             if position.startswith(ANSWER):
                 self.answers(position)
             if tower != "lm":
-                check_whole(inputs["pixel_values"], tower)
+                tokens = layout.head.count(layout.image_id)
+                find_slots(inputs, len(longest.images), [tokens] if len(longest.images) == 1 else None, self.patch)
         return replace(found, picture_tokens=len(layout.ids) - len(found.ids[longest.uid]))
+
+    def example(self) -> tuple[Any, Layout]:
+        """A small drawn picture with a word, as a sample would be processed."""
+        sample = Sample("example", (Path("example"),), ("example",), "example", {})
+        picture = Image.new("RGB", (64, 48), (200, 120, 40))
+        inputs = self.processor(text=[self.prompter.render(sample).text], images=[[picture]], return_tensors="pt")
+        (layout,) = self.prompter.layouts([sample], inputs["input_ids"].tolist())
+        return inputs, layout
+
+    @property
+    def patch(self) -> int:
+        """The side of a patch of the vision tower in pixels."""
+        size = self.config.vision_config.patch_size
+        return int(size if isinstance(size, int) else size[0])
 
     def answers(self, position: str) -> list[list[int]]:
         """The token ids that may begin each word of an answer position. Raises ConfigError."""
@@ -118,12 +135,3 @@ class Blueprint:
             return self.processor(text=texts, padding=True, return_tensors="pt")
         except (ValueError, TypeError) as error:
             raise ModelError(f"{type(self.processor).__name__} takes no prompt without a picture ({error})") from error
-
-
-def check_whole(pixels: torch.Tensor, tower: str) -> None:
-    """Picture towers are read where each picture is one tensor [3, height, width]. Raises ModelError."""
-    if pixels.ndim != 4:
-        raise ModelError(
-            f"this model cuts or packs its pictures (pixel values of shape {tuple(pixels.shape)}), "
-            f"and the sites of its {tower} cannot be read yet; use layers.towers=[lm]"
-        )

@@ -8,11 +8,11 @@ from mllm_probe.settings import (
     CHATS,
     DTYPES,
     QUANTIZATIONS,
-    TOWERS,
     WEIGHTS,
     ModelSettings,
     PromptSettings,
 )
+from mllm_probe.types import TOWERS
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 

@@ -4,7 +4,7 @@ Plain batches give every sample a sequence of its own, as the processor makes it
 the processor runs on the first of its statements, the others are tokenised behind the same head.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from mllm_probe.batches import Batch, Reading
-from mllm_probe.errors import ModelError, SpanError
-from mllm_probe.models.blueprint import Blueprint, check_whole
+from mllm_probe.errors import SpanError
+from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.packing import Packed, pack
+from mllm_probe.models.pictures import Scale, find_slots
 from mllm_probe.models.prompt import Layout, Tail
 from mllm_probe.types import PICTURE_POSITIONS, Anatomy, Key, Sample, Site
 
@@ -28,28 +29,43 @@ Rows = Callable[[], list[np.ndarray]]
 class Laid:
     """Prompts as they lie in one batch of `among` tokens, padding counted.
 
-    `places[b]` are the flat indices of sample b's tokens, `which[b]` its pictures among those in `pixels`.
+    `places[b]` are the flat indices of sample b's tokens, `which[b]` its pictures among those in `inputs`.
     """
 
     layouts: Sequence[Layout]
     places: Sequence[np.ndarray]
     which: Sequence[np.ndarray]
     among: int
-    pixels: torch.Tensor | None
+    inputs: Mapping[str, Any]
+
+    @property
+    def pictures(self) -> int:
+        return 1 + max(int(max(pictures)) for pictures in self.which)
+
+    def tokens(self) -> list[int] | None:
+        """Of each picture in the prompts [P]; None where a prompt holds several, whose tokens cannot be told apart."""
+        if any(len(pictures) != 1 for pictures in self.which):
+            return None
+        counts = {int(p[0]): one.head.count(one.image_id) for one, p in zip(self.layouts, self.which, strict=True)}
+        return [counts[picture] for picture in range(self.pictures)]
 
 
 class Collator:
     """One thread's way to make batches.
 
-    `grid` is (patch size, class tokens before the patches) of the vision tower, `rotary` the model's own positions
-    of processed prompts: inputs -> [A, B, L]. Prompts longer than the sliding `window` are not packed, for the mask of
-    packed ones knows no window.
+    `scale` tells the tokens of the picture towers apart, `rotary` gives the model's own positions of processed prompts:
+    inputs -> [A, B, L]. Prompts longer than the sliding `window` are not packed, for the mask of packed ones knows no
+    window.
     """
 
     def __init__(
-        self, blueprint: Blueprint, grid: tuple[int, int], rotary: Callable[[Any], np.ndarray], window: int | None
+        self,
+        blueprint: Blueprint,
+        scale: Callable[[], Scale],
+        rotary: Callable[[Any], np.ndarray],
+        window: int | None,
     ) -> None:
-        self._blueprint, self._grid, self._rotary, self._window = blueprint, grid, rotary, window
+        self._blueprint, self._scale, self._rotary, self._window = blueprint, scale, rotary, window
 
     def plain(self, samples: Sequence[Sample], keys: Sequence[Key], owners: Owners, anatomy: Anatomy) -> Batch:
         inputs = dict(self._blueprint.process(samples))
@@ -58,7 +74,7 @@ class Collator:
         first = real.int().argmax(dim=1).tolist()  # left padding moves every index
         places = [b * real.shape[1] + first[b] + np.arange(len(layout.ids)) for b, layout in enumerate(layouts)]
         repeated, which = _distinct(samples, inputs)
-        laid = Laid(layouts, places, which, real.numel(), inputs.get("pixel_values"))
+        laid = Laid(layouts, places, which, real.numel(), inputs)
         pictures = np.concatenate(which) if repeated else None
         uids = tuple(sample.uid for sample in samples)
         return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), pictures=pictures)
@@ -82,7 +98,7 @@ class Collator:
         pad = self._blueprint.processor.tokenizer.pad_token_id or 0
         packed = pack([[layout.ids for layout in row] for row in layouts], positions, pad)
         places = [place for row in packed.places for place in row]
-        laid = Laid(flat, places, _of_rows(rows), packed.ids.size, inputs["pixel_values"])
+        laid = Laid(flat, places, _of_rows(rows), packed.ids.size, inputs)
         inputs = {name: value for name, value in inputs.items() if name not in PER_TOKEN} | _tensors(packed)
         uids = tuple(layout.sample.uid for layout in flat)
         return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), shared=packed.columns)
@@ -113,30 +129,18 @@ class Collator:
         return [rows(*one) for one in zip(laid.layouts, laid.places, strict=True)], laid.among
 
     def _pictures(self, tower: str, position: str, laid: Laid) -> tuple[list[Rows], int]:
-        """The same among [pictures * tokens per picture]; class tokens before the patches are never read."""
+        """The same among all tokens of a picture tower; class tokens before the patches are never read."""
         if position not in PICTURE_POSITIONS:
             raise SpanError(
                 f"position {position} does not exist in the {tower}; use one of: {', '.join(PICTURE_POSITIONS)}"
             )
-        assert laid.pixels is not None
-        check_whole(laid.pixels, tower)
-        leading, counts = 0, {one.head.count(one.image_id) / len(one.sample.images) for one in laid.layouts}
-        if len(laid.pixels) != 1 + max(max(pictures) for pictures in laid.which) or len(counts) > 1:
-            raise ModelError(
-                f"{len(laid.pixels)} tensors of pixels with {sorted(counts)} tokens a picture: this model cuts its "
-                f"pictures, or reads several sizes, and the sites of its {tower} cannot be read yet; "
-                "use layers.towers=[lm]"
-            )
-        per_picture = int(counts.pop())
-        if tower == "vision":
-            patch, leading = self._grid
-            per_picture = (laid.pixels.shape[-2] // patch) * (laid.pixels.shape[-1] // patch) + leading
+        slots = find_slots(laid.inputs, laid.pictures, laid.tokens(), self._blueprint.patch)
+        spans, among = self._scale().rows(tower, slots)
 
         def rows(pictures: np.ndarray) -> Rows:
-            spans = [np.arange(p * per_picture + leading, (p + 1) * per_picture) for p in pictures]
-            return lambda: _cut(np.concatenate(spans), position)
+            return lambda: _cut(np.concatenate([spans[picture] for picture in pictures]), position)
 
-        return [rows(pictures) for pictures in laid.which], len(laid.pixels) * per_picture
+        return [rows(pictures) for pictures in laid.which], among
 
 
 def _tensors(packed: Packed) -> dict[str, torch.Tensor]:

@@ -1,12 +1,8 @@
-"""A transformers image-text checkpoint as an Extractable. Knows nothing of tasks, caches or probes.
-
-Pictures that a processor cuts into tiles or packs into one sequence are not understood in the picture towers yet;
-such models are refused there by name, and their language model is read like any other.
-"""
+"""A transformers image-text checkpoint as an Extractable. Knows nothing of tasks, caches or probes."""
 
 import inspect
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,10 +14,12 @@ import torch
 import transformers
 
 from mllm_probe.batches import Batch
+from mllm_probe.errors import ModelError
 from mllm_probe.models.attention import sharing
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.collate import Collator, Owners
 from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules
+from mllm_probe.models.scale import scale_of
 from mllm_probe.types import Anatomy, Key, Sample, Site
 
 
@@ -56,8 +54,7 @@ class HFModel:
     def __init__(self, model: Any, blueprint: Blueprint, device: str) -> None:
         self._model, self._blueprint, self._device = model, blueprint, device
         self.anatomy: Anatomy = blueprint.anatomy
-        vision = model.get_submodule(blueprint.structure.vision)
-        self._grid = (vision.config.patch_size, _leading_tokens(vision))
+        self._scale = scale_of(model, blueprint, self._pass)
         blocks = model.get_submodule(blueprint.structure.blocks["lm"])
         found = {id(part.config): part.config for part in blocks.modules() if hasattr(part, "config")}
         self._configs = list(found.values())
@@ -69,6 +66,8 @@ class HFModel:
     def unshared(self, longest: int) -> str | None:
         if not self.anatomy.causal:
             return "its picture tokens see the text behind them"
+        if self.anatomy.informed:
+            return "its Q-Former reads the text"
         if (attn := self._blueprint.settings.attn) != "sdpa":
             return f"model.attn={attn} has no shared form, model.attn=sdpa has"
         if self._window and self._window < longest:
@@ -86,7 +85,7 @@ class HFModel:
     ) -> Batch:
         collator = getattr(self._collators, "one", None)
         if collator is None:
-            collator = self._collators.one = Collator(self._blueprint.fork(), self._grid, self._rotary, self._window)
+            collator = self._collators.one = Collator(self._blueprint.fork(), self._scale, self._rotary, self._window)
         batch = (collator.shared if shared else collator.plain)(samples, keys, owners, self.anatomy)
         if self._device == "cuda":  # pinned here, in the worker's thread, so that the copy to the device does not wait
             batch = replace(batch, inputs={name: value.pin_memory() for name, value in batch.inputs.items()})
@@ -103,14 +102,23 @@ class HFModel:
         return positions.numpy()
 
     def forward(self, batch: Batch) -> None:
-        dtype = getattr(torch, self._blueprint.settings.dtype)
-        inputs = {
-            name: value.to(self._device, dtype if value.is_floating_point() else None, non_blocking=True)
-            for name, value in batch.inputs.items()
-        }
         alike = nullcontext() if batch.shared is None else sharing(self._configs, batch.shared)
         with alike, self._repeating(batch.pictures):
-            self._model.base_model(**inputs, use_cache=False)
+            self._pass(batch.inputs)
+
+    def _pass(self, inputs: Mapping[str, Any]) -> None:
+        """Raises ModelError where the prompts have places for more or fewer picture features than there are."""
+        dtype = getattr(torch, self._blueprint.settings.dtype)
+        moved = {
+            name: value.to(self._device, dtype if value.is_floating_point() else None, non_blocking=True)
+            for name, value in inputs.items()
+        }
+        try:
+            self._model.base_model(**moved, use_cache=False)
+        except ValueError as error:
+            if "features" in str(error) and "token" in str(error):  # said by the model, with both counts
+                raise ModelError(f"{type(self._model).__name__}: {str(error).splitlines()[0]}") from error
+            raise
 
     @contextmanager
     def _repeating(self, pictures: np.ndarray | None) -> Iterator[None]:
@@ -147,6 +155,8 @@ class HFModel:
             "padding_side": self._blueprint.processor.tokenizer.padding_side,
             "blocks": dict(self.anatomy.blocks),
             "widths": dict(self.anatomy.widths),
+            "inside": {tower: list(parts) for tower, parts in self.anatomy.inside.items()},
+            "informed": list(self.anatomy.informed),
             "causal": self.anatomy.causal,
             "max_tokens": self.anatomy.max_tokens,
             "torch": torch.__version__,
@@ -154,8 +164,3 @@ class HFModel:
             "pillow": version("pillow"),
             "transformers": transformers.__version__,
         }
-
-
-def _leading_tokens(vision: torch.nn.Module) -> int:
-    """Class tokens in front of the patches."""
-    return sum(name.endswith(("class_embedding", "cls_token")) for name, _ in vision.named_parameters())

@@ -19,7 +19,12 @@ def quantization_config(settings: ModelSettings, structure: Structure, dtype: "t
         return None
     from transformers import BitsAndBytesConfig
 
-    spared = [structure.tower(name) for name in ("lm", "connector", "vision") if name not in settings.quantize]
+    if lacking := [name for name in settings.quantize if name not in structure.whole]:
+        raise ModelError(
+            f"model.quantize={settings.quantize} names {lacking[0]}, which this model lacks; it has "
+            f"{', '.join(structure.whole)}"
+        )
+    spared = [path for name, path in structure.whole.items() if name not in settings.quantize]
     skip = [*spared, "lm_head"]
     if settings.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
@@ -39,7 +44,7 @@ def quantized_modules(model: "nn.Module") -> list[str]:
 
 def check_quantized(found: list[str], settings: ModelSettings, structure: Structure) -> None:
     """Skip lists are fragile: the modules found must lie in the towers asked for, and in each of them."""
-    wanted = [] if settings.quantization == "none" else [structure.tower(name) for name in settings.quantize]
+    wanted = [] if settings.quantization == "none" else [structure.whole[name] for name in settings.quantize]
     stray = [name for name in found if not any(name.startswith(tower) for tower in wanted)]
     bare = [tower for tower in wanted if not any(name.startswith(tower) for name in found)]
     if stray or bare:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, colour-blind safe
-TITLES = {"vision": "vision tower", "connector": "connector", "lm": "language model"}
+TITLES = {"vision": "vision tower", "qformer": "Q-Former", "connector": "connector", "lm": "language model"}
+PART_MARKS = {"block": ("o", 1.4), "attn": ("^", 0.8), "mlp": ("s", 0.8)}
 DASHES: dict[
     str, tuple[str, Any]
 ] = {  # colour (Tol's muted scheme) and dashes of the controls with layers of their own
@@ -113,19 +114,24 @@ def save(figure: Any, paths: Sequence[Path]) -> None:
             figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=undated(path))
 
 
-def _places(rows: "pd.DataFrame") -> dict[str, int]:
-    return {site: i for i, site in enumerate(dict.fromkeys(rows.site))}
+def _places(rows: "pd.DataFrame") -> tuple[dict[str, int], list[str]]:
+    """{site: where on the axis}, what is inside a block at the block's own place; and the names of the places."""
+    place: dict[str, int] = {}
+    names: dict[str, int] = {}
+    for site, layer, part in zip(rows.site, rows.layer, rows.part, strict=True):
+        name = f"{int(layer)}{'n' if part == 'norm' else ''}"
+        place[site] = names.setdefault(name, len(names))
+    return place, list(names)
 
 
 def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str]) -> None:
-    names = {
-        f"{layer}{'' if part == 'block' else part[0]}": None for layer, part in zip(rows.layer, rows.part, strict=True)
-    }
-    ticks, place = [name.replace(".0", "") for name in names], _places(rows)
-    for position, line in rows.groupby("position", sort=False):
-        x = [place[site] for site in line.site]
-        panel.plot(x, line.value, marker="o", markersize=3.5, linewidth=1.4, color=colour[position], label=position)
-        panel.fill_between(x, line.low, line.high, color=colour[position], alpha=0.18, linewidth=0)
+    place, ticks = _places(rows)
+    for (position, part), line in rows.groupby(["position", rows.part.replace("norm", "block")], sort=False):
+        x, (marker, width) = [place[site] for site in line.site], PART_MARKS[part]
+        label = position if part == "block" else f"{position}, {part}"
+        panel.plot(x, line.value, marker=marker, markersize=3.5, linewidth=width, color=colour[position], label=label)
+        if part == "block":
+            panel.fill_between(x, line.low, line.high, color=colour[position], alpha=0.18, linewidth=0)
     panel.set_xticks(range(len(ticks)), ticks, fontsize=8)
     panel.set_xlabel(
         "layer (n: after the final norm)" if ticks[-1].endswith("n") else "layer" if len(ticks) > 1 else ""
@@ -137,7 +143,7 @@ def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str]) -> Non
 
 def _draw_controls(panel: Any, rows: "pd.DataFrame", sites: "pd.DataFrame", position: str) -> None:
     """The controls at one position and what the logit lens says, at the sites of the panel."""
-    place = _places(sites)
+    place, _ = _places(sites)
     here = rows[rows.site.isin(list(place))]
     for control, line in controls(here, position).groupby("control", sort=False):
         colour, dashes = DASHES[control]

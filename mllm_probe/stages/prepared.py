@@ -53,9 +53,11 @@ class Prepared:
     def anatomy(self) -> Anatomy:
         """From the manifest where the cache has one, else from the checkpoint's config."""
         seen = self.store.provenance()
-        if seen:
-            return Anatomy(seen["blocks"], seen["widths"], seen["causal"], seen["max_tokens"])
-        return self.blueprint.anatomy
+        if not seen or "inside" not in seen:  # nothing stored yet, or by a release that read whole blocks alone
+            return self.blueprint.anatomy
+        inside = {tower: tuple(parts) for tower, parts in seen["inside"].items()}
+        known = (seen["blocks"], seen["widths"], seen["causal"], seen["max_tokens"])
+        return Anatomy(*known, inside, tuple(seen["informed"]))
 
     @cached_property
     def controls(self) -> tuple[str, ...]:
