@@ -14,6 +14,7 @@ DEVICES = ("auto", "cpu", "cuda")
 CHATS = ("auto", "off")
 PADDING_SIDES = ("right", "left")
 PREFIXES = ("auto", "off")
+PLACEMENTS = ONE, SPREAD, OFFLOAD = "one", "spread", "offload"
 CONTROLS = (
     CONTROL_TASK,
     PERMUTED,
@@ -40,7 +41,11 @@ ANALYSES = MDL, V_INFORMATION, ERASURE = "mdl", "v_information", "erasure"
 
 @dataclass
 class ModelSettings:
-    """Where a checkpoint is and how it is loaded; exactly one of `bundled`, `path` and `hub_id` leads to it."""
+    """Where a checkpoint is and how it is loaded; exactly one of `bundled`, `path` and `hub_id` leads to it.
+
+    `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
+    fit on them.
+    """
 
     name: str = "custom"
     bundled: str | None = None
@@ -55,6 +60,7 @@ class ModelSettings:
     dtype: str = "bfloat16"
     attn: str = "sdpa"
     trust_remote_code: bool = False
+    placement: str = "one"
 
     @property
     def label(self) -> str:

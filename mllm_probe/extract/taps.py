@@ -56,7 +56,7 @@ class Pooling:
                 f"a site has {len(flat)} tokens where {self._reading.among} were expected, so its rows cannot be told "
                 "apart; layers.towers=[lm] leaves the picture towers out"
             )
-        if self._index is None:
+        if self._index is None or self._index.device != flat.device:  # towers may lie on several cards
             self._index = torch.from_numpy(self._reading.tokens).to(flat.device, non_blocking=True)
         if (self._lengths == 1).all():
             return flat[self._index].float()

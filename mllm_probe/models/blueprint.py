@@ -48,6 +48,11 @@ class Blueprint:
     def anatomy(self) -> Anatomy:
         return self.structure.anatomy
 
+    @property
+    def revision(self) -> str | None:
+        """The commit of a hub checkpoint, by the folder the hub's own cache keeps it in."""
+        return self.folder.name if self.folder.parent.name == "snapshots" else None
+
     def fork(self) -> "Blueprint":
         """A twin with a processor of its own: a tokenizer cannot serve two threads at once."""
         twin = copy.copy(self)
@@ -66,6 +71,11 @@ class Blueprint:
             return load()
         except MllmProbeError:
             raise
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"{self.folder}: the {what} does not fit into the memory of the device; use model.quantization=nf4, or "
+                "several cards with model.placement=spread"
+            ) from error
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{self.folder}: the {what} cannot be used ({reason})") from error

@@ -7,6 +7,7 @@ from mllm_probe.settings import (
     ATTENTIONS,
     CHATS,
     DTYPES,
+    PLACEMENTS,
     QUANTIZATIONS,
     WEIGHTS,
     ModelSettings,
@@ -24,6 +25,7 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
         ("model.quantization", model.quantization, QUANTIZATIONS),
         ("model.dtype", model.dtype, DTYPES),
         ("model.attn", model.attn, ATTENTIONS),
+        ("model.placement", model.placement, PLACEMENTS),
         ("prompt.chat", prompt.chat, CHATS),
         *(("model.quantize", tower, TOWERS) for tower in model.quantize),
     ):

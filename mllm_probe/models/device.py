@@ -2,7 +2,8 @@
 
 import torch
 
-from mllm_probe.errors import ModelError
+from mllm_probe.errors import ConfigError, ModelError
+from mllm_probe.settings import ONE, SPREAD, ModelSettings
 
 
 def pick_device(name: str) -> str:
@@ -10,3 +11,29 @@ def pick_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ModelError("device=cuda, but torch sees no CUDA device here; use device=cpu or device=auto")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def check_device(settings: ModelSettings, device: str) -> None:
+    """Refuse what a device cannot do before anything is loaded onto it. Raises ConfigError, ModelError."""
+    if settings.placement != ONE and device == "cpu":
+        raise ConfigError(
+            f"model.placement={settings.placement} places a model on CUDA cards, and device is cpu; use "
+            "model.placement=one"
+        )
+    if device == "cuda" and settings.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise ModelError(f"{torch.cuda.get_device_name()} has no bfloat16; use model.dtype=float16")
+
+
+def device_map(settings: ModelSettings, device: str) -> dict[str, str] | str:
+    """What transformers takes for it."""
+    return {"": device} if settings.placement == ONE else "auto"
+
+
+def check_placed(placed: dict[str, object], settings: ModelSettings) -> None:
+    """Whether all parts of the model are on cards, unless they need not be. Raises ModelError."""
+    off = [name for name, where in placed.items() if str(where) in ("cpu", "disk")]
+    if off and settings.placement == SPREAD:
+        raise ModelError(
+            f"{len(off)} of {len(placed)} parts of the model do not fit on the cards ({', '.join(off[:3])}); use "
+            "model.quantization=nf4, or let them stay in the CPU's memory, slowly, with model.placement=offload"
+        )

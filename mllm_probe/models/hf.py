@@ -18,24 +18,29 @@ from mllm_probe.errors import ModelError
 from mllm_probe.models.attention import sharing
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.collate import Collator, Owners
+from mllm_probe.models.device import check_device, check_placed, device_map
 from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules
 from mllm_probe.models.scale import scale_of
+from mllm_probe.settings import ONE
 from mllm_probe.types import Anatomy, Key, Sample, Site
 
 
 def load_model(blueprint: Blueprint, device: str) -> "HFModel":
     """The model with its weights, quantised as asked. Raises ModelError."""
     settings = blueprint.settings
+    check_device(settings, device)
     dtype = getattr(torch, settings.dtype)
     quantization = quantization_config(settings, blueprint.structure, dtype)
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": settings.attn}
-    if quantization is not None:
-        options |= {"quantization_config": quantization, "device_map": {"": device}}
+    if quantization is not None or settings.placement != ONE:
+        options |= {"quantization_config": quantization, "device_map": device_map(settings, device)}
     source: Path | None = blueprint.folder
     if settings.weights == "random":
         source, options = None, options | {"state_dict": _random_state(blueprint), "config": blueprint.config}
     model = blueprint.guarded("model", lambda: blueprint.model_class.from_pretrained(source, **options))
-    if quantization is None:
+    if "device_map" in options:
+        check_placed(getattr(model, "hf_device_map", {}), settings)
+    else:
         model = model.to(device)
     check_quantized(quantized_modules(model), settings, blueprint.structure)
     return HFModel(model.eval(), blueprint, device)
@@ -126,9 +131,9 @@ class HFModel:
         if pictures is None:
             yield
             return
-        order = torch.from_numpy(pictures).to(self._device)
+        order = torch.from_numpy(pictures)
         connector, _ = self.module(Site("connector"))
-        handle = connector.register_forward_hook(lambda _module, _args, out: out[order])
+        handle = connector.register_forward_hook(lambda _module, _args, out: out[order.to(out.device)])
         try:
             yield
         finally:
@@ -139,7 +144,7 @@ class HFModel:
         an answer position's words: [T, words] float32, the log of the summed exponentials over each word's ids."""
         norm, _ = self.module(Site("lm", self.anatomy.blocks["lm"], "norm"))
         weight = self._model.get_output_embeddings().weight
-        states = states.to(weight.dtype)
+        states = states.to(weight.device, weight.dtype)
         if key.site.part == "block":
             states = norm.forward(states)  # not called: it may carry a hook that is not meant
         words = self._blueprint.answers(key.position)
@@ -151,6 +156,8 @@ class HFModel:
             "class": type(self._model).__name__,
             "device": device,
             "dtype": self._blueprint.settings.dtype,
+            "attn": self._blueprint.settings.attn,
+            "revision": self._blueprint.revision,
             "quantized_modules": quantized_modules(self._model),
             "padding_side": self._blueprint.processor.tokenizer.padding_side,
             "blocks": dict(self.anatomy.blocks),
