@@ -1,0 +1,240 @@
+"""Every model family goes the whole way: layers, spans, weights in three precisions, cache and sweep.
+
+The oracles know nothing of taps and spans: blocks called by hand one after the other, constants planted at tokens found
+by decoding. `docs/families.md` must say what is found here; MLLM_PROBE_WRITE_DOCS=1 writes its table anew.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run, blueprint_of
+from PIL import Image
+from test_pictures import BUILDERS
+
+from mllm_probe.extract.prove import prove
+from mllm_probe.extract.taps import read_states
+from mllm_probe.models.hf import HFModel, load_model
+from mllm_probe.models.prompt import Layout
+from mllm_probe.models.quantize import quantized_modules
+from mllm_probe.report.scores import load_scores
+from mllm_probe.types import Key, Picture, Sample
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor
+DOCS = Path(__file__).parents[1] / "docs" / "families.md"
+TEXT = "Is there a zebra in this image? Yes or no"
+MARKS = {"object": (TEXT.index("zebra"), TEXT.index("zebra") + 5)}
+PLANTED = 1234.5
+TOLERANCE = 5e-6  # relative, float32
+DEEPSTACK = ("qwen3_vl",)  # adds picture features to the states between its first blocks
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """The same question about two pictures of different shape, the second in more words."""
+    place, rng = tmp_path_factory.mktemp("pair"), np.random.default_rng(0)
+    samples = []
+    for i, (width, height) in enumerate(((64, 64), (40, 90))):
+        path = place / f"{width}.png"
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(path)
+        text = TEXT + " in many, many more words than the first" * i
+        samples.append(Sample.of([Picture(path.stem, path, path.stem)], text, MARKS))
+    return samples
+
+
+@pytest.fixture(scope="module", params=sorted(BUILDERS))
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return request.param, BUILDERS[request.param](tmp_path_factory.mktemp("family") / request.param)
+
+
+@pytest.fixture(scope="module")
+def model(family: tuple[str, Path]) -> HFModel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return load_model(blueprint_of(family[1]), "cpu")
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return float((a - b).norm() / b.norm()) <= TOLERANCE
+
+
+def lm_blocks(model: HFModel) -> list[torch.nn.Module]:
+    return list(model._model.get_submodule(model._blueprint.structure.blocks["lm"]))
+
+
+@torch.inference_mode()
+def by_hand(model: HFModel, inputs: Any) -> tuple[list[torch.Tensor], list[float], torch.Tensor]:
+    """States [L, D] of the language model's layers, the blocks called one after the other with the arguments that the
+    model gives them; how much the model changes a state between two blocks; and its own last state."""
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    outs: list[torch.Tensor] = []
+    handles = []
+    for block in lm_blocks(model):
+        handles.append(block.register_forward_pre_hook(lambda _m, a, k: calls.append((a, dict(k))), with_kwargs=True))
+        handles.append(block.register_forward_hook(lambda _m, _a, out: outs.append(first(out))))
+    last = model._model.base_model(**inputs, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    ins = [args[0] if args else kwargs["hidden_states"] for args, kwargs in calls]
+    between = [state - out for state, out in zip(ins[1:], outs[:-1], strict=True)]
+    hidden, states = ins[0], [ins[0]]
+    for i, (block, (args, kwargs)) in enumerate(zip(lm_blocks(model), calls, strict=True)):
+        kwargs.pop("hidden_states", None)
+        hidden = first(block(hidden, *args[1:], **kwargs))
+        states.append(hidden)
+        hidden = hidden + between[i] if i < len(between) else hidden
+    return [state[0] for state in states], [float(change.norm()) for change in between], first(last)[0]
+
+
+def first(out: Any) -> torch.Tensor:
+    return out[0] if isinstance(out, tuple | list) else getattr(out, "last_hidden_state", out)
+
+
+def read(model: HFModel, samples: Sequence[Sample], *names: str) -> dict[str, torch.Tensor]:
+    keys = [Key.parse(name) for name in names]
+    chunk = read_states(model, model.collate(samples, keys), keys, torch.float32)
+    return {str(key): values for key, values in chunk.values.items()}
+
+
+def picture_tokens(model: HFModel, ids: Sequence[int]) -> list[int]:
+    return [i for i, token in enumerate(ids) if token == model._blueprint.prompter.image_id]
+
+
+def test_every_layer_equals_the_blocks_called_by_hand(
+    family: tuple[str, Path], model: HFModel, pair: list[Sample]
+) -> None:
+    inputs = model._blueprint.process(pair[:1])
+    states, changes, last = by_hand(model, inputs)
+    assert any(changes) == (family[0] in DEEPSTACK)
+    found = picture_tokens(model, inputs["input_ids"][0].tolist())
+    layers = range(len(states))
+    got = read(
+        model, pair[:1], *(f"lm.{i:02d}@{p}" for i in layers for p in ("last", *(["mean_image"] if found else [])))
+    )
+    for i in layers:
+        assert close(got[f"lm.{i:02d}@last"][0], states[i][-1]), i
+        if found:
+            assert close(got[f"lm.{i:02d}@mean_image"][0], states[i][found].mean(dim=0)), i
+    norm = read(model, pair[:1], f"lm.{layers[-1]:02d}.norm@last")
+    assert close(norm[f"lm.{layers[-1]:02d}.norm@last"][0], last[-1]), "the model's own last state is post-norm"
+
+
+def test_what_is_inside_a_block_adds_up(model: HFModel, pair: list[Sample]) -> None:
+    """A block returns what it received, plus its attention, plus its mlp, but where norms stand behind these."""
+    if set(model.anatomy.inside["lm"]) != {"attn", "mlp"}:
+        pytest.skip("its blocks have no attention and mlp of their own")
+    got = {
+        name: value[0]
+        for name, value in read(model, pair[:1], *(f"lm.{n}@last" for n in ("01", "02", "02.attn", "02.mlp"))).items()
+    }
+    both = got["lm.01@last"] + got["lm.02.attn@last"] + got["lm.02.mlp@last"]
+    behind = any("post_feedforward" in name for name, _ in lm_blocks(model)[1].named_children())
+    assert close(both, got["lm.02@last"]) != behind
+
+
+def known_tokens(model: HFModel, sample: Sample, row: int, batch: Sequence[Sample]) -> dict[str, int]:
+    """Where the words are, found by decoding ever longer stretches of the ids: no offsets, no spans."""
+    inputs = model._blueprint.process(batch)
+    ids, real = inputs["input_ids"][row].tolist(), inputs["attention_mask"][row].nonzero()[:, 0].tolist()
+    decode = model._blueprint.processor.tokenizer.decode
+
+    def ends(words: str) -> list[int]:
+        return [i for i in real if decode(ids[real[0] : i + 1]).rstrip().endswith(words)]
+
+    places = {"last": real[-1], "mark:object": ends("zebra")[0], "before:object": ends(" there a")[-1]}
+    pictures = [i for i in picture_tokens(model, ids) if i in real]
+    return {**places, **({"last_image": pictures[-1]} if pictures else {})}
+
+
+@contextmanager
+def planted(model: HFModel, row: int, token: int) -> Iterator[None]:
+    """Overwrite one token's state behind block 2 with a constant; the taps register later and see it."""
+
+    def plant(_module: torch.nn.Module, _args: Any, out: Any) -> Any:
+        changed = first(out).clone()
+        changed[row, token] = PLANTED
+        return (changed, *out[1:]) if isinstance(out, tuple) else changed
+
+    handle = lm_blocks(model)[1].register_forward_hook(plant)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_spans(model: HFModel, pair: Sequence[Sample]) -> None:
+    for batch in (pair[:1], pair, pair[::-1]):
+        row = batch.index(pair[0])
+        for position, token in known_tokens(model, pair[0], row, batch).items():
+            name = f"lm.02@{position}"
+            with planted(model, row, token):
+                assert bool((read(model, batch, name)[name][row] == PLANTED).all()), (position, "is elsewhere")
+            with planted(model, row, token - 1):
+                assert not bool((read(model, batch, name)[name][row] == PLANTED).any()), (
+                    position,
+                    "is one too far left",
+                )
+
+
+def test_spans_hold_a_planted_constant(model: HFModel, pair: list[Sample]) -> None:
+    check_spans(model, pair)
+
+
+def test_a_span_one_token_off_is_seen(model: HFModel, pair: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Layout.rows
+    monkeypatch.setattr(Layout, "rows", lambda self, position: [[t - 1 for t in row] for row in rows(self, position)])
+    with pytest.raises(AssertionError, match="is elsewhere"):
+        check_spans(model, pair)
+
+
+def test_bfloat16_and_nf4_are_read(family: tuple[str, Path], pair: list[Sample]) -> None:
+    for settings in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "quantization": "nf4"}):
+        loaded = load_model(blueprint_of(family[1], **settings), "cpu")
+        (states,) = read(loaded, pair, "lm.04@last").values()
+        assert states.shape == (2, 64) and bool(torch.isfinite(states).all())
+        inside = [
+            name
+            for name in quantized_modules(loaded._model)
+            if name.startswith(loaded._blueprint.structure.blocks["lm"])
+        ]
+        assert len(inside) == len(quantized_modules(loaded._model))
+        assert bool(inside) == ("quantization" in settings)
+
+
+def test_the_whole_way_to_scores(probe: Run, family: tuple[str, Path], tmp_path: Path) -> None:
+    args = ("model=custom", f"model.path={family[1]}", "model.dtype=float32", "layers=all", "sweep.permutations=50")
+    small = ("experiment=smoke", "data.n=30", "dataset.pictures=30", "sweep.draws=50", "guards=note")
+    code, _, err = probe("run", *args, *small, "layers.stride=2", "extract.positions=[last,mean_image]")
+    assert code == 0, err
+    table = load_scores(next((tmp_path / "outputs" / "run").glob("*/*")) / "scores.csv")
+    assert set(table.tower.dropna()) == set(blueprint_of(family[1]).anatomy.towers)
+    assert table[(table.site != "") & (table.metric == "accuracy")].value.between(0, 1).all()
+
+
+def line(name: str, model: HFModel, pair: list[Sample]) -> str:
+    """One row of the table in docs/families.md, without its remark."""
+    anatomy, lm = model.anatomy, model._blueprint.structure.blocks["lm"]
+    parts = {tower: f" ({', '.join(found)})" for tower, found in anatomy.inside.items() if found}
+    sites = ", ".join(tower + parts.get(tower, "") for tower in anatomy.towers)
+    processed = (model._blueprint.process([sample])["input_ids"][0].tolist() for sample in pair)
+    counts = " / ".join(str(len(picture_tokens(model, ids))) for ids in processed)
+    heads = "plain" if prove(model, pair, [Key.parse("lm.04@last")], 300).why else "shared"
+    linear = [n for n, part in model._model.named_modules() if n.startswith(lm) and isinstance(part, torch.nn.Linear)]
+    return f"| `{name}` | {heads} | {sites} | {counts} | {', '.join(sorted({n.rpartition('.')[2] for n in linear}))} |"
+
+
+def test_the_documentation_says_what_was_found(family: tuple[str, Path], model: HFModel, pair: list[Sample]) -> None:
+    wanted, lines = line(family[0], model, pair), DOCS.read_text().splitlines()
+    place = next((i for i, text in enumerate(lines) if text.startswith(f"| `{family[0]}` |")), None)
+    assert place is not None, f"docs/families.md lacks a row for {family[0]}"
+    if os.environ.get("MLLM_PROBE_WRITE_DOCS"):
+        remark = lines[place].rsplit(" | ", 1)[1]
+        lines[place] = f"{wanted} {remark}"
+        DOCS.write_text("\n".join(lines) + "\n")
+    assert lines[place].startswith(wanted), wanted
