@@ -102,8 +102,12 @@ def read(model: HFModel, samples: Sequence[Sample], *names: str) -> dict[str, to
     return {str(key): values for key, values in chunk.values.items()}
 
 
-def picture_tokens(model: HFModel, ids: Sequence[int]) -> list[int]:
-    return [i for i, token in enumerate(ids) if token == model._blueprint.prompter.image_id]
+def picture_tokens(model: HFModel, inputs: Any, row: int = 0) -> list[int]:
+    """By their id, or by the processor's own mask where ids do not tell."""
+    config = model._blueprint.config
+    image = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+    where = inputs["input_ids"][row] == image if image else inputs["image_embeds_position_mask"][row] == 1
+    return where.nonzero()[:, 0].tolist()
 
 
 def test_every_layer_equals_the_blocks_called_by_hand(
@@ -112,7 +116,7 @@ def test_every_layer_equals_the_blocks_called_by_hand(
     inputs = model._blueprint.process(pair[:1])
     states, changes, last = by_hand(model, inputs)
     assert any(changes) == (family[0] in DEEPSTACK)
-    found = picture_tokens(model, inputs["input_ids"][0].tolist())
+    found = picture_tokens(model, inputs)
     layers = range(len(states))
     got = read(
         model, pair[:1], *(f"lm.{i:02d}@{p}" for i in layers for p in ("last", *(["mean_image"] if found else [])))
@@ -148,7 +152,7 @@ def known_tokens(model: HFModel, sample: Sample, row: int, batch: Sequence[Sampl
         return [i for i in real if decode(ids[real[0] : i + 1]).rstrip().endswith(words)]
 
     places = {"last": real[-1], "mark:object": ends("zebra")[0], "before:object": ends(" there a")[-1]}
-    pictures = [i for i in picture_tokens(model, ids) if i in real]
+    pictures = [i for i in picture_tokens(model, inputs, row) if i in real]
     return {**places, **({"last_image": pictures[-1]} if pictures else {})}
 
 
@@ -222,8 +226,7 @@ def line(name: str, model: HFModel, pair: list[Sample]) -> str:
     anatomy, lm = model.anatomy, model._blueprint.structure.blocks["lm"]
     parts = {tower: f" ({', '.join(found)})" for tower, found in anatomy.inside.items() if found}
     sites = ", ".join(tower + parts.get(tower, "") for tower in anatomy.towers)
-    processed = (model._blueprint.process([sample])["input_ids"][0].tolist() for sample in pair)
-    counts = " / ".join(str(len(picture_tokens(model, ids))) for ids in processed)
+    counts = " / ".join(str(len(picture_tokens(model, model._blueprint.process([sample])))) for sample in pair)
     heads = "plain" if prove(model, pair, [Key.parse("lm.04@last")], 300).why else "shared"
     linear = [n for n, part in model._model.named_modules() if n.startswith(lm) and isinstance(part, torch.nn.Linear)]
     return f"| `{name}` | {heads} | {sites} | {counts} | {', '.join(sorted({n.rpartition('.')[2] for n in linear}))} |"

@@ -99,8 +99,9 @@ def test_a_shifted_position_is_found(
 
 
 def test_mean_text_covers_the_users_words_and_no_others(model: HFModel, zebra: Sample) -> None:
-    ids = model._blueprint.process([zebra])["input_ids"][0].tolist()
-    layout = next(model._blueprint.prompter.layouts([zebra], [ids]))
+    inputs = model._blueprint.process([zebra])
+    ids = inputs["input_ids"][0].tolist()
+    (layout,) = model._blueprint.layouts([zebra], inputs)
     tokenizer = model._blueprint.processor.tokenizer
     (span,) = layout.rows("mean_text")
     assert tokenizer.decode([ids[i] for i in span]).strip() == TEXT

@@ -52,8 +52,9 @@ def test_real_captions_keep_their_spans(coco: Collection, checkpoint: Path) -> N
     blueprint = blueprint_of(checkpoint)
     samples = Entailment().examples(coco, Folds()).samples[:60]
     for sample in samples:
-        ids = blueprint.process([sample])["input_ids"][0].tolist()
-        layout = next(blueprint.prompter.layouts([sample], [ids]))
+        inputs = blueprint.process([sample])
+        ids = inputs["input_ids"][0].tolist()
+        (layout,) = blueprint.layouts([sample], inputs)
         stop = sample.marks["caption"][1]
         ((last,),) = layout.rows("mark:caption")
         decoded = blueprint.processor.tokenizer.decode(ids[: last + 1])

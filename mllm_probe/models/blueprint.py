@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import transformers
-from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from mllm_probe.batches import Survey
@@ -17,6 +16,7 @@ from mllm_probe.errors import MllmProbeError, ModelError
 from mllm_probe.models.pictures import find_slots
 from mllm_probe.models.prompt import Layout, Prompter
 from mllm_probe.models.structure import Structure, find_structure, parameters_of
+from mllm_probe.models.tags import PICTURE, find_tag, pictured
 from mllm_probe.settings import ModelSettings, PromptSettings
 from mllm_probe.types import ANSWER, Anatomy, Key, Sample
 
@@ -39,10 +39,10 @@ class Blueprint:
         if not hasattr(self.processor, "tokenizer"):
             raise ModelError(f"{folder}: the processor has no tokenizer ({type(self.processor).__name__})")
         self.processor.tokenizer.padding_side = padding_side
-        image_id = getattr(self.config, "image_token_id", None) or getattr(self.config, "image_token_index", None)
-        if image_id is None:
-            raise ModelError(f"{folder}: config.json names no image token, so picture positions cannot be found")
-        self.prompter = Prompter(self.processor, prompt, int(image_id))
+        image = getattr(self.config, "image_token_id", None) or getattr(self.config, "image_token_index", None)
+        self.prompter = Prompter(
+            self.processor, prompt, self.guarded("processor", lambda: find_tag(self.processor, image))
+        )
 
     @property
     def anatomy(self) -> Anatomy:
@@ -57,7 +57,7 @@ class Blueprint:
         """A twin with a processor of its own: a tokenizer cannot serve two threads at once."""
         twin = copy.copy(self)
         twin.processor = copy.deepcopy(self.processor)
-        twin.prompter = Prompter(twin.processor, self.prompter.settings, self.prompter.image_id)
+        twin.prompter = Prompter(twin.processor, self.prompter.settings, self.prompter.tag)
         return twin
 
     def _read(self, what: str, auto: Any) -> Any:
@@ -94,16 +94,15 @@ class Blueprint:
             if position.startswith(ANSWER):
                 self.answers(position)
             if tower != "lm":
-                tokens = layout.head.count(layout.image_id)
-                find_slots(inputs, len(longest.images), [tokens] if len(longest.images) == 1 else None, self.patch)
+                tokens = [len(layout.image)] if len(longest.images) == 1 else None
+                find_slots(inputs, len(longest.images), tokens, self.patch)
         return replace(found, picture_tokens=len(layout.ids) - len(found.ids[longest.uid]))
 
     def example(self) -> tuple[Any, Layout]:
         """A small drawn picture with a word, as a sample would be processed."""
         sample = Sample("example", (Path("example"),), ("example",), "example", {})
-        picture = Image.new("RGB", (64, 48), (200, 120, 40))
-        inputs = self.processor(text=[self.prompter.render(sample).text], images=[[picture]], return_tensors="pt")
-        (layout,) = self.prompter.layouts([sample], inputs["input_ids"].tolist())
+        inputs = self.processor(text=[self.prompter.render(sample).text], images=[[PICTURE]], return_tensors="pt")
+        (layout,) = self.layouts([sample], inputs)
         return inputs, layout
 
     @property
@@ -122,7 +121,9 @@ class Blueprint:
         ids = [row[mask].tolist() for row, mask in zip(inputs["input_ids"], real, strict=True)]
         for sample, row in zip(samples, ids, strict=True):
             self.check_length(sample, len(row))
-        return list(self.prompter.layouts(samples, ids))
+        places = zip(pictured(inputs, self.prompter.tag.image), real.numpy(), strict=True)
+        images = [row[mask].nonzero()[0].tolist() for row, mask in places]
+        return list(self.prompter.layouts(samples, ids, images))
 
     def check_length(self, sample: Sample, tokens: int) -> None:
         """Raises ModelError where the model has no room for so many tokens."""

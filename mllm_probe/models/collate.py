@@ -18,6 +18,7 @@ from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.packing import Packed, pack
 from mllm_probe.models.pictures import Scale, find_slots
 from mllm_probe.models.prompt import Layout, Tail
+from mllm_probe.models.tags import POSITION_MASK
 from mllm_probe.types import PICTURE_POSITIONS, Anatomy, Key, Sample, Site
 
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids", "labels")
@@ -46,7 +47,7 @@ class Laid:
         """Of each picture in the prompts [P]; None where a prompt holds several, whose tokens cannot be told apart."""
         if any(len(pictures) != 1 for pictures in self.which):
             return None
-        counts = {int(p[0]): one.head.count(one.image_id) for one, p in zip(self.layouts, self.which, strict=True)}
+        counts = {int(p[0]): len(one.image) for one, p in zip(self.layouts, self.which, strict=True)}
         return [counts[picture] for picture in range(self.pictures)]
 
 
@@ -71,8 +72,7 @@ class Collator:
         inputs = dict(self._blueprint.process(samples))
         layouts = self._blueprint.layouts(samples, inputs)
         real = inputs["attention_mask"].bool()
-        first = real.int().argmax(dim=1).tolist()  # left padding moves every index
-        places = [b * real.shape[1] + first[b] + np.arange(len(layout.ids)) for b, layout in enumerate(layouts)]
+        places = [b * real.shape[1] + mask.nonzero()[0] for b, mask in enumerate(real.numpy())]  # padding moves indices
         repeated, which = _distinct(samples, inputs)
         laid = Laid(layouts, places, which, real.numel(), inputs)
         pictures = np.concatenate(which) if repeated else None
@@ -85,7 +85,7 @@ class Collator:
         inputs = dict(self._blueprint.process(first))
         heads = self._blueprint.layouts(first, inputs)
         layouts = [
-            [Layout(sample, head.head, tail, head.end, head.image_id) for sample, tail in row]
+            [Layout(sample, head.head, tail, head.end, head.image) for sample, tail in row]
             for row, head in zip(rows, heads, strict=True)
         ]
         flat = [layout for row in layouts for layout in row]
@@ -99,7 +99,8 @@ class Collator:
         packed = pack([[layout.ids for layout in row] for row in layouts], positions, pad)
         places = [place for row in packed.places for place in row]
         laid = Laid(flat, places, _of_rows(rows), packed.ids.size, inputs)
-        inputs = {name: value for name, value in inputs.items() if name not in PER_TOKEN} | _tensors(packed)
+        masked = {POSITION_MASK: _pictured(flat, places, packed.ids.shape)} if POSITION_MASK in inputs else {}
+        inputs = {name: value for name, value in inputs.items() if name not in PER_TOKEN} | _tensors(packed) | masked
         uids = tuple(layout.sample.uid for layout in flat)
         return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), shared=packed.columns)
 
@@ -141,6 +142,14 @@ class Collator:
             return lambda: _cut(np.concatenate([spans[picture] for picture in pictures]), position)
 
         return [rows(pictures) for pictures in laid.which], among
+
+
+def _pictured(layouts: Sequence[Layout], places: Sequence[np.ndarray], shape: tuple[int, ...]) -> torch.Tensor:
+    """Kosmos-2's mask of picture tokens, for packed prompts."""
+    mask = np.zeros(int(np.prod(shape)), dtype=np.int64)
+    for layout, place in zip(layouts, places, strict=True):
+        mask[place[list(layout.image)]] = 1
+    return torch.from_numpy(mask.reshape(shape))
 
 
 def _tensors(packed: Packed) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mllm_probe.batches import Survey
 from mllm_probe.errors import ConfigError, DataError, SpanError, choices
+from mllm_probe.models.tags import Tag
 from mllm_probe.settings import PromptSettings
 from mllm_probe.types import ANSWER, Sample, digest
 
@@ -45,28 +46,29 @@ class Prompt:
 
 
 class Prompter:
-    """Wraps samples for one processor. `image_id` is the token that pictures are expanded to."""
+    """Wraps samples for one processor, which is told of pictures by `tag`."""
 
-    def __init__(self, processor: Any, settings: PromptSettings, image_id: int) -> None:
-        self.processor, self.settings, self.image_id = processor, settings, image_id
+    def __init__(self, processor: Any, settings: PromptSettings, tag: Tag) -> None:
+        self.processor, self.settings, self.tag = processor, settings, tag
         self.tokenizer = processor.tokenizer
-        self.tag = self.tokenizer.convert_ids_to_tokens(image_id)
+        self._reserved = {tag.text, *([] if tag.image is None else [self.tokenizer.convert_ids_to_tokens(tag.image)])}
         self._frames: dict[int, str] = {}
 
     def render(self, sample: Sample) -> Prompt:
         """The rendered prompt of a sample. Raises DataError where the text holds the image tag."""
-        if self.tag in sample.text:
-            raise DataError(
-                f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the image tag "
-                f"{self.tag}; remove it from the caption"
-            )
-        text = self._wrapped(len(sample.images), sample.text)
-        if text.count(self.tag) != len(sample.images):
+        for tag in self._reserved:
+            if tag and tag in sample.text:
+                raise DataError(
+                    f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the image tag "
+                    f"{tag}; remove it from the caption"
+                )
+        text, tag = self._wrapped(len(sample.images), sample.text), self.tag.text
+        if tag and text.count(tag) != len(sample.images):
             raise SpanError(
-                f"the prompt holds {text.count(self.tag)} image tags for {len(sample.images)} pictures: {text!r}"
+                f"the prompt holds {text.count(tag)} image tags for {len(sample.images)} pictures: {text!r}"
             )
         before, _, after = self._frame(len(sample.images)).partition(STAND_IN)
-        start, tag_end = len(before), text.rfind(self.tag) + len(self.tag) if sample.images else 0
+        start, tag_end = len(before), text.rfind(tag) + len(tag) if sample.images and tag else 0
         if text != before + sample.text + after or start < tag_end:
             raise SpanError(
                 f"the text {sample.text!r} must stand as it is behind the picture, but the chat template made {text!r}"
@@ -87,7 +89,7 @@ class Prompter:
 
     def _templated(self, pictures: int, text: str) -> str:
         if self.settings.chat == "off" or not getattr(self.processor, "chat_template", None):
-            return f"{self.tag}\n" * pictures + text
+            return f"{self.tag.text}\n" * pictures + text if self.tag.text else text
         content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
         messages = [{"role": "user", "content": content}]
         if self.settings.system:
@@ -111,29 +113,33 @@ class Prompter:
         )
 
     def tails(self, samples: Sequence[Sample]) -> list["Tail"]:
-        """What stands behind the last image tag, tokenised by hand; of a prompt without a picture, all of it."""
+        """What stands behind the last image tag, tokenised by hand; of a prompt without a tag, all of it."""
         prompts = [self.render(sample) for sample in samples]
-        tags = [self.tag if sample.images else "" for sample in samples]
-        texts = [tag + prompt.text[prompt.tag_end :] for tag, prompt in zip(tags, prompts, strict=True)]
+        leads = [(self.tag.text or self.tag.lead) if sample.images else "" for sample in samples]
+        texts = [lead + prompt.text[prompt.tag_end :] for lead, prompt in zip(leads, prompts, strict=True)]
         found = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, padding=False)
         tails = []
-        rows = zip(prompts, tags, found["input_ids"], found["offset_mapping"], strict=True)
-        for prompt, tag, ids, offsets in rows:
-            first = ids.index(self.image_id) + 1 if tag else 0
-            shift = prompt.start - prompt.tag_end + len(tag)
+        rows = zip(prompts, leads, found["input_ids"], found["offset_mapping"], strict=True)
+        for prompt, lead, ids, offsets in rows:
+            first = ids.index(self.tag.id) + 1 if lead and self.tag.text else 0
+            shift = prompt.start - prompt.tag_end + len(lead)
             spans = tuple((start - shift, stop - shift) for start, stop in offsets[first:])
             tails.append(Tail(prompt.text[: prompt.tag_end], tuple(ids[first:]), spans))
         return tails
 
-    def layout(self, sample: Sample, tail: "Tail", ids: Sequence[int]) -> "Layout":
-        """Find the hand's tail in the processor's ids [L, padding left out]. Raises SpanError."""
+    def layout(self, sample: Sample, tail: "Tail", ids: Sequence[int], image: Sequence[int]) -> "Layout":
+        """Find the hand's tail in the processor's ids [L, padding left out], behind the picture tokens `image`.
+
+        Raises SpanError.
+        """
         row, length = tuple(ids), len(tail.ids)
-        for start in range(len(row) - length, -1, -1):
-            if row[start : start + length] == tail.ids and self.image_id not in row[start:]:
-                return Layout(sample, row[:start], tail, row[start + length :], self.image_id)
+        behind = image[-1] if len(image) else -1
+        for start in range(len(row) - length, behind, -1):
+            if row[start : start + length] == tail.ids:
+                return Layout(sample, row[:start], tail, row[start + length :], tuple(image))
         raise SpanError(
-            f"sample {sample.uid}: the processor's ids do not hold those of the text behind {self.tag}, "
-            "so no text position can be trusted for this model"
+            f"sample {sample.uid}: the processor's ids do not hold those of the text behind "
+            f"{self.tag.text or 'the picture'}, so no text position can be trusted for this model"
         )
 
     def answers(self, words: Sequence[str]) -> list[list[int]]:
@@ -149,10 +155,13 @@ class Prompter:
             )
         return own
 
-    def layouts(self, samples: Sequence[Sample], ids: Sequence[Sequence[int]]) -> Iterator["Layout"]:
-        """One layout a sample, each proven against the processor's own ids [B][L]. Raises SpanError."""
-        for sample, tail, row in zip(samples, self.tails(samples), ids, strict=True):
-            yield self.layout(sample, tail, row)
+    def layouts(
+        self, samples: Sequence[Sample], ids: Sequence[Sequence[int]], images: Sequence[Sequence[int]]
+    ) -> Iterator["Layout"]:
+        """One layout a sample, each proven against the processor's own ids [B][L], of which `images` [B] are the places
+        of picture tokens. Raises SpanError."""
+        for sample, tail, row, image in zip(samples, self.tails(samples), ids, images, strict=True):
+            yield self.layout(sample, tail, row, image)
 
 
 @dataclass(frozen=True)
@@ -167,13 +176,14 @@ class Tail:
 
 @dataclass(frozen=True)
 class Layout:
-    """One expanded prompt: the head with the pictures, the tail with the sample's text, the processor's end."""
+    """One expanded prompt: the head with the pictures, the tail with the sample's text, the processor's end. `image`
+    are the picture tokens in the head."""
 
     sample: Sample
     head: tuple[int, ...]
     tail: Tail
     end: tuple[int, ...]
-    image_id: int
+    image: tuple[int, ...]
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -201,7 +211,7 @@ class Layout:
         if span == "all":
             return list(range(len(self.ids)))
         if span == "image":
-            return [i for i, token in enumerate(self.head) if token == self.image_id]
+            return list(self.image)
         return [token for mark in self._family(span) for token in self._span(*self.sample.marks[mark])]
 
     def _family(self, name: str) -> list[str]:

@@ -49,7 +49,7 @@ def scale_of(model: Any, blueprint: Blueprint, forward: Callable[[Mapping[str, A
 
 def _one_picture(blueprint: Blueprint) -> tuple[Mapping[str, Any], Slots]:
     inputs, layout = blueprint.example()
-    return inputs, find_slots(inputs, 1, [layout.head.count(layout.image_id)], blueprint.patch)
+    return inputs, find_slots(inputs, 1, [len(layout.image)], blueprint.patch)
 
 
 def _counted(model: nn.Module, structure: Structure, forward: Callable[[], None]) -> dict[str, int]:
