@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.batches import Survey
-from mllm_probe.errors import ConfigError, DataError, SpanError, choices
+from mllm_probe.errors import ConfigError, DataError, ModelError, SpanError, choices
 from mllm_probe.settings import PromptSettings
 from mllm_probe.types import ANSWER, Sample, digest
 
@@ -45,21 +45,32 @@ class Prompt:
 
 
 class Prompter:
-    """Wraps samples for one processor. `image_id` is the token that pictures are expanded to."""
+    """Wraps samples for one processor. `tag` stands for a picture in the text; the processor expands it to many of the
+    token `image_id`, of which it need not be one (Gemma 3 writes <start_of_image> before and <image_soft_token> after).
+    """
 
     def __init__(self, processor: Any, settings: PromptSettings, image_id: int) -> None:
         self.processor, self.settings, self.image_id = processor, settings, image_id
         self.tokenizer = processor.tokenizer
-        self.tag = self.tokenizer.convert_ids_to_tokens(image_id)
+        self.image_token = self.tokenizer.convert_ids_to_tokens(image_id)
+        self.tag = str(getattr(processor, "image_token", None) or self.image_token)
+        self.tag_id = self.tokenizer.convert_tokens_to_ids(self.tag)
+        if self.tag_id in (None, self.tokenizer.unk_token_id):
+            raise ModelError(
+                f"{type(processor).__name__} takes {self.tag} for a picture, which is no token of its own tokenizer; "
+                "the parts of this processor belong to different models"
+            )
+        self._tags = {getattr(processor, "video_token", None): "video", self.tag: "image", self.image_token: "image"}
         self._frames: dict[int, str] = {}
 
     def render(self, sample: Sample) -> Prompt:
-        """The rendered prompt of a sample. Raises DataError where the text holds the image tag."""
-        if self.tag in sample.text:
-            raise DataError(
-                f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the image tag "
-                f"{self.tag}; remove it from the caption"
-            )
+        """The rendered prompt of a sample. Raises DataError where the text holds a tag."""
+        for tag, kind in self._tags.items():
+            if tag and tag in sample.text:
+                raise DataError(
+                    f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the {kind} tag "
+                    f"{tag}; remove it from the caption"
+                )
         text = self._wrapped(len(sample.images), sample.text)
         if text.count(self.tag) != len(sample.images):
             raise SpanError(
@@ -119,15 +130,20 @@ class Prompter:
         tails = []
         rows = zip(prompts, tags, found["input_ids"], found["offset_mapping"], strict=True)
         for prompt, tag, ids, offsets in rows:
-            first = ids.index(self.image_id) + 1 if tag else 0
+            first = ids.index(self.tag_id) + 1 if tag else 0
             shift = prompt.start - prompt.tag_end + len(tag)
             spans = tuple((start - shift, stop - shift) for start, stop in offsets[first:])
             tails.append(Tail(prompt.text[: prompt.tag_end], tuple(ids[first:]), spans))
         return tails
 
     def layout(self, sample: Sample, tail: "Tail", ids: Sequence[int]) -> "Layout":
-        """Find the hand's tail in the processor's ids [L, padding left out]. Raises SpanError."""
+        """Find the hand's tail in the processor's ids [L, padding left out]. Raises SpanError, ModelError."""
         row, length = tuple(ids), len(tail.ids)
+        if sample.images and self.image_id not in row:
+            raise ModelError(
+                f"{type(self.processor).__name__} writes no {self.image_token} (token {self.image_id}, the image token "
+                f"of config.json) for a picture at {self.tag}; the processor is another model's"
+            )
         for start in range(len(row) - length, -1, -1):
             if row[start : start + length] == tail.ids and self.image_id not in row[start:]:
                 return Layout(sample, row[:start], tail, row[start + length :], self.image_id)
