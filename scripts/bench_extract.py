@@ -91,7 +91,7 @@ class Arms:
 
     def __post_init__(self) -> None:
         self.blueprint = self.model._blueprint
-        sites = [site for site in self.model.anatomy.sites() if site.tower == "lm"]
+        sites = [site for site in self.model.anatomy.sites() if site.tower == "lm" and site.part in ("block", "norm")]
         self.keys = tuple(Key(site, "last") for site in sites)
         self.survey = self.blueprint.survey(self.samples, self.keys)
         self.longest = max(self.survey.tokens(sample.uid) for sample in self.samples)

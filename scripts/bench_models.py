@@ -13,18 +13,9 @@ import bitsandbytes as bnb
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-    processing_utils,
-)
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.video_processing_utils import VideoProcessorMixin
 
 from mllm_probe.data.drawing import random_scene
 from mllm_probe.data.facts import true_fact
@@ -39,16 +30,6 @@ LLAVA_CHAT = (
     "{% for p in m['content'] %}{{ IMAGE if p['type'] == 'image' else p['text'] }}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
 )
-
-
-class NoVideo(VideoProcessorMixin):
-    """Stands in for Qwen's video processor, which needs torchvision although only pictures are read here."""
-
-    num_frames, fps = 1, 1
-
-
-class NoVideoConfig(transformers.PreTrainedConfig):
-    """A key for the registry."""
 
 
 def make(setting: str, folder: Path, device: str, tiny: bool, dtype: str | None = None) -> HFModel:
@@ -165,8 +146,6 @@ def _save_clip_llava(folder: Path, vision: Any, text: Any, pixels: int) -> None:
 
 def _save_qwen(folder: Path, tiny: bool) -> None:
     """Qwen2.5-VL-7B: windowed vision tower of 32 blocks, 28 language blocks with grouped heads and M-RoPE."""
-    AutoVideoProcessor.register(NoVideoConfig, NoVideo, exist_ok=True)
-    processing_utils.transformers_module.VideoProcessorMixin = VideoProcessorMixin
     tokenizer = _tokenizer()
     named = {name: f"<|{name}|>" for name in ("image_pad", "video_pad", "vision_start", "vision_end")}
     tokenizer.add_special_tokens(
@@ -198,9 +177,11 @@ def _save_qwen(folder: Path, tiny: bool) -> None:
         vision_start_token_id=ids["vision_start_id"],
         vision_end_token_id=ids["vision_end_id"],
     ).save_pretrained(folder)
-    images = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280})
-    chat = LLAVA_CHAT.replace("IMAGE", "'<|vision_start|><|image_pad|><|vision_end|>'")
-    transformers.Qwen2_5_VLProcessor(images, tokenizer, NoVideo(), chat_template=chat).save_pretrained(folder)
+    # the processor in parts: its class does not exist without a video processor
+    Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}).save_pretrained(folder)
+    tokenizer.chat_template = LLAVA_CHAT.replace("IMAGE", "'<|vision_start|><|image_pad|><|vision_end|>'")
+    tokenizer.save_pretrained(folder)
+    (folder / "processor_config.json").write_text('{"processor_class": "Qwen2_5_VLProcessor"}')
 
 
 def operations(model: HFModel, tokens: int, patches: int) -> float:

@@ -3,27 +3,22 @@
 Every language model has 4 blocks of 64 dimensions and 4 heads; weights are drawn wide, so that states differ clearly.
 """
 
-import sys
+import json
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
 from conftest import make_tokenizer
-from transformers import processing_utils
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
-from transformers.models.pixtral import image_processing_pil_pixtral as pixtral_pil
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
-from transformers.video_processing_utils import VideoProcessorMixin
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
 TEXT: dict[str, Any] = SMALL | {
@@ -54,21 +49,6 @@ CHAT = (
 )
 
 
-class NoVideo(VideoProcessorMixin):
-    """Stands in for a family's video processor: those need torchvision even where only pictures are read."""
-
-    num_frames, fps = 1, 1
-
-
-class NoVideoConfig(hf.PreTrainedConfig):
-    """Only a key for the registry, so that no family's own entry is touched."""
-
-
-AutoVideoProcessor.register(NoVideoConfig, NoVideo, exist_ok=True)
-# a processor checks its parts against this class, which transformers does not show without torchvision
-processing_utils.transformers_module.VideoProcessorMixin = VideoProcessorMixin
-
-
 def chat(image: str) -> str:
     """A template that puts the family's own placeholder where the picture is."""
     return CHAT.replace("IMAGE", image)
@@ -80,6 +60,20 @@ def save(folder: Path, kind: Callable[[Any], Any], config: Any, processor: Any) 
     kind(config).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+class Parts:
+    """A processor whose class needs torchvision to exist: saved in parts, in the files that the hub has of them."""
+
+    def __init__(self, processor_class: str, images: Any, tokenizer: Any, chat_template: str, **settings: Any) -> None:
+        self.images, self.tokenizer, self.chat_template = images, tokenizer, chat_template
+        self.settings = {"processor_class": processor_class, **settings}
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.images.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        (folder / "chat_template.jinja").write_text(self.chat_template)
+        (folder / "processor_config.json").write_text(json.dumps(self.settings))
 
 
 def siglip(image_size: int = 32) -> Any:
@@ -100,7 +94,7 @@ def save_qwen(folder: Path, name: str, vision: dict[str, Any], sections: list[in
     config = getattr(hf, f"{name}Config")(text_config=text, vision_config=vision, **ids)
     images = Qwen2VLImageProcessorPil(patch_size=8, size={"shortest_edge": 32 * 32, "longest_edge": 64 * 64})
     template = chat("<|vision_start|><|image_pad|><|vision_end|>")
-    processor = getattr(hf, f"{name}Processor")(images, tokenizer, NoVideo(), chat_template=template)
+    processor = Parts(f"{name}Processor", images, tokenizer, template)
     return save(folder, getattr(hf, f"{name}ForConditionalGeneration"), config, processor)
 
 
@@ -156,9 +150,7 @@ def save_internvl(folder: Path) -> Path:
         image_seq_length=4,
     )
     images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=4)
-    processor = hf.InternVLProcessor(
-        images, tokenizer, NoVideo(), image_seq_length=4, chat_template=chat("<IMG_CONTEXT>\\n")
-    )
+    processor = Parts("InternVLProcessor", images, tokenizer, chat("<IMG_CONTEXT>\\n"), image_seq_length=4)
     return save(folder, hf.InternVLForConditionalGeneration, config, processor)
 
 
@@ -185,13 +177,11 @@ def save_idefics3(folder: Path) -> Path:
 
 
 def save_smolvlm(folder: Path) -> Path:
-    """As Idefics3. Its processor wants num2words, which it uses for the frames of videos only."""
-    module = import_module("transformers.models.smolvlm.processing_smolvlm")
-    module.num2words = module.num2words or str
+    """As Idefics3."""
     tokenizer = make_tokenizer({"image_token": "<image>"}, IDEFICS, bos=False)
     config = hf.SmolVLMConfig(**idefics_parts(tokenizer, hf.SmolVLMVisionConfig))
     images = SmolVLMImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
-    processor = hf.SmolVLMProcessor(images, tokenizer, NoVideo(), image_seq_len=4, chat_template=chat("<image>"))
+    processor = Parts("SmolVLMProcessor", images, tokenizer, chat("<image>"), image_seq_len=4)
     return save(folder, hf.SmolVLMForConditionalGeneration, config, processor)
 
 
@@ -207,26 +197,9 @@ def save_llava_onevision(folder: Path) -> Path:
         image_grid_pinpoints=grid,
     )
     images = LlavaOnevisionImageProcessorPil(size={"height": 32, "width": 32}, image_grid_pinpoints=grid)
-    processor = hf.LlavaOnevisionProcessor(
-        images,
-        tokenizer,
-        NoVideo(),
-        num_image_tokens=16,
-        vision_feature_select_strategy="full",
-        chat_template=chat("<image>\\n"),
-    )
+    settings = {"num_image_tokens": 16, "vision_feature_select_strategy": "full"}
+    processor = Parts("LlavaOnevisionProcessor", images, tokenizer, chat("<image>\\n"), **settings)
     return save(folder, hf.LlavaOnevisionForConditionalGeneration, config, processor)
-
-
-def pixtral_processor() -> Any:
-    """The real class. Without torchvision transformers hides it for the sake of one function its PIL module has too."""
-    if find_spec("torchvision") is None:
-        package, name = import_module("transformers.models.pixtral"), "transformers.models.pixtral"
-        sys.modules[f"{name}.image_processing_pixtral"] = pixtral_pil
-        package.PixtralProcessor = import_module(f"{name}.processing_pixtral").PixtralProcessor
-        del sys.modules[f"{name}.image_processing_pixtral"]
-        return package.PixtralProcessor
-    return hf.PixtralProcessor
 
 
 def save_mistral3(folder: Path) -> Path:
@@ -239,8 +212,8 @@ def save_mistral3(folder: Path) -> Path:
         image_token_index=tokenizer.image_token_id,
         spatial_merge_size=2,
     )
-    images = pixtral_pil.PixtralImageProcessorPil(size={"longest_edge": 64}, patch_size={"height": 16, "width": 16})
-    processor = pixtral_processor()(images, tokenizer, patch_size=8, spatial_merge_size=2, chat_template=chat("[IMG]"))
+    images = PixtralImageProcessorPil(size={"longest_edge": 64}, patch_size={"height": 16, "width": 16})
+    processor = Parts("PixtralProcessor", images, tokenizer, chat("[IMG]"), patch_size=8, spatial_merge_size=2)
     return save(folder, hf.Mistral3ForConditionalGeneration, config, processor)
 
 

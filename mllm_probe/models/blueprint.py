@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from mllm_probe.batches import Survey
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import MllmProbeError, ModelError
 from mllm_probe.models.pictures import find_slots
+from mllm_probe.models.processor import check_vocabulary, first_line, load_processor
 from mllm_probe.models.prompt import Layout, Prompter
 from mllm_probe.models.structure import Structure, find_structure, parameters_of
 from mllm_probe.models.tags import PICTURE, find_tag, pictured
@@ -29,20 +30,18 @@ class Blueprint:
 
     def __init__(self, folder: Path, settings: ModelSettings, prompt: PromptSettings, padding_side: str) -> None:
         self.folder, self.settings = folder, settings
-        self.config = self._read("config", AutoConfig)
+        self.config = self._config()
         with torch.device("meta"):
             model = self.guarded("model", lambda: AutoModelForImageTextToText.from_config(self.config))
         self.model_class = type(model)
         self.structure: Structure = find_structure(model)
         self.parameters = parameters_of(model, self.structure)
-        self.processor = self._read("processor", AutoProcessor)
-        if not hasattr(self.processor, "tokenizer"):
-            raise ModelError(f"{folder}: the processor has no tokenizer ({type(self.processor).__name__})")
+        self.processor = load_processor(folder, settings.trust_remote_code)
         self.processor.tokenizer.padding_side = padding_side
         image = getattr(self.config, "image_token_id", None) or getattr(self.config, "image_token_index", None)
-        self.prompter = Prompter(
-            self.processor, prompt, self.guarded("processor", lambda: find_tag(self.processor, image))
-        )
+        check_vocabulary(folder, self.processor.tokenizer, image, model.get_input_embeddings().weight.shape[0])
+        tag = self.guarded("processor", lambda: find_tag(self.processor, image))
+        self.prompter = Prompter(self.processor, prompt, tag)
 
     @property
     def anatomy(self) -> Anatomy:
@@ -60,10 +59,15 @@ class Blueprint:
         twin.prompter = Prompter(twin.processor, self.prompter.settings, self.prompter.tag)
         return twin
 
-    def _read(self, what: str, auto: Any) -> Any:
-        return self.guarded(
-            what, lambda: auto.from_pretrained(self.folder, trust_remote_code=self.settings.trust_remote_code)
-        )
+    def _config(self) -> Any:
+        trust = self.settings.trust_remote_code
+        config = self.guarded("config", lambda: AutoConfig.from_pretrained(self.folder, trust_remote_code=trust))
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not getattr(config, "auto_map", None):
+            raise ModelError(
+                f"{self.folder}: a model of type '{config.model_type}' does not write text about pictures; "
+                "choose a multimodal checkpoint"
+            )
+        return config
 
     def guarded(self, what: str, load: Any) -> Any:
         """transformers raises anything here; the border turns it into one sentence."""
@@ -77,8 +81,7 @@ class Blueprint:
                 "several cards with model.placement=spread"
             ) from error
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{self.folder}: the {what} cannot be used ({reason})") from error
+            raise ModelError(f"{self.folder}: the {what} cannot be used ({first_line(error)})") from error
 
     def survey(self, samples: Sequence[Sample], keys: Sequence[Key]) -> Survey:
         """Render and tokenise all, process the longest: refuse what the model has no room for and unreadable keys.

@@ -51,15 +51,16 @@ class Prompter:
     def __init__(self, processor: Any, settings: PromptSettings, tag: Tag) -> None:
         self.processor, self.settings, self.tag = processor, settings, tag
         self.tokenizer = processor.tokenizer
-        self._reserved = {tag.text, *([] if tag.image is None else [self.tokenizer.convert_ids_to_tokens(tag.image)])}
+        image = "" if tag.image is None else self.tokenizer.convert_ids_to_tokens(tag.image)
+        self._reserved = {getattr(processor, "video_token", None): "video", tag.text: "image", image: "image"}
         self._frames: dict[int, str] = {}
 
     def render(self, sample: Sample) -> Prompt:
-        """The rendered prompt of a sample. Raises DataError where the text holds the image tag."""
-        for tag in self._reserved:
+        """The rendered prompt of a sample. Raises DataError where the text holds a tag."""
+        for tag, kind in self._reserved.items():
             if tag and tag in sample.text:
                 raise DataError(
-                    f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the image tag "
+                    f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the {kind} tag "
                     f"{tag}; remove it from the caption"
                 )
         text, tag = self._wrapped(len(sample.images), sample.text), self.tag.text

@@ -42,8 +42,8 @@ def find_tag(processor: Any, image: int | None) -> Tag:
         return Tag(named, tokenizer.convert_tokens_to_ids(named), image)
     if not bare:
         raise ModelError(
-            f"{type(processor).__name__} writes no picture token (token {image}, the image token of config.json) for a "
-            f"picture at {named}; the processor is another model's"
+            f"{type(processor).__name__} writes no {tokenizer.convert_ids_to_tokens(image or 0)} (token {image}, the "
+            f"image token of config.json) for a picture at {named}; the processor is another model's"
         )
     return Tag("", None, image, _lead(processor))
 
