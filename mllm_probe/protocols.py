@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mllm_probe.batches import Batch
-from mllm_probe.types import Anatomy, Collection, Examples, Key, LayerData, Problem, Sample, Site
+from mllm_probe.sites import Anatomy, Key, Site
+from mllm_probe.types import Collection, Examples, LayerData, Problem, Sample
 
 if TYPE_CHECKING:
     import torch

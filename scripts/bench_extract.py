@@ -49,8 +49,9 @@ from mllm_probe.extract.stream import Extraction, Work
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths
 from mllm_probe.settings import DTYPES
+from mllm_probe.sites import Key, Site
 from mllm_probe.stages.request import PASS_TOKENS
-from mllm_probe.types import Key, Picture, Sample, Site
+from mllm_probe.types import Picture, Sample
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 States = dict[str, torch.Tensor]  # {uid: [layers, D]}

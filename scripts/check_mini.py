@@ -21,10 +21,11 @@ from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.protocols import Task
 from mllm_probe.settings import ModelSettings, PromptSettings
+from mllm_probe.sites import Key
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.objects import Objects
-from mllm_probe.types import Examples, Key, Sample
+from mllm_probe.types import Examples, Sample
 
 
 def held_out(task: Task, pictures: int, seed: int, folder: Path) -> Examples:

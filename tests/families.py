@@ -55,9 +55,15 @@ def chat(image: str) -> str:
 
 
 def save(folder: Path, kind: Callable[[Any], Any], config: Any, processor: Any) -> Path:
-    """Weights of seed 0 beside their config and processor."""
+    """Weights of seed 0 beside their config and processor; what begins as nothing (Gemma 3's connector, Mllama's gates)
+    is drawn, too, or no picture would reach the text."""
     torch.manual_seed(0)
-    kind(config).save_pretrained(folder)
+    model = kind(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if not weight.any() and (weight.dim() > 1 or name.endswith("gate")):
+                weight.normal_(std=0.2)
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 

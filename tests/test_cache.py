@@ -21,7 +21,8 @@ from mllm_probe.extract.stream import Extraction, Work, join
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths
-from mllm_probe.types import Key, Sample
+from mllm_probe.sites import Key
+from mllm_probe.types import Sample
 
 KEYS = [
     Key.parse(name)

@@ -15,7 +15,8 @@ from mllm_probe.models.checkpoint import check_settings
 from mllm_probe.models.prompt import check_position
 from mllm_probe.protocols import Dataset, Probe, Task
 from mllm_probe.settings import LayerSettings, ModelSettings, PromptSettings
-from mllm_probe.types import Anatomy, Decision, Examples, Key, Site
+from mllm_probe.sites import Anatomy, Key, Site
+from mllm_probe.types import Decision, Examples
 
 CONF = config_dir()
 OPTIONS = sorted(
@@ -128,14 +129,14 @@ def test_bad_layers(settings: dict[str, Any], message: str) -> None:
 
 def test_picture_towers_have_picture_positions_only() -> None:
     found = (Site("vision", 3), Site("connector"), Site("lm", 2))
-    keys = select_keys(found, ["last", "mean_image"])
+    keys = select_keys(found, ["last", "mean_image"], ANATOMY)
     assert [str(key) for key in keys] == [
         "vision.03@mean_image",
         "connector@mean_image",
         "lm.02@last",
         "lm.02@mean_image",
     ]
-    assert check_keys(select_keys(found, ["last"]), found, ["last"]) == ("connector", "vision")
+    assert check_keys(select_keys(found, ["last"], ANATOMY), found, ["last"]) == ("connector", "vision")
     with pytest.raises(ConfigError, match=r"extract.positions=\['last'\] exist in none of the towers"):
         check_keys((), found[:1], ["last"])
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run, blueprint_of
+from families_more import BUILDERS, SETTINGS
 from PIL import Image
-from test_pictures import BUILDERS
 
 from mllm_probe.extract.prove import prove
 from mllm_probe.extract.taps import read_states
@@ -24,7 +24,8 @@ from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.prompt import Layout
 from mllm_probe.models.quantize import quantized_modules
 from mllm_probe.report.scores import load_scores
-from mllm_probe.types import Key, Picture, Sample
+from mllm_probe.sites import Key
+from mllm_probe.types import Picture, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor
 DOCS = Path(__file__).parents[1] / "docs" / "families.md"
@@ -57,7 +58,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def model(family: tuple[str, Path]) -> HFModel:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return load_model(blueprint_of(family[1]), "cpu")
+        return load_model(blueprint_of(family[1], **SETTINGS.get(family[0], {})), "cpu")
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -79,6 +80,7 @@ def by_hand(model: HFModel, inputs: Any) -> tuple[list[torch.Tensor], list[float
         handles.append(block.register_forward_pre_hook(lambda _m, a, k: calls.append((a, dict(k))), with_kwargs=True))
         handles.append(block.register_forward_hook(lambda _m, _a, out: outs.append(first(out))))
     last = model._model.base_model(**inputs, use_cache=False)
+    final = last["last_hidden_state" if "last_hidden_state" in last else "logits"]
     for handle in handles:
         handle.remove()
     ins = [args[0] if args else kwargs["hidden_states"] for args, kwargs in calls]
@@ -89,11 +91,11 @@ def by_hand(model: HFModel, inputs: Any) -> tuple[list[torch.Tensor], list[float
         hidden = first(block(hidden, *args[1:], **kwargs))
         states.append(hidden)
         hidden = hidden + between[i] if i < len(between) else hidden
-    return [state[0] for state in states], [float(change.norm()) for change in between], first(last)[0]
+    return [state[0] for state in states], [float(change.norm()) for change in between], final[0]
 
 
 def first(out: Any) -> torch.Tensor:
-    return out[0] if isinstance(out, tuple | list) else getattr(out, "last_hidden_state", out)
+    return out[0] if isinstance(out, tuple | list) else out
 
 
 def read(model: HFModel, samples: Sequence[Sample], *names: str) -> dict[str, torch.Tensor]:
@@ -110,13 +112,14 @@ def picture_tokens(model: HFModel, inputs: Any, row: int = 0) -> list[int]:
     return where.nonzero()[:, 0].tolist()
 
 
+@torch.inference_mode()
 def test_every_layer_equals_the_blocks_called_by_hand(
     family: tuple[str, Path], model: HFModel, pair: list[Sample]
 ) -> None:
     inputs = model._blueprint.process(pair[:1])
     states, changes, last = by_hand(model, inputs)
     assert any(changes) == (family[0] in DEEPSTACK)
-    found = picture_tokens(model, inputs)
+    found = [] if model.anatomy.crossed else picture_tokens(model, inputs)
     layers = range(len(states))
     got = read(
         model, pair[:1], *(f"lm.{i:02d}@{p}" for i in layers for p in ("last", *(["mean_image"] if found else [])))
@@ -126,20 +129,21 @@ def test_every_layer_equals_the_blocks_called_by_hand(
         if found:
             assert close(got[f"lm.{i:02d}@mean_image"][0], states[i][found].mean(dim=0)), i
     norm = read(model, pair[:1], f"lm.{layers[-1]:02d}.norm@last")
-    assert close(norm[f"lm.{layers[-1]:02d}.norm@last"][0], last[-1]), "the model's own last state is post-norm"
+    post = norm[f"lm.{layers[-1]:02d}.norm@last"][0]
+    if last.shape[-1] != len(post):  # some models have no body without the output head
+        post = torch.nn.functional.linear(post, model._model.get_output_embeddings().weight)
+    assert close(post, last[-1]), "the model's own last state is post-norm"
 
 
 def test_what_is_inside_a_block_adds_up(model: HFModel, pair: list[Sample]) -> None:
     """A block returns what it received, plus its attention, plus its mlp, but where norms stand behind these."""
     if set(model.anatomy.inside["lm"]) != {"attn", "mlp"}:
         pytest.skip("its blocks have no attention and mlp of their own")
-    got = {
-        name: value[0]
-        for name, value in read(model, pair[:1], *(f"lm.{n}@last" for n in ("01", "02", "02.attn", "02.mlp"))).items()
-    }
-    both = got["lm.01@last"] + got["lm.02.attn@last"] + got["lm.02.mlp@last"]
-    behind = any("post_feedforward" in name for name, _ in lm_blocks(model)[1].named_children())
-    assert close(both, got["lm.02@last"]) != behind
+    names = [f"lm.{place}@last" for place in ("02", "03", "03.attn", "03.mlp")]
+    got = read(model, pair[:1], *names)
+    before, after, attn, mlp = (got[name][0] for name in names)
+    behind = any("post_feedforward" in name for name, _ in lm_blocks(model)[2].named_children())
+    assert close(before + attn + mlp, after) != behind
 
 
 def known_tokens(model: HFModel, sample: Sample, row: int, batch: Sequence[Sample]) -> dict[str, int]:
@@ -199,7 +203,7 @@ def test_a_span_one_token_off_is_seen(model: HFModel, pair: list[Sample], monkey
 
 def test_bfloat16_and_nf4_are_read(family: tuple[str, Path], pair: list[Sample]) -> None:
     for settings in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "quantization": "nf4"}):
-        loaded = load_model(blueprint_of(family[1], **settings), "cpu")
+        loaded = load_model(blueprint_of(family[1], **settings, **SETTINGS.get(family[0], {})), "cpu")
         (states,) = read(loaded, pair, "lm.04@last").values()
         assert states.shape == (2, 64) and bool(torch.isfinite(states).all())
         inside = [
@@ -212,12 +216,21 @@ def test_bfloat16_and_nf4_are_read(family: tuple[str, Path], pair: list[Sample])
 
 
 def test_the_whole_way_to_scores(probe: Run, family: tuple[str, Path], tmp_path: Path) -> None:
-    args = ("model=custom", f"model.path={family[1]}", "model.dtype=float32", "layers=all", "sweep.permutations=50")
-    small = ("experiment=smoke", "data.n=30", "dataset.pictures=30", "sweep.draws=50", "guards=note")
+    more = (f"model.{name}={value}" for name, value in SETTINGS.get(family[0], {}).items())
+    args = (
+        *more,
+        "model=custom",
+        f"model.path={family[1]}",
+        "model.dtype=float32",
+        "sweep.permutations=50",
+    )
+    small = ("experiment=smoke", "layers=all", "data.n=30", "dataset.pictures=30", "sweep.draws=50", "guards=note")
     code, _, err = probe("run", *args, *small, "layers.stride=2", "extract.positions=[last,mean_image]")
     assert code == 0, err
     table = load_scores(next((tmp_path / "outputs" / "run").glob("*/*")) / "scores.csv")
-    assert set(table.tower.dropna()) == set(blueprint_of(family[1]).anatomy.towers)
+    anatomy = blueprint_of(family[1]).anatomy
+    assert set(table.tower.dropna()) == set(anatomy.towers)
+    assert ("mean_image" in set(table[table.tower == "lm"].position)) != anatomy.crossed
     assert table[(table.site != "") & (table.metric == "accuracy")].value.between(0, 1).all()
 
 

@@ -15,8 +15,9 @@ from mllm_probe.errors import DataError
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.report.scores import load_scores
+from mllm_probe.sites import ANSWER, Key, Site
 from mllm_probe.tasks.controls import blank_picture, shuffled_picture, without_picture
-from mllm_probe.types import ANSWER, Examples, Key, Site
+from mllm_probe.types import Examples
 
 
 def scored(examples: Examples) -> list[tuple[object, ...]]:

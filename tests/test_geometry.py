@@ -29,10 +29,11 @@ from mllm_probe.report.geometry import COLUMNS, Relation, load_relations, print_
 from mllm_probe.report.heatmaps import draw_geometry, in_order
 from mllm_probe.report.scores import load_scores
 from mllm_probe.settings import GeometrySettings
+from mllm_probe.sites import Key, Site
 from mllm_probe.stages.geometry import check_rows, draw_samples
 from mllm_probe.stages.readout import Readout
 from mllm_probe.stages.transfer import transfer
-from mllm_probe.types import Key, LayerData, Problem, Sample, Site
+from mllm_probe.types import LayerData, Problem, Sample
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)) * np.arange(1, 7) + 3

@@ -6,25 +6,24 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pytest
 import torch
-from conftest import blueprint_of, save_llava
-from families import FAMILIES
+from conftest import blueprint_of
+from families_more import BUILDERS, SETTINGS
 from PIL import Image
-from test_tiles import save_llava_next
 
 from mllm_probe.errors import ModelError
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models import pictures
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.pictures import Scale, Slots, find_slots
-from mllm_probe.types import Key, Picture, Sample
+from mllm_probe.sites import Key
+from mllm_probe.types import Picture, Sample
 
-BUILDERS = {"llava": save_llava, "llava_next": save_llava_next, **FAMILIES}
-BUILDERS.pop("gemma3")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor
 KEYS = [
     Key.parse(f"{site}@{position}") for site in ("vision.02", "connector") for position in ("mean_image", "last_image")
 ]
-WITH_CLASS_TOKEN = ("CLIPVisionModel", "InternVLVisionModel")
+WITH_CLASS_TOKEN = ("CLIPVisionModel", "InternVLVisionModel", "Blip2VisionModel", "InstructBlipVisionModel")
+WITH_CLASS_TOKEN += ("Kosmos2VisionTransformer",)
 SIZES = ((64, 64), (40, 90), (90, 40), (33, 31))
 
 
@@ -43,9 +42,11 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HFModel]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of PaliGemma's processor under numpy 2
-        yield load_model(
-            blueprint_of(BUILDERS[request.param](tmp_path_factory.mktemp("family") / request.param)), "cpu"
-        )
+        folder = BUILDERS[request.param](tmp_path_factory.mktemp("family") / request.param)
+        yield load_model(blueprint_of(folder, **SETTINGS.get(request.param, {})), "cpu")
+
+
+FORMER = [Key.parse("qformer.01@mean_image"), Key.parse("qformer.01@last_image")]
 
 
 def by_hand(model: HFModel, sample: Sample) -> Mapping[str, torch.Tensor]:
@@ -56,6 +57,8 @@ def by_hand(model: HFModel, sample: Sample) -> Mapping[str, torch.Tensor]:
         "vision.02": model._model.get_submodule(f"{model._blueprint.structure.blocks['vision']}.1"),
         "connector": model._model.get_submodule(model._blueprint.structure.whole["connector"]),
     }
+    if "qformer" in model.anatomy.towers:
+        named["qformer.01"] = model._model.get_submodule(f"{model._blueprint.structure.blocks['qformer']}.0")
     handles = [
         module.register_forward_hook(
             lambda _m, _a, out, name=name: seen.update({name: out[0] if isinstance(out, tuple) else out})
@@ -66,17 +69,23 @@ def by_hand(model: HFModel, sample: Sample) -> Mapping[str, torch.Tensor]:
         model._model(**inputs)
     for handle in handles:
         handle.remove()
+    if "qformer.01" in seen:
+        seen["qformer.01"] = seen["qformer.01"][:, :8]  # its queries; InstructBLIP's text stands behind them
     if type(whole).__name__ in WITH_CLASS_TOKEN:
         seen["vision.02"] = seen["vision.02"][:, 1:]
+    if "aspect_ratio_mask" in inputs:  # Mllama: four tiles, some of them empty; 1 + 16 tokens filled up to 24
+        tiles = int(inputs["aspect_ratio_mask"].sum())
+        seen = {name: states.reshape(4, -1, states.shape[-1])[:tiles] for name, states in seen.items()}
+        seen["vision.02"] = seen["vision.02"][:, 1:17]
     return {name: states.reshape(-1, states.shape[-1]) for name, states in seen.items()}
 
 
 def test_every_picture_has_the_rows_it_has_alone(model: HFModel, odd: list[Sample]) -> None:
     """Four pictures of four shapes in one batch, in two orders."""
-    alone = [by_hand(model, sample) for sample in odd]
+    alone, keys = [by_hand(model, sample) for sample in odd], KEYS + FORMER * ("qformer" in model.anatomy.towers)
     for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
-        chunk = read_states(model, model.collate([odd[i] for i in order], KEYS), KEYS, torch.float32)
-        for key in KEYS:
+        chunk = read_states(model, model.collate([odd[i] for i in order], keys), keys, torch.float32)
+        for key in keys:
             states = [alone[i][str(key.site)] for i in order]
             wanted = torch.stack([one.mean(dim=0) if key.position == "mean_image" else one[-1] for one in states])
             assert torch.allclose(chunk.values[key], wanted, atol=2e-5, rtol=1e-4), key

@@ -12,7 +12,8 @@ from mllm_probe.errors import DataError, ModelError, SpanError
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models import prompt
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.types import Collection, Key, Sample
+from mllm_probe.sites import Key
+from mllm_probe.types import Collection, Sample
 
 PLANTED = 1234.5
 TEXT = "Is there a zebra in this image? Yes or no"

@@ -13,7 +13,8 @@ from mllm_probe.extract.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.quantize import check_quantized
 from mllm_probe.settings import ModelSettings
-from mllm_probe.types import Key, Sample
+from mllm_probe.sites import Key
+from mllm_probe.types import Sample
 
 KEYS = [
     Key.parse(name) for name in ("vision.03@mean_image", "connector@mean_image", "lm.04@last", "lm.04.norm@mean_text")

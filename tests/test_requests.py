@@ -22,7 +22,8 @@ from mllm_probe.extract.taps import Pooling, read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths
 from mllm_probe.report.scores import load_scores
-from mllm_probe.types import Key, Sample
+from mllm_probe.sites import Key
+from mllm_probe.types import Sample
 
 KEYS = [
     Key.parse(name) for name in ("vision.02@mean_image", "connector@tokens:image", "lm.02@last", "lm.04@tokens:text")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import blueprint_of, save_llava
 from families import FAMILIES
+from families_more import BUILDERS, SETTINGS
 from PIL import Image
-from test_tiles import save_llava_next
 
 from mllm_probe.batches import Batch, Chunk, common_head
 from mllm_probe.errors import ModelError
@@ -21,14 +21,22 @@ from mllm_probe.extract.prove import Proof, prove
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models import packing
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.types import Key, Picture, Sample
+from mllm_probe.sites import Key
+from mllm_probe.types import Picture, Sample
 
-BUILDERS = {"llava": save_llava, "llava_next": save_llava_next, **FAMILIES}
 TABLE = dict(
     re.findall(
         r"^\| `(\w+)` \| (\w+) \|", (Path(__file__).parents[1] / "docs" / "families.md").read_text(), flags=re.MULTILINE
     )
 )
+PLAIN = {  # family: why its statements are read one by one
+    "paligemma": "its picture tokens see the text behind them",
+    "paligemma2": "its picture tokens see the text behind them",
+    "gemma3": "its attention slides over 8 of 200 tokens",
+    "instructblip": "its Q-Former reads the text",
+    "kosmos2": "its forward pass refuses packed prompts",
+    "mllama": "its forward pass refuses packed prompts",
+}
 TEXTS = ("a red circle", "a red circle is left of many blue squares", "what a mess")
 LM = [Key.parse(f"lm.{name}") for name in ("00@last", "02@mean_text", "04@mean_all", "04@last", "04.norm@last")]
 MARKED = [Key.parse(f"lm.04@{name}") for name in ("mark:thing", "before:thing", "tokens:text", "tokens:all")]
@@ -53,7 +61,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = BUILDERS[request.param](tmp_path_factory.mktemp("family") / request.param)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of PaliGemma's processor under numpy 2
-        yield request.param, load_model(blueprint_of(folder), "cpu")
+        yield request.param, load_model(blueprint_of(folder, **SETTINGS.get(request.param, {})), "cpu")
 
 
 def chunk(model: HFModel, samples: Sequence[Sample], keys: Sequence[Key], shared: bool) -> Chunk:
@@ -83,12 +91,12 @@ def test_every_family_does_as_the_table_says(family: tuple[str, HFModel], odd: l
         assert proof.why == "" and proof.causal and proof.error <= 1e-5
         check_shared(model, odd, LM + MARKED)
     else:
-        assert proof.why == "its picture tokens see the text behind them" and not proof.causal
+        assert PLAIN[name] in proof.why
 
 
 def test_the_table_names_every_family_that_is_tried() -> None:
-    assert set(TABLE) == set(BUILDERS) - {"gemma3"}
-    assert [name for name, heads in TABLE.items() if heads == "plain"] == ["paligemma"]
+    assert set(TABLE) == set(BUILDERS)
+    assert {name for name, heads in TABLE.items() if heads == "plain"} == set(PLAIN)
 
 
 def test_every_position_and_tower_of_llava(model: HFModel, odd: list[Sample]) -> None:

@@ -20,7 +20,8 @@ from mllm_probe.errors import ModelError
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import load_model
-from mllm_probe.types import Key, Picture, Sample
+from mllm_probe.sites import Key
+from mllm_probe.types import Picture, Sample
 
 GRID = [[32, 64], [64, 32], [64, 64]]
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mllm_probe.errors import CacheError
-from mllm_probe.types import Key
+from mllm_probe.sites import Key
 
 SPACES = ("sample", "prefix")
 

@@ -26,7 +26,7 @@ from mllm_probe.cache.rows import StoredRows
 from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import CachePaths, GroupPaths, replacing
-from mllm_probe.types import Key
+from mllm_probe.sites import Key
 
 if TYPE_CHECKING:
     import torch

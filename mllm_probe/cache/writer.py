@@ -11,7 +11,7 @@ import numpy as np
 from mllm_probe.batches import Chunk
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import replacing
-from mllm_probe.types import Key
+from mllm_probe.sites import Key
 
 if TYPE_CHECKING:
     import torch

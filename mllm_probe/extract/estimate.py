@@ -10,7 +10,7 @@ from mllm_probe.batches import Survey
 from mllm_probe.errors import ConfigError
 from mllm_probe.extract.plan import SHARED, Plan
 from mllm_probe.extract.planner import rows_of
-from mllm_probe.types import Anatomy
+from mllm_probe.sites import Anatomy
 
 GB = 1e9
 EFFICIENCY = 0.5  # of a plain matrix product, which a transformer reaches at best

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.settings import LayerSettings
-from mllm_probe.types import INSIDE, PICTURE_POSITIONS, TOWERS, Anatomy, Key, Site
+from mllm_probe.sites import INSIDE, PICTURE_POSITIONS, TOWERS, Anatomy, Key, Site
 
 PARTS = ("block", *INSIDE)
 
@@ -54,14 +54,10 @@ def _layers(settings: LayerSettings, tower: str, anatomy: Anatomy) -> range:
     return range(first, last + 1, settings.stride)
 
 
-def select_keys(sites: Sequence[Site], positions: Sequence[str]) -> tuple[Key, ...]:
-    """Every site with every position that exists there: picture towers have picture positions only."""
-    return tuple(
-        Key(site, position)
-        for site in sites
-        for position in dict.fromkeys(positions)
-        if site.tower == "lm" or position in PICTURE_POSITIONS
-    )
+def select_keys(sites: Sequence[Site], positions: Sequence[str], anatomy: Anatomy) -> tuple[Key, ...]:
+    """Every site with every position that exists there."""
+    wanted = dict.fromkeys(positions)
+    return tuple(Key(site, position) for site in sites for position in wanted if anatomy.has(site, position))
 
 
 def check_keys(keys: Sequence[Key], sites: Sequence[Site], positions: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mllm_probe.batches import Survey, common_head
 from mllm_probe.extract.plan import PLAIN, SHARED, Plan, Unit
-from mllm_probe.types import Anatomy, Key
+from mllm_probe.sites import Anatomy, Key
 
 SHARD_BYTES = 100_000_000
 SHARD_UNITS = 16  # at most, so that a kill costs little where rows are small

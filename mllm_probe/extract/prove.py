@@ -12,7 +12,8 @@ from mllm_probe.batches import Chunk
 from mllm_probe.errors import ModelError
 from mllm_probe.extract.taps import TOO_LITTLE, is_out_of_memory, read_states
 from mllm_probe.protocols import Extractable
-from mllm_probe.types import Key, Sample, Site
+from mllm_probe.sites import Key, Site
+from mllm_probe.types import Sample
 
 ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}  # relative, of a whole row
 COMPANY = 4.0  # times what the company of others in a plain batch changes

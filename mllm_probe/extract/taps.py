@@ -16,7 +16,7 @@ import numpy as np
 from mllm_probe.batches import Batch, Chunk, Reading
 from mllm_probe.errors import ModelError
 from mllm_probe.protocols import Extractable
-from mllm_probe.types import ANSWER, Key, Site
+from mllm_probe.sites import ANSWER, Key, Site
 
 if TYPE_CHECKING:
     import torch

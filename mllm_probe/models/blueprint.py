@@ -19,7 +19,8 @@ from mllm_probe.models.prompt import Layout, Prompter
 from mllm_probe.models.structure import Structure, find_structure, parameters_of
 from mllm_probe.models.tags import PICTURE, find_tag, pictured
 from mllm_probe.settings import ModelSettings, PromptSettings
-from mllm_probe.types import ANSWER, Anatomy, Key, Sample
+from mllm_probe.sites import ANSWER, Anatomy, Key
+from mllm_probe.types import Sample
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -13,7 +13,7 @@ from mllm_probe.settings import (
     ModelSettings,
     PromptSettings,
 )
-from mllm_probe.types import TOWERS
+from mllm_probe.sites import TOWERS
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 

@@ -19,7 +19,8 @@ from mllm_probe.models.packing import Packed, pack
 from mllm_probe.models.pictures import Scale, find_slots
 from mllm_probe.models.prompt import Layout, Tail
 from mllm_probe.models.tags import POSITION_MASK
-from mllm_probe.types import PICTURE_POSITIONS, Anatomy, Key, Sample, Site
+from mllm_probe.sites import PICTURE_POSITIONS, Anatomy, Key, Site
+from mllm_probe.types import Sample
 
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids", "labels")
 Owners = frozenset[str] | None

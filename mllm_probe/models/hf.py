@@ -22,7 +22,8 @@ from mllm_probe.models.device import check_device, check_placed, device_map
 from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules
 from mllm_probe.models.scale import scale_of
 from mllm_probe.settings import ONE
-from mllm_probe.types import Anatomy, Key, Sample, Site
+from mllm_probe.sites import Anatomy, Key, Site
+from mllm_probe.types import Sample
 
 
 def load_model(blueprint: Blueprint, device: str) -> "HFModel":
@@ -164,6 +165,7 @@ class HFModel:
             "widths": dict(self.anatomy.widths),
             "inside": {tower: list(parts) for tower, parts in self.anatomy.inside.items()},
             "informed": list(self.anatomy.informed),
+            "crossed": self.anatomy.crossed,
             "causal": self.anatomy.causal,
             "max_tokens": self.anatomy.max_tokens,
             "torch": torch.__version__,

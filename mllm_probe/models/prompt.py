@@ -16,7 +16,8 @@ from mllm_probe.batches import Survey
 from mllm_probe.errors import ConfigError, DataError, SpanError, choices
 from mllm_probe.models.tags import Tag
 from mllm_probe.settings import PromptSettings
-from mllm_probe.types import ANSWER, Sample, digest
+from mllm_probe.sites import ANSWER
+from mllm_probe.types import Sample, digest
 
 PLAIN_POSITIONS = ("last", "last_image", "mean_image", "mean_text", "mean_all")
 MARK_POSITIONS = ("mark", "before")

@@ -16,7 +16,7 @@ from mllm_probe.errors import ModelError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.pictures import Scale, Slots, find_slots
 from mllm_probe.models.structure import Structure
-from mllm_probe.types import Site
+from mllm_probe.sites import Site
 
 PADDED = 8  # Mllama fills the tokens of a tile up to a multiple of this
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mllm_probe.errors import ModelError
-from mllm_probe.types import INSIDE, Anatomy, Site
+from mllm_probe.sites import INSIDE, Anatomy, Site
 
 LATER_TOKENS_SEEN = ("paligemma",)  # model types whose picture tokens attend to the text behind them
 NAMES = {  # what families call the parts of a block, the first that is there
@@ -176,6 +176,7 @@ def _anatomy(model: PreTrainedModel, lists: dict[str, str], whole: dict[str, str
         max_tokens=getattr(text, "max_position_embeddings", 2**31),
         inside=inside,
         informed=("qformer", "connector") if _is_told(model, whole) else (),
+        crossed=any("cross" in name for block in blocks["lm"] for name, _ in block.named_children()),
     )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.readout import Source
-from mllm_probe.types import Key
 
 LENS, ZERO_SHOT = "logit_lens", "zero_shot"
 FEATURES = "answer"

@@ -12,9 +12,9 @@ import numpy as np
 from mllm_probe.cache.store import write_json
 from mllm_probe.paths import replacing
 from mllm_probe.score import Score
+from mllm_probe.sites import Site
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.peak import preferred
-from mllm_probe.types import Site
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy", "hydra-core", "mllm-probe")
 

@@ -18,9 +18,9 @@ from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, co
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.geometry import Relation
 from mllm_probe.settings import GeometrySettings
+from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared, filled
 from mllm_probe.stages.transfer import transfer
-from mllm_probe.types import Key
 
 TRANSFER = "transfer"
 MEASURES = (*SIMILARITIES, TRANSFER, *SHAPES)

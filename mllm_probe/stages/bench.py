@@ -11,9 +11,10 @@ import numpy as np
 from mllm_probe.probes.linear import logits_of
 from mllm_probe.protocols import Probe
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
+from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.readout import Readout, Source, trained
-from mllm_probe.types import Key, Problem, digest
+from mllm_probe.types import Problem, digest
 
 COPY_CEILING = "copy_ceiling"  # what a probe makes of categories whose name in the prompt gives the label away
 NAMED = 4  # of many, how many a message names

@@ -8,10 +8,10 @@ import numpy as np
 from mllm_probe.errors import ProbeError
 from mllm_probe.probes.majority import Majority
 from mllm_probe.protocols import Reporter
+from mllm_probe.sites import Key, before_question
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stats.guards import constant_predictions, identical_vectors, question_decides
-from mllm_probe.types import Key, before_question
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import PartPaths, replacing
+from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Trial
-from mllm_probe.types import Key
 
 LOGITS, FITS = "logits/", "fits/"
 TOLD = ("control", "probe", "seed", "facts", "features")

@@ -15,8 +15,9 @@ from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.extract.layers import check_keys, select_keys, select_sites
 from mllm_probe.protocols import Dataset, Probe, Task
 from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
+from mllm_probe.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import ANSWER, PICTURE_POSITIONS, Anatomy, Collection, Examples, Key, Site
+from mllm_probe.types import Collection, Examples
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint
@@ -57,7 +58,7 @@ class Prepared:
             return self.blueprint.anatomy
         inside = {tower: tuple(parts) for tower, parts in seen["inside"].items()}
         known = (seen["blocks"], seen["widths"], seen["causal"], seen["max_tokens"])
-        return Anatomy(*known, inside, tuple(seen["informed"]))
+        return Anatomy(*known, inside, tuple(seen["informed"]), seen["crossed"])
 
     @cached_property
     def controls(self) -> tuple[str, ...]:
@@ -72,7 +73,7 @@ class Prepared:
         """What is probed."""
         if self.control in FLOORS:
             return (FLOORS[self.control](self.anatomy),)
-        keys = select_keys(self.sites, self.config.extract.positions)
+        keys = select_keys(self.sites, self.config.extract.positions, self.anatomy)
         check_keys(keys, self.sites, self.config.extract.positions)
         return tuple(key for key in keys if self.has(key))
 

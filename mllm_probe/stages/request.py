@@ -10,8 +10,9 @@ from mllm_probe.extract.estimate import Estimate, estimate, matrix_rate
 from mllm_probe.extract.plan import Plan
 from mllm_probe.extract.planner import Planner
 from mllm_probe.settings import DTYPES
+from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared, storage_dtype
-from mllm_probe.types import Key, Sample
+from mllm_probe.types import Sample
 
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
 QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}  # of a weight, its scales included

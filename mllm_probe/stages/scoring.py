@@ -8,10 +8,10 @@ import numpy as np
 from mllm_probe.config import run_digest
 from mllm_probe.score import NOT_APPLICABLE, Score
 from mllm_probe.settings import CONTROL_TASK
+from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.measures import METRICS, measure
-from mllm_probe.types import Key
 
 YES_RATE = "yes_rate"  # the share of positive answers
 HEADLINE = {"binary": "accuracy", "classes": "accuracy", "number": "r2"}

@@ -11,10 +11,11 @@ from mllm_probe.geometry.rows import is_constant
 from mllm_probe.geometry.similarity import NULL_LEVEL, Comparison
 from mllm_probe.probes.linear import logits_of
 from mllm_probe.protocols import Fit
+from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.readout import Source
-from mllm_probe.types import Key, LayerData
+from mllm_probe.types import LayerData
 
 
 def transfer(

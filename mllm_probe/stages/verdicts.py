@@ -16,6 +16,7 @@ from mllm_probe.errors import ProbeError
 from mllm_probe.paths import replacing
 from mllm_probe.protocols import Reporter
 from mllm_probe.score import Score
+from mllm_probe.sites import Key
 from mllm_probe.stages.answers import ZERO_SHOT
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.scoring import Scoring
@@ -23,7 +24,6 @@ from mllm_probe.stats.hypotheses import FEWEST, Curve
 from mllm_probe.stats.paired import Difference, difference
 from mllm_probe.stats.peak import Shape, contenders, preferred, shape
 from mllm_probe.stats.permutation import MaxT, holm, max_t, votes
-from mllm_probe.types import Key
 
 ALPHA = 0.05
 

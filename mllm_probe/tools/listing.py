@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_probe.cache.upkeep import Cache, Group, last_written, total_bytes
-from mllm_probe.types import Key, digest
+from mllm_probe.sites import Key
+from mllm_probe.types import digest
 
 SHOWN = ("quantization", "quantize", "dtype", "storage", "attn")  # the others only where caches differ in them
 HIDDEN = ("files", "layers", "format")

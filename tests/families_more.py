@@ -1,0 +1,109 @@
+"""Tiny random checkpoints of families built otherwise: pictures before the text, Q-Formers, cross-attention."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers as hf
+from conftest import make_tokenizer, save_llava
+from families import FAMILIES, SMALL, TEXT, chat, save, siglip
+from test_tiles import save_llava_next
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.clip import CLIPImageProcessorPil
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+BLIP = SMALL | {"num_hidden_layers": 3, "image_size": 32, "patch_size": 8, "initializer_range": 0.2}
+QUERIES = 8
+
+
+def save_kosmos2(folder: Path) -> Path:
+    """A resampler of 64 queries; the processor writes the ids of ordinary words for them, and a mask."""
+    tokenizer = make_tokenizer({"unk_token": "<unk>", "boi": "<image>", "eoi": "</image>"}, bos=False)
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = hf.Kosmos2Processor(images, tokenizer)  # adds tokens for places in the picture
+    text = {"embed_dim": 64, "layers": 4, "ffn_dim": 128, "attention_heads": 4, "max_position_embeddings": 512}
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    vision = SMALL | {"num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
+    config = hf.Kosmos2Config(text_config=text | ids | {"init_std": 0.2}, vision_config=vision, latent_query_num=64)
+    return save(folder, hf.Kosmos2ForConditionalGeneration, config, processor)
+
+
+def blip_parts(text: Any, tokenizer: Any) -> dict[str, Any]:
+    """What BLIP-2 and InstructBLIP share; picture tokens stand before <s>."""
+    former = SMALL | {"num_hidden_layers": 2, "encoder_hidden_size": 64, "vocab_size": len(tokenizer)}
+    return {
+        "vision_config": BLIP,
+        "qformer_config": former | {"initializer_range": 0.2, "cross_attention_frequency": 1},
+        "text_config": text,
+        "num_query_tokens": QUERIES,
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+        "initializer_range": 0.2,
+    }
+
+
+def save_blip2(folder: Path) -> Path:
+    """A Q-Former of 8 queries that reads the picture alone, and OPT, whose blocks end in fc2."""
+    tokenizer = make_tokenizer({}, ("<image>",))
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = {"hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 128, "num_hidden_layers": 4}
+    text = hf.OPTConfig(**sizes, num_attention_heads=4, max_position_embeddings=512, init_std=0.2, **ids)
+    config = hf.Blip2Config(**blip_parts(text, tokenizer))
+    images = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    processor = hf.Blip2Processor(images, tokenizer, num_query_tokens=QUERIES)
+    return save(folder, hf.Blip2ForConditionalGeneration, config, processor)
+
+
+def save_instructblip(folder: Path) -> Path:
+    """A Q-Former of 8 queries that reads the picture and the text."""
+    tokenizer = make_tokenizer({}, ("<image>",))
+    text = hf.LlamaConfig(**TEXT, vocab_size=len(tokenizer))
+    config = hf.InstructBlipConfig(**blip_parts(text, tokenizer))
+    images = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    processor = hf.InstructBlipProcessor(images, tokenizer, make_tokenizer({}, ("<image>",)), num_query_tokens=QUERIES)
+    return save(folder, hf.InstructBlipForConditionalGeneration, config, processor)
+
+
+def save_mllama(folder: Path) -> Path:
+    """One of four language blocks attends to the picture, of which the prompt holds one token and no more."""
+    tokenizer = make_tokenizer({"image_token": "<|image|>"}, bos=False)
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_global_layers": 2}
+    vision |= {"attention_heads": 4, "image_size": 32, "patch_size": 8, "initializer_range": 0.2}
+    vision |= {"vision_output_dim": 192, "intermediate_layers_indices": [0, 1], "max_num_tiles": 4}
+    vision |= {"supported_aspect_ratios": [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]}
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "vocab_size": len(tokenizer)}
+    text = TEXT | {"cross_attention_layers": [1]} | rope
+    config = hf.MllamaConfig(vision_config=vision, text_config=text, image_token_index=tokenizer.image_token_id)
+    images = MllamaImageProcessorPil(size={"height": 32, "width": 32}, max_image_tiles=4)
+    processor = hf.MllamaProcessor(images, tokenizer, chat_template=chat("<|image|>"))
+    return save(folder, hf.MllamaForConditionalGeneration, config, processor)
+
+
+def save_paligemma2(folder: Path) -> Path:
+    """As PaliGemma, with Gemma 2: norms behind the parts of a block, and every other block slides over 8 tokens."""
+    tokenizer = make_tokenizer({"image_token": "<image>"}, bos=False)
+    images = SiglipImageProcessorPil(size={"height": 32, "width": 32}, image_seq_length=16)
+    processor = hf.PaliGemmaProcessor(images, tokenizer, chat_template=chat("<image>"))  # adds 1152 tokens
+    config = hf.PaliGemmaConfig(
+        vision_config=siglip(),
+        text_config=hf.Gemma2Config(
+            **TEXT, vocab_size=len(tokenizer), head_dim=16, query_pre_attn_scalar=16, sliding_window=8
+        ),
+        image_token_index=processor.image_token_id,
+        projection_dim=64,
+        hidden_size=64,
+    )
+    return save(folder, hf.PaliGemmaForConditionalGeneration, config, processor)
+
+
+BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "llava": save_llava,
+    "llava_next": save_llava_next,
+    **FAMILIES,
+    "kosmos2": save_kosmos2,
+    "blip2": save_blip2,
+    "instructblip": save_instructblip,
+    "mllama": save_mllama,
+    "paligemma2": save_paligemma2,
+}
+SETTINGS: dict[str, dict[str, str]] = {"paligemma2": {"attn": "eager"}}  # Gemma 2 caps its logits, which sdpa cannot
