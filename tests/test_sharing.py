@@ -33,7 +33,7 @@ PLAIN = {  # family: why its statements are read one by one
     "paligemma": "its picture tokens see the text behind them",
     "paligemma2": "its picture tokens see the text behind them",
     "gemma3": "its attention slides over 8 of 200 tokens",
-    "instructblip": "its Q-Former reads the text",
+    "instructblip": "its picture tokens see the text behind them",
     "kosmos2": "its forward pass refuses packed prompts",
     "mllama": "its forward pass refuses packed prompts",
 }
