@@ -21,8 +21,11 @@ COMMANDS = {
     "report": "print and draw a finished run again: report run=FOLDER",
     "geometry": "compare the layers of a filled cache with each other",
     "cache": "list, verify, prune and compare caches",
+    "list": "models, tasks, datasets, probes, layers or experiments to choose from",
+    "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
-PLAIN = {"cache": "cache"}  # {command: module of tools}; all others are Hydra jobs, modules of stages with their names
+# {command: module of tools}; all others are Hydra jobs, modules of stages with their names
+PLAIN = {"cache": "cache", "list": "catalogue", "doctor": "doctor"}
 USAGE = """mllm-probe: which layers of a multimodal language model hold global meaning, and which local
 
 usage: mllm-probe COMMAND [GROUP=OPTION ...] [key=value ...] [-m]
@@ -34,6 +37,8 @@ examples:
   mllm-probe run                                      the bundled model on drawn scenes, offline
   mllm-probe run model=llava task=objects dataset=coco dataset.root=COCO
   mllm-probe run -m task=entailment,objects           a sweep: every combination is a run
+  mllm-probe list models                              what there is to choose from
+  mllm-probe doctor                                   is everything in place?
   mllm-probe cache ls                                 what lies in outputs/cache, and how large it is
   mllm-probe COMMAND --help                           its groups and settings
   eval "$(mllm-probe run -sc install=bash)"           tab completion (bash; zsh and fish alike)
@@ -81,12 +86,6 @@ def _completion(args: list[str]) -> list[str]:
     return [typed, *args]
 
 
-def config_dir() -> Path:
-    """conf/ inside an installed wheel, or beside the package in a checkout and an editable install."""
-    package = Path(__file__).resolve().parent
-    return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "run.yaml").is_file())
-
-
 def _limit_threads() -> None:
     """One thread unless the user or the SLURM allotment says more; read by BLAS and torch when they are imported.
 
@@ -130,6 +129,7 @@ def _run_hydra(command: str, args: list[str]) -> None:
 
     from mllm_probe.config import register_schemas
     from mllm_probe.errors import MllmProbeError
+    from mllm_probe.paths import config_dir
 
     register_schemas()
     wants_trace = bool(os.environ.get("HYDRA_FULL_ERROR"))

@@ -8,6 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+
+def config_dir() -> Path:
+    """conf/ inside an installed wheel, or beside the package in a checkout and an editable install."""
+    package = Path(__file__).resolve().parent
+    return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "run.yaml").is_file())
+
+
 SIDES = GLOBAL, LOCAL = "global", "local"  # the two runs of a study
 
 

@@ -7,12 +7,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mllm_probe.cli import config_dir
 from mllm_probe.config import build, plain, register_schemas, run_digest, typed
 from mllm_probe.errors import ConfigError
 from mllm_probe.extract.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.checkpoint import check_settings
 from mllm_probe.models.prompt import check_position
+from mllm_probe.paths import config_dir
 from mllm_probe.protocols import Dataset, Probe, Task
 from mllm_probe.settings import LayerSettings, ModelSettings, PromptSettings
 from mllm_probe.sites import Anatomy, Key, Site

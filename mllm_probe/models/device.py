@@ -37,3 +37,11 @@ def check_placed(placed: dict[str, object], settings: ModelSettings) -> None:
             f"{len(off)} of {len(placed)} parts of the model do not fit on the cards ({', '.join(off[:3])}); use "
             "model.quantization=nf4, or let them stay in the CPU's memory, slowly, with model.placement=offload"
         )
+
+
+def nf4_error(device: str) -> float:
+    """The largest error of numbers from -1 to 1 that bitsandbytes packs into nf4 and unpacks on this device."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weight = torch.linspace(-1, 1, 4096, device=device).reshape(64, 64)
+    return float((dequantize_4bit(*quantize_4bit(weight, quant_type="nf4")) - weight).abs().max())

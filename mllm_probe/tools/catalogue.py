@@ -1,0 +1,47 @@
+"""`mllm-probe list`: the options of conf/, one line each, as their files say it. Imports no torch and no Hydra."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mllm_probe.errors import ConfigError
+from mllm_probe.paths import config_dir
+from mllm_probe.tools.listing import add_row, new_table, wide_console
+
+COMMANDS = {f"{group}s": group for group in ("model", "task", "dataset", "probe", "experiment")} | {"layers": "layers"}
+PACKAGE = "# @package"
+
+
+def run(args: Sequence[str]) -> None:
+    """The command. Raises ConfigError for a folder of options that does not exist."""
+    parser = argparse.ArgumentParser("mllm-probe list", description="What there is to choose from.", allow_abbrev=False)
+    parser.add_argument("what", nargs="?", choices=list(COMMANDS), help="one kind of option; all of them without")
+    parser.add_argument("--config-dir", metavar="DIR", help="your own groups, as other commands take them")
+    given = parser.parse_args(args)
+    folders = [config_dir(), *([Path(given.config_dir)] if given.config_dir else [])]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir {folder} does not exist; name the folder that holds model/, task/, ...")
+    for name in [given.what] if given.what else COMMANDS:
+        _show(COMMANDS[name], folders)
+
+
+def _show(group: str, folders: Sequence[Path]) -> None:
+    table = new_table(title=f"{group}=...")
+    for name in ("option", "what it is"):
+        table.add_column(name)
+    for path in (path for folder in folders for path in sorted((folder / group).glob("*.yaml"))):
+        add_row(table, path.stem, " ".join(about(path)))
+    wide_console().print(table)
+
+
+def about(path: Path) -> Iterator[str]:
+    """The comment a file begins with, up to its first full stop at the end of a line, and where weights come from."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(PACKAGE)]
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        yield line.removeprefix("#").strip()
+        if line.rstrip().endswith("."):
+            break
+    yield from (f"({line.partition(':')[2].strip()})" for line in lines if line.startswith("hub_id:"))
