@@ -123,3 +123,8 @@ def test_empty_tiles_are_no_tiles() -> None:
     assert [own.tolist() for own in slots.which] == [[0, 1], [2, 3, 4]]
     rows, among = Scale({"vision": 6}, leading=1).rows("vision", slots)  # type: ignore[dict-item]
     assert among == 30 and rows[0].tolist() == [1, 2, 3, 4, 7, 8, 9, 10], "one token before and one behind the patches"
+
+
+def test_inputs_without_pixels_are_refused() -> None:
+    with pytest.raises(ModelError, match="the processor gives input_ids and no pixel values; use layers.towers"):
+        find_slots({"input_ids": torch.ones(1, 3)}, 1, None, 8)

@@ -246,9 +246,7 @@ def test_more_tokens_than_embeddings(weightless: Path) -> None:
 def test_parts_of_different_processors(weightless: Path) -> None:
     tokenizer = make_tokenizer({"picture": "<picture>"})
     tokenizer.save_pretrained(weightless)
-    with pytest.raises(
-        ModelError, match=r"LlavaProcessor writes no <picture> .* for a picture at <image>; the processor"
-    ):
+    with pytest.raises(ModelError, match=r"LlavaProcessor (writes no <picture>|cannot process a picture at <image>)"):
         blueprint_of(weightless)
 
 
@@ -312,3 +310,12 @@ def test_no_tag_may_stand_in_a_text(
     prompter = blueprint_of(folders[family]).prompter
     with pytest.raises(DataError, match=f"contains the {kind} tag {tag}; remove it from the caption"):
         prompter.render(sample_of(tmp_path, pictures[:1], f"a {tag} circle", {}))
+
+
+def test_why_a_picture_cannot_be_processed_is_said(weightless: Path) -> None:
+    """As older LLaVA checkpoints are, whose processors do not say the size of a patch."""
+    said = json.loads((weightless / "processor_config.json").read_text())
+    said["patch_size"] = None
+    (weightless / "processor_config.json").write_text(json.dumps(said))
+    with pytest.raises(ModelError, match=r"LlavaProcessor cannot process a picture at <image>: .*NoneType"):
+        blueprint_of(weightless)

@@ -112,7 +112,12 @@ class Blueprint:
     @property
     def patch(self) -> int:
         """The side of a patch of the vision tower in pixels."""
-        size = self.config.vision_config.patch_size
+        size = getattr(getattr(self.config, "vision_config", None), "patch_size", None)
+        if size is None:
+            raise ModelError(
+                f"{self.folder}: config.json names no patch size of a vision tower, so its sites cannot be read; use "
+                "layers.towers=[lm]"
+            )
         return int(size if isinstance(size, int) else size[0])
 
     def answers(self, position: str) -> list[list[int]]:

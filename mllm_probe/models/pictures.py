@@ -52,6 +52,8 @@ def find_slots(inputs: Mapping[str, Any], pictures: int, tokens: Sequence[int] |
 
     `patch` is the side of a patch in pixels. Raises ModelError where the inputs do not say.
     """
+    if "pixel_values" not in inputs:
+        raise ModelError(f"the processor gives {', '.join(inputs)} and no pixel values; use layers.towers=[lm]")
     pixels = inputs["pixel_values"]
     if "image_grid_thw" in inputs:  # Qwen: patches of all pictures in one row
         return _row([int(grid.prod()) for grid in inputs["image_grid_thw"]])

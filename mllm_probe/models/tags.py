@@ -35,17 +35,20 @@ def find_tag(processor: Any, image: int | None) -> Tag:
     """Raises ModelError where a picture leaves no token, SpanError where the text is not found behind it."""
     tokenizer = processor.tokenizer
     named = str(getattr(processor, "image_token", None) or tokenizer.convert_ids_to_tokens(image or 0))
-    bare, tagged = _tokens(processor, WORDS, image), 0
+    bare, why = _tokens(processor, WORDS, image)
+    tagged = 0
     if tokenizer.convert_tokens_to_ids(named) not in (None, tokenizer.unk_token_id):
-        tagged = _tokens(processor, f"{named}\n{WORDS}", image)
+        tagged, why = _tokens(processor, f"{named}\n{WORDS}", image)
     if tagged and (not bare or tagged == bare):
         return Tag(named, tokenizer.convert_tokens_to_ids(named), image)
-    if not bare:
-        raise ModelError(
-            f"{type(processor).__name__} writes no {tokenizer.convert_ids_to_tokens(image or 0)} (token {image}, the "
-            f"image token of config.json) for a picture at {named}; the processor is another model's"
-        )
-    return Tag("", None, image, _lead(processor))
+    if bare:
+        return Tag("", None, image, _lead(processor))
+    if why:
+        raise ModelError(f"{type(processor).__name__} cannot process a picture at {named}: {why}")
+    raise ModelError(
+        f"{type(processor).__name__} writes no {tokenizer.convert_ids_to_tokens(image or 0)} (token {image}, the "
+        f"image token of config.json) for a picture at {named}; the processor is another model's"
+    )
 
 
 def pictured(inputs: Mapping[str, Any], image: int | None) -> np.ndarray:
@@ -55,13 +58,13 @@ def pictured(inputs: Mapping[str, Any], image: int | None) -> np.ndarray:
     return np.asarray(found & inputs["attention_mask"].bool())
 
 
-def _tokens(processor: Any, text: str, image: int | None) -> int:
-    """How many picture tokens one picture and this text give; 0 where the processor refuses them."""
+def _tokens(processor: Any, text: str, image: int | None) -> tuple[int, str]:
+    """How many picture tokens one picture and this text give; none, and why, where the processor refuses them."""
     try:
         inputs = processor(text=[text], images=[[PICTURE]], return_tensors="pt")
-    except Exception:  # each family has its own way to say that tags and pictures do not match
-        return 0
-    return int(pictured(inputs, image).sum())
+    except Exception as error:  # each family has its own way to say that tags and pictures do not match
+        return 0, str(error).strip().partition("\n")[0] or type(error).__name__
+    return int(pictured(inputs, image).sum()), ""
 
 
 def _lead(processor: Any) -> str:

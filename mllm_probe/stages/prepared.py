@@ -72,7 +72,8 @@ class Prepared:
     def keys(self) -> tuple[Key, ...]:
         """What is probed."""
         if self.control in FLOORS:
-            return (FLOORS[self.control](self.anatomy),)
+            floor = FLOORS[self.control](self.anatomy)
+            return (floor,) if floor.site.tower in self.anatomy.widths else ()
         keys = select_keys(self.sites, self.config.extract.positions, self.anatomy)
         check_keys(keys, self.sites, self.config.extract.positions)
         return tuple(key for key in keys if self.has(key))
@@ -100,7 +101,7 @@ class Prepared:
 
 OPTIONAL = (TEXT_ONLY, VISION_ONLY, CONNECTOR_ONLY)  # what some models cannot be shown, or have no place to be read
 FLOORS: Mapping[str, Callable[[Anatomy], Key]] = {
-    VISION_ONLY: lambda anatomy: Key(Site("vision", anatomy.blocks["vision"]), "mean_image"),
+    VISION_ONLY: lambda anatomy: Key(Site("vision", anatomy.blocks.get("vision", 0)), "mean_image"),
     CONNECTOR_ONLY: lambda anatomy: Key(Site("connector"), "mean_image"),
 }
 
