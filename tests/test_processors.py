@@ -22,9 +22,11 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast, processing_utils
 from transformers.models.auto import image_processing_auto, video_processing_auto
 
 from mllm_probe.errors import DataError, ModelError
+from mllm_probe.extract.taps import read_states
 from mllm_probe.models import processor as loading
+from mllm_probe.models.hf import load_model
 from mllm_probe.models.processor import NoVideo, load_processor
-from mllm_probe.types import Picture, Sample
+from mllm_probe.types import Key, Picture, Sample, digest
 
 BUILDERS = {"llava": save_llava, "llava_next": save_llava_next, **FAMILIES}
 CLIP = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
@@ -271,7 +273,7 @@ def sample_of(tmp_path: Path, pictures: list[Image.Image], text: str, marks: dic
     for number, picture in enumerate(pictures):
         path = tmp_path / f"{number}.png"
         picture.save(path)
-        shown.append(Picture(str(number), path, str(number)))
+        shown.append(Picture(str(number), path, digest(picture.tobytes().hex())))
     return Sample.of(shown, text, marks)
 
 
@@ -294,6 +296,18 @@ def test_the_tag_of_gemma3_is_not_its_image_token(
     (text,) = layout.rows("mean_text")
     assert tokenizer.decode([ids[i] for i in text]).strip() == "a red circle" and soft[-1] < text[0]
     assert torch.equal(inputs["input_ids"][0, soft], torch.full((32,), gemma.prompter.tag.image))
+
+
+def test_gemma3_reads_its_pictures(folders: dict[str, Path], tmp_path: Path, pictures: list[Image.Image]) -> None:
+    """Pictures are told apart where they are read, the same picture twice is not."""
+    model = load_model(blueprint_of(folders["gemma3"]), "cpu")
+    samples = []
+    for place, shown, text in (("a", 0, "a"), ("b", 1, "a"), ("c", 0, "a red circle")):
+        (tmp_path / place).mkdir()
+        samples.append(sample_of(tmp_path / place, pictures[shown : shown + 1], text, {}))
+    key = Key.parse("lm.00@mean_image")
+    one, other, again = read_states(model, model.collate(samples, [key]), [key], torch.float32).values[key]
+    assert not torch.allclose(one, other, atol=1e-3) and torch.allclose(one, again, atol=1e-5)
 
 
 @pytest.mark.parametrize(
