@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from mllm_probe.probes.linear import logits_of
-from mllm_probe.protocols import Probe
+from mllm_probe.protocols import Fit, Probe
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared
@@ -57,23 +57,41 @@ class Trial:
         return f"{self.key or self.control or 'none'}/{self.probe}/{middle}seed{self.seed}"
 
 
-def fitted(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: Sequence[Trial]) -> list[Trial]:
-    """The blank trials with what the probe made of their problems.
+@dataclass(frozen=True)
+class Fitted:
+    """A probe's fits of some problems, by their numbers; they may be read on any rows of the same decisions.
 
     Where no output has both labels in training there is nothing to fit, and all decisions are undecided.
     """
-    asked = [readout.problem(problem) for problem in problems]
-    live = [i for i, problem in enumerate(asked) if problem.y.size]
-    fits = probe.fit(readout.data, [asked[i] for i in live]) if live else []
-    found = dict(zip(live, zip(fits, logits_of(fits, readout.data) if fits else [], strict=True), strict=True))
-    trials = []
-    for i, blank in enumerate(blanks):
-        fit, z = found.get(i, (None, np.zeros((len(readout.who), 0))))
-        facts = {**(fit.facts if fit else {"converged": 1.0}), "log_odds": float(probe.log_odds)}
-        arrays = fit.arrays() if fit else {}
-        logits = readout.logits(z, problems[i])
-        trials.append(replace(blank, probe=probe.name, logits=logits, facts=facts, arrays=arrays))
-    return trials
+
+    probe: Probe
+    problems: Sequence[Problem]
+    fits: Mapping[int, Fit]
+
+    @classmethod
+    def on(cls, probe: Probe, readout: Readout, problems: Sequence[Problem]) -> "Fitted":
+        asked = [readout.problem(problem) for problem in problems]
+        live = [i for i, problem in enumerate(asked) if problem.y.size]
+        fits = probe.fit(readout.data, [asked[i] for i in live]) if live else []
+        return cls(probe, problems, dict(zip(live, fits, strict=True)))
+
+    def trials(self, readout: Readout, blanks: Sequence[Trial]) -> list[Trial]:
+        """The blank trials, one a problem, with what its fit makes of the rows."""
+        found = dict(
+            zip(self.fits, logits_of(list(self.fits.values()), readout.data) if self.fits else [], strict=True)
+        )
+        trials = []
+        for i, blank in enumerate(blanks):
+            fit, z = self.fits.get(i), found.get(i, np.zeros((len(readout.who), 0)))
+            facts = {**(fit.facts if fit else {"converged": 1.0}), "log_odds": float(self.probe.log_odds)}
+            arrays, logits = fit.arrays() if fit else {}, readout.logits(z, self.problems[i])
+            trials.append(replace(blank, probe=self.probe.name, logits=logits, facts=facts, arrays=arrays))
+        return trials
+
+
+def fitted(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: Sequence[Trial]) -> list[Trial]:
+    """The blank trials with what the probe made of their problems."""
+    return Fitted.on(probe, readout, problems).trials(readout, blanks)
 
 
 class Bench:

@@ -50,6 +50,16 @@ def extract_missing(experiments: Sequence[Prepared], reporter: Reporter) -> list
     return [_summed(fills) for fills in done]
 
 
+def extract_all(experiments: Sequence[Prepared], reporter: Reporter) -> list[dict[str, Any]]:
+    """The same, for what needs all of it now. Raises CacheError where other processes still have shards to fill."""
+    done = extract_missing(experiments, reporter)
+    if not all(extraction["complete"] for extraction in done):
+        raise CacheError(
+            "other processes have not filled their shards yet; when all are done, the same command goes on"
+        )
+    return done
+
+
 def _summed(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What was done for an experiment and its controls together."""
     passes = [one["forward_passes"] for one in done]

@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import CacheError, ConfigError, ProbeError, choices
+from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.settings import ExtractSettings
-from mllm_probe.stages.extract import extract_missing
+from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show, show_study
@@ -36,12 +36,7 @@ def _ready(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
 
 
 def _swept(experiments: Sequence[Prepared], paths: Sequence[RunPaths], reporter: Reporter) -> list[Swept]:
-    extractions = extract_missing(experiments, reporter)
-    if not all(extraction["complete"] for extraction in extractions):
-        raise CacheError(
-            "other processes have not filled their shards yet; when all are done, `mllm-probe sweep` with the same "
-            "settings goes on"
-        )
+    extractions = extract_all(experiments, reporter)
     done = []
     for ready, own, extraction in zip(experiments, paths, extractions, strict=True):
         if len(experiments) > 1:

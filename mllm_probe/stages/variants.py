@@ -6,8 +6,9 @@ towers alone read what the experiment may have stored already.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store
@@ -47,8 +48,9 @@ def _shuffled(ready: Prepared, _: Digests) -> Prepared:
     return replace(ready, examples=shuffled_picture(ready.examples, ready.config.data.seed))
 
 
-def _random(ready: Prepared, digests: Digests) -> Prepared:
-    config = replace(ready.config, model=replace(ready.config.model, weights="random"))
+def loaded_otherwise(ready: Prepared, digests: Digests, **settings: Any) -> Prepared:
+    """The same samples read by the same checkpoint under other settings of the model: a cache of its own."""
+    config = replace(ready.config, model=replace(ready.config.model, **settings))
     identity = identify(folder_digests(ready.checkpoint, digests), **requested(config))
     outputs = OutputPaths(Path(config.paths.outputs))
     return replace(ready, config=config, identity=identity, store=Store(outputs.cache(identity.digest), digests))
@@ -60,5 +62,5 @@ CHANGES: Mapping[str, Change] = {  # in this order, so that one model is loaded 
     SHUFFLED: _shuffled,
     VISION_ONLY: lambda ready, _: ready,
     CONNECTOR_ONLY: lambda ready, _: ready,
-    RANDOM: _random,
+    RANDOM: partial(loaded_otherwise, weights="random"),
 }

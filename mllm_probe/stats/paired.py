@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples, interval, picture_sums
+from mllm_probe.stats.permutation import votes
 
 EXACT = 12  # up to this many pictures that differ, all 2^G sign patterns are tried
 TIE = 1e-9
@@ -45,6 +46,16 @@ def difference(
     p, p_greater = sign_flip(picture_sums(draws.member, draws.size, gap), permutations, seed)
     detectable = float(norm.ppf(0.975) + norm.ppf(0.8)) * se
     return Difference(float(gap.mean()), float(low), float(high), se, p, p_greater, detectable)
+
+
+def row_scores(logits: np.ndarray, y: np.ndarray, kind: str) -> np.ndarray:
+    """Logits [S, N] or [S, N, C] of S seeds and labels [N] -> the share of seeds that are right about each row [N].
+
+    For numbers 1 - squared error / variance of y, the mean over seeds; its mean over rows is R squared.
+    """
+    if kind == "number":
+        return 1 - ((logits - y) ** 2).mean(axis=0) / max(float(y.var()), 1e-30)
+    return votes(logits[None].astype(np.float64), kind)[0][np.arange(len(y)), y]
 
 
 def standard_errors(scores: np.ndarray, draws: Resamples) -> np.ndarray:
