@@ -1,5 +1,6 @@
 """Shared pieces of the tests: tiny real checkpoints, drawn samples, a reporter that stays silent."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +10,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPVisionConfig,
@@ -185,3 +188,14 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def tiny(checkpoint: Path) -> tuple[str, ...]:
     return ("model=custom", f"model.path={checkpoint}", "model.dtype=float32")
+
+
+def stored(cache: Path, key: str) -> dict[str, np.ndarray]:
+    """{uid: row [D]} of a key with a row for each uid, from the shards of a cache, with nothing but safetensors."""
+    rows: dict[str, np.ndarray] = {}
+    for path in sorted(cache.glob("groups/*/*.safetensors")):
+        with safe_open(path, "np") as file:
+            index = json.loads(file.metadata()["index"])
+            if key in index["spaces"]:
+                rows |= dict(zip(index[index["spaces"][key]], file.get_tensor(key), strict=True))
+    return rows

@@ -19,7 +19,7 @@ from mllm_probe.models.attention import sharing
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.collate import Collator, Owners
 from mllm_probe.models.device import check_device, check_placed, device_map
-from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules
+from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules, same_on_every_cpu
 from mllm_probe.models.scale import scale_of
 from mllm_probe.settings import ONE
 from mllm_probe.sites import Anatomy, Key, Site
@@ -60,6 +60,7 @@ class HFModel:
     def __init__(self, model: Any, blueprint: Blueprint, device: str) -> None:
         self._model, self._blueprint, self._device = model, blueprint, device
         self.anatomy: Anatomy = blueprint.anatomy
+        same_on_every_cpu(model)
         self._scale = scale_of(model, blueprint, self._pass)
         blocks = model.get_submodule(blueprint.structure.blocks["lm"])
         found = {id(part.config): part.config for part in blocks.modules() if hasattr(part, "config")}

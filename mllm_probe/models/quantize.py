@@ -42,6 +42,17 @@ def quantized_modules(model: "nn.Module") -> list[str]:
     return [name for name, module in model.named_modules() if type(module).__name__ in QUANTIZED_CLASSES]
 
 
+def same_on_every_cpu(model: "nn.Module") -> None:
+    """Multiply in the compute dtype that was asked for.
+
+    On CPUs with AVX512-BF16 bitsandbytes otherwise packs the weights anew at the first pass and multiplies in bfloat16,
+    float32 or not, and fails for layers whose width is not a multiple of 32: one cache would hold two kinds of numbers.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def check_quantized(found: list[str], settings: ModelSettings, structure: Structure) -> None:
     """Skip lists are fragile: the modules found must lie in the towers asked for, and in each of them."""
     wanted = [] if settings.quantization == "none" else [structure.whole[name] for name in settings.quantize]
