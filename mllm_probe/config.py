@@ -20,6 +20,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.settings import (
     DataSettings,
     ExtractSettings,
+    FidelitySettings,
     GeometrySettings,
     LayerSettings,
     ModelSettings,
@@ -68,6 +69,13 @@ class GeometryConfig(RunConfig):
 
 
 @dataclass
+class FidelityConfig(RunConfig):
+    """`fidelity`: the settings of a run of the quantised model, and what it is held against."""
+
+    fidelity: FidelitySettings = field(default_factory=FidelitySettings)
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -80,6 +88,7 @@ SCHEMAS: dict[str, type] = {
     "extract": RunConfig,
     "sweep": RunConfig,
     "geometry": GeometryConfig,
+    "fidelity": FidelityConfig,
     "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
@@ -104,6 +113,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     store.store(name="geometry_schema", node=GeometryConfig)
+    store.store(name="fidelity_schema", node=FidelityConfig)
     store.store(name="report_schema", node=ReportConfig)
 
 

@@ -161,6 +161,13 @@ class RunPaths:
     def heatmaps(self, kind: str) -> Path:
         return self.root / f"geometry.{kind}"
 
+    @property
+    def fidelity(self) -> Path:
+        return self.root / "fidelity.csv"
+
+    def precision(self, kind: str) -> Path:
+        return self.root / f"fidelity.{kind}"
+
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
 

@@ -188,5 +188,18 @@ class GeometrySettings:
 
 
 @dataclass
+class FidelitySettings:
+    """What a quantised model is held against: the same one, not quantised, in `dtype` (null = model.dtype).
+
+    CKA is taken of one prompt a picture, of at most `max_rows` drawn by `seed`, clipped as in GeometrySettings.
+    """
+
+    dtype: str | None = None
+    max_rows: int = 2000
+    clip: float | None = 5.0
+    seed: int = 0
+
+
+@dataclass
 class PathSettings:
     outputs: str = "outputs"

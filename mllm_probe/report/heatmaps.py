@@ -121,6 +121,16 @@ def _shown(names: Sequence[str]) -> list[int]:
     return sorted(shown)
 
 
+def name_sites(panel: Any, sites: Sequence[str]) -> None:
+    """Sites along the axis of a panel of curves."""
+    shown = _shown(sites)
+    panel.set_xticks(shown, [sites[i] for i in shown], fontsize=6.5, rotation=90)
+    panel.set_xlim(-0.5, len(sites) - 0.5)
+    panel.tick_params(axis="y", labelsize=8)
+    panel.grid(axis="y", color="0.92")
+    panel.spines[["top", "right"]].set_visible(False)
+
+
 def _draw_curves(part: Any, alone: "pd.DataFrame") -> None:
     measures = list(dict.fromkeys(alone.measure))
     sites = in_order(set(alone.site_a))
@@ -131,12 +141,7 @@ def _draw_curves(part: Any, alone: "pd.DataFrame") -> None:
             line = alone[(alone.measure == measure) & (alone.position == position)]
             places = [sites.index(site) for site in line.site_a]
             panel.plot(places, line.value, marker="o", markersize=3, linewidth=1.3, color=colour, label=position)
-        shown = _shown(sites)
-        panel.set_xticks(shown, [sites[i] for i in shown], fontsize=6.5, rotation=90)
-        panel.set_xlim(-0.5, len(sites) - 0.5)
-        panel.tick_params(axis="y", labelsize=8)
+        name_sites(panel, sites)
         panel.set_title(TITLES.get(measure, measure), fontsize=9.5)
         panel.set_ylim(bottom=0)
-        panel.grid(axis="y", color="0.92")
-        panel.spines[["top", "right"]].set_visible(False)
     panels[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))

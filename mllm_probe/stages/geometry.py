@@ -12,11 +12,11 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.geometry.rows import FEWEST
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
-from mllm_probe.report.geometry import load_relations, print_relations, save_relations
-from mllm_probe.report.heatmaps import draw_geometry
+from mllm_probe.report.geometry import save_relations
 from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.atlas import MEASURES, Atlas
 from mllm_probe.stages.prepare import prepare
+from mllm_probe.stages.report import show_geometry
 from mllm_probe.types import Sample
 
 
@@ -31,10 +31,7 @@ def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> Non
     reporter.note(f"geometry: {len(samples)} of {pictures} pictures, one prompt of each, drawn by geometry.seed")
     atlas = Atlas(ready, settings, samples, reporter)
     save_relations(paths.geometry, [relation for name in settings.measures for relation in atlas.relations(name)])
-    table = load_relations(paths.geometry)
-    draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")])
-    print_relations(table)
-    reporter.note(f"everything is in {paths.root}")
+    show_geometry(paths, reporter)
 
 
 def check_settings(config: GeometryConfig) -> None:
@@ -56,10 +53,15 @@ def check_settings(config: GeometryConfig) -> None:
                 f"geometry.across={settings.across} must hold pairs of two positions, each out of extract.positions: "
                 f"{', '.join(positions)}"
             )
+    refuse_tokens(positions, "geometry")
+
+
+def refuse_tokens(positions: Sequence[str], command: str) -> None:
+    """Raises ConfigError for positions with a row for every token."""
     ragged = [position for position in positions if position.startswith("tokens:")]
     if ragged:
         raise ConfigError(
-            f"position {ragged[0]} holds a row for every token, and geometry compares one row a picture; "
+            f"position {ragged[0]} holds a row for every token, and {command} compares one row a picture; "
             "leave it out of extract.positions or take a pooled position such as mean_text"
         )
 

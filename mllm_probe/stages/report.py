@@ -1,4 +1,4 @@
-"""`mllm-probe report`: the table and the figures of a finished run, from its files alone."""
+"""What a command ends with, and `mllm-probe report`: table and figures of a finished run, from its files alone."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,11 @@ from mllm_probe.config import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
+from mllm_probe.report.fidelity import load_agreements, print_agreements
 from mllm_probe.report.figures import draw_layers
+from mllm_probe.report.geometry import load_relations, print_relations
+from mllm_probe.report.heatmaps import draw_geometry
+from mllm_probe.report.precision import draw_fidelity
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
@@ -18,7 +22,8 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
     if config.run is None:
         raise ConfigError("report needs run=FOLDER, the folder of a finished run (it holds scores.csv)")
     paths = RunPaths(Path(config.run))
-    (show_study if paths.study.is_file() else show)(paths, reporter)
+    kinds = {paths.study: show_study, paths.geometry: show_geometry, paths.fidelity: show_fidelity}
+    next((kind for file, kind in kinds.items() if file.is_file()), show)(paths, reporter)
 
 
 def show(paths: RunPaths, reporter: Reporter) -> None:
@@ -37,4 +42,20 @@ def show_study(paths: RunPaths, reporter: Reporter) -> None:
     statements = json.loads(paths.study.read_text())["statements"]
     draw_study(tables[0], tables[1], statements, [paths.curves("png"), paths.curves("pdf")])
     print_study(statements)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_geometry(paths: RunPaths, reporter: Reporter) -> None:
+    """Draw geometry.png and geometry.pdf, print the table and say where everything is."""
+    table = load_relations(paths.geometry)
+    draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")])
+    print_relations(table)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_fidelity(paths: RunPaths, reporter: Reporter) -> None:
+    """Draw fidelity.png and fidelity.pdf, print the table and say where everything is."""
+    table = load_agreements(paths.fidelity)
+    draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")])
+    print_agreements(table)
     reporter.note(f"everything is in {paths.root}")

@@ -1,0 +1,159 @@
+"""fidelity.csv and what `fidelity` ends with: tables, and in words what quantisation changes. Fits nothing."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mllm_probe.paths import replacing
+from mllm_probe.report.figures import positions
+from mllm_probe.stats.peak import preferred
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIDES = REFERENCE, QUANTIZED = "reference", "quantized"
+CHANGED, MOVED = "difference", "transfer"
+HOME = (REFERENCE, REFERENCE)
+METRICS = ("accuracy", "r2")
+ALPHA = 0.05
+SENTENCES = {CHANGED: "the probe's score", MOVED: "a reference probe's score on quantised states"}
+STATES = {"relative_error": ".3g", "fvu": ".3g", "cosine": ".4f", "cka": ".4f"}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One row of fidelity.csv; the fields are its columns, in order.
+
+    `measure`: relative_error, cosine, fvu and cka compare the states; answer_agreement the model's own answers;
+    accuracy (r2 for numbers) is the probe's, fitted on the states of one side and read on those of a side; `difference`
+    is the quantised curve minus the reference curve; `transfer` is a probe of the reference read on quantised states
+    minus the same probe at home. `split` is test but for the accuracies that choose a layer. Empty cells: no value.
+    """
+
+    run: str
+    model: str
+    revision: str
+    quantization: str
+    reference: str
+    cache: str
+    reference_cache: str
+    dataset: str
+    task: str
+    site: str
+    tower: str
+    layer: int
+    part: str
+    depth: float
+    position: str
+    measure: str
+    n: int
+    n_groups: int
+    value: float | None = None
+    fitted_on: str = ""
+    read_on: str = ""
+    probe: str = ""
+    split: str = "test"
+    low: float | None = None
+    high: float | None = None
+    ci_level: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+
+
+COLUMNS = tuple(field.name for field in fields(Agreement))
+NUMBERS = ("layer", "depth", "n", "n_groups", "value", "low", "high", "ci_level", "p_value", "p_holm")
+
+
+def save_agreements(path: Path, rows: Iterable[Agreement]) -> None:
+    with replacing(path) as part, part.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(COLUMNS)
+        writer.writerows(["" if value is None else value for value in astuple(row)] for row in rows)
+
+
+def load_agreements(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    texts = {name: str for name in COLUMNS if name not in NUMBERS}
+    return pd.read_csv(path, dtype=texts).fillna(dict.fromkeys(texts, ""))
+
+
+def curve(here: "pd.DataFrame", fitted_on: str, read_on: str, split: str = "test") -> "pd.DataFrame":
+    """The probe's scores among the rows of a position."""
+    scores = here[here.measure.isin(METRICS) & (here.split == split)]
+    return scores[(scores.fitted_on == fitted_on) & (scores.read_on == read_on)]
+
+
+def print_agreements(table: "pd.DataFrame", console: Console | None = None) -> None:
+    """A table for each position, one row a site; then what may be said of it."""
+    console = console or Console()
+    for position in positions(table):
+        here = table[table.position == position]
+        console.print(_view(here, position))
+        for line in (*_said(here, position), *_answers(here)):
+            console.print(line, highlight=False)
+
+
+def _view(here: "pd.DataFrame", position: str) -> Table:
+    first = here.iloc[0]
+    view = Table(
+        title=f"{first.model}, {first.task} at {position}: {first.quantization} against {first.reference}",
+        caption="error: relative; FVU: variance unexplained; probe in %, change in points; *: p < 0.05, Holm",
+        collapse_padding=True,
+    )
+    view.add_column("site", no_wrap=True)
+    for name in ("error", "FVU", "cosine", "CKA", "probe", "change"):
+        view.add_column(name, justify="right", no_wrap=True)
+    for site, rows in here[here.split == "test"].groupby("site", sort=False):
+        cell = {(row.measure, row.fitted_on, row.read_on): row for row in rows.itertuples()}
+        states = (_number(cell.get((name, "", "")), form) for name, form in STATES.items())
+        view.add_row(site, *states, *_points(curve(rows, *HOME), cell.get((CHANGED, QUANTIZED, QUANTIZED))))
+    return view
+
+
+def _number(row: Any, form: str) -> str:
+    return "" if row is None or row.value != row.value else f"{row.value:{form}}"
+
+
+def _points(at_home: "pd.DataFrame", change: Any) -> tuple[str, str]:
+    if change is None:
+        return "", ""
+    return f"{100 * at_home.value.iloc[0]:.1f}", f"{_gap(change)}{'*' if change.p_holm < ALPHA else ''}"
+
+
+def _gap(row: Any) -> str:
+    return f"{100 * row.value:.1f} \\[{100 * row.low:.1f}, {100 * row.high:.1f}]"
+
+
+def _said(here: "pd.DataFrame", position: str) -> Iterator[str]:
+    """Where the curve changes most, and whether its best layer moves."""
+    for name, what in SENTENCES.items():
+        rows = here[here.measure == name]
+        if len(rows) and rows.value.any():
+            most, found = rows.loc[rows.value.abs().idxmax()], int((rows.p_holm < ALPHA).sum())
+            many = f"{found} of {len(rows)} sites differ (Holm)"
+            yield f"{position}: {what} changes most at {most.site}, by {_gap(most)}; {many}"
+        elif len(rows):
+            yield f"{position}: {what} changes at no site"
+    best = [_best(here, side) for side in SIDES]
+    if all(best):
+        same = "the same" if best[0] == best[1] else "another"
+        yield f"  validation prefers {best[0]} of the reference, {best[1]} of the quantised model: {same} block"
+
+
+def _best(here: "pd.DataFrame", side: str) -> str:
+    rows = curve(here, side, side, split="val")
+    rows = rows[(rows.tower == "lm") & (rows.part == "block")]
+    return str(rows.site.iloc[preferred(rows.value.to_numpy())]) if len(rows) else ""
+
+
+def _answers(here: "pd.DataFrame") -> Iterator[str]:
+    rows = here[here.measure == "answer_agreement"]
+    for row in rows[rows.layer == rows.layer.max()].itertuples():
+        share = f"{100 * row.value:.1f} % \\[{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        yield f"  stopped at {row.site}, both answer alike in {share} of {row.n} prompts"

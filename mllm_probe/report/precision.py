@@ -1,0 +1,82 @@
+"""fidelity.png and fidelity.pdf: what quantisation does to the states of each layer, and to a probe of them.
+
+Reads the table of fidelity.csv only. A column of panels for each position, one tower after the other along the axis.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.report.fidelity import CHANGED, METRICS, MOVED, QUANTIZED, REFERENCE, curve
+from mllm_probe.report.figures import COLOURS, legend_below, positions, save
+from mllm_probe.report.heatmaps import in_order, name_sites
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ERRORS = {"relative_error": "relative error", "fvu": "variance unexplained"}
+LIKENESS = {"cosine": "cosine", "cka": "CKA (unbiased)"}
+CURVES = {  # label: fitted on, read on, colour, dashes
+    "probe of the reference, at home": (REFERENCE, REFERENCE, COLOURS[0], "-"),
+    "probe of the quantised, at home": (QUANTIZED, QUANTIZED, COLOURS[1], "-"),
+    "reference probe on quantised states": (REFERENCE, QUANTIZED, COLOURS[2], (0, (4, 2))),
+    "quantised probe on reference states": (QUANTIZED, REFERENCE, COLOURS[3], (0, (1, 1))),
+}
+CHANGES = {CHANGED: (COLOURS[1], "-"), MOVED: (COLOURS[2], (0, (4, 2)))}
+NAMES = ("deviation", "similarity", "{metric}", "change in points")
+COLUMN, ROW = 3.4, 1.75  # inches
+
+
+def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
+    """Rows: how far the states are apart, how alike they are, the probe's curves and how these change."""
+    from matplotlib.figure import Figure
+
+    read = positions(table)
+    figure = Figure(figsize=(max(6.0, 1.2 + COLUMN * len(read)), ROW * len(NAMES) + 1.5), layout="constrained")
+    panels = figure.subplots(len(NAMES), len(read), squeeze=False, sharey="row", sharex="col")
+    for position, column in zip(read, panels.T, strict=True):
+        _draw_column(column, table[table.position == position])
+        column[0].set_title(position, fontsize=10)
+    panels[0, 0].set_ylim(bottom=0)
+    metric = str(table[table.measure.isin(METRICS)].measure.iloc[0])
+    for panel, name in zip(panels[:, 0], NAMES, strict=True):
+        panel.set_ylabel(name.format(metric=metric), fontsize=9.5)
+    first = table.iloc[0]
+    figure.suptitle(f"{first.model}: {first.quantization} against {first.reference}, {first.task}", fontsize=11)
+    legend_below(figure, list(panels.flat), width=2.6)
+    save(figure, paths)
+
+
+def _draw_column(column: Sequence[Any], here: "pd.DataFrame") -> None:
+    sites = in_order(set(here.site))
+    for panel, measures, colours in ((column[0], ERRORS, COLOURS), (column[1], LIKENESS, COLOURS[2:])):
+        for (measure, label), colour in zip(measures.items(), colours, strict=False):
+            _draw_line(panel, here[here.measure == measure], sites, colour, "-", label)
+    for label, (fitted_on, read_on, colour, dashes) in CURVES.items():
+        _draw_line(column[2], curve(here, fitted_on, read_on), sites, colour, dashes, label, band=False)
+    column[3].axhline(0, color="0.45", linewidth=0.8)
+    for measure, (colour, dashes) in CHANGES.items():
+        rows = here[here.measure == measure]
+        points = rows.assign(value=100 * rows.value, low=100 * rows.low, high=100 * rows.high)
+        _draw_line(column[3], points, sites, colour, dashes)
+    for panel in column:
+        name_sites(panel, sites)
+
+
+def _draw_line(
+    panel: Any,
+    rows: "pd.DataFrame",
+    sites: Sequence[str],
+    colour: str,
+    dashes: Any,
+    label: str | None = None,
+    band: bool = True,
+) -> None:
+    """Towers are not joined to each other."""
+    for _, line in rows.groupby("tower", sort=False):
+        x = [sites.index(site) for site in line.site]
+        panel.plot(
+            x, line.value, color=colour, linestyle=dashes, marker="o", markersize=2.5, linewidth=1.3, label=label
+        )
+        if band:
+            panel.fill_between(x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)

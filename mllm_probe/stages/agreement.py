@@ -1,0 +1,174 @@
+"""The two sides of a fidelity run, key by key: the rows of fidelity.csv. Extracts nothing.
+
+The reference is the model without quantisation. A probe is fitted on each side and read on each, so that what changes
+in the states and what changes for a probe that was fitted elsewhere are told apart.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from mllm_probe.geometry.deviation import deviation
+from mllm_probe.geometry.rows import clip_outliers, is_constant
+from mllm_probe.geometry.similarity import between, similarity
+from mllm_probe.report.fidelity import CHANGED, HOME, MOVED, QUANTIZED, REFERENCE, SIDES, Agreement
+from mllm_probe.settings import FidelitySettings
+from mllm_probe.sites import Key
+from mllm_probe.stages.bench import Bench, Fitted, Trial
+from mllm_probe.stages.geometry import draw_samples
+from mllm_probe.stages.prepared import Prepared, filled
+from mllm_probe.stages.readout import Source
+from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.stats.paired import difference, row_scores
+from mllm_probe.stats.permutation import holm
+from mllm_probe.types import Rows, digest
+
+PAIRS = tuple(product(SIDES, SIDES))  # (fitted on, read on)
+
+
+class Agreements:
+    """Two experiments with the same examples and filled caches. Raises CacheError."""
+
+    def __init__(self, ready: Prepared, reference: Prepared, settings: FidelitySettings) -> None:
+        self._ready, self._reference, self._settings = ready, reference, settings
+        self._sides = dict(zip(SIDES, (reference, ready), strict=True))
+        self._coverage = {side: filled(one) for side, one in self._sides.items()}
+        self._bench = Bench(ready)
+        self._scoring = Scoring(self._bench)
+        self.run = digest(self._scoring.run, reference.identity.digest, vars(settings))
+        group = {decision.sample: decision.group for decision in ready.examples.decisions}
+        self._groups = {sample.uid: group[sample.uid] for sample in ready.examples.samples}
+        self._draws: dict[bytes, Resamples] = {}
+
+    def states(self, key: Key) -> Iterator[Agreement]:
+        """What the states of a key are to those of the reference. Raises ProbeError for values that are not finite."""
+        (exact, bounds), (other, _) = self._both(key, list(self._groups))
+        found, groups = deviation(exact, other, str(key)), np.repeat(list(self._groups.values()), np.diff(bounds))
+        draws = self._resamples(groups)
+        squared, spread = found.squared, found.spread
+        with np.errstate(divide="ignore", invalid="ignore"):  # a layer that is the same for every prompt has no spread
+            fvu = squared.sum() / spread.sum(), draws.ratios(squared[:, None]) / draws.ratios(spread[:, None])
+        means = ((name, values.mean(), draws.ratios(values[:, None])) for name, values in found.means.items())
+        for name, value, drawn in (*means, ("fvu", *fvu)):
+            yield self._estimated(key, name, value, drawn[:, 0], n=len(groups), n_groups=draws.size)
+        yield self._cka(key)
+
+    def _cka(self, key: Key) -> Agreement:
+        """Unbiased linear CKA over one prompt a picture, as `geometry` measures it; none where rows are constant."""
+        settings = self._settings
+        samples = draw_samples(self._ready.examples.samples, settings.max_rows, settings.seed)
+        sides = [values[:][bounds[:-1]].double().numpy() for values, bounds in self._both(key, samples)]
+        same = any(map(is_constant, sides))
+        value = None if same else between(similarity("cka"), *(clip_outliers(one, settings.clip) for one in sides))
+        return self._agreement(key, "cka", value=value, n=len(samples), n_groups=len(samples))
+
+    def answers(self, key: Key) -> Agreement:
+        """How often both sides give the same answer, if they stopped at the block of an answer's key."""
+        (exact, _), (other, _) = self._both(key, list(self._groups))
+        says = [(rows[:, 0] > rows[:, 1]).numpy() for rows in (exact[:], other[:])]
+        alike, draws = (says[0] == says[1]).astype(float), self._resamples(np.asarray(list(self._groups.values())))
+        shown, more = Key(key.site, "last"), {"n": len(alike), "n_groups": draws.size}
+        return self._estimated(shown, "answer_agreement", alike.mean(), draws.ratios(alike[:, None])[:, 0], **more)
+
+    def trials(self, key: Key) -> list[Trial]:
+        """Probes fitted on each side and read on each; `features` names the pair."""
+        bench, seeds = self._bench, self._bench.seeds
+        readouts = {side: Source(one, self._coverage[side]).readout(key) for side, one in self._sides.items()}
+        problems = [bench.problem("", seed) for seed in seeds]
+        fits = {side: Fitted.on(self._ready.probe, readout, problems) for side, readout in readouts.items()}
+        blanks = {pair: [Trial.blank(key, "", seed, " on ".join(pair)) for seed in seeds] for pair in PAIRS}
+        found = [fits[pair[0]].trials(readouts[pair[1]], blanks[pair]) for pair in PAIRS]
+        return [replace(trial, arrays={}) for trials in found for trial in trials]
+
+    def scores(self, key: Key, trials: Sequence[Trial]) -> Iterator[Agreement]:
+        """The four curves' rows, and the two differences that matter."""
+        of = {pair: [trial for trial in trials if trial.features == " on ".join(pair)] for pair in PAIRS}
+        for pair, same in of.items():
+            for split in ("val", "test"):
+                yield self._score(key, pair, same, split)
+        for name, pair in ((CHANGED, (QUANTIZED, QUANTIZED)), (MOVED, (REFERENCE, QUANTIZED))):
+            yield self._difference(key, name, pair, of[pair], of[HOME])
+
+    def _score(self, key: Key, pair: tuple[str, str], trials: Sequence[Trial], split: str) -> Agreement:
+        scoring = self._scoring
+        rows = [scoring.row(trial, scoring.headline, scoring.rows(trial, split)) for trial in trials]
+        value, more = float(np.mean([row.value for row in rows])), self._pair(pair, rows[0].n, rows[0].n_groups)
+        if split == "val":
+            return self._agreement(key, scoring.headline, value=value, split=split, **more)
+        drawn = scoring.drawn(trials, scoring.headline, scoring.rows(trials[0], split))
+        return self._estimated(key, scoring.headline, value, drawn, **more)
+
+    def _difference(
+        self, key: Key, name: str, pair: tuple[str, str], trials: Sequence[Trial], others: Sequence[Trial]
+    ) -> Agreement:
+        """The first trials minus the others on the same test rows, in the unit of the score; p by sign flips."""
+        rows = self._scoring.rows(trials[0], "test")
+        draws = self._scoring.draws(rows)
+        found = difference(self._right(trials, rows), self._right(others, rows), draws, self._scoring.level)
+        bounds = {"low": found.low, "high": found.high, "ci_level": self._scoring.level, "p_value": found.p}
+        return self._agreement(key, name, value=found.value, **bounds, **self._pair(pair, int(rows.sum()), draws.size))
+
+    def _right(self, trials: Sequence[Trial], rows: np.ndarray) -> np.ndarray:
+        logits = np.stack([trial.logits[rows] for trial in trials])
+        return row_scores(logits, self._bench.y[rows], self._bench.kind)
+
+    def _pair(self, pair: tuple[str, str], n: int, pictures: int) -> dict[str, Any]:
+        probe = self._ready.probe.name
+        return {"fitted_on": pair[0], "read_on": pair[1], "probe": probe, "n": n, "n_groups": pictures}
+
+    def _both(self, key: Key, samples: Sequence[str]) -> Iterator[tuple[Rows, np.ndarray]]:
+        """Rows [T, D] and bounds [N + 1] of the reference, then of the quantised side."""
+        return (one.store.rows(key, samples, self._coverage[side]) for side, one in self._sides.items())
+
+    def _resamples(self, groups: np.ndarray) -> Resamples:
+        name = groups.tobytes()
+        if name not in self._draws:
+            self._draws[name] = Resamples(groups, self._ready.config.sweep.draws)
+        return self._draws[name]
+
+    def _estimated(self, key: Key, name: str, value: float, drawn: np.ndarray, **more: Any) -> Agreement:
+        """With the interval of the draws [R]."""
+        low, high = map(float, interval(drawn, self._scoring.level))
+        bounds = {"low": low, "high": high, "ci_level": self._scoring.level}
+        return self._agreement(key, name, value=float(value), **bounds, **more)
+
+    def _agreement(self, key: Key, measure: str, **more: Any) -> Agreement:
+        ready, site = self._ready, key.site
+        model = ready.config.model
+        return Agreement(
+            run=self.run,
+            model=model.label,
+            revision=model.revision or "",
+            quantization=f"{model.precision} ({model.dtype})",
+            reference=f"none ({self._reference.config.model.dtype})",
+            cache=ready.identity.digest,
+            reference_cache=self._reference.identity.digest,
+            dataset=ready.collection.name,
+            task=ready.task.name,
+            site=str(site),
+            tower=site.tower,
+            layer=site.layer,
+            part=site.part,
+            depth=round(ready.anatomy.depth(site), 4),
+            position=key.position,
+            measure=measure,
+            **more,
+        )
+
+
+def corrected(rows: Sequence[Agreement]) -> list[Agreement]:
+    """p after Holm, over the sites of each position and kind of difference."""
+    families: dict[tuple[str, str], list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.p_value is not None:
+            families.setdefault((row.position, row.measure), []).append(i)
+    found = list(rows)
+    for family in families.values():
+        adjusted = holm(np.asarray([rows[i].p_value for i in family]))
+        for i, p in zip(family, adjusted, strict=True):
+            found[i] = replace(rows[i], p_holm=float(p))
+    return found

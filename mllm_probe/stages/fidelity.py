@@ -1,0 +1,71 @@
+"""`mllm-probe fidelity`: the same examples read by the quantised model and by the same one without quantisation.
+
+What a layer's states lose, and what that does to the probe's curve. Both caches are ordinary ones, so a run of either
+model finds its states there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from mllm_probe.config import FidelityConfig
+from mllm_probe.digests import open_digests
+from mllm_probe.errors import ConfigError, choices
+from mllm_probe.paths import OutputPaths, RunPaths
+from mllm_probe.protocols import Reporter
+from mllm_probe.report.fidelity import Agreement, save_agreements
+from mllm_probe.settings import DTYPES
+from mllm_probe.stages.agreement import Agreements, corrected
+from mllm_probe.stages.extract import extract_all
+from mllm_probe.stages.geometry import refuse_tokens
+from mllm_probe.stages.parts import Parts
+from mllm_probe.stages.prepare import prepare
+from mllm_probe.stages.prepared import Prepared
+from mllm_probe.stages.report import show_fidelity
+from mllm_probe.stages.sweep import check_probe
+from mllm_probe.stages.variants import loaded_otherwise
+
+
+def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """The command: extract both sides, then fidelity.csv, its figure and a table. Raises ConfigError, CacheError."""
+    check_settings(config)
+    ready = prepare(replace(config, controls=[]), paths, reporter)
+    check_probe(ready)
+    reference = _reference(ready, config)
+    extract_all([ready, reference], reporter)
+    agreements = Agreements(ready, reference, config.fidelity)
+    parts = Parts(OutputPaths(Path(config.paths.outputs)).parts(agreements.run))
+    save_agreements(paths.fidelity, corrected(list(_rows(agreements, ready, parts, reporter))))
+    parts.clear()
+    show_fidelity(paths, reporter)
+
+
+def check_settings(config: FidelityConfig) -> None:
+    """Raises ConfigError for what can be seen before any file is read."""
+    settings = config.fidelity
+    if settings.dtype is not None and settings.dtype not in DTYPES:
+        raise ConfigError(f"fidelity.dtype={settings.dtype} is unknown; {choices(settings.dtype, DTYPES)}")
+    if config.model.precision == "none" and settings.dtype in (None, config.model.dtype):
+        raise ConfigError(
+            f"fidelity would compare {config.model.dtype} with itself; set model.quantization=nf4 or int8, or another "
+            "precision of the reference with fidelity.dtype=float32"
+        )
+    if config.local is not None:
+        raise ConfigError("fidelity reads one task; leave out `local`, or choose no experiment that sets it")
+    refuse_tokens(config.extract.positions, "fidelity")
+
+
+def _reference(ready: Prepared, config: FidelityConfig) -> Prepared:
+    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests)
+    dtype = config.fidelity.dtype or config.model.dtype
+    reference = loaded_otherwise(ready, digests, quantization="none", dtype=dtype)
+    digests.save()
+    return reference
+
+
+def _rows(agreements: Agreements, ready: Prepared, parts: Parts, reporter: Reporter) -> Iterator[Agreement]:
+    for done, key in enumerate(ready.keys):
+        yield from agreements.states(key)
+        yield from agreements.scores(key, parts.get(str(key), lambda key=key: agreements.trials(key)))  # type: ignore[misc]
+        reporter.progress("fidelity", done + 1, len(ready.keys), "keys")
+    yield from map(agreements.answers, ready.answer_keys)
