@@ -127,7 +127,7 @@ def _points(at_home: "pd.DataFrame", change: Any) -> tuple[str, str]:
 
 
 def _gap(row: Any) -> str:
-    return f"{100 * row.value:.1f} \\[{100 * row.low:.1f}, {100 * row.high:.1f}]"
+    return f"{100 * row.value:z.1f} \\[{100 * row.low:z.1f}, {100 * row.high:z.1f}]"
 
 
 def _said(here: "pd.DataFrame", position: str) -> Iterator[str]:
