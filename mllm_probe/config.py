@@ -28,6 +28,7 @@ from mllm_probe.settings import (
     PromptSettings,
     SplitSettings,
     SweepSettings,
+    TrainSettings,
 )
 from mllm_probe.types import Examples, digest
 
@@ -76,6 +77,23 @@ class FidelityConfig(RunConfig):
 
 
 @dataclass
+class TuneConfig:
+    """`tune`: what is trained (`target`, a `_target_` node; `connector` is that target's own), on which captions."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    dataset: Any = MISSING
+    target: Any = MISSING
+    connector: str = "dci"
+    train: TrainSettings = field(default_factory=TrainSettings)
+    prompt: PromptSettings = field(default_factory=lambda: PromptSettings(chat="off"))
+    data: DataSettings = field(default_factory=DataSettings)
+    splits: SplitSettings = field(default_factory=SplitSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    device: str = "auto"
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -89,6 +107,7 @@ SCHEMAS: dict[str, type] = {
     "sweep": RunConfig,
     "geometry": GeometryConfig,
     "fidelity": FidelityConfig,
+    "tune": TuneConfig,
     "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
@@ -114,6 +133,7 @@ def register_schemas() -> None:
     store.store(name="run_schema", node=RunConfig)
     store.store(name="geometry_schema", node=GeometryConfig)
     store.store(name="fidelity_schema", node=FidelityConfig)
+    store.store(name="tune_schema", node=TuneConfig)
     store.store(name="report_schema", node=ReportConfig)
 
 
@@ -138,7 +158,7 @@ def plain(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def save_config(config: RunConfig, path: Path) -> None:
+def save_config(config: Any, path: Path) -> None:
     """The whole resolved configuration as YAML."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
 

@@ -6,7 +6,8 @@
     ├── ModelError            a checkpoint, its processor or the device cannot be used
     │   └── SpanError         a position cannot be found in a prompt
     ├── CacheError            a stored activation is missing, damaged or of another model
-    └── ProbeError            a probe or a statistic cannot be computed from these rows
+    ├── ProbeError            a probe or a statistic cannot be computed from these rows
+    └── TrainError            a training cannot go on
 
 A message is one sentence: what was wrong, the value seen, and what is allowed or mends it.
 """
@@ -40,6 +41,10 @@ class CacheError(MllmProbeError):
 
 
 class ProbeError(MllmProbeError):
+    pass
+
+
+class TrainError(MllmProbeError):
     pass
 
 

@@ -41,6 +41,9 @@ class OutputPaths:
     def parts(self, run: str) -> "PartPaths":
         return PartPaths(self.root / "unfinished" / run)
 
+    def training(self, run: str) -> "TrainingPaths":
+        return TrainingPaths(self.root / "unfinished" / run)
+
 
 @dataclass(frozen=True)
 class PartPaths:
@@ -50,6 +53,17 @@ class PartPaths:
 
     def part(self, name: str) -> Path:
         return self.root / (re.sub(r"[^\w.@-]", "_", name) + ".safetensors")
+
+
+@dataclass(frozen=True)
+class TrainingPaths:
+    """What an unfinished training goes on from."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -167,6 +181,23 @@ class RunPaths:
 
     def precision(self, kind: str) -> Path:
         return self.root / f"fidelity.{kind}"
+
+    @property
+    def losses(self) -> Path:
+        """Of a training, a row a step."""
+        return self.root / "losses.csv"
+
+    def curve(self, kind: str) -> Path:
+        return self.root / f"losses.{kind}"
+
+    @property
+    def held_out(self) -> Path:
+        """Of a trained model, a row a caption of a test picture."""
+        return self.root / "held_out.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint"
 
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed

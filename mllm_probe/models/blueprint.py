@@ -1,6 +1,7 @@
 """A checkpoint without its weights: config, processor, structure. Enough to plan, to estimate and to refuse."""
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoM
 from mllm_probe.batches import Survey
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import MllmProbeError, ModelError
+from mllm_probe.models import dense as dense  # its class is known to transformers from here on
 from mllm_probe.models.pictures import find_slots
 from mllm_probe.models.processor import check_vocabulary, first_line, load_processor
 from mllm_probe.models.prompt import Layout, Prompter
@@ -24,6 +26,7 @@ from mllm_probe.types import Sample
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends a kernel that is not wanted, see quantize
 
 
 class Blueprint:

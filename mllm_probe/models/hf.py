@@ -67,6 +67,11 @@ class HFModel:
         self._configs = list(found.values())
         self._collators = threading.local()
 
+    @property
+    def network(self) -> Any:
+        """The transformers model itself, for who trains a part of it."""
+        return self._model
+
     def module(self, site: Site) -> tuple[torch.nn.Module, bool]:
         return self._blueprint.structure.module(self._model, site)
 

@@ -48,6 +48,7 @@ def same_on_every_cpu(model: "nn.Module") -> None:
     On CPUs with AVX512-BF16 bitsandbytes otherwise packs the weights anew at the first pass and multiplies in bfloat16,
     float32 or not, and fails for layers whose width is not a multiple of 32: one cache would hold two kinds of numbers.
     """
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -47,7 +47,7 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     digests = open_digests(outputs.digests)
     collection = dataset.load(outputs.root, Selection(**asdict(config.data)), digests)
     if splits.near_duplicates:
-        collection = _together(collection, digests, reporter)
+        collection = together(collection, digests, reporter)
     for row in collection.skipped:
         reporter.note(f"skipped: {row}")
     identity = identify(folder_digests(checkpoint, digests), **requested(config))
@@ -64,7 +64,7 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     return ready
 
 
-def _together(collection: Collection, digests: Digests, reporter: Reporter) -> Collection:
+def together(collection: Collection, digests: Digests, reporter: Reporter) -> Collection:
     """Pictures that look the same share a group, and so a split."""
     pictures = grouped(collection.pictures, digests)
     alike = len({picture.group for picture in collection.pictures}) - len({picture.group for picture in pictures})

@@ -1,0 +1,63 @@
+"""Captions behind pictures, as a language model learns them: which tokens are to be predicted, and how badly they are.
+
+The prompt is the plain one of LLaVA's first stage (Liu et al. 2023): the picture, then the caption and an end of
+sequence; no instruction. Knows a loaded model and its processor, no training.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from mllm_probe.data.pictures import open_rgb
+from mllm_probe.models.blueprint import Blueprint
+from mllm_probe.types import Picture, Sample
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Inputs of B prompts and `labels` [B, L]: the id to predict at a token from the one before, or IGNORED."""
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens to predict, prompt by prompt."""
+        return (self.labels[:, 1:] != IGNORED).sum(dim=1).tolist()
+
+
+def captioned(blueprint: Blueprint, rows: Sequence[tuple[Picture, str]]) -> Captioned:
+    """(picture, caption) -> a padded batch on the CPU. Raises SpanError, DataError."""
+    processor, tokenizer = blueprint.processor, blueprint.processor.tokenizer
+    samples = [Sample.of([picture], caption, {}) for picture, caption in rows]
+    texts = [blueprint.prompter.render(sample).text + tokenizer.eos_token for sample in samples]
+    pictures = [[open_rgb(picture.path)] for picture, _ in rows]
+    inputs = dict(processor(text=texts, images=pictures, padding=True, return_tensors="pt"))
+    labels = torch.full_like(inputs["input_ids"], IGNORED)
+    real = inputs["attention_mask"].bool()
+    for row, layout in enumerate(blueprint.layouts(samples, inputs)):
+        (first, *_) = layout.rows("tokens:text")[0]
+        places = real[row].nonzero()[first:, 0]  # the caption and what ends it
+        labels[row, places] = inputs["input_ids"][row, places]
+    return Captioned(inputs, labels)
+
+
+def losses(model: Any, batch: Captioned, device: str) -> torch.Tensor:
+    """Negative log-likelihood of each prompt's caption, summed over its tokens, in nats: [B] float32.
+
+    Logits are made for the tokens to be predicted alone.
+    """
+    dtype = model.dtype
+    moved = {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in batch.inputs.items()}
+    hidden = model.base_model(**moved, use_cache=False).last_hidden_state[:, :-1]
+    labels = batch.labels[:, 1:].to(device)
+    wanted = labels != IGNORED
+    logits = model.get_output_embeddings()(hidden[wanted]).float()
+    each = cross_entropy(logits, labels[wanted], reduction="none")
+    row = wanted.nonzero()[:, 0]
+    return torch.zeros(len(labels), device=each.device).index_add(0, row, each)

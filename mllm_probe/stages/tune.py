@@ -1,0 +1,125 @@
+"""`mllm-probe tune`: train a small part of a model and leave a checkpoint that `run model.path=...` reads.
+
+A killed training goes on from its last state when the same command is given again, with the losses it would have had.
+"""
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mllm_probe import __version__
+from mllm_probe.cache.identity import folder_digests
+from mllm_probe.cache.store import write_json
+from mllm_probe.config import TuneConfig, build, plain, save_config
+from mllm_probe.data.coco import Selection
+from mllm_probe.digests import open_digests
+from mllm_probe.errors import ConfigError, choices
+from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
+from mllm_probe.paths import OutputPaths, RunPaths
+from mllm_probe.protocols import Dataset, Reporter
+from mllm_probe.report.training import save_rows, show_training
+from mllm_probe.settings import DEVICES, TrainSettings
+from mllm_probe.stages.prepare import together
+from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.tasks.folds import TEST, Folds
+from mllm_probe.train.loop import train
+from mllm_probe.train.material import HeldOut, Material, Target
+from mllm_probe.types import Picture, digest
+
+DRAWS, LEVEL = 2000, 0.95
+
+
+def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """The command. Raises ConfigError, DataError, ModelError, TrainError."""
+    check(config)
+    target: Target = build(config.target, Target, tuple(config.plugins), connector=config.connector)  # type: ignore[type-abstract]
+    if size := needs(config.model):
+        reporter.note(size)
+    checkpoint = find_checkpoint(config.model)
+    outputs = OutputPaths(Path(config.paths.outputs))
+    digests = open_digests(outputs.digests)
+    learnt, held = _pictures(config, outputs, digests, reporter)
+    run = digest(
+        __version__,
+        {name: value for name, value in plain(config).items() if name not in ("paths", "device", "plugins")},
+        folder_digests(checkpoint, digests),
+        [[picture.digest, picture.captions] for picture in (*learnt, *held)],
+    )
+    digests.save()
+    save_config(config, paths.config)
+    material = _material(config, checkpoint, learnt, held, reporter)
+    apprentice, state = target.apprentice(material), outputs.training(run)
+    losses = train(apprentice, material.settings, state, reporter)
+    save_rows(paths.losses, losses)
+    rows = apprentice.held_out()
+    save_rows(paths.held_out, [asdict(row) for row in rows])
+    apprentice.save(paths.checkpoint)
+    write_json(paths.summary, {"run": run, "target": target.name, "connector": config.connector, **_judged(rows)})
+    shutil.rmtree(state.root, ignore_errors=True)
+    show_training(paths, reporter)
+
+
+def check(config: TuneConfig) -> None:
+    """Raises ConfigError for what can be seen before any file is read."""
+    check_settings(config.model, config.prompt)
+    if config.device not in DEVICES:
+        raise ConfigError(f"device={config.device} is unknown; {choices(config.device, DEVICES)}")
+    settings = config.train
+    for name, least in (("batch", 1), ("micro_batch", 1), ("save_every", 1), ("steps", 1)):
+        if (value := getattr(settings, name)) is not None and value < least:
+            raise ConfigError(f"train.{name}={value} must be {least} or more")
+    for name in ("lr", "epochs"):
+        if not (value := getattr(settings, name)) > 0:
+            raise ConfigError(f"train.{name}={value} must be above 0")
+    for name in ("warmup", "beta2"):
+        if not 0 <= (value := getattr(settings, name)) < 1:
+            raise ConfigError(f"train.{name}={value} must be at least 0 and below 1")
+
+
+def _pictures(
+    config: TuneConfig, outputs: OutputPaths, digests: Any, reporter: Reporter
+) -> tuple[list[Picture], list[Picture]]:
+    """Those to learn from, and those of the test set, which any probe of the same data and splits is tested on."""
+    dataset = build(config.dataset, Dataset, tuple(config.plugins))  # type: ignore[type-abstract]
+    collection = dataset.load(outputs.root, Selection(**asdict(config.data)), digests)
+    splits = config.splits
+    if splits.near_duplicates:
+        collection = together(collection, digests, reporter)
+    folds = Folds(splits.test, splits.val, splits.blocks, config.data.seed, file=splits.file)
+    fold = folds.assign(collection.pictures)
+    test = [picture for picture in collection.pictures if fold[picture.group] == TEST]
+    return [picture for picture in collection.pictures if fold[picture.group] != TEST], test
+
+
+def _material(
+    config: TuneConfig, checkpoint: Path, learnt: Sequence[Picture], held: Sequence[Picture], reporter: Reporter
+) -> Material:
+    """Raises ModelError."""
+    from mllm_probe.models.blueprint import Blueprint
+    from mllm_probe.models.device import pick_device
+    from mllm_probe.models.hf import load_model
+
+    blueprint = Blueprint(checkpoint, config.model, config.prompt, "right")
+    device = pick_device(config.device)
+    reporter.note(f"loading {config.model.label} ({config.model.precision}) on {device}")
+    network = load_model(blueprint, device).network
+    return Material(blueprint, network, device, learnt, held, _planned(config.train, learnt))
+
+
+def _planned(settings: TrainSettings, pictures: Sequence[Picture]) -> TrainSettings:
+    """With a number of steps."""
+    examples = sum(len(set(picture.captions)) for picture in pictures)
+    return replace(settings, steps=settings.steps or max(1, math.ceil(settings.epochs * examples / settings.batch)))
+
+
+def _judged(rows: Sequence[HeldOut]) -> dict[str, Any]:
+    """Nats a token over the test pictures, with an interval over pictures."""
+    nats, tokens = np.asarray([row.loss for row in rows]), np.asarray([float(row.tokens) for row in rows])
+    draws = Resamples(np.asarray([row.picture for row in rows]), DRAWS)
+    low, high = interval((draws.ratios(nats[:, None]) / draws.ratios(tokens[:, None]))[:, 0], LEVEL)
+    return {"held_out": nats.sum() / tokens.sum(), "low": float(low), "high": float(high), "captions": len(rows)}

@@ -1,0 +1,1 @@
+"""Training of small parts of a large model: one loop, and what it is given to learn."""

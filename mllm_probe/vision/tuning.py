@@ -1,0 +1,104 @@
+"""A connector is trained on captions while tower and language model stay as they are (Dense Connector, stage 1).
+
+Yao et al. 2024 train LLaVA's first stage with it: 558 K captions once, batch 256, rate 1e-3, cosine after 3 % of
+warm-up, no weight decay. Every connector here begins anew from `train.seed`, the plain MLP too, so that all have learnt
+as long.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from mllm_probe.errors import DataError
+from mllm_probe.extract.ahead import ahead
+from mllm_probe.integration import POOLED, recipe
+from mllm_probe.models.captions import Captioned, captioned, losses
+from mllm_probe.models.dense import NONE, DenseProjector, attach, export, final_state
+from mllm_probe.train.material import HeldOut, Material
+from mllm_probe.train.order import rows_of
+from mllm_probe.types import Picture
+
+Caption = tuple[Picture, str]
+
+
+@dataclass(frozen=True)
+class ConnectorTuning:
+    """`connector`: mlp, sti, sci or dci; `layers`, `groups` and `pooled` as in `integration.recipe`; `reduction` of the
+    tokens behind it: none, halved or frames."""
+
+    connector: str = "dci"
+    layers: Sequence[int] | None = None
+    groups: int = 2
+    pooled: int = POOLED
+    reduction: str = NONE
+    name: ClassVar[str] = "connector"
+
+    def apprentice(self, material: Material) -> "ConnectorApprentice":
+        network, processor = material.network, material.blueprint.processor
+        chosen = recipe(self.connector, final_state(network.config), self.layers, self.groups, self.pooled)
+        network.requires_grad_(False)
+        return ConnectorApprentice(material, attach(network, processor, chosen, self.reduction, material.settings.seed))
+
+
+class ConnectorApprentice:
+    """The loss of a step is the mean over the caption tokens of all its rows, however they are cut up."""
+
+    def __init__(self, material: Material, projector: DenseProjector) -> None:
+        self._material, self._projector = material, projector
+        self._blueprint = material.blueprint.fork()
+        self._rows = captions(material.train)
+        self._steps: Iterator[tuple[int, list[Captioned]]] | None = None
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return dict(self._projector.named_parameters())
+
+    def backward(self, step: int) -> Mapping[str, float]:
+        if self._steps is None:
+            self._steps = ahead(range(step, self._material.settings.steps or 0), self._read, 1)
+        _, parts = next(self._steps)
+        tokens, total = sum(sum(part.counts) for part in parts), 0.0
+        for part in parts:
+            loss = losses(self._material.network, part, self._material.device).sum() / tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return {"loss": total, "tokens": tokens}
+
+    def _read(self, step: int) -> list[Captioned]:
+        settings = self._material.settings
+        chosen = rows_of(step, settings.batch, len(self._rows), settings.seed)
+        return list(self._batches([self._rows[i] for i in chosen]))
+
+    def _batches(self, rows: Sequence[Caption]) -> Iterator[Captioned]:
+        size = self._material.settings.micro_batch
+        return (captioned(self._blueprint, rows[start : start + size]) for start in range(0, len(rows), size))
+
+    @torch.no_grad()
+    def held_out(self) -> list[HeldOut]:
+        rows, found = captions(self._material.test), list[tuple[int, float]]()
+        for batch in self._batches(rows):
+            nats = losses(self._material.network, batch, self._material.device).tolist()
+            found += zip(batch.counts, nats, strict=True)
+        return [
+            HeldOut(picture.digest, picture.captions.index(caption), *one)
+            for (picture, caption), one in zip(rows, found, strict=True)
+        ]
+
+    def save(self, folder: Path) -> None:
+        """The base is loaded once more without quantisation, into the CPU's memory, in the dtype it was stored in."""
+        blueprint, projector = self._material.blueprint, self._projector
+        base = blueprint.model_class.from_pretrained(blueprint.folder, dtype="auto")
+        weights = {name: value.detach().cpu() for name, value in self.parameters().items()}
+        export(base, weights, projector.recipe, projector.reduction).save_pretrained(folder)
+        self._blueprint.processor.save_pretrained(folder)
+
+
+def captions(pictures: Sequence[Picture]) -> list[Caption]:
+    """Every caption of every picture. Raises DataError where there is none."""
+    found = [(picture, caption) for picture in pictures for caption in dict.fromkeys(picture.captions)]
+    if not found:
+        raise DataError(f"none of the {len(pictures)} pictures has a caption to learn from; choose another dataset")
+    return found
