@@ -16,12 +16,15 @@ from mllm_probe.paths import config_dir
 from mllm_probe.protocols import Dataset, Probe, Task
 from mllm_probe.settings import LayerSettings, ModelSettings, PromptSettings
 from mllm_probe.sites import Anatomy, Key, Site
+from mllm_probe.stages.tune import check
+from mllm_probe.train.material import Target
 from mllm_probe.types import Decision, Examples
 
 CONF = config_dir()
 OPTIONS = sorted(
     (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if not path.parent.name.startswith("hydra")
 )
+ELSEWHERE = {"target": "tune"}  # groups of other commands than run
 ANATOMY = Anatomy({"vision": 24, "lm": 32}, {"vision": 1024, "connector": 4096, "lm": 4096}, True, 4096)
 
 
@@ -31,7 +34,7 @@ def composed(*overrides: str, command: str = "run") -> Any:
         return typed(compose(command, overrides=list(overrides)), command)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
+@pytest.mark.parametrize(("group", "option"), [one for one in OPTIONS if one[0] not in ELSEWHERE], ids="=".join)
 def test_every_option_composes_and_builds(group: str, option: str) -> None:
     config = composed(f"{group}={option}")
     check_settings(config.model, config.prompt)
@@ -41,6 +44,13 @@ def test_every_option_composes_and_builds(group: str, option: str) -> None:
     assert select_sites(config.layers, ANATOMY)
     for position in config.extract.positions:
         check_position(position)
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "target"])
+def test_every_target_composes_and_builds(option: str) -> None:
+    config = composed(f"target={option}", command="tune")
+    check(config)
+    assert build(config.target, Target, connector=config.connector).name == option
 
 
 @pytest.mark.parametrize("command", ["run", "extract", "sweep"])
