@@ -111,7 +111,9 @@ class Blueprint:
 
     @property
     def patch(self) -> int:
-        """The side of a patch of the vision tower in pixels."""
+        """The side of a patch of the vision tower in pixels; 1 where that tower is not read."""
+        if "vision" not in self.anatomy.towers:
+            return 1
         size = getattr(getattr(self.config, "vision_config", None), "patch_size", None)
         if size is None:
             raise ModelError(
