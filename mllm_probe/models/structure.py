@@ -8,7 +8,6 @@ attention is not read, but its connector is. What is found here the user may nam
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -26,11 +25,13 @@ NAMES = {  # what families call the parts of a block, the first that is there
 
 @dataclass(frozen=True)
 class Structure:
-    """Module names: the block lists {tower: name}, the final norm, and the whole of each tower {tower: name}."""
+    """Module names: the block lists {tower: name}, the final norm, the whole of each tower {tower: name}, and the
+    matrices beside the towers (the output head, for one)."""
 
     blocks: dict[str, str]
     norm: str
     whole: dict[str, str]
+    beside: tuple[str, ...]
     anatomy: Anatomy
 
     def module(self, model: nn.Module, site: Site) -> tuple[nn.Module, bool]:
@@ -62,7 +63,9 @@ def find_structure(model: PreTrainedModel, named: Mapping[str, str] = NOTHING) -
         whole["vision"] = blockless
     if connector := named.get("connector") or _connector(model, lm.rpartition(".")[0], whole, "vision" in blocks):
         whole["connector"] = connector
-    return Structure(blocks, _norm_beside(model, lm.rpartition(".")[0]), whole, _anatomy(model, blocks, whole))
+    matrices = (name for name, part in model.named_modules() if isinstance(part, nn.Linear))
+    beside = tuple(name for name in matrices if not any(f"{name}.".startswith(f"{own}.") for own in whole.values()))
+    return Structure(blocks, _norm_beside(model, lm.rpartition(".")[0]), whole, beside, _anatomy(model, blocks, whole))
 
 
 def _picture_towers(model: nn.Module, lm: str, lists: list[str], named: Mapping[str, str]) -> dict[str, str]:
@@ -93,18 +96,23 @@ def _check_named(model: nn.Module, tower: str, name: str, lists: list[str]) -> N
             f"model.blocks.connector={name} is no module of {type(model).__name__}; it has {', '.join(beside)}"
         )
     if tower != "connector" and not (isinstance(found, nn.ModuleList | nn.Sequential) and len(found)):
-        seen = [path for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
-        outer = [path for path in seen if not any(path.startswith(f"{other}.") for other in seen)]
         raise ModelError(
             f"model.blocks.{tower}={name} is no list of blocks in {type(model).__name__}; "
-            f"block lists seen: {', '.join(dict.fromkeys([*lists, *outer])) or 'none'}"
+            f"block lists seen: {_seen(model, lists)}"
         )
+
+
+def _seen(model: nn.Module, lists: list[str]) -> str:
+    """The lists that attend, and behind them those of other modules, for a user to choose from."""
+    found = [path for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
+    outer = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    return ", ".join(dict.fromkeys([*lists, *outer])) or "none"
 
 
 def _unfound(model: nn.Module, tower: str, lists: list[str]) -> ModelError:
     return ModelError(
         f"{type(model).__name__} has no {tower} tower to be found by structure "
-        f"(block lists seen: {', '.join(lists) or 'none'}); choose a multimodal checkpoint, or name the list with "
+        f"(block lists seen: {_seen(model, lists)}); choose a multimodal checkpoint, or name the list with "
         f"model.blocks.{'lm' if tower == 'language' else tower}=NAME"
     )
 
@@ -185,8 +193,8 @@ def _takes_pixels(module: nn.Module) -> bool:
 def _norm_beside(model: nn.Module, owner: str) -> str:
     for child, module in model.get_submodule(owner).named_children():
         if type(module).__name__.endswith("Norm"):
-            return f"{owner}.{child}"
-    raise ModelError(f"no final norm beside the blocks of {owner} in {type(model).__name__}")
+            return f"{owner}.{child}".removeprefix(".")
+    raise ModelError(f"no final norm beside the blocks of {owner or 'the language model'} in {type(model).__name__}")
 
 
 def _connector(model: nn.Module, lm: str, whole: dict[str, str], needed: bool) -> str | None:
@@ -208,8 +216,8 @@ def _connector(model: nn.Module, lm: str, whole: dict[str, str], needed: bool) -
         return f"{holder}.{beside[0]}" if holder else beside[0]
     if needed:
         raise ModelError(
-            f"{type(model).__name__}: one connector is expected beside {lm} and {vision}, found {beside}; name it with "
-            "model.blocks.connector=NAME"
+            f"{type(model).__name__}: one connector is expected beside {lm or 'the language model'} and {vision}, "
+            f"found {beside}; name it with model.blocks.connector=NAME"
         )
     return None
 
