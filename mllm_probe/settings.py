@@ -40,11 +40,27 @@ ANALYSES = MDL, V_INFORMATION, ERASURE = "mdl", "v_information", "erasure"
 
 
 @dataclass
+class BlockSettings:
+    """Module names of the parts of a model that structure does not find: lists of blocks, and the connector."""
+
+    vision: str | None = None
+    qformer: str | None = None
+    connector: str | None = None
+    lm: str | None = None
+
+    @property
+    def named(self) -> dict[str, str]:
+        """{tower: module name} of those that the user names."""
+        return {tower: name for tower, name in vars(self).items() if name is not None}
+
+
+@dataclass
 class ModelSettings:
     """Where a checkpoint is and how it is loaded; exactly one of `bundled`, `path` and `hub_id` leads to it.
 
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
-    fit on them.
+    fit on them. `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint
+    brings itself runs with `trust_remote_code` only.
     """
 
     name: str = "custom"
@@ -61,6 +77,7 @@ class ModelSettings:
     attn: str = "sdpa"
     trust_remote_code: bool = False
     placement: str = "one"
+    blocks: BlockSettings = field(default_factory=BlockSettings)
 
     @property
     def label(self) -> str:

@@ -1,4 +1,5 @@
-"""Tiny random checkpoints of families built otherwise: pictures before the text, Q-Formers, cross-attention."""
+"""Tiny random checkpoints of families built otherwise: pictures before the text, Q-Formers, cross-attention, pictures
+as words."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,11 +7,13 @@ from typing import Any
 
 import transformers as hf
 from conftest import make_tokenizer, save_llava
-from families import FAMILIES, SMALL, TEXT, chat, save, siglip
+from families import FAMILIES, SMALL, TEXT, Parts, chat, save, siglip
 from test_tiles import save_llava_next
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
 from transformers.models.clip import CLIPImageProcessorPil
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 BLIP = SMALL | {"num_hidden_layers": 3, "image_size": 32, "patch_size": 8, "initializer_range": 0.2}
@@ -96,6 +99,40 @@ def save_paligemma2(folder: Path) -> Path:
     return save(folder, hf.PaliGemmaForConditionalGeneration, config, processor)
 
 
+def save_pixtral(folder: Path) -> Path:
+    """LLaVA's class with Pixtral's vision tower: rows of picture tokens, each with a mark at its end."""
+    tokenizer = make_tokenizer({"image_token": "[IMG]"}, ("[IMG_BREAK]", "[IMG_END]"))
+    vision = hf.PixtralVisionConfig(**SMALL, num_hidden_layers=3, image_size=64, patch_size=16, initializer_range=0.2)
+    config = hf.LlavaConfig(
+        vision_config=vision,
+        text_config=hf.MistralConfig(**TEXT, vocab_size=len(tokenizer), sliding_window=None),
+        image_token_index=tokenizer.image_token_id,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    images = PixtralImageProcessorPil(size={"longest_edge": 64}, patch_size={"height": 16, "width": 16})
+    processor = Parts("PixtralProcessor", images, tokenizer, chat("[IMG]"), patch_size=16)
+    return save(folder, hf.LlavaForConditionalGeneration, config, processor)
+
+
+def save_chameleon(folder: Path) -> Path:
+    """A picture becomes 16 of 64 words of its own, which a VQ-VAE writes, and the processor closes prompts for a chat
+    with a separator."""
+    named = {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>", "sep_token": "<sep>"}
+    words = tuple(f"IMGIMG{chr(ord('A') + i // 8)}{chr(ord('A') + i % 8)}Z" for i in range(64))
+    tokenizer = make_tokenizer(named, words)
+    vq = {"embed_dim": 16, "num_embeddings": 64, "latent_channels": 16, "resolution": 32, "base_channels": 32}
+    config = hf.ChameleonConfig(
+        **TEXT,
+        vocab_size=len(tokenizer),
+        vocabulary_map=tokenizer.get_vocab(),
+        vq_config=vq | {"channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1},
+    )
+    images = ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = hf.ChameleonProcessor(images, tokenizer, image_seq_length=16)
+    return save(folder, hf.ChameleonForConditionalGeneration, config, processor)
+
+
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "llava": save_llava,
     "llava_next": save_llava_next,
@@ -105,5 +142,7 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "instructblip": save_instructblip,
     "mllama": save_mllama,
     "paligemma2": save_paligemma2,
+    "pixtral": save_pixtral,
+    "chameleon": save_chameleon,
 }
 SETTINGS: dict[str, dict[str, str]] = {"paligemma2": {"attn": "eager"}}  # Gemma 2 caps its logits, which sdpa cannot

@@ -105,7 +105,7 @@ def test_multirun_shares_the_cache(probe: Run, checkpoint: Path, tmp_path: Path)
 COMPOSED = [
     (
         ("model=lava",),
-        r"model=lava is unknown; did you mean 'llava'\? choose one of: blip2, custom, .*, mini_base, ",
+        r"model=lava is unknown; did you mean 'llava'\? choose one of: blip2, chameleon, custom, .*, mini_base, ",
     ),
     (("task=object",), r"task=object is unknown; did you mean 'objects'\?"),
     (
@@ -241,7 +241,7 @@ def test_the_dispatcher(probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = probe("-m", "run")
     assert code == 2 and "flags go after the command" in err
     code, out, _ = probe("run", "--help")
-    assert code == 0 and "mllm-probe run [GROUP=OPTION ...]" in out and "model: blip2, custom, gemma3," in out
+    assert code == 0 and "mllm-probe run [GROUP=OPTION ...]" in out and "model: blip2, chameleon, custom, " in out
     code, out, _ = probe("report", "--help")
     assert code == 0 and "mllm-probe report run=FOLDER" in out
     code, out, _ = probe("run", "--cfg", "job", "model=llava", "task=objects")

@@ -24,11 +24,8 @@ from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.sites import Key
 from mllm_probe.types import Picture, Sample
 
-TABLE = dict(
-    re.findall(
-        r"^\| `(\w+)` \| (\w+) \|", (Path(__file__).parents[1] / "docs" / "families.md").read_text(), flags=re.MULTILINE
-    )
-)
+ROOT = Path(__file__).parents[1]
+TABLE = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs" / "families.md").read_text(), flags=re.MULTILINE))
 PLAIN = {  # family: why its statements are read one by one
     "paligemma": "its picture tokens see the text behind them",
     "paligemma2": "its picture tokens see the text behind them",
@@ -96,6 +93,7 @@ def test_every_family_does_as_the_table_says(family: tuple[str, HFModel], odd: l
 
 def test_the_table_names_every_family_that_is_tried() -> None:
     assert set(TABLE) == set(BUILDERS)
+    assert f"each of the {len(TABLE)} families" in (ROOT / "README.md").read_text()
     assert {name for name, heads in TABLE.items() if heads == "plain"} == set(PLAIN)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from mllm_probe.batches import Survey
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import MllmProbeError, ModelError
 from mllm_probe.models import dense as dense  # its class is known to transformers from here on
+from mllm_probe.models.classes import load_config, make_model
 from mllm_probe.models.pictures import find_slots
 from mllm_probe.models.processor import check_vocabulary, first_line, load_processor
 from mllm_probe.models.prompt import Layout, Prompter
@@ -34,13 +35,14 @@ class Blueprint:
 
     def __init__(self, folder: Path, settings: ModelSettings, prompt: PromptSettings, padding_side: str) -> None:
         self.folder, self.settings = folder, settings
-        self.config = self._config()
+        trust = settings.trust_remote_code
+        self.config = self.guarded("config", lambda: load_config(folder, trust))
         with torch.device("meta"):
-            model = self.guarded("model", lambda: AutoModelForImageTextToText.from_config(self.config))
+            model = self.guarded("model", lambda: make_model(self.config, trust))
         self.model_class = type(model)
-        self.structure: Structure = find_structure(model)
+        self.structure: Structure = find_structure(model, settings.blocks.named)
         self.parameters = parameters_of(model, self.structure)
-        self.processor = load_processor(folder, settings.trust_remote_code)
+        self.processor = load_processor(folder, trust)
         self.processor.tokenizer.padding_side = padding_side
         image = getattr(self.config, "image_token_id", None) or getattr(self.config, "image_token_index", None)
         check_vocabulary(folder, self.processor.tokenizer, image, model.get_input_embeddings().weight.shape[0])
@@ -63,16 +65,6 @@ class Blueprint:
         twin.prompter = Prompter(twin.processor, self.prompter.settings, self.prompter.tag)
         return twin
 
-    def _config(self) -> Any:
-        trust = self.settings.trust_remote_code
-        config = self.guarded("config", lambda: AutoConfig.from_pretrained(self.folder, trust_remote_code=trust))
-        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not getattr(config, "auto_map", None):
-            raise ModelError(
-                f"{self.folder}: a model of type '{config.model_type}' does not write text about pictures; "
-                "choose a multimodal checkpoint"
-            )
-        return config
-
     def guarded(self, what: str, load: Any) -> Any:
         """transformers raises anything here; the border turns it into one sentence."""
         try:
@@ -85,6 +77,11 @@ class Blueprint:
                 "several cards with model.placement=spread"
             ) from error
         except Exception as error:
+            if lacking := re.search(r"requires the (\w+) library but it was not found", str(error)):
+                name = lacking[1]
+                raise ModelError(
+                    f"{self.folder}: the {what} needs {name}, which is not installed; run `pip install {name}`"
+                ) from error
             raise ModelError(f"{self.folder}: the {what} cannot be used ({first_line(error)})") from error
 
     def survey(self, samples: Sequence[Sample], keys: Sequence[Key]) -> Survey:
@@ -114,8 +111,10 @@ class Blueprint:
 
     @property
     def patch(self) -> int:
-        """The side of a patch of the vision tower in pixels."""
-        size = getattr(getattr(self.config, "vision_config", None), "patch_size", None)
+        """The side of a patch of the vision tower in pixels; 1 where that tower is not read."""
+        if "vision" not in self.anatomy.towers:
+            return 1
+        size = getattr(getattr(self.config, "vision_config", self.config), "patch_size", None)
         if size is None:
             raise ModelError(
                 f"{self.folder}: config.json names no patch size of a vision tower, so its sites cannot be read; use "

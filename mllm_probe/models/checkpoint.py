@@ -62,7 +62,14 @@ def _from_hub(model: ModelSettings) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert model.hub_id is not None
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = [
+        "*.json",
+        "*.safetensors",
+        "*.model",
+        "*.txt",
+        "*.jinja",
+        *(["*.py"] if model.trust_remote_code else []),
+    ]
     try:
         return Path(
             snapshot_download(model.hub_id, revision=model.revision, local_files_only=True, allow_patterns=patterns)

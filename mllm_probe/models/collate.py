@@ -74,7 +74,7 @@ class Collator:
         layouts = self._blueprint.layouts(samples, inputs)
         real = inputs["attention_mask"].bool()
         places = [b * real.shape[1] + mask.nonzero()[0] for b, mask in enumerate(real.numpy())]  # padding moves indices
-        repeated, which = _distinct(samples, inputs)
+        repeated, which = _distinct(samples, inputs, "connector" in anatomy.towers)
         laid = Laid(layouts, places, which, real.numel(), inputs)
         pictures = np.concatenate(which) if repeated else None
         uids = tuple(sample.uid for sample in samples)
@@ -180,13 +180,14 @@ def _of_rows(rows: Sequence[Sequence[tuple[Sample, Any]]]) -> list[np.ndarray]:
     return found
 
 
-def _distinct(samples: Sequence[Sample], inputs: dict[str, Any]) -> tuple[bool, list[np.ndarray]]:
-    """Keep equal pictures once where each is one tensor of its own: (were there any, the pictures of each sample)."""
+def _distinct(samples: Sequence[Sample], inputs: dict[str, Any], connected: bool) -> tuple[bool, list[np.ndarray]]:
+    """Keep equal pictures once where each is one tensor of its own, which a connector can hand out again: (were there
+    any, the pictures of each sample)."""
     digests = [digest for sample in samples for digest in sample.digests]
     bounds = np.cumsum([0, *(len(sample.digests) for sample in samples)])
     number = {digest: i for i, digest in enumerate(dict.fromkeys(digests))}
     pixels = inputs.get("pixel_values") if set(inputs) - set(PER_TOKEN) == {"pixel_values"} else None
-    equal = pixels is not None and pixels.ndim == 4 and len(pixels) == len(digests) > len(number)
+    equal = connected and pixels is not None and pixels.ndim == 4 and len(pixels) == len(digests) > len(number)
     order = np.asarray([number[digest] for digest in digests]) if equal else np.arange(len(digests))
     if pixels is not None and equal:
         inputs["pixel_values"] = pixels[[digests.index(digest) for digest in number]]

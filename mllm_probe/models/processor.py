@@ -21,6 +21,7 @@ from transformers.models.auto.video_processing_auto import get_video_processor_c
 from transformers.utils import is_torchvision_available, safe_load_json_file
 
 from mllm_probe.errors import ModelError
+from mllm_probe.models.classes import untrusted
 
 NAMED_IN = (  # where AutoProcessor looks for the name of a processor's class, in its order
     "processor_config.json",
@@ -53,11 +54,14 @@ class NoVideo(ImageProcessingMixin):  # type: ignore[misc]
 
 def load_processor(folder: Path, trust_remote_code: bool) -> Any:
     """A processor of the checkpoint's own class, for text and pictures. Raises ModelError."""
-    name: str | None = None
+    name, brought = None, False
     try:
+        brought = any(file.get("auto_map") for file in _told(folder))
         name = _class_name(folder, trust_remote_code)
         processor = _loaded(folder, trust_remote_code, name)
     except Exception as error:  # transformers raises anything here
+        if brought and not trust_remote_code and not hasattr(transformers, name or ""):
+            raise untrusted(folder, "processor") from error
         kind = name or "the processor"
         said = str(error).replace(str(folder), "").lower()
         if "torchvision" in said and not is_torchvision_available():
@@ -96,9 +100,14 @@ def check_vocabulary(folder: Path, tokenizer: Any, image: int | None, rows: int)
         )
 
 
+def _told(folder: Path) -> list[dict[str, Any]]:
+    """What the files of a processor say. Raises what a damaged one raises."""
+    return [safe_load_json_file(str(folder / file)) for file in NAMED_IN if (folder / file).is_file()]
+
+
 def _class_name(folder: Path, trust_remote_code: bool) -> str | None:
     """As AutoProcessor finds it; None for a class that transformers does not have."""
-    files = [safe_load_json_file(str(folder / file)) for file in NAMED_IN if (folder / file).is_file()]
+    files = _told(folder)
     if trust_remote_code and any("AutoProcessor" in (file.get("auto_map") or {}) for file in files):
         return None
     named = [file["processor_class"] for file in files if file.get("processor_class")]

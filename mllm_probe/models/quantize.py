@@ -24,8 +24,7 @@ def quantization_config(settings: ModelSettings, structure: Structure, dtype: "t
             f"model.quantize={settings.quantize} names {lacking[0]}, which this model lacks; it has "
             f"{', '.join(structure.whole)}"
         )
-    spared = [path for name, path in structure.whole.items() if name not in settings.quantize]
-    skip = [*spared, "lm_head"]
+    skip = [path for name, path in structure.whole.items() if name not in settings.quantize] + list(structure.beside)
     if settings.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
     return BitsAndBytesConfig(

@@ -28,12 +28,13 @@ class _Enough(Exception):
 def scale_of(model: Any, blueprint: Blueprint, forward: Callable[[Mapping[str, Any]], None]) -> Callable[[], Scale]:
     """The scale, or whatever kept it from being measured, once a picture tower is asked for."""
     structure = blueprint.structure
-    if "vision" not in structure.whole:
+    if "connector" not in structure.whole:
         return lambda: Scale({})
     try:
         inputs, slots = _one_picture(blueprint)
         seen = _counted(model, structure, lambda: forward(inputs))
-        found = _scale(seen, slots, _leading(model.get_submodule(structure.whole["vision"])), blueprint)
+        leading = _leading(model.get_submodule(structure.whole["vision"])) if "vision" in structure.blocks else 0
+        found = _scale(seen, slots, leading)
     except (ModelError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         failed = ModelError(
@@ -57,7 +58,7 @@ def _counted(model: nn.Module, structure: Structure, forward: Callable[[], None]
     seen: dict[str, int] = {}
     handles = []
     for tower in ("vision", "qformer", "connector"):
-        if tower in structure.whole:
+        if tower in structure.anatomy.towers:
             layer = 1 if tower in structure.blocks else 0
             module, _ = structure.module(model, Site(tower, layer))
             handles.append(module.register_forward_hook(_counting(tower, seen)))
@@ -80,12 +81,13 @@ def _counting(tower: str, seen: dict[str, int]) -> Callable[..., None]:
     return hook
 
 
-def _scale(seen: Mapping[str, int], slots: Slots, leading: int, blueprint: Blueprint) -> Scale:
+def _scale(seen: Mapping[str, int], slots: Slots, leading: int) -> Scale:
     """Raises ModelError where a slot's tokens are not its patches and the class tokens before them."""
     tokens = {tower: Fraction(count, slots.total) for tower, count in seen.items()}
     if "qformer" in tokens:
         tokens["qformer"] -= slots.text
-    each, expected = tokens["vision"], (leading + slots.patches) if slots.patches else 1
+    expected = (leading + slots.patches) if slots.patches else 1
+    each = tokens.get("vision", expected)
     if each != expected and each != -(-expected // PADDED) * PADDED:
         raise ModelError(f"{each} tokens a tile where {expected} were expected, {leading} of them no patches")
     return Scale(tokens, leading if slots.patches else 0)

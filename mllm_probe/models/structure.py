@@ -2,11 +2,12 @@
 
 A tower is a list of like blocks: the one beside the token embeddings is the language model, the one inside a model
 whose main input is pixels is the vision tower. What stands between the two is the connector, perhaps behind a Q-Former.
-A model that turns pictures into words of its own has the language model alone. Loads no weights.
+A model that turns pictures into words of its own has the language model alone, and a vision tower without blocks of
+attention is not read, but its connector is. What is found here the user may name instead. Loads no weights.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from mllm_probe.errors import ModelError
 from mllm_probe.sites import INSIDE, Anatomy, Site
 
+NOTHING: Mapping[str, str] = {}
 LATER_TOKENS_SEEN = ("paligemma",)  # model types whose picture tokens attend to the text behind them
 NAMES = {  # what families call the parts of a block, the first that is there
     "attn": ("self_attn", "self_attention", "attention", "attn", "cross_attn"),
@@ -23,11 +25,13 @@ NAMES = {  # what families call the parts of a block, the first that is there
 
 @dataclass(frozen=True)
 class Structure:
-    """Module names: the block lists {tower: name}, the final norm, and the whole of each tower {tower: name}."""
+    """Module names: the block lists {tower: name}, the final norm, the whole of each tower {tower: name}, and the
+    matrices beside the towers (the output head, for one)."""
 
     blocks: dict[str, str]
     norm: str
     whole: dict[str, str]
+    beside: tuple[str, ...]
     anatomy: Anatomy
 
     def module(self, model: nn.Module, site: Site) -> tuple[nn.Module, bool]:
@@ -42,30 +46,74 @@ class Structure:
         return block, site.layer > 0
 
 
-def find_structure(model: PreTrainedModel) -> Structure:
-    """Find the towers of a multimodal model, on the meta device or with weights. Raises ModelError."""
+def find_structure(model: PreTrainedModel, named: Mapping[str, str] = NOTHING) -> Structure:
+    """Find the towers of a multimodal model, on the meta device or with weights. Raises ModelError.
+
+    `named` {tower: module name} is what the user points to: lists of blocks, and the connector.
+    """
     lists = _block_lists(model)
-    lm = _nearest(lists, _name_of(model, model.get_input_embeddings()))
+    for tower, name in named.items():
+        _check_named(model, tower, name, lists)
+    lm = named.get("lm") or _nearest(lists, _name_of(model, model.get_input_embeddings()))
     if lm is None:
         raise _unfound(model, "language", lists)
-    owners = {name: _enclosing(model, name) for name in lists if name != lm}
-    vision = next((name for name, owner in owners.items() if _takes_pixels(model.get_submodule(owner))), None)
-    blocks, whole = {"lm": lm}, {"lm": lm}
-    if vision is not None:
-        blocks["vision"], whole["vision"] = vision, owners[vision]
-        for name, owner in owners.items():
-            if "qformer" in type(model.get_submodule(owner)).__name__.lower():
-                blocks["qformer"], whole["qformer"] = name, owner
-        whole["connector"] = _connector(model, lm.rpartition(".")[0], whole)
-    elif not any(isinstance(part, PreTrainedModel) and _takes_pixels(part) for _, part in model.named_modules()):
+    blocks = {"lm": lm, **_picture_towers(model, lm, lists, named)}
+    whole = {tower: lm if tower == "lm" else _around(model, name, lm) for tower, name in blocks.items()}
+    if "vision" not in blocks and (blockless := _blockless(model, lm, lists)):
+        whole["vision"] = blockless
+    if connector := named.get("connector") or _connector(model, lm.rpartition(".")[0], whole, "vision" in blocks):
+        whole["connector"] = connector
+    matrices = (name for name, part in model.named_modules() if isinstance(part, nn.Linear))
+    beside = tuple(name for name in matrices if not any(f"{name}.".startswith(f"{own}.") for own in whole.values()))
+    return Structure(blocks, _norm_beside(model, lm.rpartition(".")[0]), whole, beside, _anatomy(model, blocks, whole))
+
+
+def _picture_towers(model: nn.Module, lm: str, lists: list[str], named: Mapping[str, str]) -> dict[str, str]:
+    """The block lists of the vision tower and behind it of a Q-Former, those found and in their place those named."""
+    owners = {name: model.get_submodule(_around(model, name, lm)) for name in lists if name != lm}
+    vision = named.get("vision") or next((name for name, owner in owners.items() if _takes_pixels(owner)), None)
+    if vision is None:
+        return {}
+    formers = [name for name, owner in owners.items() if "qformer" in type(owner).__name__.lower()]
+    qformer = named.get("qformer") or next(iter(formers), None)
+    return {"vision": vision, **({"qformer": qformer} if qformer else {})}
+
+
+def _blockless(model: nn.Module, lm: str, lists: list[str]) -> str | None:
+    """A model beside the language model that takes pixels and has no blocks of attention."""
+    pixels = [name for name, part in model.named_modules() if isinstance(part, PreTrainedModel) and _takes_pixels(part)]
+    if not pixels:
         raise _unfound(model, "vision", lists)
-    return Structure(blocks, _norm_beside(model, lm.rpartition(".")[0]), whole, _anatomy(model, blocks, whole))
+    return next((name for name in pixels if name and not lm.startswith(f"{name}.")), None)
+
+
+def _check_named(model: nn.Module, tower: str, name: str, lists: list[str]) -> None:
+    """Raises ModelError where the module is not there, or is no list of blocks."""
+    found = dict(model.named_modules()).get(name)
+    if tower == "connector" and found is None:
+        beside = [path for path, _ in model.named_modules() if path and path.count(".") < 2]
+        raise ModelError(
+            f"model.blocks.connector={name} is no module of {type(model).__name__}; it has {', '.join(beside)}"
+        )
+    if tower != "connector" and not (isinstance(found, nn.ModuleList | nn.Sequential) and len(found)):
+        raise ModelError(
+            f"model.blocks.{tower}={name} is no list of blocks in {type(model).__name__}; "
+            f"block lists seen: {_seen(model, lists)}"
+        )
+
+
+def _seen(model: nn.Module, lists: list[str]) -> str:
+    """The lists that attend, and behind them those of other modules, for a user to choose from."""
+    found = [path for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
+    outer = [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
+    return ", ".join(dict.fromkeys([*lists, *outer])) or "none"
 
 
 def _unfound(model: nn.Module, tower: str, lists: list[str]) -> ModelError:
     return ModelError(
         f"{type(model).__name__} has no {tower} tower to be found by structure "
-        f"(block lists seen: {', '.join(lists) or 'none'}); a multimodal checkpoint is needed"
+        f"(block lists seen: {_seen(model, lists)}); choose a multimodal checkpoint, or name the list with "
+        f"model.blocks.{'lm' if tower == 'language' else tower}=NAME"
     )
 
 
@@ -129,6 +177,13 @@ def _enclosing(model: nn.Module, name: str) -> str:
     return ""
 
 
+def _around(model: nn.Module, name: str, lm: str) -> str:
+    """The whole of a tower: the innermost model around its blocks, or all that stands beside the language model where
+    that one holds both."""
+    owner = _enclosing(model, name)
+    return owner if owner and not lm.startswith(f"{owner}.") else ".".join(name.split(".")[: _shared(name, lm) + 1])
+
+
 def _takes_pixels(module: nn.Module) -> bool:
     """By its own word, or because it begins with a convolution that cuts patches."""
     named = getattr(module, "main_input_name", None) == "pixel_values"
@@ -138,12 +193,14 @@ def _takes_pixels(module: nn.Module) -> bool:
 def _norm_beside(model: nn.Module, owner: str) -> str:
     for child, module in model.get_submodule(owner).named_children():
         if type(module).__name__.endswith("Norm"):
-            return f"{owner}.{child}"
-    raise ModelError(f"no final norm beside the blocks of {owner} in {type(model).__name__}")
+            return f"{owner}.{child}".removeprefix(".")
+    raise ModelError(f"no final norm beside the blocks of {owner or 'the language model'} in {type(model).__name__}")
 
 
-def _connector(model: nn.Module, lm: str, whole: dict[str, str]) -> str:
+def _connector(model: nn.Module, lm: str, whole: dict[str, str], needed: bool) -> str | None:
     """The one child with weights, beside the towers, of the module that holds them; or what ends the vision tower."""
+    if "vision" not in whole:
+        return None
     vision = whole["vision"]
     holder = ".".join(lm.split(".")[: _shared(lm, vision)])
     inside = {name.removeprefix(holder + ".").split(".")[0] for name in (lm, *whole.values())}
@@ -152,18 +209,23 @@ def _connector(model: nn.Module, lm: str, whole: dict[str, str]) -> str:
         for name, module in model.get_submodule(holder).named_children()
         if name not in inside and any(True for _ in module.parameters())
     ]
-    if not beside:  # Qwen's merger closes the vision model itself
+    if not beside and needed:  # Qwen's merger closes the vision model itself
         closing = [f"{vision}.{name}" for name, _ in model.get_submodule(vision).named_children()]
         beside = [name.removeprefix(holder + ".") for name in closing if not _is_blocks(model.get_submodule(name))][-1:]
-    if len(beside) != 1:
-        raise ModelError(f"{type(model).__name__}: one connector is expected beside {lm} and {vision}, found {beside}")
-    return f"{holder}.{beside[0]}" if holder else beside[0]
+    if len(beside) == 1:
+        return f"{holder}.{beside[0]}" if holder else beside[0]
+    if needed:
+        raise ModelError(
+            f"{type(model).__name__}: one connector is expected beside {lm or 'the language model'} and {vision}, "
+            f"found {beside}; name it with model.blocks.connector=NAME"
+        )
+    return None
 
 
 def _anatomy(model: PreTrainedModel, lists: dict[str, str], whole: dict[str, str]) -> Anatomy:
     text = model.config.get_text_config()
     blocks = {tower: list(model.get_submodule(path)) for tower, path in lists.items()}
-    widths = {tower: _width(own[0]) or _config(model, whole[tower]).hidden_size for tower, own in blocks.items()}
+    widths = {tower: _width(own[0]) or _told_width(model, whole[tower]) for tower, own in blocks.items()}
     if "connector" in whole:
         widths["connector"] = widths["lm"]
     inside = {
@@ -194,6 +256,12 @@ def _width(block: nn.Module) -> int | None:
     return weights[0].shape[0] if weights else None
 
 
-def _config(model: nn.Module, name: str) -> Any:
+def _told_width(model: nn.Module, name: str) -> int:
     owner = name if isinstance(model.get_submodule(name), PreTrainedModel) else _enclosing(model, name)
-    return model.get_submodule(owner).config
+    config = model.get_submodule(owner).config
+    if not isinstance(found := getattr(config, "hidden_size", None), int):
+        raise ModelError(
+            f"{type(model).__name__}: the width of the blocks in {name} cannot be told, for they have no norm of their "
+            f"own and {type(config).__name__} has no hidden_size"
+        )
+    return found

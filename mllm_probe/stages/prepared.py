@@ -146,7 +146,9 @@ def claim_cache(store: Store, identity: Identity, model: str) -> None:
 def requested(config: RunConfig) -> dict[str, Any]:
     """The settings that can change a stored number."""
     model = config.model
+    asked = {"blocks": model.blocks.named, "trust_remote_code": model.trust_remote_code}
     return {
+        **{name: value for name, value in asked.items() if value},  # named where they are used, which is seldom
         "weights": model.weights,
         "init_seed": model.seed if model.weights == "random" else None,
         "quantization": model.quantization,

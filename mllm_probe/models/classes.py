@@ -1,0 +1,65 @@
+"""The config and the class of a checkpoint's model: transformers' own, or code that the checkpoint brings itself.
+
+Code of a checkpoint runs on the user's word alone. Where a class of transformers will do, it is not even looked at.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+)
+
+from mllm_probe.errors import ModelError
+
+BROUGHT = (
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForCausalLM,
+    AutoModel,
+)  # names in `auto_map`
+
+
+def untrusted(folder: Path, part: str) -> ModelError:
+    """What to say of a part that nothing but a checkpoint's own code can load."""
+    return ModelError(
+        f"{folder}: the {part} is code that the checkpoint brings itself, which is not run unless you trust it; read "
+        "its *.py files, then set model.trust_remote_code=true"
+    )
+
+
+def load_config(folder: Path, trust_remote_code: bool) -> Any:
+    """The config of a model that takes pictures and text. Raises ModelError, and whatever transformers raises."""
+    told = json.loads((folder / "config.json").read_text())
+    kind, brought = told.get("model_type"), bool(told.get("auto_map"))
+    if kind not in CONFIG_MAPPING and not brought:
+        raise ModelError(
+            f"{folder}: transformers {transformers.__version__} has no model of type '{kind}', and the checkpoint "
+            "brings no code of its own; a newer release may have it"
+        )
+    if brought and not trust_remote_code and kind not in CONFIG_MAPPING:
+        raise untrusted(folder, "model")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING or (brought and trust_remote_code):
+        return config
+    if brought:
+        raise untrusted(folder, "model")
+    raise ModelError(
+        f"{folder}: a model of type '{config.model_type}' does not write text about pictures; "
+        "choose a multimodal checkpoint"
+    )
+
+
+def make_model(config: Any, trust_remote_code: bool) -> Any:
+    """A model of the config's class, with weights of its own drawing on the default device."""
+    brought = getattr(config, "auto_map", None) or {}
+    auto = next((auto for auto in BROUGHT if trust_remote_code and auto.__name__ in brought), AutoModelForMultimodalLM)
+    return auto.from_config(config, trust_remote_code=trust_remote_code)
