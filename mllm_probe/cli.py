@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COMMANDS = {
+    "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
     "run": "extract activations, sweep probes over them, print and draw the result",
     "extract": "only fill the cache",
     "sweep": "only fit and score probes on a filled cache",
@@ -34,6 +35,7 @@ commands:
 {commands}
 
 examples:
+  mllm-probe inspect task=objects                     what the model will read, before anything is computed
   mllm-probe run                                      the bundled model on drawn scenes, offline
   mllm-probe run model=llava task=objects dataset=coco dataset.root=COCO
   mllm-probe run -m task=entailment,objects           a sweep: every combination is a run

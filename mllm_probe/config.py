@@ -68,6 +68,13 @@ class GeometryConfig(RunConfig):
 
 
 @dataclass
+class InspectConfig(RunConfig):
+    """`inspect`: the settings of a run, and how many of its samples are shown."""
+
+    n: int = 3
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -80,6 +87,7 @@ SCHEMAS: dict[str, type] = {
     "extract": RunConfig,
     "sweep": RunConfig,
     "geometry": GeometryConfig,
+    "inspect": InspectConfig,
     "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
@@ -104,6 +112,7 @@ def register_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     store.store(name="geometry_schema", node=GeometryConfig)
+    store.store(name="inspect_schema", node=InspectConfig)
     store.store(name="report_schema", node=ReportConfig)
 
 

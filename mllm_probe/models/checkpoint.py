@@ -33,14 +33,15 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
             raise ConfigError(f"{name}={value} is unknown; {choices(value, allowed)}")
 
 
-def find_checkpoint(model: ModelSettings) -> Path:
-    """The folder with the weights and the processor, fetched from the hub where it must be. Raises ModelError."""
+def find_checkpoint(model: ModelSettings, weights: bool = True) -> Path:
+    """The folder with the weights and the processor, fetched from the hub where it must be; `weights` False asks for
+    the config and the processor alone. Raises ModelError."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
         folder = BUNDLED / model.bundled
     elif model.hub_id is not None:
-        folder = _from_hub(model)
+        folder = _from_hub(model, weights)
     else:
         raise ConfigError("model=custom needs model.path=FOLDER or model.hub_id=OWNER/NAME")
     _check_parts(folder)
@@ -55,18 +56,20 @@ def needs(model: ModelSettings) -> str | None:
     return f"model={model.name} needs the checkpoint {model.hub_id} ({size}), from the local hub cache or a download"
 
 
-def _from_hub(model: ModelSettings) -> Path:
+def _from_hub(model: ModelSettings, weights: bool) -> Path:
     import os
 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert model.hub_id is not None
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
-        return Path(
+        found = Path(
             snapshot_download(model.hub_id, revision=model.revision, local_files_only=True, allow_patterns=patterns)
         )
+        if not weights or any(found.glob("*.safetensors")):  # a look at the prompts may have fetched all but these
+            return found
     except LocalEntryNotFoundError:
         pass
     try:
