@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COMMANDS = {
-    "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
     "run": "extract activations, sweep probes over them, print and draw the result",
     "extract": "only fill the cache",
     "sweep": "only fit and score probes on a filled cache",
     "report": "print and draw a finished run again: report run=FOLDER",
     "geometry": "compare the layers of a filled cache with each other",
+    "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
     "cache": "list, verify, prune and compare caches",
     "list": "models, tasks, datasets, probes, layers or experiments to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",

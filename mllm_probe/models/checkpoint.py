@@ -64,16 +64,21 @@ def _from_hub(model: ModelSettings, weights: bool) -> Path:
 
     assert model.hub_id is not None
     patterns = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
+
+    def bare(folder: Path) -> bool:
+        """A look at the prompts may have fetched all but the weights."""
+        return weights and model.weights == "pretrained" and not any(folder.glob("*.safetensors"))
+
     try:
         found = Path(
             snapshot_download(model.hub_id, revision=model.revision, local_files_only=True, allow_patterns=patterns)
         )
-        if not weights or any(found.glob("*.safetensors")):  # a look at the prompts may have fetched all but these
+        if not bare(found):
             return found
     except LocalEntryNotFoundError:
         pass
     try:
-        return Path(snapshot_download(model.hub_id, revision=model.revision, allow_patterns=patterns))
+        found = Path(snapshot_download(model.hub_id, revision=model.revision, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
         if isinstance(error, LocalEntryNotFoundError):
             why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
@@ -83,6 +88,12 @@ def _from_hub(model: ModelSettings, weights: bool) -> Path:
             f"the checkpoint {model.hub_id} is not on this machine and could not be fetched ({why}); "
             "give a local folder with model.path=FOLDER, or log in with `hf auth login` if the model is gated"
         ) from error
+    if bare(found):
+        raise ModelError(
+            f"the checkpoint {model.hub_id} is on this machine without weights (*.safetensors), and none could be "
+            "fetched; try again where the hub can be reached, or give a local folder with model.path=FOLDER"
+        )
+    return found
 
 
 def _check_parts(folder: Path) -> None:

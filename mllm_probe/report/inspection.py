@@ -57,9 +57,9 @@ class Spot:
     def said(self) -> str:
         """Where it is, and how several tokens become one row."""
         tokens = sorted(self.tokens)
-        where = f"token{'s' * (len(tokens) > 1)} {_runs(tokens)}"
         if not tokens:
             return "not in the language model; read in the picture towers"
+        where = f"token{'s' * (len(tokens) > 1)} {_runs(tokens)}"
         if self.kind == MARK:
             return where
         if len(self.rows) > 1:

@@ -127,7 +127,7 @@ def _legend(one: Inspection) -> Table:
     style = colours(one.spots)
     table = Table.grid(padding=(0, 1))
     table.add_column(width=INDENT)
-    table.add_column(justify="right")
+    table.add_column(justify="center")
     for _ in range(2):
         table.add_column(overflow="fold")
     for spot in one.spots:

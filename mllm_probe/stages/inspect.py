@@ -26,8 +26,9 @@ def inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
     else:
         both = (replace(config, local=None), cast(InspectConfig, local_side(config)))
         for side, one in zip(SIDES, both, strict=True):
-            paths.side(side).root.mkdir(parents=True, exist_ok=True)
-            _inspect(one, paths.side(side), reporter)
+            own = paths.side(side)
+            own.root.mkdir(parents=True, exist_ok=True)
+            _inspect(one, own, reporter)
     reporter.note(f"everything is in {paths.root}")
 
 
@@ -38,8 +39,9 @@ def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None
     collection, examples = design.examples(config, digests, reporter)
     digests.save()
     samples = examples.samples[: config.n]
+    reporter.note(f"{design.task.name} on {collection.name}: {len(samples)} of {len(examples.samples)} samples")
     if len(samples) < config.n:
-        reporter.note(f"n={config.n}: the task has {len(samples)} samples, and all of them are shown")
+        reporter.note(f"n={config.n} is more than there are, so all are shown")
     from mllm_probe.models.blueprint import Blueprint  # transformers: seconds, and not before the data is in order
 
     blueprint = Blueprint(checkpoint, config.model, config.prompt, config.extract.padding_side)
