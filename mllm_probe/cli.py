@@ -22,6 +22,7 @@ COMMANDS = {
     "geometry": "compare the layers of a filled cache with each other",
     "fidelity": "what quantisation does to the layers and to their probes",
     "tune": "train a connector on captions",
+    "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
     "cache": "list, verify, prune and compare caches",
     "list": "models, tasks, datasets, probes, layers or experiments to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
@@ -36,6 +37,7 @@ commands:
 {commands}
 
 examples:
+  mllm-probe inspect task=objects                     what the model will read, before anything is computed
   mllm-probe run                                      the bundled model on drawn scenes, offline
   mllm-probe run model=llava task=objects dataset=coco dataset.root=COCO
   mllm-probe run -m task=entailment,objects           a sweep: every combination is a run

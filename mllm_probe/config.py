@@ -94,6 +94,13 @@ class TuneConfig:
 
 
 @dataclass
+class InspectConfig(RunConfig):
+    """`inspect`: the settings of a run, and how many of its samples are shown."""
+
+    n: int = 3
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -108,6 +115,7 @@ SCHEMAS: dict[str, type] = {
     "geometry": GeometryConfig,
     "fidelity": FidelityConfig,
     "tune": TuneConfig,
+    "inspect": InspectConfig,
     "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
@@ -134,6 +142,7 @@ def register_schemas() -> None:
     store.store(name="geometry_schema", node=GeometryConfig)
     store.store(name="fidelity_schema", node=FidelityConfig)
     store.store(name="tune_schema", node=TuneConfig)
+    store.store(name="inspect_schema", node=InspectConfig)
     store.store(name="report_schema", node=ReportConfig)
 
 

@@ -80,6 +80,14 @@ class CachePaths:
     def groups(self) -> Path:
         return self.root / "groups"
 
+    @property
+    def renderings(self) -> Path:
+        return self.root / "renderings"
+
+    def rendering(self, sample: str) -> Path:
+        """A sample token by token, for people: kept of the first samples of a run, by their uids."""
+        return self.renderings / f"{sample}.json"
+
     def group(self, digest: str) -> "GroupPaths":
         return GroupPaths(self.groups / digest)
 
@@ -167,6 +175,9 @@ class RunPaths:
 
     def curves(self, kind: str) -> Path:
         return self.root / f"study.{kind}"
+
+    def inspection(self, kind: str) -> Path:
+        return self.root / f"inspect.{kind}"
 
     @property
     def geometry(self) -> Path:

@@ -99,13 +99,13 @@ def _index(group: Group, number: int, path: Path) -> Finding | None:
 
 
 def _strays(cache: Cache) -> Iterator[Finding]:
-    """Files that no manifest lists. Unfinished groups have none, and what is being written is left out."""
+    """Files that no manifest lists. Unfinished groups have none; renderings and what is being written do not count."""
     listed = {cache.paths.identity}
     for group in cache.finished:
         listed |= group.paths.listed(len(_digests_in(group) or group.planned))
     growing = {group.paths.root for group in cache.groups if not group.finished}
     for path, stat in sorted(cache.files.items()):
-        if path in listed or growing.intersection(path.parents):
+        if path in listed or path.parent == cache.paths.renderings or growing.intersection(path.parents):
             continue
         if not is_temporary(path):
             yield Finding(path, "is in no manifest", STRAY, harmless=True)

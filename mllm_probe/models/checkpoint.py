@@ -33,14 +33,15 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
             raise ConfigError(f"{name}={value} is unknown; {choices(value, allowed)}")
 
 
-def find_checkpoint(model: ModelSettings) -> Path:
-    """The folder with the weights and the processor, fetched from the hub where it must be. Raises ModelError."""
+def find_checkpoint(model: ModelSettings, weights: bool = True) -> Path:
+    """The folder with the weights and the processor, fetched from the hub where it must be; `weights` False asks for
+    the config and the processor alone. Raises ModelError."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
         folder = BUNDLED / model.bundled
     elif model.hub_id is not None:
-        folder = _from_hub(model)
+        folder = _from_hub(model, weights)
     else:
         raise ConfigError("model=custom needs model.path=FOLDER or model.hub_id=OWNER/NAME")
     _check_parts(folder)
@@ -55,29 +56,30 @@ def needs(model: ModelSettings) -> str | None:
     return f"model={model.name} needs the checkpoint {model.hub_id} ({size}), from the local hub cache or a download"
 
 
-def _from_hub(model: ModelSettings) -> Path:
+def _from_hub(model: ModelSettings, weights: bool) -> Path:
     import os
 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert model.hub_id is not None
-    patterns = [
-        "*.json",
-        "*.safetensors",
-        "*.model",
-        "*.txt",
-        "*.jinja",
-        *(["*.py"] if model.trust_remote_code else []),
-    ]
+    code, tensors = ["*.py"] if model.trust_remote_code else [], ["*.safetensors"] if weights else []
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja", *code, *tensors]
+
+    def bare(folder: Path) -> bool:
+        """A look at the prompts may have fetched all but the weights."""
+        return weights and model.weights == "pretrained" and not any(folder.glob("*.safetensors"))
+
     try:
-        return Path(
+        found = Path(
             snapshot_download(model.hub_id, revision=model.revision, local_files_only=True, allow_patterns=patterns)
         )
+        if not bare(found):
+            return found
     except LocalEntryNotFoundError:
         pass
     try:
-        return Path(snapshot_download(model.hub_id, revision=model.revision, allow_patterns=patterns))
+        found = Path(snapshot_download(model.hub_id, revision=model.revision, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
         if isinstance(error, LocalEntryNotFoundError):
             why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
@@ -87,6 +89,12 @@ def _from_hub(model: ModelSettings) -> Path:
             f"the checkpoint {model.hub_id} is not on this machine and could not be fetched ({why}); "
             "give a local folder with model.path=FOLDER, or log in with `hf auth login` if the model is gated"
         ) from error
+    if bare(found):
+        raise ModelError(
+            f"the checkpoint {model.hub_id} is on this machine without weights (*.safetensors), and none could be "
+            "fetched; try again where the hub can be reached, or give a local folder with model.path=FOLDER"
+        )
+    return found
 
 
 def _check_parts(folder: Path) -> None:

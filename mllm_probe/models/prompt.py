@@ -7,7 +7,7 @@ the hand's ids proves the offsets; prompts about the same pictures share the hea
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,11 @@ class Prompter:
         self._reserved = {getattr(processor, "video_token", None): "video", tag.text: "image", image: "image"}
         self._frames: dict[int, str] = {}
 
+    @property
+    def templated(self) -> bool:
+        """Whether a chat template wraps the text; a base model has none."""
+        return self.settings.chat != "off" and bool(getattr(self.processor, "chat_template", None))
+
     def render(self, sample: Sample) -> Prompt:
         """The rendered prompt of a sample. Raises DataError where the text holds a tag."""
         for tag, kind in self._reserved.items():
@@ -90,7 +95,7 @@ class Prompter:
         return wrapped
 
     def _templated(self, pictures: int, text: str) -> str:
-        if self.settings.chat == "off" or not getattr(self.processor, "chat_template", None):
+        if not self.templated:
             return f"{self.tag.text}\n" * pictures + text if self.tag.text else text
         content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
         messages = [{"role": "user", "content": content}]
@@ -102,6 +107,12 @@ class Prompter:
         return self.processor.apply_chat_template(
             messages, chat_template=template, add_generation_prompt=self.settings.generation_prompt
         )
+
+    def turn(self, sample: Sample) -> str:
+        """What the generation prompt writes behind a sample's prompt, where the template has one."""
+        bare = Prompter(self.processor, replace(self.settings, generation_prompt=False), self.tag)
+        text, without = self.render(sample).text, bare.render(sample).text
+        return text.removeprefix(without) if text.startswith(without) else ""
 
     def survey(self, samples: Sequence[Sample]) -> Survey:
         """Render and tokenise all once. The pictures' own tokens are not known yet and count as none."""
@@ -197,7 +208,7 @@ class Layout:
         if kind == "tokens":
             return [[token] for token in self._tokens(name)]
         if kind in MARK_POSITIONS:
-            spans = [self._span(*self.sample.marks[mark]) for mark in self._family(name)]
+            spans = [self.span(mark) for mark in self._family(name)]
             return [[span[-1] if kind == "mark" else span[0] - 1] for span in spans]
         length = len(self.head) + len(self.tail.ids) + len(self.end)
         if position == "last" or kind == ANSWER:
@@ -214,7 +225,11 @@ class Layout:
             return list(range(len(self.ids)))
         if span == "image":
             return list(self.image)
-        return [token for mark in self._family(span) for token in self._span(*self.sample.marks[mark])]
+        return [token for mark in self._family(span) for token in self.span(mark)]
+
+    def span(self, mark: str) -> list[int]:
+        """The tokens of one mark. Raises SpanError."""
+        return self._span(*self.sample.marks[mark])
 
     def _family(self, name: str) -> list[str]:
         """Marks named `name` or `name:anything`, in the order of the sample."""

@@ -16,6 +16,7 @@ from mllm_probe.extract.prove import Proof, prove
 from mllm_probe.extract.stream import Extraction, Work, join
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
+from mllm_probe.stages.inspection import keep_first
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import OPTIONAL, Prepared, claim_cache, storage_dtype
 from mllm_probe.stages.request import Request
@@ -134,6 +135,8 @@ def _extract(request: Request, models: Models, what: str, reporter: Reporter) ->
 
         return in_processes(extract, request, device, reporter)
     model = models.get(ready)
+    if not ready.control:
+        keep_first(ready)
     proof = _prove(request, model, reporter)
     model.anatomy = replace(model.anatomy, causal=proof.causal)
     plans = request.plans(device, shared and not proof.why, proof.causal)

@@ -1,7 +1,7 @@
 """What every stage needs before a weight is loaded: examples, the cache they belong to, the keys asked for."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mllm_probe.cache.identity import folder_digests, identify
@@ -31,34 +31,56 @@ from mllm_probe.tasks.folds import Folds, leaks, rowwise
 from mllm_probe.types import Collection, Examples
 
 
+@dataclass(frozen=True)
+class Design:
+    """What the config names, built; nothing is read yet."""
+
+    dataset: Dataset
+    task: Task
+    probe: Probe
+    folds: Folds
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Design":
+        """Raises ConfigError for all that can be seen in the config alone."""
+        _check(config)
+        plugins, data, splits = tuple(config.plugins), config.data, config.splits
+        return cls(
+            build(config.dataset, Dataset, plugins),  # type: ignore[type-abstract]
+            build(config.task, Task, plugins, seed=data.seed, on_bad_row=data.on_bad_row),  # type: ignore[type-abstract]
+            build(config.probe, Probe, plugins),  # type: ignore[type-abstract]
+            Folds(splits.test, splits.val, splits.blocks, data.seed, splits.unit, splits.file),
+        )
+
+    def examples(self, config: RunConfig, digests: Digests, reporter: Reporter) -> tuple[Collection, Examples]:
+        """The pictures and what is asked about them. Raises DataError."""
+        selection = Selection(**asdict(config.data))
+        collection = self.dataset.load(Path(config.paths.outputs), selection, digests)
+        if config.splits.near_duplicates:
+            collection = together(collection, digests, reporter)
+        for row in collection.skipped:
+            reporter.note(f"skipped: {row}")
+        examples = self.task.examples(collection, self.folds)
+        for row in examples.skipped:
+            reporter.note(f"skipped: {row}")
+        return collection, _in_folds(examples, self.folds, config.sweep.seeds, reporter)
+
+
 def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     """Everything that can be wrong without loading the model is found here, cheapest first; then config.yaml."""
-    _check(config)
-    plugins = tuple(config.plugins)
-    dataset = build(config.dataset, Dataset, plugins)  # type: ignore[type-abstract]
-    task = build(config.task, Task, plugins, seed=config.data.seed, on_bad_row=config.data.on_bad_row)  # type: ignore[type-abstract]
-    probe = build(config.probe, Probe, plugins)  # type: ignore[type-abstract]
-    splits = config.splits
-    folds = Folds(splits.test, splits.val, splits.blocks, config.data.seed, splits.unit, splits.file)
+    design = Design.of(config)
     if size := needs(config.model):
         reporter.note(size)
     checkpoint = find_checkpoint(config.model)
     outputs = OutputPaths(Path(config.paths.outputs))
     digests = open_digests(outputs.digests)
-    collection = dataset.load(outputs.root, Selection(**asdict(config.data)), digests)
-    if splits.near_duplicates:
-        collection = together(collection, digests, reporter)
-    for row in collection.skipped:
-        reporter.note(f"skipped: {row}")
+    collection, examples = design.examples(config, digests, reporter)
     identity = identify(folder_digests(checkpoint, digests), **requested(config))
     store = Store(outputs.cache(identity.digest), digests)
-    examples = task.examples(collection, folds)
-    for row in examples.skipped:
-        reporter.note(f"skipped: {row}")
-    examples = _in_folds(examples, folds, config.sweep.seeds, reporter)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
-    ready = Prepared(config, dataset, task, probe, folds, collection, examples, checkpoint, identity, store)
+    built = (design.dataset, design.task, design.probe, design.folds)
+    ready = Prepared(config, *built, collection, examples, checkpoint, identity, store)
     ready = with_variants(ready, digests)
     digests.save()
     return ready

@@ -49,7 +49,7 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     """Both tasks are checked before either is read. What is fitted is kept until both are done, for a killed run."""
     sides = [paths.side(side) for side in SIDES]
     both = []
-    for one, own in zip((replace(config, local=None), _local(config)), sides, strict=True):
+    for one, own in zip((replace(config, local=None), local_side(config)), sides, strict=True):
         own.root.mkdir(parents=True, exist_ok=True)
         both.append(_ready(one, own, reporter))
     whole, local = _swept(both, sides, reporter)
@@ -59,7 +59,7 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     show_study(paths, reporter)
 
 
-def _local(config: RunConfig) -> RunConfig:
+def local_side(config: RunConfig) -> RunConfig:
     """The experiment with the other task and what that sets of `extract`. Raises ConfigError."""
     given = config.local
     if not isinstance(given, dict) or not {"task"} <= given.keys() <= {"task", "extract"}:

@@ -25,6 +25,7 @@ from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
 from mllm_probe.stages.guards import Guards
+from mllm_probe.stages.inspection import save_first
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import FLOORS, OPTIONAL, Prepared, filled
@@ -100,6 +101,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     save_tests(paths.tests, tests)
     table.replace(scores)
     save_splits(paths.splits, bench.splits)
+    save_first(ready, paths)
     parts.join(LOGITS, paths.predictions, {"decisions": json.dumps([d.uid for d in ready.examples.decisions])})
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}

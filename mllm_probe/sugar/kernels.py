@@ -1,8 +1,8 @@
 """The global alignment kernel (Cuturi 2011; Chow et al. 2024, section 3), in log space, for all pairs at once.
 
-K(x, y) sums over all alignments of two sequences the product of a local kernel along the alignment. It counts alignments
-and is no similarity as printed: of two equal sequences it is up to the number of alignments (1, 3, 13, 63, 321, ... for
-1 to 5 slices). Divided by the root of both self-kernels, all three with the pair's width, it is 1 for equal sequences.
+K(x, y) sums over all alignments of two sequences the product of a local kernel along the alignment. As printed it is
+no similarity: of two equal sequences it is up to the number of alignments (1, 3, 13, 63, 321 for 1 to 5 slices).
+Divided by the root of both self-kernels, all three with the pair's width, it is 1 for equal sequences.
 Letters: P pairs, N and M slices (the longest of the batch), S sequences, L slices, D width.
 """
 

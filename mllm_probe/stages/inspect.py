@@ -1,0 +1,52 @@
+"""`mllm-probe inspect`: what the model will read, and where each state is taken. Loads no weights, opens no cache."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from mllm_probe.config import InspectConfig, save_config
+from mllm_probe.digests import open_digests
+from mllm_probe.errors import ConfigError
+from mllm_probe.models.checkpoint import find_checkpoint
+from mllm_probe.models.rendering import Rendering
+from mllm_probe.paths import SIDES, OutputPaths, RunPaths
+from mllm_probe.protocols import Reporter
+from mllm_probe.report.inspection_text import print_inspections
+from mllm_probe.stages.inspection import inspections, save_inspections
+from mllm_probe.stages.prepare import Design
+from mllm_probe.stages.run import local_side
+
+
+def inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """The command; of a study, both tasks. Raises ConfigError, DataError, ModelError."""
+    if config.n < 1:
+        raise ConfigError(f"n={config.n} must be 1 or more: it is how many samples are shown")
+    if config.local is None:
+        _inspect(config, paths, reporter)
+    else:
+        both = (replace(config, local=None), cast(InspectConfig, local_side(config)))
+        for side, one in zip(SIDES, both, strict=True):
+            own = paths.side(side)
+            own.root.mkdir(parents=True, exist_ok=True)
+            _inspect(one, own, reporter)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
+    design = Design.of(config)
+    checkpoint = find_checkpoint(config.model, weights=False)
+    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests)
+    collection, examples = design.examples(config, digests, reporter)
+    digests.save()
+    samples = examples.samples[: config.n]
+    reporter.note(f"{design.task.name} on {collection.name}: {len(samples)} of {len(examples.samples)} samples")
+    if len(samples) < config.n:
+        reporter.note(f"n={config.n} is more than there are, so all are shown")
+    from mllm_probe.models.blueprint import Blueprint  # transformers: seconds, and not before the data is in order
+
+    blueprint = Blueprint(checkpoint, config.model, config.prompt, config.extract.padding_side)
+    renderings = [Rendering.of(blueprint, sample) for sample in samples]
+    shown = inspections(renderings, config, examples, design.folds, blueprint.anatomy)
+    save_config(config, paths.config)
+    save_inspections(paths, shown, config, design.task.name, collection.name)
+    print_inspections(shown)

@@ -1,0 +1,71 @@
+"""inspect.json and inspect.html of an experiment: some of its samples as the model reads them.
+
+What the processor made of the first samples is kept beside the cache, so that a run which finds its activations there
+needs neither the processor nor transformers to show them.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mllm_probe.cache.store import write_json
+from mllm_probe.config import RunConfig
+from mllm_probe.models.rendering import Rendering
+from mllm_probe.paths import RunPaths, replacing
+from mllm_probe.report.inspection import Inspection, inspection
+from mllm_probe.report.inspection_page import page
+from mllm_probe.sites import Anatomy
+from mllm_probe.stages.prepared import Prepared
+from mllm_probe.tasks.folds import Folds
+from mllm_probe.types import Decision, Examples, Sample
+
+FIRST = 3  # samples of a run
+
+
+def save_first(ready: Prepared, paths: RunPaths) -> None:
+    """Those of a run."""
+    shown = inspections(keep_first(ready), ready.config, ready.examples, ready.folds, ready.anatomy)
+    save_inspections(paths, shown, ready.config, ready.task.name, ready.collection.name)
+
+
+def keep_first(ready: Prepared) -> list[Rendering]:
+    """The first samples as the processor writes them: those kept in the cache, else made and kept."""
+    found = []
+    for sample in ready.examples.samples[:FIRST]:
+        path = ready.store.paths.rendering(sample.uid)
+        rendering = _kept(path, sample)
+        if rendering is None:
+            rendering = Rendering.of(ready.blueprint, sample)
+            write_json(path, rendering.to_json())
+        found.append(rendering)
+    return found
+
+
+def _kept(path: Path, sample: Sample) -> Rendering | None:
+    """What cannot be read is made again."""
+    try:
+        return Rendering.from_json(sample, json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def inspections(
+    renderings: Sequence[Rendering], config: RunConfig, examples: Examples, folds: Folds, anatomy: Anatomy
+) -> list[Inspection]:
+    """Splits are those of the first seed."""
+    split = folds.splits(examples.folds, config.sweep.seeds[0])
+    asked: dict[str, list[Decision]] = defaultdict(list)
+    for decision in examples.decisions:
+        asked[decision.sample].append(decision)
+    positions = config.extract.positions
+    return [inspection(one, asked[one.layout.sample.uid], split, positions, anatomy) for one in renderings]
+
+
+def save_inspections(paths: RunPaths, shown: Sequence[Inspection], config: RunConfig, task: str, dataset: str) -> None:
+    """The records as they are, and the page."""
+    facts = {"model": config.model.label, "task": task, "dataset": dataset, "seed": config.sweep.seeds[0]}
+    write_json(paths.inspection("json"), {**facts, "samples": [asdict(one) for one in shown]})
+    with replacing(paths.inspection("html")) as part:
+        part.write_text(page(f"{config.model.label}, {task} on {dataset}", shown), encoding="utf-8")
