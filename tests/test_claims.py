@@ -154,6 +154,26 @@ def test_a_job_that_slept_too_long_does_no_harm(checkpoint: Path, whole: Path, t
     assert [done[path.name] for path in shards(folder)] == [1] * 6, "what was lost is not written again"
 
 
+def test_an_array_fills_one_cache_and_a_sweep_reads_it(
+    probe: Run, checkpoint: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Killed in its second task, and started again as it was."""
+    array = ("experiment=sharded_extract", "extract.num_shards=3", "-m")
+    first = begin(tmp_path, checkpoint, *array)
+    wait_for(tmp_path, 3, first)
+    first.kill()
+    finish(first)
+    before = [path.name[:5] for path in shards(tmp_path)]
+    assert before[:3] == ["00000", "00001", "00003"] and len(before) < 6
+    code, err = finish(begin(tmp_path, checkpoint, *array))
+    assert code == 0 and "shard 1 of 3 is done, others are not yet" in err
+    assert cache(tmp_path) == cache(whole)
+    done = times(tmp_path)
+    assert done["load"] == 4 and [done[path.name] for path in shards(tmp_path)] == [1] * 6
+    code, _, err = probe("sweep", *tiny(checkpoint), *DATA, "sweep.seeds=[0]", "sweep.draws=50", "layers=every4")
+    assert code == 0, err
+
+
 def half(whole: Path, folder: Path) -> tuple[GroupPaths, Path]:
     """A copy of a whole cache without its last shard and its manifest: (the group, the shard elsewhere)."""
     shutil.copytree(whole / "outputs", folder / "outputs")

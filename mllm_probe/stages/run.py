@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import CacheError, ConfigError, ProbeError, choices
+from mllm_probe.errors import ConfigError, PendingError, ProbeError, choices
 from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.settings import ExtractSettings
@@ -38,7 +38,7 @@ def _ready(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
 def _swept(experiments: Sequence[Prepared], paths: Sequence[RunPaths], reporter: Reporter) -> list[Swept]:
     extractions = extract_missing(experiments, reporter)
     if not all(extraction["complete"] for extraction in extractions):
-        raise CacheError(
+        raise PendingError(
             "other processes have not filled their shards yet; when all are done, `mllm-probe sweep` with the same "
             "settings goes on"
         )
