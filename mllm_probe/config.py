@@ -119,7 +119,7 @@ SCHEMAS: dict[str, type] = {
     "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
-HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "max_disk_gb")
+HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "wait_s", "max_disk_gb")
 NOT_SCIENCE = (
     "paths",
     "device",

@@ -7,7 +7,8 @@
     │   └── SpanError         a position cannot be found in a prompt
     ├── CacheError            a stored activation is missing, damaged or of another model
     ├── ProbeError            a probe or a statistic cannot be computed from these rows
-    └── TrainError            a training cannot go on
+    ├── TrainError            a training cannot go on
+    └── PendingError          another process is filling the cache
 
 A message is one sentence: what was wrong, the value seen, and what is allowed or mends it.
 """
@@ -46,6 +47,10 @@ class ProbeError(MllmProbeError):
 
 class TrainError(MllmProbeError):
     pass
+
+
+class PendingError(MllmProbeError):
+    """Another process is filling the cache; the same command, repeated later, goes on."""
 
 
 def choices(seen: str, allowed: Iterable[str]) -> str:

@@ -117,6 +117,10 @@ class GroupPaths:
         """How small the passes of a shard had to become, where memory ran out."""
         return self.root / f"{number:05d}.retry.json"
 
+    def claim(self, number: int, generation: int) -> Path:
+        """Who fills a shard; each generation takes over from the one before."""
+        return self.root / f"{number:05d}.{generation}.claim"
+
     def listed(self, shards: int) -> set[Path]:
         """Every file that a finished group of so many shards may hold."""
         parts = {name(number) for number in range(shards) for name in (self.shard, self.retry)}
@@ -212,17 +216,27 @@ class RunPaths:
 
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
+CLAIM = re.compile(r"\d{5,}\.\d+\.claim")
 
 
 def is_temporary(path: Path) -> bool:
     return TEMPORARY.fullmatch(path.name) is not None
 
 
+def is_claim(path: Path) -> bool:
+    return CLAIM.fullmatch(path.name) is not None
+
+
+def temporary(path: Path) -> Path:
+    """A neighbour that only this process writes to."""
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write to a temporary neighbour, then rename it over `path`: readers see the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+    part = temporary(path)
     try:
         yield part
         with part.open("rb") as written:

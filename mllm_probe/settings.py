@@ -144,8 +144,9 @@ class ExtractSettings:
 
     `dtype` null = the model's own. `micro_batch` prompts go through the model at once, or as many tokens where
     `prefix` auto lets the statements about a picture share it; null = what suits the device. `workers` threads prepare
-    pictures ahead. This process is number `shard` of `num_shards`; `gpus` starts as many processes here. `answers` are
-    the words for label 1 and label 0 whose log-odds are the model's own answer (null: it has none).
+    pictures ahead. This process is number `shard` of `num_shards`; `gpus` starts as many processes here. Processes that
+    need the same share the shards out; one that finds only shards that others fill waits for `wait_s` seconds.
+    `answers` are the words for label 1 and label 0 whose log-odds are the model's own answer (null: it has none).
     """
 
     positions: list[str] = field(default_factory=lambda: ["last"])
@@ -158,6 +159,7 @@ class ExtractSettings:
     shard: int = 0
     num_shards: int = 1
     gpus: int = 1
+    wait_s: float = 120.0
     max_disk_gb: float = 100.0
 
 

@@ -38,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_probe.batches import common_head
+from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
 from mllm_probe.data.drawing import draw, random_scene
 from mllm_probe.data.pictures import open_rgb
@@ -45,7 +46,8 @@ from mllm_probe.digests import Digests, file_digest
 from mllm_probe.extract.estimate import matrix_rate
 from mllm_probe.extract.planner import Planner
 from mllm_probe.extract.prove import prove
-from mllm_probe.extract.stream import Extraction, Work
+from mllm_probe.extract.share import Work
+from mllm_probe.extract.stream import Extraction
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths
 from mllm_probe.settings import DTYPES
@@ -158,7 +160,9 @@ class Arms:
         planner = Planner(survey, self.model.anatomy, self.micro_batch, width, shared)
         plans = planner.plans(dict.fromkeys((sample.uid for sample in some), self.keys))
         by_uid = {sample.uid: sample for sample in some}
-        return Extraction(self.model, by_uid, self.store, Work(self.blueprint.settings.dtype), Quiet()).run(plans)
+        work = Work(self.blueprint.settings.dtype)
+        with Claims() as claims:
+            return Extraction(self.model, by_uid, self.store, work, Quiet()).run(plans, claims)
 
     def stored(self) -> States:
         """The states of the last arm, in the order of output_hidden_states: the last is behind the norm."""

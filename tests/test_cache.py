@@ -11,13 +11,15 @@ import torch
 from conftest import QUICK, Run, Silent, tiny
 from safetensors import safe_open
 
+from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store
 from mllm_probe.digests import Digests, file_digest, open_digests
 from mllm_probe.errors import CacheError
 from mllm_probe.extract.plan import Plan
 from mllm_probe.extract.planner import Planner
-from mllm_probe.extract.stream import Extraction, Work, join
+from mllm_probe.extract.share import Work
+from mllm_probe.extract.stream import Extraction, join
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths
@@ -60,7 +62,9 @@ def fill(
 ) -> int:
     plans = plans_for(model, store, samples, keys, batch, shared)
     work, by_uid = Work("float32", workers=1), {sample.uid: sample for sample in samples}
-    done = Extraction(model, by_uid, store, work, reporter or Silent()).run([plan for plan in plans if plan.units])
+    with Claims() as claims:
+        extraction = Extraction(model, by_uid, store, work, reporter or Silent())
+        done = extraction.run([plan for plan in plans if plan.units], claims)
     for plan in plans:
         if not plan.units:
             join(plan, store)
@@ -296,7 +300,8 @@ def test_digests_are_memoised_and_a_damaged_memo_is_started_anew(tmp_path: Path,
 
 def test_bfloat16_storage_round_trips(model: HFModel, store: Store, samples: Sequence[Sample]) -> None:
     plans = plans_for(model, store, samples[:3], KEYS[3:4])
-    Extraction(model, {sample.uid: sample for sample in samples}, store, Work("bfloat16"), Silent()).run(plans)
+    with Claims() as claims:
+        Extraction(model, {s.uid: s for s in samples}, store, Work("bfloat16"), Silent()).run(plans, claims)
     values, _ = store.read(KEYS[3], [sample.uid for sample in samples[:3]], store.coverage())
     exact = read_states(model, model.collate(samples[:3], KEYS[3:4]), KEYS[3:4], torch.float32).values[KEYS[3]]
     assert values.dtype == torch.bfloat16

@@ -23,7 +23,7 @@ from mllm_probe.digests import Digests, open_digests
 from mllm_probe.errors import CacheError
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths, GroupPaths, OutputPaths
-from mllm_probe.stages.prepared import claim_cache
+from mllm_probe.stages.prepared import name_cache
 from mllm_probe.tools.listing import abbreviate, gigabytes, show
 from mllm_probe.types import Sample
 
@@ -43,7 +43,7 @@ def filled(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mllm_probe.extract.planner.SHARD_UNITS", 1)
         store = store_of(own, LEFT)
-        claim_cache(store, LEFT, "tiny")
+        name_cache(store, LEFT, "tiny")
         fill(model, store, samples[:8], KEYS[:4], batch=1)
         fill(model, store, samples[:8], KEYS, batch=1)
         before = {group.name for group in folders(own, LEFT)}
@@ -51,7 +51,7 @@ def filled(
         (last,) = (group for group in folders(own, LEFT) if group.name not in before)
         GroupPaths(last).manifest.unlink()
         other = store_of(own, RIGHT)
-        claim_cache(other, RIGHT, "tiny")
+        name_cache(other, RIGHT, "tiny")
         fill(model, other, samples, KEYS, batch=1)
     yield own
 
@@ -217,6 +217,45 @@ def killed(path: Path, seconds: float) -> Path:
     part.write_bytes(b"half")
     age(part, seconds)
     return part
+
+
+def claim(group: GroupPaths, number: int, seconds: float) -> Path:
+    """A claim whose owner was last heard of some time ago."""
+    path = group.claim(number, 0)
+    path.write_text("{}")
+    age(path, seconds)
+    return path
+
+
+def test_a_living_claim_keeps_its_group(call: Call, own: OutputPaths) -> None:
+    """However long its shard takes: nothing else was written for hours."""
+    group = unfinished(own)
+    group.shard(3).unlink()
+    age(group.root, 2 * IDLE)
+    claim(group, 2, 2 * IDLE)
+    living = claim(group, 3, 5)
+    assert row(call("ls", LEFT.digest)[1], group.root.name)[1] == "unfinished, 3 of 4 shards, 2 claimed"
+    assert call("verify")[0] == 0
+    assert "and stays" in call("prune", "--unfinished", "--yes")[1] and living.exists()
+    age(living, 2 * IDLE)
+    assert "nothing to remove" in call("prune")[1], "it goes with its group"
+    assert call("prune", "--unfinished", "--yes")[0] == 0 and not group.root.exists()
+
+
+def test_a_group_that_is_only_claimed_is_being_loaded_for(call: Call, own: OutputPaths) -> None:
+    group = GroupPaths(own.cache(LEFT.digest).groups / "new")
+    group.root.mkdir()
+    claim(group, 0, 5)
+    assert row(call("ls", LEFT.digest)[1], "new")[1] == "claimed, not begun"
+
+
+def test_a_claim_to_what_is_finished_is_litter(call: Call, own: OutputPaths) -> None:
+    young, old = (claim(finished(own, RIGHT)[0], number, seconds) for number, seconds in ((0, 5), (1, 2 * IDLE)))
+    code, out, _ = call("verify")
+    assert code == 0 and f"{old.relative_to(own.root.parent)} was left by a killed process" in out
+    assert young.name not in out and "is in no manifest" not in out
+    assert f"{old.relative_to(own.root.parent)} (<0.001 GB): claim of a killed process" in call("prune", "--yes")[1]
+    assert young.exists() and not old.exists()
 
 
 def test_prune_lists_first_and_removes_exactly_that(call: Call, own: OutputPaths) -> None:

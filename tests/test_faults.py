@@ -16,11 +16,13 @@ import torch
 from conftest import Silent, tiny
 from test_cache import KEYS, contents, fill, plans_for
 
+from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
 from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError, ModelError
 from mllm_probe.extract.prove import prove
-from mllm_probe.extract.stream import Extraction, Work
+from mllm_probe.extract.share import Work
+from mllm_probe.extract.stream import Extraction
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import CachePaths
 from mllm_probe.types import Sample
@@ -28,11 +30,17 @@ from mllm_probe.types import Sample
 DATA = ("dataset.pictures=40", "data.n=40", "splits.blocks=4", "extract.micro_batch=1")
 
 
-def start(folder: Path, checkpoint: Path, *args: str, limit: int | None = None) -> subprocess.Popen[str]:
+def start(
+    folder: Path,
+    checkpoint: Path,
+    *args: str,
+    limit: int | None = None,
+    program: Sequence[str] = ("-m", "mllm_probe"),
+) -> subprocess.Popen[str]:
     """`mllm-probe extract` in `folder`; `limit`: the largest file that the kernel lets it write."""
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-m", "mllm_probe", "extract", *tiny(checkpoint), *DATA, *args],
+        [sys.executable, *program, "extract", *tiny(checkpoint), *DATA, *args],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -224,7 +232,8 @@ def test_out_of_memory_halves_the_passes(
     monkeypatch.setattr("mllm_probe.extract.planner.SHARD_UNITS", 1)
     fresh = Store(CachePaths(tmp_path / "again"), Digests(tmp_path / "memo.json"))
     (plan,) = plans_for(model, fresh, samples, KEYS, batch=8, shared=shared)
-    Extraction(model, {s.uid: s for s in samples}, store, Work("float32"), Silent()).run([plan])
+    with Claims() as claims:
+        Extraction(model, {s.uid: s for s in samples}, store, Work("float32"), Silent()).run([plan], claims)
     assert contents(store) == before, "a shard is made again with the pieces it had"
 
 

@@ -45,6 +45,10 @@ class Store:
         """{plan digest: manifest} of the finished groups, in a fixed order. Raises CacheError."""
         return {path.parent.name: _json(path) for path in sorted(self.paths.root.glob("groups/*/manifest.json"))}
 
+    def unfinished(self) -> set[str]:
+        """The digests of the plans that were begun, and whose groups have no manifest yet."""
+        return {path.parent.name for path in self.paths.root.glob("groups/*/plan.json")} - self.groups().keys()
+
     def provenance(self) -> dict[str, Any]:
         """That of a finished group, empty where there is none; device and quantised modules are alike in all."""
         return next((dict(entry["provenance"]) for entry in self.groups().values()), {})
@@ -147,6 +151,8 @@ class Store:
             "retries": retries,
             "provenance": _json(paths.provenance),
         }
+        for claim in paths.root.glob("*.claim"):  # of processes that were killed between a shard and its claim
+            claim.unlink(missing_ok=True)
         write_json(paths.manifest, entry)
         self._digests.save()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mllm_probe.cache.identity import FORMAT, plan_digest
 from mllm_probe.errors import CacheError, choices
-from mllm_probe.paths import CachePaths, GroupPaths, is_temporary
+from mllm_probe.paths import CachePaths, GroupPaths, is_claim, is_temporary
 
 IDLE = 3600.0  # seconds; what was written later may belong to a process that still runs
 
@@ -91,6 +91,11 @@ class Group:
     def present(self) -> int:
         """How many of the planned shards are there."""
         return sum(self.paths.shard(number) in self.files for number in self.planned)
+
+    @property
+    def claimed(self) -> int:
+        """How many shards somebody has claimed and not filled; whether he lives is not asked."""
+        return len({path.name.split(".")[0] for path in self.files if is_claim(path)})
 
     @property
     def retries(self) -> int:
@@ -182,12 +187,18 @@ def doomed(folder: Path, why: str) -> Doomed:
 
 
 def leftovers(root: Path, now: float) -> list[Doomed]:
-    """Temporary files of processes that were killed while they wrote."""
+    """What processes left that were killed while they wrote; an unfinished group keeps its claims until it goes."""
     found = []
     for path, seen in sorted(walk(root).items()):
-        if is_temporary(path) and stat.S_ISREG(seen.st_mode) and now - seen.st_mtime > IDLE:
-            found.append(Doomed(path, "temporary file of a killed process", seen.st_size))
+        kind = "temporary file" if is_temporary(path) else "claim" if is_late_claim(path) else ""
+        if kind and stat.S_ISREG(seen.st_mode) and now - seen.st_mtime > IDLE:
+            found.append(Doomed(path, f"{kind} of a killed process", seen.st_size))
     return found
+
+
+def is_late_claim(path: Path) -> bool:
+    """Whether it claims a shard of a group that is finished."""
+    return is_claim(path) and GroupPaths(path.parent).manifest.exists()
 
 
 def abandoned(group: Group, now: float) -> bool:

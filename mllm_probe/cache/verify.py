@@ -10,12 +10,12 @@ from mllm_probe.cache.coverage import Shard
 from mllm_probe.cache.upkeep import IDLE, Cache, Group, read_json
 from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError
-from mllm_probe.paths import is_temporary
+from mllm_probe.paths import is_claim, is_temporary
 from mllm_probe.types import digest
 
 REPEAT = "the run that made it, repeated, extracts it again; `mllm-probe cache prune --damaged` removes its group"
 PRUNE = "`mllm-probe cache prune --damaged` removes its group, and the run that made it, repeated, extracts it again"
-CLAIM = "delete it, and the next extraction into this cache writes it again"
+ANEW = "delete it, and the next extraction into this cache writes it again"
 SWEEP = "`mllm-probe cache prune` removes it once it is an hour old"
 ENTRIES = {"shards", "keys", "samples", "joined", "retries", "provenance"}  # of a manifest
 STRAY = "nothing reads it; move it elsewhere, or delete it"
@@ -42,7 +42,7 @@ def verify(cache: Cache, digests: Digests, advance: Callable[[], None]) -> Itera
         return
     identity = cache.identity
     if not digest(identity.get("fields")) == identity.get("digest") == cache.name:
-        yield Finding(cache.paths.identity, "is missing or does not spell out this identity", CLAIM)
+        yield Finding(cache.paths.identity, "is missing or does not spell out this identity", ANEW)
     for group in cache.finished:
         yield from _records(group)
         for number, expected in enumerate(_digests_in(group) or ()):
@@ -107,7 +107,7 @@ def _strays(cache: Cache) -> Iterator[Finding]:
     for path, stat in sorted(cache.files.items()):
         if path in listed or path.parent == cache.paths.renderings or growing.intersection(path.parents):
             continue
-        if not is_temporary(path):
+        if not (is_temporary(path) or is_claim(path)):
             yield Finding(path, "is in no manifest", STRAY, harmless=True)
         elif time() - stat.st_mtime > IDLE:
             yield Finding(path, "was left by a killed process", SWEEP, harmless=True)

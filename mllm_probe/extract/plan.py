@@ -36,6 +36,14 @@ class Plan:
     owners: frozenset[str]
     prompts: tuple[str, ...]
 
+    @cached_property
+    def by_shard(self) -> tuple[tuple[Unit, ...], ...]:
+        """The units of each shard, in order."""
+        found: list[list[Unit]] = [[] for _ in range(self.shards)]
+        for unit in self.units:
+            found[unit.shard].append(unit)
+        return tuple(map(tuple, found))
+
     @property
     def shards(self) -> int:
         """0 for a plan that only joins new samples to image states that are stored already."""

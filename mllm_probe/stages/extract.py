@@ -3,22 +3,23 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import CacheError, ModelError
+from mllm_probe.errors import CacheError, ModelError, PendingError
 from mllm_probe.extract.estimate import check_disk
 from mllm_probe.extract.layers import check_keys
 from mllm_probe.extract.plan import Plan
 from mllm_probe.extract.prove import Proof, prove
-from mllm_probe.extract.stream import Extraction, Work, join
+from mllm_probe.extract.share import Job, Work, anything_to_fill, claim_all, jobs_of
+from mllm_probe.extract.stream import Extraction, finish_filled, join
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.stages.inspection import keep_first
 from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.prepared import OPTIONAL, Prepared, claim_cache, storage_dtype
+from mllm_probe.stages.prepared import OPTIONAL, Prepared, name_cache, storage_dtype
 from mllm_probe.stages.request import Request
 from mllm_probe.types import Sample
 
@@ -52,10 +53,10 @@ def extract_missing(experiments: Sequence[Prepared], reporter: Reporter) -> list
 
 
 def extract_all(experiments: Sequence[Prepared], reporter: Reporter) -> list[dict[str, Any]]:
-    """The same, for what needs all of it now. Raises CacheError where other processes still have shards to fill."""
+    """The same, for what needs all of it now. Raises PendingError where other processes still have shards to fill."""
     done = extract_missing(experiments, reporter)
     if not all(extraction["complete"] for extraction in done):
-        raise CacheError(
+        raise PendingError(
             "other processes have not filled their shards yet; when all are done, the same command goes on"
         )
     return done
@@ -91,7 +92,7 @@ class Models:
             device = pick_device(ready.config.device)
             self._reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
             self._held[name] = load_model(ready.blueprint, device)
-            claim_cache(ready.store, ready.identity, ready.config.model.label)
+            name_cache(ready.store, ready.identity, ready.config.model.label)
         return self._held[name]
 
 
@@ -99,9 +100,9 @@ def _fill(ready: Prepared, models: Models, reporter: Reporter) -> dict[str, Any]
     samples = {sample.uid: sample for sample in ready.examples.samples}
     what = f"{ready.control}: " if ready.control else ""
     coverage = ready.store.coverage()
-    repairs = {} if ready.control else _repairs(ready, coverage, samples, reporter)
+    repairs = [] if ready.control else _repairs(ready, coverage, samples, reporter)
     if repairs:
-        _repair(ready, models.get(ready), repairs, samples, reporter)
+        _repair(ready, models, repairs, samples, reporter)
         coverage = ready.store.coverage()
     missing = coverage.missing(ready.stored, samples)
     if not missing:
@@ -121,8 +122,7 @@ def _extract(request: Request, models: Models, what: str, reporter: Reporter) ->
 
     ready, settings = request.ready, request.ready.config.extract
     device = pick_device(ready.config.device)
-    shared = settings.prefix == "auto" and request.pictured
-    plans = request.plans(device, shared, ready.anatomy.causal)
+    plans = request.plans(device, request.shares, ready.anatomy.causal)
     if not any(plan.units for plan in plans):
         for plan in plans:
             join(plan, ready.store)
@@ -134,22 +134,35 @@ def _extract(request: Request, models: Models, what: str, reporter: Reporter) ->
         from mllm_probe.stages.processes import in_processes
 
         return in_processes(extract, request, device, reporter)
-    model = models.get(ready)
     if not ready.control:
         keep_first(ready)
-    proof = _prove(request, model, reporter)
-    model.anatomy = replace(model.anatomy, causal=proof.causal)
-    plans = request.plans(device, shared and not proof.why, proof.causal)
-    done = _extraction(ready, model, request.samples, reporter).run(plans)
+    done = _with_others(request, request.begun(plans, device), device, models, reporter)
     if not done["complete"]:
         reporter.note(f"{what}shard {settings.shard} of {settings.num_shards} is done, others are not yet")
+    return done
+
+
+def _with_others(
+    request: Request, plans: list[Plan], device: str, models: Models, reporter: Reporter
+) -> dict[str, Any]:
+    """Claim a shard before the model is loaded: where others fill all that is left, no weight is needed."""
+    ready, work = request.ready, _work(request.ready)
+    with Claims() as claims:
+        if not anything_to_fill(jobs_of(plans, ready.store, work), claims, work, reporter):
+            return {**NOTHING, "complete": finish_filled(plans, ready.store)}
+        model = models.get(ready)
+        proof = _prove(request, model, reporter)
+        model.anatomy = replace(model.anatomy, causal=proof.causal)
+        proven = request.plans(device, request.shares and not proof.why, proof.causal)
+        if proven != plans:
+            claims.clear()
+        done = Extraction(model, request.samples, ready.store, work, reporter).run(proven, claims)
     return {**done, "prefix": "plain" if proof.why else "shared"}
 
 
-def _extraction(ready: Prepared, model: "HFModel", samples: Mapping[str, Sample], reporter: Reporter) -> Extraction:
+def _work(ready: Prepared) -> Work:
     settings = ready.config.extract
-    work = Work(storage_dtype(ready.config), settings.workers, settings.shard, settings.num_shards)
-    return Extraction(model, samples, ready.store, work, reporter)
+    return Work(storage_dtype(ready.config), settings.workers, settings.shard, settings.num_shards, settings.wait_s)
 
 
 def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
@@ -164,10 +177,8 @@ def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     return proof
 
 
-def _repairs(
-    ready: Prepared, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter
-) -> dict[Path, Plan]:
-    """{damaged shard: its plan} of those whose samples are at hand. Raises CacheError where work is shared out.
+def _repairs(ready: Prepared, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter) -> list[Job]:
+    """The damaged shards whose samples are at hand. Raises CacheError where work is shared out.
 
     Others are left alone: what this request needs of them is missing, and is extracted into a group of its own.
     """
@@ -175,29 +186,37 @@ def _repairs(
         raise CacheError(
             f"{coverage.damaged[0].path} is damaged or gone; run the same once without extract.num_shards to mend it"
         )
-    plans: dict[Path, Plan] = {}
+    jobs = []
     for damage in coverage.damaged:
         plan = _stored_plan(ready, damage.group)
         needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
         if needed and needed <= samples.keys():
             reporter.note(f"{damage.path} is damaged or gone and is extracted again")
-            plans[damage.path] = plan
+            jobs.append(Job(plan, ready.store.paths.group(damage.group), damage.number))
         else:
             reporter.note(f"{damage.path} is damaged or gone, and this request does not hold its samples: left out")
-    return plans
+    return jobs
 
 
 def _repair(
-    ready: Prepared, model: "HFModel", repairs: Mapping[Path, Plan], samples: Mapping[str, Sample], reporter: Reporter
+    ready: Prepared, models: Models, jobs: Sequence[Job], samples: Mapping[str, Sample], reporter: Reporter
 ) -> None:
     """The plans make their shards again, byte for byte; what another machine made stays as it is. Raises CacheError."""
-    model.anatomy = replace(model.anatomy, causal=ready.anatomy.causal)
-    plans = list({plan.digest: plan for plan in repairs.values()}.values())
-    for plan in plans:
-        ready.store.begin(plan.digest, plan.to_json(), model.provenance())
-    for path in repairs:
-        path.unlink(missing_ok=True)
-    _extraction(ready, model, samples, reporter).run(plans)
+    work = _work(ready)
+    with Claims() as claims:
+        claim_all(jobs, claims, work, reporter)
+        still = {damage.path for damage in ready.store.coverage().damaged}
+        if not still.intersection(job.path for job in jobs):  # another process has mended them
+            return
+        model = models.get(ready)
+        model.anatomy = replace(model.anatomy, causal=ready.anatomy.causal)
+        plans = list({job.plan.digest: job.plan for job in jobs}.values())
+        for plan in plans:
+            ready.store.begin(plan.digest, plan.to_json(), model.provenance())
+        for job in jobs:
+            if job.path in still:
+                job.path.unlink(missing_ok=True)
+        Extraction(model, samples, ready.store, work, reporter).run(plans, claims)
 
 
 def _stored_plan(ready: Prepared, group: str) -> Plan:

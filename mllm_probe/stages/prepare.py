@@ -146,7 +146,7 @@ def _check_sweep(sweep: SweepSettings) -> None:
 def _check_work(extract: ExtractSettings) -> None:
     if extract.prefix not in PREFIXES:
         raise ConfigError(f"extract.prefix={extract.prefix} is unknown; {choices(extract.prefix, PREFIXES)}")
-    for name, least in (("micro_batch", 1), ("workers", 0), ("num_shards", 1), ("gpus", 1)):
+    for name, least in (("micro_batch", 1), ("workers", 0), ("num_shards", 1), ("gpus", 1), ("wait_s", 0)):
         if (value := getattr(extract, name)) is not None and value < least:
             raise ConfigError(f"extract.{name}={value} must be {least} or more")
     if not 0 <= extract.shard < extract.num_shards:

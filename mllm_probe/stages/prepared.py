@@ -134,7 +134,7 @@ def storage_dtype(config: RunConfig) -> str:
     return config.extract.dtype or config.model.dtype
 
 
-def claim_cache(store: Store, identity: Identity, model: str) -> None:
+def name_cache(store: Store, identity: Identity, model: str) -> None:
     """Write the identity's fields beside what they digest to, for whoever looks at the folder.
 
     `model` is what the first run called it: a name for people, and no part of what is digested.

@@ -13,12 +13,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import CacheError, ConfigError, MllmProbeError
+from mllm_probe.errors import CacheError, ConfigError, MllmProbeError, PendingError
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.stages.request import Request
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+FAILED, PENDING = 1, 2  # exit codes of a process
 
 
 Command = Callable[[RunConfig, RunPaths, Reporter], Any]
@@ -27,7 +28,7 @@ Command = Callable[[RunConfig, RunPaths, Reporter], Any]
 def in_processes(command: Command, request: Request, device: str, reporter: Reporter) -> dict[str, Any]:
     """Start `command` in each process, wait for all, and see that everything is there.
 
-    Raises ConfigError, CacheError.
+    Raises ConfigError, CacheError, and PendingError where processes that were started elsewhere hold their shards.
     """
     started, ready = time.monotonic(), request.ready
     count = ready.config.extract.gpus
@@ -42,8 +43,11 @@ def in_processes(command: Command, request: Request, device: str, reporter: Repo
                 running[-1].start()
         reporter.note(f"{count} processes on {device}")
         _wait(running)
-    if failed := [process.name for process in running if process.exitcode]:
-        raise CacheError(f"{', '.join(failed)} of {count} failed; finished shards are kept, run the same again")
+    ended = {process.name: process.exitcode for process in running if process.exitcode}
+    if set(ended.values()) == {PENDING}:
+        raise PendingError(f"others still fill {', '.join(ended)} of {count}; the same command goes on later")
+    if ended:
+        raise CacheError(f"{', '.join(ended)} of {count} failed; finished shards are kept, run the same again")
     missing = ready.store.coverage().missing(ready.stored, (sample.uid for sample in ready.examples.samples))
     samples = len(request.missing) - len(missing)
     seconds = round(time.monotonic() - started, 2)
@@ -67,9 +71,9 @@ def _work(command: Command, config: RunConfig, folder: Path, number: int) -> Non
         command(config, RunPaths(folder), Lines(number))
     except (MllmProbeError, OSError) as error:
         Lines(number).note(str(error))
-        raise SystemExit(1) from None
+        raise SystemExit(PENDING if isinstance(error, PendingError) else FAILED) from None
     except KeyboardInterrupt:  # the parent says so for all
-        raise SystemExit(1) from None
+        raise SystemExit(FAILED) from None
 
 
 class Lines:

@@ -42,6 +42,11 @@ class Request:
         return all(sample.images for sample in self.samples.values())
 
     @property
+    def shares(self) -> bool:
+        """Whether prompt heads are to be shared, if the model proves that it can."""
+        return self.ready.config.extract.prefix == "auto" and self.pictured
+
+    @property
     def longest(self) -> int:
         return max(self.survey.tokens(uid) for uid in self.samples)
 
@@ -54,6 +59,15 @@ class Request:
         width = BYTES[storage_dtype(config)]
         micro_batch = config.extract.micro_batch or max(1, PASS_TOKENS[device] // self.longest)
         return Planner(survey, anatomy, micro_batch, width, shared).plans(needed)
+
+    def begun(self, plans: list[Plan], device: str) -> list[Plan]:
+        """The plans another process is following, where the model proved to it that `plans` do not suit it."""
+        groups, causal = self.ready.store.unfinished(), self.ready.anatomy.causal
+        if groups and groups.isdisjoint(plan.digest for plan in plans):
+            for other in (self.plans(device, False, causal), self.plans(device, False, False)):
+                if groups.issuperset(plan.digest for plan in other if plan.units):
+                    return other
+        return plans
 
     def proof_samples(self) -> list[Sample]:
         """Some statements about one picture, and some about others."""

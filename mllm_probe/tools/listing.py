@@ -147,9 +147,10 @@ def list_groups(cache: Cache) -> None:
 
 def _state(group: Group) -> str:
     if not group.plan:
-        return "plan.json is unreadable"
+        return "claimed, not begun" if group.claimed and not group.paths.plan.exists() else "plan.json is unreadable"
     if not group.finished:
-        return f"unfinished, {group.present} of {count(len(group.planned), 'shard')}"
+        claimed = f", {group.claimed} claimed" if group.claimed else ""
+        return f"unfinished, {group.present} of {count(len(group.planned), 'shard')}{claimed}"
     if not group.planned:
         return "finished, joins stored rows"
     gone = len(group.planned) - group.present
