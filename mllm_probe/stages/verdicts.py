@@ -21,7 +21,7 @@ from mllm_probe.stages.answers import ZERO_SHOT
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.hypotheses import FEWEST, Curve
-from mllm_probe.stats.paired import Difference, difference
+from mllm_probe.stats.paired import Difference, difference, row_scores
 from mllm_probe.stats.peak import Shape, contenders, preferred, shape
 from mllm_probe.stats.permutation import MaxT, holm, max_t, votes
 
@@ -78,15 +78,10 @@ class Verdicts:
         assert key is not None
         self._probe = real[0].probe
         rows = self._scoring.rows(real[0], "test")
-        said = votes(np.stack([trial.logits[rows] for trial in real])[None].astype(np.float64), bench.kind)[0]
-        truth = bench.y[rows]
+        logits = np.stack([trial.logits[rows] for trial in real]).astype(np.float64)
         self._read[key] = rows
-        self._votes[key] = said
-        if bench.kind == "number":
-            squared = np.stack([(trial.logits[rows] - truth) ** 2 for trial in real]).mean(axis=0)
-            self._rows[key] = 1 - squared / max(float(truth.var()), 1e-30)
-        else:
-            self._rows[key] = said[np.arange(len(truth)), truth]
+        self._votes[key] = votes(logits[None], bench.kind)[0]
+        self._rows[key] = row_scores(logits, bench.y[rows], bench.kind)
 
     def tests(self, scores: Sequence[Score], reporter: Reporter) -> tuple[list[Test], dict[str, Any]]:
         """All rows, and {position: what to say of it}."""

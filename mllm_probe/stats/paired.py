@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples, interval, picture_sums
+from mllm_probe.stats.permutation import votes
 
 EXACT = 12  # up to this many pictures that differ, all 2^G sign patterns are tried
 TIE = 1e-9
@@ -33,6 +34,14 @@ class Difference:
     p: float
     p_greater: float
     detectable: float
+
+
+def row_scores(logits: np.ndarray, y: np.ndarray, kind: str = "binary") -> np.ndarray:
+    """Logits of S seeds [S, N], for classes [S, N, C], and labels y [N] -> a score per row [N], whose mean is accuracy
+    or r2: the share of seeds that are right (`votes`), or 1 - squared error / variance of y."""
+    if kind == "number":
+        return 1 - ((logits - y) ** 2).mean(axis=0) / max(float(y.var()), 1e-30)
+    return votes(logits[None], kind)[0][np.arange(len(y)), y]
 
 
 def difference(
