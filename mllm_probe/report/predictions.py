@@ -39,8 +39,8 @@ class Scored:
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> "Scored":
-        found = {name: json.loads(metadata[name]) for name in cls.__dataclass_fields__}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+        uids, labels, groups, test = (json.loads(metadata[name]) for name in ("decisions", "labels", "groups", "test"))
+        return cls(tuple(uids), tuple(labels), tuple(groups), tuple(test), json.loads(metadata["kind"]))
 
 
 def load_scored(path: Path) -> Scored:

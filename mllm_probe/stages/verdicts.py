@@ -78,10 +78,10 @@ class Verdicts:
         assert key is not None
         self._probe = real[0].probe
         rows = self._scoring.rows(real[0], "test")
-        logits = np.stack([trial.logits[rows] for trial in real]).astype(np.float64)
+        logits, truth = np.stack([trial.logits[rows] for trial in real]), bench.y[rows]
         self._read[key] = rows
-        self._votes[key] = votes(logits[None], bench.kind)[0]
-        self._rows[key] = row_scores(logits, bench.y[rows], bench.kind)
+        self._votes[key] = votes(logits[None].astype(np.float64), bench.kind)[0]
+        self._rows[key] = row_scores(logits, truth, bench.kind)
 
     def tests(self, scores: Sequence[Score], reporter: Reporter) -> tuple[list[Test], dict[str, Any]]:
         """All rows, and {position: what to say of it}."""

@@ -36,14 +36,6 @@ class Difference:
     detectable: float
 
 
-def row_scores(logits: np.ndarray, y: np.ndarray, kind: str = "binary") -> np.ndarray:
-    """Logits of S seeds [S, N], for classes [S, N, C], and labels y [N] -> a score per row [N], whose mean is accuracy
-    or r2: the share of seeds that are right (`votes`), or 1 - squared error / variance of y."""
-    if kind == "number":
-        return 1 - ((logits - y) ** 2).mean(axis=0) / max(float(y.var()), 1e-30)
-    return votes(logits[None], kind)[0][np.arange(len(y)), y]
-
-
 def difference(
     a: np.ndarray, b: np.ndarray, draws: Resamples, level: float = 0.95, permutations: int = 9999, seed: int = 0
 ) -> Difference:
@@ -54,6 +46,16 @@ def difference(
     p, p_greater = sign_flip(picture_sums(draws.member, draws.size, gap), permutations, seed)
     detectable = float(norm.ppf(0.975) + norm.ppf(0.8)) * se
     return Difference(float(gap.mean()), float(low), float(high), se, p, p_greater, detectable)
+
+
+def row_scores(logits: np.ndarray, y: np.ndarray, kind: str) -> np.ndarray:
+    """Logits [S, N] or [S, N, C] of S seeds and labels [N] -> the share of seeds that are right about each row [N].
+
+    For numbers 1 - squared error / variance of y, the mean over seeds; its mean over rows is R squared.
+    """
+    if kind == "number":
+        return 1 - ((logits - y) ** 2).mean(axis=0) / max(float(y.var()), 1e-30)
+    return votes(logits[None].astype(np.float64), kind)[0][np.arange(len(y)), y]
 
 
 def standard_errors(scores: np.ndarray, draws: Resamples) -> np.ndarray:
