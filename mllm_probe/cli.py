@@ -19,6 +19,7 @@ COMMANDS = {
     "extract": "only fill the cache",
     "sweep": "only fit and score probes on a filled cache",
     "report": "print and draw a finished run again: report run=FOLDER",
+    "compare": "finished runs side by side: one CSV, a figure and a ranking a task",
     "geometry": "compare the layers of a filled cache with each other",
     "fidelity": "what quantisation does to the layers and to their probes",
     "tune": "train a connector on captions",
@@ -28,7 +29,7 @@ COMMANDS = {
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
 # {command: module of tools}; all others are Hydra jobs, modules of stages with their names
-PLAIN = {"cache": "cache", "list": "catalogue", "doctor": "doctor"}
+PLAIN = {"compare": "compare", "cache": "cache", "list": "catalogue", "doctor": "doctor"}
 USAGE = """mllm-probe: which layers of a multimodal language model hold global meaning, and which local
 
 usage: mllm-probe COMMAND [GROUP=OPTION ...] [key=value ...] [-m]
@@ -41,6 +42,7 @@ examples:
   mllm-probe run                                      the bundled model on drawn scenes, offline
   mllm-probe run model=llava task=objects dataset=coco dataset.root=COCO
   mllm-probe run -m task=entailment,objects           a sweep: every combination is a run
+  mllm-probe compare outputs/multirun/DATE/TIME       the runs of a sweep side by side
   mllm-probe list models                              what there is to choose from
   mllm-probe doctor                                   is everything in place?
   mllm-probe cache ls                                 what lies in outputs/cache, and how large it is
@@ -115,7 +117,8 @@ def _run_plain(command: str, args: list[str]) -> None:
     except (MllmProbeError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):  # what the other commands take for it, too
             raise
-        _fail(_cannot_use(error, "--outputs FOLDER") if isinstance(error, OSError) else str(error))
+        place = getattr(_plain(command), "PLACE", "--outputs FOLDER")
+        _fail(_cannot_use(error, place) if isinstance(error, OSError) else str(error))
     except KeyboardInterrupt:
         _fail("stopped; the same command begins anew")
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 
@@ -44,6 +45,10 @@ class OutputPaths:
     def training(self, run: str) -> "TrainingPaths":
         return TrainingPaths(self.root / "unfinished" / run)
 
+    def comparison(self, now: datetime) -> "ComparisonPaths":
+        """Named as Hydra names the folders of runs."""
+        return ComparisonPaths(self.root / "compare" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}")
+
 
 @dataclass(frozen=True)
 class PartPaths:
@@ -52,7 +57,7 @@ class PartPaths:
     root: Path
 
     def part(self, name: str) -> Path:
-        return self.root / (re.sub(r"[^\w.@-]", "_", name) + ".safetensors")
+        return self.root / f"{_plain(name)}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,28 @@ class RunPaths:
     @property
     def checkpoint(self) -> Path:
         return self.root / "checkpoint"
+
+
+@dataclass(frozen=True)
+class ComparisonPaths:
+    """The files of several runs side by side."""
+
+    root: Path
+
+    def scores(self, kind: str) -> Path:
+        return self.root / f"compare.{kind}"
+
+    @property
+    def ranking(self) -> Path:
+        return self.root / "ranking.csv"
+
+    def figure(self, task: str, kind: str) -> Path:
+        return self.root / f"{_plain(task)}.{kind}"
+
+
+def _plain(name: str) -> str:
+    """A name without what a file system may not take."""
+    return re.sub(r"[^\w.@-]", "_", name)
 
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed

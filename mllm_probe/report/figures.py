@@ -48,6 +48,11 @@ def real(rows: "pd.DataFrame") -> "pd.DataFrame":
     return rows[(rows.site != "") & (rows.control == "") & (rows.features == "single")]
 
 
+def blocks(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Those of the language model's blocks, whose depths are comparable."""
+    return rows[(rows.tower == "lm") & (rows.part == "block")]
+
+
 def controls(rows: "pd.DataFrame", position: str) -> "pd.DataFrame":
     """Those of other inputs or weights, read layer by layer as the real ones are."""
     return rows[rows.control.isin(list(DASHES)) & (rows.features == "single") & (rows.position == position)]
@@ -99,13 +104,15 @@ def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path]) -> None:
     save(figure, paths)
 
 
-def legend_below(figure: Any, panels: Sequence[Any], first: Sequence[str] = (), width: float = 1.85) -> None:
+def legend_below(
+    figure: Any, panels: Sequence[Any], first: Sequence[str] = (), width: float = 1.85, size: int = 9
+) -> None:
     """Every label once, those in `first` before the others, in as many columns of `width` inches as there is room."""
     found = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     marks = {label: found[label] for label in [*first, *(label for label in found if label not in first)]}
     columns = min(len(marks), int(figure.get_figwidth() / width))
-    style = {"loc": "outside lower center", "frameon": False, "fontsize": 9, "handlelength": 2.6}
-    figure.legend(marks.values(), marks.keys(), ncols=max(columns, 2), **style)
+    style = {"loc": "outside lower center", "frameon": False, "fontsize": size, "handlelength": 2.6}
+    figure.legend(marks.values(), marks.keys(), ncols=max(columns, 1), **style)
 
 
 def save(figure: Any, paths: Sequence[Path]) -> None:

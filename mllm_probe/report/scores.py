@@ -56,6 +56,8 @@ def load_scores(path: Path) -> "pd.DataFrame":
         table = pd.read_csv(path, dtype=TEXT, low_memory=False).fillna(dict.fromkeys(TEXT, ""))
     except pd.errors.EmptyDataError as error:
         raise DataError(f"{path} is empty; run the experiment again") from error
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged ({error}); run the experiment again") from error
     if tuple(table.columns) != COLUMNS:
         raise DataError(
             f"{path} has other columns than this release writes: {', '.join(set(table.columns) ^ set(COLUMNS))}"
@@ -66,4 +68,8 @@ def load_scores(path: Path) -> "pd.DataFrame":
 
 
 def load_summary(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """Raises DataError where the file is no JSON; a run without one has an empty summary."""
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:  # also of bytes that are no text
+        raise DataError(f"{path} is damaged ({error}); run the experiment again") from error

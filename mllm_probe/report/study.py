@@ -14,6 +14,7 @@ from rich.padding import Padding
 from mllm_probe.report.figures import (
     COLOURS,
     DASHES,
+    blocks,
     controls,
     floors,
     headline,
@@ -77,13 +78,9 @@ def draw_study(
     save(figure, paths)
 
 
-def _blocks(rows: "pd.DataFrame") -> "pd.DataFrame":
-    return rows[(rows.tower == "lm") & (rows.part == "block")]
-
-
 def _positions(whole: "pd.DataFrame", local: "pd.DataFrame") -> tuple[str, str]:
     """`last` where both have it, else the first they share, else the first of each."""
-    read, other = (list(dict.fromkeys(_blocks(real(rows)).position)) for rows in (whole, local))
+    read, other = (list(dict.fromkeys(blocks(real(rows)).position)) for rows in (whole, local))
     shared = [position for position in read if position in other]
     if shared:
         chosen = "last" if "last" in shared else shared[0]
@@ -93,12 +90,12 @@ def _positions(whole: "pd.DataFrame", local: "pd.DataFrame") -> tuple[str, str]:
 
 def _draw_task(panel: Any, rows: "pd.DataFrame", kind: str, colour: str, position: str) -> tuple[float, str]:
     """The curve of one task, its band and its controls; where the curve ends and what to call it."""
-    line = _blocks(real(rows))
+    line = blocks(real(rows))
     line = line[line.position == position].sort_values("depth")
     task = f"{rows.task.iloc[0]} ({kind})"
     panel.plot(line.depth, line.value, marker="o", markersize=4, linewidth=1.8, color=colour, gid=task, zorder=3)
     panel.fill_between(line.depth, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
-    for control, one in _blocks(controls(rows, position)).groupby("control", sort=False):
+    for control, one in blocks(controls(rows, position)).groupby("control", sort=False):
         one, dashes = one.sort_values("depth"), DASHES[control][1]
         name = f"{rows.task.iloc[0]}, {control}"
         panel.plot(one.depth, one.value, linestyle=dashes, linewidth=1.1, alpha=0.75, color=colour, gid=name)

@@ -10,6 +10,7 @@ import numpy as np
 
 from mllm_probe.probes.linear import logits_of
 from mllm_probe.protocols import Fit, Probe
+from mllm_probe.report.predictions import Scored
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared
@@ -125,6 +126,13 @@ class Bench:
     def pictures(self, rows: np.ndarray) -> int:
         """How many pictures some decisions [N] bool are about."""
         return len(np.unique(self._numbers[rows]))
+
+    @cached_property
+    def scored(self) -> Scored:
+        """What the run is scored on, whatever the model."""
+        uids = tuple(decision.uid for decision in self.ready.examples.decisions)
+        labels, groups, test = (tuple(array.tolist()) for array in (self.y, self.groups, self.test))
+        return Scored(uids, labels, groups, test, self.kind)
 
     @cached_property
     def _numbers(self) -> np.ndarray:

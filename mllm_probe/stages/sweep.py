@@ -102,10 +102,11 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     table.replace(scores)
     save_splits(paths.splits, bench.splits)
     save_first(ready, paths)
-    parts.join(LOGITS, paths.predictions, {"decisions": json.dumps([d.uid for d in ready.examples.decisions])})
+    parts.join(LOGITS, paths.predictions, bench.scored.metadata())
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
     more = {
+        "fingerprint": bench.scored.fingerprint,
         "remarks": remarks,
         "verdicts": shapes,
         "gap": _gap(tests),

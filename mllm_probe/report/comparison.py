@@ -1,0 +1,81 @@
+"""The figure of several runs of one task: score against relative depth, a panel a position, a line a run.
+
+Reads tables only.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.report.figures import COLOURS, blocks, headline, headline_metric, legend_below, real, save
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours: a pair returns after 42 lines
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+COLUMN, PAGE = 3.4, 7.0  # inches: a paper's column, and its page of two columns
+WRAPPED = 42  # characters of a label that fit a line of the legend in one column
+
+
+def draw_comparison(
+    runs: Mapping[str, "pd.DataFrame"],
+    best: Mapping[tuple[str, str], str],
+    positions: Sequence[str],
+    paths: Sequence[Path],
+) -> None:
+    """{label: scores} of the language models' blocks; what `best` {(label, position): site} names has a ring."""
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(positions))
+    rows = ceil(len(positions) / columns)
+    page, longest = PAGE if columns > 1 else COLUMN, max(20, *map(len, runs))
+    width = 0.55 + 0.055 * min(WRAPPED, longest)  # of a label in the legend, inches
+    lines = ceil((len(runs) + 2) / int(page / width)) * ceil(longest / WRAPPED)
+    figure = Figure(figsize=(page, 2.3 * rows + 0.2 * lines), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    used = list(panels.flat)[: len(positions)]
+    for panel, position in zip(used, positions, strict=True):
+        _draw_panel(panel, runs, best, position)
+    for panel in list(panels.flat)[len(positions) :]:
+        panel.set_visible(False)
+    first = next(iter(runs.values()))
+    figure.suptitle(f"{first.task.iloc[0]} on {first.dataset.iloc[0]}", fontsize=9)
+    for panel in used[-columns:]:
+        panel.set_xlabel("relative depth in the language model", fontsize=8)
+        panel.tick_params(labelbottom=True)
+    figure.supylabel(f"{headline_metric(first)} on held-out pictures", fontsize=8)
+    legend_below(figure, used, width=width, size=8)
+    save(figure, paths)
+
+
+def _draw_panel(
+    panel: Any, runs: Mapping[str, "pd.DataFrame"], best: Mapping[tuple[str, str], str], position: str
+) -> None:
+    for i, (name, scores) in enumerate(runs.items()):
+        line = blocks(real(headline(scores)))
+        line = line[line.position == position].sort_values("depth")
+        colour, marker, dashes = (some[i % len(some)] for some in (COLOURS, MARKERS, DASHES))
+        style = {"marker": marker, "markersize": 3, "linestyle": dashes, "linewidth": 1.2}
+        panel.plot(line.depth, line.value, color=colour, label=fill(name, WRAPPED), **style)
+        panel.fill_between(line.depth, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+        ring = line[line.site == best[name, position]]
+        panel.plot(ring.depth, ring.value, "o", markersize=8, markerfacecolor="none", color=colour)
+    panel.plot([], [], "o", markersize=8, markerfacecolor="none", color="0.35", label="chosen on validation")
+    _draw_chance(panel, runs)
+    panel.margins(y=0.08)  # room for a ring
+    panel.set_title(position, fontsize=8)
+    panel.tick_params(labelsize=7)
+    panel.grid(axis="y", color="0.92")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_chance(panel: Any, runs: Mapping[str, "pd.DataFrame"]) -> None:
+    """What always saying the commonest label scores, where that is the same for all runs."""
+    rows = [headline(scores) for scores in runs.values()]
+    found = {round(float(value), 4) for one in rows for value in one[one.probe == "majority"].value}
+    if len(found) == 1:
+        panel.axhline(*found, color="0.35", linewidth=0.8, linestyle=":", zorder=0.9, label="chance")

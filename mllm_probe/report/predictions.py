@@ -1,0 +1,76 @@
+"""predictions.safetensors: which decisions a run was scored on, and what its probes said of them.
+
+Written by a sweep, read back by whatever sets runs side by side. Knows labels and pictures, no model.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mllm_probe.errors import DataError
+from mllm_probe.types import digest
+
+
+@dataclass(frozen=True)
+class Scored:
+    """N decisions: who they are, their labels, their pictures, and which are tested. `kind` as in types.Problem."""
+
+    decisions: tuple[str, ...]
+    labels: tuple[int | float, ...]
+    groups: tuple[str, ...]
+    test: tuple[bool, ...]
+    kind: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for every model that was asked the same: its order and its name do not count."""
+        return digest(sorted(zip(self.decisions, self.labels, self.groups, self.test, strict=True)))
+
+    def metadata(self) -> dict[str, str]:
+        """As the file's header keeps it."""
+        return {name: json.dumps(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str]) -> "Scored":
+        uids, labels, groups, test = (json.loads(metadata[name]) for name in ("decisions", "labels", "groups", "test"))
+        return cls(tuple(uids), tuple(labels), tuple(groups), tuple(test), json.loads(metadata["kind"]))
+
+
+def load_scored(path: Path) -> Scored:
+    """Raises DataError where the file is missing, damaged or of a release that kept no labels."""
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if "labels" not in metadata:
+        raise DataError(f"{path} is of an older release and holds no labels; repeat the sweep, its cache still serves")
+    return Scored.of(metadata)
+
+
+def load_logits(path: Path, key: str, probe: str) -> np.ndarray:
+    """What the probe says of the real labels at a key such as lm.07@last: [S, N], or [S, N, C] for classes; nan where
+    it read nothing. Raises DataError."""
+    ours = re.compile(rf"{re.escape(f'{key}/{probe}')}/seed\d+")  # the name of a trial without control
+    with _opened(path) as file:
+        seeds = [file.get_tensor(name) for name in sorted(file.keys()) if ours.fullmatch(name)]
+    if not seeds:
+        raise DataError(f"{path} lacks what probe {probe} said at {key}, which is in scores.csv; repeat the sweep")
+    return np.stack(seeds)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; repeat the sweep, its cache still serves")
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except SafetensorError as error:
+        raise DataError(f"{path} is damaged ({error}); repeat the sweep, its cache still serves") from error

@@ -1,0 +1,201 @@
+"""`mllm-probe compare`: finished runs side by side, from their own files. Imports no torch and no Hydra.
+
+Knows the arguments, which runs belong together, what is written and printed; the numbers are those of `ranking`.
+"""
+
+import argparse
+import csv
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.paths import ComparisonPaths, OutputPaths, replacing
+from mllm_probe.tools.listing import add_row, count, new_table, wide_console
+
+if TYPE_CHECKING:
+    from mllm_probe.protocols import Reporter
+    from mllm_probe.tools.ranking import Rank
+    from mllm_probe.tools.runs import FinishedRun
+
+ABOUT = """Finished runs side by side: compare.csv with all their scores, for each task a figure with a line a run, and
+ranking.csv with every run at the layer that its validation prefers, and paired differences."""
+PLACE = "--out FOLDER"  # what names another place for results
+
+
+def run(args: Sequence[str]) -> None:
+    """The command. Raises ConfigError, DataError; exits with 2 where the arguments are wrong, as argparse does."""
+    from mllm_probe.report.progress import RichReporter
+
+    parser = argparse.ArgumentParser("mllm-probe compare", description=ABOUT, allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of a sweep: every run in it")
+    parser.add_argument("--out", metavar="FOLDER", help="where to write; else a new folder in outputs/compare")
+    where = "compare here only, may be repeated; else wherever all runs of a task were read"
+    parser.add_argument("--position", action="append", default=[], metavar="NAME", help=where)
+    reference = "a run, by folder or label, that differences are taken to; else to the best"
+    parser.add_argument("--baseline", metavar="RUN", help=reference)
+    parser.add_argument("--anyway", action="store_true", help="runs on different data, too; no paired intervals")
+    parser.add_argument("--parquet", action="store_true", help="compare.parquet beside compare.csv")
+    given = parser.parse_args(args)
+    if given.parquet and find_spec("pyarrow") is None:
+        raise ConfigError("--parquet needs pyarrow; pip install 'mllm-probe[parquet]', or leave it out")
+    with RichReporter() as reporter:
+        _compare(given, reporter)
+
+
+def _compare(given: argparse.Namespace, reporter: "Reporter") -> None:
+    """Everything is read and judged before anything is written."""
+    from mllm_probe.tools.ranking import ranking, save_ranking
+
+    tasks = _tasks(given, reporter)
+    rivals = {task: runs for task, runs in tasks.items() if len(runs) > 1}
+    read = _positions(rivals, given.position, reporter)
+    against = {task: _baseline(rivals[task], given.baseline) for task in read}
+    ranks = [ranking(rivals[task], position, against[task]) for task in read for position in read[task]]
+    paths = ComparisonPaths(Path(given.out)) if given.out else OutputPaths(Path("outputs")).comparison(datetime.now())
+    _save_scores([run for runs in tasks.values() for run in runs], paths, given.parquet)
+    save_ranking(paths.ranking, [row for rows in ranks for row in rows])
+    for task, positions in read.items():
+        _draw(rivals[task], positions, paths)
+    for rows in ranks:
+        _show(rows)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["FinishedRun"]]:
+    """{task: its runs with their labels}, checked. Raises DataError."""
+    from mllm_probe.tools.labels import labelled
+    from mllm_probe.tools.runs import check_data, check_measure, find_runs, load_run
+
+    found, failed = find_runs([Path(folder) for folder in given.runs])
+    if failed:
+        reporter.note(f"left out, without a finished sweep: {', '.join(map(str, failed))}")
+    tasks: dict[str, list[FinishedRun]] = {}
+    for one in _different(map(load_run, found), reporter):
+        tasks.setdefault(one.task, []).append(one)
+    if max(map(len, tasks.values())) < 2:
+        said = ", ".join(f"{run.name} ({task})" for task, (run,) in tasks.items())
+        raise DataError(f"nothing to compare with: no two of these runs have a task in common: {said}; name more runs")
+    for task, runs in tasks.items():
+        check_measure(runs)
+        if not given.anyway:
+            check_data(runs)
+        tasks[task], unsaid = labelled(runs)
+        if len(runs) < 2:
+            reporter.note(f"{task}: {runs[0].name} alone, so only compare.csv has it")
+        elif unsaid:
+            reporter.note(f"{task}: the runs differ in {', '.join(unsaid)}, too")
+    return tasks
+
+
+def _different(runs: Iterable["FinishedRun"], reporter: "Reporter") -> list["FinishedRun"]:
+    """Each run once, however often it was made."""
+    found: dict[str, FinishedRun] = {}
+    for one in runs:
+        first = found.setdefault(one.summary["run"], one)
+        if first is not one:
+            reporter.note(f"left out, the same run as {first.name}: {one.name}")
+    return list(found.values())
+
+
+def _positions(
+    tasks: Mapping[str, Sequence["FinishedRun"]], wanted: Sequence[str], reporter: "Reporter"
+) -> dict[str, list[str]]:
+    """{task: where to compare its runs}. Raises DataError, ConfigError where nothing is left."""
+    shared = {}
+    for task, runs in tasks.items():
+        shared[task] = [name for name in runs[0].summary["best"] if all(name in run.summary["best"] for run in runs)]
+        if not shared[task]:
+            read = "; ".join(f"{run.name}: {', '.join(run.summary['best']) or 'none'}" for run in runs)
+            raise DataError(f"the runs of {task} have no position of the language model in common ({read})")
+    known = [name for names in shared.values() for name in names]
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(f"--position {name} is not shared by the runs of a task; {choices(name, set(known))}")
+    chosen = {task: [name for name in names if not wanted or name in wanted] for task, names in shared.items()}
+    for task in (task for task, names in chosen.items() if not names):
+        reporter.note(f"{task}: left out, its runs share {', '.join(shared[task])} only")
+    return {task: names for task, names in chosen.items() if names}
+
+
+def _baseline(runs: Sequence["FinishedRun"], given: str | None) -> str | None:
+    """The label of the run that a label or a folder names. Raises ConfigError unless that is one."""
+    if given is None:
+        return None
+    folder = Path(given).resolve()
+    found = [run.label for run in runs if given == run.label or folder in (run.folder, *run.folder.parents)]
+    if len(found) != 1:
+        raise ConfigError(
+            f"--baseline {given} is {count(len(found), 'run')} of {runs[0].task}, one is needed; "
+            f"{choices(given, (run.label for run in runs))}"
+        )
+    return found[0]
+
+
+def _save_scores(runs: Sequence["FinishedRun"], paths: ComparisonPaths, parquet: bool) -> None:
+    """The rows of all runs as their files have them, each with the run's label and its place below the folder that
+    holds all of them."""
+    from mllm_probe.report.scores import COLUMNS, TEXT
+
+    above = os.path.commonpath([run.folder for run in runs])
+    with replacing(paths.scores("csv")) as part, part.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow((*COLUMNS, "label", "path"))
+        for run in runs:
+            with run.paths.scores.open(newline="") as own:
+                place = run.folder.relative_to(above).as_posix()
+                writer.writerows((*row, run.label, place) for row in list(csv.reader(own))[1:])
+    if parquet:
+        import pandas as pd
+
+        table = pd.read_csv(paths.scores("csv"), dtype=TEXT, low_memory=False, float_precision="round_trip")
+        with replacing(paths.scores("parquet")) as part:
+            table.fillna(dict.fromkeys(TEXT, "")).to_parquet(part, engine="pyarrow", index=False)
+
+
+def _draw(runs: Sequence["FinishedRun"], positions: Sequence[str], paths: ComparisonPaths) -> None:
+    from mllm_probe.report.comparison import draw_comparison
+
+    best = {(run.label, position): run.best(position).site for run in runs for position in positions}
+    files = [paths.figure(runs[0].task, kind) for kind in ("png", "pdf")]
+    draw_comparison({run.label: run.scores for run in runs}, best, positions, files)
+
+
+def _show(rows: Sequence["Rank"]) -> None:
+    """The ranking at one position, values in percent, then who may be the best."""
+    first = rows[0]
+    level = f"{100 * first.ci_level:g} %"
+    table = new_table(title=f"{first.task} at {first.position}: {first.metric} in %, {level} intervals over pictures")
+    table.add_column("run", overflow="fold")
+    for name in ("layer (depth)", first.metric, "difference", "p"):
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        layer, value = f"{row.site} ({row.depth:.2f})", _bounded(row.value, row.low, row.high)
+        gap = _bounded(row.difference, row.difference_low, row.difference_high)
+        add_row(table, row.label, layer, value, gap, "" if row.p_holm is None else f"{row.p_holm:.2g}")
+    console = wide_console()
+    console.print(table)
+    for line in (*_said(rows, level), ""):
+        console.print(line, markup=False)
+
+
+def _said(rows: Sequence["Rank"], level: str) -> Iterator[str]:
+    among = [row.label for row in rows if row.may_be_best]
+    if not among:
+        yield "not all were tested on the same decisions, so it is not said who may be the best"
+    elif len(among) == 1:
+        yield f"{among[0]} is the best of them ({level})"
+    else:
+        yield f"may be the best ({level}): {', '.join(among)}"
+    if any(row.difference is not None for row in rows):
+        tested = f"{rows[0].n} test decisions on {rows[0].n_groups} pictures"
+        yield f"differences to {rows[0].reference}, p corrected by Holm; {tested}"
+
+
+def _bounded(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or low is None or high is None:
+        return ""
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

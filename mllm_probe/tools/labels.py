@@ -1,0 +1,67 @@
+"""What to call runs that stand side by side: the model, and as much of what else differs as tells them apart."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from textwrap import shorten
+
+from mllm_probe.config import NOT_SCIENCE
+from mllm_probe.report.figures import headline, real
+from mllm_probe.tools.listing import show
+from mllm_probe.tools.runs import FinishedRun
+
+LONGEST = 40  # characters of a setting in a label
+MODEL = ("name", "bundled", "path", "hub_id", "revision", "download_gb", "weights", "placement", "trust_remote_code")
+# what has a word of its own below, or is no part of the result
+HIDDEN = (
+    *(name for name in NOT_SCIENCE if name != "model"),
+    *(f"model.{name}" for name in (*MODEL, "quantization")),
+    *(f"{group}._target_" for group in ("dataset", "task", "probe")),
+)
+
+
+def labelled(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
+    """The runs of one task, each with a label of its own, and the settings that differ although no label says so.
+
+    Settings are added only until all labels differ.
+    """
+    labels, unsaid = [str(run.summary["model"]) for run in runs], []
+    for name, values in _settings(runs):
+        longer = [f"{label} {value}" for label, value in zip(labels, values, strict=True)]
+        if len(set(longer)) > len(set(labels)):
+            labels = longer
+        elif name and len(set(values)) > 1:
+            unsaid.append(name)
+    return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)], unsaid
+
+
+def _settings(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str]]]:
+    """What may tell runs apart, the likeliest first; what nobody need be told has no name. The digests always do."""
+    rows = [next(real(headline(run.scores)).itertuples()) for run in runs]
+    yield "", _tails([_checkpoint(run) for run in runs])
+    for column, name in (("quantization", "model.quantization"), ("probe", "probe"), ("dataset", "dataset")):
+        yield name, [str(getattr(row, column)) for row in rows]
+    for name in runs[0].settings:
+        if _matters(name) and all(name in run.settings for run in runs):
+            yield name, [shorten(f"{name}={show(run.settings[name])}", LONGEST, placeholder="...") for run in runs]
+    yield "mllm-probe", [f"mllm-probe={run.summary['versions']['mllm-probe']}" for run in runs]
+    yield "", [str(run.summary["run"])[:8] for run in runs]
+
+
+def _matters(name: str) -> bool:
+    return not any(name == one or name.startswith(f"{one}.") for one in HIDDEN)
+
+
+def _checkpoint(run: FinishedRun) -> str:
+    found = (run.settings.get(f"model.{where}") for where in ("path", "hub_id", "bundled"))
+    return str(next(filter(None, found), ""))
+
+
+def _tails(paths: Sequence[str]) -> list[str]:
+    """The shortest ends of paths that are as different as the paths."""
+    parts = [Path(path).parts for path in paths]
+    for length in range(1, max(map(len, parts))):
+        tails = ["/".join(one[-length:]) for one in parts]
+        if len(set(tails)) == len(set(paths)):
+            return tails
+    return list(paths)

@@ -1,0 +1,182 @@
+"""Finished runs as `compare` meets them: found in folders, read from their own files, and checked for equal data.
+
+Opens no cache and loads no model.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.errors import DataError
+from mllm_probe.paths import RunPaths
+from mllm_probe.report.figures import headline, real
+from mllm_probe.report.predictions import Scored, load_scored
+from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.tools.listing import flat
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMED = 4  # of many, how many a message names
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """One run: its rows, its summary, its settings by dotted name, and what to call it."""
+
+    paths: RunPaths
+    scores: "pd.DataFrame"
+    summary: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """Where it is, as the user may type it."""
+        return str(self.paths.root)
+
+    @property
+    def folder(self) -> Path:
+        """The same, whatever the working directory."""
+        return self.paths.root.resolve()
+
+    @property
+    def task(self) -> str:
+        return str(self.summary["task"])
+
+    @property
+    def level(self) -> float:
+        """Of its intervals."""
+        return float(headline(self.scores).ci_level.iloc[0])
+
+    @cached_property
+    def scored(self) -> Scored:
+        found = load_scored(self.paths.predictions)
+        if found.fingerprint != self.summary["fingerprint"]:
+            raise DataError(
+                f"{self.paths.predictions} is about other decisions than {self.paths.summary.name} beside it; repeat "
+                "the sweep, its cache still serves"
+            )
+        return found
+
+    def best(self, position: str) -> Any:
+        """The row of scores.csv at the language-model block that validation prefers. Raises DataError."""
+        site = self.summary["best"][position]["site"]
+        rows = real(headline(self.scores))
+        found = rows[(rows.site == site) & (rows.position == position)]
+        if found.empty:
+            raise DataError(
+                f"{self.paths.scores} lacks {site} at {position}, which {self.paths.summary.name} calls the best; "
+                "repeat the sweep, its cache still serves"
+            )
+        return next(found.itertuples())
+
+
+def find_runs(folders: Sequence[Path]) -> tuple[list[RunPaths], list[Path]]:
+    """The finished runs in and below some folders, each once, and the jobs there that left none.
+
+    Raises DataError for a folder that holds no finished run.
+    """
+    runs: dict[Path, RunPaths] = {}
+    failed: dict[Path, Path] = {}
+    for folder in folders:
+        jobs = [path for path in _below(folder) if _is_job(path)]
+        here = [path for path in jobs if _is_finished(path)]
+        if not here:
+            state = "holds no finished run" if folder.is_dir() else "does not exist"
+            raise DataError(
+                f"{folder} {state}; give folders such as outputs/run/DATE/TIME, with scores.csv and summary.json, or "
+                "the folder of a sweep"
+            )
+        runs |= {path.resolve(): RunPaths(path) for path in here if path.resolve() not in runs}
+        above = {parent for path in jobs for parent in path.parents}
+        failed |= {path.resolve(): path for path in jobs if path not in here and path not in above}
+    return list(runs.values()), list(failed.values())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """A folder and those in it, job 10 behind job 9; links are not followed."""
+    yield folder
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            names = [one.name for one in entries if one.is_dir(follow_symlinks=False) and not one.name.startswith(".")]
+        for name in sorted(names, key=_natural):
+            yield from _below(folder / name)
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
+
+
+def _is_job(folder: Path) -> bool:
+    return (folder / ".hydra").is_dir() or RunPaths(folder).config.is_file() or _is_finished(folder)
+
+
+def _is_finished(folder: Path) -> bool:
+    """summary.json is what a sweep writes last."""
+    return RunPaths(folder).scores.is_file() and RunPaths(folder).summary.is_file()
+
+
+def load_run(paths: RunPaths) -> FinishedRun:
+    """Raises DataError where a file is missing, damaged or of an older release."""
+    summary = load_summary(paths.summary)
+    if "fingerprint" not in summary:
+        raise DataError(
+            f"{paths.root} is of an older release and does not say what data it was scored on; repeat the sweep, its "
+            "cache still serves"
+        )
+    return FinishedRun(paths, load_scores(paths.scores), summary, _settings(paths.config))
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; repeat the run, its cache still serves") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no readable YAML; repeat the run, its cache still serves") from error
+    return flat(found if isinstance(found, Mapping) else {})  # type: ignore[arg-type]
+
+
+def check_measure(runs: Sequence[FinishedRun]) -> None:
+    """Refuse values that have no common scale. Raises DataError."""
+    measures, levels = [str(run.summary["metric"]) for run in runs], [str(run.level) for run in runs]
+    for what, values in (("headline measures", measures), ("interval levels", levels)):
+        found = dict(zip(reversed(values), reversed(runs), strict=True))
+        if len(found) > 1:
+            said = ", ".join(f"{value} in {run.name}" for value, run in reversed(found.items()))
+            raise DataError(f"the runs of {runs[0].task} have different {what} ({said}); compare them apart")
+
+
+def check_data(runs: Sequence[FinishedRun]) -> None:
+    """Refuse runs that were not asked the same: the commonest data is right. Raises DataError."""
+    prints = Counter(run.summary["fingerprint"] for run in runs)
+    usual = next(run for run in runs if run.summary["fingerprint"] == prints.most_common(1)[0][0])
+    others = [run for run in runs if run.summary["fingerprint"] != usual.summary["fingerprint"]]
+    if others:
+        said = ", ".join(f"{run.name} has {_how(run.scored, usual.scored)}" for run in others[:NAMED])
+        more = f" and {len(others) - NAMED} more differ" if len(others) > NAMED else ""
+        raise DataError(
+            f"not all runs of {usual.task} were scored on the data of {usual.name}: {said}{more}; repeat them with the "
+            "same task, dataset, data and splits, or add --anyway, which leaves out paired intervals"
+        )
+
+
+def _how(one: Scored, other: Scored) -> str:
+    """`other decisions (118, of which 60 are shared)`, `other labels (of 3 decisions)`, `another test split`, ..."""
+    facts = [dict(zip(s.decisions, zip(s.labels, s.groups, s.test, strict=True), strict=True)) for s in (one, other)]
+    shared = facts[0].keys() & facts[1].keys()
+    kinds = (("other labels", 0), ("other groups of pictures", 1), ("another test split", 2))
+    found = [(what, sum(facts[0][uid][i] != facts[1][uid][i] for uid in shared)) for what, i in kinds]
+    said = [f"{what} (of {n} decisions)" for what, n in found if n]
+    if len(shared) < max(map(len, facts)):
+        said.insert(0, f"other decisions ({len(facts[0])}, of which {len(shared)} are shared)")
+    return " and ".join(said)
