@@ -107,4 +107,5 @@ def _skew(local: Tensor) -> Tensor:
 def _unskew(skewed: Tensor) -> Tensor:
     diagonals, rows, _ = skewed.shape
     flat = skewed.permute(2, 1, 0).flatten(1)
-    return torch.nn.functional.pad(flat, (0, rows)).unflatten(1, (rows, diagonals + 1))[:, :, : diagonals + 1 - rows]
+    columns = diagonals + 1 - rows
+    return torch.nn.functional.pad(flat, (0, rows)).reshape(len(flat), rows, -1)[:, :, :columns]
