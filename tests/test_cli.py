@@ -257,6 +257,7 @@ def test_the_dispatcher(probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("mllm-probe ", {"run", "extract", "sweep", "report"}),
         ("mllm-probe re", {"report"}),
+        ("mllm-probe com", {"compare"}),
         ("mllm-probe run task=", {"task=entailment", "task=objects"}),
         ("mllm-probe run model=mini_", {"model=mini_base"}),
     ],

@@ -42,8 +42,7 @@ def run(args: Sequence[str]) -> None:
     given = parser.parse_args(args)
     if given.parquet and find_spec("pyarrow") is None:
         raise ConfigError("--parquet needs pyarrow; pip install 'mllm-probe[parquet]', or leave it out")
-    with RichReporter() as reporter:
-        _compare(given, reporter)
+    _compare(given, RichReporter())
 
 
 def _compare(given: argparse.Namespace, reporter: "Reporter") -> None:
@@ -138,22 +137,22 @@ def _baseline(runs: Sequence["FinishedRun"], given: str | None) -> str | None:
 def _save_scores(runs: Sequence["FinishedRun"], paths: ComparisonPaths, parquet: bool) -> None:
     """The rows of all runs as their files have them, each with the run's label and its place below the folder that
     holds all of them."""
-    from mllm_probe.report.scores import COLUMNS, TEXT
+    from mllm_probe.report.scores import COLUMNS
 
     above = os.path.commonpath([run.folder for run in runs])
+    added = [(run.label, run.folder.relative_to(above).as_posix()) for run in runs]
     with replacing(paths.scores("csv")) as part, part.open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow((*COLUMNS, "label", "path"))
-        for run in runs:
+        for run, more in zip(runs, added, strict=True):
             with run.paths.scores.open(newline="") as own:
-                place = run.folder.relative_to(above).as_posix()
-                writer.writerows((*row, run.label, place) for row in list(csv.reader(own))[1:])
+                writer.writerows((*row, *more) for row in list(csv.reader(own))[1:])
     if parquet:
         import pandas as pd
 
-        table = pd.read_csv(paths.scores("csv"), dtype=TEXT, low_memory=False, float_precision="round_trip")
+        tables = [run.scores.assign(label=label, path=place) for run, (label, place) in zip(runs, added, strict=True)]
         with replacing(paths.scores("parquet")) as part:
-            table.fillna(dict.fromkeys(TEXT, "")).to_parquet(part, engine="pyarrow", index=False)
+            pd.concat(tables).to_parquet(part, engine="pyarrow", index=False)
 
 
 def _draw(runs: Sequence["FinishedRun"], positions: Sequence[str], paths: ComparisonPaths) -> None:
@@ -184,12 +183,10 @@ def _show(rows: Sequence["Rank"]) -> None:
 
 def _said(rows: Sequence["Rank"], level: str) -> Iterator[str]:
     among = [row.label for row in rows if row.may_be_best]
-    if not among:
-        yield "not all were tested on the same decisions, so it is not said who may be the best"
-    elif len(among) == 1:
-        yield f"{among[0]} is the best of them ({level})"
-    else:
+    if among:
         yield f"may be the best ({level}): {', '.join(among)}"
+    else:
+        yield "not all were tested on the same decisions, so it is not said which may be the best"
     if any(row.difference is not None for row in rows):
         tested = f"{rows[0].n} test decisions on {rows[0].n_groups} pictures"
         yield f"differences to {rows[0].reference}, p corrected by Holm; {tested}"

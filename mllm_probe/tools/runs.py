@@ -166,7 +166,7 @@ def check_data(runs: Sequence[FinishedRun]) -> None:
         more = f" and {len(others) - NAMED} more differ" if len(others) > NAMED else ""
         raise DataError(
             f"not all runs of {usual.task} were scored on the data of {usual.name}: {said}{more}; repeat them with the "
-            "same task, dataset, data and splits, or add --anyway, which leaves out paired intervals"
+            "same task, dataset, data and splits, or add --anyway, which leaves out their paired intervals"
         )
 
 
