@@ -5,9 +5,11 @@ by decoding. `docs/families.md` must say what is found here; MLLM_PROBE_WRITE_DO
 """
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from conftest import Run, blueprint_of
 from families_more import BUILDERS, SETTINGS
 from PIL import Image
 
+from mllm_probe.errors import ModelError
 from mllm_probe.extract.prove import prove
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
@@ -199,6 +202,27 @@ def test_a_span_one_token_off_is_seen(model: HFModel, pair: list[Sample], monkey
     monkeypatch.setattr(Layout, "rows", lambda self, position: [[t - 1 for t in row] for row in rows(self, position)])
     with pytest.raises(AssertionError, match="is elsewhere"):
         check_spans(model, pair)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_picture_tokens_are_as_many_as_features(model: HFModel, pair: list[Sample], change: int) -> None:
+    """One place for a feature too few or too many in the expanded ids is an error with the model and both counts."""
+    inputs = dict(model._blueprint.process(pair[:1]))
+    found = [] if model.anatomy.crossed else picture_tokens(model, inputs)
+    if not found:
+        pytest.skip("no token of its prompts stands for a feature of the picture")
+    length = inputs["input_ids"].shape[1]
+    order = sorted([*range(length), found[0]]) if change > 0 else [i for i in range(length) if i != found[0]]
+    wrong = {
+        name: value[:, order] if value.dim() > 1 and value.shape[1] == length and name != "pixel_values" else value
+        for name, value in inputs.items()
+    }
+    key = [Key.parse("lm.04@last")]
+    batch = replace(model.collate(pair[:1], key), inputs=wrong)
+    with pytest.raises(ModelError) as error:
+        read_states(model, batch, key, torch.float32)
+    counts = {int(number) for number in re.findall(r"\b\d+\b", str(error.value))}
+    assert type(model._model).__name__ in str(error.value) and len(found) + change in counts and len(counts) == 2
 
 
 def test_bfloat16_and_nf4_are_read(family: tuple[str, Path], pair: list[Sample]) -> None:
