@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run, blueprint_of
+from conftest import QUICK, Run, blueprint_of
 from families_more import BUILDERS, SETTINGS
 from PIL import Image
 
@@ -36,6 +36,7 @@ TEXT = "Is there a zebra in this image? Yes or no"
 MARKS = {"object": (TEXT.index("zebra"), TEXT.index("zebra") + 5)}
 PLANTED = 1234.5
 TOLERANCE = 5e-6  # relative, float32
+OPTIONS = ("llava", "llava_next", "qwen2_5_vl", "kosmos2", "smolvlm")  # also run under their own names
 DEEPSTACK = ("qwen3_vl",)  # adds picture features to the states between its first blocks
 
 
@@ -256,6 +257,18 @@ def test_the_whole_way_to_scores(probe: Run, family: tuple[str, Path], tmp_path:
     assert set(table.tower.dropna()) == set(anatomy.towers)
     assert ("mean_image" in set(table[table.tower == "lm"].position)) != anatomy.crossed
     assert table[(table.site != "") & (table.metric == "accuracy")].value.between(0, 1).all()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_takes_a_folder(probe: Run, option: str, tmp_path: Path) -> None:
+    """model=OPTION model.path=FOLDER: what the option says of its hub checkpoint goes for one's own files of it, too."""
+    folder = BUILDERS[option](tmp_path / "mine")
+    args = (f"model={option}", f"model.path={folder}", "model.dtype=float32", "layers=every4", "guards=note", *QUICK)
+    code, _, err = probe("run", *args)
+    assert code == 0, err
+    assert "loading mine (nf4) on cpu" in err
+    table = load_scores(next((tmp_path / "outputs" / "run").glob("*/*")) / "scores.csv")
+    assert set(table.model) == {"mine"} and {"lm.00", "lm.04"} <= set(table.site)
 
 
 def line(name: str, model: HFModel, pair: list[Sample]) -> str:

@@ -1,5 +1,7 @@
 """Where a checkpoint lies on this disk, and whether all its parts are there. Loads nothing."""
 
+import os
+from functools import partial
 from pathlib import Path
 
 from mllm_probe.errors import ConfigError, ModelError, choices
@@ -15,6 +17,7 @@ from mllm_probe.settings import (
 )
 from mllm_probe.sites import TOWERS
 
+FETCHED, CODE = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"), ("*.py",)
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 
 
@@ -56,37 +59,46 @@ def needs(model: ModelSettings) -> str | None:
 
 
 def _from_hub(model: ModelSettings) -> Path:
-    import os
-
+    """From the local hub cache if it is there, else from the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert model.hub_id is not None
-    patterns = [
-        "*.json",
-        "*.safetensors",
-        "*.model",
-        "*.txt",
-        "*.jinja",
-        *(["*.py"] if model.trust_remote_code else []),
-    ]
+    patterns = FETCHED + CODE * model.trust_remote_code
+    fetch = partial(snapshot_download, model.hub_id, revision=model.revision, allow_patterns=list(patterns))
     try:
-        return Path(
-            snapshot_download(model.hub_id, revision=model.revision, local_files_only=True, allow_patterns=patterns)
-        )
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return Path(snapshot_download(model.hub_id, revision=model.revision, allow_patterns=patterns))
+        try:
+            return Path(fetch(local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(fetch())
     except (HfHubHTTPError, OSError, ValueError) as error:
-        if isinstance(error, LocalEntryNotFoundError):
-            why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
-        else:
-            why = type(error).__name__
-        raise ModelError(
-            f"the checkpoint {model.hub_id} is not on this machine and could not be fetched ({why}); "
-            "give a local folder with model.path=FOLDER, or log in with `hf auth login` if the model is gated"
-        ) from error
+        raise ModelError(_why_not(model, error)) from error
+
+
+def _why_not(model: ModelSettings, error: Exception) -> str:
+    """One sentence for what the hub says, the most special first."""
+    from huggingface_hub import errors
+
+    what = f"model.hub_id={model.hub_id}"
+    if isinstance(error, errors.GatedRepoError):
+        return f"{what} is gated: accept its licence on its page of the hub, then log in with `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"{what} is not on the hub, or is private: check its name, or log in with `hf auth login` to an account "
+            "that may read it"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{what} has no revision '{model.revision}'; set model.revision to a branch, a tag or a commit it has"
+    if isinstance(error, errors.HFValidationError):
+        return f"{what} is no name of the hub; give OWNER/NAME, or a local folder with model.path=FOLDER"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+        return (
+            f"{what} is not on this machine, and {why}; run `hf download {model.hub_id}` where there is a network, or "
+            "give a local folder with model.path=FOLDER"
+        )
+    said = str(error).strip().partition("\n")[0]
+    return f"{what} could not be fetched ({type(error).__name__}: {said}); the same command tries again"
 
 
 def _check_parts(folder: Path) -> None:
