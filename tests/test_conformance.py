@@ -5,19 +5,22 @@ by decoding. `docs/families.md` must say what is found here; MLLM_PROBE_WRITE_DO
 """
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Run, blueprint_of
+from conftest import QUICK, Run, blueprint_of
 from families_more import BUILDERS, SETTINGS
 from PIL import Image
 
+from mllm_probe.errors import ModelError
 from mllm_probe.extract.prove import prove
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
@@ -33,6 +36,7 @@ TEXT = "Is there a zebra in this image? Yes or no"
 MARKS = {"object": (TEXT.index("zebra"), TEXT.index("zebra") + 5)}
 PLANTED = 1234.5
 TOLERANCE = 5e-6  # relative, float32
+OPTIONS = ("llava", "llava_next", "qwen2_5_vl", "kosmos2", "smolvlm")  # also run under their own names
 DEEPSTACK = ("qwen3_vl",)  # adds picture features to the states between its first blocks
 
 
@@ -201,6 +205,27 @@ def test_a_span_one_token_off_is_seen(model: HFModel, pair: list[Sample], monkey
         check_spans(model, pair)
 
 
+@pytest.mark.parametrize("change", [-1, 1])
+def test_picture_tokens_are_as_many_as_features(model: HFModel, pair: list[Sample], change: int) -> None:
+    """One place for a feature too few or too many in the expanded ids is an error with the model and both counts."""
+    inputs = dict(model._blueprint.process(pair[:1]))
+    found = [] if model.anatomy.crossed else picture_tokens(model, inputs)
+    if not found:
+        pytest.skip("no token of its prompts stands for a feature of the picture")
+    length = inputs["input_ids"].shape[1]
+    order = sorted([*range(length), found[0]]) if change > 0 else [i for i in range(length) if i != found[0]]
+    wrong = {
+        name: value[:, order] if value.dim() > 1 and value.shape[1] == length and name != "pixel_values" else value
+        for name, value in inputs.items()
+    }
+    key = [Key.parse("lm.04@last")]
+    batch = replace(model.collate(pair[:1], key), inputs=wrong)
+    with pytest.raises(ModelError) as error:
+        read_states(model, batch, key, torch.float32)
+    counts = {int(number) for number in re.findall(r"\b\d+\b", str(error.value))}
+    assert type(model._model).__name__ in str(error.value) and len(found) + change in counts and len(counts) == 2
+
+
 def test_bfloat16_and_nf4_are_read(family: tuple[str, Path], pair: list[Sample]) -> None:
     for settings in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "quantization": "nf4"}):
         loaded = load_model(blueprint_of(family[1], **settings, **SETTINGS.get(family[0], {})), "cpu")
@@ -232,6 +257,18 @@ def test_the_whole_way_to_scores(probe: Run, family: tuple[str, Path], tmp_path:
     assert set(table.tower.dropna()) == set(anatomy.towers)
     assert ("mean_image" in set(table[table.tower == "lm"].position)) != anatomy.crossed
     assert table[(table.site != "") & (table.metric == "accuracy")].value.between(0, 1).all()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_takes_a_folder(probe: Run, option: str, tmp_path: Path) -> None:
+    """model=OPTION model.path=FOLDER: what the option says of its hub checkpoint goes for one's own files of it, too."""
+    folder = BUILDERS[option](tmp_path / "mine")
+    args = (f"model={option}", f"model.path={folder}", "model.dtype=float32", "layers=every4", "guards=note", *QUICK)
+    code, _, err = probe("run", *args)
+    assert code == 0, err
+    assert "loading mine (nf4) on cpu" in err
+    table = load_scores(next((tmp_path / "outputs" / "run").glob("*/*")) / "scores.csv")
+    assert set(table.model) == {"mine"} and {"lm.00", "lm.04"} <= set(table.site)
 
 
 def line(name: str, model: HFModel, pair: list[Sample]) -> str:

@@ -118,11 +118,3 @@ def test_named_blocks_that_are_found_anyway_change_nothing_but_the_cache(checkpo
         blueprint_of(checkpoint, blocks=BlockSettings(**found.blocks, connector=found.whole["connector"])).structure
         == found
     )
-
-
-def test_an_unknown_architecture(checkpoint: Path, tmp_path: Path, probe: Run) -> None:
-    folder = shutil.copytree(checkpoint, tmp_path / "own")
-    (folder / "config.json").write_text(json.dumps({"model_type": "nobodys"}))
-    code, _, err = probe("run", "model=custom", f"model.path={folder}", *QUICK)
-    assert code == 1 and "has no model of type 'nobodys', and the checkpoint brings no code of its own" in err
-    assert "Traceback" not in err and not list((tmp_path / "outputs").rglob("*.safetensors"))

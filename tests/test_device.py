@@ -7,7 +7,7 @@ import torch
 from conftest import Run, blueprint_of, tiny
 
 from mllm_probe.errors import ConfigError, ModelError
-from mllm_probe.models.device import check_device, check_placed, device_map
+from mllm_probe.models.device import check_bfloat16, check_device, check_placed, device_map
 from mllm_probe.settings import ModelSettings
 
 
@@ -30,12 +30,26 @@ def test_parts_beside_the_cards_are_refused_unless_allowed() -> None:
     check_placed({"vision": 0, "lm": 1}, ModelSettings(placement="spread"))
 
 
-def test_a_card_without_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    with pytest.raises(ModelError, match="Tesla T4 has no bfloat16; use model.dtype=float16"):
-        check_device(ModelSettings(dtype="bfloat16"), "cuda")
-    check_device(ModelSettings(dtype="float16"), "cuda")
+@pytest.mark.parametrize(("name", "capability"), [("Tesla V100", (7, 0)), ("Tesla T4", (7, 5))])
+def test_a_card_without_bfloat16_is_named(name: str, capability: tuple[int, int]) -> None:
+    told = rf"{name} \(compute capability 7.\d\) has no bfloat16, which begins with 8.0; use model.dtype=float16"
+    with pytest.raises(ModelError, match=told):
+        check_bfloat16(name, capability)
+    check_bfloat16("A100", (8, 0))
+    check_bfloat16("H100", (9, 0))
+
+
+def test_every_card_that_a_model_lies_on_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch says of a T4, too, that it supports bfloat16."""
+    cards = [("A100", (8, 0)), ("Tesla T4", (7, 5))]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda card: cards[card][0])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card: cards[card][1])
+    check_device(ModelSettings(dtype="bfloat16"), "cuda")
+    check_device(ModelSettings(dtype="float16", placement="spread"), "cuda")
+    with pytest.raises(ModelError, match="Tesla T4"):
+        check_device(ModelSettings(dtype="bfloat16", placement="spread"), "cuda")
 
 
 def test_weights_that_do_not_fit_are_one_sentence(checkpoint: Path) -> None:

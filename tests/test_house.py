@@ -13,7 +13,7 @@ FLOORS = [
     {"types", "sites", "score", "batches", "protocols", "errors", "paths", "settings", "digests", "integration"},
     {"data", "cache"},
     {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config"},
-    {"report", "vision"},
+    {"report", "vision", "sugar"},
     {"stages", "tools"},
     {"cli"},
     {"__main__"},

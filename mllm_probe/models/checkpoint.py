@@ -1,5 +1,8 @@
 """Where a checkpoint lies on this disk, and whether all its parts are there. Loads nothing."""
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mllm_probe.errors import ConfigError, ModelError, choices
@@ -15,6 +18,7 @@ from mllm_probe.settings import (
 )
 from mllm_probe.sites import TOWERS
 
+FETCHED, CODE, TENSORS = ("*.json", "*.model", "*.txt", "*.jinja"), ("*.py",), ("*.safetensors",)
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 
 
@@ -57,44 +61,63 @@ def needs(model: ModelSettings) -> str | None:
 
 
 def _from_hub(model: ModelSettings, weights: bool) -> Path:
-    import os
-
+    """From the local hub cache if it is there, else from the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert model.hub_id is not None
-    code, tensors = ["*.py"] if model.trust_remote_code else [], ["*.safetensors"] if weights else []
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja", *code, *tensors]
-
-    def bare(folder: Path) -> bool:
-        """A look at the prompts may have fetched all but the weights."""
-        return weights and model.weights == "pretrained" and not any(folder.glob("*.safetensors"))
-
+    patterns = FETCHED + CODE * model.trust_remote_code + TENSORS * weights
+    fetch = partial(snapshot_download, model.hub_id, revision=model.revision, allow_patterns=list(patterns))
+    wanted = weights and model.weights == "pretrained"
     try:
-        found = Path(
-            snapshot_download(model.hub_id, revision=model.revision, local_files_only=True, allow_patterns=patterns)
-        )
-        if not bare(found):
-            return found
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        found = Path(snapshot_download(model.hub_id, revision=model.revision, allow_patterns=patterns))
+        found = _fetched(lambda: fetch(local_files_only=True), LocalEntryNotFoundError)
+        if found is None or (wanted and _bare(found)):  # a look at the prompts may have fetched all but the weights
+            found = Path(fetch())
     except (HfHubHTTPError, OSError, ValueError) as error:
-        if isinstance(error, LocalEntryNotFoundError):
-            why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
-        else:
-            why = type(error).__name__
-        raise ModelError(
-            f"the checkpoint {model.hub_id} is not on this machine and could not be fetched ({why}); "
-            "give a local folder with model.path=FOLDER, or log in with `hf auth login` if the model is gated"
-        ) from error
-    if bare(found):
+        raise ModelError(_why_not(model, error)) from error
+    if wanted and _bare(found):
         raise ModelError(
             f"the checkpoint {model.hub_id} is on this machine without weights (*.safetensors), and none could be "
             "fetched; try again where the hub can be reached, or give a local folder with model.path=FOLDER"
         )
     return found
+
+
+def _fetched(fetch: Callable[[], str], absent: type[Exception]) -> Path | None:
+    try:
+        return Path(fetch())
+    except absent:
+        return None
+
+
+def _bare(folder: Path) -> bool:
+    return not any(folder.glob("*.safetensors"))
+
+
+def _why_not(model: ModelSettings, error: Exception) -> str:
+    """One sentence for what the hub says, the most special first."""
+    from huggingface_hub import errors
+
+    what = f"model.hub_id={model.hub_id}"
+    if isinstance(error, errors.GatedRepoError):
+        return f"{what} is gated: accept its licence on its page of the hub, then log in with `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"{what} is not on the hub, or is private: check its name, or log in with `hf auth login` to an account "
+            "that may read it"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{what} has no revision '{model.revision}'; set model.revision to a branch, a tag or a commit it has"
+    if isinstance(error, errors.HFValidationError):
+        return f"{what} is no name of the hub; give OWNER/NAME, or a local folder with model.path=FOLDER"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+        return (
+            f"{what} is not on this machine, and {why}; run `hf download {model.hub_id}` where there is a network, or "
+            "give a local folder with model.path=FOLDER"
+        )
+    said = str(error).strip().partition("\n")[0]
+    return f"{what} could not be fetched ({type(error).__name__}: {said}); the same command tries again"
 
 
 def _check_parts(folder: Path) -> None:

@@ -20,8 +20,19 @@ def check_device(settings: ModelSettings, device: str) -> None:
             f"model.placement={settings.placement} places a model on CUDA cards, and device is cpu; use "
             "model.placement=one"
         )
-    if device == "cuda" and settings.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
-        raise ModelError(f"{torch.cuda.get_device_name()} has no bfloat16; use model.dtype=float16")
+    if device == "cuda" and settings.dtype == "bfloat16":
+        for card in range(torch.cuda.device_count()) if settings.placement != ONE else [torch.cuda.current_device()]:
+            check_bfloat16(torch.cuda.get_device_name(card), torch.cuda.get_device_capability(card))
+
+
+def check_bfloat16(name: str, capability: tuple[int, int]) -> None:
+    """Refuse an NVIDIA card older than Ampere (compute capability 8.0), on which torch imitates bfloat16 slowly and
+    calls it supported; AMD's are not numbered so and have it. Raises ModelError."""
+    if torch.version.hip is None and capability < (8, 0):
+        number = ".".join(map(str, capability))
+        raise ModelError(
+            f"{name} (compute capability {number}) has no bfloat16, which begins with 8.0; use model.dtype=float16"
+        )
 
 
 def device_map(settings: ModelSettings, device: str) -> dict[str, str] | str:

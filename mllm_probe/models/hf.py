@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mllm_probe.models.collate import Collator, Owners
 from mllm_probe.models.device import check_device, check_placed, device_map
 from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules, same_on_every_cpu
 from mllm_probe.models.scale import scale_of
+from mllm_probe.models.tags import picture_places
 from mllm_probe.settings import ONE
 from mllm_probe.sites import Anatomy, Key, Site
 from mllm_probe.types import Sample
@@ -61,6 +63,8 @@ class HFModel:
         self._model, self._blueprint, self._device = model, blueprint, device
         self.anatomy: Anatomy = blueprint.anatomy
         same_on_every_cpu(model)
+        spaced = any(name.endswith("image_newline") for name, _ in model.named_parameters())  # tokens without a feature
+        self._counts = "connector" in self.anatomy.towers and not self.anatomy.crossed and not spaced
         self._scale = scale_of(model, blueprint, self._pass)
         blocks = model.get_submodule(blueprint.structure.blocks["lm"])
         found = {id(part.config): part.config for part in blocks.modules() if hasattr(part, "config")}
@@ -126,11 +130,33 @@ class HFModel:
             for name, value in inputs.items()
         }
         try:
-            self._model.base_model(**moved, use_cache=False)
+            with self._counted(inputs) if self._counts else nullcontext():
+                self._model.base_model(**moved, use_cache=False)
         except ValueError as error:
             if "features" in str(error) and "token" in str(error):  # said by the model, with both counts
                 raise ModelError(f"{type(self._model).__name__}: {str(error).splitlines()[0]}") from error
             raise
+
+    @contextmanager
+    def _counted(self, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """Let the connector give as many features as the expanded ids have places for, or raise ModelError: not every
+        model looks, and one that does may do so too late."""
+        places = int(picture_places(inputs, self._blueprint.prompter.tag.image).sum())
+
+        def count(_module: torch.nn.Module, _args: Any, out: Any) -> None:
+            states = out[0] if isinstance(out, tuple | list) else out
+            if (features := prod(states.shape[:-1])) != places:
+                raise ModelError(
+                    f"{type(self._model).__name__}: the prompts hold {places} picture tokens and "
+                    f"{self._blueprint.structure.whole['connector']} gives {features} features; the processor is "
+                    "another model's, or the connector another part (model.blocks.connector=NAME)"
+                )
+
+        handle = self.module(Site("connector"))[0].register_forward_hook(count)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @contextmanager
     def _repeating(self, pictures: np.ndarray | None) -> Iterator[None]:

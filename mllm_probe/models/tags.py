@@ -53,9 +53,13 @@ def find_tag(processor: Any, image: int | None) -> Tag:
 
 def pictured(inputs: Mapping[str, Any], image: int | None) -> np.ndarray:
     """Which tokens of processed prompts stand for pictures: [B, L] bool."""
+    return np.asarray(picture_places(inputs, image) & inputs["attention_mask"].bool())
+
+
+def picture_places(inputs: Mapping[str, Any], image: int | None) -> Any:
+    """The same of any prompts, packed ones, too, as a tensor; padding may not hold the image token."""
     mask = inputs.get(POSITION_MASK)
-    found = inputs["input_ids"] == image if mask is None else mask.bool()
-    return np.asarray(found & inputs["attention_mask"].bool())
+    return inputs["input_ids"] == image if mask is None else mask.bool()
 
 
 def _tokens(processor: Any, text: str, image: int | None) -> tuple[int, str]:

@@ -100,10 +100,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     scores = tested(scores, p_values(tests), scoring.headline)
     save_tests(paths.tests, tests)
     table.replace(scores)
-    save_splits(paths.splits, bench.splits)
-    save_first(ready, paths)
-    parts.join(LOGITS, paths.predictions, bench.scored.metadata())
-    parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
+    _save(bench, parts, paths)
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
     more = {
         "fingerprint": bench.scored.fingerprint,
@@ -115,6 +112,14 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     }
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
     return Swept(summary, verdicts.curves, parts.clear)
+
+
+def _save(bench: Bench, parts: Parts, paths: RunPaths) -> None:
+    """Splits, the first samples, predictions and probes."""
+    save_splits(paths.splits, bench.splits)
+    save_first(bench.ready, paths)
+    parts.join(LOGITS, paths.predictions, bench.scored.metadata())
+    parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
 
 
 def steps(ready: Prepared) -> int:

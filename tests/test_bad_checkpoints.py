@@ -1,0 +1,130 @@
+"""A checkpoint that cannot be used is one sentence and exit code 1, and leaves no cache and no scores behind.
+
+What the hub refuses is raised with the hub's own exceptions, at the one call that would fetch something.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from conftest import Run, blueprint_of, make_tokenizer, save_llava, tiny
+from families import FAMILIES
+from huggingface_hub import errors
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mllm_probe.errors import SpanError
+from mllm_probe.types import Sample
+
+http = import_module(errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])  # the client that the hub uses
+SMALL = ("data.n=20", "dataset.pictures=20", "splits.blocks=2")
+NAME = "owner/name"
+
+
+def check(found: tuple[int, str, str], folder: Path, *parts: str) -> None:
+    code, _, err = found
+    said = [line for line in err.splitlines() if line.startswith("mllm-probe: ")]
+    assert code == 1 and len(said) == 1 and "Traceback" not in err, err
+    assert all(part in said[0] for part in parts), err
+    assert not [*folder.glob("outputs/cache/**/*.safetensors"), *folder.glob("outputs/**/scores.csv")]
+
+
+def hub_says(kind: type[errors.HfHubHTTPError], status: int) -> Exception:
+    response = http.Response(status, request=http.Request("GET", "https://hub.test/owner/name"))
+    return kind(f"{status} Client Error.\n\nmore lines", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (hub_says(errors.GatedRepoError, 403), ("is gated: accept its licence", "then log in with `hf auth login`")),
+        (hub_says(errors.RepositoryNotFoundError, 401), ("is not on the hub, or is private", "`hf auth login`")),
+        (hub_says(errors.RevisionNotFoundError, 404), ("has no revision 'v9'; set model.revision to a branch",)),
+        (hub_says(errors.HfHubHTTPError, 500), ("could not be fetched (HfHubHTTPError: 500 Client Error.); the same",)),
+        (
+            errors.LocalEntryNotFoundError("no network"),
+            ("is not on this machine, and the hub cannot be reached; run ",),
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_the_hub_refuses(
+    probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, parts: tuple[str, ...]
+) -> None:
+    def download(*_: Any, local_files_only: bool = False, **__: Any) -> str:
+        raise errors.LocalEntryNotFoundError("not in the cache") if local_files_only else error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    found = probe("run", "model=custom", f"model.hub_id={NAME}", "model.revision=v9", *SMALL)
+    check(found, tmp_path, f"model.hub_id={NAME} ", *parts)
+
+
+def test_offline_and_no_name_of_the_hub(probe: Run, tmp_path: Path) -> None:
+    """With the hub's own code, which HF_HUB_OFFLINE keeps from the network."""
+    offline = "is not on this machine, and HF_HUB_OFFLINE is set; run `hf download llava-hf/llava-1.5-7b-hf`"
+    check(probe("run", "model=llava", *SMALL), tmp_path, offline, "or give a local folder with model.path=FOLDER")
+    found = probe("run", "model=custom", "model.hub_id=no/such/name", *SMALL)
+    check(found, tmp_path, "model.hub_id=no/such/name is no name of the hub; give OWNER/NAME")
+
+
+def text_only(folder: Path) -> None:
+    tokenizer = make_tokenizer({})
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "processor_config.json").write_text("{}")
+
+
+def unknown(folder: Path) -> None:
+    save_llava(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "nobodys"}))
+
+
+def processor_of_another(folder: Path) -> None:
+    """LLaVA's weights with all files of Qwen2-VL's processor."""
+    save_llava(folder)
+    other = FAMILIES["qwen2_vl"](folder.parent / "qwen")
+    for path in [*other.glob("*processor*.json"), *other.glob("token*.json"), other / "chat_template.jinja"]:
+        shutil.copy(path, folder)
+
+
+def template_without_pictures(folder: Path) -> None:
+    save_llava(folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'][-1]['text'] }}")
+
+
+def template_of_two_pictures(folder: Path) -> None:
+    save_llava(folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<image>", "<image><image>"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (text_only, "a model of type 'llama' does not write text about pictures; choose a multimodal checkpoint"),
+        (unknown, "has no model of type 'nobodys', and the checkpoint brings no code of its own"),
+        (processor_of_another, "the processor is another model's"),
+        (template_without_pictures, "the prompt holds 0 image tags for 1 pictures: "),
+        (template_of_two_pictures, "the prompt holds 2 image tags for 1 pictures: "),
+    ],
+)
+def test_checkpoints_that_do_not_fit(probe: Run, tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
+    spoil(tmp_path / "checkpoint")
+    check(probe("run", *tiny(tmp_path / "checkpoint"), *SMALL), tmp_path, message)
+
+
+def test_pictures_of_a_sample_and_tags_of_its_prompt(checkpoint: Path, samples: list[Sample]) -> None:
+    """A template that draws one tag, whatever the number of pictures."""
+    blueprint = blueprint_of(checkpoint)
+    blueprint.processor.chat_template = "<image>\n{{ messages[0]['content'][-1]['text'] }}"
+    one, other = samples[0], next(sample for sample in samples if sample.images != samples[0].images)
+    blueprint.process([one])
+    both = Sample("both", one.images + other.images, one.digests + other.digests, one.text, {})
+    with pytest.raises(SpanError, match="the prompt holds 1 image tags for 2 pictures"):
+        blueprint.process([both])
