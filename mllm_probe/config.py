@@ -21,6 +21,7 @@ from mllm_probe.settings import (
     DataSettings,
     ExtractSettings,
     FidelitySettings,
+    FitSettings,
     GeometrySettings,
     LayerSettings,
     ModelSettings,
@@ -76,6 +77,14 @@ class FidelityConfig(RunConfig):
 
 
 @dataclass
+class VisionFitConfig:
+    """`vision fit`: a table of vision representations."""
+
+    fit: FitSettings = field(default_factory=FitSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -89,6 +98,7 @@ SCHEMAS: dict[str, type] = {
     "sweep": RunConfig,
     "geometry": GeometryConfig,
     "fidelity": FidelityConfig,
+    "vision_fit": VisionFitConfig,
     "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
@@ -114,6 +124,7 @@ def register_schemas() -> None:
     store.store(name="run_schema", node=RunConfig)
     store.store(name="geometry_schema", node=GeometryConfig)
     store.store(name="fidelity_schema", node=FidelityConfig)
+    store.store(name="vision_fit_schema", node=VisionFitConfig)
     store.store(name="report_schema", node=ReportConfig)
 
 
@@ -138,7 +149,7 @@ def plain(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def save_config(config: RunConfig, path: Path) -> None:
+def save_config(config: Any, path: Path) -> None:
     """The whole resolved configuration as YAML."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
 
