@@ -24,6 +24,7 @@ COMMANDS = {
     "fidelity": "what quantisation does to the layers and to their probes",
     "tune": "train a connector on captions",
     "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
+    "vision fit": "how well A and C scores of vision representations explain benchmarks",
     "cache": "list, verify, prune and compare caches",
     "list": "models, tasks, datasets, probes, layers or experiments to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",

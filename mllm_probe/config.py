@@ -21,6 +21,7 @@ from mllm_probe.settings import (
     DataSettings,
     ExtractSettings,
     FidelitySettings,
+    FitSettings,
     GeometrySettings,
     LayerSettings,
     ModelSettings,
@@ -101,6 +102,14 @@ class InspectConfig(RunConfig):
 
 
 @dataclass
+class VisionFitConfig:
+    """`vision fit`: a table of vision representations."""
+
+    fit: FitSettings = field(default_factory=FitSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -116,6 +125,7 @@ SCHEMAS: dict[str, type] = {
     "fidelity": FidelityConfig,
     "tune": TuneConfig,
     "inspect": InspectConfig,
+    "vision_fit": VisionFitConfig,
     "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
@@ -138,12 +148,8 @@ def register_schemas() -> None:
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    store.store(name="run_schema", node=RunConfig)
-    store.store(name="geometry_schema", node=GeometryConfig)
-    store.store(name="fidelity_schema", node=FidelityConfig)
-    store.store(name="tune_schema", node=TuneConfig)
-    store.store(name="inspect_schema", node=InspectConfig)
-    store.store(name="report_schema", node=ReportConfig)
+    for command, schema in SCHEMAS.items():
+        store.store(name=f"{command}_schema", node=schema)
 
 
 def typed(config: DictConfig, command: str) -> Any:

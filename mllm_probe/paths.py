@@ -219,6 +219,23 @@ class RunPaths:
     def checkpoint(self) -> Path:
         return self.root / "checkpoint"
 
+    @property
+    def fit(self) -> Path:
+        return self.root / "fit.csv"
+
+    @property
+    def groups(self) -> Path:
+        """Means of fit.csv over groups of benchmarks."""
+        return self.root / "groups.csv"
+
+    @property
+    def points(self) -> Path:
+        """The representations on the plane of A and C, with what was measured and predicted."""
+        return self.root / "points.csv"
+
+    def surfaces(self, kind: str) -> Path:
+        return self.root / f"fit.{kind}"
+
 
 @dataclass(frozen=True)
 class ComparisonPaths:

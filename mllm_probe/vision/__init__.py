@@ -1,1 +1,1 @@
-"""The vision side: which of its layers, in which combination, and which representation."""
+"""Vision representations: which layers, in which combination, and which encoder an MLLM makes the most of."""
