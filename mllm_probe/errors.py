@@ -6,7 +6,8 @@
     ├── ModelError            a checkpoint, its processor or the device cannot be used
     │   └── SpanError         a position cannot be found in a prompt
     ├── CacheError            a stored activation is missing, damaged or of another model
-    └── ProbeError            a probe or a statistic cannot be computed from these rows
+    ├── ProbeError            a probe or a statistic cannot be computed from these rows
+    └── PendingError          another process is at it; nothing is wrong
 
 A message is one sentence: what was wrong, the value seen, and what is allowed or mends it.
 """
@@ -41,6 +42,10 @@ class CacheError(MllmProbeError):
 
 class ProbeError(MllmProbeError):
     pass
+
+
+class PendingError(MllmProbeError):
+    """Another process is filling the cache; the same command, repeated later, goes on."""
 
 
 def choices(seen: str, allowed: Iterable[str]) -> str:
