@@ -1,18 +1,22 @@
 """The command line: takes the command, one word or two, off the front of the arguments and hands the rest to Hydra.
 
-The only file that calls hydra.main, and where an error becomes one sentence and exit code 1. Nothing heavy is
+The only file that calls hydra.main, and where an error ends as one sentence and exit code 1. Nothing heavy is
 imported before a command is known: `mllm-probe --help` and every Tab press must be quick.
 """
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from mllm_probe.jobs import Job
 
 COMMANDS = {
     "run": "extract activations, sweep probes over them, print and draw the result",
@@ -25,12 +29,13 @@ COMMANDS = {
     "tune": "train a connector on captions",
     "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
     "vision fit": "how well A and C scores of vision representations explain benchmarks",
+    "status": "how the jobs of a multirun stand, and the command that runs the failed ones again",
     "cache": "list, verify, prune and compare caches",
     "list": "models, tasks, datasets, probes, layers or experiments to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
 # {command: module of tools}; all others are Hydra jobs, see _job_name
-PLAIN = {"compare": "compare", "cache": "cache", "list": "catalogue", "doctor": "doctor"}
+PLAIN = {"compare": "compare", "status": "status", "cache": "cache", "list": "catalogue", "doctor": "doctor"}
 USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m]
 
 commands:
@@ -44,6 +49,8 @@ examples:
   mllm-probe run model=llava task=objects dataset=coco dataset.root=COCO
   mllm-probe run -m task=entailment,objects           a sweep: every combination is a run
   mllm-probe compare outputs/multirun/DATE/TIME       the runs of a sweep side by side
+  mllm-probe run -m hydra/launcher=slurm model=...    the same on a cluster
+  mllm-probe status outputs/multirun/DATE/TIME        how its jobs stand
   mllm-probe list models                              what there is to choose from
   mllm-probe doctor                                   is everything in place?
   mllm-probe cache ls                                 what lies in outputs/cache, and how large it is
@@ -128,6 +135,7 @@ def _plain(command: str) -> Any:
 def _run_plain(command: str, args: list[str]) -> None:
     """A plain command: nothing is composed, so neither Hydra nor torch is imported."""
     from mllm_probe.errors import MllmProbeError
+    from mllm_probe.sentences import cannot_use
 
     try:
         _plain(command).run(args)
@@ -138,7 +146,7 @@ def _run_plain(command: str, args: list[str]) -> None:
         if os.environ.get("HYDRA_FULL_ERROR"):  # what the other commands take for it, too
             raise
         place = getattr(_plain(command), "PLACE", "--outputs FOLDER")
-        _fail(_cannot_use(error, place) if isinstance(error, OSError) else str(error))
+        _fail(cannot_use(error, place) if isinstance(error, OSError) else str(error))
     except KeyboardInterrupt:
         _fail("stopped; the same command begins anew")
 
@@ -156,9 +164,12 @@ def _run_hydra(command: str, args: list[str]) -> None:
 
     from mllm_probe.config import register_schemas
     from mllm_probe.errors import MllmProbeError
+    from mllm_probe.multirun import Multirun, left, told
     from mllm_probe.paths import config_dir
+    from mllm_probe.sentences import sentence
 
     register_schemas()
+    Multirun.folder = None
     wants_trace = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentences below are ours
     sys.argv = [f"mllm-probe {command}", *args]
@@ -176,13 +187,13 @@ def _run_hydra(command: str, args: list[str]) -> None:
     except (MllmProbeError, HydraException, OmegaConfBaseException, OSError) as error:
         if wants_trace:
             raise
-        _fail(_sentence(command, error))
+        _fail(told(Multirun.folder) or sentence(command, error))
     except KeyboardInterrupt:
-        _fail("stopped; finished shards are kept, and the same command goes on behind them")
+        _fail(left(Multirun.folder) or "stopped; finished shards are kept, and the same command goes on behind them")
     except Exception as error:
         if began or wants_trace:  # a fault of ours, not of the composition: it deserves its traceback
             raise
-        _fail(_sentence(command, error))
+        _fail(told(Multirun.folder) or sentence(command, error))
 
 
 def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) -> Any:
@@ -193,29 +204,51 @@ def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) 
         from hydra.core.hydra_config import HydraConfig
 
         from mllm_probe.errors import MllmProbeError
+        from mllm_probe.sentences import sentence
 
         here = HydraConfig.get()
         began.append(here.job.override_dirname)
+        away = not str(here.launcher._target_).endswith("BasicLauncher")
         try:
-            _job(command, config, Path(here.runtime.output_dir))
+            _job(command, config, here)
         except (MllmProbeError, OSError) as error:
-            if wants_trace or not str(here.launcher._target_).endswith("BasicLauncher"):
+            if wants_trace or away:
                 raise
-            swept, sentence = here.mode is not None and here.mode.name == "MULTIRUN", _sentence(command, error)
-            failed.append(f"{here.job.override_dirname}: {sentence}" if swept else sentence)
+            swept, why = here.mode is not None and here.mode.name == "MULTIRUN", sentence(command, error)
+            failed.append(f"{here.job.override_dirname}: {why}" if swept else why)
+        except Exception:
+            if away:  # what travels back is the exception without its traceback
+                traceback.print_exc()
+            raise
 
     task.__name__ = task.__qualname__ = _job_name(command)
     return task
 
 
-def _job(command: str, config: "DictConfig", folder: Path) -> None:
+def _job(command: str, config: "DictConfig", here: "DictConfig") -> None:
+    """One job from its settings to its results; those with a folder of their own keep a status.json in it."""
     from mllm_probe.config import typed
     from mllm_probe.paths import RunPaths
+    from mllm_probe.report.heartbeat import Heartbeat
     from mllm_probe.report.progress import RichReporter
+    from mllm_probe.sentences import reason
 
-    settings = typed(config, _job_name(command))
-    with RichReporter() as reporter:
-        _dispatch(_job_name(command), settings, RunPaths(folder), reporter)
+    job, paths = _job_name(command), RunPaths(Path(here.runtime.output_dir))
+    with RichReporter() as bars:
+        if here.output_subdir is None:
+            _dispatch(job, typed(config, job), paths, bars)
+            return
+        with Heartbeat(bars, paths.status, _first(command, here), partial(reason, command)) as reporter:
+            _dispatch(job, typed(config, job), paths, reporter)
+
+
+def _first(command: str, here: "DictConfig") -> "Job":
+    from omegaconf import OmegaConf
+
+    from mllm_probe.jobs import Job
+
+    number = OmegaConf.select(here, "job.num")  # missing in a run of its own
+    return Job(command, list(here.overrides.task), number)
 
 
 def _job_name(command: str) -> str:
@@ -230,36 +263,6 @@ def _dispatch(job: str, settings: Any, paths: Any, reporter: Any) -> None:
         report(settings, reporter)
         return
     getattr(import_module(f"mllm_probe.stages.{job}"), job)(settings, paths, reporter)
-
-
-def _sentence(command: str, error: BaseException) -> str:
-    """One sentence for errors of Hydra, OmegaConf and the file system; ours are sentences already."""
-    from hydra.errors import HydraException, MissingConfigException
-    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-
-    from mllm_probe.errors import MllmProbeError, choices
-
-    if isinstance(error, MllmProbeError):
-        return str(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option} is unknown; {choices(option, error.options)}"
-    if isinstance(error, OSError):
-        return _cannot_use(error, "paths.outputs=FOLDER")
-    cause = error.__cause__
-    if isinstance(cause, ConfigKeyError | AttributeError) and isinstance(cause, OmegaConfBaseException):
-        names = [str(name) for name in cause.parent_node or ()]
-        return f"'{cause.full_key}' is no setting of `{command}`; {choices(str(cause.key), names)}"
-    first = str(error).strip().splitlines()[0]
-    if first.startswith("Ambiguous value"):
-        return f"{first}; add -m to run every combination"
-    reason = str(cause).strip().splitlines()[0] if isinstance(cause, OmegaConfBaseException | HydraException) else ""
-    return f"{first}: {reason}" if reason else f"{first}; see `mllm-probe {command} --help`"
-
-
-def _cannot_use(error: OSError, setting: str) -> str:
-    where = f" {error.filename}" if error.filename else ""
-    return f"cannot use{where}: {error.strerror or error}; {setting} names another place for results"
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -8,7 +8,7 @@
     ├── CacheError            a stored activation is missing, damaged or of another model
     ├── ProbeError            a probe or a statistic cannot be computed from these rows
     ├── TrainError            a training cannot go on
-    └── PendingError          another process is filling the cache
+    └── PendingError          another process is at it; nothing is wrong
 
 A message is one sentence: what was wrong, the value seen, and what is allowed or mends it.
 """

@@ -16,6 +16,7 @@ def config_dir() -> Path:
     return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "run.yaml").is_file())
 
 
+STATUS = "status.json"
 SIDES = GLOBAL, LOCAL = "global", "local"  # the two runs of a study
 
 
@@ -171,6 +172,10 @@ class RunPaths:
         """A copy of the cache's, so that two runs can be compared without their caches."""
         return self.root / "identity.json"
 
+    @property
+    def status(self) -> Path:
+        return self.root / STATUS
+
     def figure(self, kind: str) -> Path:
         return self.root / f"layers.{kind}"
 
@@ -257,6 +262,25 @@ class ComparisonPaths:
 def _plain(name: str) -> str:
     """A name without what a file system may not take."""
     return re.sub(r"[^\w.@-]", "_", name)
+
+
+@dataclass(frozen=True)
+class MultirunPaths:
+    """The folder of a multirun, in it one folder per job."""
+
+    root: Path
+
+    @property
+    def asked(self) -> Path:
+        return self.root / "multirun.json"
+
+    @property
+    def submitted(self) -> Path:
+        """Where submitit keeps a folder per job, named as the queue names the job."""
+        return self.root / ".submitit"
+
+    def statuses(self) -> list[Path]:
+        return sorted(self.root.rglob(STATUS))
 
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed

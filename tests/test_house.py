@@ -10,12 +10,25 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mllm_probe"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
-    {"types", "sites", "score", "batches", "protocols", "errors", "paths", "settings", "digests", "integration"},
+    {
+        "types",
+        "sites",
+        "score",
+        "batches",
+        "protocols",
+        "errors",
+        "paths",
+        "settings",
+        "digests",
+        "integration",
+        "jobs",
+    },
     {"data", "cache"},
     {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config"},
     {"vision", "sugar"},
     {"report"},
     {"stages", "tools"},
+    {"multirun", "sentences"},
     {"cli"},
     {"__main__"},
 ]
@@ -23,7 +36,7 @@ FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {
     "transformers": {"models"},
     "bitsandbytes": {"models"},
-    "hydra": {"cli", "config"},
+    "hydra": {"cli", "config", "multirun", "sentences"},
     "rich": {"report", "tools"},
 }
 

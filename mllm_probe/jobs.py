@@ -1,0 +1,94 @@
+"""What a job says of itself (status.json) and what a multirun was asked for (multirun.json).
+
+SLURM calls a job COMPLETED whose Python raised an exception, so these files are what tells how a job ended. Knows how
+they look, not who is alive: that is for the reader to judge.
+"""
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mllm_probe.paths import MultirunPaths, replacing
+
+RUNNING, DONE, FAILED, PENDING = "running", "done", "failed", "pending"
+T = TypeVar("T")
+
+
+def now() -> str:
+    """The time as it stands in the files: UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def slurm_id() -> str | None:
+    """The name of this process's job in the queue, such as 24 or 24_1; None outside SLURM."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One Hydra job, as it last said.
+
+    `number`: its place in the multirun, None for a run of its own. `done` of `total` steps of `stage`, counted in
+    `unit`. `beat`: when it last showed that it lives. `ended` is None for a job that SLURM has set back into the queue.
+    """
+
+    command: str
+    overrides: list[str]
+    number: int | None = None
+    state: str = RUNNING
+    error: str = ""
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    note: str = ""
+    started: str = field(default_factory=now)
+    beat: str = field(default_factory=now)
+    ended: str | None = None
+    restarts: int = 0
+    slurm: str | None = field(default_factory=slurm_id)
+    host: str = field(default_factory=platform.node)
+    pid: int = field(default_factory=os.getpid)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a multirun was asked for: the overrides of each of its jobs, in order.
+
+    `options`: what all jobs share beside them, such as the launcher's settings. `folder`: where the command was typed;
+    `host` and `pid`: the process that it is.
+    """
+
+    command: str
+    launcher: str
+    options: list[str]
+    jobs: list[list[str]]
+    folder: str
+    host: str = field(default_factory=platform.node)
+    pid: int = field(default_factory=os.getpid)
+
+
+def read(kind: type[T], path: Path) -> T | None:
+    """The record in a file; None where there is no file or another release wrote it."""
+    try:
+        found = json.loads(path.read_text())
+        return kind(**{entry.name: found[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(record: Any, path: Path) -> None:
+    with replacing(path) as part:
+        part.write_text(json.dumps(asdict(record), indent=1))
+
+
+def submitted(paths: MultirunPaths) -> list[str]:
+    """What the jobs of a multirun are called in SLURM's queue, by their number there."""
+    names = [folder.name.split("_") for folder in paths.submitted.glob("*")]
+    numbers = sorted(tuple(map(int, name)) for name in names if all(part.isdigit() for part in name))
+    return ["_".join(map(str, number)) for number in numbers]

@@ -1,0 +1,136 @@
+"""`mllm-probe status`: how the jobs of a multirun stand. Reads what they wrote; imports no torch and no Hydra."""
+
+import argparse
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mllm_probe.errors import DataError
+from mllm_probe.jobs import DONE, FAILED, Job, now
+from mllm_probe.tools.listing import add_row, count, new_table, wide_console
+from mllm_probe.tools.standing import LOST, STATES, Standing, seconds, standings
+
+ABOUT = "How the jobs of a multirun stand; exit code 1 where one has failed or is lost."
+EVERY = 5.0  # seconds between two looks of --watch
+Box = tuple[tuple[str, ...], ...]
+
+
+def run(args: Sequence[str]) -> None:
+    """The command. Raises DataError where a folder holds no job; exits with 1 where one has failed or is lost."""
+    parser = argparse.ArgumentParser("mllm-probe status", description=ABOUT, allow_abbrev=False)
+    folders = "of a multirun, or of runs; a job of a later one stands in for the same job of an earlier one"
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", type=Path, help=folders)
+    parser.add_argument("--watch", action="store_true", help="look again every few seconds until all have ended")
+    given = parser.parse_args(args)
+    jobs = _jobs(given.folders)
+    if given.watch:
+        jobs = _watched(jobs, given.folders)
+    else:
+        wide_console().print(_shown(jobs))
+    if commands := again([job for job in jobs if job.over and job.state != DONE]):
+        print("\nto run them again:", *commands, sep="\n")
+    sys.stdout.flush()
+    if any(job.state in (FAILED, LOST) for job in jobs):
+        sys.exit(1)
+
+
+def again(jobs: Sequence[Standing]) -> list[str]:
+    """Few commands that together run just these jobs of multiruns again, the overrides quoted for a shell."""
+    alike: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[tuple[str, ...]]] = {}
+    for job in jobs:
+        if job.asked is not None:
+            words = ("mllm-probe", job.asked.command, "-m", *job.asked.options)
+            names = tuple(override.partition("=")[0] for override in job.overrides)
+            alike.setdefault((job.asked.folder, words, names), []).append(job.overrides)
+    commands = []
+    for (folder, words, names), overrides in alike.items():
+        there = "" if Path(folder) == Path.cwd() else f"cd {shlex.quote(folder)} && "
+        for box in _boxes([[one.partition("=")[2] for one in job] for job in overrides]):
+            swept = [f"{name}={','.join(values)}" for name, values in zip(names, box, strict=True)]
+            commands.append(there + shlex.join([*words, *swept]))
+    return commands
+
+
+def _boxes(jobs: Sequence[Sequence[str]]) -> list[Box]:
+    """Jobs [N][K] -> few boxes of K sets of values each, whose combinations are these jobs: what one -m can say."""
+    found: list[Box] = [tuple((value,) for value in job) for job in jobs]
+    for i in range(len(found[0])):
+        alike: dict[Box, list[str]] = {}
+        for box in found:
+            alike.setdefault((*box[:i], *box[i + 1 :]), []).extend(box[i])
+        found = [(*rest[:i], tuple(values), *rest[i:]) for rest, values in alike.items()]
+    return found
+
+
+def _jobs(folders: Sequence[Path]) -> list[Standing]:
+    found: list[Standing] = []
+    for folder in folders:
+        later = standings(folder)
+        if not later:
+            raise DataError(f"{folder} holds no job; name the folder of a multirun, such as outputs/multirun/DATE/TIME")
+        named = {(job.command, job.overrides) for job in later}
+        found = [job for job in found if (job.command, job.overrides) not in named] + later
+    return found
+
+
+def _watched(jobs: list[Standing], folders: Sequence[Path]) -> list[Standing]:
+    with Live(_shown(jobs), console=wide_console(), auto_refresh=False) as live:
+        while not all(job.over for job in jobs):
+            time.sleep(EVERY)
+            jobs = _jobs(folders)
+            live.update(_shown(jobs), refresh=True)
+    return jobs
+
+
+def _shown(jobs: Sequence[Standing]) -> Group:
+    """A row for each job; below it what went wrong, each reason once; how many there are of each state."""
+    states = Counter(job.state for job in jobs)
+    said = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+    return Group(_table(jobs), *_reasons(jobs), Text(f"{count(len(jobs), 'job')}: {said}"))
+
+
+def _table(jobs: Sequence[Standing]) -> Table:
+    table = new_table()
+    for name in ("", "state", "stage", "time", "where", "overrides"):
+        table.add_column(name)
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    for number, standing in enumerate(jobs):
+        apart = [override for override in standing.overrides if override not in common]
+        told = (_stage(standing.job), _time(standing.job)) if standing.job else ("", "")
+        add_row(table, str(number), standing.state, *told, " ".join(_where(standing)), " ".join(apart))
+    return table
+
+
+def _stage(job: Job) -> str:
+    return f"{job.stage} {job.done}/{job.total} {job.unit}" if job.stage else job.note
+
+
+def _time(job: Job) -> str:
+    minutes, rest = divmod(int(seconds(job.started, job.ended or now())), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _where(standing: Standing) -> Iterator[str]:
+    if standing.slurm:
+        yield f"job {standing.slurm}"
+    if standing.job:
+        yield standing.job.host
+        if standing.job.restarts:
+            yield f"({count(standing.job.restarts, 'restart')})"
+
+
+def _reasons(jobs: Sequence[Standing]) -> Iterator[Text]:
+    alike: dict[tuple[str, str], list[str]] = {}
+    for number, job in enumerate(jobs):
+        if job.why:
+            alike.setdefault((job.state, job.why), []).append(str(number))
+    for (state, why), numbers in alike.items():
+        yield Text(f"{state} ({', '.join(numbers)}): {why}")
