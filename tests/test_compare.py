@@ -152,6 +152,23 @@ def test_differences_follow_from_the_predictions(runs: list[FinishedRun], positi
     assert second.p_value == pytest.approx(extreme / 2**8) and second.p_holm == second.p_value
 
 
+def test_differences_of_classes(runs: list[FinishedRun], tmp_path: Path) -> None:
+    """Three logits a decision: the share of seeds whose largest one is the label's."""
+    rng, scored, made, right = np.random.default_rng(5), runs[0].scored, [], []
+    n, test = len(scored.labels), np.asarray(scored.test)
+    told = replace(scored, labels=tuple(rng.integers(0, 3, n).tolist()), kind="classes")
+    for run in runs:
+        copy = shutil.copytree(run.paths.root, tmp_path / run.label)
+        logits = rng.normal(size=(2, n, 3)).astype(np.float32)
+        name = f"{run.best('last').site}@last/logistic/seed"
+        save_file({f"{name}{i}": z for i, z in enumerate(logits)}, copy / "predictions.safetensors", told.metadata())
+        summary(copy, fingerprint=told.fingerprint)
+        made.append(replace(load_run(RunPaths(copy)), label=run.label))
+        right.append((logits.argmax(axis=2) == np.asarray(told.labels)).mean(axis=0)[test].mean())
+    rows = ranking(made, "last")
+    assert rows[1].difference == pytest.approx(right[1] - right[0]) and rows[1].label == "mini_base"
+
+
 def test_a_third_run_is_corrected_for_and_ties_are_named(runs: list[FinishedRun]) -> None:
     again = [*runs, replace(runs[0], label="twin")]
     rows = {row.label: row for row in ranking(again, "mean_text", baseline="mini_base")}
@@ -205,6 +222,8 @@ def test_how_data_differs_is_said(probe: Run, two: Path, field: str, said: str) 
     changed(two / "1/global", **{field: (other[field], *seen[1:])})
     code, _, err = probe("compare", "two/0/global", "two/1/global")
     assert code == 1 and re.search(said, err), err
+    both, _ = labelled([load_run(RunPaths(two / job / "global")) for job in "01"])
+    assert [row.difference for row in ranking(both, "last")] == [None, None], "no pairs anyway"
 
 
 def test_rows_that_only_one_run_read_make_no_pairs(runs: list[FinishedRun], tmp_path: Path) -> None:
