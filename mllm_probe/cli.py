@@ -29,6 +29,7 @@ COMMANDS = {
     "tune": "train a connector on captions",
     "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
     "vision fit": "how well A and C scores of vision representations explain benchmarks",
+    "vision policy": "which vision representations to train next, and how well that finds the best",
     "status": "how the jobs of a multirun stand, and the command that runs the failed ones again",
     "cache": "list, verify, prune and compare caches",
     "list": "models, tasks, datasets, probes, layers or experiments to choose from",

@@ -26,6 +26,7 @@ from mllm_probe.settings import (
     LayerSettings,
     ModelSettings,
     PathSettings,
+    PolicySettings,
     PromptSettings,
     SplitSettings,
     SweepSettings,
@@ -110,6 +111,13 @@ class VisionFitConfig:
 
 
 @dataclass
+class VisionPolicyConfig(VisionFitConfig):
+    """`vision policy`: the same table, and how many of its rows are to be trained."""
+
+    policy: PolicySettings = field(default_factory=PolicySettings)
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -126,6 +134,7 @@ SCHEMAS: dict[str, type] = {
     "tune": TuneConfig,
     "inspect": InspectConfig,
     "vision_fit": VisionFitConfig,
+    "vision_policy": VisionPolicyConfig,
     "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
