@@ -133,6 +133,33 @@ def save_chameleon(folder: Path) -> Path:
     return save(folder, hf.ChameleonForConditionalGeneration, config, processor)
 
 
+FASTVIT: dict[str, Any] = {
+    "model_type": "timm_wrapper",
+    "architecture": "fastvit_mci3",
+    "hidden_size": 128,
+    "model_args": {"layers": [1] * 5, "embed_dims": [16, 32, 32, 64, 64], "inference_mode": True},
+}
+CONVNEXT: dict[str, Any] = {
+    "model_type": "convnext",
+    "hidden_size": 32,
+    "hidden_sizes": [16, 16, 32, 32],
+    "depths": [1] * 4,
+}
+
+
+def save_fast_vlm(folder: Path, vision: dict[str, Any], patch_size: int) -> Path:
+    """A vision tower of convolutions: FastViT, which needs timm, or another in its place."""
+    tokenizer = make_tokenizer({"image_token": "<image>"}, bos=False)
+    config = hf.FastVlmConfig(
+        vision_config=vision,
+        text_config=hf.Qwen2Config(**TEXT, vocab_size=len(tokenizer)),
+        image_token_index=tokenizer.image_token_id,
+    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": 128}, crop_size={"height": 128, "width": 128})
+    settings = {"patch_size": patch_size, "vision_feature_select_strategy": "full", "chat_template": chat("<image>\\n")}
+    return save(folder, hf.FastVlmForConditionalGeneration, config, hf.LlavaProcessor(images, tokenizer, **settings))
+
+
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "llava": save_llava,
     "llava_next": save_llava_next,

@@ -261,9 +261,10 @@ def test_the_whole_way_to_scores(probe: Run, family: tuple[str, Path], tmp_path:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_takes_a_folder(probe: Run, option: str, tmp_path: Path) -> None:
-    """model=OPTION model.path=FOLDER: what the option says of its hub checkpoint goes for one's own files, too."""
+    """model=OPTION model.path=FOLDER: the settings of an option for one's own files."""
     folder = BUILDERS[option](tmp_path / "mine")
     args = (f"model={option}", f"model.path={folder}", "model.dtype=float32", "layers=every4", "guards=note", *QUICK)
+    args += ("sweep.seeds=[0]", "sweep.permutations=50", "controls=none")
     code, _, err = probe("run", *args)
     assert code == 0, err
     assert "loading mine (nf4) on cpu" in err
