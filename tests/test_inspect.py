@@ -13,12 +13,14 @@ from families_more import BUILDERS
 from rich.cells import cell_len
 from rich.console import Console
 from test_cli import coco_folder
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from mllm_probe.errors import ModelError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.checkpoint import BUNDLED, find_checkpoint
 from mllm_probe.models.collate import Collator
-from mllm_probe.models.rendering import PART, Rendering
+from mllm_probe.models.rendering import PART, Rendering, spelled
 from mllm_probe.report.inspection import Inspection, inspection, lanes
 from mllm_probe.report.inspection_page import page
 from mllm_probe.report.inspection_text import print_inspections
@@ -108,6 +110,17 @@ def test_a_character_of_several_tokens_and_the_way_to_json_and_back(folder: Path
     assert Rendering.from_json(sample, json.loads(json.dumps(rendering.to_json()))) == rendering
 
 
+def test_a_blank_before_a_word_is_not_lost() -> None:
+    """SentencePiece's decoders drop that of a token decoded alone, and spell unknown characters in bytes."""
+    vocabulary = ["▁a", "▁cat", "s", "<0xC3>", "<0xA9>"]
+    spoken = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="s"))
+    spoken.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=spoken)
+    assert list(spelled(tokenizer, [0, 1, 2, 1, 3, 4, 0])) == ["a", " cat", "s", " cat", PART, "é", " a"]
+
+
 def test_framing_beginning_and_a_doubled_beginning(checkpoint: Path, scenes: Collection) -> None:
     plain, chat = blueprint_of(checkpoint, chat="off"), blueprint_of(checkpoint)
     sample = Sample.of(scenes.pictures[:1], "A cat.", {})
@@ -126,6 +139,10 @@ def test_a_language_model_without_picture_tokens(tmp_path: Path, zebra: list[Sam
     shown = seen(blueprint_of(BUILDERS["mllama"](tmp_path)), zebra[0], ("last", "mean_image"))
     assert shown.spots[1].rows == () and "picture towers" in shown.spots[1].said
     assert "picture towers" in printed([shown]) and "picture towers" in page("t", [shown])
+
+
+TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "section", "article", "h2", "div", "img", "small"}
+TAGS |= {"dl", "dt", "dd", "span", "b", "i", "table", "tr", "td"}
 
 
 class Elements(HTMLParser):
@@ -150,10 +167,10 @@ def test_nothing_in_a_data_file_runs(checkpoint: Path, scenes: Collection) -> No
     nasty = "<script>alert(1)</script> \" onmouseover=x ' &amp; \x1b[31mred \u202eback"
     decision = Decision("d", "s", "<b>", 1, "g", strata={"<i onclick=x>": "</dd><script>"}, template="<script>")
     blueprint = blueprint_of(checkpoint)
-    rendering = Rendering.of(blueprint, Sample.of(scenes.pictures[:1], nasty, {"<script>": (0, 8)}))
+    rendering = Rendering.of(blueprint, Sample.of(scenes.pictures[:1], nasty, {'" onclick="x"><script>': (0, 8)}))
     shown = inspection(rendering, [decision], {"g": "test"}, ["mean_text"], blueprint.anatomy)
     html = Elements(page("<script>", [shown]))
-    assert "script" not in html.tags and not any(name.startswith("on") for name, _ in html.attributes)
+    assert html.tags == TAGS and not any(name.startswith("on") for name, _ in html.attributes)
     assert not any(re.search(r"https?:|//", value) for name, value in html.attributes if name in ("src", "href"))
     assert "<script>alert(1)</script> \" onmouseover=x ' &amp; " in html.said and r"\x1b[31mred \u202eback" in html.said
     for out in (html.said, printed([shown])):
@@ -177,6 +194,7 @@ def test_bars_stand_under_their_tokens_without_colour(checkpoint: Path, zebra: l
     below = ""
     for i, line in enumerate(lines):
         if re.fullmatch("[A─ ]*A[A─ ]*", line):
+            assert " " not in line.strip()
             below += "".join(
                 c for c, bar in zip(lines[i - 1].ljust(width), line.ljust(width), strict=True) if bar in "A─"
             )

@@ -46,7 +46,7 @@ class Rendering:
         named = PICTURE if prompter.tag.image is None else tokenizer.convert_ids_to_tokens(prompter.tag.image)
         special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         image = set(layout.image)
-        pieces = [named if place in image else piece for place, piece in enumerate(_pieces(tokenizer, ids))]
+        pieces = [named if place in image else piece for place, piece in enumerate(spelled(tokenizer, ids))]
         return cls(
             prompt=prompter.render(sample).text,
             layout=layout,
@@ -77,7 +77,7 @@ class Rendering:
         return cls(**{**stored, **lists, "layout": layout})
 
 
-def _pieces(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
+def spelled(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
     """What each token adds to the text of those before it: alone, many decoders drop the blank a word begins with.
 
     Of a character that several tokens make up, the last has it and the others are PART.
