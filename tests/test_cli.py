@@ -105,7 +105,7 @@ def test_multirun_shares_the_cache(probe: Run, checkpoint: Path, tmp_path: Path)
 COMPOSED = [
     (
         ("model=lava",),
-        r"model=lava is unknown; did you mean 'llava'\? choose one of: blip2, chameleon, custom, fast_vlm, .*, mini_base, ",
+        r"model=lava is unknown; did you mean 'llava'\? choose one of: blip2, .*, fast_vlm, .*, mini_base, ",
     ),
     (("task=object",), r"task=object is unknown; did you mean 'objects'\?"),
     (
