@@ -410,7 +410,7 @@ def test_labels_say_what_differs_and_no_more(runs: list[FinishedRun]) -> None:
     places = (named(run, model="ck", model__path=f"/somewhere/{one}/ck") for one in ("a", "b"))
     assert labels(*places) == (["ck a/ck", "ck b/ck"], [])
     long = (named(run, digest=f"{one}", task__template="x" * 80 + one) for one in ("a", "b"))
-    assert labels(*long)[0] == ["mini a", "mini b"]
+    assert labels(*long) == (["mini a", "mini b"], ["task.template"])
     four = [named(run, model__quantization=q, sweep__seeds=s) for q in ("nf4", "none") for s in ([0], [1])]
     assert len(set(labels(*four)[0])) == 4 and labels(*four)[0][0] == "mini nf4 sweep.seeds=[0]"
 

@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from textwrap import shorten
 
 from mllm_probe.config import NOT_SCIENCE
-from mllm_probe.report.figures import headline, real
 from mllm_probe.tools.listing import show
 from mllm_probe.tools.runs import FinishedRun
 
@@ -27,7 +25,7 @@ def labelled(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]
     """
     labels, unsaid = [str(run.summary["model"]) for run in runs], []
     for name, values in _settings(runs):
-        longer = [f"{label} {value}" for label, value in zip(labels, values, strict=True)]
+        longer = [f"{label} {_cut(value)}" for label, value in zip(labels, values, strict=True)]
         if len(set(longer)) > len(set(labels)):
             labels = longer
         elif name and len(set(values)) > 1:
@@ -37,15 +35,18 @@ def labelled(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]
 
 def _settings(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str]]]:
     """What may tell runs apart, the likeliest first; what nobody need be told has no name. The digests always do."""
-    rows = [next(real(headline(run.scores)).itertuples()) for run in runs]
     yield "", _tails([_checkpoint(run) for run in runs])
     for column, name in (("quantization", "model.quantization"), ("probe", "probe"), ("dataset", "dataset")):
-        yield name, [str(getattr(row, column)) for row in rows]
+        yield name, [str(run.rows[column].iloc[0]) for run in runs]
     for name in runs[0].settings:
         if _matters(name) and all(name in run.settings for run in runs):
-            yield name, [shorten(f"{name}={show(run.settings[name])}", LONGEST, placeholder="...") for run in runs]
+            yield name, [f"{name}={show(run.settings[name])}" for run in runs]
     yield "mllm-probe", [f"mllm-probe={run.summary['versions']['mllm-probe']}" for run in runs]
     yield "", [str(run.summary["run"])[:8] for run in runs]
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= LONGEST else f"{value[: LONGEST - 3]}..."
 
 
 def _matters(name: str) -> bool:

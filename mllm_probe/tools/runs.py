@@ -52,7 +52,15 @@ class FinishedRun:
     @property
     def level(self) -> float:
         """Of its intervals."""
-        return float(headline(self.scores).ci_level.iloc[0])
+        return float(self.rows.ci_level.iloc[0])
+
+    @cached_property
+    def rows(self) -> "pd.DataFrame":
+        """The headline test scores of its sites. Raises DataError where there is none."""
+        found = real(headline(self.scores))
+        if found.empty:
+            raise DataError(f"{self.paths.scores} has no score of a site; repeat the sweep, its cache still serves")
+        return found
 
     @cached_property
     def scored(self) -> Scored:
@@ -67,8 +75,7 @@ class FinishedRun:
     def best(self, position: str) -> Any:
         """The row of scores.csv at the language-model block that validation prefers. Raises DataError."""
         site = self.summary["best"][position]["site"]
-        rows = real(headline(self.scores))
-        found = rows[(rows.site == site) & (rows.position == position)]
+        found = self.rows[(self.rows.site == site) & (self.rows.position == position)]
         if found.empty:
             raise DataError(
                 f"{self.paths.scores} lacks {site} at {position}, which {self.paths.summary.name} calls the best; "
