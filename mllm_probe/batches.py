@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def common_head(rows: Sequence[Sequence[int] | np.ndarray]) -> int:
     """Length of the longest common beginning of token ids; a row alone is all head."""
+    if len(rows) == 1:
+        return len(rows[0])
     shortest = min(len(row) for row in rows)
     stacked = np.asarray([row[:shortest] for row in rows])
     differs = (stacked != stacked[0]).any(axis=0)

@@ -52,10 +52,20 @@ class Digests:
         return found
 
     def save(self) -> None:
+        """Keep what was learnt, and learn what other processes have kept meanwhile."""
         if self._changed:
+            self._known = {**_read(self._memo), **self._known}
             with replacing(self._memo) as part:
                 part.write_text(json.dumps(self._known, indent=0))
         self._changed = False
+
+
+def _read(memo: Path) -> dict[str, str]:
+    """Nothing where another process damaged it; whoever opens it next says so."""
+    try:
+        return json.loads(memo.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _key(path: Path, what: str = "") -> str:

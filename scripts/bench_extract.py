@@ -158,7 +158,7 @@ class Arms:
         width = torch.finfo(getattr(torch, self.blueprint.settings.dtype)).bits // 8
         survey = self.blueprint.survey(some, self.keys)
         planner = Planner(survey, self.model.anatomy, self.micro_batch, width, shared)
-        plans = planner.plans(dict.fromkeys((sample.uid for sample in some), self.keys))
+        plans = planner.plans({self.keys: [sample.uid for sample in some]})
         by_uid = {sample.uid: sample for sample in some}
         work = Work(self.blueprint.settings.dtype)
         with Claims() as claims:

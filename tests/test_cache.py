@@ -48,7 +48,7 @@ def plans_for(
     planner, coverage = planner_for(model, samples, keys, batch, shared), store.coverage()
     missing = coverage.missing(keys, [sample.uid for sample in samples])
     known = coverage.knowing(planner.survey.prefixes)
-    return planner.plans({uid: known.missing(gap, [uid]).get(uid, ()) for uid, gap in missing.items()})
+    return [plan for gap, uids in missing.items() for plan in planner.plans(known.gaps(gap, uids))]
 
 
 def fill(
@@ -162,7 +162,8 @@ def test_missing_rows_and_damaged_shards_are_named(model: HFModel, store: Store,
     path.write_bytes(path.read_bytes()[:40])
     coverage = store.coverage()
     assert [damage.path for damage in coverage.damaged] == [path]
-    assert len(coverage.missing(KEYS[:1], [sample.uid for sample in samples[:2]])) == 2
+    uids = [sample.uid for sample in samples[:2]]
+    assert coverage.missing(KEYS[:1], uids) == {tuple(KEYS[:1]): uids}
 
 
 def test_two_devices_never_share_a_store(model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch) -> None:
@@ -296,6 +297,41 @@ def test_digests_are_memoised_and_a_damaged_memo_is_started_anew(tmp_path: Path,
     assert open_digests(memo).of(file) != first
     memo.write_text("{")
     assert open_digests(memo).of(file) != first
+
+
+def test_what_several_processes_learn_is_kept(tmp_path: Path, monkeypatch) -> None:
+    memo, files = tmp_path / "memo.json", [tmp_path / "x", tmp_path / "y"]
+    both = [Digests(memo), Digests(memo)]
+    for file, digests in zip(files, both, strict=True):
+        file.write_bytes(file.name.encode())
+        digests.of(file)
+    for digests in both:
+        digests.save()
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("read again"))
+    for digests in (open_digests(memo), both[1]):
+        assert digests.of(files[0]) != digests.of(files[1])
+
+
+def test_gaps_are_those_a_naive_search_finds(model: HFModel, store: Store, samples: Sequence[Sample]) -> None:
+    """Three groups that overlap in samples and keys; some samples and a key are in none."""
+    fill(model, store, samples[:6], KEYS[:4])
+    fill(model, store, samples[4:9], KEYS[3:])
+    fill(model, store, samples[:2], KEYS)
+    coverage = store.coverage()
+    known = coverage.knowing({sample.uid: sample.uid for sample in samples[9:]})
+    keys = [*KEYS, Key.parse("lm.03@last")]
+    uids = [sample.uid for sample in reversed(samples)]
+
+    def held(key: Key, uid: str) -> bool:
+        rows = [shard.uids[space] for shard in coverage.shards if (space := shard.spaces.get(key))]
+        return any(uid in row or known.prefixes[uid] in row for row in rows)
+
+    expected: dict[tuple[Key, ...], list[str]] = {}
+    for uid in uids:
+        expected.setdefault(tuple(key for key in keys if not held(key, uid)), []).append(uid)
+    found = known.gaps(keys, uids)
+    assert found == expected and list(found) == list(expected) and len(expected) > 3
+    assert known.missing(keys[:1], []) == known.missing([], uids) == {}
 
 
 def test_bfloat16_storage_round_trips(model: HFModel, store: Store, samples: Sequence[Sample]) -> None:

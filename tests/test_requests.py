@@ -64,7 +64,7 @@ def test_the_estimate_of_disk_is_what_is_written(
     """Exact for pooled positions; for the tokens of a text an upper bound, the whole prompt."""
     planner = planner_for(model, samples, KEYS, 5, shared)
     pooled = [KEYS[0], KEYS[1], KEYS[2]]
-    plans = planner.plans(dict.fromkeys((sample.uid for sample in samples), tuple(pooled)))
+    plans = planner.plans({tuple(pooled): [sample.uid for sample in samples]})
     found = estimate(plans, planner.survey, model.anatomy, model._blueprint.parameters, ONE_BYTE, 1e9)
     fill(model, store, samples, pooled, shared=shared)
     values = 0
@@ -73,7 +73,7 @@ def test_the_estimate_of_disk_is_what_is_written(
             values += sum(file.get_tensor(name).nbytes for name in list(file.keys()) if "#" not in name)
     assert found.disk == values
     assert found.seconds > 0 and found.memory > sum(model._blueprint.parameters.values())
-    ragged = planner.plans(dict.fromkeys((sample.uid for sample in samples), tuple(KEYS)))
+    ragged = planner.plans({tuple(KEYS): [sample.uid for sample in samples]})
     more = estimate(ragged, planner.survey, model.anatomy, model._blueprint.parameters, ONE_BYTE, 1e9)
     fill(model, store, samples, KEYS, shared=shared)
     assert more.disk > bytes_of(store) > found.disk
@@ -158,7 +158,7 @@ def test_only_owners_pass_through_a_model_whose_pictures_alone_are_asked(
     model: HFModel, tmp_path: Path, samples: Sequence[Sample]
 ) -> None:
     planner = planner_for(model, samples, KEYS[:1], 5, True)
-    (plan,) = planner.plans({sample.uid: (KEYS[0],) for sample in samples})
+    (plan,) = planner.plans({(KEYS[0],): [sample.uid for sample in samples]})
     read = [uid for unit in plan.units for uid in unit.samples]
     assert len(read) == len({sample.digests[0] for sample in samples}) < len(samples) == len(plan.prefixes)
     store = Store(CachePaths(tmp_path / "cache"), Digests(tmp_path / "digests.json"))
@@ -172,7 +172,7 @@ def test_passes_keep_to_their_tokens_and_the_longest_come_first(model: HFModel, 
     passes: list[int] = []
     for micro_batch in (1, 2, 4):
         planner = Planner(survey, model.anatomy, micro_batch, 4, shared=True)
-        (plan,) = planner.plans({sample.uid: tuple(KEYS) for sample in samples})
+        (plan,) = planner.plans({tuple(KEYS): [sample.uid for sample in samples]})
         assert sorted(uid for unit in plan.units for uid in unit.samples) == sorted(sample.uid for sample in samples)
         by_uid, sizes = {sample.uid: sample for sample in samples}, []
         for unit in plan.units:

@@ -1,10 +1,13 @@
 """What a store holds and what a request still lacks. Knows keys, uids and shards' indexes; opens no tensor."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import count
 from pathlib import Path
+
+import numpy as np
 
 from mllm_probe.errors import CacheError
 from mllm_probe.sites import Key
@@ -30,8 +33,14 @@ class Shard:
                 meta = json.loads(file.metadata()["index"])
         except (SafetensorError, OSError, TypeError, KeyError) as error:
             raise CacheError(f"{path} is no readable shard ({error})") from error
-        spaces = {Key.parse(name): space for name, space in meta["spaces"].items()}
-        return cls(path, {space: tuple(meta[space]) for space in SPACES}, meta["prefixes"], spaces)
+        uids = {space: tuple(meta[space]) for space in SPACES}
+        return cls(path, uids, meta["prefixes"], _spaces(tuple(meta["spaces"].items())))
+
+
+@lru_cache
+def _spaces(named: tuple[tuple[str, str], ...]) -> Mapping[Key, str]:
+    """The same object for all shards of a group, for they are many."""
+    return {Key.parse(name): space for name, space in named}
 
 
 @dataclass(frozen=True)
@@ -60,36 +69,77 @@ class Coverage:
         return dict(self.known) | {uid: prefix for shard in self.shards for uid, prefix in shard.prefixes.items()}
 
     @cached_property
-    def _holders(self) -> dict[Key, dict[str, tuple[int, ...]]]:
-        """{key: {space: the shards that have it}}."""
-        found: dict[Key, dict[str, tuple[int, ...]]] = {}
+    def _holders(self) -> dict[Key, "_Holders"]:
+        """{key: the shards that have it}; keys that lie in the same shards, as most do, share one object."""
+        found: dict[Key, dict[str, list[int]]] = {}
         for number, shard in enumerate(self.shards):
             for key, space in shard.spaces.items():
-                spaces = found.setdefault(key, {})
-                spaces[space] = (*spaces.get(space, ()), number)
+                found.setdefault(key, {}).setdefault(space, []).append(number)
+        known: dict[tuple[tuple[str, tuple[int, ...]], ...], _Holders] = {}
+        keyed = {key: tuple((space, tuple(held)) for space, held in spaces.items()) for key, spaces in found.items()}
+        return {key: known.setdefault(held, _Holders(self.shards, held)) for key, held in keyed.items()}
+
+    def locate(self, key: Key, samples: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """For each sample the shard and the row set in it that hold this key; shard [B] is -1 where none does."""
+        shard, row = np.full(len(samples), -1), np.full(len(samples), -1)
+        for space, index in self._holders[key].indexes if key in self._holders else ():
+            asked = [self.prefixes.get(uid, "") for uid in samples] if space == "prefix" else samples
+            place = np.asarray([index.rows.get(uid, -1) for uid in asked], np.int64)
+            here = (place >= 0) & (shard < 0)
+            shard[here], row[here] = index.split(place[here])
+        return shard, row
+
+    def gaps(self, keys: Iterable[Key], samples: Iterable[str]) -> dict[tuple[Key, ...], list[str]]:
+        """{keys that must still be extracted: the samples that lack these and no others}, () for nothing."""
+        wanted, uids = tuple(keys), list(samples)
+        kinds: dict[_Holders | None, int] = {}
+        kind = [kinds.setdefault(self._holders.get(key), len(kinds)) for key in wanted]
+        absent = [self.locate(wanted[kind.index(number)], uids)[0] < 0 for number in range(len(kinds))]
+        pattern = np.zeros(len(uids), int)
+        for lacking in absent:
+            pattern = np.unique(2 * pattern + lacking, return_inverse=True)[1]
+        _, first = np.unique(pattern, return_index=True)
+        gap = [tuple(key for key, number in zip(wanted, kind, strict=True) if absent[number][i]) for i in first]
+        found: dict[tuple[Key, ...], list[str]] = {gap[number]: [] for number in pattern[np.sort(first)]}
+        lists = [found[keys] for keys in gap]
+        for uid, number in zip(uids, pattern.tolist(), strict=True):
+            lists[number].append(uid)
         return found
 
+    def missing(self, keys: Iterable[Key], samples: Iterable[str]) -> dict[tuple[Key, ...], list[str]]:
+        """The gaps of samples that lack something."""
+        return {gap: uids for gap, uids in self.gaps(keys, samples).items() if gap}
+
+
+@dataclass(frozen=True)
+class _Index:
+    """{uid: its row, counted through some shards}; `starts` [S] are the counts before each, `numbers` [S] which."""
+
+    rows: Mapping[str, int]
+    starts: np.ndarray
+    numbers: np.ndarray
+
+    def split(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The shard and the row in it."""
+        at = np.searchsorted(self.starts, rows, side="right") - 1
+        return self.numbers[at], rows - self.starts[at]
+
+
+@dataclass(frozen=True, eq=False)
+class _Holders:
+    """The shards in which some keys lie, by row space."""
+
+    shards: tuple[Shard, ...]
+    held: tuple[tuple[str, tuple[int, ...]], ...]
+
     @cached_property
-    def _indexes(self) -> dict[tuple[str, tuple[int, ...]], dict[str, tuple[int, int]]]:
-        return {}
+    def indexes(self) -> tuple[tuple[str, _Index], ...]:
+        return tuple((space, self._index(space, numbers)) for space, numbers in self.held)
 
-    def _index(self, space: str, shards: tuple[int, ...]) -> dict[str, tuple[int, int]]:
-        """{uid: (shard, row set)}; keys that lie in the same shards, as most do, share one."""
-        if (space, shards) not in self._indexes:
-            places = {uid: (n, row) for n in reversed(shards) for row, uid in enumerate(self.shards[n].uids[space])}
-            self._indexes[space, shards] = places
-        return self._indexes[space, shards]
-
-    def place(self, key: Key, sample: str) -> tuple[int, int] | None:
-        """(shard, row set) that holds this key for this sample, or None."""
-        for space, shards in self._holders.get(key, {}).items():
-            uid = self.prefixes.get(sample, "") if space == "prefix" else sample
-            if found := self._index(space, shards).get(uid):
-                return found
-        return None
-
-    def missing(self, keys: Iterable[Key], samples: Iterable[str]) -> dict[str, tuple[Key, ...]]:
-        """{sample uid: keys that must still be extracted}, samples that miss nothing left out."""
-        wanted = tuple(keys)
-        gaps = {uid: tuple(key for key in wanted if self.place(key, uid) is None) for uid in samples}
-        return {uid: gap for uid, gap in gaps.items() if gap}
+    def _index(self, space: str, numbers: Sequence[int]) -> _Index:
+        counts = [len(self.shards[number].uids[space]) for number in numbers]
+        starts = np.cumsum([0, *counts])[:-1]
+        rows: dict[str, int] = {}
+        for start, number in reversed(list(zip(starts.tolist(), numbers, strict=True))):  # the first shard wins
+            rows.update(zip(self.shards[number].uids[space], count(start), strict=False))
+        return _Index(rows, starts, np.asarray(numbers))

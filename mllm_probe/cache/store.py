@@ -80,26 +80,23 @@ class Store:
 
     def rows(self, key: Key, samples: Sequence[str], coverage: Coverage) -> tuple[StoredRows, np.ndarray]:
         """The same, read from the shards when they are sliced: what was not asked for takes no memory."""
-        places = [coverage.place(key, uid) for uid in samples]
-        if None in places:
-            uid = samples[places.index(None)]
+        shard, place = coverage.locate(key, samples)
+        if len(absent := np.flatnonzero(shard < 0)):
+            uid = samples[absent[0]]
             raise CacheError(
                 f"{key} of sample {uid} is not in {self.paths.root}; run `mllm-probe extract` with the same settings"
             )
-        numbers = sorted({place[0] for place in places if place})
-        loaded = {n: _load(coverage.shards[n].path, key) for n in numbers}
-        part: list[int] = []
-        row: list[int] = []
-        bounds = [0]
-        for place in places:
-            assert place is not None
-            _, starts = loaded[place[0]]
-            start, stop = (place[1], place[1] + 1) if starts is None else starts[place[1] : place[1] + 2].tolist()
-            part += [numbers.index(place[0])] * (stop - start)
-            row += range(start, stop)
-            bounds.append(bounds[-1] + stop - start)
-        parts = tuple(loaded[n][0] for n in numbers)
-        return StoredRows(parts, np.asarray(part, int), np.asarray(row, int)), np.asarray(bounds)
+        numbers, part = np.unique(shard, return_inverse=True)
+        loaded = [_load(coverage.shards[number].path, key) for number in numbers]
+        first, many = place, np.ones(len(place), int)
+        for number, (_, starts) in enumerate(loaded):
+            if starts is not None:
+                here = part == number
+                sets = starts.numpy()
+                first[here], many[here] = sets[place[here]], np.diff(sets)[place[here]]
+        bounds = np.cumsum([0, *many])
+        row = np.repeat(first - bounds[:-1], many) + np.arange(bounds[-1])
+        return StoredRows(tuple(values for values, _ in loaded), np.repeat(part, many), row), bounds
 
     def begin(self, group: str, plan: Mapping[str, Any], provenance: Mapping[str, Any]) -> GroupPaths:
         """Write down a group's plan and provenance, or refuse to go on with what another machine began.
@@ -112,7 +109,7 @@ class Store:
             self._agree(other, provenance, SAME_STORE)
         if paths.provenance.exists():
             self._agree(_json(paths.provenance), provenance, SAME_GROUP)
-        write_json(paths.plan, plan)
+        write_json(paths.plan, plan, indent=None)  # one line: an entry a sample, and many more samples than readers
         write_json(paths.provenance, provenance)
         return paths
 
@@ -131,6 +128,10 @@ class Store:
     def learn(self, path: Path) -> None:
         """Hash a shard that was just written, while the system still has it in memory."""
         self._digests.of(path)
+
+    def remember(self) -> None:
+        """Tell other processes what was learnt, so that who finishes need not read every shard."""
+        self._digests.save()
 
     def finish(self, group: str, keys: Sequence[Key], shards: int, samples: int, joined: bool) -> None:
         """Write the manifest of a complete group: its last file. `joined`: it has samples without a row of their own.
@@ -179,6 +180,6 @@ def _load(path: Path, key: Key) -> tuple["torch.Tensor", "torch.Tensor | None"]:
         return file.get_tensor(str(key)), file.get_tensor(name) if name in set(file.keys()) else None
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 1) -> None:
     with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1, sort_keys=True))
+        part.write_text(json.dumps(content, indent=indent, sort_keys=True))

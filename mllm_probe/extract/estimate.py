@@ -57,7 +57,7 @@ def _disk(plan: Plan, survey: Survey, anatomy: Anatomy) -> float:
     for key, space in plan.spaces.items():
         uids = [uid for uid in samples if space == "sample" or uid in plan.owners]
         ragged = key.position.startswith("tokens:")
-        rows = sum(rows_of(survey, key, uid) for uid in uids) if ragged else len(uids)
+        rows = sum(rows_of(survey, key.position, uid) for uid in uids) if ragged else len(uids)
         total += anatomy.widths[key.site.tower] * rows
     return total
 

@@ -6,7 +6,7 @@ many processes fill it.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -60,9 +60,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "units": [asdict(unit) for unit in self.units],
+            "units": [{"samples": u.samples, "shard": u.shard, "prefix": u.prefix} for u in self.units],
             "spaces": {str(key): space for key, space in self.spaces.items()},
-            "prefixes": dict(self.prefixes),
+            "prefixes": {uid: self.prefixes[uid] for uid in sorted(self.prefixes)},  # sorted by key alone: much faster
             "owners": sorted(self.owners),
             "prompts": list(self.prompts),
         }

@@ -4,6 +4,7 @@ Samples of one picture stand together and the longest come first, so that neighb
 padded, and a batch that is too large for the memory shows at once.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,11 @@ SHARD_BYTES = 100_000_000
 SHARD_UNITS = 16  # at most, so that a kill costs little where rows are small
 
 
-def rows_of(survey: Survey, key: Key, uid: str) -> int:
-    """Rows a sample stores at a key; for `tokens:TEXT` at most, since only the whole prompt's length is known."""
-    if not key.position.startswith("tokens:"):
+def rows_of(survey: Survey, position: str, uid: str) -> int:
+    """Rows a sample stores there; for `tokens:TEXT` at most, since only the whole prompt's length is known."""
+    if not position.startswith("tokens:"):
         return 1
-    return survey.picture_tokens + 1 if key.position == "tokens:image" else survey.tokens(uid)
+    return survey.picture_tokens + 1 if position == "tokens:image" else survey.tokens(uid)
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,9 @@ class Planner:
     bytes_per_value: int
     shared: bool
 
-    def plans(self, missing: Mapping[str, tuple[Key, ...]]) -> list[Plan]:
-        """One plan for each set of missing keys."""
-        by_gap: dict[tuple[Key, ...], list[str]] = {}
-        for uid, keys in missing.items():
-            by_gap.setdefault(keys, []).append(uid)
-        return [self._plan(uids, self._spaces(keys)) for keys, uids in by_gap.items()]
+    def plans(self, missing: Mapping[tuple[Key, ...], Sequence[str]]) -> list[Plan]:
+        """One plan for each set of missing keys and the samples that lack these."""
+        return [self._plan(uids, self._spaces(keys)) for keys, uids in missing.items()]
 
     def _spaces(self, keys: Sequence[Key]) -> dict[Key, str]:
         """In the order of their names, as a plan that is read back has them: shards are made from either."""
@@ -66,7 +64,7 @@ class Planner:
         read = [uid for uid in uids if uid in owners or "sample" in spaces.values()]
         units: list[Unit] = []
         shard = held = inside = 0
-        for rows in self._passes(self._rows(read, spaces, owners)):
+        for rows in self._passes(self._rows(read, self._widths(spaces), owners)):
             size = sum(row.bytes for row in rows)
             if inside and (held + size > SHARD_BYTES or inside == SHARD_UNITS):
                 shard, held, inside = shard + 1, 0, 0
@@ -78,14 +76,21 @@ class Planner:
     def _budget(self, uids: Sequence[str]) -> int:
         return self.micro_batch * max((self.survey.tokens(uid) for uid in uids), default=0)
 
-    def _rows(self, uids: Sequence[str], spaces: Mapping[Key, str], owners: frozenset[str]) -> list[Row]:
+    def _widths(self, spaces: Mapping[Key, str]) -> Counter[tuple[str, str]]:
+        """{(row space, position): values in a row of all its keys}, for keys are many and these few."""
+        found: Counter[tuple[str, str]] = Counter()
+        for key, space in spaces.items():
+            found[space, key.position] += self.anatomy.widths[key.site.tower]
+        return found
+
+    def _rows(self, uids: Sequence[str], widths: Mapping[tuple[str, str], int], owners: frozenset[str]) -> list[Row]:
         groups: dict[str, list[str]] = {}
         for uid in uids:
             groups.setdefault(self.survey.prefixes[uid], []).append(uid)
         budget, ordered = self._budget(uids), []
         for group in groups.values():
             parts = self._cut(group, budget) if self.shared else ([uid] for uid in group)
-            ordered.append([self._row(part, spaces, owners) for part in parts])
+            ordered.append([self._row(part, widths, owners) for part in parts])
         ordered.sort(key=lambda rows: (-max(row.tail for row in rows), -max(row.head for row in rows)))
         return [row for rows in ordered for row in rows]
 
@@ -103,13 +108,13 @@ class Planner:
             used += tail
         yield piece
 
-    def _row(self, uids: Sequence[str], spaces: Mapping[Key, str], owners: frozenset[str]) -> Row:
+    def _row(self, uids: Sequence[str], widths: Mapping[tuple[str, str], int], owners: frozenset[str]) -> Row:
         head = common_head([self.survey.ids[uid] for uid in uids]) + self.survey.picture_tokens
         tail = sum(self.survey.tokens(uid) - head for uid in uids)
         values = sum(
-            self.anatomy.widths[key.site.tower] * rows_of(self.survey, key, uid)
+            width * rows_of(self.survey, position, uid)
             for uid in uids
-            for key, space in spaces.items()
+            for (space, position), width in widths.items()
             if space == "sample" or uid in owners
         )
         return Row(tuple(uids), head, tail, values * self.bytes_per_value)

@@ -70,6 +70,7 @@ class Extraction:
             if short:
                 self._halve(self._job)
             self._report(jobs)
+        self._store.remember()
         complete = finish_filled(plans, self._store)
         seconds = round(time.monotonic() - started, 2)
         return {"samples": self._done, "forward_passes": self._passes, "seconds": seconds, "complete": complete}

@@ -129,7 +129,7 @@ def _extract(request: Request, models: Models, what: str, reporter: Reporter) ->
         return dict(NOTHING)
     expected = request.estimate(plans, device)
     check_disk(expected, ready.store.paths.root, settings.max_disk_gb)
-    reporter.note(f"{what}to extract: {len(request.missing)} samples, {expected}")
+    reporter.note(f"{what}to extract: {len(request.samples)} samples, {expected}")
     if settings.gpus > 1:
         from mllm_probe.stages.processes import in_processes
 

@@ -122,9 +122,9 @@ def filled(ready: Prepared) -> Coverage:
     """What the cache holds. Raises CacheError where something that was asked for has not been extracted."""
     coverage, samples = ready.store.coverage(), ready.examples.samples
     missing = coverage.missing(ready.stored, (sample.uid for sample in samples))
-    if missing:
+    if lacking := sum(map(len, missing.values())):
         raise CacheError(
-            f"{ready.store.paths.root} lacks activations of {len(missing)} of {len(samples)} samples; "
+            f"{ready.store.paths.root} lacks activations of {lacking} of {len(samples)} samples; "
             "run `mllm-probe extract` with the same settings first"
         )
     return coverage

@@ -49,7 +49,7 @@ def in_processes(command: Command, request: Request, device: str, reporter: Repo
     if ended:
         raise CacheError(f"{', '.join(ended)} of {count} failed; finished shards are kept, run the same again")
     missing = ready.store.coverage().missing(ready.stored, (sample.uid for sample in ready.examples.samples))
-    samples = len(request.missing) - len(missing)
+    samples = len(request.samples) - sum(map(len, missing.values()))
     seconds = round(time.monotonic() - started, 2)
     return {"samples": samples, "forward_passes": None, "seconds": seconds, "complete": not missing}
 

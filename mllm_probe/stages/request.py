@@ -1,6 +1,6 @@
 """What one extraction asks of a store: the samples, the keys they lack, and the plans that fill the gaps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,15 +22,16 @@ PROOF_GROUP, PROOF_OTHERS = 3, 2
 
 @dataclass(frozen=True)
 class Request:
-    """`missing`: {sample uid: keys that no whole shard holds}."""
+    """`missing`: {keys that no whole shard holds: the samples that lack these}."""
 
     ready: Prepared
     coverage: Coverage
-    missing: Mapping[str, tuple[Key, ...]]
+    missing: Mapping[tuple[Key, ...], Sequence[str]]
 
     @cached_property
     def samples(self) -> dict[str, Sample]:
-        return {sample.uid: sample for sample in self.ready.examples.samples if sample.uid in self.missing}
+        lacking = {uid for uids in self.missing.values() for uid in uids}
+        return {sample.uid: sample for sample in self.ready.examples.samples if sample.uid in lacking}
 
     @cached_property
     def survey(self) -> Survey:
@@ -54,7 +55,10 @@ class Request:
         """Image states that are stored already under the same prefix are not planned again."""
         config, survey = self.ready.config, self.survey
         known = self.coverage.knowing(survey.prefixes)
-        needed = {uid: known.missing(keys, [uid]).get(uid, ()) for uid, keys in self.missing.items()}
+        needed: dict[tuple[Key, ...], list[str]] = {}
+        for keys, uids in self.missing.items():
+            for gap, some in known.gaps(keys, uids).items():
+                needed.setdefault(gap, []).extend(some)
         anatomy = replace(self.ready.anatomy, causal=causal)
         width = BYTES[storage_dtype(config)]
         micro_batch = config.extract.micro_batch or max(1, PASS_TOKENS[device] // self.longest)
