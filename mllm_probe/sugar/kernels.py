@@ -19,13 +19,13 @@ LEAST = -1e30  # stands for the log of nothing where two of them are subtracted
 
 def local_kernel(phi: Tensor, sigma: Tensor | float) -> Tensor:
     """log k of slice distances phi: k = s / (2 - s) with s = exp(-phi / (2 sigma^2)); 0 (k = 1) at distance 0."""
-    t = phi / (2 * sigma**2)
+    t = phi / (2 * torch.as_tensor(sigma, dtype=phi.dtype, device=phi.device) ** 2)
     return -t - torch.log(2 - torch.exp(-t))
 
 
 def width(delta: float, a: Tensor, b: Tensor) -> Tensor:
     """sigma = delta sqrt((N + M) / 2) for lengths a and b."""
-    return delta * torch.sqrt((a + b) / 2)
+    return delta * torch.sqrt((a + b).double() / 2)
 
 
 def log_gak(local: Tensor, a: Tensor, b: Tensor) -> Tensor:
