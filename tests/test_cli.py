@@ -152,7 +152,7 @@ COMPOSED = [
     (("model.path=nowhere",), "the checkpoint folder nowhere does not exist"),
     (
         ("model=llava",),
-        "checkpoint llava-hf/llava-1.5-7b-hf is not on this machine and could not be fetched.*model.path=FOLDER",
+        "model.hub_id=llava-hf/llava-1.5-7b-hf is not on this machine, and .*model.path=FOLDER",
     ),
     (("model=custom", "model.path=null"), "model=custom needs model.path=FOLDER or model.hub_id=OWNER/NAME"),
     (("splits.blocks=1",), "at least 2 blocks are needed"),
