@@ -62,9 +62,8 @@ class HFModel:
     def __init__(self, model: Any, blueprint: Blueprint, device: str) -> None:
         self._model, self._blueprint, self._device = model, blueprint, device
         self.anatomy: Anatomy = blueprint.anatomy
-        spaced = any(
-            name.endswith("image_newline") for name, _ in model.named_parameters()
-        )  # more tokens than features
+        # LLaVA-NeXT puts tokens of its own between the features, and counts for itself
+        spaced = any(name.endswith("image_newline") for name, _ in model.named_parameters())
         self._counts = "connector" in self.anatomy.towers and not self.anatomy.crossed and not spaced
         self._scale = scale_of(model, blueprint, self._pass)
         blocks = model.get_submodule(blueprint.structure.blocks["lm"])
