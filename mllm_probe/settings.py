@@ -11,7 +11,7 @@ WEIGHTS = ("pretrained", "random")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
-CHATS = ("auto", "off")
+CHATS = AUTO, OFF, PLAIN = "auto", "off", "plain"
 PADDING_SIDES = ("right", "left")
 PREFIXES = ("auto", "off")
 PLACEMENTS = ONE, SPREAD, OFFLOAD = "one", "spread", "offload"
@@ -40,19 +40,25 @@ ANALYSES = MDL, V_INFORMATION, ERASURE = "mdl", "v_information", "erasure"
 
 
 @dataclass
-class ModelSettings:
-    """Where a checkpoint is and how it is loaded; exactly one of `bundled`, `path` and `hub_id` leads to it.
+class CheckpointSettings:
+    """Where a checkpoint is: the first of `path`, `bundled` and `hub_id` that is given leads to it."""
+
+    bundled: str | None = None
+    path: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    download_gb: float | None = None
+
+
+@dataclass
+class ModelSettings(CheckpointSettings):
+    """Where a multimodal model is and how it is loaded.
 
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
     fit on them.
     """
 
     name: str = "custom"
-    bundled: str | None = None
-    path: str | None = None
-    hub_id: str | None = None
-    revision: str | None = None
-    download_gb: float | None = None
     weights: str = "pretrained"
     seed: int = 0
     quantization: str = "nf4"
@@ -76,7 +82,8 @@ class ModelSettings:
 
 @dataclass
 class PromptSettings:
-    """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template where it has one."""
+    """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template where it has one, off = the
+    picture, a new line, the text; plain = the same without the new line, as connectors are trained."""
 
     chat: str = "auto"
     system: str | None = None
@@ -197,6 +204,51 @@ class FidelitySettings:
     dtype: str | None = None
     max_rows: int = 2000
     clip: float | None = 5.0
+    seed: int = 0
+
+
+@dataclass
+class EncoderSettings(CheckpointSettings):
+    """A frozen vision encoder: pictures are `size` pixels a side (null = what it was trained at), and the patch
+    features are its hidden state `layer`, 0 = embeddings, negative numbers from the top."""
+
+    size: int | None = None
+    layer: int = -2
+
+
+@dataclass
+class PairSettings:
+    """Pictures with keypoints, for the C score: none without `root`. See mllm_probe.data.spair for `layout`."""
+
+    root: str | None = None
+    layout: str = "spair"
+    split: str = "test"
+    on_bad_pair: str = "stop"
+
+
+@dataclass
+class ScoreSettings:
+    """Which `measures` of an encoder are taken (null = all whose data are given), and how; see docs/vision.md.
+
+    Pictures are drawn into squares by `geometry` and scaled by `normalisation`; keypoints count as found by `match`
+    within `alphas` of the object. `references` are the representations that a_cos compares with (null = all others
+    that have a model in `mllms`). `text_layer` is the layer of the language model whose caption states cka and
+    mutual_knn (`k` neighbours) read; `permutations` of the captions are their null. `micro_batch` pictures or captions
+    pass at once. `draws` of the bootstrap give intervals of width `ci_level`.
+    """
+
+    measures: list[str] | None = None
+    geometry: str = "letterbox"
+    normalisation: str = "own"
+    match: str = "soft"
+    alphas: list[float] = field(default_factory=lambda: [0.1, 0.05, 0.01])
+    references: list[str] | None = None
+    text_layer: int = -2
+    k: int = 10
+    permutations: int = 100
+    micro_batch: int = 8
+    draws: int = 2000
+    ci_level: float = 0.95
     seed: int = 0
 
 

@@ -154,7 +154,7 @@ COMPOSED = [
         ("model=llava",),
         "checkpoint llava-hf/llava-1.5-7b-hf is not on this machine and could not be fetched.*model.path=FOLDER",
     ),
-    (("model=custom", "model.path=null"), "model=custom needs model.path=FOLDER or model.hub_id=OWNER/NAME"),
+    (("model=custom", "model.path=null"), "no checkpoint is named; give model.path=FOLDER or model.hub_id=OWNER/NAME"),
     (("splits.blocks=1",), "at least 2 blocks are needed"),
     (("paths.outputs=file",), "file"),
 ]

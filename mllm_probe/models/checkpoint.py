@@ -10,6 +10,7 @@ from mllm_probe.settings import (
     PLACEMENTS,
     QUANTIZATIONS,
     WEIGHTS,
+    CheckpointSettings,
     ModelSettings,
     PromptSettings,
 )
@@ -33,16 +34,17 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
             raise ConfigError(f"{name}={value} is unknown; {choices(value, allowed)}")
 
 
-def find_checkpoint(model: ModelSettings) -> Path:
-    """The folder with the weights and the processor, fetched from the hub where it must be. Raises ModelError."""
+def find_checkpoint(model: CheckpointSettings, setting: str = "model") -> Path:
+    """The folder with the weights and the processor, fetched from the hub where it must be; `setting` is what the user
+    calls it. Raises ModelError."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
         folder = BUNDLED / model.bundled
     elif model.hub_id is not None:
-        folder = _from_hub(model)
+        folder = _from_hub(model, setting)
     else:
-        raise ConfigError("model=custom needs model.path=FOLDER or model.hub_id=OWNER/NAME")
+        raise ConfigError(f"no checkpoint is named; give {setting}.path=FOLDER or {setting}.hub_id=OWNER/NAME")
     _check_parts(folder)
     return folder
 
@@ -55,7 +57,7 @@ def needs(model: ModelSettings) -> str | None:
     return f"model={model.name} needs the checkpoint {model.hub_id} ({size}), from the local hub cache or a download"
 
 
-def _from_hub(model: ModelSettings) -> Path:
+def _from_hub(model: CheckpointSettings, setting: str) -> Path:
     import os
 
     from huggingface_hub import snapshot_download
@@ -78,7 +80,7 @@ def _from_hub(model: ModelSettings) -> Path:
             why = type(error).__name__
         raise ModelError(
             f"the checkpoint {model.hub_id} is not on this machine and could not be fetched ({why}); "
-            "give a local folder with model.path=FOLDER, or log in with `hf auth login` if the model is gated"
+            f"give a local folder with {setting}.path=FOLDER, or log in with `hf auth login` if the model is gated"
         ) from error
 
 

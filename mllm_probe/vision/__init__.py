@@ -1,0 +1,1 @@
+"""What makes a vision encoder fit for a multimodal model: scores of its features. Knows no config and no cache."""
