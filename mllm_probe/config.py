@@ -19,13 +19,16 @@ from mllm_probe import __version__
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.settings import (
     DataSettings,
+    EncoderSettings,
     ExtractSettings,
     FidelitySettings,
     GeometrySettings,
     LayerSettings,
     ModelSettings,
+    PairSettings,
     PathSettings,
     PromptSettings,
+    ScoreSettings,
     SplitSettings,
     SweepSettings,
 )
@@ -76,6 +79,27 @@ class FidelityConfig(RunConfig):
 
 
 @dataclass
+class VisionScoreConfig:
+    """`vision score`: `representations` are encoders by name, or several joined by a plus sign (null = each alone).
+
+    `mllms` {representation: folder, bundled name or hub id} are multimodal models whose connectors were trained on them,
+    for the A scores; they are loaded as `model` is, whose language model the captions' states come from.
+    """
+
+    encoders: dict[str, EncoderSettings] = field(default_factory=dict)
+    representations: list[str] | None = None
+    mllms: dict[str, str] = field(default_factory=dict)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    dataset: Any = MISSING
+    data: DataSettings = field(default_factory=DataSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    device: str = "auto"
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -90,6 +114,7 @@ SCHEMAS: dict[str, type] = {
     "geometry": GeometryConfig,
     "fidelity": FidelityConfig,
     "report": ReportConfig,
+    "vision_score": VisionScoreConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
 HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "max_disk_gb")
@@ -115,6 +140,7 @@ def register_schemas() -> None:
     store.store(name="geometry_schema", node=GeometryConfig)
     store.store(name="fidelity_schema", node=FidelityConfig)
     store.store(name="report_schema", node=ReportConfig)
+    store.store(name="vision_score_schema", node=VisionScoreConfig)
 
 
 def typed(config: DictConfig, command: str) -> Any:
@@ -138,7 +164,7 @@ def plain(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def save_config(config: RunConfig, path: Path) -> None:
+def save_config(config: Any, path: Path) -> None:
     """The whole resolved configuration as YAML."""
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
 

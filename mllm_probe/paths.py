@@ -168,6 +168,10 @@ class RunPaths:
     def precision(self, kind: str) -> Path:
         return self.root / f"fidelity.{kind}"
 
+    @property
+    def vision(self) -> Path:
+        return self.root / "vision.csv"
+
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
 
