@@ -1,4 +1,4 @@
-"""The command line: takes the command off the front of the arguments and hands the rest to Hydra.
+"""The command line: takes the command, one word or two, off the front of the arguments and hands the rest to Hydra.
 
 The only file that calls hydra.main, and where an error becomes one sentence and exit code 1. Nothing heavy is
 imported before a command is known: `mllm-probe --help` and every Tab press must be quick.
@@ -25,15 +25,15 @@ COMMANDS = {
     "list": "models, tasks, datasets, probes, layers or experiments to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
-# {command: module of tools}; all others are Hydra jobs, modules of stages with their names
+# {command: module of tools}; all others are Hydra jobs, see _job_name
 PLAIN = {"cache": "cache", "list": "catalogue", "doctor": "doctor"}
-USAGE = """mllm-probe: which layers of a multimodal language model hold global meaning, and which local
-
-usage: mllm-probe COMMAND [GROUP=OPTION ...] [key=value ...] [-m]
+USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m]
 
 commands:
 {commands}
-
+"""
+ABOUT = "mllm-probe: which layers of a multimodal language model hold global meaning, and which local\n"
+EXAMPLES = """
 examples:
   mllm-probe run                                      the bundled model on drawn scenes, offline
   mllm-probe run model=llava task=objects dataset=coco dataset.root=COCO
@@ -51,40 +51,59 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
     if "COMP_LINE" in os.environ and any(arg.startswith("query=") for arg in args):
         args = _completion(args)
-    if not args or args[0] in ("-h", "--help"):
-        print(USAGE.format(commands="\n".join(f"  {name:9}{what}" for name, what in COMMANDS.items())))
-        sys.exit(0 if args else 2)
-    if args[0] == "--version":
+    if args[:1] == ["--version"]:
         from mllm_probe import __version__
 
         print(f"mllm-probe {__version__}")
         sys.exit(0)
-    if args[0] not in COMMANDS:
-        hint = "; flags go after the command" if args[0].startswith("-") else ""
-        print(f"'{args[0]}' is no command{hint}; choose one of: {', '.join(COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
-    if args[0] in PLAIN:
-        _run_plain(args[0], args[1:])
-    else:
-        _run_hydra(args[0], args[1:])
+    command, rest = _command(args)
+    (_run_plain if command in PLAIN else _run_hydra)(command, rest)
+
+
+def _command(args: list[str]) -> tuple[str, list[str]]:
+    """The command that the arguments begin with, and the arguments behind it. Exits where they name none."""
+    words = 2 if args and _next_words(args[:1]) else 1
+    name = " ".join(args[:words])
+    if name in COMMANDS:
+        return name, args[words:]
+    if len(args) < words or args[words - 1] in ("-h", "--help"):
+        print(_usage(args[: words - 1]))
+        sys.exit(2 if len(args) < words else 0)
+    hint = "; flags go after the command" if args[words - 1].startswith("-") else ""
+    allowed = ", ".join(_next_words(args[: words - 1]))
+    print(f"'{name}' is no command{hint}; choose one of: {allowed}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _next_words(words: Sequence[str]) -> list[str]:
+    """What may follow the first words of a command."""
+    named = [name.split() for name in COMMANDS]
+    return list(dict.fromkeys(name[len(words)] for name in named if name[:-1][: len(words)] == list(words)))
+
+
+def _usage(words: Sequence[str]) -> str:
+    """The help of all commands, or of those that begin with `words`."""
+    below = {name: what for name, what in COMMANDS.items() if name.split()[: len(words)] == list(words)}
+    width = max(map(len, below))
+    listed = "\n".join(f"  {name:{width}} {what}" for name, what in below.items())
+    usage = USAGE.format(command=" ".join([*words, "COMMAND"]), commands=listed)
+    return usage if words else f"{ABOUT}\n{usage}{EXAMPLES}"
 
 
 def _completion(args: list[str]) -> list[str]:
-    """Command names while the first word is typed; then Hydra's own completion, the command taken out of the line;
-    plain commands are none of Hydra's and may have subcommands instead."""
-    words = os.environ["COMP_LINE"].split(" ")
-    typed = words[1] if len(words) > 1 else ""
-    if len(words) <= 2 or typed not in COMMANDS:
-        print("\n".join(name for name in COMMANDS if name.startswith(typed)))
+    """Words of commands while these are typed; then Hydra's own completion, the command taken out of the line; plain
+    commands are none of Hydra's and may have subcommands instead."""
+    first, *done, typed = os.environ["COMP_LINE"].split(" ") if " " in os.environ["COMP_LINE"] else ("", "")
+    command = next((name for n in (1, 2) if (name := " ".join(done[:n])) in COMMANDS), "")
+    if not command or command in PLAIN:
+        plain = getattr(_plain(command), "COMMANDS", ()) if done == [command] else ()
+        print("\n".join(word for word in plain or _next_words(done) if word.startswith(typed)))
         sys.exit(0)
-    if typed in PLAIN:
-        below = getattr(_plain(typed), "COMMANDS", ())
-        print("\n".join(name for name in below if len(words) == 3 and name.startswith(words[2])))
-        sys.exit(0)
-    os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+    words = command.split()
+    os.environ["COMP_LINE"] = " ".join([first, *done[len(words) :], typed])
     if "COMP_POINT" in os.environ:
-        os.environ["COMP_POINT"] = str(max(0, int(os.environ["COMP_POINT"]) - len(typed) - 1))
-    return [typed, *args]
+        os.environ["COMP_POINT"] = str(max(0, int(os.environ["COMP_POINT"]) - len(command) - 1))
+    return [*words, *args]
 
 
 def _limit_threads() -> None:
@@ -138,7 +157,7 @@ def _run_hydra(command: str, args: list[str]) -> None:
     sys.argv = [f"mllm-probe {command}", *args]
     failed: list[str] = []
     began: list[str] = []
-    task = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(
+    task = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=_job_name(command))(
         _task(command, failed, began, wants_trace)
     )
     try:
@@ -178,7 +197,7 @@ def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) 
             swept, sentence = here.mode is not None and here.mode.name == "MULTIRUN", _sentence(command, error)
             failed.append(f"{here.job.override_dirname}: {sentence}" if swept else sentence)
 
-    task.__name__ = task.__qualname__ = command
+    task.__name__ = task.__qualname__ = _job_name(command)
     return task
 
 
@@ -187,18 +206,23 @@ def _job(command: str, config: "DictConfig", folder: Path) -> None:
     from mllm_probe.paths import RunPaths
     from mllm_probe.report.progress import RichReporter
 
-    settings = typed(config, command)
+    settings = typed(config, _job_name(command))
     with RichReporter() as reporter:
-        _dispatch(command, settings, RunPaths(folder), reporter)
+        _dispatch(_job_name(command), settings, RunPaths(folder), reporter)
 
 
-def _dispatch(command: str, settings: Any, paths: Any, reporter: Any) -> None:
-    if command == "report":
+def _job_name(command: str) -> str:
+    """What its Hydra job, its primary YAML, its schema and its stage are called."""
+    return command.replace(" ", "_")
+
+
+def _dispatch(job: str, settings: Any, paths: Any, reporter: Any) -> None:
+    if job == "report":
         from mllm_probe.stages.report import report
 
         report(settings, reporter)
         return
-    getattr(import_module(f"mllm_probe.stages.{command}"), command)(settings, paths, reporter)
+    getattr(import_module(f"mllm_probe.stages.{job}"), job)(settings, paths, reporter)
 
 
 def _sentence(command: str, error: BaseException) -> str:
