@@ -82,8 +82,8 @@ class FidelityConfig(RunConfig):
 class VisionScoreConfig:
     """`vision score`: `representations` are encoders by name, or several joined by a plus sign (null = each alone).
 
-    `mllms` {representation: folder, bundled name or hub id} are multimodal models whose connectors were trained on them,
-    for the A scores; they are loaded as `model` is, whose language model the captions' states come from.
+    `mllms` {representation: folder, bundled name or hub id} are multimodal models whose connectors were trained on it,
+    for the A scores; they are loaded as `model` is, whose language model gives the states of the captions.
     """
 
     encoders: dict[str, EncoderSettings] = field(default_factory=dict)

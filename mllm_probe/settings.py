@@ -36,6 +36,15 @@ CONTROLS = (
 )
 UNITS = ("picture", "row")
 GUARDS = ("stop", "note")
+VISION_MEASURES = C_PCK, A_LOGLIK, A_COS, CKA, MUTUAL_KNN, LOG_ME, H_SCORE = (
+    "c_pck",
+    "a_loglik",
+    "a_cos",
+    "cka",
+    "mutual_knn",
+    "log_me",
+    "h_score",
+)
 ANALYSES = MDL, V_INFORMATION, ERASURE = "mdl", "v_information", "erasure"
 
 
@@ -231,10 +240,10 @@ class ScoreSettings:
     """Which `measures` of an encoder are taken (null = all whose data are given), and how; see docs/vision.md.
 
     Pictures are drawn into squares by `geometry` and scaled by `normalisation`; keypoints count as found by `match`
-    within `alphas` of the object. `references` are the representations that a_cos compares with (null = all others
-    that have a model in `mllms`). `text_layer` is the layer of the language model whose caption states cka and
-    mutual_knn (`k` neighbours) read; `permutations` of the captions are their null. `micro_batch` pictures or captions
-    pass at once. `draws` of the bootstrap give intervals of width `ci_level`.
+    within `alphas` of the object. `references` are the names in `mllms` that a_cos compares with (null = all but the
+    representation itself). cka and mutual_knn (`k` neighbours) read caption states of the language model's layer
+    `text_layer`, clipped as in GeometrySettings; `permutations` of the captions are their null. `micro_batch` pictures
+    or captions pass at once. `draws` of the bootstrap give intervals of width `ci_level`.
     """
 
     measures: list[str] | None = None
@@ -244,6 +253,7 @@ class ScoreSettings:
     alphas: list[float] = field(default_factory=lambda: [0.1, 0.05, 0.01])
     references: list[str] | None = None
     text_layer: int = -2
+    clip: float | None = 5.0
     k: int = 10
     permutations: int = 100
     micro_batch: int = 8

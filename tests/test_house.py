@@ -13,6 +13,7 @@ FLOORS = [
     {"types", "sites", "score", "batches", "protocols", "errors", "paths", "settings", "digests"},
     {"data", "cache"},
     {"tasks", "models", "extract", "probes", "stats", "geometry", "config"},
+    {"vision"},
     {"report"},
     {"stages", "tools"},
     {"cli"},

@@ -25,10 +25,10 @@ from PIL import Image
 from mllm_probe.data.pictures import inside
 from mllm_probe.errors import DataError, choices
 
-VOC = tuple(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor".split()
-)
+VOC = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 PF_COLUMNS = ("source_image", "target_image", "class", "XA", "YA", "XB", "YB")
 ON_BAD_PAIR = ("stop", "skip")
 
@@ -98,9 +98,7 @@ def _spair_pair(root: Path, stem: Path) -> Pair:
         sides = [_side(root, told, side) for side in ("src", "trg")]
         left, top, right, bottom = map(float, told["trg_bndbox"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{found[0]} is no pair annotation of SPair-71k ({type(error).__name__}: {error})"
-        ) from error
+        raise DataError(f"{found[0]} is no pair annotation of SPair-71k ({type(error).__name__}: {error})") from error
     return _checked(Pair(stem.name, told["category"], sides[0], sides[1], max(right - left, bottom - top)))
 
 

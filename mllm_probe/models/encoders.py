@@ -111,7 +111,9 @@ class Encoder:
 
     def __init__(self, plan: EncoderPlan, normalisation: str, device: str) -> None:
         if normalisation not in NORMALISATIONS:
-            raise ConfigError(f"score.normalisation={normalisation} is unknown; {choices(normalisation, NORMALISATIONS)}")
+            raise ConfigError(
+                f"score.normalisation={normalisation} is unknown; {choices(normalisation, NORMALISATIONS)}"
+            )
         self.plan, self._device, self._scaling = plan, device, NORMALISATIONS[normalisation]
         folder = plan.folder
         self._processor = _guarded(plan.name, folder, lambda: AutoImageProcessor.from_pretrained(folder))

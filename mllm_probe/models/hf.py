@@ -162,7 +162,7 @@ class HFModel:
         """
         if not self.anatomy.causal or self.anatomy.informed:
             raise ModelError(
-                f"{type(self._model).__name__} sees a caption before it writes it (its pictures' tokens read the text), "
+                f"{type(self._model).__name__} sees a caption before it writes it, since picture tokens read the text, "
                 "so the caption's likelihood says nothing; leave a_loglik out of score.measures"
             )
         inputs = self._blueprint.process(samples)

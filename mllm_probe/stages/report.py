@@ -15,6 +15,7 @@ from mllm_probe.report.precision import draw_fidelity
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
+from mllm_probe.report.vision_scores import load_vision, print_vision
 
 
 def report(config: ReportConfig, reporter: Reporter) -> None:
@@ -22,7 +23,12 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
     if config.run is None:
         raise ConfigError("report needs run=FOLDER, the folder of a finished run (it holds scores.csv)")
     paths = RunPaths(Path(config.run))
-    kinds = {paths.study: show_study, paths.geometry: show_geometry, paths.fidelity: show_fidelity}
+    kinds = {
+        paths.study: show_study,
+        paths.geometry: show_geometry,
+        paths.fidelity: show_fidelity,
+        paths.vision: show_vision,
+    }
     next((kind for file, kind in kinds.items() if file.is_file()), show)(paths, reporter)
 
 
@@ -58,4 +64,10 @@ def show_fidelity(paths: RunPaths, reporter: Reporter) -> None:
     table = load_agreements(paths.fidelity)
     draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")])
     print_agreements(table)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_vision(paths: RunPaths, reporter: Reporter) -> None:
+    """Print the table and say where everything is."""
+    print_vision(load_vision(paths.vision))
     reporter.note(f"everything is in {paths.root}")
