@@ -22,6 +22,7 @@ COMMANDS = {
     "geometry": "compare the layers of a filled cache with each other",
     "fidelity": "what quantisation does to the layers and to their probes",
     "vision score": "how well vision encoders suit a multimodal model: A score, C score and others",
+    "vision fit": "how well A and C scores of vision representations explain benchmarks",
     "cache": "list, verify, prune and compare caches",
     "list": "models, tasks, datasets, probes, layers or experiments to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",

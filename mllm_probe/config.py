@@ -22,6 +22,7 @@ from mllm_probe.settings import (
     EncoderSettings,
     ExtractSettings,
     FidelitySettings,
+    FitSettings,
     GeometrySettings,
     LayerSettings,
     ModelSettings,
@@ -100,6 +101,14 @@ class VisionScoreConfig:
 
 
 @dataclass
+class VisionFitConfig:
+    """`vision fit`: a table of vision representations."""
+
+    fit: FitSettings = field(default_factory=FitSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -113,8 +122,9 @@ SCHEMAS: dict[str, type] = {
     "sweep": RunConfig,
     "geometry": GeometryConfig,
     "fidelity": FidelityConfig,
-    "report": ReportConfig,
     "vision_score": VisionScoreConfig,
+    "vision_fit": VisionFitConfig,
+    "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
 HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "max_disk_gb")
@@ -139,8 +149,9 @@ def register_schemas() -> None:
     store.store(name="run_schema", node=RunConfig)
     store.store(name="geometry_schema", node=GeometryConfig)
     store.store(name="fidelity_schema", node=FidelityConfig)
-    store.store(name="report_schema", node=ReportConfig)
     store.store(name="vision_score_schema", node=VisionScoreConfig)
+    store.store(name="vision_fit_schema", node=VisionFitConfig)
+    store.store(name="report_schema", node=ReportConfig)
 
 
 def typed(config: DictConfig, command: str) -> Any:

@@ -172,6 +172,28 @@ class RunPaths:
     def vision(self) -> Path:
         return self.root / "vision.csv"
 
+    @property
+    def representations(self) -> Path:
+        """One row for each representation, as `vision fit` takes them; benchmarks are for the user to add."""
+        return self.root / "representations.csv"
+
+    @property
+    def fit(self) -> Path:
+        return self.root / "fit.csv"
+
+    @property
+    def groups(self) -> Path:
+        """Means of fit.csv over groups of benchmarks."""
+        return self.root / "groups.csv"
+
+    @property
+    def points(self) -> Path:
+        """The representations on the plane of A and C, with what was measured and predicted."""
+        return self.root / "points.csv"
+
+    def surfaces(self, kind: str) -> Path:
+        return self.root / f"fit.{kind}"
+
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
 

@@ -263,5 +263,30 @@ class ScoreSettings:
 
 
 @dataclass
+class FitSettings:
+    """Which table of vision representations the law is fitted to, see mllm_probe.vision.table.
+
+    `table` null = the published one. `representation`, `a` and `c` are columns; where there is no column `a`, each
+    benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all columns perf_BENCHMARK; `groups` are averaged over.
+    The random baseline is a mean over `draws`.
+    """
+
+    table: str | None = None
+    representation: str = "representation"
+    a: str = "a_loglik"
+    c: str = "c_pck010"
+    benchmarks: list[str] | None = None
+    groups: dict[str, list[str]] = field(
+        default_factory=lambda: {
+            "vision": ["mmbench", "mme", "okvqa", "seed"],
+            "ocr": ["mmmu", "textvqa", "vizwiz", "scienceqa"],
+        }
+    )
+    on_bad_row: str = "stop"
+    draws: int = 1000
+    seed: int = 0
+
+
+@dataclass
 class PathSettings:
     outputs: str = "outputs"

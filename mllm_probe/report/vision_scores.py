@@ -1,8 +1,6 @@
 """vision.csv and the table that `vision score` ends with. Computes nothing."""
 
-import csv
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,40 +54,31 @@ class VisionScore:
     null_high: float = nan
 
 
-COLUMNS = tuple(field.name for field in fields(VisionScore))
-NUMBERS = ("grid", "alpha", "n_images", "n", "value", "low", "high", "ci_level", "chance", "null_high")
-
-
-def save_vision(path: Path, scores: Iterable[VisionScore]) -> None:
-    with replacing(path) as part, part.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(value) for value in astuple(score)] for score in scores)
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.8g}"
-    return value
-
-
-def load_vision(path: Path) -> "pd.DataFrame":
-    """The tidy table; empty numbers are nan."""
-    import pandas as pd
-
-    texts = {name: str for name in COLUMNS if name not in NUMBERS}
-    return pd.read_csv(path, dtype=texts).fillna(dict.fromkeys(texts, ""))
-
-
 def headline(table: "pd.DataFrame") -> "pd.DataFrame":
     """One row for each representation and measure: all categories, per image, the first alpha, all references together.
 
-    This is the table to fit a law to: A is the value of a_loglik or a_cos, C that of c_pck.
+    A is the value of a_loglik or a_cos, C that of c_pck.
     """
-    alphas = table.alpha.dropna()
+    return _whole(table, table.alpha.dropna().iloc[:1])
+
+
+def _whole(table: "pd.DataFrame", alphas: "pd.Series[float]") -> "pd.DataFrame":
     found = table[(table.subset == "") & table.over.isin(("", "image"))]
-    found = found[found.alpha.isna() | (found.alpha == (alphas.iloc[0] if len(alphas) else nan))]
+    found = found[found.alpha.isna() | found.alpha.isin(alphas)]
     return found[(found.measure != "a_cos") | (found.reference == MEAN)]
+
+
+def save_representations(path: Path, table: "pd.DataFrame") -> None:
+    """One row for each representation, one column for each measure, as `vision fit` takes them and as the published
+    table has them: c_pck010 is c_pck at alpha = 0.1 in percent."""
+    rows = _whole(table, table.alpha.dropna()).copy()
+    within = rows.alpha.notna()
+    rows.loc[within, "measure"] += (100 * rows.alpha[within]).map("{:03.0f}".format)
+    rows.loc[within, "value"] *= 100
+    wide = rows.pivot(index="representation", columns="measure", values="value")
+    wide = wide.reindex(index=rows.representation.unique(), columns=rows.measure.unique())
+    with replacing(path) as part:
+        wide.to_csv(part, float_format="%.8g", lineterminator="\n")
 
 
 def print_vision(table: "pd.DataFrame", console: Console | None = None) -> None:

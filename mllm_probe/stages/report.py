@@ -11,11 +11,14 @@ from mllm_probe.report.fidelity import load_agreements, print_agreements
 from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.geometry import load_relations, print_relations
 from mllm_probe.report.heatmaps import draw_geometry
+from mllm_probe.report.law import GroupRow, LawRow, PointRow, print_laws
+from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.precision import draw_fidelity
+from mllm_probe.report.rows import load_rows
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
-from mllm_probe.report.vision_scores import load_vision, print_vision
+from mllm_probe.report.vision_scores import VisionScore, print_vision
 
 
 def report(config: ReportConfig, reporter: Reporter) -> None:
@@ -28,6 +31,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.geometry: show_geometry,
         paths.fidelity: show_fidelity,
         paths.vision: show_vision,
+        paths.fit: show_fit,
     }
     next((kind for file, kind in kinds.items() if file.is_file()), show)(paths, reporter)
 
@@ -69,5 +73,13 @@ def show_fidelity(paths: RunPaths, reporter: Reporter) -> None:
 
 def show_vision(paths: RunPaths, reporter: Reporter) -> None:
     """Print the table and say where everything is."""
-    print_vision(load_vision(paths.vision))
+    print_vision(load_rows(paths.vision, VisionScore))
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_fit(paths: RunPaths, reporter: Reporter) -> None:
+    """Draw fit.png and fit.pdf, print the table and say where everything is."""
+    laws = load_rows(paths.fit, LawRow)
+    draw_laws(laws, load_rows(paths.points, PointRow), [paths.surfaces("png"), paths.surfaces("pdf")])
+    print_laws(laws, load_rows(paths.groups, GroupRow))
     reporter.note(f"everything is in {paths.root}")

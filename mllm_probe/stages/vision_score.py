@@ -14,7 +14,8 @@ from mllm_probe.config import VisionScoreConfig, save_config
 from mllm_probe.errors import ProbeError
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
-from mllm_probe.report.vision_scores import VisionScore, save_vision
+from mllm_probe.report.rows import load_rows, save_rows
+from mllm_probe.report.vision_scores import VisionScore, save_representations
 from mllm_probe.settings import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, MUTUAL_KNN
 from mllm_probe.sites import Site
 from mllm_probe.stages.report import show_vision
@@ -36,7 +37,8 @@ def vision_score(config: VisionScoreConfig, paths: RunPaths, reporter: Reporter)
     rows = [*_of_encoders(asked, reporter), *_of_models(asked, reporter)]
     if not rows:
         raise ProbeError("no measure could be taken, see the notes above")
-    save_vision(paths.vision, rows)
+    save_rows(paths.vision, VisionScore, rows)
+    save_representations(paths.representations, load_rows(paths.vision, VisionScore))
     show_vision(paths, reporter)
 
 

@@ -1,1 +1,5 @@
-"""What makes a vision encoder fit for a multimodal model: scores of its features. Knows no config and no cache."""
+"""Vision representations compared by what an MLLM makes of them: alignment, correspondence, what else formulas tell of
+features, and the law that joins A and C.
+
+Numbers in, numbers out: prints, draws and writes nothing.
+"""
