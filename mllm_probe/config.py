@@ -19,21 +19,19 @@ from mllm_probe import __version__
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.settings import (
     DataSettings,
-    EncoderSettings,
     ExtractSettings,
     FidelitySettings,
     FitSettings,
     GeometrySettings,
     LayerSettings,
     ModelSettings,
-    PairSettings,
     PathSettings,
     PromptSettings,
-    ScoreSettings,
     SplitSettings,
     SweepSettings,
 )
 from mllm_probe.types import Examples, digest
+from mllm_probe.vision_settings import EncoderSettings, PairSettings, ScoreSettings
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "mllm_probe"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
-    {"types", "sites", "score", "batches", "protocols", "errors", "paths", "settings", "digests"},
+    {"types", "sites", "score", "batches", "protocols", "errors", "paths", "settings", "vision_settings", "digests"},
     {"data", "cache"},
     {"tasks", "models", "extract", "probes", "stats", "geometry", "config"},
     {"vision"},

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError, choices
 from mllm_probe.models.checkpoint import find_checkpoint
 from mllm_probe.models.processor import first_line
-from mllm_probe.settings import EncoderSettings
+from mllm_probe.vision_settings import EncoderSettings
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -54,7 +54,8 @@ def plan_encoder(name: str, settings: EncoderSettings) -> EncoderPlan:
     config = _guarded(name, folder, lambda: AutoConfig.from_pretrained(folder))
     with torch.device("meta"):
         tower = _tower(name, _guarded(name, folder, lambda: AutoModel.from_config(config)))
-        size, patch = settings.size or tower.config.image_size, _patch(name, tower)
+        patch, own = _sides(name, tower)
+        size = settings.size or own
         if size % patch or size < 2 * patch:
             raise ConfigError(
                 f"encoders.{name}.size={size} is cut into patches of {patch} pixels; give a multiple of {patch}, "
@@ -79,20 +80,23 @@ def _tower(name: str, model: Any) -> Any:
     return found
 
 
-def _patch(name: str, tower: Any) -> int:
-    patch = getattr(tower.config, "patch_size", None)
-    if patch is None:
+def _sides(name: str, tower: Any) -> tuple[int, int]:
+    """Of a patch and of the pictures the tower was trained at, in pixels."""
+    found = [getattr(tower.config, key, None) for key in ("patch_size", "image_size")]
+    if None in found:
         raise ModelError(
             f"encoders.{name}: {type(tower).__name__} cuts no patches of one size; choose a vision transformer"
         )
-    return int(patch if isinstance(patch, int) else patch[0])
+    patch, size = (int(side if isinstance(side, int) else side[0]) for side in found)
+    return patch, size
 
 
 def _states(tower: Any, pixels: torch.Tensor) -> Sequence[torch.Tensor]:
-    """The hidden states [B, L, D] of embeddings and blocks."""
-    more = {"interpolate_pos_encoding": True} if pixels.shape[-1] != tower.config.image_size else {}
-    accepted = inspect.signature(tower.forward).parameters
-    more = {key: value for key, value in more.items() if key in accepted}  # DINOv2 interpolates unasked
+    """The hidden states [B, L, D] of embeddings and blocks; positions are interpolated where the size is not the
+    tower's own, which DINOv2 does unasked."""
+    more = {}
+    if "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters:
+        more["interpolate_pos_encoding"] = pixels.shape[-1] != _sides("", tower)[1]
     return tower(pixel_values=pixels, output_hidden_states=True, **more).hidden_states
 
 

@@ -19,26 +19,23 @@ from mllm_probe.models.checkpoint import check_settings, find_checkpoint
 from mllm_probe.paths import OutputPaths
 from mllm_probe.protocols import Dataset, Reporter
 from mllm_probe.report.vision_scores import VisionScore
-from mllm_probe.settings import (
-    A_COS,
-    A_LOGLIK,
-    C_PCK,
-    CKA,
-    DEVICES,
-    H_SCORE,
-    LOG_ME,
-    MUTUAL_KNN,
-    PLAIN,
-    VISION_MEASURES,
-    ModelSettings,
-    PromptSettings,
-    ScoreSettings,
-)
+from mllm_probe.settings import DEVICES, PLAIN, ModelSettings, PromptSettings
 from mllm_probe.stages.vision_models import named_model
 from mllm_probe.types import Collection, Picture, digest
 from mllm_probe.vision.correspondence import matcher
 from mllm_probe.vision.frames import drawer
 from mllm_probe.vision.representation import JOIN, Representation, representations
+from mllm_probe.vision_settings import (
+    A_COS,
+    A_LOGLIK,
+    C_PCK,
+    CKA,
+    H_SCORE,
+    LOG_ME,
+    MUTUAL_KNN,
+    VISION_MEASURES,
+    ScoreSettings,
+)
 
 if TYPE_CHECKING:
     from mllm_probe.models.encoders import EncoderPlan

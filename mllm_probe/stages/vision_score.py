@@ -16,7 +16,6 @@ from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.rows import load_rows, save_rows
 from mllm_probe.report.vision_scores import VisionScore, save_representations
-from mllm_probe.settings import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, MUTUAL_KNN
 from mllm_probe.sites import Site
 from mllm_probe.stages.report import show_vision
 from mllm_probe.stages.vision_features import Features, matched, pooled
@@ -28,6 +27,7 @@ from mllm_probe.stages.vision_models import (
     projected_tokens,
 )
 from mllm_probe.stages.vision_request import Asked, ask
+from mllm_probe.vision_settings import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, MUTUAL_KNN
 
 
 def vision_score(config: VisionScoreConfig, paths: RunPaths, reporter: Reporter) -> None:
