@@ -71,14 +71,14 @@ def _whole(table: "pd.DataFrame", alphas: "pd.Series[float]") -> "pd.DataFrame":
 def save_representations(path: Path, table: "pd.DataFrame") -> None:
     """One row for each representation, one column for each measure, as `vision fit` takes them and as the published
     table has them: c_pck010 is c_pck at alpha = 0.1 in percent."""
-    rows = _whole(table, table.alpha.dropna()).copy()
-    within = rows.alpha.notna()
-    rows.loc[within, "measure"] += (100 * rows.alpha[within]).map("{:03.0f}".format)
-    rows.loc[within, "value"] *= 100
-    wide = rows.pivot(index="representation", columns="measure", values="value")
-    wide = wide.reindex(index=rows.representation.unique(), columns=rows.measure.unique())
+    rows = _whole(table, table.alpha.dropna())
+    columns = [f"{m}{100 * a:03.0f}" if a == a else m for m, a in zip(rows.measure, rows.alpha, strict=True)]
+    values = [100 * value if m in PERCENT else value for m, value in zip(rows.measure, rows.value, strict=True)]
+    wide = rows.assign(measure=columns, value=values).pivot(index="representation", columns="measure", values="value")
     with replacing(path) as part:
-        wide.to_csv(part, float_format="%.8g", lineterminator="\n")
+        wide.reindex(index=rows.representation.unique(), columns=list(dict.fromkeys(columns))).to_csv(
+            part, float_format="%.8g", lineterminator="\n"
+        )
 
 
 def print_vision(table: "pd.DataFrame", console: Console | None = None) -> None:

@@ -84,8 +84,8 @@ def with_text(
 
 
 def with_labels(bare: VisionScore, pictures: np.ndarray, labels: np.ndarray) -> VisionScore:
-    """log_me or h_score of picture vectors [n, D], the mean over labels [n, C] of 0 and 1. Labels drawn at random have an
-    h_score of D / (n - 1). Raises ProbeError."""
+    """log_me or h_score of picture vectors [n, D], the mean over labels [n, C] of 0 and 1; at random h_score is
+    D / (n - 1). Raises ProbeError."""
     row = replace(bare, n_images=len(pictures), n=labels.shape[1])
     if bare.measure == LOG_ME:
         return replace(row, value=float(np.mean([one.value for one in log_me(pictures, labels)])))
