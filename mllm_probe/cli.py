@@ -23,6 +23,7 @@ COMMANDS = {
     "fidelity": "what quantisation does to the layers and to their probes",
     "vision score": "how well vision encoders suit a multimodal model: A score, C score and others",
     "vision fit": "how well A and C scores of vision representations explain benchmarks",
+    "vision policy": "which vision representations to train next, and how well that finds the best",
     "cache": "list, verify, prune and compare caches",
     "list": "models, tasks, datasets, probes, layers or experiments to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",

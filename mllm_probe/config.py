@@ -26,6 +26,7 @@ from mllm_probe.settings import (
     LayerSettings,
     ModelSettings,
     PathSettings,
+    PolicySettings,
     PromptSettings,
     SplitSettings,
     SweepSettings,
@@ -107,6 +108,13 @@ class VisionFitConfig:
 
 
 @dataclass
+class VisionPolicyConfig(VisionFitConfig):
+    """`vision policy`: the same table, and how many of its rows are to be trained."""
+
+    policy: PolicySettings = field(default_factory=PolicySettings)
+
+
+@dataclass
 class ReportConfig:
     """`report`: the folder of a finished run."""
 
@@ -122,6 +130,7 @@ SCHEMAS: dict[str, type] = {
     "fidelity": FidelityConfig,
     "vision_score": VisionScoreConfig,
     "vision_fit": VisionFitConfig,
+    "vision_policy": VisionPolicyConfig,
     "report": ReportConfig,
 }
 # Settings that change where and how fast, not what; model and data are digested by their content.
@@ -149,6 +158,7 @@ def register_schemas() -> None:
     store.store(name="fidelity_schema", node=FidelityConfig)
     store.store(name="vision_score_schema", node=VisionScoreConfig)
     store.store(name="vision_fit_schema", node=VisionFitConfig)
+    store.store(name="vision_policy_schema", node=VisionPolicyConfig)
     store.store(name="report_schema", node=ReportConfig)
 
 

@@ -194,6 +194,20 @@ class RunPaths:
     def surfaces(self, kind: str) -> Path:
         return self.root / f"fit.{kind}"
 
+    @property
+    def policy(self) -> Path:
+        return self.root / "policy.csv"
+
+    @property
+    def recall(self) -> Path:
+        return self.root / "recall.csv"
+
+    def chosen(self, kind: str) -> Path:
+        return self.root / f"policy.{kind}"
+
+    def recalls(self, kind: str) -> Path:
+        return self.root / f"recall.{kind}"
+
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
 

@@ -233,5 +233,20 @@ class FitSettings:
 
 
 @dataclass
+class PolicySettings:
+    """How many representations are trained in full, `budget`, and the `shortlist` of the law fitted to them.
+
+    `trained` = those whose performance may be seen; null = all that have a value, or, in a table without empty cells,
+    none: a dry run. `trials` of the policy are simulated where all values are known.
+    """
+
+    budget: int = 4
+    shortlist: int = 3
+    trained: list[str] | None = None
+    trials: int = 2000
+    seed: int = 0
+
+
+@dataclass
 class PathSettings:
     outputs: str = "outputs"

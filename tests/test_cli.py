@@ -252,10 +252,32 @@ def test_the_dispatcher(probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 1 and "scores.csv does not exist" in err
 
 
+def test_commands_of_two_words(probe: Run) -> None:
+    code, out, _ = probe("vision")
+    assert code == 2 and "usage: mllm-probe vision COMMAND" in out and "vision policy " in out and "sweep" not in out
+    code, out, _ = probe("vision", "--help")
+    assert code == 0 and "vision fit " in out
+    code, _, err = probe("vision", "fitt")
+    assert code == 2 and err.startswith("'vision fitt' is no command; choose one of: ") and "fit, policy" in err
+    code, _, err = probe("vision", "-m", "fit")
+    assert code == 2 and "'vision -m' is no command; flags go after the command" in err
+    code, _, err = probe("visoin", "fit")
+    assert code == 2 and "'visoin' is no command" in err and " vision," in err
+    code, out, _ = probe("vision", "fit", "--help")
+    assert code == 0 and "mllm-probe vision fit [key=value ...]" in out and "a: a_loglik" in out
+    code, _, err = probe("vision", "policy", "policy.x=1")
+    assert code == 1 and "'policy.x' is no setting of `vision policy`" in err
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("mllm-probe ", {"run", "extract", "sweep", "report"}),
+        ("mllm-probe ", {"run", "extract", "sweep", "report", "vision"}),
+        ("mllm-probe vision", {"vision"}),
+        ("mllm-probe vision ", {"fit", "policy"}),
+        ("mllm-probe vision po", {"policy"}),
+        ("mllm-probe vision fit fit.d", {"fit.draws="}),
+        ("mllm-probe cache v", {"verify"}),
         ("mllm-probe re", {"report"}),
         ("mllm-probe run task=", {"task=entailment", "task=objects"}),
         ("mllm-probe run model=mini_", {"model=mini_base"}),

@@ -13,6 +13,8 @@ from mllm_probe.report.geometry import load_relations, print_relations
 from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.report.law import GroupRow, LawRow, PointRow, print_laws
 from mllm_probe.report.planes import draw_laws
+from mllm_probe.report.plans import draw_plan, draw_recall
+from mllm_probe.report.policy import PlanRow, RecallRow, print_policy
 from mllm_probe.report.precision import draw_fidelity
 from mllm_probe.report.rows import load_rows
 from mllm_probe.report.scores import load_scores, load_summary
@@ -32,6 +34,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.fidelity: show_fidelity,
         paths.vision: show_vision,
         paths.fit: show_fit,
+        paths.policy: show_policy,
     }
     next((kind for file, kind in kinds.items() if file.is_file()), show)(paths, reporter)
 
@@ -82,4 +85,14 @@ def show_fit(paths: RunPaths, reporter: Reporter) -> None:
     laws = load_rows(paths.fit, LawRow)
     draw_laws(laws, load_rows(paths.points, PointRow), [paths.surfaces("png"), paths.surfaces("pdf")])
     print_laws(laws, load_rows(paths.groups, GroupRow))
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_policy(paths: RunPaths, reporter: Reporter) -> None:
+    """Draw the plan and, where anything was simulated, the recall curves; print both and say where everything is."""
+    plan, recall = load_rows(paths.policy, PlanRow), load_rows(paths.recall, RecallRow)
+    draw_plan(plan, [paths.chosen("png"), paths.chosen("pdf")])
+    if len(recall):
+        draw_recall(recall, [paths.recalls("png"), paths.recalls("pdf")])
+    print_policy(plan, recall)
     reporter.note(f"everything is in {paths.root}")
