@@ -34,9 +34,9 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
             raise ConfigError(f"{name}={value} is unknown; {choices(value, allowed)}")
 
 
-def find_checkpoint(model: CheckpointSettings, setting: str = "model") -> Path:
-    """The folder with the weights and the processor, fetched from the hub where it must be; `setting` is what the user
-    calls it. Raises ModelError."""
+def find_checkpoint(model: CheckpointSettings, setting: str = "model.path") -> Path:
+    """The folder with the weights and the processor, fetched from the hub where it must be; `setting` is where the
+    user gives a folder. Raises ConfigError, ModelError."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
@@ -44,7 +44,8 @@ def find_checkpoint(model: CheckpointSettings, setting: str = "model") -> Path:
     elif model.hub_id is not None:
         folder = _from_hub(model, setting)
     else:
-        raise ConfigError(f"no checkpoint is named; give {setting}.path=FOLDER or {setting}.hub_id=OWNER/NAME")
+        hub = setting.replace(".path", ".hub_id")
+        raise ConfigError(f"no checkpoint is named; give {setting}=FOLDER or {hub}=OWNER/NAME")
     _check_parts(folder)
     return folder
 
@@ -80,7 +81,7 @@ def _from_hub(model: CheckpointSettings, setting: str) -> Path:
             why = type(error).__name__
         raise ModelError(
             f"the checkpoint {model.hub_id} is not on this machine and could not be fetched ({why}); "
-            f"give a local folder with {setting}.path=FOLDER, or log in with `hf auth login` if the model is gated"
+            f"give a local folder with {setting}=FOLDER, or log in with `hf auth login` if the model is gated"
         ) from error
 
 

@@ -16,7 +16,7 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedModel
 
-from mllm_probe.errors import ConfigError, MllmProbeError, ModelError, choices
+from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
 from mllm_probe.models.checkpoint import find_checkpoint
 from mllm_probe.models.processor import first_line
 from mllm_probe.vision_settings import EncoderSettings
@@ -50,7 +50,7 @@ def plan_encoder(name: str, settings: EncoderSettings) -> EncoderPlan:
         raise ModelError(
             f"encoders.{name}: {settings.path} is a diffusion pipeline; its features need diffusers and are not built"
         )
-    folder = find_checkpoint(settings, f"encoders.{name}")
+    folder = find_checkpoint(settings, f"encoders.{name}.path")
     config = _guarded(name, folder, lambda: AutoConfig.from_pretrained(folder))
     with torch.device("meta"):
         tower = _tower(name, _guarded(name, folder, lambda: AutoModel.from_config(config)))
@@ -82,7 +82,7 @@ def _tower(name: str, model: Any) -> Any:
 
 def _sides(name: str, tower: Any) -> tuple[int, int]:
     """Of a patch and of the pictures the tower was trained at, in pixels."""
-    found = [getattr(tower.config, key, None) for key in ("patch_size", "image_size")]
+    found: list[Any] = [getattr(tower.config, key, None) for key in ("patch_size", "image_size")]
     if None in found:
         raise ModelError(
             f"encoders.{name}: {type(tower).__name__} cuts no patches of one size; choose a vision transformer"
@@ -111,13 +111,12 @@ def _guarded(name: str, folder: Path, load: Callable[[], Any]) -> Any:
 
 
 class Encoder:
-    """A loaded encoder; `plan` says what it gives. Raises ModelError where its states are no grid of patches."""
+    """A loaded encoder; `plan` says what it gives, `normalisation` is one of NORMALISATIONS.
+
+    Raises ModelError where its states are no grid of patches.
+    """
 
     def __init__(self, plan: EncoderPlan, normalisation: str, device: str) -> None:
-        if normalisation not in NORMALISATIONS:
-            raise ConfigError(
-                f"score.normalisation={normalisation} is unknown; {choices(normalisation, NORMALISATIONS)}"
-            )
         self.plan, self._device, self._scaling = plan, device, NORMALISATIONS[normalisation]
         folder = plan.folder
         self._processor = _guarded(plan.name, folder, lambda: AutoImageProcessor.from_pretrained(folder))

@@ -32,7 +32,7 @@ def named_model(model: ModelSettings, given: str) -> ModelSettings:
     raise ConfigError(f"mllms names {given}, which is neither a folder nor a bundled model nor OWNER/NAME on the hub")
 
 
-def load_plain(settings: ModelSettings, setting: str, device: str) -> "HFModel":
+def load_plain(settings: ModelSettings, device: str, setting: str = "model.path") -> "HFModel":
     """The model with the prompts that connectors are trained on: the picture, the caption, a new line. Raises
     ModelError."""
     from mllm_probe.models.blueprint import Blueprint

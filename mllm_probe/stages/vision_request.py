@@ -98,7 +98,8 @@ def ask(config: VisionScoreConfig, reporter: Reporter) -> Asked:
     plans = {name: plan_encoder(name, settings) for name, settings in config.encoders.items()}
     chosen = representations(config.representations, {name: plan.grid for name, plan in plans.items()})
     models = {name: named_model(config.model, given) for name, given in config.mllms.items()}
-    _check_names(config, [one.name for one in chosen])
+    names = [one.name for one in chosen]
+    _check_names(config, names)
     outputs = OutputPaths(Path(config.paths.outputs))
     digests = open_digests(outputs.digests)
     pairs, skipped = _pairs(config)
@@ -108,7 +109,7 @@ def ask(config: VisionScoreConfig, reporter: Reporter) -> Asked:
         outputs.root, Selection(**asdict(config.data)), digests
     )
     labels = _labels(collection)
-    measures = _measures(config, pairs, collection.pictures, labels, reporter)
+    measures = _measures(config, names, pairs, collection.pictures, labels, reporter)
     run = _run(config, plans, models, pairs, collection, digests)
     digests.save()
     data = (pairs, collection.pictures, labels)
@@ -139,6 +140,8 @@ def _check(config: VisionScoreConfig) -> None:
 
 def _check_names(config: VisionScoreConfig, chosen: Sequence[str]) -> None:
     """A model belongs to a representation or is a reference; a reference has a model."""
+    if config.score.references == []:
+        raise ConfigError("score.references=[] compares with nothing; name models of mllms, or null for all others")
     references = config.score.references or []
     for name in references:
         if name not in config.mllms:
@@ -169,17 +172,19 @@ def _labels(collection: Collection) -> np.ndarray:
 
 def _measures(
     config: VisionScoreConfig,
+    chosen: Sequence[str],
     pairs: Sequence[Pair],
     pictures: Sequence[Picture],
     labels: np.ndarray,
     reporter: Reporter,
 ) -> list[str]:
     """Those asked for, or all there are data for. Raises ConfigError."""
-    told, models = all(picture.captions for picture in pictures), len(config.mllms)
+    told = all(picture.captions for picture in pictures)
+    modelled = told and any(name in config.mllms for name in chosen)
     possible = {
         C_PCK: bool(pairs),
-        A_LOGLIK: told and models > 0,
-        A_COS: told and models > (0 if config.score.references else 1),
+        A_LOGLIK: modelled,
+        A_COS: modelled and (config.score.references is not None or len(config.mllms) > 1),
         CKA: told,
         MUTUAL_KNN: told,
         LOG_ME: labels.shape[1] > 0,
@@ -219,5 +224,11 @@ def _run(
     encoders = {name: (plans[name].size, plans[name].layer) for name in plans}
     pictures = [(picture.digest, picture.captions) for picture in collection.pictures]
     model = {name: value for name, value in asdict(config.model).items() if name not in ("path", "name")}
-    settings = (asdict(config.score), asdict(config.pairs) | {"root": None}, config.representations, encoders, model)
+    settings = (
+        asdict(config.score) | {"micro_batch": None},
+        asdict(config.pairs) | {"root": None},
+        config.representations,
+        encoders,
+        model,
+    )
     return digest(__version__, settings, files, told, seen, pictures)

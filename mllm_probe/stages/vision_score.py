@@ -74,7 +74,7 @@ def _of_pictures(asked: Asked, features: Features, measures: list[str], reporter
 
 def _texts(asked: Asked) -> tuple[np.ndarray, Site]:
     settings = asked.config.score
-    model = load_plain(asked.config.model, "model", asked.device)
+    model = load_plain(asked.config.model, asked.device)
     return caption_states(model, asked.pictures, settings.text_layer, settings.micro_batch)
 
 
@@ -85,22 +85,32 @@ def _of_models(asked: Asked, reporter: Reporter) -> Iterator[VisionScore]:
     groups = [picture.digest for picture in asked.pictures]
     kept: dict[str, list[np.ndarray]] = {}
     for name in _order(asked, references):
-        reporter.note(f"loading {asked.models[name].label}, the model of {name}")
-        model = load_plain(asked.models[name], f"mllms.{name}", asked.device)
+        scores, tokens = _read(asked, name, reporter)
         bare = replace(named[name], llm=asked.models[name].label) if name in named else None
-        if A_LOGLIK in asked.measures and bare is not None:
-            scores = caption_log_probabilities(model, asked.pictures, settings.micro_batch)
+        if bare is not None and scores:
             yield likelihood(replace(bare, measure=A_LOGLIK), scores, groups, settings)
-        if A_COS in asked.measures:
-            tokens = projected_tokens(model, asked.pictures, settings.micro_batch)
-            if name in references:
-                kept[name] = tokens
-            elif bare is not None:
-                yield from cosines(replace(bare, measure=A_COS), tokens, kept, groups, settings)
+        if name in references:
+            kept[name] = tokens
+        elif bare is not None and tokens:
+            yield from cosines(replace(bare, measure=A_COS), tokens, kept, groups, settings)
+    if A_COS not in asked.measures:
+        return
     for name in (name for name in kept if name in named):
         others = kept if settings.references is not None else {n: kept[n] for n in kept if n != name}
         bare = replace(named[name], llm=asked.models[name].label)
         yield from cosines(replace(bare, measure=A_COS), kept[name], others, groups, settings)
+
+
+def _read(asked: Asked, name: str, reporter: Reporter) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Log-probabilities of captions and projected tokens, as far as they are needed; then the model is gone."""
+    batch, model = asked.config.score.micro_batch, asked.models[name]
+    reporter.note(f"loading {model.label}, the model of {name}")
+    loaded = load_plain(model, asked.device, f"mllms.{name}")
+    told = A_LOGLIK in asked.measures and any(one.name == name for one in asked.chosen)
+    return (
+        caption_log_probabilities(loaded, asked.pictures, batch) if told else [],
+        projected_tokens(loaded, asked.pictures, batch) if A_COS in asked.measures else [],
+    )
 
 
 def _order(asked: Asked, references: Sequence[str]) -> list[str]:
