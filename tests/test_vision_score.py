@@ -21,6 +21,7 @@ from mllm_probe.models.encoders import Encoder, plan_encoder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.report.rows import load_rows
 from mllm_probe.report.vision_scores import VisionScore
+from mllm_probe.settings import FitSettings
 from mllm_probe.stages.vision_models import (
     caption_log_probabilities,
     caption_states,
@@ -30,6 +31,7 @@ from mllm_probe.stages.vision_models import (
 from mllm_probe.types import Collection, Picture
 from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
 from mllm_probe.vision.frames import letterbox
+from mllm_probe.vision.table import read_table
 from mllm_probe.vision.transferability import log_me
 from mllm_probe.vision_settings import VISION_MEASURES, EncoderSettings
 
@@ -147,7 +149,7 @@ def test_the_command_from_checkpoints_to_its_tables(probe: Run, tmp_path: Path, 
     check_correspondence(table, places)
     check_pictures(table, places, tmp_path / "outputs")
     check_alignment(table)
-    check_the_table_for_fit(pd.read_csv(folder / "representations.csv", index_col=0), table)
+    check_the_table_for_fit(pd.read_csv(folder / "representations.csv", index_col=0), table, tmp_path / "mine.csv")
     assert "clip_l14+dinov2_l" in out and "c_pck: % within 0.3" in out
     code, again, _ = probe("report", f"run={folder}")
     assert code == 0 and again == out
@@ -207,12 +209,16 @@ def check_alignment(table: pd.DataFrame) -> None:
     assert (likelihoods.low < likelihoods.value).all() and (likelihoods.n == 40).all()
 
 
-def check_the_table_for_fit(wide: pd.DataFrame, table: pd.DataFrame) -> None:
+def check_the_table_for_fit(wide: pd.DataFrame, table: pd.DataFrame, mine: Path) -> None:
     assert wide.columns[:3].tolist() == ["c_pck030", "c_pck050", "cka"] and len(wide) == 4
     rows = table[(table.measure == "c_pck") & (table.subset == "") & (table.over == "image")]
     expected = rows[rows.alpha == 0.3].set_index("representation").value * 100
     pd.testing.assert_series_equal(wide.c_pck030, expected, check_names=False, rtol=1e-6)
     assert wide.a_loglik.notna().tolist() == [True, False, True, False]
+    wide.assign(perf_vqa=[1, 2, 3, 4]).to_csv(mine)
+    (benchmark,) = read_table(FitSettings(table=str(mine), a="cka", c="c_pck030")).benchmarks
+    assert benchmark.name == "vqa" and benchmark.y.tolist() == [1, 2, 3, 4]
+    np.testing.assert_allclose(benchmark.scores, wide[["cka", "c_pck030"]])
 
 
 def test_a_reference_that_is_named_is_compared_with_itself_too(
