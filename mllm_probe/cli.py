@@ -25,7 +25,7 @@ COMMANDS = {
     "vision fit": "how well A and C scores of vision representations explain benchmarks",
     "vision policy": "which vision representations to train next, and how well that finds the best",
     "cache": "list, verify, prune and compare caches",
-    "list": "models, tasks, datasets, probes, layers or experiments to choose from",
+    "list": "models, tasks, datasets, probes, encoders, layers or experiments to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
 # {command: module of tools}; all others are Hydra jobs, see _job_name

@@ -274,7 +274,7 @@ def test_commands_of_two_words(probe: Run) -> None:
     [
         ("mllm-probe ", {"run", "extract", "sweep", "report", "vision"}),
         ("mllm-probe vision", {"vision"}),
-        ("mllm-probe vision ", {"fit", "policy"}),
+        ("mllm-probe vision ", {"score", "fit", "policy"}),
         ("mllm-probe vision po", {"policy"}),
         ("mllm-probe vision fit fit.d", {"fit.draws="}),
         ("mllm-probe cache v", {"verify"}),
