@@ -28,11 +28,12 @@ COMMANDS = {
     "fidelity": "what quantisation does to the layers and to their probes",
     "tune": "train a connector on captions",
     "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
+    "vision score": "how well vision encoders suit a multimodal model: A score, C score and others",
     "vision fit": "how well A and C scores of vision representations explain benchmarks",
     "vision policy": "which vision representations to train next, and how well that finds the best",
     "status": "how the jobs of a multirun stand, and the command that runs the failed ones again",
     "cache": "list, verify, prune and compare caches",
-    "list": "models, tasks, datasets, probes, layers or experiments to choose from",
+    "list": "models, tasks, datasets, probes, encoders, layers or experiments to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
 # {command: module of tools}; all others are Hydra jobs, see _job_name

@@ -33,6 +33,7 @@ from mllm_probe.settings import (
     TrainSettings,
 )
 from mllm_probe.types import Examples, digest
+from mllm_probe.vision_settings import EncoderSettings, PairSettings, ScoreSettings
 
 T = TypeVar("T")
 
@@ -96,6 +97,27 @@ class TuneConfig:
 
 
 @dataclass
+class VisionScoreConfig:
+    """`vision score`: `representations` are encoders by name, or several joined by a plus sign (null = each alone).
+
+    `mllms` {representation: folder, bundled name or hub id} are multimodal models whose connectors were trained on it,
+    for the A scores; they are loaded as `model` is, whose language model gives the states of the captions.
+    """
+
+    encoders: dict[str, EncoderSettings] = field(default_factory=dict)
+    representations: list[str] | None = None
+    mllms: dict[str, str] = field(default_factory=dict)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    dataset: Any = MISSING
+    data: DataSettings = field(default_factory=DataSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    device: str = "auto"
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
 class InspectConfig(RunConfig):
     """`inspect`: the settings of a run, and how many of its samples are shown."""
 
@@ -133,6 +155,7 @@ SCHEMAS: dict[str, type] = {
     "fidelity": FidelityConfig,
     "tune": TuneConfig,
     "inspect": InspectConfig,
+    "vision_score": VisionScoreConfig,
     "vision_fit": VisionFitConfig,
     "vision_policy": VisionPolicyConfig,
     "report": ReportConfig,

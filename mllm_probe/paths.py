@@ -225,6 +225,15 @@ class RunPaths:
         return self.root / "checkpoint"
 
     @property
+    def vision(self) -> Path:
+        return self.root / "vision.csv"
+
+    @property
+    def representations(self) -> Path:
+        """One row for each representation, as `vision fit` takes them; benchmarks are for the user to add."""
+        return self.root / "representations.csv"
+
+    @property
     def fit(self) -> Path:
         return self.root / "fit.csv"
 

@@ -11,7 +11,7 @@ WEIGHTS = ("pretrained", "random")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
-CHATS = ("auto", "off")
+CHATS = AUTO, OFF, PLAIN = "auto", "off", "plain"
 PADDING_SIDES = ("right", "left")
 PREFIXES = ("auto", "off")
 PLACEMENTS = ONE, SPREAD, OFFLOAD = "one", "spread", "offload"
@@ -55,8 +55,19 @@ class BlockSettings:
 
 
 @dataclass
-class ModelSettings:
-    """Where a checkpoint is and how it is loaded; exactly one of `bundled`, `path` and `hub_id` leads to it.
+class CheckpointSettings:
+    """Where a checkpoint is: the first of `path`, `bundled` and `hub_id` that is given leads to it."""
+
+    bundled: str | None = None
+    path: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    download_gb: float | None = None
+
+
+@dataclass
+class ModelSettings(CheckpointSettings):
+    """Where a multimodal model is and how it is loaded.
 
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
     fit on them. `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint
@@ -64,11 +75,6 @@ class ModelSettings:
     """
 
     name: str = "custom"
-    bundled: str | None = None
-    path: str | None = None
-    hub_id: str | None = None
-    revision: str | None = None
-    download_gb: float | None = None
     weights: str = "pretrained"
     seed: int = 0
     quantization: str = "nf4"
@@ -93,7 +99,8 @@ class ModelSettings:
 
 @dataclass
 class PromptSettings:
-    """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template where it has one."""
+    """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template where it has one, off = the
+    picture, a new line, the text; plain = the same without the new line, as connectors are trained."""
 
     chat: str = "auto"
     system: str | None = None

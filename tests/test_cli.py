@@ -154,7 +154,7 @@ COMPOSED = [
         ("model=llava",),
         "model.hub_id=llava-hf/llava-1.5-7b-hf is not on this machine, and HF_HUB_OFFLINE is set; .*model.path=FOLDER",
     ),
-    (("model=custom", "model.path=null"), "model=custom needs model.path=FOLDER or model.hub_id=OWNER/NAME"),
+    (("model=custom", "model.path=null"), "no checkpoint is named; give model.path=FOLDER or model.hub_id=OWNER/NAME"),
     (("splits.blocks=1",), "at least 2 blocks are needed"),
     (("paths.outputs=file",), "file"),
 ]
@@ -274,7 +274,7 @@ def test_commands_of_two_words(probe: Run) -> None:
     [
         ("mllm-probe ", {"run", "extract", "sweep", "report", "vision"}),
         ("mllm-probe vision", {"vision"}),
-        ("mllm-probe vision ", {"fit", "policy"}),
+        ("mllm-probe vision ", {"score", "fit", "policy"}),
         ("mllm-probe vision po", {"policy"}),
         ("mllm-probe vision fit fit.d", {"fit.draws="}),
         ("mllm-probe cache v", {"verify"}),

@@ -22,7 +22,9 @@ from mllm_probe.types import Decision, Examples
 
 CONF = config_dir()
 OPTIONS = sorted(
-    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if not path.parent.name.startswith("hydra")
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if not path.parent.name.startswith(("hydra", "encoder"))
 )
 ELSEWHERE = {"target": "tune"}  # groups of other commands than run
 ANATOMY = Anatomy({"vision": 24, "lm": 32}, {"vision": 1024, "connector": 4096, "lm": 4096}, True, 4096)
@@ -51,6 +53,14 @@ def test_every_target_composes_and_builds(option: str) -> None:
     config = composed(f"target={option}", command="tune")
     check(config)
     assert build(config.target, Target, connector=config.connector).name == option
+
+
+def test_every_encoder_composes_under_its_own_name() -> None:
+    names = sorted(path.stem for path in CONF.glob("encoder/*.yaml"))
+    encoders = composed(f"encoder=[{','.join(names)}]", command="vision_score").encoders
+    assert sorted(encoders) == names and len(names) > 5
+    assert all((one.hub_id or one.bundled) is not None for name, one in encoders.items() if name != "custom")
+    assert composed("encoder=clip_l14", command="vision_score").mllms == {}, "mini's model goes with mini"
 
 
 @pytest.mark.parametrize("command", ["run", "extract", "sweep"])

@@ -19,6 +19,7 @@ FLOORS = [
         "errors",
         "paths",
         "settings",
+        "vision_settings",
         "digests",
         "integration",
         "jobs",

@@ -13,6 +13,7 @@ from mllm_probe.settings import (
     PLACEMENTS,
     QUANTIZATIONS,
     WEIGHTS,
+    CheckpointSettings,
     ModelSettings,
     PromptSettings,
 )
@@ -37,19 +38,23 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
             raise ConfigError(f"{name}={value} is unknown; {choices(value, allowed)}")
 
 
-def find_checkpoint(model: ModelSettings, weights: bool = True) -> Path:
-    """The folder with the weights and the processor, fetched from the hub where it must be; `weights` False asks for
-    the config and the processor alone. Raises ModelError."""
+def find_checkpoint(model: CheckpointSettings, setting: str = "model.path", weights: bool = True) -> Path:
+    """The folder with the weights and the processor, fetched from the hub where it must be. `setting` is where the user
+    gives a folder; `weights` False asks for the config and the processor alone. Raises ConfigError, ModelError."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
         folder = BUNDLED / model.bundled
     elif model.hub_id is not None:
-        folder = _from_hub(model, weights)
+        folder = _from_hub(model, setting, weights)
     else:
-        raise ConfigError("model=custom needs model.path=FOLDER or model.hub_id=OWNER/NAME")
+        raise ConfigError(f"no checkpoint is named; give {setting}=FOLDER or {_hub(setting)}=OWNER/NAME")
     _check_parts(folder)
     return folder
+
+
+def _hub(setting: str) -> str:
+    return setting.replace(".path", ".hub_id")
 
 
 def needs(model: ModelSettings) -> str | None:
@@ -60,25 +65,26 @@ def needs(model: ModelSettings) -> str | None:
     return f"model={model.name} needs the checkpoint {model.hub_id} ({size}), from the local hub cache or a download"
 
 
-def _from_hub(model: ModelSettings, weights: bool) -> Path:
+def _from_hub(model: CheckpointSettings, setting: str, weights: bool) -> Path:
     """From the local hub cache if it is there, else from the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert model.hub_id is not None
-    patterns = FETCHED + CODE * model.trust_remote_code + TENSORS * weights
+    own = model if isinstance(model, ModelSettings) else ModelSettings()
+    patterns = FETCHED + CODE * own.trust_remote_code + TENSORS * weights
     fetch = partial(snapshot_download, model.hub_id, revision=model.revision, allow_patterns=list(patterns))
-    wanted = weights and model.weights == "pretrained"
+    wanted = weights and own.weights == "pretrained"
     try:
         found = _fetched(lambda: fetch(local_files_only=True), LocalEntryNotFoundError)
         if found is None or (wanted and _bare(found)):  # a look at the prompts may have fetched all but the weights
             found = Path(fetch())
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelError(_why_not(model, error)) from error
+        raise ModelError(_why_not(model, setting, error)) from error
     if wanted and _bare(found):
         raise ModelError(
             f"the checkpoint {model.hub_id} is on this machine without weights (*.safetensors), and none could be "
-            "fetched; try again where the hub can be reached, or give a local folder with model.path=FOLDER"
+            f"fetched; try again where the hub can be reached, or give a local folder with {setting}=FOLDER"
         )
     return found
 
@@ -94,11 +100,11 @@ def _bare(folder: Path) -> bool:
     return not any(folder.glob("*.safetensors"))
 
 
-def _why_not(model: ModelSettings, error: Exception) -> str:
+def _why_not(model: CheckpointSettings, setting: str, error: Exception) -> str:
     """One sentence for what the hub says, the most special first."""
     from huggingface_hub import errors
 
-    what = f"model.hub_id={model.hub_id}"
+    what = f"{_hub(setting)}={model.hub_id}"
     if isinstance(error, errors.GatedRepoError):
         return f"{what} is gated: accept its licence on its page of the hub, then log in with `hf auth login`"
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -107,14 +113,14 @@ def _why_not(model: ModelSettings, error: Exception) -> str:
             "that may read it"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{what} has no revision '{model.revision}'; set model.revision to a branch, a tag or a commit it has"
+        return f"{what} has no revision '{model.revision}'; give a branch, a tag or a commit that it has"
     if isinstance(error, errors.HFValidationError):
-        return f"{what} is no name of the hub; give OWNER/NAME, or a local folder with model.path=FOLDER"
+        return f"{what} is no name of the hub; give OWNER/NAME, or a local folder with {setting}=FOLDER"
     if isinstance(error, errors.LocalEntryNotFoundError):
         why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
         return (
             f"{what} is not on this machine, and {why}; run `hf download {model.hub_id}` where there is a network, or "
-            "give a local folder with model.path=FOLDER"
+            f"give a local folder with {setting}=FOLDER"
         )
     said = str(error).strip().partition("\n")[0]
     return f"{what} could not be fetched ({type(error).__name__}: {said}); the same command tries again"

@@ -124,18 +124,20 @@ class HFModel:
 
     def _pass(self, inputs: Mapping[str, Any]) -> None:
         """Raises ModelError where the prompts have places for more or fewer picture features than there are."""
-        dtype = getattr(torch, self._blueprint.settings.dtype)
-        moved = {
-            name: value.to(self._device, dtype if value.is_floating_point() else None, non_blocking=True)
-            for name, value in inputs.items()
-        }
         try:
             with self._counted(inputs) if self._counts else nullcontext():
-                self._model.base_model(**moved, use_cache=False)
+                self._model.base_model(**self._moved(inputs), use_cache=False)
         except ValueError as error:
             if "features" in str(error) and "token" in str(error):  # said by the model, with both counts
                 raise ModelError(f"{type(self._model).__name__}: {str(error).splitlines()[0]}") from error
             raise
+
+    def _moved(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        dtype = getattr(torch, self._blueprint.settings.dtype)
+        return {
+            name: value.to(self._device, dtype if value.is_floating_point() else None, non_blocking=True)
+            for name, value in inputs.items()
+        }
 
     @contextmanager
     def _counted(self, inputs: Mapping[str, Any]) -> Iterator[None]:
@@ -182,6 +184,33 @@ class HFModel:
             states = norm.forward(states)  # not called: it may carry a hook that is not meant
         words = self._blueprint.answers(key.position)
         return torch.stack([(states.float() @ weight[ids].float().T).logsumexp(1) for ids in words], dim=1)
+
+    def log_probabilities(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        """For each sample the natural logarithm of the probability of every token behind its pictures, given all before
+        it: [T] float32. Logits of other tokens are computed only where the model cannot leave them out.
+
+        Raises ModelError for models whose tokens see later ones.
+        """
+        if not self.anatomy.causal or self.anatomy.informed:
+            raise ModelError(
+                f"{type(self._model).__name__} sees a caption before it writes it, since picture tokens read the text, "
+                "so the caption's likelihood says nothing; leave a_loglik out of score.measures"
+            )
+        inputs = self._blueprint.process(samples)
+        layouts = self._blueprint.layouts(samples, inputs)
+        pads = inputs["attention_mask"].argmax(dim=1).tolist()  # before the prompt, where they are on the left
+        before = [pad + len(layout.head) - 1 for pad, layout in zip(pads, layouts, strict=True)]
+        length = inputs["input_ids"].shape[1]
+        accepted = inspect.signature(self._model.forward).parameters
+        more = {"logits_to_keep": length - min(before)} if "logits_to_keep" in accepted else {}
+        with torch.inference_mode():
+            logits = self._model(**self._moved(inputs), use_cache=False, **more).logits
+        found = []
+        for row, start, layout in zip(logits, before, layouts, strict=True):
+            first, ids = start - (length - len(row)), torch.tensor(layout.tail.ids, device=row.device)
+            scores = row[first : first + len(ids)].float().log_softmax(dim=1)
+            found.append(scores.gather(1, ids[:, None])[:, 0].cpu().numpy())
+        return found
 
     def provenance(self) -> dict[str, Any]:
         device = torch.cuda.get_device_name() if self._device == "cuda" else "cpu"

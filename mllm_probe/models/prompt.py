@@ -15,7 +15,7 @@ import numpy as np
 from mllm_probe.batches import Survey
 from mllm_probe.errors import ConfigError, DataError, SpanError, choices
 from mllm_probe.models.tags import Tag
-from mllm_probe.settings import PromptSettings
+from mllm_probe.settings import PLAIN, PromptSettings
 from mllm_probe.sites import ANSWER
 from mllm_probe.types import Sample, digest
 
@@ -95,6 +95,8 @@ class Prompter:
         return wrapped
 
     def _templated(self, pictures: int, text: str) -> str:
+        if self.settings.chat == PLAIN:
+            return self.tag.text * pictures + text
         if not self.templated:
             return f"{self.tag.text}\n" * pictures + text if self.tag.text else text
         content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]

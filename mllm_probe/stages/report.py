@@ -20,6 +20,7 @@ from mllm_probe.report.rows import load_rows
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
+from mllm_probe.report.vision_scores import VisionScore, print_vision
 
 
 def report(config: ReportConfig, reporter: Reporter) -> None:
@@ -31,6 +32,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.study: show_study,
         paths.geometry: show_geometry,
         paths.fidelity: show_fidelity,
+        paths.vision: show_vision,
         paths.fit: show_fit,
         paths.policy: show_policy,
     }
@@ -69,6 +71,12 @@ def show_fidelity(paths: RunPaths, reporter: Reporter) -> None:
     table = load_agreements(paths.fidelity)
     draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")])
     print_agreements(table)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_vision(paths: RunPaths, reporter: Reporter) -> None:
+    """Print the table and say where everything is."""
+    print_vision(load_rows(paths.vision, VisionScore))
     reporter.note(f"everything is in {paths.root}")
 
 

@@ -1,0 +1,61 @@
+"""What a user may set of `vision score`. Plain dataclasses, as in `settings`."""
+
+from dataclasses import dataclass, field
+
+from mllm_probe.settings import CheckpointSettings
+
+VISION_MEASURES = C_PCK, A_LOGLIK, A_COS, CKA, MUTUAL_KNN, LOG_ME, H_SCORE = (
+    "c_pck",
+    "a_loglik",
+    "a_cos",
+    "cka",
+    "mutual_knn",
+    "log_me",
+    "h_score",
+)
+
+
+@dataclass
+class EncoderSettings(CheckpointSettings):
+    """A frozen vision encoder: pictures are `size` pixels a side (null = what it was trained at), and the patch
+    features are its hidden state `layer`, 0 = embeddings, negative numbers from the top."""
+
+    size: int | None = None
+    layer: int = -2
+
+
+@dataclass
+class PairSettings:
+    """Pictures with keypoints, for the C score: none without `root`. See mllm_probe.data.spair for `layout`."""
+
+    root: str | None = None
+    layout: str = "spair"
+    split: str = "test"
+    on_bad_pair: str = "stop"
+
+
+@dataclass
+class ScoreSettings:
+    """Which `measures` of an encoder are taken (null = all whose data are given), and how; see docs/vision.md.
+
+    Pictures are drawn into squares by `geometry` and scaled by `normalisation`; keypoints count as found by `match`
+    within `alphas` of the object. `references` are the names in `mllms` that a_cos compares with (null = all but the
+    representation itself). cka and mutual_knn (`k` neighbours) read caption states of the language model's layer
+    `text_layer`, clipped as in GeometrySettings; `permutations` of the captions are their null. `micro_batch` pictures
+    or captions pass at once. `draws` of the bootstrap give intervals of width `ci_level`.
+    """
+
+    measures: list[str] | None = None
+    geometry: str = "letterbox"
+    normalisation: str = "own"
+    match: str = "soft"
+    alphas: list[float] = field(default_factory=lambda: [0.1, 0.05, 0.01])
+    references: list[str] | None = None
+    text_layer: int = -2
+    clip: float | None = 5.0
+    k: int = 10
+    permutations: int = 100
+    micro_batch: int = 8
+    draws: int = 2000
+    ci_level: float = 0.95
+    seed: int = 0
