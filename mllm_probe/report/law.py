@@ -113,27 +113,34 @@ def print_laws(laws: "pd.DataFrame", groups: "pd.DataFrame", console: Console | 
 
 def _cells(rows: "pd.DataFrame") -> Iterator[str]:
     of = {row.model: row for row in rows.itertuples()}
-    yield from (f"{100 * of[model].r2:.0f} / {100 * of[model].r2_left_out:.0f}" for model in SHOWN)
+    yield from (f"{100 * of[model].r2:.0f} / {percent(of[model].r2_left_out, 0)}" for model in SHOWN)
     numbers = ((100 * of[LAW].r2_adjusted, ".0f"), (of[LAW].rank_left_out, ".2f"), (100 * of[RANDOM].r2, ".0f"))
     yield from ("" if value != value else f"{value:{form}}" for value, form in numbers)
+
+
+def percent(share: float, digits: int) -> str:
+    """Of an R²; how far it lies below nothing says nothing."""
+    return f"{100 * share:.{digits}f}" if share > -1 else "< -100"
 
 
 def _groups(groups: "pd.DataFrame", a: str) -> Iterator[str]:
     """Does C help to predict what was not fitted?"""
     for name, rows in groups.groupby("group", sort=False):
         of = {row.model: row for row in rows.itertuples()}
-        gain = 100 * (of[LAW].r2_left_out - of[A_ALONE].r2_left_out)
-        found = f"adds {gain:.1f} points" if gain > 0 else f"adds nothing ({gain:z.1f} points)"
+        law, alone = of[LAW].r2_left_out, of[A_ALONE].r2_left_out
+        gain = law - max(alone, 0)
+        found = f"adds {100 * gain:.1f} points" if gain > 0 else "adds nothing"
         yield (
-            f"{name}: A and C explain {100 * of[LAW].r2:.1f} % in sample, {100 * of[LAW].r2_left_out:.1f} % left out, "
-            f"A alone {100 * of[A_ALONE].r2_left_out:.1f} % left out: C {found} out of sample with {a}"
+            f"{name}: A and C explain {percent(of[LAW].r2, 1)} % in sample, {percent(law, 1)} % left out, A alone "
+            f"{percent(alone, 1)} % left out: C {found} out of sample with {a}"
         )
 
 
 def _few(laws: "pd.DataFrame") -> Iterator[str]:
-    few = laws[(laws.model == LAW) & (laws.n <= COEFFICIENTS)]
+    """One left out of seven leaves six."""
+    few = laws[(laws.model == LAW) & (laws.n <= COEFFICIENTS + 1)]
     for row in few.itertuples():
         yield (
-            f"{row.benchmark}: the law fits {row.n} representations exactly, whatever was measured; {COEFFICIENTS} "
-            "coefficients need more"
+            f"{row.benchmark}: {row.n} representations are too few: the law passes through any {COEFFICIENTS}, "
+            "whatever was measured"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.report.figures import save
+from mllm_probe.report.law import percent
 from mllm_probe.vision.law import LAW, MODELS, Surface, terms
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def draw_laws(laws: "pd.DataFrame", points: "pd.DataFrame", paths: Sequence[Path
         law = laws[(laws.benchmark == name) & (laws.model == LAW)].iloc[0]
         _draw_surface(panel, here, law)
         name_points(panel, here)
-        panel.set_title(f"{name}: R² {100 * law.r2:.0f} %, left out {100 * law.r2_left_out:.0f} %", fontsize=9)
+        panel.set_title(f"{name}: R² {percent(law.r2, 0)} %, left out {percent(law.r2_left_out, 0)} %", fontsize=9)
     first = laws.iloc[0]
     figure.suptitle(f"{first.table}: level lines of the law, fitted to all that was measured", fontsize=11)
     label(figure, points, first.a, first.c, "star: the best; colours end at the measured range")

@@ -18,7 +18,7 @@ from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.law import MEASURES, GroupRow, LawRow, PointRow
 from mllm_probe.report.rows import save_rows
-from mllm_probe.settings import FitSettings
+from mllm_probe.settings import FitSettings, PolicySettings
 from mllm_probe.stages.report import show_fit
 from mllm_probe.types import digest
 from mllm_probe.vision.law import (
@@ -65,10 +65,10 @@ def open_table(settings: FitSettings, reporter: Reporter) -> Table:
     return table
 
 
-def table_digest(table: Table, *settings: object) -> str:
+def table_digest(table: Table, *settings: FitSettings | PolicySettings) -> str:
     """What every number follows from; where the file lies does not count."""
     cells = [(benchmark.name, benchmark.scores.tolist(), benchmark.y.tolist()) for benchmark in table.benchmarks]
-    asked = [{**asdict(group), "table": None} for group in settings]  # type: ignore[call-overload]
+    asked = [{**asdict(group), "table": None} for group in settings]
     return digest(__version__, table.names, cells, asked)
 
 

@@ -25,6 +25,7 @@ MODELS: dict[str, Terms] = {
 }
 COEFFICIENTS = 1 + len(MODELS[LAW])  # as many points are fitted exactly: nothing is estimated
 FEWEST = 3  # the least that can be left out of one by one
+AT_ONCE = 50  # draws whose N fits without one point lie in memory together: 20 MB for a hundred points
 CUTOFF = 1e-12  # singular values below this share of the largest are rounding, not directions
 
 
@@ -117,5 +118,8 @@ def random_quality(y: np.ndarray, draws: int, seed: int) -> Quality:
     median: what six coefficients make of nothing. Yang et al. show one such draw."""
     rng = np.random.default_rng(seed)
     x = terms(rng.uniform(size=(draws, len(y), 2)), MODELS[LAW])
-    found = assess(x, np.broadcast_to(y, (draws, len(y))))
-    return Quality(found.r2.mean(), found.adjusted.mean(), np.median(found.left_out), found.noise.mean())
+    parts = [assess(some, np.broadcast_to(y, some.shape[:2])) for some in np.array_split(x, -(-draws // AT_ONCE))]
+    r2, adjusted, alone, noise = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("r2", "adjusted", "left_out", "noise")
+    )
+    return Quality(r2.mean(), adjusted.mean(), np.median(alone), noise.mean())
