@@ -74,6 +74,7 @@ class Swept:
 
 def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
     """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared."""
+    save_first(ready, paths)
     started, bench, source = time.monotonic(), Bench(ready), Source(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
@@ -101,7 +102,6 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     save_tests(paths.tests, tests)
     table.replace(scores)
     save_splits(paths.splits, bench.splits)
-    save_first(ready, paths)
     parts.join(LOGITS, paths.predictions, {"decisions": json.dumps([d.uid for d in ready.examples.decisions])})
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
