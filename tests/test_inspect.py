@@ -248,6 +248,8 @@ def test_bad_input_is_one_sentence(probe: Run, checkpoint: Path, tmp_path: Path)
     args = (*tiny(checkpoint), *QUICK)
     code, _, err = probe("inspect", *args, "n=0")
     assert code == 1 and err.strip() == "mllm-probe: n=0 must be 1 or more: it is how many samples are shown"
+    code, _, err = probe("inspect", "model=llava")
+    assert code == 1 and "llava-hf/llava-1.5-7b-hf (its config and processor alone)" in err and "GB" not in err
     code, _, err = probe("inspect", *args, "extract.positions=[mark:verb]")
     assert code == 1 and "mark 'verb' is not in this task's text; choose one of: caption" in err
     root = coco_folder(tmp_path / "data")

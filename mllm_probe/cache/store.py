@@ -6,6 +6,7 @@
                                            00000.safetensors ...
                                            00003.retry.json  only where a shard needed smaller passes
                                            manifest.json     shard digests, keys, counts; written last
+                             renderings/<sample>.json  first samples of runs for people, no part of what is stored
 
 A shard holds, for each key such as `lm.07@last`, a tensor [T, D]. Its metadata hold the uids of its two row spaces:
 `sample` rows, one set per sample, and `prefix` rows, one set per picture and prompt head, shared by all samples that

@@ -57,11 +57,12 @@ def _hub(setting: str) -> str:
     return setting.replace(".path", ".hub_id")
 
 
-def needs(model: ModelSettings) -> str | None:
-    """One line on what a run would fetch, None where the checkpoint is local."""
+def needs(model: ModelSettings, weights: bool = True) -> str | None:
+    """One line on what `find_checkpoint` would fetch, None where the checkpoint is local."""
     if model.path is not None or model.bundled is not None or model.hub_id is None:
         return None
     size = f"about {model.download_gb:g} GB" if model.download_gb else "of unknown size"
+    size = size if weights else "its config and processor alone"
     return f"model={model.name} needs the checkpoint {model.hub_id} ({size}), from the local hub cache or a download"
 
 

@@ -7,7 +7,7 @@ from typing import cast
 from mllm_probe.config import InspectConfig, save_config
 from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError
-from mllm_probe.models.checkpoint import find_checkpoint
+from mllm_probe.models.checkpoint import find_checkpoint, needs
 from mllm_probe.models.rendering import Rendering
 from mllm_probe.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
@@ -34,6 +34,8 @@ def inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
 
 def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
     design = Design.of(config)
+    if said := needs(config.model, weights=False):
+        reporter.note(said)
     checkpoint = find_checkpoint(config.model, weights=False)
     digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests)
     collection, examples = design.examples(config, digests, reporter)

@@ -74,6 +74,7 @@ class Swept:
 
 def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
     """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared."""
+    save_first(ready, paths)
     started, bench, source = time.monotonic(), Bench(ready), Source(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
@@ -115,9 +116,8 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
 
 
 def _save(bench: Bench, parts: Parts, paths: RunPaths) -> None:
-    """Splits, the first samples, predictions and probes."""
+    """Splits, predictions and probes."""
     save_splits(paths.splits, bench.splits)
-    save_first(bench.ready, paths)
     parts.join(LOGITS, paths.predictions, bench.scored.metadata())
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
 
