@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 ARGS ?=
+ROOT ?= $(if $(filter-out 0,$(shell id -u)),sudo)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow check format wheel clean
+.PHONY: help install run test test-slow test-slurm check format wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,10 +19,15 @@ run: $(READY)  ## run the default experiment (ARGS="task=objects" changes it)
 	$(BIN)/mllm-probe run $(ARGS)
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not slurm" $(ARGS)
 
 test-slow: $(READY)  ## run every test, the slow ones too
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slurm: $(READY)  ## run multiruns on a real SLURM of one node (installs Debian's packages)
+	-@PATH="$$PATH:/usr/sbin"; { command -v slurmctld && command -v munged; } >/dev/null || \
+	    { $(ROOT) apt-get update -q && $(ROOT) apt-get install -qy --no-install-recommends slurm-wlm munge; }
+	$(BIN)/python -m pytest -m slurm -rs $(ARGS)
 
 check: $(READY)  ## format, lint and types, nothing changed
 	$(BIN)/ruff format --check .

@@ -88,7 +88,8 @@ def write(record: Any, path: Path) -> None:
 
 
 def submitted(paths: MultirunPaths) -> list[str]:
-    """What the jobs of a multirun are called in SLURM's queue, by their number there."""
+    """What the jobs of a multirun are called in SLURM's queue, in their order: 24_0, 24_1, or 24 for a single one."""
     names = [folder.name.split("_") for folder in paths.submitted.glob("*")]
     numbers = sorted(tuple(map(int, name)) for name in names if all(part.isdigit() for part in name))
-    return ["_".join(map(str, number)) for number in numbers]
+    arrays = {number[:1] for number in numbers if len(number) > 1}  # an array has a folder of its own, too
+    return ["_".join(map(str, number)) for number in numbers if number not in arrays]

@@ -10,11 +10,12 @@ def sentence(command: str, error: BaseException) -> str:
 
     if isinstance(error, MllmProbeError):
         return str(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         if option.startswith("submitit_"):
             return "hydra/launcher=slurm, slurm_cpu and local need submitit: pip install 'mllm-probe[slurm]'"
-        return f"{group}={option} is unknown; {choices(option, error.options)}"
+        if error.options is not None:
+            return f"{group}={option} is unknown; {choices(option, error.options)}"
     if isinstance(error, OSError):
         return cannot_use(error, "paths.outputs=FOLDER")
     cause = error.__cause__

@@ -1,0 +1,248 @@
+"""Multiruns in processes of their own, what each job says of itself, and what `mllm-probe status` makes of it."""
+
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, Run, Silent, tiny
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mllm_probe.errors import ConfigError, DataError, PendingError
+from mllm_probe.jobs import Asked, Job, now, read, write
+from mllm_probe.multirun import check_limits
+from mllm_probe.paths import MultirunPaths, RunPaths
+from mllm_probe.report.heartbeat import Heartbeat
+from mllm_probe.tools import standing
+from mllm_probe.tools.status import again
+
+LONG_AGO = "2020-01-01T00:00:00+00:00"
+
+
+def said(folder: Path) -> dict[str, object]:
+    return json.loads(RunPaths(folder).status.read_text())
+
+
+def test_a_multirun_with_a_job_that_fails(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
+    """Real processes: one job ends well; status names the other one, and what runs only that again."""
+    base = ("hydra/launcher=local", "hydra.sweep.dir=sweep", *tiny(checkpoint), *QUICK)
+    code, _, err = probe("extract", "-m", *base, "layers.range=[2,3],[2,99]")
+    assert code == 1 and "1 of 2 jobs are not done; `mllm-probe status sweep` says more" in err
+    assert "layers.range=[2,99]: layers.range=[2, 99] is out of range" in err and "Traceback" not in err
+    assert [said(tmp_path / "sweep" / n)["state"] for n in "01"] == ["done", "failed"]
+    good = said(tmp_path / "sweep" / "0")
+    assert good["stage"] == "extract" and good["done"] == good["total"] > 0
+
+    code, out, _ = probe("status", "sweep")
+    assert code == 1 and "2 jobs: 1 done, 1 failed" in out and "failed (1): layers.range=[2, 99] is out of" in out
+    words = shlex.split(out.splitlines()[-1])
+    assert words == ["mllm-probe", "extract", "-m", base[0], *base[2:], "layers.range=[2,99]"]
+
+    code, _, err = probe(*words[1:], "hydra.sweep.dir=later", "layers.range=[2,4]")  # as if the cause were mended
+    assert code == 0, err
+    code, out, _ = probe("status", "sweep", "later")
+    assert code == 1 and "3 jobs: 2 done, 1 failed" in out, "another job, which stands in for none"
+
+
+def test_a_single_run_says_how_it_ended(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
+    for n, setting in enumerate(("data.n=30", "layers.range=[2,99]", "+typo=1")):
+        assert probe("extract", *tiny(checkpoint), *QUICK, setting, f"hydra.run.dir=run/{n}")[0] == (n > 0)
+    good, wrong, unknown = (said(tmp_path / "run" / str(n)) for n in range(3))
+    assert good["state"] == "done" and good["number"] is None and good["pid"] == os.getpid()
+    assert wrong["state"] == "failed" and "out of range" in str(wrong["error"]) and wrong["ended"]
+    assert unknown["state"] == "failed" and "'typo' is no setting" in str(unknown["error"])
+    code, out, _ = probe("status", "run")
+    assert code == 1 and "3 jobs: 1 done, 2 failed" in out and "again" not in out
+
+
+def test_report_leaves_no_status_where_it_is_called(probe: Run, tmp_path: Path) -> None:
+    assert probe("report", "run=nowhere")[0] == 1
+    assert not list(tmp_path.iterdir())
+
+
+def beat(folder: Path, error: BaseException | None) -> Job:
+    path = RunPaths(folder).status
+    try:
+        with Heartbeat(Silent(), path, Job("run", []), str) as reporter:
+            reporter.progress("sweep", 3, 10, "keys")
+            if error:
+                raise error
+    except type(error) if error else ():
+        pass
+    found = read(Job, path)
+    assert found is not None
+    return found
+
+
+def test_what_a_job_says_last(tmp_path: Path) -> None:
+    ends = [beat(tmp_path, end) for end in (None, DataError("bad row"), PendingError("another fills it"), SystemExit(1))]
+    assert [(job.state, job.error, bool(job.ended)) for job in ends] == [
+        ("done", "", True),
+        ("failed", "bad row", True),
+        ("pending", "another fills it", True),
+        ("pending", "", False),  # in SLURM's queue again
+    ]
+    assert [job.restarts for job in ends] == [0, 1, 2, 3]
+    assert (ends[0].stage, ends[0].done, ends[0].total, ends[0].unit) == ("sweep", 3, 10, "keys")
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+
+
+def test_a_job_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mllm_probe.report.heartbeat.EVERY", 0.01)
+    path, seen = RunPaths(tmp_path).status, threading.Event()
+    with Heartbeat(Silent(), path, Job("run", [], beat=LONG_AGO), str) as reporter:
+        reporter.note("loading")
+        for _ in range(500):
+            job = read(Job, path)
+            assert job is not None, "a reader finds the file whole at every moment"
+            if job.beat != LONG_AGO and job.note == "loading" and job.state == "running":
+                break
+            seen.wait(0.01)
+        else:
+            pytest.fail("no heartbeat")
+
+
+@pytest.fixture
+def multirun(tmp_path: Path) -> MultirunPaths:
+    """One that was typed in a process that is gone: two jobs of three have begun."""
+    paths = MultirunPaths(tmp_path / "sweep")
+    jobs = [[f"data.seed={n}", "model=mini"] for n in range(3)]
+    write(Asked("run", "basic", [], jobs, str(tmp_path), pid=gone()), paths.asked)
+    for number in range(2):
+        job = Job("run", jobs[number], number, slurm=None)
+        write(job, RunPaths(paths.root / str(number)).status)
+    return paths
+
+
+def gone() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def change(paths: MultirunPaths, number: int, **changes: object) -> None:
+    path = RunPaths(paths.root / str(number)).status
+    job = read(Job, path)
+    assert job is not None
+    write(replace(job, **changes), path)  # type: ignore[arg-type]
+
+
+def states(paths: MultirunPaths) -> list[str]:
+    return [job.state for job in standing.standings(paths.root)]
+
+
+def test_jobs_that_say_nothing_any_more_are_lost(multirun: MultirunPaths, probe: Run) -> None:
+    assert states(multirun) == ["running", "running", "lost"]
+    change(multirun, 0, pid=gone())
+    change(multirun, 1, host="elsewhere", beat=LONG_AGO)
+    assert states(multirun) == ["lost", "lost", "lost"]
+    change(multirun, 0, host="elsewhere", beat=now())
+    change(multirun, 1, state="done", ended=now())
+    asked = read(Asked, multirun.asked)
+    assert asked is not None
+    write(replace(asked, pid=os.getpid()), multirun.asked)
+    assert states(multirun) == ["running", "done", "pending"]
+    code, out, _ = probe("status", "sweep")
+    assert code == 0 and "3 jobs: 1 done, 1 running, 1 pending" in out and "again" not in out
+    assert "data.seed=2" in out and "model=mini" not in out, "what all jobs share says nothing"
+
+
+def test_a_job_that_leaves_the_work_to_another_is_pending(multirun: MultirunPaths, probe: Run) -> None:
+    change(multirun, 0, state="pending", error="run abc fills it", ended=now(), pid=gone(), beat=LONG_AGO)
+    change(multirun, 1, state="done", ended=now())
+    _, out, _ = probe("status", "sweep")
+    assert "pending (0): run abc fills it" in out
+    assert out.splitlines()[-1] == "mllm-probe run -m data.seed=0,2 model=mini"
+
+
+def test_slurm_has_the_last_word_where_it_can_be_asked(
+    multirun: MultirunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A squeue that lists what a file says; where it fails, heartbeats decide."""
+    asked = read(Asked, multirun.asked)
+    assert asked is not None
+    write(replace(asked, launcher="slurm"), multirun.asked)
+    for name in ("24", "24_0", "24_1", "24_2"):
+        (multirun.submitted / name).mkdir(parents=True)
+    for number in range(2):
+        change(multirun, number, slurm=f"24_{number}", host="node1", beat=LONG_AGO)
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\nexec cat {tmp_path}/queue\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "queue").write_text("24_1 RUNNING\n24_2 PENDING\n")
+    assert states(multirun) == ["lost", "running", "pending"]
+    (tmp_path / "queue").write_text("24_0 PENDING\n24_1 RUNNING\n")
+    assert states(multirun) == ["pending", "running", "lost"]
+    (tmp_path / "queue").unlink()
+    assert states(multirun) == ["lost", "lost", "pending"]
+
+
+VALUES = (("a", "'b, c'"), ("[1,2]", "[3]"), ("'it\\'s'", "{x:1,y:[2]}", "null"))
+
+
+@pytest.mark.parametrize("mask", [1, 0b11, 0b101, 0b111000, 0b101101, 0b110111011101, 0b111111111111])
+def test_the_commands_run_just_the_failed_jobs(mask: int, tmp_path: Path) -> None:
+    """Hydra itself reads them, after a shell's splitting; values hold commas, quotes and brackets."""
+    names = ("task.template", "layers.range", "+more")
+    grid = [[f"{n}={v}" for n, v in zip(names, vs, strict=True)] for vs in itertools.product(*VALUES)]
+    asked = Asked("run", "slurm", ["hydra/launcher=slurm"], grid, str(tmp_path))
+    failed = [job for i, job in enumerate(grid) if mask >> i & 1]
+    commands = again([standing.Standing("run", tuple(j), "failed", "", None, None, asked) for j in failed])
+    found = [job for command in commands for job in swept(command, tmp_path)]
+    assert sorted(found) == sorted(failed)
+    assert len(commands) < max(2, len(failed))
+
+
+def swept(command: str, folder: Path) -> Sequence[list[str]]:
+    words = shlex.split(command)
+    assert words[:7] == ["cd", str(folder), "&&", "mllm-probe", "run", "-m", "hydra/launcher=slurm"]
+    [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words[7:]), None)
+    return jobs
+
+
+def test_limits_that_no_job_survives_are_refused() -> None:
+    check_limits(240, 120, 5)
+    check_limits(4, 120, 1)
+    check_limits(11, 120, 0)
+    with pytest.raises(ConfigError, match=r"timeout_min=3 leaves no time to work: .* allow 4 or more"):
+        check_limits(3, 120, 5)
+    with pytest.raises(ConfigError, match=r"timeout_min=10 with hydra.launcher.max_num_timeout=0"):
+        check_limits(10, 120, 0)
+
+
+def test_a_refused_limit_ends_the_command(probe: Run, tmp_path: Path) -> None:
+    code, _, err = probe("run", "-m", "data.seed=0,1", "hydra/launcher=slurm", "hydra.launcher.timeout_min=2")
+    assert code == 1 and err.startswith("mllm-probe: hydra.launcher.timeout_min=2 leaves no time")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_submitit_one_sentence_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['hydra_plugins'] = None; from mllm_probe.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "run", "-m", "hydra/launcher=slurm", "data.seed=0,1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().endswith("need submitit: pip install 'mllm-probe[slurm]'")
+
+
+def test_status_of_nothing_is_one_sentence(probe: Run) -> None:
+    code, _, err = probe("status", "nowhere")
+    assert code == 1 and "mllm-probe: nowhere holds no job; name the folder of a multirun" in err
+
+
+def test_status_imports_neither_torch_nor_hydra(multirun: MultirunPaths) -> None:
+    code = (
+        "import sys; from mllm_probe import cli\n"
+        f"try: cli.main(['status', {str(multirun.root)!r}])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'hydra', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
