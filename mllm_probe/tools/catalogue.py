@@ -9,7 +9,7 @@ from mllm_probe.paths import config_dir
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 
 COMMANDS = {f"{group}s": group for group in ("model", "task", "dataset", "probe", "experiment", "target")} | {
-    "layers": "layers"
+    name: name for name in ("layers", "features")
 }
 PACKAGE = "# @package"
 
