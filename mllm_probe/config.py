@@ -42,15 +42,17 @@ T = TypeVar("T")
 class RunConfig:
     """`run`, `extract` and `sweep`: the whole experiment and its two halves take the same settings.
 
-    `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `controls` is a list,
-    or all, or none. `local` holds a second task with its own `extract.positions` and `extract.answers`; a study then
-    compares the layers of both. `guards` stop a run that cannot be right, or only note it.
+    `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
+    or several such nodes by name. `controls` is a list, or all, or none. `local` holds a second task with its own
+    `extract.positions` and `extract.answers`; a study then compares the layers of both. `guards` stop a run that cannot
+    be right, or only note it.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     dataset: Any = MISSING
     task: Any = MISSING
     probe: Any = MISSING
+    features: Any = MISSING
     layers: LayerSettings = field(default_factory=LayerSettings)
     prompt: PromptSettings = field(default_factory=PromptSettings)
     data: DataSettings = field(default_factory=DataSettings)

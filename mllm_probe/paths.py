@@ -179,6 +179,9 @@ class RunPaths:
     def figure(self, kind: str) -> Path:
         return self.root / f"layers.{kind}"
 
+    def features(self, kind: str) -> Path:
+        return self.root / f"features.{kind}"
+
     def side(self, name: str) -> "RunPaths":
         """One of the two tasks of a study: `global` or `local`."""
         return RunPaths(self.root / name)

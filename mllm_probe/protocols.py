@@ -105,6 +105,20 @@ class Probe(Protocol):
         """One fit per problem; all problems of a layer come at once, so that they can share work. Raises ProbeError."""
 
 
+class Feature(Protocol):
+    """What probes are given of a picture tower: its layers one by one, or several as one feature."""
+
+    @property
+    def name(self) -> str: ...
+
+    def arms(self, blocks: int, final: int | None) -> Any:
+        """An integration of the layers of a vision tower of so many blocks (0: there is none), of which the model's own
+        connector reads layer `final` (None: unknown), and what it is held against: a `mllm_probe.vision.controls.Arms`.
+
+        None for single layers. Raises ConfigError.
+        """
+
+
 class Reporter(Protocol):
     """Where a stage says how it is getting on; the one in `report` draws bars, tests use a silent one."""
 

@@ -83,7 +83,9 @@ def beat(folder: Path, error: BaseException | None) -> Job:
 
 
 def test_what_a_job_says_last(tmp_path: Path) -> None:
-    ends = [beat(tmp_path, end) for end in (None, DataError("bad row"), PendingError("another fills it"), SystemExit(1))]
+    ends = [
+        beat(tmp_path, end) for end in (None, DataError("bad row"), PendingError("another fills it"), SystemExit(1))
+    ]
     assert [(job.state, job.error, bool(job.ended)) for job in ends] == [
         ("done", "", True),
         ("failed", "bad row", True),

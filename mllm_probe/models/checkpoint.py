@@ -1,5 +1,6 @@
 """Where a checkpoint lies on this disk, and whether all its parts are there. Loads nothing."""
 
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -55,6 +56,12 @@ def find_checkpoint(model: CheckpointSettings, setting: str = "model.path", weig
 
 def _hub(setting: str) -> str:
     return setting.replace(".path", ".hub_id")
+
+
+def connector_reads(folder: Path, blocks: int) -> int | None:
+    """Which layer of a vision tower of so many blocks the connector reads, None where config.json does not say."""
+    layer = json.loads((folder / "config.json").read_text()).get("vision_feature_layer")
+    return layer % (blocks + 1) if isinstance(layer, int) else None
 
 
 def needs(model: ModelSettings, weights: bool = True) -> str | None:

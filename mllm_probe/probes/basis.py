@@ -31,7 +31,7 @@ class Basis:
             return cls(vectors.T.contiguous(), values.clamp_min(0), 0.0)
         if features.n <= FULL and not features.streamed:
             return cls._of_rows(features)
-        return cls._leading(features, LEADING)
+        return cls.leading(features, LEADING)
 
     @classmethod
     def _of_rows(cls, features: Features) -> "Basis":
@@ -42,7 +42,7 @@ class Basis:
         return cls(axes, values, float(values.min()) if len(values) else 0.0)
 
     @classmethod
-    def _leading(cls, features: Features, rank: int) -> "Basis":
+    def leading(cls, features: Features, rank: int) -> "Basis":
         generator = torch.Generator(device="cpu").manual_seed(0)
         q = torch.randn(rank + 16, features.width, generator=generator).to(features.device)
         for _ in range(2):

@@ -234,7 +234,7 @@ class Bench:
         problems = [self.problem(*place) for place in places]
         return fitted(self.ready.probe, readout, problems, [Trial.blank(key, *place, features) for place in places])
 
-    def shown(self, control: str, key: Key, source: Source) -> list[Trial]:
-        """The real labels on the rows of a control that showed the model something else."""
-        blanks = [Trial.blank(key, control, seed) for seed in self.seeds]
-        return fitted(self.ready.probe, source.readout(key), [self.problem("", seed) for seed in self.seeds], blanks)
+    def shown(self, control: str, key: Key, readout: Readout, features: str = "single") -> list[Trial]:
+        """The real labels on the rows of a control that read something else."""
+        blanks = [Trial.blank(key, control, seed, features) for seed in self.seeds]
+        return fitted(self.ready.probe, readout, [self.problem("", seed) for seed in self.seeds], blanks)

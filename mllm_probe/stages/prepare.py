@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store, write_json
@@ -14,7 +15,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import OutputPaths, RunPaths
-from mllm_probe.protocols import Dataset, Probe, Reporter, Task
+from mllm_probe.protocols import Dataset, Feature, Probe, Reporter, Task
 from mllm_probe.settings import (
     ANALYSES,
     DEVICES,
@@ -38,6 +39,7 @@ class Design:
     dataset: Dataset
     task: Task
     probe: Probe
+    features: tuple[Feature, ...]
     folds: Folds
 
     @classmethod
@@ -49,6 +51,7 @@ class Design:
             build(config.dataset, Dataset, plugins),  # type: ignore[type-abstract]
             build(config.task, Task, plugins, seed=data.seed, on_bad_row=data.on_bad_row),  # type: ignore[type-abstract]
             build(config.probe, Probe, plugins),  # type: ignore[type-abstract]
+            _features(config.features, plugins),
             Folds(splits.test, splits.val, splits.blocks, data.seed, splits.unit, splits.file),
         )
 
@@ -79,11 +82,18 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     store = Store(outputs.cache(identity.digest), digests)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
-    built = (design.dataset, design.task, design.probe, design.folds)
+    built = (design.dataset, design.task, design.probe, design.features, design.folds)
     ready = Prepared(config, *built, collection, examples, checkpoint, identity, store)
     ready = with_variants(ready, digests)
     digests.save()
     return ready
+
+
+def _features(given: Any, plugins: tuple[str, ...]) -> tuple[Feature, ...]:
+    """Raises ConfigError."""
+    if not isinstance(given, dict) or not given:
+        raise ConfigError(f"features={given} must name one or several options, such as features=[sci,dci]")
+    return tuple(build(node, Feature, plugins, name=name) for name, node in given.items())  # type: ignore[type-abstract]
 
 
 def together(collection: Collection, digests: Digests, reporter: Reporter) -> Collection:

@@ -13,11 +13,13 @@ from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig
 from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.extract.layers import check_keys, select_keys, select_sites
-from mllm_probe.protocols import Dataset, Probe, Task
+from mllm_probe.models.checkpoint import connector_reads
+from mllm_probe.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Collection, Examples
+from mllm_probe.vision.controls import Arms
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint
@@ -34,6 +36,7 @@ class Prepared:
     dataset: Dataset
     task: Task
     probe: Probe
+    features: tuple[Feature, ...]
     folds: Folds
     collection: Collection
     examples: Examples
@@ -96,7 +99,32 @@ class Prepared:
     @property
     def stored(self) -> tuple[Key, ...]:
         """What the cache must hold."""
-        return (*self.keys, *self.answer_keys)
+        return tuple(dict.fromkeys((*self.keys, *self.answer_keys, *self.integrated)))
+
+    @cached_property
+    def arms(self) -> Mapping[str, Arms]:
+        """{name: integration and controls} of `features`, none for single layers. Raises ConfigError."""
+        blocks = self.anatomy.blocks.get("vision", 0)
+        final = connector_reads(self.checkpoint, blocks)
+        return {one.name: made for one in self.features if (made := one.arms(blocks, final))}
+
+    @cached_property
+    def integrated(self) -> tuple[Key, ...]:
+        """What integrations draw on, whatever `layers` selects; of a control they have no controls of their own.
+
+        Raises ConfigError.
+        """
+        if not self.arms or self.control in FLOORS:
+            return ()
+        read = {layer for arms in self.arms.values() for layer in (arms.own if self.control else arms).layers}
+        positions = dict.fromkeys(p for p in self.config.extract.positions if p in PICTURE_POSITIONS)
+        if not positions:
+            raise ConfigError(
+                f"features={next(iter(self.arms))} reads a vision tower, where extract.positions="
+                f"{self.config.extract.positions} do not exist; add one of: {', '.join(PICTURE_POSITIONS)}"
+            )
+        keys = (Key(Site("vision", layer), position) for position in positions for layer in sorted(read))
+        return tuple(key for key in keys if self.has(key))
 
 
 OPTIONAL = (TEXT_ONLY, VISION_ONLY, CONNECTOR_ONLY)  # what some models cannot be shown, or have no place to be read

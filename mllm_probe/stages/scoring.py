@@ -99,9 +99,13 @@ class Scoring:
         n, pictures = int(rows.sum()), self.bench.pictures(rows)
         return replace(self.blank(trial), metric=metric, value=float(value), n=n, n_groups=pictures, **more)  # type: ignore[arg-type]
 
-    def not_applicable(self, key: Key, control: str) -> Score:
+    def validation(self, trials: Sequence[Trial]) -> float:
+        """Mean headline on validation over the trials of some seeds."""
+        return float(np.mean([self.row(trial, self.headline, self.rows(trial, "val")).value for trial in trials]))
+
+    def not_applicable(self, key: Key, control: str, features: str = "single") -> Score:
         """A control that does not exist at a key says so."""
-        trial = Trial.blank(key, control, self.bench.seeds[0])
+        trial = Trial.blank(key, control, self.bench.seeds[0], features)
         named = replace(trial, probe=self._ready.probe.name, facts={"converged": 1.0})
         return replace(self.blank(named), seed="all", metric=NOT_APPLICABLE, converged=None, n_train=0)
 

@@ -20,12 +20,15 @@ from mllm_probe.probes.words import bag_of_words
 from mllm_probe.protocols import Probe, Reporter
 from mllm_probe.report.scores import ScoreFile
 from mllm_probe.score import Score
+from mllm_probe.sites import Key
 from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
+from mllm_probe.stages.gains import Gains
 from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.inspection import save_first
+from mllm_probe.stages.integrations import Integrations, places, shown_at
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import FLOORS, OPTIONAL, Prepared, filled
@@ -79,7 +82,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
     total = steps(ready)
-    verdicts = Verdicts(scoring)
+    verdicts, gains = Verdicts(scoring), Gains(scoring)
     scores: list[Score] = []
     remarks: dict[str, list[str]] = {}
     guards = Guards(bench, reporter)
@@ -92,12 +95,15 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         table.add(rows)
         scores += rows
         verdicts.add(trials)
+        gains.add(trials)
         reporter.progress("sweep", done + 1, total, "keys")
     _tell(remarks, len(ready.keys), reporter)
     for said in (bench.left_out, bench.undecided(source)):
         if said:
             reporter.note(said)
     tests, shapes = verdicts.tests(scores, reporter)
+    gained, integrations = gains.tests()
+    tests += gained
     scores = tested(scores, p_values(tests), scoring.headline)
     save_tests(paths.tests, tests)
     table.replace(scores)
@@ -108,6 +114,8 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         "remarks": remarks,
         "verdicts": shapes,
         "gap": _gap(tests),
+        "integrations": integrations,
+        "orders": gains.orders(gained),
         "seconds": times,
         "extraction": dict(extraction),
     }
@@ -126,7 +134,8 @@ def steps(ready: Prepared) -> int:
     """How many keys and baselines a sweep goes through."""
     shown = sum(len(one.keys) if one.control in FLOORS else len(ready.keys) for one in ready.variants)
     own = sum(1 + (key.site.layer == ready.anatomy.blocks["lm"]) for key in ready.answer_keys)
-    return len(ready.keys) + shown + own + BASELINES
+    made = sum(1 + len(place.arms.controls) + len(shown_at(ready)) for place in places(ready))
+    return len(ready.keys) + made + shown + own + BASELINES
 
 
 def _gap(tests: Sequence[Test]) -> dict[str, Any] | None:
@@ -192,6 +201,7 @@ def _per_key(bench: Bench, source: Source, scoring: Scoring, parts: Parts) -> It
         data = cache(partial(source.readout, key))
         trials = parts.get(str(key), lambda key=key, data=data: bench.trials(key, data(), bench.controls))  # type: ignore[misc]
         yield trials, [*scoring.scores(trials), *subsets.scores(trials), *analyses.rows(key, data)]
+    yield from Integrations(bench, source, scoring, parts).found()
     yield from _controls(bench, scoring, parts)
     for trials in answers(bench, source):
         yield trials, scoring.scores(trials)
@@ -209,9 +219,13 @@ def _controls(bench: Bench, scoring: Scoring, parts: Parts) -> Iterator[tuple[li
             if not variant.has(key) or not source.holds(key):
                 yield [], [scoring.not_applicable(key, name)]
                 continue
-            make = partial(bench.shown, name, key, source)
+            make = partial(_shown, bench, name, key, source)
             trials = parts.get(f"{key}.{name}", make)
             yield trials, scoring.scores(trials)
+
+
+def _shown(bench: Bench, control: str, key: Key, source: Source) -> list[Trial]:
+    return bench.shown(control, key, source.readout(key))
 
 
 def _question_only(bench: Bench) -> list[Trial]:

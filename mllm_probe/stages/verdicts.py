@@ -35,7 +35,8 @@ class Test:
     `test`: above_chance (a layer against permuted labels; p_adjusted by max-T over the family), contender (a layer that
     may be the best), drop and rise (the layer validation chose against the top and the bottom one; p_adjusted by
     Holm), difference (the chosen layer against each other one), equivalence (the pair that is hardest to call equal),
-    gap (the chosen layer against the model's own answer).
+    gap (the chosen layer against the model's own answer), integration (several layers as one feature against `other`,
+    p_adjusted by Holm over the family).
     """
 
     run: str

@@ -9,7 +9,7 @@ from mllm_probe.paths import config_dir
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 
 GROUPS = ("model", "task", "dataset", "probe", "encoder", "experiment", "target")
-COMMANDS = {f"{group}s": group for group in GROUPS} | {"layers": "layers"}
+COMMANDS = {f"{group}s": group for group in GROUPS} | {name: name for name in ("layers", "features")}
 PACKAGE = "# @package"
 
 

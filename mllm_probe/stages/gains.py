@@ -1,0 +1,138 @@
+"""What may be said of an integration: does it gain over its final layer, and is the gain its layers' or its width's?
+
+Reads held-out predictions; fits nothing again. The results are rows of tests.csv and entries of the summary.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mllm_probe.settings import CONTROL_TASK, PERMUTED
+from mllm_probe.stages.bench import COPY_CEILING, Trial
+from mllm_probe.stages.integrations import Place, places
+from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stages.verdicts import ALPHA, Test
+from mllm_probe.stats.hypotheses import FAILS, HOLDS, UNDECIDED
+from mllm_probe.stats.paired import difference, row_scores
+from mllm_probe.stats.permutation import holm
+from mllm_probe.vision.controls import BEST, FINAL, WIDTH
+
+INTEGRATION = "integration"  # the test of tests.csv: an integration minus one of its controls or another integration
+ABOVE, BELOW = "above", "below"
+OTHER_LABELS = (CONTROL_TASK, PERMUTED, COPY_CEILING)
+LOSS = "it is below its final layer"
+NO_GAIN = "no gain over its final layer was shown"
+BARE = "a gain over its final layer, and nothing of equal width was read beside it"
+BY_WIDTH = "a gain over its final layer, which its width alone may explain"
+BY_ONE = "a gain over its final layer and over equal width, which a better single layer may explain"
+BY_LAYERS = "a gain of its layers, not of its width"
+ORDER = ("dci", "sci")  # of the paper: the first not below the second, and the second above its final layer
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One score per test row, and the mean headline on validation."""
+
+    site: str
+    rows: np.ndarray
+    read: np.ndarray
+    val: float
+
+
+class Gains:
+    """The trials of integrations and of their controls, reduced to one score per test row."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring, self._bench = scoring, scoring.bench
+        self._places = {(p.position, p.features): p for p in places(scoring.bench.ready)}
+        self._arms: dict[tuple[str, str], dict[str, _Arm]] = {}
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Of anything else nothing is kept."""
+        real = [trial for trial in trials if trial.key and trial.control not in OTHER_LABELS]
+        if not real or (real[0].key.position, real[0].features) not in self._places:  # type: ignore[union-attr]
+            return
+        key = real[0].key
+        assert key is not None
+        read = self._scoring.rows(real[0], "test")
+        scores = row_scores(np.stack([trial.logits[read] for trial in real]), self._bench.y[read], self._bench.kind)
+        arm = _Arm(str(key.site), scores, read, self._scoring.validation(real))
+        self._arms.setdefault((key.position, real[0].features), {})[real[0].control] = arm
+
+    def tests(self) -> tuple[list[Test], list[dict[str, Any]]]:
+        """All rows, and what to say of each integration."""
+        rows: list[Test] = []
+        said: list[dict[str, Any]] = []
+        for place, arms in self._arms.items():
+            own, others = arms[""], {name: arm for name, arm in arms.items() if name}
+            beside = {name: more[""] for (at, name), more in self._arms.items() if at == place[0] and name != place[1]}
+            tests = self._against(place, own, {**others, **beside})
+            rows += tests
+            said.append(self._line(self._places[place], arms, {test.other: test for test in tests}))
+        return rows, said
+
+    def _against(self, place: tuple[str, str], own: _Arm, others: Mapping[str, _Arm]) -> list[Test]:
+        """The integration against each of its controls and each other integration, two-sided, corrected by Holm."""
+        position, features = place
+        draws, level = self._scoring.draws(own.read), self._scoring.level
+        found = [difference(own.rows, other.rows, draws, level) for other in others.values()]
+        adjusted = holm(np.asarray([one.p for one in found])).tolist()
+        common = (self._scoring.run, INTEGRATION, f"{features} at {position}", self._bench.ready.probe.name, position)
+        return [
+            Test(*common, own.site, name, one.value, one.low, one.high, one.p, p, one.detectable, _sign(one.value, p))
+            for name, one, p in zip(others, found, adjusted, strict=True)
+        ]
+
+    def orders(self, tests: Sequence[Test]) -> list[dict[str, Any]]:
+        """What became of the paper's order, dci >= sci > final layer, where both were read at a position."""
+        found = []
+        for position in dict.fromkeys(at for at, _ in self._arms):
+            rows = {(test.family, test.other): test for test in tests if test.test == INTEGRATION}
+            first, second = (rows.get((f"{a} at {position}", b)) for a, b in (ORDER, (ORDER[1], FINAL)))
+            if first and second:
+                found.append(
+                    {"position": position, "verdict": _order(first, second)}
+                    | {name: _numbers(test) for name, test in (("dci_over_sci", first), ("sci_over_final", second))}
+                )
+        return found
+
+    def _line(self, place: Place, arms: Mapping[str, _Arm], tests: Mapping[str, Test]) -> dict[str, Any]:
+        """Of controls of equal width the one that validation prefers is what the integration must beat."""
+        wide = max((name for name in WIDTH if name in tests), key=lambda name: arms[name].val, default=None)
+        against = {name: test for name, test in tests.items() if name in (FINAL, wide, BEST)}
+        return {
+            "features": place.features,
+            "position": place.position,
+            "layers": str(place.arms.own),
+            "value": float(arms[""].rows.mean()),
+            "best_layer": arms[BEST].site if BEST in arms else None,
+            "against": {name: _numbers(test) for name, test in against.items()},
+            "verdict": _verdict(tests, wide),
+        }
+
+
+def _sign(value: float, p: float) -> str:
+    return "" if p > ALPHA else ABOVE if value > 0 else BELOW
+
+
+def _numbers(test: Test) -> dict[str, Any]:
+    return {name: getattr(test, name) for name in ("value", "low", "high", "p_adjusted", "detectable")}
+
+
+def _verdict(tests: Mapping[str, Test], wide: str | None) -> str:
+    if tests[FINAL].verdict != ABOVE:
+        return LOSS if tests[FINAL].verdict == BELOW else NO_GAIN
+    if wide is None:
+        return BARE
+    if tests[wide].verdict != ABOVE:
+        return BY_WIDTH
+    return BY_ONE if BEST in tests and tests[BEST].verdict != ABOVE else BY_LAYERS
+
+
+def _order(first: Test, second: Test) -> str:
+    """The first step must not be below 0, and the second above it."""
+    if BELOW in (first.verdict, second.verdict):
+        return FAILS
+    return HOLDS if second.verdict == ABOVE and (first.value or 0) >= 0 else UNDECIDED
