@@ -1,4 +1,5 @@
-"""Every file and folder name of a data set, a cache and a run; nobody else builds one. Knows names, not contents."""
+"""Every file and folder name of a data set and a run, and where the caches are (see store_paths); nobody else builds
+one. Knows names, not contents."""
 
 import os
 import platform
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from mllm_probe.store_paths import CachePaths, PartPaths, TrainingPaths, plain_name
 
 
 def config_dir() -> Path:
@@ -49,88 +52,6 @@ class OutputPaths:
     def comparison(self, now: datetime) -> "ComparisonPaths":
         """Named as Hydra names the folders of runs."""
         return ComparisonPaths(self.root / "compare" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}")
-
-
-@dataclass(frozen=True)
-class PartPaths:
-    """What an unfinished sweep has fitted, one file a key."""
-
-    root: Path
-
-    def part(self, name: str) -> Path:
-        return self.root / f"{_plain(name)}.safetensors"
-
-
-@dataclass(frozen=True)
-class TrainingPaths:
-    """What an unfinished training goes on from."""
-
-    root: Path
-
-    @property
-    def state(self) -> Path:
-        return self.root / "state.safetensors"
-
-
-@dataclass(frozen=True)
-class CachePaths:
-    """One cache: a folder per identity, in it one folder per shard group."""
-
-    root: Path
-
-    @property
-    def identity(self) -> Path:
-        return self.root / "identity.json"
-
-    @property
-    def groups(self) -> Path:
-        return self.root / "groups"
-
-    @property
-    def renderings(self) -> Path:
-        return self.root / "renderings"
-
-    def rendering(self, sample: str) -> Path:
-        """A sample token by token, for people: kept of the first samples of a run, by their uids."""
-        return self.renderings / f"{sample}.json"
-
-    def group(self, digest: str) -> "GroupPaths":
-        return GroupPaths(self.groups / digest)
-
-
-@dataclass(frozen=True)
-class GroupPaths:
-    """One shard group: a plan and the shards it fills."""
-
-    root: Path
-
-    @property
-    def plan(self) -> Path:
-        return self.root / "plan.json"
-
-    @property
-    def provenance(self) -> Path:
-        return self.root / "provenance.json"
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.json"
-
-    def shard(self, number: int) -> Path:
-        return self.root / f"{number:05d}.safetensors"
-
-    def retry(self, number: int) -> Path:
-        """How small the passes of a shard had to become, where memory ran out."""
-        return self.root / f"{number:05d}.retry.json"
-
-    def claim(self, number: int, generation: int) -> Path:
-        """Who fills a shard; each generation takes over from the one before."""
-        return self.root / f"{number:05d}.{generation}.claim"
-
-    def listed(self, shards: int) -> set[Path]:
-        """Every file that a finished group of so many shards may hold."""
-        parts = {name(number) for number in range(shards) for name in (self.shard, self.retry)}
-        return {self.plan, self.provenance, self.manifest, *parts}
 
 
 @dataclass(frozen=True)
@@ -282,12 +203,7 @@ class ComparisonPaths:
         return self.root / "ranking.csv"
 
     def figure(self, task: str, kind: str) -> Path:
-        return self.root / f"{_plain(task)}.{kind}"
-
-
-def _plain(name: str) -> str:
-    """A name without what a file system may not take."""
-    return re.sub(r"[^\w.@-]", "_", name)
+        return self.root / f"{plain_name(task)}.{kind}"
 
 
 @dataclass(frozen=True)
@@ -310,15 +226,10 @@ class MultirunPaths:
 
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
-CLAIM = re.compile(r"\d{5,}\.\d+\.claim")
 
 
 def is_temporary(path: Path) -> bool:
     return TEMPORARY.fullmatch(path.name) is not None
-
-
-def is_claim(path: Path) -> bool:
-    return CLAIM.fullmatch(path.name) is not None
 
 
 def temporary(path: Path) -> Path:

@@ -49,10 +49,10 @@ from mllm_probe.extract.prove import prove
 from mllm_probe.extract.share import Work
 from mllm_probe.extract.stream import Extraction
 from mllm_probe.models.hf import HFModel
-from mllm_probe.paths import CachePaths
 from mllm_probe.settings import DTYPES
 from mllm_probe.sites import Key, Site
 from mllm_probe.stages.request import PASS_TOKENS
+from mllm_probe.store_paths import CachePaths
 from mllm_probe.types import Picture, Sample
 
 BATCHES = (1, 2, 4, 8, 16, 32)

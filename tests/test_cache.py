@@ -22,8 +22,8 @@ from mllm_probe.extract.share import Work
 from mllm_probe.extract.stream import Extraction, join
 from mllm_probe.extract.taps import read_states
 from mllm_probe.models.hf import HFModel
-from mllm_probe.paths import CachePaths
 from mllm_probe.sites import Key
+from mllm_probe.store_paths import CachePaths
 from mllm_probe.types import Sample
 
 KEYS = [

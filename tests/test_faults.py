@@ -24,7 +24,7 @@ from mllm_probe.extract.prove import prove
 from mllm_probe.extract.share import Work
 from mllm_probe.extract.stream import Extraction
 from mllm_probe.models.hf import HFModel
-from mllm_probe.paths import CachePaths
+from mllm_probe.store_paths import CachePaths
 from mllm_probe.types import Sample
 
 DATA = ("dataset.pictures=40", "data.n=40", "splits.blocks=4", "extract.micro_batch=1")

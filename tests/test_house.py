@@ -18,6 +18,7 @@ FLOORS = [
         "protocols",
         "errors",
         "paths",
+        "store_paths",
         "settings",
         "vision_settings",
         "digests",

@@ -20,9 +20,9 @@ from mllm_probe.extract.estimate import Estimate, check_disk, estimate
 from mllm_probe.extract.planner import Planner
 from mllm_probe.extract.taps import Pooling, read_states
 from mllm_probe.models.hf import HFModel
-from mllm_probe.paths import CachePaths
 from mllm_probe.report.scores import load_scores
 from mllm_probe.sites import Key
+from mllm_probe.store_paths import CachePaths
 from mllm_probe.types import Sample
 
 KEYS = [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from conftest import QUICK, Run, Silent, tiny
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mllm_probe.errors import ConfigError, DataError, PendingError
+from mllm_probe.errors import ConfigError, DataError, MllmProbeError, PendingError
 from mllm_probe.jobs import Asked, Job, now, read, write
 from mllm_probe.multirun import check_limits
 from mllm_probe.paths import MultirunPaths, RunPaths
@@ -70,13 +71,10 @@ def test_report_leaves_no_status_where_it_is_called(probe: Run, tmp_path: Path) 
 
 def beat(folder: Path, error: BaseException | None) -> Job:
     path = RunPaths(folder).status
-    try:
-        with Heartbeat(Silent(), path, Job("run", []), str) as reporter:
-            reporter.progress("sweep", 3, 10, "keys")
-            if error:
-                raise error
-    except type(error) if error else ():
-        pass
+    with suppress(MllmProbeError, SystemExit), Heartbeat(Silent(), path, Job("run", []), str) as reporter:
+        reporter.progress("sweep", 3, 10, "keys")
+        if error:
+            raise error
     found = read(Job, path)
     assert found is not None
     return found

@@ -14,12 +14,12 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from mllm_probe.config import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError
-from mllm_probe.paths import PartPaths
 from mllm_probe.report.scores import load_scores
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stats.coding import blocks
+from mllm_probe.store_paths import PartPaths
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Decision, Examples
 

@@ -19,8 +19,8 @@ from mllm_probe.integration import KINDS, integrate, recipe
 from mllm_probe.models.captions import captioned, losses
 from mllm_probe.models.dense import DenseLlavaForConditionalGeneration, reduced
 from mllm_probe.models.hf import load_model
-from mllm_probe.paths import TrainingPaths
 from mllm_probe.settings import TrainSettings
+from mllm_probe.store_paths import TrainingPaths
 from mllm_probe.train.loop import share, train
 from mllm_probe.train.material import Material
 from mllm_probe.train.order import rows_of

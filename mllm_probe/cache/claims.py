@@ -21,7 +21,8 @@ from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 
-from mllm_probe.paths import GroupPaths, temporary
+from mllm_probe.paths import temporary
+from mllm_probe.store_paths import GroupPaths
 
 BEAT, STALE = 10.0, 60.0  # seconds between two signs of life, and without one until a claim is dead
 NAMESPACE = Path("/proc/self/ns/pid")  # containers of one host may number their processes apart

@@ -26,8 +26,9 @@ from mllm_probe.cache.coverage import Coverage, Damage, Shard
 from mllm_probe.cache.rows import StoredRows
 from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError
-from mllm_probe.paths import CachePaths, GroupPaths, replacing
+from mllm_probe.paths import replacing
 from mllm_probe.sites import Key
+from mllm_probe.store_paths import CachePaths, GroupPaths
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,8 @@ from typing import Any
 
 from mllm_probe.cache.identity import FORMAT, plan_digest
 from mllm_probe.errors import CacheError, choices
-from mllm_probe.paths import CachePaths, GroupPaths, is_claim, is_temporary
+from mllm_probe.paths import is_temporary
+from mllm_probe.store_paths import CachePaths, GroupPaths, is_claim
 
 IDLE = 3600.0  # seconds; what was written later may belong to a process that still runs
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.errors import CacheError
-from mllm_probe.paths import PartPaths, replacing
+from mllm_probe.paths import replacing
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Trial
+from mllm_probe.store_paths import PartPaths
 
 LOGITS, FITS = "logits/", "fits/"
 TOLD = ("control", "probe", "seed", "facts", "features")

@@ -81,26 +81,22 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     started, bench, source = time.monotonic(), Bench(ready), Source(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
-    total = steps(ready)
     verdicts, gains = Verdicts(scoring), Gains(scoring)
-    scores: list[Score] = []
-    remarks: dict[str, list[str]] = {}
     guards = Guards(bench, reporter)
     guards.question()
     guards.vectors(source)
+    scores: list[Score] = []
+    remarks: dict[str, list[str]] = {}
     for done, (trials, rows) in enumerate(_per_key(bench, source, scoring, parts)):
         guards.trials(trials)
         for remark in _remarks(trials):
             remarks.setdefault(remark, []).append(str(trials[0].key))
         table.add(rows)
         scores += rows
-        verdicts.add(trials)
-        gains.add(trials)
-        reporter.progress("sweep", done + 1, total, "keys")
-    _tell(remarks, len(ready.keys), reporter)
-    for said in (bench.left_out, bench.undecided(source)):
-        if said:
-            reporter.note(said)
+        for kept in (verdicts, gains):
+            kept.add(trials)
+        reporter.progress("sweep", done + 1, steps(ready), "keys")
+    _tell(remarks, bench, source, reporter)
     tests, shapes = verdicts.tests(scores, reporter)
     gained, integrations = gains.tests()
     tests += gained
@@ -187,10 +183,14 @@ def _remarks(trials: Sequence[Trial]) -> list[str]:
     return [remark for remark, holds in found.items() if holds]
 
 
-def _tell(remarks: Mapping[str, Sequence[str]], keys: int, reporter: Reporter) -> None:
+def _tell(remarks: Mapping[str, Sequence[str]], bench: Bench, source: Source, reporter: Reporter) -> None:
+    """What a reader of the scores should know of the fits, and what could not be fitted."""
     for remark, named in remarks.items():
         rest = "" if len(named) <= NAMED else f" and {len(named) - NAMED} more"
-        reporter.note(f"{len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
+        reporter.note(f"{len(named)} of {len(bench.ready.keys)} keys {remark}: {', '.join(named[:NAMED])}{rest}")
+    for said in (bench.left_out, bench.undecided(source)):
+        if said:
+            reporter.note(said)
 
 
 def _per_key(bench: Bench, source: Source, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from mllm_probe.errors import TrainError
-from mllm_probe.paths import TrainingPaths, replacing
+from mllm_probe.paths import replacing
 from mllm_probe.protocols import Reporter
 from mllm_probe.settings import TrainSettings
+from mllm_probe.store_paths import TrainingPaths
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 

@@ -1,0 +1,98 @@
+"""The names of what is stored for later: caches, and what unfinished sweeps and trainings go on from."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+CLAIM = re.compile(r"\d{5,}\.\d+\.claim")
+
+
+@dataclass(frozen=True)
+class PartPaths:
+    """What an unfinished sweep has fitted, one file a key."""
+
+    root: Path
+
+    def part(self, name: str) -> Path:
+        return self.root / f"{plain_name(name)}.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingPaths:
+    """What an unfinished training goes on from."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.safetensors"
+
+
+@dataclass(frozen=True)
+class CachePaths:
+    """One cache: a folder per identity, in it one folder per shard group."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "identity.json"
+
+    @property
+    def groups(self) -> Path:
+        return self.root / "groups"
+
+    @property
+    def renderings(self) -> Path:
+        return self.root / "renderings"
+
+    def rendering(self, sample: str) -> Path:
+        """A sample token by token, for people: kept of the first samples of a run, by their uids."""
+        return self.renderings / f"{sample}.json"
+
+    def group(self, digest: str) -> "GroupPaths":
+        return GroupPaths(self.groups / digest)
+
+
+@dataclass(frozen=True)
+class GroupPaths:
+    """One shard group: a plan and the shards it fills."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    def shard(self, number: int) -> Path:
+        return self.root / f"{number:05d}.safetensors"
+
+    def retry(self, number: int) -> Path:
+        """How small the passes of a shard had to become, where memory ran out."""
+        return self.root / f"{number:05d}.retry.json"
+
+    def claim(self, number: int, generation: int) -> Path:
+        """Who fills a shard; each generation takes over from the one before."""
+        return self.root / f"{number:05d}.{generation}.claim"
+
+    def listed(self, shards: int) -> set[Path]:
+        """Every file that a finished group of so many shards may hold."""
+        parts = {name(number) for number in range(shards) for name in (self.shard, self.retry)}
+        return {self.plan, self.provenance, self.manifest, *parts}
+
+
+def is_claim(path: Path) -> bool:
+    return CLAIM.fullmatch(path.name) is not None
+
+
+def plain_name(name: str) -> str:
+    """A name without what a file system may not take."""
+    return re.sub(r"[^\w.@-]", "_", name)
