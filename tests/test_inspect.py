@@ -185,7 +185,9 @@ def printed(shown: list[Inspection], color_system: str | None = None, width: int
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_bars_stand_under_their_tokens_without_colour(checkpoint: Path, zebra: list[Sample], width: int) -> None:
+def test_bars_stand_under_their_tokens_without_colour(
+    checkpoint: Path, zebra: list[Sample], width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every cell of a token has its sign, or the line that a sign began, below it, and no other cell has."""
     shown = seen(blueprint_of(checkpoint), zebra[1], ("mean_text",))
     out = printed([shown], width=width)
@@ -201,6 +203,8 @@ def test_bars_stand_under_their_tokens_without_colour(checkpoint: Path, zebra: l
     words = "".join(piece.text.replace(" ", "␣") for piece in shown.pieces if "A" in piece.signs)
     assert below.replace(" ", "") == words
     assert "▀" in printed([shown], "truecolor")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "▀" not in printed([shown], "truecolor")
 
 
 def test_the_command_needs_no_weights_and_touches_no_cache(probe: Run, checkpoint: Path, tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ INDENT = 2
 
 def print_inspections(shown: Sequence[Inspection], console: Console | None = None) -> None:
     console = console or Console()
+    colour = console.is_terminal and not console.no_color and console.color_system in ("256", "truecolor")
     for number, one in enumerate(shown, 1):
         console.print(Rule(f"[bold]{number} of {len(shown)}[/]", align="left", style="dim"))
-        console.print(_top(one, console.is_terminal and console.color_system in ("256", "truecolor")))
+        console.print(_top(one, colour))
         if one.warning:
             console.print(Text(f"warning: {visible(one.warning, PLAIN)}", style="bold red"))
         console.print()
