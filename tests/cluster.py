@@ -45,7 +45,7 @@ SchedulerParameters=sched_interval=1,bf_interval=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2000 State=UNKNOWN
 PartitionName=all Nodes={host} Default=YES MaxTime=60 DefMemPerCPU=200 State=UP
 """
-SACCT = '''\
+SACCT = """\
 #!{python}
 import re, subprocess, sys
 
@@ -58,7 +58,7 @@ for flag, name in zip(sys.argv, sys.argv[1:]):
         place = f"[{{task}}]" if re.search(r"[-,%]", task) else task
         name = f"{{job['ArrayJobId']}}_{{place}}" if task else job["JobId"]
         print(f"{{name}}|{{job['JobState']}}|{{job['NodeList']}}")
-'''
+"""
 
 
 def until(happened: Callable[[], object], what: str) -> None:
