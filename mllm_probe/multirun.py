@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.jobs import DONE, Asked, read, submitted, write
 from mllm_probe.paths import MultirunPaths
+from mllm_probe.tools.listing import count
 from mllm_probe.tools.standing import standings
 
 LAUNCHERS = {"BasicLauncher": "basic", "LocalLauncher": "local", "SlurmLauncher": "slurm"}
@@ -73,7 +74,7 @@ def told(folder: Path | None) -> str | None:
     bad = [job for job in jobs if job.state != DONE]
     named = [f"{' '.join(job.overrides)}: {job.why or job.state}" for job in bad[:NAMED]]
     rest = [f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
-    said = f"{len(bad)} of {len(jobs)} jobs are not done; `mllm-probe status {folder}` says more"
+    said = f"{len(bad)} of {count(len(jobs), 'job')} not done; `mllm-probe status {folder}` says more"
     return "\n  ".join([said, *named, *rest])
 
 

@@ -80,7 +80,7 @@ def test_slurm_calls_a_failed_job_completed_and_status_does_not(
     checkpoint: Path, slurm: Environment, tmp_path: Path
 ) -> None:
     code, err = finish(drive(tmp_path, checkpoint, slurm, "layers.range=[2,3],[2,99]"))
-    assert code == 1 and "1 of 2 jobs are not done" in err and "layers.range=[2, 99] is out of range" in err
+    assert code == 1 and "1 of 2 jobs not done" in err and "layers.range=[2, 99] is out of range" in err
     name = str(said(tmp_path, 1)["slurm"])
     assert "JobState=COMPLETED" in call(tmp_path, slurm, "scontrol", "show", "job", name)[1]
     code, out = status(tmp_path, slurm)
@@ -99,7 +99,7 @@ def test_a_killed_job_is_lost_and_one_that_waits_is_pending(
     assert code == 0 and "2 jobs: 1 running, 1 pending" in out
     assert call(tmp_path, slurm, "scancel", str(said(tmp_path, 0)["slurm"]))[0] == 0
     code, err = finish(driver)
-    assert code == 1 and "jobs are not done; `mllm-probe status sweep` says more" in err
+    assert code == 1 and "jobs not done; `mllm-probe status sweep` says more" in err
     until(lambda: said(tmp_path, 1).get("state") == "done", "the second job, which nobody waits for any more")
     code, out = status(tmp_path, slurm)
     assert code == 1 and "2 jobs: 1 done, 1 lost" in out and "cancelled, or killed" in out

@@ -17,7 +17,7 @@ from conftest import QUICK, Run, Silent, tiny
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mllm_probe.errors import ConfigError, DataError, MllmProbeError, PendingError
+from mllm_probe.errors import ConfigError, DataError, PendingError
 from mllm_probe.jobs import Asked, Job, now, read, write
 from mllm_probe.multirun import check_limits
 from mllm_probe.paths import MultirunPaths, RunPaths
@@ -33,24 +33,25 @@ def said(folder: Path) -> dict[str, object]:
 
 
 def test_a_multirun_with_a_job_that_fails(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
-    """Real processes: one job ends well; status names the other one, and what runs only that again."""
-    base = ("hydra/launcher=local", "hydra.sweep.dir=sweep", *tiny(checkpoint), *QUICK)
-    code, _, err = probe("extract", "-m", *base, "layers.range=[2,3],[2,99]")
-    assert code == 1 and "1 of 2 jobs are not done; `mllm-probe status sweep` says more" in err
-    assert "layers.range=[2,99]: layers.range=[2, 99] is out of range" in err and "Traceback" not in err
+    """Real processes: one job ends well, one has no checkpoint; once it has, the command that status prints ends it."""
+    base = ("hydra/launcher=local", "model=custom", "model.dtype=float32", *QUICK)
+    code, _, err = probe("extract", "-m", *base, f"model.path={checkpoint},there", "hydra.sweep.dir=sweep")
+    assert code == 1 and "1 of 2 jobs not done; `mllm-probe status sweep` says more" in err
+    assert "model.path=there: the checkpoint folder there does not exist" in err and "Traceback" not in err
     assert [said(tmp_path / "sweep" / n)["state"] for n in "01"] == ["done", "failed"]
     good = said(tmp_path / "sweep" / "0")
     assert good["stage"] == "extract" and good["done"] == good["total"] > 0
 
     code, out, _ = probe("status", "sweep")
-    assert code == 1 and "2 jobs: 1 done, 1 failed" in out and "failed (1): layers.range=[2, 99] is out of" in out
+    assert code == 1 and "2 jobs: 1 done, 1 failed" in out and "failed (1): the checkpoint folder there does not" in out
     words = shlex.split(out.splitlines()[-1])
-    assert words == ["mllm-probe", "extract", "-m", base[0], *base[2:], "layers.range=[2,99]"]
-
-    code, _, err = probe(*words[1:], "hydra.sweep.dir=later", "layers.range=[2,4]")  # as if the cause were mended
+    assert words == ["mllm-probe", "extract", "-m", *base, "model.path=there"]
+    (tmp_path / "there").symlink_to(checkpoint)
+    code, _, err = probe(*words[1:])
     assert code == 0, err
-    code, out, _ = probe("status", "sweep", "later")
-    assert code == 1 and "3 jobs: 2 done, 1 failed" in out, "another job, which stands in for none"
+    (later,) = map(str, tmp_path.glob("outputs/multirun/*/*"))
+    code, out, _ = probe("status", "sweep", later)
+    assert code == 0 and "2 jobs: 2 done" in out, "a later job stands in for an earlier one"
 
 
 def test_a_single_run_says_how_it_ended(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_report_leaves_no_status_where_it_is_called(probe: Run, tmp_path: Path) 
 
 def beat(folder: Path, error: BaseException | None) -> Job:
     path = RunPaths(folder).status
-    with suppress(MllmProbeError, SystemExit), Heartbeat(Silent(), path, Job("run", []), str) as reporter:
+    with suppress(PendingError, DataError, SystemExit), Heartbeat(Silent(), path, Job("run", []), str) as reporter:
         reporter.progress("sweep", 3, 10, "keys")
         if error:
             raise error
