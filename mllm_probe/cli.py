@@ -26,7 +26,7 @@ COMMANDS = {
     "geometry": "compare the layers of a filled cache with each other",
     "status": "how the jobs of a multirun stand, and the command that runs the failed ones again",
     "cache": "list, verify, prune and compare caches",
-    "list": "models, tasks, datasets, probes, layers or experiments to choose from",
+    "list": "models, tasks, datasets, probes, layers, experiments or launchers to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
 # {command: module of tools}; all others are Hydra jobs, modules of stages with their names

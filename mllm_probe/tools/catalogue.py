@@ -8,7 +8,8 @@ from mllm_probe.errors import ConfigError
 from mllm_probe.paths import config_dir
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 
-COMMANDS = {f"{group}s": group for group in ("model", "task", "dataset", "probe", "experiment")} | {"layers": "layers"}
+COMMANDS = {f"{group}s": group for group in ("model", "task", "dataset", "probe", "experiment")}
+COMMANDS |= {"layers": "layers", "launchers": "hydra/launcher"}
 PACKAGE = "# @package"
 
 
