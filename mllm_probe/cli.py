@@ -33,7 +33,7 @@ COMMANDS = {
     "vision policy": "which vision representations to train next, and how well that finds the best",
     "status": "how the jobs of a multirun stand, and the command that runs the failed ones again",
     "cache": "list, verify, prune and compare caches",
-    "list": "models, tasks, datasets, probes, encoders, layers or experiments to choose from",
+    "list": "models, tasks, datasets, probes, experiments, launchers and more to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
 # {command: module of tools}; all others are Hydra jobs, see _job_name

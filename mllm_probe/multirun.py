@@ -67,11 +67,11 @@ def check_limits(timeout_min: int, signal_delay_s: int, max_num_timeout: int) ->
 
 
 def told(folder: Path | None) -> str | None:
-    """What became of the jobs that were launched from here; None where none was."""
-    if folder is None or not submitted(MultirunPaths(folder)):
-        return None
-    jobs = standings(folder)
+    """Which of the jobs that were launched from here are not done; None where none was launched, or all are."""
+    jobs = standings(folder) if folder and submitted(MultirunPaths(folder)) else []
     bad = [job for job in jobs if job.state != DONE]
+    if not bad:
+        return None
     named = [f"{' '.join(job.overrides)}: {job.why or job.state}" for job in bad[:NAMED]]
     rest = [f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
     said = f"{len(bad)} of {count(len(jobs), 'job')} not done; `mllm-probe status {folder}` says more"

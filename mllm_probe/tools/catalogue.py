@@ -10,6 +10,7 @@ from mllm_probe.tools.listing import add_row, new_table, wide_console
 
 GROUPS = ("model", "task", "dataset", "probe", "encoder", "experiment", "target")
 COMMANDS = {f"{group}s": group for group in GROUPS} | {name: name for name in ("layers", "features")}
+COMMANDS |= {"launchers": "hydra/launcher"}
 PACKAGE = "# @package"
 
 

@@ -144,7 +144,8 @@ def _machine(_: Path) -> Iterator[Finding]:
     threads, remedy = f"{said or 1} of {cores} cores", "" if said else "OMP_NUM_THREADS=N, if they are idle"
     yield Finding("threads", threads, OK if said else NOTE, remedy)
     sbatch = "sbatch is there" if shutil.which("sbatch") else "not here, and needed for sweeps on a cluster only"
-    yield Finding("SLURM", sbatch)
+    lacks = shutil.which("sbatch") and not find_spec("submitit")
+    yield Finding("SLURM", sbatch, NOTE if lacks else OK, "pip install 'mllm-probe[slurm]'" if lacks else "")
 
 
 def _hub(_: Path) -> Iterator[Finding]:

@@ -43,23 +43,27 @@ class Standing:
 def standings(folder: Path) -> list[Standing]:
     """Of a multirun in the order of its jobs, those that have not begun included; else of the runs below a folder."""
     paths = MultirunPaths(folder)
-    said = [job for path in paths.statuses() if (job := read(Job, path))]
     asked = read(Asked, paths.asked)
+    names = dict(enumerate(submitted(paths))) if asked and asked.launcher == "slurm" else {}
+    queue = _queue([*names.values(), *(job.slurm for _, job in _said(paths))])
+    said = _said(paths)  # after the queue was asked, so that whoever has left it since has said how it ended
     if asked is None:
-        queue = _queue(job.slurm for job in said)
-        return [_begun(job, None, queue) for job in said]
-    begun = {job.number: job for job in said}
-    names = dict(enumerate(submitted(paths))) if asked.launcher == "slurm" else {}
-    queue = _queue([*names.values(), *(job.slurm for job in said)])
-    numbers = sorted({*range(len(asked.jobs)), *(number for number in begun if number is not None)})
+        return [_begun(path, job, None, queue) for path, job in said]
+    begun = {job.number: (path, job) for path, job in said if job.number is not None}
     return [
-        _begun(begun[number], asked, queue) if number in begun else _not_begun(asked, number, names.get(number), queue)
-        for number in numbers
+        _begun(*begun[n], asked, queue) if n in begun else _not_begun(asked, n, names.get(n), queue)
+        for n in sorted({*range(len(asked.jobs)), *begun})
     ]
 
 
-def _begun(job: Job, asked: Asked | None, queue: Queue) -> Standing:
+def _said(paths: MultirunPaths) -> list[tuple[Path, Job]]:
+    return [(path, job) for path in paths.statuses() if (job := read(Job, path))]
+
+
+def _begun(path: Path, job: Job, asked: Asked | None, queue: Queue) -> Standing:
     state, why = (job.state, job.error) if job.ended else _living(job, queue)
+    if state == LOST and (last := read(Job, path)) and last.ended:  # between the two looks
+        job, state, why = last, last.state, last.error
     return Standing(job.command, tuple(job.overrides), state, why, job, job.slurm, asked)
 
 
