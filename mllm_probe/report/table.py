@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from mllm_probe.report.features import gains
 from mllm_probe.report.figures import controls, floors, headline, headline_metric, positions, real
 from mllm_probe.stats.peak import preferred
 
@@ -35,7 +36,7 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     for row in floors(rows).itertuples():
         table.add_row(row.control or row.probe, _cell(row, False))
     console.print(table)
-    for line in (*_said(summary), *_controls(scores, rows, read[:1]), *_answer(scores, rows, summary)):
+    for line in (*_said(summary), *gains(summary), *_controls(scores, rows, read[:1]), *_answer(scores, rows, summary)):
         console.print(line, highlight=False)
 
 

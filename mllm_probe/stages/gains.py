@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mllm_probe.integration import STI
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.stages.bench import COPY_CEILING, Trial
 from mllm_probe.stages.integrations import Place, places
@@ -61,8 +62,8 @@ class Gains:
         arm = _Arm(str(key.site), scores, read, self._scoring.validation(real))
         self._arms.setdefault((key.position, real[0].features), {})[real[0].control] = arm
 
-    def tests(self) -> tuple[list[Test], list[dict[str, Any]]]:
-        """All rows, and what to say of each integration."""
+    def tests(self) -> tuple[list[Test], dict[str, Any]]:
+        """All rows, and what the summary says of integrations and of their order."""
         rows: list[Test] = []
         said: list[dict[str, Any]] = []
         for place, arms in self._arms.items():
@@ -71,7 +72,7 @@ class Gains:
             tests = self._against(place, own, {**others, **beside})
             rows += tests
             said.append(self._line(self._places[place], arms, {test.other: test for test in tests}))
-        return rows, said
+        return rows, {"integrations": said, "orders": self._orders(rows)}
 
     def _against(self, place: tuple[str, str], own: _Arm, others: Mapping[str, _Arm]) -> list[Test]:
         """The integration against each of its controls and each other integration, two-sided, corrected by Holm."""
@@ -85,7 +86,7 @@ class Gains:
             for name, one, p in zip(others, found, adjusted, strict=True)
         ]
 
-    def orders(self, tests: Sequence[Test]) -> list[dict[str, Any]]:
+    def _orders(self, tests: Sequence[Test]) -> list[dict[str, Any]]:
         """What became of the paper's order, dci >= sci > final layer, where both were read at a position."""
         found = []
         for position in dict.fromkeys(at for at, _ in self._arms):
@@ -105,12 +106,25 @@ class Gains:
         return {
             "features": place.features,
             "position": place.position,
-            "layers": str(place.arms.own),
+            "layers": _layers(place),
             "value": float(arms[""].rows.mean()),
             "best_layer": arms[BEST].site if BEST in arms else None,
             "against": {name: _numbers(test) for name, test in against.items()},
             "verdict": _verdict(tests, wide),
         }
+
+
+def _layers(place: Place) -> str:
+    """`8 + 2 + 5`, groups as `8 + 0-3 + 4-7`; STI's tokens as `8, then 2 + 5 by 8`, their mean with its weights."""
+    own = place.arms.own
+    parts = [str(group[0]) if len(group) == 1 else f"{group[0]}-{group[-1]}" for group in own.groups]
+    if own.kind != STI:
+        return " + ".join([str(own.final), *parts])
+    if place.position.startswith("tokens:"):
+        return f"{own.final}, then {' + '.join(parts)} by {own.pooled}"
+    share = 1 / (own.pooled + len(parts))
+    summed = [f"{own.pooled * share:.3g} x {own.final}", *(f"{share:.3g} x {part}" for part in parts)]
+    return f"no more than {' + '.join(summed)}"
 
 
 def _sign(value: float, p: float) -> str:

@@ -18,7 +18,8 @@ from mllm_probe.stages.prepared import FLOORS, Prepared
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.peak import preferred
-from mllm_probe.vision.controls import BEST, PCA, RELU, Arms, Derived, reduced, widened
+from mllm_probe.vision.controls import BEST, PCA, RELU, Arms
+from mllm_probe.vision.derived import Derived, reduced, widened
 from mllm_probe.vision.rows import Pooled, Strung
 
 Found = tuple[list[Trial], list[Score]]

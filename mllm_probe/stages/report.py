@@ -7,6 +7,7 @@ from mllm_probe.config import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
+from mllm_probe.report.features import draw_features
 from mllm_probe.report.fidelity import load_agreements, print_agreements
 from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.geometry import load_relations, print_relations
@@ -40,10 +41,12 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
 
 
 def show(paths: RunPaths, reporter: Reporter) -> None:
-    """Draw layers.png and layers.pdf, print the table and say where everything is."""
-    scores = load_scores(paths.scores)
+    """Draw layers.png and layers.pdf and those of features, print the table and say where everything is."""
+    scores, summary = load_scores(paths.scores), load_summary(paths.summary)
     draw_layers(scores, [paths.figure("png"), paths.figure("pdf")])
-    print_table(scores, load_summary(paths.summary))
+    if summary.get("integrations"):
+        draw_features(scores, summary, [paths.features("png"), paths.features("pdf")])
+    print_table(scores, summary)
     reporter.note(f"everything is in {paths.root}")
 
 

@@ -90,7 +90,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     for done, (trials, rows) in enumerate(_per_key(bench, source, scoring, parts)):
         guards.trials(trials)
         for remark in _remarks(trials):
-            remarks.setdefault(remark, []).append(str(trials[0].key))
+            remarks.setdefault(remark, []).append(_subject(trials))
         table.add(rows)
         scores += rows
         for kept in (verdicts, gains):
@@ -99,9 +99,8 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     _tell(remarks, bench, source, reporter)
     tests, shapes = verdicts.tests(scores, reporter)
     gained, integrations = gains.tests()
-    tests += gained
     scores = tested(scores, p_values(tests), scoring.headline)
-    save_tests(paths.tests, tests)
+    save_tests(paths.tests, [*tests, *gained])
     table.replace(scores)
     _save(bench, parts, paths)
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
@@ -110,8 +109,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         "remarks": remarks,
         "verdicts": shapes,
         "gap": _gap(tests),
-        "integrations": integrations,
-        "orders": gains.orders(gained),
+        **integrations,
         "seconds": times,
         "extraction": dict(extraction),
     }
@@ -168,7 +166,7 @@ def check_probe(ready: Prepared) -> None:
 
 
 def _remarks(trials: Sequence[Trial]) -> list[str]:
-    """What a reader of the scores should know of a key's fits."""
+    """What a reader of the scores should know of the fits of a key or an integration."""
     if not trials or trials[0].key is None or trials[0].control or trials[0].features == "answer":
         return []
     found = {
@@ -183,11 +181,17 @@ def _remarks(trials: Sequence[Trial]) -> list[str]:
     return [remark for remark, holds in found.items() if holds]
 
 
+def _subject(trials: Sequence[Trial]) -> str:
+    key, features = trials[0].key, trials[0].features
+    return f"{features} at {key.position}" if key and features != "single" else str(key)
+
+
 def _tell(remarks: Mapping[str, Sequence[str]], bench: Bench, source: Source, reporter: Reporter) -> None:
     """What a reader of the scores should know of the fits, and what could not be fitted."""
+    keys = len(bench.ready.keys) + len(places(bench.ready))
     for remark, named in remarks.items():
         rest = "" if len(named) <= NAMED else f" and {len(named) - NAMED} more"
-        reporter.note(f"{len(named)} of {len(bench.ready.keys)} keys {remark}: {', '.join(named[:NAMED])}{rest}")
+        reporter.note(f"{len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
     for said in (bench.left_out, bench.undecided(source)):
         if said:
             reporter.note(said)

@@ -1,0 +1,118 @@
+"""What several layers as one feature gained: the lines below the table, features.png and features.pdf.
+
+Reads scores and summary only. In the figure a panel of the single layers, then one for each integration beside what it
+is held against; bars begin at the floor, what a probe scores that reads nothing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.report.figures import COLOURS, DASHES, headline, headline_metric, legend_below, real, save
+from mllm_probe.settings import CONTROL_TASK, PERMUTED
+from mllm_probe.vision.controls import BEST, FINAL, WIDTH
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OTHER_LABELS = (CONTROL_TASK, PERMUTED, "copy_ceiling")
+SINGLE, OWN, ALONE = "one layer", "integration", "the final layer alone"
+WIDE, OTHER, SHOWN = "as wide, no other layer", "other layers", "another picture or model"
+KIND = {FINAL: ALONE, **dict.fromkeys(WIDTH, WIDE), **dict.fromkeys(DASHES, SHOWN)}  # all others read other layers
+COLOUR = {SINGLE: COLOURS[2], OWN: COLOURS[0], ALONE: "0.55", WIDE: COLOURS[4], OTHER: COLOURS[5], SHOWN: "0.8"}
+PANEL, BAR, FEWEST = 3.1, 0.34, 6  # inches; bars that a panel has room for
+
+
+def gains(summary: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence on each integration, its intervals, and what became of the paper's order."""
+    for entry in summary.get("integrations", ()):
+        yield (
+            f"{entry['features']} at {entry['position']} ({entry['layers']}): {100 * entry['value']:.1f} %, "
+            f"[bold]{entry['verdict']}[/bold]"
+        )
+        against = (f"{_named(name, entry)} {_points(numbers)}" for name, numbers in entry["against"].items())
+        yield f"  points above {'; '.join(against)}"
+    for order in summary.get("orders", ()):
+        yield (
+            f"the paper's order, dci >= sci > final layer, {_said(order['verdict'])} at {order['position']}: "
+            f"dci minus sci {_points(order['dci_over_sci'])}; sci minus final layer {_points(order['sci_over_final'])}"
+        )
+
+
+def _named(control: str, entry: Mapping[str, Any]) -> str:
+    name = control.replace("_", " ")
+    more = {FINAL: "", BEST: f", {entry['best_layer']},"}.get(
+        control, ", the best of equal width without other layers,"
+    )
+    return f"{name}{more}"
+
+
+def _points(found: Mapping[str, float]) -> str:
+    bounds = f"\\[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    return f"{100 * found['value']:+.1f} {bounds}, p = {found['p_adjusted']:.2g}"
+
+
+def _said(verdict: str) -> str:
+    return f"is {verdict}" if verdict == "undecided" else verdict
+
+
+def integrations(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Headline rows of integrations and of their controls."""
+    names = rows[rows.control == FINAL].features.unique()
+    return rows[rows.features.isin(names) & ~rows.control.isin(OTHER_LABELS)]
+
+
+def draw_features(scores: "pd.DataFrame", summary: Mapping[str, Any], paths: Sequence[Path]) -> None:
+    """One row of panels a position, a dashed line at the score of the final layer alone."""
+    from matplotlib.figure import Figure
+
+    rows = headline(scores)
+    bars, floor = _bars(rows), float(rows[rows.probe == "majority"].value.iloc[0])
+    names, read = list(dict.fromkeys(bars.features)), list(dict.fromkeys(integrations(rows).position))
+    widths = [max(FEWEST, bars[bars.features == name].bar.nunique()) for name in names]
+    figure = Figure(figsize=(1.6 + BAR * sum(widths), 1.4 + PANEL * len(read)), layout="constrained")
+    panels = figure.subplots(len(read), len(names), squeeze=False, sharey=True, width_ratios=widths)
+    told = {(entry["features"], entry["position"]): entry["layers"] for entry in summary.get("integrations", ())}
+    for position, row in zip(read, panels, strict=True):
+        here = bars[bars.position == position]
+        for name, panel in zip(names, row, strict=True):
+            _draw(panel, here[here.features == name], floor)
+            final = here[here.control == FINAL].value.iloc[0]
+            panel.axhline(final, color=COLOUR[ALONE], linewidth=0.9, linestyle=(0, (4, 2)))
+            panel.set_title(f"{name}: {told[name, position]}" if name != "single" else position, fontsize=9.5)
+        row[0].set_ylabel(f"{headline_metric(scores)} on held-out pictures", fontsize=9)
+    panels[0, 0].set_ylim(bottom=min(floor, bars.low.min()))
+    first = scores.iloc[0]
+    figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
+    legend_below(figure, list(panels.flat))
+    save(figure, paths)
+
+
+def _bars(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Single layers, integrations and controls with the name and the colour of their bar; random sets share one."""
+    import pandas as pd
+
+    layers, made = real(rows), integrations(rows)
+    layers = layers[(layers.tower == "vision") & (layers.part == "block") & layers.position.isin(made.position)]
+    layers = layers.assign(bar=layers.layer.map("{:.0f}".format), kind=SINGLE)
+    bar = made.control.str.replace(r"_\d+$", "", regex=True)
+    kind = bar.map(KIND).fillna(OTHER).where(bar != "", OWN)
+    return pd.concat([layers, made.assign(bar=bar.where(bar != "", made.features), kind=kind)])
+
+
+def _draw(panel: Any, bars: "pd.DataFrame", floor: float) -> None:
+    """A bar of several sets stands at their mean and has a dot for each."""
+    names = list(dict.fromkeys(bars.bar))
+    for x, name in enumerate(names):
+        one = bars[bars.bar == name]
+        kind = one.kind.iloc[0]
+        panel.bar(x, one.value.mean() - floor, bottom=floor, width=0.72, color=COLOUR[kind], label=kind)
+        if len(one) > 1:
+            panel.plot([x] * len(one), one.value, "o", color="0.2", markersize=2.5)
+        else:
+            panel.plot([x, x], [one.low.iloc[0], one.high.iloc[0]], color="0.2", linewidth=1.1)
+    panel.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
+    panel.tick_params(axis="x", rotation=90 if len(max(names, key=len)) > 2 else 0)
+    panel.grid(axis="y", color="0.92")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
