@@ -41,7 +41,7 @@ SITES, STORAGE = 33, "bfloat16"
 PICTURE_TOKENS, TEXT_TOKENS, PASS_TOKENS = 576, 100, 16_384  # of a LLaVA-1.5 prompt; what a GPU takes at once
 PROVENANCE = {"device": "none", "torch": "none", "causal": True}
 KEYS = tuple(Key(Site("lm", layer), "last") for layer in range(SITES))
-MEMORY = 32 << 20  # of features at once, far less than a layer has here
+MEMORY = 4 << 20  # of features at once, less than a layer has here, so that they are read for every product
 
 
 def uids(samples: int) -> list[str]:
