@@ -18,7 +18,7 @@ from pathlib import Path
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PLACES = os.pathsep.join((os.environ["PATH"], "/usr/sbin", "/sbin"))
 MISSING = [name for name in DAEMONS if shutil.which(name, path=PLACES) is None]
-PATIENCE = 60.0  # seconds for anything to happen
+PATIENCE = 120.0  # seconds for anything to happen
 CONFIG = """\
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)

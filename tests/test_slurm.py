@@ -6,7 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ pytestmark = [
 SMALL = ("cpus_per_task=1", "mem_gb=null", "mem_per_cpu=200M", "timeout_min=30")
 LAUNCHER = ("hydra/launcher=slurm_cpu", *(f"hydra.launcher.{setting}" for setting in SMALL), "hydra.sweep.dir=sweep")
 Environment = dict[str, str]
+Drive = Callable[..., subprocess.Popen[str]]
 NOTED = """
 import torch
 from mllm_probe.data.scenes import Scenes
@@ -49,16 +50,22 @@ def alone(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def drive(folder: Path, checkpoint: Path, slurm: Environment, *args: str) -> subprocess.Popen[str]:
-    """`mllm-probe extract -m` in `folder`, waiting for its jobs."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "mllm_probe", "extract", "-m", *LAUNCHER, *tiny(checkpoint), *DATA, *args],
-        cwd=folder,
-        env=slurm,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def drive(checkpoint: Path, slurm: Environment, tmp_path: Path) -> Iterator[Drive]:
+    """Start `mllm-probe extract -m`, which waits for its jobs; none is left waiting when a test has failed."""
+    command = [sys.executable, "-m", "mllm_probe", "extract", "-m", *LAUNCHER, *tiny(checkpoint), *DATA]
+    driven: list[subprocess.Popen[str]] = []
+
+    def drive(*args: str, **more: str) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        driven.append(subprocess.Popen([*command, *args], cwd=tmp_path, env=slurm | more, text=True, **pipes))
+        return driven[-1]
+
+    yield drive
+    for process in driven:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def call(folder: Path, slurm: Environment, *command: str) -> tuple[int, str]:
@@ -77,9 +84,9 @@ def said(folder: Path, number: int) -> dict[str, object]:
 
 
 def test_slurm_calls_a_failed_job_completed_and_status_does_not(
-    checkpoint: Path, slurm: Environment, tmp_path: Path
+    drive: Drive, slurm: Environment, tmp_path: Path
 ) -> None:
-    code, err = finish(drive(tmp_path, checkpoint, slurm, "layers.range=[2,3],[2,99]"))
+    code, err = finish(drive("layers.range=[2,3],[2,99]"))
     assert code == 1 and "1 of 2 jobs not done" in err and "layers.range=[2, 99] is out of range" in err
     name = str(said(tmp_path, 1)["slurm"])
     assert "JobState=COMPLETED" in call(tmp_path, slurm, "scontrol", "show", "job", name)[1]
@@ -90,10 +97,8 @@ def test_slurm_calls_a_failed_job_completed_and_status_does_not(
     assert set(LAUNCHER[:-1]) <= set(again) and not [word for word in again if "sweep.dir" in word]
 
 
-def test_a_killed_job_is_lost_and_one_that_waits_is_pending(
-    checkpoint: Path, slurm: Environment, tmp_path: Path
-) -> None:
-    driver = drive(tmp_path, checkpoint, slurm, "data.seed=0,1", "hydra.launcher.array_parallelism=1")
+def test_a_killed_job_is_lost_and_one_that_waits_is_pending(drive: Drive, slurm: Environment, tmp_path: Path) -> None:
+    driver = drive("data.seed=0,1", "hydra.launcher.array_parallelism=1")
     until(lambda: said(tmp_path, 0), "the first job")
     code, out = status(tmp_path, slurm)
     assert code == 0 and "2 jobs: 1 running, 1 pending" in out
@@ -107,13 +112,13 @@ def test_a_killed_job_is_lost_and_one_that_waits_is_pending(
 
 
 def test_a_preempted_job_goes_on_behind_its_shards(
-    checkpoint: Path, slurm: Environment, alone: Path, tmp_path: Path
+    drive: Drive, slurm: Environment, alone: Path, tmp_path: Path
 ) -> None:
     """The warning that comes before a preemption; SLURM would let it wait for two minutes before it starts again."""
     (tmp_path / "noted.py").write_text(NOTED)
-    environment = slurm | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    there = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     more = ("dataset._target_=noted.Noted", "plugins=[noted]", "hydra.launcher.cpus_per_task=2")
-    driver = drive(tmp_path, checkpoint, environment, *more)
+    driver = drive(*more, PYTHONPATH=there)
     until(lambda: len(shards(tmp_path)) > 1, "two shards")
     name = str(said(tmp_path, 0)["slurm"])
     call(tmp_path, slurm, "scancel", "--signal=USR2", name)
@@ -133,18 +138,16 @@ def test_a_preempted_job_goes_on_behind_its_shards(
     assert threads == [str(min(2, os.cpu_count() or 1))] * 2, "torch has the threads that SLURM allotted"
 
 
-def test_shard_jobs_leave_the_bytes_of_one_job(
-    checkpoint: Path, slurm: Environment, alone: Path, tmp_path: Path
-) -> None:
-    code, err = finish(drive(tmp_path, checkpoint, slurm, "extract.shard=range(3)", "extract.num_shards=3"))
+def test_shard_jobs_leave_the_bytes_of_one_job(drive: Drive, slurm: Environment, alone: Path, tmp_path: Path) -> None:
+    code, err = finish(drive("extract.shard=range(3)", "extract.num_shards=3"))
     assert code == 0, err
     assert cache(tmp_path) == cache(alone)
     assert "3 jobs: 3 done" in status(tmp_path, slurm)[1]
 
 
-def test_ctrl_c_says_how_to_end_the_jobs(checkpoint: Path, slurm: Environment, tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_end_the_jobs(drive: Drive, slurm: Environment, tmp_path: Path) -> None:
     held = "hydra.launcher.additional_parameters.hold=true"
-    driver = drive(tmp_path, checkpoint, slurm, "data.seed=0,1", f"+{held}")
+    driver = drive("data.seed=0,1", f"+{held}")
     until(lambda: len(list(tmp_path.glob("sweep/.submitit/*_1"))), "the jobs to be submitted")
     driver.send_signal(signal.SIGINT)
     code, err = finish(driver)
