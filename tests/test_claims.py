@@ -200,6 +200,23 @@ def test_who_waits_finishes_what_others_filled(
     assert cache(tmp_path) == cache(whole)
 
 
+def test_a_model_that_shares_no_heads_is_waited_for_as_well(
+    probe: Run, checkpoint: Path, tmp_path: Path, theirs: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its plan is not the one a process would begin with, and what that claimed meanwhile leaves no trace."""
+    args = (*tiny(checkpoint), *DATA, "model.attn=eager")
+    assert probe("extract", *args)[0] == 0
+    (path,) = tmp_path.glob("outputs/cache/*/groups/*")
+    group = GroupPaths(path)
+    group.manifest.unlink()
+    group.shard(0).unlink()
+    assert theirs.take(group, 0)
+    monkeypatch.setattr("mllm_probe.models.hf.load_model", lambda *_: pytest.fail("loaded"))
+    code, _, err = probe("extract", *args, "extract.wait_s=0")
+    assert code == 1 and f"{group.shard(0).relative_to(tmp_path)} is being filled by" in err
+    assert list(tmp_path.glob("outputs/cache/*/groups/*")) == [path]
+
+
 def test_a_shard_job_that_was_started_twice(
     probe: Run, checkpoint: Path, whole: Path, tmp_path: Path, theirs: Claims
 ) -> None:

@@ -169,7 +169,8 @@ def finish_filled(plans: Sequence[Plan], store: Store) -> bool:
     """
     complete = all(is_filled(plan, store) for plan in plans)
     for plan in plans if complete else ():
-        finish(plan, store)
+        begun = store.paths.group(plan.digest).provenance.exists()  # only one without units may not be
+        (finish if begun else join)(plan, store)
     return complete
 
 
