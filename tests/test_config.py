@@ -13,7 +13,7 @@ from mllm_probe.extract.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.checkpoint import check_settings
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import config_dir
-from mllm_probe.protocols import Dataset, Probe, Task
+from mllm_probe.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.settings import LayerSettings, ModelSettings, PromptSettings
 from mllm_probe.sites import Anatomy, Key, Site
 from mllm_probe.stages.tune import check
@@ -43,6 +43,8 @@ def test_every_option_composes_and_builds(group: str, option: str) -> None:
     build(config.dataset, Dataset)
     build(config.task, Task)
     build(config.probe, Probe)
+    for name, node in config.features.items():
+        build(node, Feature, name=name).arms(24, 23)
     assert select_sites(config.layers, ANATOMY)
     for position in config.extract.positions:
         check_position(position)

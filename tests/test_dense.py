@@ -17,11 +17,12 @@ from test_sweep import folder
 
 from mllm_probe.errors import ConfigError
 from mllm_probe.integration import Recipe, recipe
+from mllm_probe.probes import features
 from mllm_probe.probes.attention import Attention
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.report.scores import load_scores
 from mllm_probe.stages.gains import BY_LAYERS, BY_ONE, BY_WIDTH, LOSS, NO_GAIN, _order, _verdict
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.types import Compute, LayerData, Problem
 from mllm_probe.vision.controls import Arms
 from mllm_probe.vision.derived import reduced, widened
 from mllm_probe.vision.features import Concat, Dci, Sci, Sti
@@ -185,6 +186,30 @@ def test_width_alone_scores_as_the_final_layer_where_that_holds_the_label() -> N
     assert alone > 0.95 and abs(thrice - alone) < 0.02
 
 
+class Watched:
+    """Rows that remember the longest slice anyone took of them."""
+
+    def __init__(self, rows: torch.Tensor, seen: list[int]) -> None:
+        self._rows, self._seen, self.shape = rows, seen, rows.shape
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        found = self._rows[rows]
+        self._seen.append(len(found))
+        return found
+
+
+def test_no_more_than_a_chunk_of_any_layer_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, problem, _ = planted()
+    monkeypatch.setattr(features, "CHUNK_BYTES", 50 * 8 * 36)
+    seen: list[int] = []
+    watched = {layer: Watched(rows, seen) for layer, rows in states.items()}
+    mixed = (Pooled(recipe("dci", 8), each) for each in (watched, states))
+    data = [LayerData(rows, compute=Compute(memory=0)) for rows in mixed]
+    fits = [Logistic().fit(each, [problem])[0] for each in data]
+    np.testing.assert_array_equal(fits[0](data[0]), fits[1](data[1]))
+    assert max(seen) == 50
+
+
 def test_axes_and_moments_are_those_of_training_rows_alone() -> None:
     """They equal scikit-learn's on the training rows, and rows that are held out move nothing."""
     states, _, _ = planted()
@@ -273,7 +298,7 @@ def swept(probe: Run, checkpoint: Path, tmp_path: Path) -> tuple[Path, str]:
 
 
 def test_a_run_with_integrations(swept: tuple[Path, str], tmp_path: Path) -> None:
-    """Rows, arrays, tests and sentences of a real run; its features are read again from the shards alone."""
+    """Rows, arrays, tests and sentences of a real run; moments of an integration are those of its layers."""
     run, out = swept
     table = load_scores(run / "scores.csv")
     made = table[table.features.isin(["sci", "dci", "sti_mean"])]
@@ -285,6 +310,10 @@ def test_a_run_with_integrations(swept: tuple[Path, str], tmp_path: Path) -> Non
     arrays = load_file(run / "probes.safetensors")
     weights = {name: arrays[f"vision.02@mean_image/logistic/{name}/seed0/weights"].shape[-1] for name in ("sci", "dci")}
     assert weights == {"sci": 128, "dci": 192}
+    for name, order in (("sci", (2, 1)), ("dci", (2, 0, 1)), ("repeated/dci", (2, 2, 2))):
+        means = [arrays[f"vision.{layer:02d}@mean_image/logistic/seed1/mean"] for layer in order]
+        found = arrays[f"vision.02@mean_image/logistic/{name}/seed1/mean"]
+        np.testing.assert_allclose(found, np.concatenate(means), rtol=1e-5, atol=1e-6)
     assert arrays["vision.02@mean_image/logistic/pca/sci/seed1/pca.axes"].shape[1] == 128
     tests = pd.read_csv(run / "tests.csv", keep_default_na=False)
     rows = tests[(tests.test == "integration") & (tests.family == "sci at mean_image")]

@@ -31,6 +31,8 @@ def gains(summary: Mapping[str, Any]) -> Iterator[str]:
             f"[bold]{entry['verdict']}[/bold]"
         )
         against = (f"{_named(name, entry)} {_points(numbers)}" for name, numbers in entry["against"].items())
+        if entry["edge"]:
+            yield "  a seed took the strongest penalty of probe.lambdas: stronger ones may change this"
         yield f"  points above {'; '.join(against)}"
     for order in summary.get("orders", ()):
         yield (

@@ -34,12 +34,13 @@ ORDER = ("dci", "sci")  # of the paper: the first not below the second, and the 
 
 @dataclass(frozen=True)
 class _Arm:
-    """One score per test row, and the mean headline on validation."""
+    """One score per test row, and the mean headline on validation; `edge`: no stronger penalty was tried."""
 
     site: str
     rows: np.ndarray
     read: np.ndarray
     val: float
+    edge: bool
 
 
 class Gains:
@@ -59,7 +60,9 @@ class Gains:
         assert key is not None
         read = self._scoring.rows(real[0], "test")
         scores = row_scores(np.stack([trial.logits[read] for trial in real]), self._bench.y[read], self._bench.kind)
-        arm = _Arm(str(key.site), scores, read, self._scoring.validation(real))
+        strongest = max(getattr(self._bench.ready.probe, "lambdas", ()), default=None)
+        edge = strongest is not None and any(trial.facts.get("lambda") == strongest for trial in real)
+        arm = _Arm(str(key.site), scores, read, self._scoring.validation(real), edge)
         self._arms.setdefault((key.position, real[0].features), {})[real[0].control] = arm
 
     def tests(self) -> tuple[list[Test], dict[str, Any]]:
@@ -111,6 +114,7 @@ class Gains:
             "best_layer": arms[BEST].site if BEST in arms else None,
             "against": {name: _numbers(test) for name, test in against.items()},
             "verdict": _verdict(tests, wide),
+            "edge": arms[""].edge,
         }
 
 
