@@ -175,7 +175,9 @@ def peak_megabytes(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     anonymous, ended = [0], Event()
 
     def watch() -> None:
-        while not ended.wait(0.02):
+        over = False
+        while not over:
+            over = ended.wait(0.02)  # one look at the end, however short the step
             text = Path("/proc/self/status").read_text()
             anonymous.append(int(text.split("RssAnon:")[1].split()[0]))
 
