@@ -127,6 +127,7 @@ def test_a_job_that_slept_too_long_does_no_harm(checkpoint: Path, whole: Path, t
     sleeper = begin(folder, checkpoint)
     wait_for(folder, 1, sleeper)
     sleeper.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED)  # until then it may still give up a claim
     try:
         mine = claims_in(folder)
         for claim in mine:

@@ -101,7 +101,7 @@ def test_what_cannot_be_an_encoder_is_one_sentence(folders: dict[str, Path], tmp
     refused("no checkpoint is named; give encoders.x.path=FOLDER or encoders.x.hub_id=OWNER/NAME", path=None)
     refused("the checkpoint folder /nowhere does not exist", ModelError, path="/nowhere")
     refused(
-        "nobody/nothing is not on this machine .*give a local folder with encoders.x.path=FOLDER",
+        "nobody/nothing is not on this machine, .*give a local folder with encoders.x.path=FOLDER",
         ModelError, path=None, hub_id="nobody/nothing",
     )  # fmt: skip
     ResNetModel(ResNetConfig(depths=[1], hidden_sizes=[8], embedding_size=8)).save_pretrained(tmp_path)

@@ -268,8 +268,8 @@ def test_the_same_command_gives_the_same_bytes_and_a_setting_another_run(
         (("+mllms.clip_l14=no/body", "score.references=[]"), "score.references=[] compares with nothing"),
         (
             ("+mllms.clip_l14=no/body",),
-            "no/body is not on this machine and could not be fetched (HF_HUB_OFFLINE is set);"
-            " give a local folder with mllms.clip_l14=FOLDER",
+            "mllms.clip_l14=no/body is not on this machine, and HF_HUB_OFFLINE is set; run `hf download no/body` where "
+            "there is a network, or give a local folder with mllms.clip_l14=FOLDER",
         ),
         (("score.references=[clip_l14]",), "score.references names clip_l14, which has no model in mllms"),
     ],
