@@ -85,6 +85,7 @@ def test_the_run_digest_counts_science_and_not_places() -> None:
     ]
     assert len({one("dataset=coco"), *(one("dataset=coco", place) for place in same)}) == 1
     assert len({one(), one("sweep.seeds=[7]"), one("task=objects"), one(cache="x"), one(decisions=("e",))}) == 5
+    assert len({one(), one("features=sci"), one("features=sci", "features.sci.seed=1")}) == 3
 
 
 def test_plus_typo_is_refused_at_every_depth() -> None:

@@ -81,7 +81,7 @@ def draw_features(scores: "pd.DataFrame", summary: Mapping[str, Any], paths: Seq
             _draw(panel, here[here.features == name], floor)
             final = here[here.control == FINAL].value.iloc[0]
             panel.axhline(final, color=COLOUR[ALONE], linewidth=0.9, linestyle=(0, (4, 2)))
-            panel.set_title(f"{name}: {told[name, position]}" if name != "single" else position, fontsize=9.5)
+            panel.set_title(f"{name}: {told.get((name, position), position)}", fontsize=9.5)
         row[0].set_ylabel(f"{headline_metric(scores)} on held-out pictures", fontsize=9)
     panels[0, 0].set_ylim(bottom=min(floor, bars.low.min()))
     first = scores.iloc[0]
