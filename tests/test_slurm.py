@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from cluster import MISSING, cluster, until
-from conftest import tiny
+from conftest import QUICK, tiny
 from test_faults import DATA, cache, finish, shards, start
 
 pytestmark = [
@@ -157,3 +158,21 @@ def test_ctrl_c_says_how_to_end_the_jobs(drive: Drive, slurm: Environment, tmp_p
     assert call(tmp_path, slurm, "scancel", array)[0] == 0
     until(lambda: status(tmp_path, slurm)[0] == 1, "SLURM to forget them")
     assert "2 jobs: 2 lost" in status(tmp_path, slurm)[1]
+
+
+def test_three_models_by_two_tasks_end_in_one_table(checkpoint: Path, slurm: Environment, tmp_path: Path) -> None:
+    """Six jobs share three caches; compare finds all of them in the sweep's folder."""
+    models = ("model.quantization=none,nf4,int8", "task=entailment,objects")
+    few = (*QUICK, "layers.towers=[lm]", "extract.positions=[last]", "controls=none", "guards=note")
+    command = (sys.executable, "-m", "mllm_probe", "run", "-m", *LAUNCHER, *tiny(checkpoint), *few, *models)
+    code, _ = call(tmp_path, slurm, *command)
+    assert code == 0
+    code, out = status(tmp_path, slurm)
+    assert code == 0 and "6 jobs: 6 done" in out
+    assert len(list(tmp_path.glob("outputs/cache/*/identity.json"))) == 3
+    compare = (sys.executable, "-m", "mllm_probe", "compare", "sweep", "--out", "table")
+    code, out = call(tmp_path, slurm, *compare)
+    assert code == 0 and "entailment at last" in out and "objects at last" in out
+    ranking = pd.read_csv(tmp_path / "table" / "ranking.csv")
+    assert ranking.groupby("task").label.nunique().to_dict() == {"entailment": 3, "objects": 3}
+    assert {path.name for path in (tmp_path / "table").iterdir()} >= {"compare.csv", "entailment.png", "objects.png"}
