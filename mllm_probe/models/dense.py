@@ -14,7 +14,13 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn.functional import interpolate, max_pool1d
-from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 from transformers.activations import ACT2FN
 
 from mllm_probe.errors import ConfigError, ModelError, choices
@@ -73,7 +79,8 @@ class DenseLlavaForConditionalGeneration(LlavaForConditionalGeneration):  # type
 
 
 AutoConfig.register(DenseLlavaConfig.model_type, DenseLlavaConfig)
-AutoModelForImageTextToText.register(DenseLlavaConfig, DenseLlavaForConditionalGeneration)
+for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    auto.register(DenseLlavaConfig, DenseLlavaForConditionalGeneration)
 
 
 def recipe_of(config: DenseLlavaConfig) -> Recipe:
