@@ -50,7 +50,7 @@ class Widened:
 
 @dataclass(frozen=True)
 class Reduced:
-    """((x - mean) / scale) @ axes.T of rows x [T, D]: [T, R] float32; orthonormal axes, the largest variance last."""
+    """((x - mean) / scale) @ axes.T of rows x [T, D]: [T, R] float32; the axes are orthonormal."""
 
     rows: Rows
     mean: torch.Tensor
@@ -79,10 +79,16 @@ def widened(data: LayerData, train: np.ndarray, columns: int, seed: int) -> Wide
 
 
 def reduced(data: LayerData, train: np.ndarray, width: int) -> Reduced:
-    """The `width` leading principal axes, fewer where training rows span fewer, of the standardised rows of the
-    decisions `train` [N] bool; no other row has a part in them."""
+    """The space of the `width` leading principal axes, fewer where training rows span fewer, of the standardised rows
+    of the decisions `train` [N] bool; no other row has a part in it.
+
+    The axes are turned at random within that space: a probe standardises its columns, and principal components would
+    be whitened by that, which changes what its penalty means.
+    """
     features, mean, scale = _standard(data, train)
-    return Reduced(data.rows, mean, scale, _principal(features, width).float().cpu())
+    axes = _principal(features, width).float().cpu()
+    turn = torch.linalg.qr(torch.randn(len(axes), len(axes), generator=torch.Generator().manual_seed(0)))[0]
+    return Reduced(data.rows, mean, scale, turn @ axes)
 
 
 def _standard(data: LayerData, train: np.ndarray) -> tuple[Features, torch.Tensor, torch.Tensor]:
