@@ -13,8 +13,8 @@ from mllm_probe.report.figures import COLOURS, save
 SMOOTHED = 0.05  # the share of all steps that the drawn mean goes over
 
 
-def save_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One row each, columns by the first."""
+def save_losses(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """A row a step, columns by the first: what is written down depends on the target."""
     with replacing(path) as part, part.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, list(rows[0]))
         writer.writeheader()

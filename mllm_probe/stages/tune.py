@@ -22,7 +22,8 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Reporter
-from mllm_probe.report.training import save_rows, show_training
+from mllm_probe.report.rows import save_rows
+from mllm_probe.report.training import save_losses, show_training
 from mllm_probe.settings import DEVICES, TrainSettings
 from mllm_probe.stages.prepare import together
 from mllm_probe.stats.bootstrap import Resamples, interval
@@ -55,9 +56,9 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
     material = _material(config, checkpoint, learnt, held, reporter)
     apprentice, state = target.apprentice(material), outputs.training(run)
     losses = train(apprentice, material.settings, state, reporter)
-    save_rows(paths.losses, losses)
+    save_losses(paths.losses, losses)
     rows = apprentice.held_out()
-    save_rows(paths.held_out, [asdict(row) for row in rows])
+    save_rows(paths.held_out, HeldOut, rows)
     apprentice.save(paths.checkpoint)
     write_json(paths.summary, {"run": run, "target": target.name, "connector": config.connector, **_judged(rows)})
     shutil.rmtree(state.root, ignore_errors=True)
