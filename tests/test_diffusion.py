@@ -19,6 +19,7 @@ from encoders import save_clip, write_spair
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from pipelines import BETAS, PIPELINES, save_pipeline
+from safetensors.torch import load_file, save_file
 from test_encoders import noise
 
 from mllm_probe.data.pictures import open_rgb
@@ -202,7 +203,7 @@ def unet(**settings: Any) -> Callable[[Path], Any]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (index('{"_class_name": "StableDiffusion3Pipeline"}'), "of a StableDiffusion3Pipeline are not built .*one of: DiT"),
+        (index('{"_class_name": "StableDiffusion3Pipeline"}'), "StableDiffusion3Pipeline are not built .*one of: DiT"),
         (index("{}"), "cannot be used as an encoder"),
         (index("no JSON"), "cannot be used as an encoder"),
         (without("unet"), "lacks unet/config.json, which a StableDiffusionPipeline needs"),
@@ -223,6 +224,17 @@ def test_pipelines_that_cannot_be_read_are_one_sentence(
     with pytest.raises(MllmProbeError, match=message) as refusal:
         plan_encoder("x", EncoderSettings(path=str(folder)))
     assert "encoders.x" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(folders: dict[str, Path], tmp_path: Path) -> None:
+    for part, file in (("unet", "diffusion_pytorch_model.safetensors"), ("text_encoder", "model.safetensors")):
+        shutil.copytree(folders["sd"], folder := tmp_path / part)
+        weights = load_file(folder / part / file)
+        first = min(weights)
+        del weights[first]
+        save_file(weights, folder / part / file, {"format": "pt"})
+        with pytest.raises(ModelError, match=f"{part}: 1 of the weights are missing, {first} the first"):
+            loaded(folder)
 
 
 def test_of_a_hub_only_the_weights_that_are_read_are_fetched(

@@ -237,14 +237,18 @@ def _classes(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _load(folder: Path, kind: Any, device: str) -> Any:
+    """Raises ModelError where weights are missing, which the libraries would draw at random."""
     if folder.name not in WEIGHTED:
         return kind.from_pretrained(folder)
-    if device != META:
-        return kind.from_pretrained(folder, use_safetensors=True).float().eval().to(device)
-    with torch.device(META):
-        if hasattr(kind, "load_config"):
-            return kind.from_config(kind.load_config(folder)).eval()
-        return kind(kind.config_class.from_pretrained(folder)).eval()
+    if device == META:
+        with torch.device(META):
+            if hasattr(kind, "load_config"):
+                return kind.from_config(kind.load_config(folder)).eval()
+            return kind(kind.config_class.from_pretrained(folder)).eval()
+    part, told = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    if lacking := sorted(told["missing_keys"]):
+        raise ModelError(f"{folder}: {len(lacking)} of the weights are missing, {lacking[0]} the first; fetch it again")
+    return part.float().eval().to(device)
 
 
 def _empty_prompt(parts: Mapping[str, Any], device: str) -> dict[str, torch.Tensor]:
