@@ -50,7 +50,7 @@ def find_checkpoint(model: CheckpointSettings, setting: str = "model.path", weig
 
 
 def find_folder(model: CheckpointSettings, setting: str, weights: bool = True) -> Path:
-    """As `find_checkpoint`, for a checkpoint or a diffusion pipeline, whose parts are not checked."""
+    """As `find_checkpoint`, but the folder may be a diffusion pipeline, and its parts are not checked."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
@@ -103,7 +103,8 @@ def _from_hub(model: CheckpointSettings, setting: str, weights: bool) -> Path:
         if found is None:
             found = Path(fetch(allow_patterns=small))
         if wanted and _bare(found):
-            found = Path(fetch(allow_patterns=[*small, *_tensors(found)], ignore_patterns=list(VARIANTS)))
+            left = list(VARIANTS) if is_pipeline(found) else None
+            found = Path(fetch(allow_patterns=[*small, *_tensors(found)], ignore_patterns=left))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise ModelError(_why_not(model, setting, error)) from error
     if wanted and _bare(found):

@@ -124,7 +124,7 @@ class _Pipeline:
         self._processor: Any = parts.get("feature_extractor")
         self._image_encoder: Any = parts.get("image_encoder")
         with torch.inference_mode():
-            self._prompt = _empty_prompt(parts, device)
+            self._unconditional = _unconditional(parts, device)
 
     @property
     def _blocks(self) -> list[torch.nn.Module]:
@@ -200,7 +200,7 @@ class _Pipeline:
             pixels = self._processor(images=list(pictures), return_tensors="pt")["pixel_values"]
             return {"encoder_hidden_states": self._image_encoder(pixels.to(self._device)).image_embeds[:, None]}
         count = len(pictures)
-        told = {name: value.expand(count, *value.shape[1:]) for name, value in self._prompt.items()}
+        told = {name: value.expand(count, *value.shape[1:]) for name, value in self._unconditional.items()}
         if "text_embeds" not in told:
             return told
         side = pictures[0].width
@@ -251,8 +251,8 @@ def _load(folder: Path, kind: Any, device: str) -> Any:
     return part.float().eval().to(device)
 
 
-def _empty_prompt(parts: Mapping[str, Any], device: str) -> dict[str, torch.Tensor]:
-    """What a pipeline makes of an empty prompt, [1, ...]; of a DiT the class that stands for none."""
+def _unconditional(parts: Mapping[str, Any], device: str) -> dict[str, torch.Tensor]:
+    """What a pipeline makes of an empty prompt, [1, ...]; for a DiT the class that stands for none."""
     if "transformer" in parts:
         return {"class_labels": torch.tensor([parts["transformer"].config.num_embeds_ada_norm], device=device)}
     if "tokenizer" not in parts:
@@ -278,6 +278,6 @@ def _stacked(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _seed(picture: Image.Image) -> int:
-    """Of the noise: one picture has the same wherever it stands, and two have different noise, for the same would make
-    equal places of two pictures alike."""
+    """Of what is drawn for a picture: the same in every batch, and another for every picture, since noise in common
+    would make equal places of two pictures alike."""
     return int.from_bytes(hashlib.sha256(picture.tobytes()).digest()[:8])
