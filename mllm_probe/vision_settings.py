@@ -18,10 +18,15 @@ VISION_MEASURES = C_PCK, A_LOGLIK, A_COS, CKA, MUTUAL_KNN, LOG_ME, H_SCORE = (
 @dataclass
 class EncoderSettings(CheckpointSettings):
     """A frozen vision encoder: pictures are `size` pixels a side (null = what it was trained at), and the patch
-    features are its hidden state `layer`, 0 = embeddings, negative numbers from the top."""
+    features are its state `layer`: 0 = what enters the first block, k = output of block k, negative numbers from the
+    top. The blocks of a U-Net are its up blocks. Null is the layer that Yang et al. (arXiv 2408.16357) read: -2 of a
+    vision transformer, the first up block (1) of a U-Net, the last block (-1) of a diffusion transformer. A diffusion
+    model sees pictures with the noise of `step` of its schedule, 0 the least; nothing else has steps.
+    """
 
     size: int | None = None
-    layer: int = -2
+    layer: int | None = None
+    step: int = 1
 
 
 @dataclass

@@ -38,6 +38,7 @@ FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {
     "transformers": {"models"},
     "bitsandbytes": {"models"},
+    "diffusers": {"models"},
     "hydra": {"cli", "config", "multirun", "sentences"},
     "rich": {"report", "tools"},
 }

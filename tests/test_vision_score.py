@@ -17,7 +17,7 @@ from mllm_probe.data.spair import read_pairs
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.geometry.rows import clip_outliers
 from mllm_probe.geometry.similarity import between, similarity
-from mllm_probe.models.encoders import Encoder, plan_encoder
+from mllm_probe.models.encoders import load_encoder, plan_encoder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.report.rows import load_rows
 from mllm_probe.report.vision_scores import VisionScore
@@ -158,7 +158,7 @@ def test_the_command_from_checkpoints_to_its_tables(probe: Run, tmp_path: Path, 
 def check_correspondence(table: pd.DataFrame, places: dict[str, Path]) -> None:
     """By hand, with the two joined encoders alone; 4 pairs in all and 2 of each category."""
     plans = [plan_encoder(name, EncoderSettings(path=str(places[name]), size=32)) for name in ("clip_l14", "dinov2_l")]
-    encoders = [Encoder(plan, "own", "cpu") for plan in plans]
+    encoders = [load_encoder(plan, "own", "cpu") for plan in plans]
     pairs, _ = read_pairs(places["spair"], "spair", "test")
     found = []
     for pair in pairs:
@@ -182,7 +182,7 @@ def check_pictures(table: pd.DataFrame, places: dict[str, Path], outputs: Path) 
     from mllm_probe.digests import Digests
 
     scenes = Scenes(pictures=40).load(outputs, Selection(), Digests(outputs / "digests.json"))
-    encoder = Encoder(plan_encoder("x", EncoderSettings(path=str(places["clip_l14"]))), "own", "cpu")
+    encoder = load_encoder(plan_encoder("x", EncoderSettings(path=str(places["clip_l14"]))), "own", "cpu")
     squares = [letterbox(open_rgb(picture.path), 32) for picture in scenes.pictures]
     vectors = encoder.features(squares).double().mean(dim=1).numpy()
     model = load_model(blueprint_of(places["one"], chat="plain"), "cpu")
@@ -277,7 +277,7 @@ def test_the_same_command_gives_the_same_bytes_and_a_setting_another_run(
 def test_what_cannot_be_scored_is_one_sentence(
     probe: Run, places: dict[str, Path], more: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_probe.models.encoders.Encoder", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("mllm_probe.models.encoders.load_encoder", lambda *_: pytest.fail("loaded"))
     code, _, err = probe(*arguments(places, *more))
     assert code == 1 and message in err and "Traceback" not in err
 

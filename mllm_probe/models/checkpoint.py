@@ -20,7 +20,9 @@ from mllm_probe.settings import (
 )
 from mllm_probe.sites import TOWERS
 
-FETCHED, CODE, TENSORS = ("*.json", "*.model", "*.txt", "*.jinja"), ("*.py",), ("*.safetensors",)
+FETCHED, CODE = ("*.json", "*.model", "*.txt", "*.jinja"), ("*.py",)
+WEIGHTED = ("vae", "unet", "transformer", "text_encoder", "text_encoder_2", "image_encoder")  # folders of a pipeline
+VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # further copies of the weights of a pipeline
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 
 
@@ -42,6 +44,13 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
 def find_checkpoint(model: CheckpointSettings, setting: str = "model.path", weights: bool = True) -> Path:
     """The folder with the weights and the processor, fetched from the hub where it must be. `setting` is where the user
     gives a folder; `weights` False asks for the config and the processor alone. Raises ConfigError, ModelError."""
+    folder = find_folder(model, setting, weights)
+    check_parts(folder)
+    return folder
+
+
+def find_folder(model: CheckpointSettings, setting: str, weights: bool = True) -> Path:
+    """As `find_checkpoint`, but the folder may be a diffusion pipeline, and its parts are not checked."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
@@ -50,8 +59,14 @@ def find_checkpoint(model: CheckpointSettings, setting: str = "model.path", weig
         folder = _from_hub(model, setting, weights)
     else:
         raise ConfigError(f"no checkpoint is named; give {setting}=FOLDER or {_hub(setting)}=OWNER/NAME")
-    _check_parts(folder)
+    if not folder.is_dir():
+        raise ModelError(f"the checkpoint folder {folder} does not exist")
     return folder
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder holds a diffusion pipeline, each part in a folder of its own."""
+    return (folder / "model_index.json").is_file()
 
 
 def _hub(setting: str) -> str:
@@ -74,19 +89,22 @@ def needs(model: ModelSettings, weights: bool = True) -> str | None:
 
 
 def _from_hub(model: CheckpointSettings, setting: str, weights: bool) -> Path:
-    """From the local hub cache if it is there, else from the hub."""
+    """From the local hub cache if it is there, else from the hub: the small files tell which weights are needed."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert model.hub_id is not None
     own = model if isinstance(model, ModelSettings) else ModelSettings()
-    patterns = FETCHED + CODE * own.trust_remote_code + TENSORS * weights
-    fetch = partial(snapshot_download, model.hub_id, revision=model.revision, allow_patterns=list(patterns))
+    small = [*FETCHED, *CODE * own.trust_remote_code]
+    fetch = partial(snapshot_download, model.hub_id, revision=model.revision)
     wanted = weights and own.weights == "pretrained"
     try:
         found = _fetched(lambda: fetch(local_files_only=True), LocalEntryNotFoundError)
-        if found is None or (wanted and _bare(found)):  # a look at the prompts may have fetched all but the weights
-            found = Path(fetch())
+        if found is None:
+            found = Path(fetch(allow_patterns=small))
+        if wanted and _bare(found):
+            left = list(VARIANTS) if is_pipeline(found) else None
+            found = Path(fetch(allow_patterns=[*small, *_tensors(found)], ignore_patterns=left))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise ModelError(_why_not(model, setting, error)) from error
     if wanted and _bare(found):
@@ -105,7 +123,14 @@ def _fetched(fetch: Callable[[], str], absent: type[Exception]) -> Path | None:
 
 
 def _bare(folder: Path) -> bool:
-    return not any(folder.glob("*.safetensors"))
+    return not all(any(folder.glob(pattern)) for pattern in _tensors(folder))
+
+
+def _tensors(folder: Path) -> list[str]:
+    """Where the weights lie, as the small files tell: a pipeline has single-file copies beside its parts."""
+    if not is_pipeline(folder):
+        return ["*.safetensors"]
+    return [f"{part}/*.safetensors" for part in WEIGHTED if (folder / part).is_dir()]
 
 
 def _why_not(model: CheckpointSettings, setting: str, error: Exception) -> str:
@@ -134,9 +159,8 @@ def _why_not(model: CheckpointSettings, setting: str, error: Exception) -> str:
     return f"{what} could not be fetched ({type(error).__name__}: {said}); the same command tries again"
 
 
-def _check_parts(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ModelError(f"the checkpoint folder {folder} does not exist")
+def check_parts(folder: Path) -> None:
+    """Raises ModelError where a checkpoint has no config or no processor."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no checkpoint: it has no config.json")
     if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):

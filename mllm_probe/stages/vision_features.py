@@ -16,7 +16,7 @@ from mllm_probe.vision.representation import Representation
 from mllm_probe.vision_settings import ScoreSettings
 
 if TYPE_CHECKING:
-    from mllm_probe.models.encoders import EncoderPlan
+    from mllm_probe.models.encoder_plan import EncoderPlan
 
 
 class Features:
@@ -25,10 +25,10 @@ class Features:
     def __init__(
         self, plans: Mapping[str, "EncoderPlan"], chosen: Sequence[Representation], settings: ScoreSettings, device: str
     ) -> None:
-        from mllm_probe.models.encoders import Encoder
+        from mllm_probe.models.encoders import load_encoder
 
         used = dict.fromkeys(encoder for one in chosen for encoder in one.encoders)
-        self._encoders = [Encoder(plans[name], settings.normalisation, device) for name in used]
+        self._encoders = [load_encoder(plans[name], settings.normalisation, device) for name in used]
         self._chosen, self._settings = chosen, settings
 
     def of(self, paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:

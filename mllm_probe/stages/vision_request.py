@@ -38,7 +38,7 @@ from mllm_probe.vision_settings import (
 )
 
 if TYPE_CHECKING:
-    from mllm_probe.models.encoders import EncoderPlan
+    from mllm_probe.models.encoder_plan import EncoderPlan
 
 NEEDS = {  # what a measure cannot be taken without
     C_PCK: "pictures with keypoints: pairs.root=FOLDER",
@@ -90,7 +90,8 @@ def ask(config: VisionScoreConfig, reporter: Reporter) -> Asked:
     """Cheapest checks first. Raises ConfigError, DataError, ModelError."""
     _check(config)
     from mllm_probe.models.device import pick_device
-    from mllm_probe.models.encoders import NORMALISATIONS, plan_encoder
+    from mllm_probe.models.encoders import plan_encoder
+    from mllm_probe.models.vit import NORMALISATIONS
 
     if (scaling := config.score.normalisation) not in NORMALISATIONS:
         raise ConfigError(f"score.normalisation={scaling} is unknown; {choices(scaling, NORMALISATIONS)}")
@@ -221,7 +222,7 @@ def _run(
     files = {name: folder_digests(folder, digests) for name, folder in folders.items()}
     told = [(pair.name, pair.extent, pair.source.points.tolist(), pair.target.points.tolist()) for pair in pairs]
     seen = [digests.of(path) for path in dict.fromkeys(s.path for p in pairs for s in (p.source, p.target))]
-    encoders = {name: (plans[name].size, plans[name].layer) for name in plans}
+    encoders = {name: (plan.size, plan.layer, plan.step) for name, plan in plans.items()}
     pictures = [(picture.digest, picture.captions) for picture in collection.pictures]
     model = {name: value for name, value in asdict(config.model).items() if name not in ("path", "name")}
     settings = (
