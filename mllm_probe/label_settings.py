@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from mllm_probe.settings import CheckpointSettings
 
+ENCODERS = IMAGE, TEXT, JOINT = "image", "text", "joint"
 POOLINGS = CLASS, MEAN, LAST, POOLER = "class", "mean", "last", "pooler"
 KERNELS = GAK, AVERAGE = "gak", "average"
 SINGLES = COSINE, KERNEL = "cosine", "kernel"

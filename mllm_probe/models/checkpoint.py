@@ -21,6 +21,8 @@ from mllm_probe.settings import (
 from mllm_probe.sites import TOWERS
 
 FETCHED, CODE, TENSORS = ("*.json", "*.model", "*.txt", "*.jinja"), ("*.py",), ("*.safetensors",)
+PROCESSOR = ("processor", "processor_config.json", "preprocessor_config.json")  # what reads inputs, and its files
+TOKENIZER = ("tokenizer", "tokenizer.json", "tokenizer_config.json")
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 
 
@@ -39,9 +41,15 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
             raise ConfigError(f"{name}={value} is unknown; {choices(value, allowed)}")
 
 
-def find_checkpoint(model: CheckpointSettings, setting: str = "model.path", weights: bool = True) -> Path:
+def find_checkpoint(
+    model: CheckpointSettings,
+    setting: str = "model.path",
+    weights: bool = True,
+    reader: tuple[str, str, str] = PROCESSOR,
+) -> Path:
     """The folder with the weights and the processor, fetched from the hub where it must be. `setting` is where the user
-    gives a folder; `weights` False asks for the config and the processor alone. Raises ConfigError, ModelError."""
+    gives a folder; `weights` False asks for the config and the processor alone; a text encoder's `reader` is a
+    TOKENIZER. Raises ConfigError, ModelError."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
@@ -50,7 +58,7 @@ def find_checkpoint(model: CheckpointSettings, setting: str = "model.path", weig
         folder = _from_hub(model, setting, weights)
     else:
         raise ConfigError(f"no checkpoint is named; give {setting}=FOLDER or {_hub(setting)}=OWNER/NAME")
-    _check_parts(folder)
+    _check_parts(folder, *reader)
     return folder
 
 
@@ -134,13 +142,12 @@ def _why_not(model: CheckpointSettings, setting: str, error: Exception) -> str:
     return f"{what} could not be fetched ({type(error).__name__}: {said}); the same command tries again"
 
 
-def _check_parts(folder: Path) -> None:
+def _check_parts(folder: Path, reader: str, *names: str) -> None:
     if not folder.is_dir():
         raise ModelError(f"the checkpoint folder {folder} does not exist")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no checkpoint: it has no config.json")
-    if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+    if not any((folder / name).is_file() for name in names):
         raise ModelError(
-            f"{folder} has no processor (neither processor_config.json nor preprocessor_config.json); "
-            "save the model's processor into the same folder"
+            f"{folder} has no {reader} (neither {' nor '.join(names)}); save the model's {reader} into the same folder"
         )
