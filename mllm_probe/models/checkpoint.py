@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,11 +45,11 @@ def find_checkpoint(
     model: CheckpointSettings,
     setting: str = "model.path",
     weights: bool = True,
-    reader: tuple[str, str, str] = PROCESSOR,
+    readers: Sequence[tuple[str, ...]] = (PROCESSOR,),
 ) -> Path:
     """The folder with the weights and the processor, fetched from the hub where it must be. `setting` is where the user
-    gives a folder; `weights` False asks for the config and the processor alone; a text encoder's `reader` is a
-    TOKENIZER. Raises ConfigError, ModelError."""
+    gives a folder; `weights` False asks for the config and the processor alone; `readers` are what must be there to
+    read inputs. Raises ConfigError, ModelError."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
@@ -58,7 +58,7 @@ def find_checkpoint(
         folder = _from_hub(model, setting, weights)
     else:
         raise ConfigError(f"no checkpoint is named; give {setting}=FOLDER or {_hub(setting)}=OWNER/NAME")
-    _check_parts(folder, *reader)
+    _check_parts(folder, readers)
     return folder
 
 
@@ -142,12 +142,14 @@ def _why_not(model: CheckpointSettings, setting: str, error: Exception) -> str:
     return f"{what} could not be fetched ({type(error).__name__}: {said}); the same command tries again"
 
 
-def _check_parts(folder: Path, reader: str, *names: str) -> None:
+def _check_parts(folder: Path, readers: Sequence[tuple[str, ...]]) -> None:
     if not folder.is_dir():
         raise ModelError(f"the checkpoint folder {folder} does not exist")
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no checkpoint: it has no config.json")
-    if not any((folder / name).is_file() for name in names):
-        raise ModelError(
-            f"{folder} has no {reader} (neither {' nor '.join(names)}); save the model's {reader} into the same folder"
-        )
+    for reader, *names in readers:
+        if not any((folder / name).is_file() for name in names):
+            raise ModelError(
+                f"{folder} has no {reader} (neither {' nor '.join(names)}); save the model's {reader} into the same "
+                "folder"
+            )

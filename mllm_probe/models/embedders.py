@@ -26,6 +26,7 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 READS = {IMAGE: "pixel_values", TEXT: "input_ids"}
+READERS = {IMAGE: (PROCESSOR,), TEXT: (TOKENIZER,), JOINT: (PROCESSOR, TOKENIZER)}
 UNLIKE = ("a red circle", "a blue square above")  # who cannot tell these apart tells nothing apart
 
 
@@ -50,7 +51,7 @@ def plan_embedder(kind: str, settings: CheckpointSettings) -> EmbedderPlan:
     allowed = [name for name in POOLINGS if (kind, name) != (IMAGE, LAST)]
     if pooling not in allowed:
         raise ConfigError(f"labels.{kind}.pooling={pooling} is unknown; {choices(pooling, allowed)}")
-    folder = find_checkpoint(settings, f"labels.{kind}.path", reader=TOKENIZER if kind == TEXT else PROCESSOR)
+    folder = find_checkpoint(settings, f"labels.{kind}.path", readers=READERS[kind])
     plan = EmbedderPlan(kind, folder, pooling)
     with torch.device("meta"):
         model = _guarded(plan, lambda: AutoModel.from_config(AutoConfig.from_pretrained(folder)))
