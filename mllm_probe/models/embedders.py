@@ -25,6 +25,7 @@ from mllm_probe.settings import CheckpointSettings
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
+NO_CODE = {"trust_remote_code": False}  # unsaid, transformers asks at the terminal
 READS = {IMAGE: "pixel_values", TEXT: "input_ids"}
 READERS = {IMAGE: (PROCESSOR,), TEXT: (TOKENIZER,), JOINT: (PROCESSOR, TOKENIZER)}
 UNLIKE = ("a red circle", "a blue square above")  # who cannot tell these apart tells nothing apart
@@ -54,7 +55,7 @@ def plan_embedder(kind: str, settings: CheckpointSettings) -> EmbedderPlan:
     folder = find_checkpoint(settings, f"labels.{kind}.path", readers=READERS[kind])
     plan = EmbedderPlan(kind, folder, pooling)
     with torch.device("meta"):
-        model = _guarded(plan, lambda: AutoModel.from_config(AutoConfig.from_pretrained(folder)))
+        model = _guarded(plan, lambda: AutoModel.from_config(AutoConfig.from_pretrained(folder, **NO_CODE)))
         tower = _tower(plan, model)
     if kind == IMAGE and pooling in (CLASS, MEAN):
         return EmbedderPlan(kind, folder, pooling, _leading(plan, tower))
@@ -118,10 +119,10 @@ class Embedder:
         self._images: Any = None
         self._texts: Any = None
         if plan.kind != TEXT:
-            self._images = _guarded(plan, lambda: AutoImageProcessor.from_pretrained(plan.folder))
+            self._images = _guarded(plan, lambda: AutoImageProcessor.from_pretrained(plan.folder, **NO_CODE))
         if plan.kind != IMAGE:
-            self._texts = _guarded(plan, lambda: AutoTokenizer.from_pretrained(plan.folder))
-        model = _guarded(plan, lambda: AutoModel.from_pretrained(plan.folder, dtype=torch.float32))
+            self._texts = _guarded(plan, lambda: AutoTokenizer.from_pretrained(plan.folder, **NO_CODE))
+        model = _guarded(plan, lambda: AutoModel.from_pretrained(plan.folder, dtype=torch.float32, **NO_CODE))
         self._tower = _tower(plan, model).eval().to(device)
         self._prove()
 

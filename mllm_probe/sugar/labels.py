@@ -24,7 +24,7 @@ Prefix = tuple[Document, int]
 PICTURE, SENTENCE = 0, 1
 PAIRS = ("picture-picture", "picture-sentence", "sentence-sentence")  # by the sum of the kinds
 DELTA = 0.7  # where no two different slices of a pair type are there to take the median of
-MOST = 2000  # slices of a kind between which the median is taken
+MOST = 1000  # slices of a kind between which the median is taken
 
 
 def check_labels(settings: LabelSettings) -> None:
