@@ -45,13 +45,13 @@ def vectors(seed: int = 0, same: bool = False) -> SliceVectors:
     kinds = torch.tensor([int(one.text is not None) for one in slices.values()])
     a, b = torch.from_numpy(rng.normal(size=(n, 5))), torch.from_numpy(rng.normal(size=(n, 4)))
     a[kinds == 1, 3:] = 0
-    return SliceVectors(tuple(slices), b if same else a, b, kinds)
+    return SliceVectors(tuple(slices), b if same else a.requires_grad_(), b, kinds)
 
 
 def cosine(found: SliceVectors, x: Slice, y: Slice, joint_only: bool = False) -> float:
     i, j = found.uids.index(x.uid), found.uids.index(y.uid)
     same = (x.text is None) == (y.text is None) and not joint_only
-    u, v = (found.a if same else found.b)[[i, j]].double().numpy()
+    u, v = (found.a if same else found.b)[[i, j]].detach().numpy()
     return float(u @ v / np.linalg.norm(u) / np.linalg.norm(v))
 
 

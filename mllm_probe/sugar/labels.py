@@ -89,7 +89,8 @@ class Structure:
 
     def matrix(self, prefixes: Sequence[Prefix]) -> Tensor:
         """[n, n] float32 on the CPU, symmetric, without a gradient. Raises ProbeError."""
-        whole = self._similarities(prefixes)
+        with torch.no_grad():
+            whole = self._similarities(prefixes)
         if self._settings.forced:
             whole = whole.masked_fill(same_document(prefixes), 1)
         return whole.float()
