@@ -69,7 +69,7 @@ def aligned(found: SliceVectors, x: list[Slice], y: list[Slice], deltas: dict[st
 
 
 def label(found: SliceVectors, settings: LabelSettings, deltas: dict[str, float], i: int, j: int) -> float:
-    """Section 3.3 of the paper, one pair."""
+    """What the paper says of one pair."""
     (one, k), (other, m) = PREFIXES[i], PREFIXES[j]
     x, y = list(one.slices[:k]), list(other.slices[:m])
     if settings.forced and one.uid == other.uid:

@@ -1,4 +1,4 @@
-"""The structure matrix that Sugar's hidden states are to reproduce (Chow et al. 2024, sections 3.2 and 3.3).
+"""The structure matrix that Sugar's hidden states are to reproduce (Chow et al. 2024, section 3).
 
     M^l_ij = 1                         prefixes i and j come from one document
              the cosine of the slices  both prefixes are single slices
