@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.store_paths import CachePaths, PartPaths, TrainingPaths, plain_name
+from mllm_probe.store_paths import CachePaths, PartPaths, TrainingPaths, VectorPaths, plain_name
 
 
 def config_dir() -> Path:
@@ -48,6 +48,9 @@ class OutputPaths:
 
     def training(self, run: str) -> "TrainingPaths":
         return TrainingPaths(self.root / "unfinished" / run)
+
+    def vectors(self, encoder: str) -> "VectorPaths":
+        return VectorPaths(self.root / "labels" / encoder)
 
     def comparison(self, now: datetime) -> "ComparisonPaths":
         """Named as Hydra names the folders of runs."""

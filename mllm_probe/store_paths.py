@@ -29,6 +29,23 @@ class TrainingPaths:
 
 
 @dataclass(frozen=True)
+class VectorPaths:
+    """What one frozen encoder made of slices, a file for each part that was computed in one go."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "identity.json"
+
+    def part(self, digest: str) -> Path:
+        return self.root / f"{digest}.safetensors"
+
+    def parts(self) -> list[Path]:
+        return sorted(path for path in self.root.glob("*.safetensors") if not path.name.startswith("."))
+
+
+@dataclass(frozen=True)
 class CachePaths:
     """One cache: a folder per identity, in it one folder per shard group."""
 

@@ -51,6 +51,39 @@ def save_siglip(folder: Path) -> Path:
     return save(folder, hf.SiglipModel, config, SiglipImageProcessorPil(size={"height": 48, "width": 48}))
 
 
+def save_bert(folder: Path, tokenizer: Any) -> Path:
+    """A text encoder has no processor."""
+    config = hf.BertConfig(**SMALL, intermediate_size=64, vocab_size=len(tokenizer), max_position_embeddings=64)
+    return save(folder, hf.BertModel, config, tokenizer)
+
+
+def save_llama(folder: Path, tokenizer: Any) -> Path:
+    """A decoder: what its first token says is the same for all sentences."""
+    config = hf.LlamaConfig(**SMALL, intermediate_size=64, vocab_size=len(tokenizer), max_position_embeddings=64)
+    return save(folder, hf.LlamaModel, config, tokenizer)
+
+
+def save_dual(folder: Path, tokenizer: Any, kind: str) -> Path:
+    """CLIP or SigLIP with a tokenizer; sentences up to 16 tokens, so that longer ones are cut."""
+    text = TEXT | {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    if kind == "clip":
+        save(
+            folder,
+            hf.CLIPModel,
+            hf.CLIPConfig(vision_config=TOWER, text_config=text, projection_dim=24),
+            CLIPImageProcessorPil(**CROPPED),
+        )
+    else:
+        save(
+            folder,
+            hf.SiglipModel,
+            hf.SiglipConfig(vision_config=TOWER, text_config=text),
+            SiglipImageProcessorPil(size={"height": 32, "width": 32}),
+        )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 ENCODERS: dict[str, tuple[Callable[[Path], Path], int]] = {  # and the tokens before the patches
     "clip": (save_clip, 1),
     "dinov2": (save_dinov2, 1),

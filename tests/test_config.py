@@ -24,7 +24,7 @@ CONF = config_dir()
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if not path.parent.name.startswith(("hydra", "encoder"))
+    if not path.parent.name.startswith(("hydra", "encoder", "labels"))
 )
 ELSEWHERE = {"target": "tune"}  # groups of other commands than run
 ANATOMY = Anatomy({"vision": 24, "lm": 32}, {"vision": 1024, "connector": 4096, "lm": 4096}, True, 4096)

@@ -21,6 +21,7 @@ FLOORS = [
         "store_paths",
         "settings",
         "vision_settings",
+        "label_settings",
         "digests",
         "integration",
         "jobs",

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from mllm_probe.settings import (
 from mllm_probe.sites import TOWERS
 
 FETCHED, CODE = ("*.json", "*.model", "*.txt", "*.jinja"), ("*.py",)
+PROCESSOR = ("processor", "processor_config.json", "preprocessor_config.json")  # what reads inputs, and its files
+TOKENIZER = ("tokenizer", "tokenizer.json", "tokenizer_config.json")
 WEIGHTED = ("vae", "unet", "transformer", "text_encoder", "text_encoder_2", "image_encoder")  # folders of a pipeline
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # further copies of the weights of a pipeline
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
@@ -41,11 +43,17 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
             raise ConfigError(f"{name}={value} is unknown; {choices(value, allowed)}")
 
 
-def find_checkpoint(model: CheckpointSettings, setting: str = "model.path", weights: bool = True) -> Path:
+def find_checkpoint(
+    model: CheckpointSettings,
+    setting: str = "model.path",
+    weights: bool = True,
+    readers: Sequence[tuple[str, ...]] = (PROCESSOR,),
+) -> Path:
     """The folder with the weights and the processor, fetched from the hub where it must be. `setting` is where the user
-    gives a folder; `weights` False asks for the config and the processor alone. Raises ConfigError, ModelError."""
+    gives a folder; `weights` False asks for the config and the processor alone; `readers` are what must be there to
+    read inputs. Raises ConfigError, ModelError."""
     folder = find_folder(model, setting, weights)
-    check_parts(folder)
+    check_parts(folder, readers)
     return folder
 
 
@@ -159,12 +167,13 @@ def _why_not(model: CheckpointSettings, setting: str, error: Exception) -> str:
     return f"{what} could not be fetched ({type(error).__name__}: {said}); the same command tries again"
 
 
-def check_parts(folder: Path) -> None:
-    """Raises ModelError where a checkpoint has no config or no processor."""
+def check_parts(folder: Path, readers: Sequence[tuple[str, ...]] = (PROCESSOR,)) -> None:
+    """Raises ModelError where a checkpoint has no config, or nothing that reads its inputs."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no checkpoint: it has no config.json")
-    if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
-        raise ModelError(
-            f"{folder} has no processor (neither processor_config.json nor preprocessor_config.json); "
-            "save the model's processor into the same folder"
-        )
+    for reader, *names in readers:
+        if not any((folder / name).is_file() for name in names):
+            raise ModelError(
+                f"{folder} has no {reader} (neither {' nor '.join(names)}); save the model's {reader} into the same "
+                "folder"
+            )

@@ -3,7 +3,7 @@
 A slice is a picture or a sentence. With two blocks a and b of unit vectors (the Triple Kernel of Chow et al. 2024,
 section 3.2) slices of one kind are compared by a (DINOv2 for pictures, BGE for sentences), slices of different kinds by
 b (CLIP). Such a matrix need not be positive semi-definite, whatever the paper says: take it as a similarity.
-Letters: S sequences, L slices of the longest, D width, P pairs.
+Letters: S sequences, L slices of the longest, D width, P pairs, U different slices.
 """
 
 from dataclasses import dataclass
@@ -52,21 +52,48 @@ class Sequences:
             one = torch.where(same, one, _cosines(self.b[:, :first], left, right))
         return one[:, 0, 0] if most is None else one
 
+    def phi(self, left: Tensor, right: Tensor, most: int) -> Tensor:
+        """The distances of slices [P, most, most]."""
+        return 2 * (1 - self.cosines(left, right, most)).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class Tabled:
+    """Sequences over slices that occur often: `rows` [S, L] of the tables of what any two slices have, `cosine` and
+    `distance` [U, U]; the first `lengths` [S] of each are real."""
+
+    rows: Tensor
+    lengths: Tensor
+    cosine: Tensor
+    distance: Tensor
+
+    def cosines(self, left: Tensor, right: Tensor) -> Tensor:
+        """Of the first slices [P]."""
+        return self.cosine[self.rows[left, 0], self.rows[right, 0]]
+
+    def phi(self, left: Tensor, right: Tensor, most: int) -> Tensor:
+        """The distances of slices [P, most, most]."""
+        return self.distance[self.rows[left, :most, None], self.rows[right, None, :most]]
+
 
 def _cosines(vectors: Tensor, left: Tensor, right: Tensor) -> Tensor:
     unit = normalize(vectors, dim=-1)
     return unit[left] @ unit[right].transpose(1, 2)
 
 
-def similarities(sequences: Sequences, delta: float, cosine: bool = True) -> Tensor:
-    """K(x, y) / sqrt(K(x, x) K(y, y)), all three with the pair's sigma, for all sequences: [S, S], 1 on the diagonal.
+def similarities(sequences: Sequences | Tabled, delta: float, cosine: bool = True, normalised: bool = True) -> Tensor:
+    """K(x, y) / sqrt(K(x, x) K(y, y)), all three with the pair's sigma, for all sequences: [S, S], 1 on the diagonal;
+    K(x, y) itself where it shall not be `normalised`.
 
     `cosine`: two sequences of one slice each have the cosine of their slices instead, as the paper replaces it; the
     kernel is a rising function of it. Differentiable. Raises ProbeError for a delta that is not above 0.
     """
     if not delta > 0:
         raise ProbeError(f"delta={delta} must be above 0")
-    lengths, own = sequences.lengths, _self_kernels(sequences, delta)
+    lengths = sequences.lengths
+    own = _self_kernels(sequences, delta)
+    if not normalised:
+        own = torch.zeros_like(own)  # the log of 1
     pairs = torch.tensor(list(combinations_with_replacement(range(len(lengths)), 2)), device=lengths.device)
     order = torch.argsort(lengths[pairs].amax(dim=1))  # alike long ones together, so that little is computed in vain
     whole = own.new_zeros(len(lengths), len(lengths))
@@ -79,22 +106,22 @@ def similarities(sequences: Sequences, delta: float, cosine: bool = True) -> Ten
     return whole
 
 
-def _aligned(sequences: Sequences, left: Tensor, right: Tensor, delta: float, own: Tensor) -> Tensor:
+def _aligned(sequences: Sequences | Tabled, left: Tensor, right: Tensor, delta: float, own: Tensor) -> Tensor:
     """The normalised kernel of pairs [P]; `own` are the self-kernels."""
     a, b = sequences.lengths[left], sequences.lengths[right]
     most = int(torch.maximum(a, b).max())
-    phi = 2 * (1 - sequences.cosines(left, right, most)).clamp(min=0)
+    phi = sequences.phi(left, right, most)
     found = log_gak(local_kernel(phi, width(delta, a, b)[:, None, None]), a, b)
     return torch.exp(found - (own[left, b - 1] + own[right, a - 1]) / 2)
 
 
-def _self_kernels(sequences: Sequences, delta: float) -> Tensor:
+def _self_kernels(sequences: Sequences | Tabled, delta: float) -> Tensor:
     """log K(x, x) of each sequence with the width of a pair whose other side is as long as any there is: [S, L], column
     m - 1 for a length m; nan for lengths that do not occur."""
-    count, most = sequences.a.shape[:2]
+    count, most = len(sequences.lengths), int(sequences.lengths.max())
     there = torch.unique(sequences.lengths)
     which = torch.arange(count, device=there.device).repeat_interleave(len(there))
     other, lengths = there.repeat(count), sequences.lengths[which]
-    phi = 2 * (1 - sequences.cosines(which, which, most)).clamp(min=0)
+    phi = sequences.phi(which, which, most)
     found = log_gak(local_kernel(phi, width(delta, lengths, other)[:, None, None]), lengths, lengths)
     return found.new_full((count, most), torch.nan).index_put((which, other - 1), found)
