@@ -21,6 +21,7 @@ FLOORS = [
         "store_paths",
         "settings",
         "vision_settings",
+        "report_settings",
         "digests",
         "integration",
         "jobs",

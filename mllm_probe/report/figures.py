@@ -82,6 +82,11 @@ def positions(sites: "pd.DataFrame") -> list[str]:
 
 
 def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path]) -> None:
+    """layers_figure as files."""
+    save(layers_figure(scores), paths)
+
+
+def layers_figure(scores: "pd.DataFrame") -> Any:
     """One panel per tower that was read, widths by their number of layers, one line per position."""
     from matplotlib.figure import Figure
 
@@ -101,7 +106,7 @@ def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path]) -> None:
     first = scores.iloc[0]
     figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
     legend_below(figure, panels, tuple(colour))
-    save(figure, paths)
+    return figure
 
 
 def legend_below(
@@ -119,6 +124,19 @@ def save(figure: Any, paths: Sequence[Path]) -> None:
     for path in paths:
         with replacing(path) as part:
             figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=undated(path))
+
+
+def svg_uri(figure: Any) -> str:
+    """A figure as the address of an SVG; the same scores give the same text."""
+    from base64 import b64encode
+    from io import BytesIO
+
+    import matplotlib as mpl
+
+    written = BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "mllm-probe"}):
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{b64encode(written.getvalue()).decode()}"
 
 
 def _places(rows: "pd.DataFrame") -> tuple[dict[str, int], list[str]]:

@@ -49,6 +49,11 @@ def print_study(statements: Sequence[Statement], console: Console | None = None)
 def draw_study(
     whole: "pd.DataFrame", local: "pd.DataFrame", statements: Sequence[Statement], paths: Sequence[Path]
 ) -> None:
+    """study_figure as files."""
+    save(study_figure(whole, local, statements), paths)
+
+
+def study_figure(whole: "pd.DataFrame", local: "pd.DataFrame", statements: Sequence[Statement]) -> Any:
     """Both tasks against relative depth of the language model at one position, with their controls and chance.
 
     The position is `last`, or the first that both tasks read in the language model; each shows its own first one where
@@ -61,7 +66,9 @@ def draw_study(
     panel = figure.subplots()
     tables = [headline(table) for table in (whole, local)]
     names: list[tuple[float, str, str]] = []
-    for rows, kind, colour, position in zip(tables, ("global", "local"), COLOURS, _positions(*tables), strict=False):
+    for rows, kind, colour, position in zip(
+        tables, ("global", "local"), COLOURS, study_positions(*tables), strict=False
+    ):
         names.append((*_draw_task(panel, rows, kind, colour, position), colour))
     panel.set_ylim(top=panel.get_ylim()[1] + 0.09 * (panel.get_ylim()[1] - panel.get_ylim()[0]))
     _mark_peak(panel, statements)
@@ -75,10 +82,10 @@ def draw_study(
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
     legend_below(figure, [panel], width=1.6)
-    save(figure, paths)
+    return figure
 
 
-def _positions(whole: "pd.DataFrame", local: "pd.DataFrame") -> tuple[str, str]:
+def study_positions(whole: "pd.DataFrame", local: "pd.DataFrame") -> tuple[str, str]:
     """`last` where both have it, else the first they share, else the first of each."""
     read, other = (list(dict.fromkeys(blocks(real(rows)).position)) for rows in (whole, local))
     shared = [position for position in read if position in other]

@@ -1,10 +1,10 @@
-"""What a command ends with, and `mllm-probe report`: table and figures of a finished run, from its files alone."""
+"""What a command ends with, and `mllm-probe report`: page, tables and figures of a finished run, from its files alone."""
 
 import json
 from pathlib import Path
 
 from mllm_probe.config import ReportConfig
-from mllm_probe.errors import ConfigError
+from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.features import draw_features
@@ -13,6 +13,7 @@ from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.geometry import load_relations, print_relations
 from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.report.law import GroupRow, LawRow, PointRow, print_laws
+from mllm_probe.report.page import write_page
 from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.plans import draw_plan, draw_recall
 from mllm_probe.report.policy import PlanRow, RecallRow, print_policy
@@ -22,43 +23,60 @@ from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
 from mllm_probe.report.vision_scores import VisionScore, print_vision
+from mllm_probe.report_settings import ReportSettings
 
 
 def report(config: ReportConfig, reporter: Reporter) -> None:
     """Raises ConfigError, DataError."""
+    config.report.check()
     if config.run is None:
         raise ConfigError("report needs run=FOLDER, the folder of a finished run (it holds scores.csv)")
     paths = RunPaths(Path(config.run))
+    if paths.study.is_file():
+        show_study(paths, reporter, config.report)
+        return
+    if paths.scores.is_file():
+        show(paths, reporter, config.report)
+        return
     kinds = {
-        paths.study: show_study,
         paths.geometry: show_geometry,
         paths.fidelity: show_fidelity,
         paths.vision: show_vision,
         paths.fit: show_fit,
         paths.policy: show_policy,
     }
-    next((kind for file, kind in kinds.items() if file.is_file()), show)(paths, reporter)
+    kind = next((kind for file, kind in kinds.items() if file.is_file()), None)
+    if kind is None:
+        raise DataError(f"{paths.scores} does not exist; give the folder of a finished run with run=FOLDER")
+    kind(paths, reporter)
 
 
-def show(paths: RunPaths, reporter: Reporter) -> None:
-    """Draw layers.png and layers.pdf and those of features, print the table and say where everything is."""
+def show(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
+    """The files and the table of a run, then report.html and where everything is."""
+    show_run(paths, settings)
+    write_page(paths, settings)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
+
+
+def show_run(paths: RunPaths, settings: ReportSettings) -> None:
+    """Draw layers.png and layers.pdf and those of features, write table.md and table.tex, print the table."""
     scores, summary = load_scores(paths.scores), load_summary(paths.summary)
     draw_layers(scores, [paths.figure("png"), paths.figure("pdf")])
     if summary.get("integrations"):
         draw_features(scores, summary, [paths.features("png"), paths.features("pdf")])
     print_table(scores, summary)
-    reporter.note(f"everything is in {paths.root}")
 
 
-def show_study(paths: RunPaths, reporter: Reporter) -> None:
-    """Both tasks, then study.png and study.pdf and what became of the hypotheses."""
+def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
+    """Both tasks, then study.png and study.pdf, what became of the hypotheses, and one page of it all."""
     for side in SIDES:
-        show(paths.side(side), reporter)
+        show_run(paths.side(side), settings)
     tables = [load_scores(paths.side(side).scores) for side in SIDES]
     statements = json.loads(paths.study.read_text())["statements"]
     draw_study(tables[0], tables[1], statements, [paths.curves("png"), paths.curves("pdf")])
     print_study(statements)
-    reporter.note(f"everything is in {paths.root}")
+    write_page(paths, settings)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 
 def show_geometry(paths: RunPaths, reporter: Reporter) -> None:
