@@ -90,8 +90,9 @@ def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests)
             skipped.append(str(error))
             continue
         number = record["id"]
-        said = tuple(captions.get(number, ())), *seen.get(number, (None, None))
-        picture = Picture(str(number), path, content, *said, licence=_licence(record, licences))
+        said, (named, counts) = tuple(captions.get(number, ())), seen.get(number, (None, None))
+        licence = _licence(record, licences)
+        picture = Picture(str(number), path, content, said, named, counts, licence=licence)
         pictures[content] = _merged(pictures[content], picture) if content in pictures else picture
     if not pictures:
         raise DataError(f"no usable picture is left in {layout.captions.parent} ({len(skipped)} skipped)")

@@ -123,7 +123,8 @@ def _significant(here: "pd.DataFrame", verdict: Mapping[str, Any]) -> Answer:
     for row in here[here.test == "drop"].itertuples():
         if verdict["chosen"] != verdict["top"]:
             found = f"drop to the top block {row.other}: {points(row)}, {p_said(row.p_adjusted)}"
-            detail.append(f"{found}; {100 * row.detectable:.1f} would be found in 80 % of such samples")
+            least = f"; {100 * row.detectable:.1f} would be found in 80 % of such samples"
+            detail.append(found + least * bool(row.detectable))
     for row in own.itertuples():
         family = f"max-T over {row.family}"
         detail.append(
@@ -137,7 +138,7 @@ def _controlled(scores: "pd.DataFrame", summary: Mapping[str, Any], here: "pd.Da
     """The highest of what sees no picture or no training beside the layer, then what is known beyond each."""
     site, rows = summary["best"][position]["site"], headline(scores)
     base = {words(row): row for row in floors(rows).itertuples()}
-    blind = [row for row in preferred_controls(scores, rows, position)]
+    blind = list(preferred_controls(scores, rows, position))
     blind += [base[name] for name in ("question only", "majority") if name in base]
     top = max(blind, key=lambda row: row.value)
     detail = [f"{words(row)}: {bounded(row)}" for row in blind if row is not top]
@@ -163,17 +164,17 @@ def preferred_controls(scores: "pd.DataFrame", rows: "pd.DataFrame", position: s
 def bounded(row: Any) -> str:
     """`98.1 % [96.9, 99.2]`, of a row or a mapping; no interval where there is none."""
     value, low, high = (row[n] if isinstance(row, Mapping) else getattr(row, n) for n in ("value", "low", "high"))
-    bounds = "" if low is None or low != low else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    bounds = "" if low is None or low != low else f" [{100 * low:.1f},\u00a0{100 * high:.1f}]"
     return f"{100 * value:.1f} %{bounds}"
 
 
 def points(row: Any) -> str:
     """A difference with its sign and interval, in points."""
-    return f"{100 * row.value:+z.1f} points [{100 * row.low:z.1f}, {100 * row.high:z.1f}]"
+    return f"{100 * row.value:+z.1f} points [{100 * row.low:z.1f},\u00a0{100 * row.high:z.1f}]"
 
 
 def p_said(p: float) -> str:
-    return f"p = {p:.2g}"
+    return f"p\u00a0=\u00a0{p:.2g}"
 
 
 def _named(sites: Sequence[str]) -> str:

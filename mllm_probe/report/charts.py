@@ -67,7 +67,13 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
 def _chart(name: str, data: list[Any], sites: "pd.DataFrame", metric: str) -> Chart:
     places = _ordered(sites)
     layout = {
-        "xaxis": {"type": "category", "categoryorder": "array", "categoryarray": places, "title": {"text": "layer"}},
+        "xaxis": {
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": places,
+            "title": {"text": "layer"},
+            "tickangle": -45,
+        },
         "yaxis": {"tickformat": ".0%", "title": {"text": f"{metric} on held-out pictures"}},
         "hovermode": "closest",
     }

@@ -4,7 +4,7 @@ Written by a sweep, read back by report.html. Pictures stay where they are; only
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Those chosen at `key`, of `tested` decisions, of which the mean over seeds has `wrong` ones (None for numbers)."""
+    """Those chosen at `key` of `tested` decisions; the mean over seeds has `wrong` ones (None for numbers)."""
 
     key: str
     probe: str
@@ -118,10 +118,10 @@ def _shares(logits: np.ndarray) -> np.ndarray:
     return (powers / powers.sum(axis=-1, keepdims=True)).mean(axis=0)
 
 
-def _one_each(order: Sequence[int], groups: np.ndarray) -> list[int]:
+def _one_each(order: np.ndarray, groups: np.ndarray) -> list[int]:
     found: dict[str, int] = {}
-    for i in order:
-        found.setdefault(str(groups[i]), int(i))
+    for i in order.tolist():
+        found.setdefault(str(groups[i]), i)
         if len(found) == SHOWN:
             break
     return list(found.values())

@@ -112,8 +112,8 @@ def _picture(picture: Shown) -> str:
 
 
 def data_uri(path: Path, side: int | None = SIDE) -> str:
-    """The picture as the model's processor gets it, at most `side` pixels wide and high (None: its own), as PNG or JPEG,
-    whichever is shorter."""
+    """The picture as the model's processor gets it, at most `side` pixels wide and high (None: as it is), as PNG or
+    JPEG, whichever is shorter."""
     image = open_rgb(path)
     if side is not None:
         image.thumbnail((side, side), Image.Resampling.LANCZOS)

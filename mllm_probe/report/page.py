@@ -57,7 +57,7 @@ def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] 
         results=results,
         study=study,
         both=[study_chart(tables, study_positions(*map(headline, tables)))] if study else [],
-        study_figure=svg_uri(study_figure(*tables, study["statements"])) if study else "",
+        study_figure=svg_uri(study_figure(tables[0], tables[1], study["statements"])) if study else "",
         question=QUESTION,
         command=command(paths),
         library=library,

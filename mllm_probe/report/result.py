@@ -3,7 +3,7 @@
 Knows the files of a run and no markup.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.answers import MEANING, Answer, answers, leading, load_tests, preferred_controls, sentence
 from mllm_probe.report.charts import Chart, geometry_charts, layer_charts
-from mllm_probe.report.examples import KINDS, Examples, load_examples
+from mllm_probe.report.examples import KINDS, Example, Examples, load_examples
 from mllm_probe.report.fidelity import load_agreements, lost
 from mllm_probe.report.figures import DASHES, floors, headline, headline_metric, layers_figure, positions, real, svg_uri
 from mllm_probe.report.geometry import load_relations
 from mllm_probe.report.predictions import load_scored
 from mllm_probe.report.scores import load_scores, load_summary
-from mllm_probe.report.thumbs import framed
+from mllm_probe.report.thumbs import Framed, framed
 from mllm_probe.report_settings import NONE, ReportSettings
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Result:
     def examples(self) -> Examples | None:
         return load_examples(self.paths.examples)
 
-    def shown(self) -> Iterator[tuple[str, list[tuple[Any, Sequence[Any]]]]]:
+    def shown(self) -> Iterator[tuple[str, list[tuple[Example, list[Framed]]]]]:
         """(heading, examples with their pictures) of each kind that there is."""
         if self.examples is None:
             return

@@ -1,4 +1,4 @@
-"""Which test decisions a run shows to people: the surest right and wrong ones, and the least sure, at the best layer."""
+"""Which test decisions a run shows to people: at the best layer, the surest right and wrong ones and the least sure."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a command ends with, and `mllm-probe report`: page, tables and figures of a finished run, from its files alone."""
+"""What a command ends with, and `mllm-probe report`: page, tables, figures of a finished run, from its files alone."""
 
 import json
 from pathlib import Path

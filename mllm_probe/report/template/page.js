@@ -28,7 +28,7 @@ function draw(plot, chart) {
     responsive: true,
     displaylogo: false,
     displayModeBar: !narrow.matches,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // those left out share charts with a server
   });
 }
 
@@ -47,6 +47,7 @@ function show(box, charts, number, focus) {
 function prepare(box) {
   const charts = JSON.parse(box.querySelector("script").textContent);
   const tabs = box.querySelector(".tabs");
+  if (charts.length < 2) tabs.remove();
   charts.forEach((chart, i) => {
     const tab = document.createElement("button");
     tab.textContent = chart.name;
