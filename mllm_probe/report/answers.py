@@ -165,7 +165,7 @@ def bounded(row: Any) -> str:
     """`98.1 % [96.9, 99.2]`, of a row or a mapping; no interval where there is none."""
     value, low, high = (row[n] if isinstance(row, Mapping) else getattr(row, n) for n in ("value", "low", "high"))
     bounds = "" if low is None or low != low else f" [{100 * low:.1f},\u00a0{100 * high:.1f}]"
-    return f"{100 * value:.1f} %{bounds}"
+    return f"{100 * value:.1f}\u00a0%{bounds}"
 
 
 def points(row: Any) -> str:
