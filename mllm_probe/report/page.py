@@ -29,9 +29,9 @@ PEOPLE = {
 
 
 def command(paths: RunPaths) -> str:
-    """What was typed, as status.json has it."""
+    """What gives the same scores: `run` with the settings that status.json says were typed."""
     found = json.loads(paths.status.read_text()) if paths.status.is_file() else {}
-    return shlex.join(["mllm-probe", *found.get("command", "run").split(), *found.get("overrides", ())])
+    return shlex.join(["mllm-probe", "run", *found.get("overrides", ())])
 
 
 def write_page(paths: RunPaths, settings: ReportSettings) -> None:

@@ -191,12 +191,18 @@ class Result:
         return self.paths.config.read_text(encoding="utf-8") if self.paths.config.is_file() else ""
 
     def lost(self) -> list[str]:
-        """What quantisation changes, where `fidelity` was run in this folder."""
-        return list(lost(load_agreements(self.paths.fidelity))) if self.paths.fidelity.is_file() else []
+        """What quantisation changes, where `fidelity` was run in this folder or in `fidelity` below it."""
+        found = [one.fidelity for one in self._places("fidelity") if one.fidelity.is_file()]
+        return list(lost(load_agreements(found[0]))) if found else []
 
     @property
     def geometry(self) -> list[Chart]:
-        return list(geometry_charts(load_relations(self.paths.geometry))) if self.paths.geometry.is_file() else []
+        """How alike layers are, where `geometry` was run in this folder or in `geometry` below it."""
+        found = [one.geometry for one in self._places("geometry") if one.geometry.is_file()]
+        return list(geometry_charts(load_relations(found[0]))) if found else []
+
+    def _places(self, name: str) -> tuple[RunPaths, RunPaths]:
+        return self.paths, RunPaths(self.paths.root / name)
 
 
 def _cell(row: Any, low: float, high: float, best: bool) -> dict[str, Any] | None:
