@@ -93,10 +93,12 @@ def test_the_page_answers_the_four_questions(made: Path) -> None:
     best, verdict = summary["best"][position], summary["verdicts"][position]
     words = page.words.replace("\xa0", " ")
     assert sentence("entailment", summary, tests, position).replace("\xa0", " ") in words
-    assert f"{best['site']}: {100 * best['value']:.1f} % [{100 * best['low']:.1f}, {100 * best['high']:.1f}]" in words
+    assert (
+        f"{best['site']} has {100 * best['value']:.1f} % [{100 * best['low']:.1f}, {100 * best['high']:.1f}]" in words
+    )
     rivals = tests[(tests.test == "difference") & (tests.position == position)].sort_values("value")
     assert (
-        f"points [{100 * rivals.low.iloc[0]:z.1f}, {100 * rivals.high.iloc[0]:z.1f}] over {rivals.other.iloc[0]}"
+        f"points [{100 * rivals.low.iloc[0]:z.1f}, {100 * rivals.high.iloc[0]:z.1f}] against {rivals.other.iloc[0]}"
         in words
     )
     said = {"undecided": "Undecided", "flat within margin": "No: flat", "peak": "Yes, a peak"}[verdict["verdict"]]
@@ -124,8 +126,8 @@ def test_words_follow_the_tests(tmp_path: Path) -> None:
     pd.DataFrame([common | row for row in found]).to_csv(tmp_path / "tests.csv", index=False)
     tests = load_tests(tmp_path / "tests.csv")
     which, how_much, significant, controlled = (plain(one) for one in answers(scores, SUMMARY, tests, "last"))
-    assert which == "lm.05: 93.0 % [91.0, 95.0]"
-    assert how_much == "+1.0 points [-1.0, 3.0] over lm.06, the nearest rival"
+    assert which == "lm.05 has 93.0 % [91.0, 95.0]"
+    assert how_much == "+1.0 points [-1.0, 3.0] against lm.06, the highest of the others"
     assert significant == "Yes, a peak" and controlled == "at most 55.7 % [53.7, 57.7]: random weights"
     assert (
         sentence("entailment", SUMMARY, tests, "last").replace("\xa0", " ")

@@ -66,8 +66,7 @@ def leading(summary: Mapping[str, Any]) -> str | None:
 def sentence(task: str, summary: Mapping[str, Any], tests: "pd.DataFrame", position: str) -> str:
     """The run at one position in a line: the block that wins, or that none can be named."""
     best, verdict = summary["best"][position], summary.get("verdicts", {}).get(position)
-    chance = tests[(tests.position == position) & (tests.test == "above_chance") & (tests.site == best["site"])]
-    if len(chance) and not _significant_rows(chance).all():
+    if not _above_chance(tests[tests.position == position], best["site"]):
         return f"At {position}, no block was shown to read {task} above chance"
     first, last = verdict["best_between"] if verdict else (None, None)
     said = f"{best['site']} at {position} reads {task} best: {bounded(best)}"
@@ -78,19 +77,26 @@ def answers(scores: "pd.DataFrame", summary: Mapping[str, Any], tests: "pd.DataF
     """The four questions at one position. Where its layers were not compared, the first and the last."""
     best, verdict = summary["best"][position], summary.get("verdicts", {}).get(position)
     here = tests[tests.position == position]
-    found = [_which(best, verdict, position)]
+    found = [_which(best, verdict, here, position)]
     if verdict is not None and len(here):
         found += [_how_much(here), _significant(here, verdict)]
     return [*found, _controlled(scores, summary, here, position)]
 
 
-def _which(best: Mapping[str, Any], verdict: Mapping[str, Any] | None, position: str) -> Answer:
+def _above_chance(here: "pd.DataFrame", site: str) -> bool:
+    """Unless the test says otherwise."""
+    rows = here[(here.test == "above_chance") & (here.site == site)]
+    return rows.empty or bool(_significant_rows(rows).all())
+
+
+def _which(best: Mapping[str, Any], verdict: Mapping[str, Any] | None, here: "pd.DataFrame", position: str) -> Answer:
     detail = [f"chosen on validation among the language model's blocks at {position}, scored once on test"]
     if verdict is not None:
         first, last = verdict["best_between"]
         among = f"it is {first}" if first == last else f"one from {first} to {last}"
         detail.append(f"the truly best block: {among}, as far as these test pictures tell")
-    return Answer("Which layer wins?", f"{best['site']}: {bounded(best)}", tuple(detail))
+    none = "" if _above_chance(here, best["site"]) else "None is shown to: "
+    return Answer("Which layer wins?", f"{none}{best['site']} has {bounded(best)}", tuple(detail))
 
 
 def _how_much(here: "pd.DataFrame") -> Answer:
@@ -106,7 +112,9 @@ def _how_much(here: "pd.DataFrame") -> Answer:
         detail.append(f"{beaten} score higher on test than the block that validation chose")
     for row in here[here.test == "rise"].itertuples():
         detail.append(f"over the bottom block {row.other}: {points(row)}, {p_said(row.p_adjusted)}")
-    return Answer("By how much?", f"{points(nearest)} over {nearest.other}, the nearest rival", tuple(detail))
+    return Answer(
+        "By how much?", f"{points(nearest)} against {nearest.other}, the highest of the others", tuple(detail)
+    )
 
 
 def _significant_rows(rows: "pd.DataFrame") -> Any:

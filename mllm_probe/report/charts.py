@@ -60,7 +60,7 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
             here = own[own.position == position]
             more = [*_controls(scores, rows, here, position), *_floors(rows, here)]
             found.append(_chart(f"{position}{named}", [*_curve(here, position, colour[position]), *more], here, metric))
-        found.append(_map(f"map{named}", own, read, metric))
+        found.append(_map(f"map{named}", own, read[::-1], metric))
     return found
 
 
@@ -161,7 +161,7 @@ def _floors(rows: "pd.DataFrame", sites: "pd.DataFrame") -> Iterator[Any]:
 
 
 def _map(name: str, sites: "pd.DataFrame", read: Sequence[str], metric: str) -> Chart:
-    """Positions against layers; grey where a position does not exist."""
+    """Positions against layers, the first position on top; empty where one does not exist."""
     places = _ordered(sites[sites.part.isin(["block", "norm"])])
     cell = {(row.position, row.site): row for row in sites.itertuples()}
     grid = [[cell.get((position, place)) for place in places] for position in read]
@@ -202,7 +202,8 @@ def heat_map(
         "colorbar": {"title": {"text": escape(measure), "side": "right"}, "tickformat": form, "thickness": 12},
         "hovertemplate": f"%{{y}}, %{{x}}<br><b>%{{z:{form}}}</b> %{{customdata}}<extra></extra>",
     }
-    axes = {"xaxis": {"type": "category"}, "yaxis": {"type": "category"}}
+    axis = {"type": "category", "showgrid": False}
+    axes = {"xaxis": {**axis, "tickangle": -45}, "yaxis": axis}
     return {"name": name, "data": [data], "layout": axes}
 
 
