@@ -52,7 +52,7 @@ class Result:
     def first(self) -> Any:
         return self.scores.iloc[0]
 
-    @property
+    @cached_property
     def metric(self) -> str:
         return headline_metric(self.scores)
 
@@ -100,7 +100,7 @@ class Result:
             cells = {row.position: row for row in sites[sites.site == site].itertuples()}
             yield site, [_cell(cells.get(p), low, high, best.get(p) == site) for p in self.positions]
 
-    @property
+    @cached_property
     def positions(self) -> list[str]:
         return positions(real(self.rows))
 
@@ -127,6 +127,7 @@ class Result:
             if len(rows):
                 yield position, rows.site.iloc[0], list(rows.itertuples())
 
+    @cached_property
     def measures(self) -> list[Any]:
         """All measures of the layer that wins."""
         position = leading(self.summary)
@@ -190,12 +191,13 @@ class Result:
     def config(self) -> str:
         return self.paths.config.read_text(encoding="utf-8") if self.paths.config.is_file() else ""
 
+    @cached_property
     def lost(self) -> list[str]:
         """What quantisation changes, where `fidelity` was run in this folder or in `fidelity` below it."""
         found = [one.fidelity for one in self._places("fidelity") if one.fidelity.is_file()]
         return list(lost(load_agreements(found[0]))) if found else []
 
-    @property
+    @cached_property
     def geometry(self) -> list[Chart]:
         """How alike layers are, where `geometry` was run in this folder or in `geometry` below it."""
         found = [one.geometry for one in self._places("geometry") if one.geometry.is_file()]
