@@ -68,7 +68,9 @@ def sentence(task: str, summary: Mapping[str, Any], tests: "pd.DataFrame", posit
     best, verdict = summary["best"][position], summary.get("verdicts", {}).get(position)
     if not _above_chance(tests[tests.position == position], best["site"]):
         return f"At {position}, no block was shown to read {task} above chance"
-    first, last = verdict["best_between"] if verdict else (None, None)
+    if verdict is None:
+        return f"{best['site']} at {position} reads {task}: {bounded(best)}"
+    first, last = verdict["best_between"]
     said = f"{best['site']} at {position} reads {task} best: {bounded(best)}"
     return said if first == last else f"{said}; any block from {first} to {last} may be as good"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.answers import MEANING, Answer, answers, leading, load_tests, preferred_controls, sentence
 from mllm_probe.report.charts import Chart, geometry_charts, layer_charts
@@ -222,7 +223,16 @@ def leakage(paths: RunPaths) -> Iterator[tuple[str, str]]:
         yield "pictures in two splits of a seed", f"{several} of {table.group.nunique()}"
         yield "pictures tested with some seeds only", f"{int((moved > 1).sum())}"
     if paths.predictions.is_file():
+        yield "label 1 among what is tested", _balance(paths)
+
+
+def _balance(paths: RunPaths) -> str:
+    """Of a run that kept no labels, why it is not known."""
+    try:
         scored = load_scored(paths.predictions)
-        tested = [label for label, test in zip(scored.labels, scored.test, strict=True) if test]
-        if scored.kind == "binary":
-            yield "label 1 among what is tested", f"{100 * sum(tested) / len(tested):.1f} % of {len(tested)}"
+    except DataError as error:
+        return f"not known: {error}"
+    tested = [label for label, test in zip(scored.labels, scored.test, strict=True) if test]
+    if scored.kind != "binary":
+        return "not told: labels are no yes or no"
+    return f"{100 * sum(tested) / len(tested):.1f} % of {len(tested)}"
