@@ -66,6 +66,7 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
 
 def _chart(name: str, data: list[Any], sites: "pd.DataFrame", metric: str) -> Chart:
     places = _ordered(sites)
+    bounds = {"minallowed": -0.02, "maxallowed": 1.02} if metric == "accuracy" else {}
     layout = {
         "xaxis": {
             "type": "category",
@@ -74,7 +75,7 @@ def _chart(name: str, data: list[Any], sites: "pd.DataFrame", metric: str) -> Ch
             "title": {"text": "layer"},
             "tickangle": -45,
         },
-        "yaxis": {"tickformat": ".0%", "title": {"text": f"{metric} on held-out pictures"}},
+        "yaxis": {"tickformat": ".0%", "title": {"text": f"{metric} on held-out pictures"}, **bounds},
         "hovermode": "closest",
     }
     return {"name": name, "data": data, "layout": layout}

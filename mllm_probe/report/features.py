@@ -68,6 +68,11 @@ def integrations(rows: "pd.DataFrame") -> "pd.DataFrame":
 def draw_features(
     scores: "pd.DataFrame", summary: Mapping[str, Any], paths: Sequence[Path], style: str = SCREEN
 ) -> None:
+    """features_figure as files."""
+    save(features_figure(scores, summary), paths, style)
+
+
+def features_figure(scores: "pd.DataFrame", summary: Mapping[str, Any]) -> Any:
     """One row of panels a position, a dashed line at the score of the final layer alone."""
     from matplotlib.figure import Figure
 
@@ -90,7 +95,7 @@ def draw_features(
     first = scores.iloc[0]
     figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
     legend_below(figure, list(panels.flat))
-    save(figure, paths, style)
+    return figure
 
 
 def _bars(rows: "pd.DataFrame") -> "pd.DataFrame":

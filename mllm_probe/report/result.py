@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.answers import MEANING, Answer, answers, leading, load_tests, preferred_controls, sentence
 from mllm_probe.report.charts import Chart, geometry_charts, layer_charts
 from mllm_probe.report.examples import KINDS, Example, Examples, load_examples
+from mllm_probe.report.features import features_figure, gains
 from mllm_probe.report.fidelity import load_agreements, lost
 from mllm_probe.report.figures import DASHES, floors, headline, headline_metric, layers_figure, positions, real, svg_uri
 from mllm_probe.report.geometry import load_relations
@@ -191,6 +194,14 @@ class Result:
     @property
     def config(self) -> str:
         return self.paths.config.read_text(encoding="utf-8") if self.paths.config.is_file() else ""
+
+    @property
+    def integrations(self) -> tuple[list[str], str]:
+        """What several layers as one feature gained, and its figure; nothing where none was asked for."""
+        if not self.summary.get("integrations"):
+            return [], ""
+        said = [Text.from_markup(line).plain for line in gains(self.summary)]
+        return said, svg_uri(features_figure(self.scores, self.summary))
 
     @cached_property
     def lost(self) -> list[str]:
