@@ -13,6 +13,7 @@ from mllm_probe.report.figures import (
     DASHES,
     LENS,
     TITLES,
+    blocks,
     controls,
     floors,
     headline,
@@ -21,6 +22,8 @@ from mllm_probe.report.figures import (
     real,
     words,
 )
+from mllm_probe.report.heatmaps import SCALES
+from mllm_probe.report.heatmaps import TITLES as MEASURES
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 
 if TYPE_CHECKING:
@@ -210,8 +213,6 @@ def heat_map(
 
 def study_chart(tables: Sequence["pd.DataFrame"], read: Sequence[str]) -> Chart:
     """Two tasks against relative depth of the language model, each at its position of `read`."""
-    from mllm_probe.report.figures import blocks
-
     data: list[Any] = []
     for scores, position, colour in zip(tables, read, COLOURS, strict=False):
         rows = headline(scores)
@@ -230,9 +231,6 @@ def study_chart(tables: Sequence["pd.DataFrame"], read: Sequence[str]) -> Chart:
 
 def geometry_charts(table: "pd.DataFrame") -> Iterator[Chart]:
     """A heat map for each measure and position of geometry.csv."""
-    from mllm_probe.report.heatmaps import SCALES
-    from mllm_probe.report.heatmaps import TITLES as MEASURES
-
     pairs = table[table.site_b != ""]
     for (measure, position), cells in pairs.groupby(["measure", "position"], sort=False):
         first, second = list(dict.fromkeys(cells.site_a)), list(dict.fromkeys(cells.site_b))

@@ -3,7 +3,9 @@
 Reads a table only, and knows which of its rows are a curve and which a line.
 """
 
+from base64 import b64encode
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +135,6 @@ def save(figure: Any, paths: Sequence[Path], style: str = SCREEN) -> None:
 
 def svg_uri(figure: Any) -> str:
     """A figure as the address of an SVG; the same scores give the same text."""
-    from base64 import b64encode
-    from io import BytesIO
-
     import matplotlib as mpl
 
     written = BytesIO()
