@@ -24,6 +24,7 @@ from mllm_probe.paths import RunPaths
 from mllm_probe.report.answers import Answer, answers, leading, load_tests, sentence
 from mllm_probe.report.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
 from mllm_probe.report.figures import blocks, headline, real
+from mllm_probe.report.geometry import Relation, save_relations
 from mllm_probe.report.library import MISSING, Library
 from mllm_probe.report.page import write_page
 from mllm_probe.report.predictions import load_logits, load_scored
@@ -286,6 +287,23 @@ def test_wrong_settings_are_one_sentence(probe: Run, made: Path) -> None:
         assert code == 1 and "report.style=papers is unknown; did you mean 'paper'?" in err
     code, out, err = probe("report", f"run={made}", "report.pictures=none")
     assert code == 0 and "open report.html there" in err + out
+
+
+def test_what_geometry_found_below_the_run_is_on_its_page(tmp_path: Path) -> None:
+    write(tmp_path / "run", "entailment", PEAKED)
+    (tmp_path / "run" / "geometry").mkdir()
+    cells = {
+        ("lm.00", "lm.00"): float("nan"),
+        ("lm.00", "lm.01"): 0.25,
+        ("lm.01", "lm.00"): 0.25,
+        ("lm.01", "lm.01"): 1.0,
+    }
+    found = [Relation("r", "c", "mini", "cka", "last", a, b, value, 0.0, 0.1, 9) for (a, b), value in cells.items()]
+    save_relations(tmp_path / "run" / "geometry" / "geometry.csv", found)
+    write_page(RunPaths(tmp_path / "run"), ReportSettings())
+    (trace,) = Markup(tmp_path / "run" / "report.html").charts["CKA (unbiased) at last"]["data"]
+    assert (trace["x"], trace["y"]) == (["lm.00", "lm.01"],) * 2 and trace["z"] == [[None, 0.25], [0.25, 1.0]]
+    assert trace["customdata"][0][1] == "(shuffled: 0.10)"
 
 
 def test_a_study_is_one_page(tmp_path: Path) -> None:
