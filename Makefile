@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-slurm check format wheel clean
+.PHONY: help install run test test-slow test-slurm test-browser check format wheel clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(READY)  ## make .venv and install the package with its development tools
 
@@ -19,7 +19,7 @@ run: $(READY)  ## run the default experiment (ARGS="task=objects" changes it)
 	$(BIN)/mllm-probe run $(ARGS)
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -m "not slow and not slurm" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not slurm and not browser" $(ARGS)
 
 test-slow: $(READY)  ## run every test, the slow ones too
 	$(BIN)/python -m pytest $(ARGS)
@@ -28,6 +28,11 @@ test-slurm: $(READY)  ## run multiruns on a real SLURM of one node (installs Deb
 	-@PATH="$$PATH:/usr/sbin"; { command -v slurmctld && command -v munged; } >/dev/null || \
 	    { $(ROOT) apt-get update -q && $(ROOT) apt-get install -qy --no-install-recommends slurm-wlm munge; }
 	$(BIN)/python -m pytest -m slurm -rs $(ARGS)
+
+test-browser: $(READY)  ## open report.html in Chromium (installs Debian's packages)
+	-@{ command -v chromium && command -v chromedriver; } >/dev/null || \
+	    { $(ROOT) apt-get update -q && $(ROOT) apt-get install -qy --no-install-recommends chromium chromium-driver; }
+	$(BIN)/python -m pytest -m browser -rs $(ARGS)
 
 check: $(READY)  ## format, lint and types, nothing changed
 	$(BIN)/ruff format --check .

@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mllm_probe import __version__
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import (
     DataSettings,
     ExtractSettings,
@@ -62,6 +63,7 @@ class RunConfig:
     controls: Any = field(default_factory=lambda: ["control_task"])
     guards: str = "stop"
     local: Any = None
+    report: ReportSettings = field(default_factory=ReportSettings)
     paths: PathSettings = field(default_factory=PathSettings)
     device: str = "auto"
     plugins: list[str] = field(default_factory=list)
@@ -143,9 +145,10 @@ class VisionPolicyConfig(VisionFitConfig):
 
 @dataclass
 class ReportConfig:
-    """`report`: the folder of a finished run."""
+    """`report`: the folder of a finished run, and how it is shown."""
 
     run: str | None = None
+    report: ReportSettings = field(default_factory=ReportSettings)
     paths: PathSettings = field(default_factory=PathSettings)
 
 
@@ -165,6 +168,7 @@ SCHEMAS: dict[str, type] = {
 # Settings that change where and how fast, not what; model and data are digested by their content.
 HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "wait_s", "max_disk_gb")
 NOT_SCIENCE = (
+    "report",
     "paths",
     "device",
     "plugins",

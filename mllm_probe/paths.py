@@ -100,6 +100,19 @@ class RunPaths:
     def status(self) -> Path:
         return self.root / STATUS
 
+    @property
+    def examples(self) -> Path:
+        """Some test decisions at the best layer, for people."""
+        return self.root / "examples.json"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "report.html"
+
+    def table(self, kind: str) -> Path:
+        """The headline scores for a paper: `md`, `tex`."""
+        return self.root / f"table.{kind}"
+
     def figure(self, kind: str) -> Path:
         return self.root / f"layers.{kind}"
 

@@ -30,6 +30,7 @@ class Picture:
     """One picture with its annotations; `categories` and `counts` are None where nobody annotated objects.
 
     `group` is the unit that never straddles a split: the picture with its near-duplicates, by default its own digest.
+    `licence` is what the data set says of the rights in it, to be shown beside it.
 
     `counts` holds the instances of each category that was annotated one by one. A category in `categories` and not in
     `counts` is a crowd that nobody counted.
@@ -42,6 +43,7 @@ class Picture:
     categories: frozenset[str] | None = None
     counts: Mapping[str, int] | None = field(default=None, hash=False)
     group: str = ""
+    licence: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.digest)

@@ -77,6 +77,7 @@ def test_the_run_digest_counts_science_and_not_places() -> None:
 
     same = [
         "paths.outputs=/elsewhere",
+        "report.pictures=none",
         "device=cpu",
         "dataset.root=/there",
         "extract.micro_batch=7",

@@ -22,6 +22,7 @@ FLOORS = [
         "settings",
         "vision_settings",
         "label_settings",
+        "report_settings",
         "digests",
         "integration",
         "jobs",

@@ -75,6 +75,7 @@ class Layout:
 def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests) -> Collection:
     """The selected pictures in the order of their ids, captions and categories attached."""
     captions, seen, categories = _captions(layout.captions), *_objects(layout.instances)
+    licences = _licences(layout.captions)
     images = sorted(_rows(layout.captions, "images", {"id": int, "file_name": str}), key=_id)
     if selection.n is not None:
         images = sorted(Random(f"select/{selection.seed}").sample(images, min(selection.n, len(images))), key=_id)
@@ -89,7 +90,9 @@ def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests)
             skipped.append(str(error))
             continue
         number = record["id"]
-        picture = Picture(str(number), path, content, tuple(captions.get(number, ())), *seen.get(number, (None, None)))
+        said, (named, counts) = tuple(captions.get(number, ())), seen.get(number, (None, None))
+        licence = _licence(record, licences)
+        picture = Picture(str(number), path, content, said, named, counts, licence=licence)
         pictures[content] = _merged(pictures[content], picture) if content in pictures else picture
     if not pictures:
         raise DataError(f"no usable picture is left in {layout.captions.parent} ({len(skipped)} skipped)")
@@ -140,6 +143,19 @@ def _rows(path: Path, key: str, fields: Mapping[str, type]) -> list[dict[str, An
                     f"{path}, {key}[{number}]: {name!r} ({kind.__name__}) is missing, found {str(row)[:80]}"
                 )
     return rows
+
+
+def _licences(path: Path) -> Mapping[str, str]:
+    """{licence id: its name and address}; files without them are common."""
+    found = json.loads(path.read_text(encoding="utf-8")).get("licenses")
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return {str(row.get("id")): f"{row.get('name', '')} ({row.get('url', '')})" for row in rows}
+
+
+def _licence(record: Mapping[str, Any], licences: Mapping[str, str]) -> str:
+    """What may be shown beside the picture: its licence, and where it is from."""
+    known = licences.get(str(record.get("license")))
+    return f"{known}, from {record.get('flickr_url') or record['file_name']}" if known else ""
 
 
 def _captions(path: Path) -> Mapping[int, list[str]]:

@@ -10,13 +10,13 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.report.figures import COLOURS, blocks, headline, headline_metric, legend_below, real, save
+from mllm_probe.report.style import COLUMN, PAGE
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours: a pair returns after 42 lines
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
-COLUMN, PAGE = 3.4, 7.0  # inches: a paper's column, and its page of two columns
 WRAPPED = 42  # characters of a label that fit a line of the legend in one column
 
 

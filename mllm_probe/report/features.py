@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.report.figures import COLOURS, DASHES, headline, headline_metric, legend_below, real, save
+from mllm_probe.report_settings import SCREEN
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.vision.controls import BEST, FINAL, WIDTH
 
@@ -64,7 +65,14 @@ def integrations(rows: "pd.DataFrame") -> "pd.DataFrame":
     return rows[rows.features.isin(names) & ~rows.control.isin(OTHER_LABELS)]
 
 
-def draw_features(scores: "pd.DataFrame", summary: Mapping[str, Any], paths: Sequence[Path]) -> None:
+def draw_features(
+    scores: "pd.DataFrame", summary: Mapping[str, Any], paths: Sequence[Path], style: str = SCREEN
+) -> None:
+    """features_figure as files."""
+    save(features_figure(scores, summary), paths, style)
+
+
+def features_figure(scores: "pd.DataFrame", summary: Mapping[str, Any]) -> Any:
     """One row of panels a position, a dashed line at the score of the final layer alone."""
     from matplotlib.figure import Figure
 
@@ -87,7 +95,7 @@ def draw_features(scores: "pd.DataFrame", summary: Mapping[str, Any], paths: Seq
     first = scores.iloc[0]
     figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
     legend_below(figure, list(panels.flat))
-    save(figure, paths)
+    return figure
 
 
 def _bars(rows: "pd.DataFrame") -> "pd.DataFrame":

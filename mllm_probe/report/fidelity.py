@@ -130,6 +130,14 @@ def _gap(row: Any) -> str:
     return f"{100 * row.value:z.1f} \\[{100 * row.low:z.1f}, {100 * row.high:z.1f}]"
 
 
+def lost(table: "pd.DataFrame") -> Iterator[str]:
+    """The sentences of print_agreements, without markup."""
+    for position in positions(table):
+        here = table[table.position == position]
+        for line in (*_said(here, position), *_answers(here)):
+            yield line.strip().replace("\\[", "[")
+
+
 def _said(here: "pd.DataFrame", position: str) -> Iterator[str]:
     """Where the curve changes most, and whether its best layer moves."""
     for name, what in SENTENCES.items():

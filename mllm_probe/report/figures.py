@@ -3,11 +3,15 @@
 Reads a table only, and knows which of its rows are a curve and which a line.
 """
 
+from base64 import b64encode
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.paths import replacing
+from mllm_probe.report.style import COLUMN, STYLES, Style, without_title
+from mllm_probe.report_settings import SCREEN
 from mllm_probe.settings import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY
 
 if TYPE_CHECKING:
@@ -81,31 +85,37 @@ def positions(sites: "pd.DataFrame") -> list[str]:
     return list(dict.fromkeys([*sites[sites.tower == "lm"].position, *sites.position]))
 
 
-def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path]) -> None:
+def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN) -> None:
+    """layers_figure as files."""
+    save(layers_figure(scores, style), paths, style)
+
+
+def layers_figure(scores: "pd.DataFrame", style: str = SCREEN) -> Any:
     """One panel per tower that was read, widths by their number of layers, one line per position."""
     from matplotlib.figure import Figure
 
-    rows = headline(scores)
+    rows, look = headline(scores), STYLES[style]
     sites = real(rows)
     towers = [tower for tower in TITLES if tower in set(sites.tower)]
     widths = [max(2.2, sites[sites.tower == tower].site.nunique()) for tower in towers]
-    figure = Figure(figsize=(min(12.0, 3.6 + 0.42 * sum(widths)), 4.2), layout="constrained")
+    size = (COLUMN, 3.1) if look.paper else (min(12.0, 3.6 + 0.42 * sum(widths)), 4.2)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(towers), sharey=True, width_ratios=widths, squeeze=False)[0]
     colour = dict(zip(positions(sites), COLOURS * 9, strict=False))
     for panel, tower in zip(panels, towers, strict=True):
-        _draw_panel(panel, sites[sites.tower == tower], colour)
+        _draw_panel(panel, sites[sites.tower == tower], colour, look)
         _draw_controls(panel, rows[rows.tower == tower], sites[sites.tower == tower], next(iter(colour)))
-        panel.set_title(TITLES[tower], fontsize=10)
-    draw_floors(panels, floors(rows))
-    panels[0].set_ylabel(f"{headline_metric(scores)} on held-out pictures")
+        panel.set_title(TITLES[tower], fontsize=look.text)
+    draw_floors(panels, floors(rows), named=not look.paper)
+    panels[0].set_ylabel(f"{headline_metric(scores)} on held-out pictures", fontsize=look.text)
     first = scores.iloc[0]
-    figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
-    legend_below(figure, panels, tuple(colour))
-    save(figure, paths)
+    figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=look.title)
+    legend_below(figure, panels, tuple(colour), look.entry, look.small if look.paper else 9)
+    return figure
 
 
 def legend_below(
-    figure: Any, panels: Sequence[Any], first: Sequence[str] = (), width: float = 1.85, size: int = 9
+    figure: Any, panels: Sequence[Any], first: Sequence[str] = (), width: float = 1.85, size: float = 9
 ) -> None:
     """Every label once, those in `first` before the others, in as many columns of `width` inches as there is room."""
     found = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
@@ -115,10 +125,22 @@ def legend_below(
     figure.legend(marks.values(), marks.keys(), ncols=max(columns, 1), **style)
 
 
-def save(figure: Any, paths: Sequence[Path]) -> None:
+def save(figure: Any, paths: Sequence[Path], style: str = SCREEN) -> None:
+    if STYLES[style].paper:
+        without_title(figure)
     for path in paths:
         with replacing(path) as part:
             figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=undated(path))
+
+
+def svg_uri(figure: Any) -> str:
+    """A figure as the address of an SVG; the same scores give the same text."""
+    import matplotlib as mpl
+
+    written = BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "mllm-probe"}):
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{b64encode(written.getvalue()).decode()}"
 
 
 def _places(rows: "pd.DataFrame") -> tuple[dict[str, int], list[str]]:
@@ -131,18 +153,19 @@ def _places(rows: "pd.DataFrame") -> tuple[dict[str, int], list[str]]:
     return place, list(names)
 
 
-def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str]) -> None:
+def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str], look: Style) -> None:
     place, ticks = _places(rows)
+    step = 1 + len(ticks) // 8 if look.paper else 1
     for (position, part), line in rows.groupby(["position", rows.part.replace("norm", "block")], sort=False):
         x, (marker, width) = [place[site] for site in line.site], PART_MARKS[part]
         label = position if part == "block" else f"{position}, {part}"
         panel.plot(x, line.value, marker=marker, markersize=3.5, linewidth=width, color=colour[position], label=label)
         if part == "block":
             panel.fill_between(x, line.low, line.high, color=colour[position], alpha=0.18, linewidth=0)
-    panel.set_xticks(range(len(ticks)), ticks, fontsize=8)
-    panel.set_xlabel(
-        "layer (n: after the final norm)" if ticks[-1].endswith("n") else "layer" if len(ticks) > 1 else ""
-    )
+    panel.set_xticks(range(0, len(ticks), step), ticks[::step], fontsize=look.small)
+    panel.tick_params(axis="y", labelsize=look.small if look.paper else None)
+    said = "layer (n: after the final norm)" if ticks[-1].endswith("n") and not look.paper else "layer"
+    panel.set_xlabel(said if len(ticks) > 1 else "", fontsize=look.text)
     panel.grid(axis="y", color="0.92")
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
@@ -160,22 +183,25 @@ def _draw_controls(panel: Any, rows: "pd.DataFrame", sites: "pd.DataFrame", posi
         panel.plot(line.site.map(place), line.value, color="0.15", linestyle=":", linewidth=1.3, label="logit lens")
 
 
-def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame") -> None:
-    """Thin lines across all panels, named to the right of the last one, names pushed apart where lines are close."""
+def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame", named: bool = True) -> None:
+    """Thin lines across all panels, named to the right of the last one, names pushed apart where lines are close; or
+    in the legend, each with dashes of its own."""
     low, high = panels[0].get_ylim()
     low, high = min([low, *rows.value]), max([high, *rows.value])
     for panel in panels:
-        for row in rows.itertuples():
-            style = "--" if not row.control else ":"
-            panel.axhline(row.value, color="0.45", linewidth=0.8, linestyle=style, zorder=0.9, gid=words(row))
+        for i, row in enumerate(rows.itertuples()):
+            dashes = ("--" if not row.control else ":") if named else (0, (4, 1.5 + i))
+            line = panel.axhline(row.value, color="0.45", linewidth=0.8, linestyle=dashes, zorder=0.9, gid=words(row))
+            line.set_label("_" if named else _floor(row))
     panels[0].set_ylim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+    if not named:
+        return
     low, high = panels[0].get_ylim()
     ordered = rows.sort_values("value", kind="stable")
     wanted = [(value - low) / (high - low) for value in ordered.value]
     for row, want, at in zip(ordered.itertuples(), wanted, spread(wanted, APART), strict=True):
-        name = "chance (majority)" if words(row) == "majority" else words(row)
         panels[-1].annotate(
-            name,
+            _floor(row),
             (1.0, want),
             (1.035, at),
             xycoords="axes fraction",
@@ -184,6 +210,10 @@ def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame") -> None:
             color="0.3",
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
         )
+
+
+def _floor(row: Any) -> str:
+    return "chance (majority)" if words(row) == "majority" else words(row)
 
 
 def spread(wanted: Sequence[float], apart: float) -> list[float]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.paths import replacing
-from mllm_probe.report.figures import COLOURS, undated
+from mllm_probe.report.figures import COLOURS, save
 from mllm_probe.report.figures import TITLES as TOWERS
+from mllm_probe.report_settings import SCREEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ TICKS = 12  # at most so many names along an axis
 PANEL, ROW, CURVE = 2.7, 3.1, 2.3  # inches: width and height of a heat map, height of a curve
 
 
-def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
+def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN) -> None:
     """Rows of panels are positions, columns are measures; below them the curves, one line a position."""
     from matplotlib.figure import Figure
 
@@ -45,9 +45,7 @@ def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
     if len(alone):
         _draw_curves(parts[-1], alone)
     figure.suptitle(f"{table.model.iloc[0]}: how its layers lie to each other", fontsize=11)
-    for path in paths:
-        with replacing(path) as part:
-            figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=undated(path))
+    save(figure, paths, style)
 
 
 def _draw_pairs(part: Any, pairs: "pd.DataFrame") -> None:

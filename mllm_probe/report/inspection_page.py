@@ -111,11 +111,12 @@ def _picture(picture: Shown) -> str:
     return f'<img src="{data_uri(Path(picture.path))}" alt="{alt}">'
 
 
-def data_uri(path: Path) -> str:
-    """The picture as the model's processor gets it, at most SIDE pixels wide and high, as PNG or JPEG, whichever is
-    shorter."""
+def data_uri(path: Path, side: int | None = SIDE) -> str:
+    """The picture as the model's processor gets it, at most `side` pixels wide and high (None: as it is), as PNG or
+    JPEG, whichever is shorter."""
     image = open_rgb(path)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    if side is not None:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
     found = []
     for kind in ("png", "jpeg"):
         buffer = BytesIO()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.report.fidelity import CHANGED, METRICS, MOVED, QUANTIZED, REFERENCE, curve
 from mllm_probe.report.figures import COLOURS, legend_below, positions, save
 from mllm_probe.report.heatmaps import in_order, name_sites
+from mllm_probe.report_settings import SCREEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ NAMES = ("deviation", "similarity", "{metric}", "change in points")
 COLUMN, ROW = 3.4, 1.75  # inches
 
 
-def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
+def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN) -> None:
     """Rows: how far the states are apart, how alike they are, the probe's curves and how these change."""
     from matplotlib.figure import Figure
 
@@ -44,7 +45,7 @@ def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
     first = table.iloc[0]
     figure.suptitle(f"{first.model}: {first.quantization} against {first.reference}, {first.task}", fontsize=11)
     legend_below(figure, list(panels.flat), width=2.6)
-    save(figure, paths)
+    save(figure, paths, style)
 
 
 def _draw_column(column: Sequence[Any], here: "pd.DataFrame") -> None:

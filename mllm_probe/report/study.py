@@ -25,6 +25,8 @@ from mllm_probe.report.figures import (
     spread,
     words,
 )
+from mllm_probe.report.style import COLUMN, STYLES, Style
+from mllm_probe.report_settings import SCREEN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +49,19 @@ def print_study(statements: Sequence[Statement], console: Console | None = None)
 
 
 def draw_study(
-    whole: "pd.DataFrame", local: "pd.DataFrame", statements: Sequence[Statement], paths: Sequence[Path]
+    whole: "pd.DataFrame",
+    local: "pd.DataFrame",
+    statements: Sequence[Statement],
+    paths: Sequence[Path],
+    style: str = SCREEN,
 ) -> None:
+    """study_figure as files."""
+    save(study_figure(whole, local, statements, style), paths, style)
+
+
+def study_figure(
+    whole: "pd.DataFrame", local: "pd.DataFrame", statements: Sequence[Statement], style: str = SCREEN
+) -> Any:
     """Both tasks against relative depth of the language model at one position, with their controls and chance.
 
     The position is `last`, or the first that both tasks read in the language model; each shows its own first one where
@@ -57,28 +70,33 @@ def draw_study(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.2, 5.0), layout="constrained")
+    look = STYLES[style]
+    figure = Figure(figsize=(COLUMN, 2.9) if look.paper else (8.2, 5.0), layout="constrained")
     panel = figure.subplots()
     tables = [headline(table) for table in (whole, local)]
     names: list[tuple[float, str, str]] = []
-    for rows, kind, colour, position in zip(tables, ("global", "local"), COLOURS, _positions(*tables), strict=False):
+    for rows, kind, colour, position in zip(
+        tables, ("global", "local"), COLOURS, study_positions(*tables), strict=False
+    ):
         names.append((*_draw_task(panel, rows, kind, colour, position), colour))
     panel.set_ylim(top=panel.get_ylim()[1] + 0.09 * (panel.get_ylim()[1] - panel.get_ylim()[0]))
-    _mark_peak(panel, statements)
-    _name_ends(panel, names)
+    _mark_peak(panel, statements, look)
+    _name_ends(panel, names, look)
     _draw_chance(panel, tables)
     first = whole.iloc[0]
-    panel.set_title(f"{first.model} ({first.quantization}) on {first.dataset}", fontsize=11)
-    panel.set_xlabel("relative depth in the language model (0: embeddings, 1: top layer)")
-    panel.set_ylabel(f"{headline_metric(whole)} on held-out pictures")
+    figure.suptitle(f"{first.model} ({first.quantization}) on {first.dataset}", fontsize=look.title)
+    ends = "" if look.paper else " (0: embeddings, 1: top layer)"
+    panel.set_xlabel(f"relative depth in the language model{ends}", fontsize=look.text)
+    panel.set_ylabel(f"{headline_metric(whole)} on held-out pictures", fontsize=look.text)
+    panel.tick_params(labelsize=look.small if look.paper else None)
     panel.grid(axis="y", color="0.92")
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
-    legend_below(figure, [panel], width=1.6)
-    save(figure, paths)
+    legend_below(figure, [panel], width=look.entry if look.paper else 1.6, size=look.small if look.paper else 9)
+    return figure
 
 
-def _positions(whole: "pd.DataFrame", local: "pd.DataFrame") -> tuple[str, str]:
+def study_positions(whole: "pd.DataFrame", local: "pd.DataFrame") -> tuple[str, str]:
     """`last` where both have it, else the first they share, else the first of each."""
     read, other = (list(dict.fromkeys(blocks(real(rows)).position)) for rows in (whole, local))
     shared = [position for position in read if position in other]
@@ -103,8 +121,12 @@ def _draw_task(panel: Any, rows: "pd.DataFrame", kind: str, colour: str, positio
     return float(line.value.iloc[-1]), f"{task}\nat {position}"
 
 
-def _name_ends(panel: Any, names: Sequence[tuple[float, str, str]]) -> None:
-    """Each curve is named at its end, names pushed apart."""
+def _name_ends(panel: Any, names: Sequence[tuple[float, str, str]], look: Style) -> None:
+    """Each curve is named at its end, names pushed apart; on paper in the legend."""
+    if look.paper:
+        for _, name, colour in names:
+            panel.plot([], [], marker="o", markersize=3, color=colour, label=name.replace("\n", " "))
+        return
     low, high = panel.get_ylim()
     ordered = sorted(names)
     places = spread([(value - low) / (high - low) for value, _, _ in ordered], 2 * APART)
@@ -112,7 +134,7 @@ def _name_ends(panel: Any, names: Sequence[tuple[float, str, str]]) -> None:
         panel.text(1.01, at, name, transform=panel.transAxes, color=colour, fontsize=9, va="center")
 
 
-def _mark_peak(panel: Any, statements: Sequence[Statement]) -> None:
+def _mark_peak(panel: Any, statements: Sequence[Statement], look: Style) -> None:
     """A bar over the layers among which the best global one is, a mark at the one validation chose."""
     numbers = next((one["numbers"] for one in statements if one["name"] == "H1"), None)
     if numbers is None:
@@ -131,7 +153,7 @@ def _mark_peak(panel: Any, statements: Sequence[Statement]) -> None:
         (0, 7),
         textcoords="offset points",
         ha=side,
-        fontsize=9,
+        fontsize=look.small + 1,
         color=COLOURS[0],
     )
 

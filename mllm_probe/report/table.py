@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from mllm_probe.report.answers import preferred_controls
 from mllm_probe.report.features import gains
-from mllm_probe.report.figures import controls, floors, headline, headline_metric, positions, real
-from mllm_probe.stats.peak import preferred
+from mllm_probe.report.figures import floors, headline, headline_metric, positions, real
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,15 +66,10 @@ def _verdict(verdict: dict[str, Any]) -> str:
 
 
 def _controls(scores: "pd.DataFrame", rows: "pd.DataFrame", read: Sequence[str]) -> Iterator[str]:
-    """Each control at the layer validation prefers of it, as the real layers are chosen: what is left to see without
-    the picture or the training."""
-    val = scores[(scores.split == "val") & (scores.metric == headline_metric(scores)) & (scores.subset == "")]
+    """What is left to see without the picture or the training."""
     for position in read:
-        each = []
-        for control, found in controls(rows, position).groupby("control", sort=False):
-            liked = val[(val.control == control) & (val.position == position)].groupby("site").value.mean()
-            row = next(found.iloc[[preferred(liked.reindex(found.site).to_numpy())]].itertuples())
-            each.append(f"{control} {_cell(row, False)} ({row.site})")
+        found = preferred_controls(scores, rows, position)
+        each = [f"{row.control} {_cell(row, False)} ({row.site})" for row in found]
         if each:
             yield f"controls at {position}, where validation prefers each: {', '.join(each)}"
 

@@ -72,6 +72,7 @@ def _best(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
     best = test[list(val)[preferred(np.asarray([np.mean(values) for values in val.values()]))]]
     top = test[max(val, key=lambda site: Site.parse(site).layer)]
     return {
+        "validation": float(np.mean(val[best.site])),
         "site": best.site,
         "value": best.value,
         "low": best.low,

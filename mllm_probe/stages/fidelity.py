@@ -37,7 +37,7 @@ def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> Non
     parts = Parts(OutputPaths(Path(config.paths.outputs)).parts(agreements.run))
     save_agreements(paths.fidelity, corrected(list(_rows(agreements, ready, parts, reporter))))
     parts.clear()
-    show_fidelity(paths, reporter)
+    show_fidelity(paths, reporter, config.report)
 
 
 def check_settings(config: FidelityConfig) -> None:

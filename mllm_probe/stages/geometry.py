@@ -31,7 +31,7 @@ def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> Non
     reporter.note(f"geometry: {len(samples)} of {pictures} pictures, one prompt of each, drawn by geometry.seed")
     atlas = Atlas(ready, settings, samples, reporter)
     save_relations(paths.geometry, [relation for name in settings.measures for relation in atlas.relations(name)])
-    show_geometry(paths, reporter)
+    show_geometry(paths, reporter, config.report)
 
 
 def check_settings(config: GeometryConfig) -> None:

@@ -1,7 +1,7 @@
 """Where a run that cannot be right is stopped, or with guards=note is told so. Knows where a position must differ."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from mllm_probe.stats.guards import constant_predictions, identical_vectors, que
 
 @dataclass(frozen=True)
 class Guards:
-    """Checks of one sweep; `told` raises ProbeError, or notes the sentence."""
+    """Checks of one sweep; `told` raises ProbeError, or notes the sentence and keeps it in `said`."""
 
     bench: Bench
     reporter: Reporter
+    said: list[str] = field(default_factory=list)
 
     def question(self) -> None:
         """Before anything is fitted: do the words alone give the label?"""
@@ -55,6 +56,7 @@ class Guards:
             return
         if self.bench.ready.config.guards == "stop":
             raise ProbeError(f"{sentence}; guards=note goes on all the same")
+        self.said.append(sentence)
         self.reporter.note(f"guard: {sentence}")
 
 

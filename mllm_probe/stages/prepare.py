@@ -130,6 +130,7 @@ def _check(config: RunConfig) -> None:
     _check_work(config.extract)
     _check_sweep(config.sweep)
     chosen_controls(config.controls)
+    config.report.check()
     if config.guards not in GUARDS:
         raise ConfigError(f"guards={config.guards} is unknown; {choices(config.guards, GUARDS)}")
     if config.device not in DEVICES:

@@ -1,6 +1,8 @@
-"""What a command ends with, and `mllm-probe report`: table and figures of a finished run, from its files alone."""
+"""What a command ends with, and `mllm-probe report`: page, tables, figures of a finished run, from its files alone."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from mllm_probe.config import ReportConfig
@@ -13,6 +15,7 @@ from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.geometry import load_relations, print_relations
 from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.report.law import GroupRow, LawRow, PointRow, print_laws
+from mllm_probe.report.page import write_page
 from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.plans import draw_plan, draw_recall
 from mllm_probe.report.policy import PlanRow, RecallRow, print_policy
@@ -21,58 +24,72 @@ from mllm_probe.report.rows import load_rows
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
+from mllm_probe.report.tables import save_tables
 from mllm_probe.report.vision_scores import VisionScore, print_vision
+from mllm_probe.report_settings import ReportSettings
 
 
 def report(config: ReportConfig, reporter: Reporter) -> None:
     """Raises ConfigError, DataError."""
+    config.report.check()
     if config.run is None:
         raise ConfigError("report needs run=FOLDER, the folder of a finished run (it holds scores.csv)")
     paths = RunPaths(Path(config.run))
-    kinds = {
-        paths.study: show_study,
-        paths.geometry: show_geometry,
-        paths.fidelity: show_fidelity,
+    settings = config.report
+    kinds: dict[Path, Callable[[RunPaths, Reporter], None]] = {
+        paths.study: partial(show_study, settings=settings),
+        paths.scores: partial(show, settings=settings),
+        paths.geometry: partial(show_geometry, settings=settings),
+        paths.fidelity: partial(show_fidelity, settings=settings),
         paths.vision: show_vision,
         paths.fit: show_fit,
         paths.policy: show_policy,
     }
-    next((kind for file, kind in kinds.items() if file.is_file()), show)(paths, reporter)
+    kind = next((kind for file, kind in kinds.items() if file.is_file()), kinds[paths.scores])
+    kind(paths, reporter)
 
 
-def show(paths: RunPaths, reporter: Reporter) -> None:
-    """Draw layers.png and layers.pdf and those of features, print the table and say where everything is."""
+def show(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
+    """The files and the table of a run, then report.html and where everything is."""
+    show_run(paths, settings)
+    write_page(paths, settings)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
+
+
+def show_run(paths: RunPaths, settings: ReportSettings) -> None:
+    """Draw layers.png and layers.pdf and those of features, write table.md and table.tex, print the table."""
     scores, summary = load_scores(paths.scores), load_summary(paths.summary)
-    draw_layers(scores, [paths.figure("png"), paths.figure("pdf")])
+    draw_layers(scores, [paths.figure("png"), paths.figure("pdf")], settings.style)
+    save_tables(scores, summary, paths.table)
     if summary.get("integrations"):
-        draw_features(scores, summary, [paths.features("png"), paths.features("pdf")])
+        draw_features(scores, summary, [paths.features("png"), paths.features("pdf")], settings.style)
     print_table(scores, summary)
-    reporter.note(f"everything is in {paths.root}")
 
 
-def show_study(paths: RunPaths, reporter: Reporter) -> None:
-    """Both tasks, then study.png and study.pdf and what became of the hypotheses."""
+def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
+    """Both tasks, then study.png and study.pdf, what became of the hypotheses, and one page of it all."""
     for side in SIDES:
-        show(paths.side(side), reporter)
+        show_run(paths.side(side), settings)
     tables = [load_scores(paths.side(side).scores) for side in SIDES]
     statements = json.loads(paths.study.read_text())["statements"]
-    draw_study(tables[0], tables[1], statements, [paths.curves("png"), paths.curves("pdf")])
+    draw_study(tables[0], tables[1], statements, [paths.curves("png"), paths.curves("pdf")], settings.style)
     print_study(statements)
-    reporter.note(f"everything is in {paths.root}")
+    write_page(paths, settings)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 
-def show_geometry(paths: RunPaths, reporter: Reporter) -> None:
+def show_geometry(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Draw geometry.png and geometry.pdf, print the table and say where everything is."""
     table = load_relations(paths.geometry)
-    draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")])
+    draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")], settings.style)
     print_relations(table)
     reporter.note(f"everything is in {paths.root}")
 
 
-def show_fidelity(paths: RunPaths, reporter: Reporter) -> None:
+def show_fidelity(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Draw fidelity.png and fidelity.pdf, print the table and say where everything is."""
     table = load_agreements(paths.fidelity)
-    draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")])
+    draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")], settings.style)
     print_agreements(table)
     reporter.note(f"everything is in {paths.root}")
 

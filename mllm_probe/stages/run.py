@@ -26,7 +26,7 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     ready = _ready(config, paths, reporter)
     [swept] = _swept([ready], [paths], reporter)
     swept.clear()
-    show(paths, reporter)
+    show(paths, reporter, config.report)
 
 
 def _ready(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
@@ -56,7 +56,7 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     write_json(paths.study, _judged(config, whole.curves, local.curves, reporter))
     for swept in (whole, local):
         swept.clear()
-    show_study(paths, reporter)
+    show_study(paths, reporter, config.report)
 
 
 def local_side(config: RunConfig) -> RunConfig:

@@ -25,6 +25,7 @@ from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
+from mllm_probe.stages.examples import save_examples
 from mllm_probe.stages.gains import Gains
 from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.inspection import save_first
@@ -107,6 +108,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     more = {
         "fingerprint": bench.scored.fingerprint,
         "remarks": remarks,
+        "guards": guards.said,
         "verdicts": shapes,
         "gap": _gap(tests),
         **integrations,
@@ -114,6 +116,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         "extraction": dict(extraction),
     }
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
+    save_examples(paths, ready, bench.scored, summary)
     return Swept(summary, verdicts.curves, parts.clear)
 
 

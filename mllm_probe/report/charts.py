@@ -1,0 +1,244 @@
+"""The interactive curves and heat maps of report.html, as the plain data that plotly.js draws.
+
+A chart is {"name", "data", "layout"}; colours of paper, ink and grid are the page's, which knows dark from light.
+Numbers are those of the table, in the order of the table.
+"""
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.report.figures import (
+    COLOURS,
+    DASHES,
+    LENS,
+    TITLES,
+    blocks,
+    controls,
+    floors,
+    headline,
+    headline_metric,
+    positions,
+    real,
+    words,
+)
+from mllm_probe.report.heatmaps import SCALES
+from mllm_probe.report.heatmaps import TITLES as MEASURES
+from mllm_probe.settings import CONTROL_TASK, PERMUTED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Chart = dict[str, Any]
+BAND = 0.18  # opacity of an interval
+GREY = "#868686"  # of what is no layer; seen on white and on black
+OTHER_LABELS = {CONTROL_TASK: ("#661100", "dash"), PERMUTED: ("#6699CC", "dash")}
+LINES = {
+    **{name: (colour if colour.startswith("#") else GREY, "dot") for name, (colour, _) in DASHES.items()},
+    **OTHER_LABELS,
+}
+DARK = {"#332288": "#8878d8", "#882255": "#c65a93", "#661100": "#c8765f"}  # muted colours that black would swallow
+HOVER = (
+    "%{x}<br><b>%{y:.1%}</b> [%{customdata[0]:.1%}, %{customdata[1]:.1%}]<br>"
+    "%{customdata[2]} decisions on %{customdata[3]} pictures"
+)
+FLOOR = "<b>%{y:.1%}</b> [%{customdata[0]:.1%}, %{customdata[1]:.1%}]"
+SEQUENTIAL = "Cividis"  # read alike with and without colour vision
+
+
+def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
+    """All positions together, then each position (and each probe, where there are several) with controls and floors,
+    then the map of positions and layers."""
+    rows = headline(scores)
+    sites = real(rows)
+    read, probes = positions(sites), list(dict.fromkeys(sites.probe))
+    metric, colour = headline_metric(scores), dict(zip(positions(sites), COLOURS * 9, strict=False))
+    found = []
+    for probe in probes:
+        own = sites[sites.probe == probe]
+        named = f", {probe}" if len(probes) > 1 else ""
+        lines = [trace for p in read for trace in _curve(own[own.position == p], p, colour[p])]
+        found.append(_chart(f"all positions{named}", [*lines, *_floors(rows, own)], own, metric))
+        for position in read:
+            here = own[own.position == position]
+            more = [*_controls(scores, rows, here, position), *_floors(rows, here)]
+            found.append(_chart(f"{position}{named}", [*_curve(here, position, colour[position]), *more], here, metric))
+        found.append(_map(f"map{named}", own, read[::-1], metric))
+    return found
+
+
+def _chart(name: str, data: list[Any], sites: "pd.DataFrame", metric: str) -> Chart:
+    places = _ordered(sites)
+    bounds = {"minallowed": -0.02, "maxallowed": 1.02} if metric == "accuracy" else {}
+    layout = {
+        "xaxis": {
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": places,
+            "title": {"text": "layer"},
+            "tickangle": -45,
+        },
+        "yaxis": {"tickformat": ".0%", "title": {"text": f"{metric} on held-out pictures"}, **bounds},
+        "hovermode": "closest",
+    }
+    return {"name": name, "data": data, "layout": layout}
+
+
+def _ordered(sites: "pd.DataFrame") -> list[str]:
+    """The places along the axis, tower by tower as the data passes them."""
+    towers = [tower for tower in TITLES if tower in set(sites.tower)]
+    return list(dict.fromkeys(_place(s) for t in towers for s in sites[sites.tower == t].site))
+
+
+def _place(site: str) -> str:
+    """What is inside a block stands at the block's own place."""
+    return site.removesuffix(".attn").removesuffix(".mlp")
+
+
+def _curve(rows: "pd.DataFrame", name: str, colour: str, dash: str = "solid", shown: bool = True) -> Iterator[Any]:
+    """A line and its band for each tower, all switched by one entry of the legend; towers are not joined."""
+    named: set[str] = set()
+    for (_, part), line in rows.groupby(["tower", rows.part.replace("norm", "block")], sort=False):
+        label = name if part == "block" else f"{name}, {part}"
+        yield from _line(line, label, colour, dash if part == "block" else "dash", shown, label not in named)
+        named.add(label)
+
+
+def _line(rows: "pd.DataFrame", label: str, colour: str, dash: str, shown: bool, entry: bool) -> Iterator[Any]:
+    x, colour = [_place(site) for site in rows.site], DARK.get(colour, colour)
+    same = {"legendgroup": label, "visible": True if shown else "legendonly", "type": "scatter"}
+    line = {"color": colour, "dash": dash, "width": 2.4 if dash == "solid" else 1.6}
+    yield {
+        **same,
+        "name": escape(label),
+        "showlegend": entry,
+        "mode": "lines+markers",
+        "x": x,
+        "y": rows.value.tolist(),
+        "customdata": _custom(rows),
+        "hovertemplate": f"{escape(label)}, {HOVER}<extra></extra>",
+        "line": line,
+        "marker": {"size": 6 if dash == "solid" else 4, "color": colour},
+    }
+    bounds = [*rows.high.tolist(), *reversed(rows.low.tolist())]
+    band = {"x": [*x, *reversed(x)], "y": bounds, "mode": "lines", "line": {"width": 0}, "fill": "toself"}
+    yield {**same, **band, "fillcolor": _faint(colour), "hoverinfo": "skip", "showlegend": False}
+
+
+def _custom(rows: "pd.DataFrame") -> list[list[Any]]:
+    return [[row.low, row.high, int(row.n), int(row.n_groups)] for row in rows.itertuples()]
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{BAND})"
+
+
+def _controls(scores: "pd.DataFrame", rows: "pd.DataFrame", here: "pd.DataFrame", position: str) -> Iterator[Any]:
+    """Other inputs and weights, other labels, and the logit lens, at the sites of the real curve."""
+    same = rows[(rows.position == position) & rows.site.isin(here.site)]
+    labels = same[same.control.isin(list(OTHER_LABELS)) & (same.features == "single")]
+    for found in (controls(same, position), labels):
+        for control, line in found.groupby("control", sort=False):
+            colour, dash = LINES[control]
+            yield from _curve(line, words(line.iloc[0]), colour, dash)
+    if position == "last":
+        lens = rows[(rows.probe == LENS) & (rows.control == "") & rows.site.isin(here.site)]
+        yield from _curve(lens, "logit lens", GREY, "dashdot")
+
+
+def _floors(rows: "pd.DataFrame", sites: "pd.DataFrame") -> Iterator[Any]:
+    """Level lines of what reads no layer."""
+    places = _ordered(sites)
+    for row, colour in zip(floors(rows).itertuples(), (GREY, *COLOURS[::-1], *COLOURS), strict=False):
+        name = "chance (majority)" if words(row) == "majority" else words(row)
+        yield {
+            "type": "scatter",
+            "mode": "lines",
+            "name": escape(name),
+            "x": places,
+            "y": [row.value] * len(places),
+            "customdata": [[row.low, row.high]] * len(places),
+            "hovertemplate": f"{escape(name)}<br>{FLOOR}<extra></extra>",
+            "line": {"color": DARK.get(colour, colour), "dash": "longdash", "width": 1.2},
+        }
+
+
+def _map(name: str, sites: "pd.DataFrame", read: Sequence[str], metric: str) -> Chart:
+    """Positions against layers, the first position on top; empty where one does not exist."""
+    places = _ordered(sites[sites.part.isin(["block", "norm"])])
+    cell = {(row.position, row.site): row for row in sites.itertuples()}
+    grid = [[cell.get((position, place)) for place in places] for position in read]
+    return heat_map(
+        name,
+        places,
+        list(read),
+        [[None if row is None else row.value for row in line] for line in grid],
+        [["" if row is None else f"[{row.low:.1%}, {row.high:.1%}]" for row in line] for line in grid],
+        metric,
+        (float(sites.value.min()), float(sites.value.max())),
+    )
+
+
+def heat_map(
+    name: str,
+    x: Sequence[str],
+    y: Sequence[str],
+    z: Sequence[Sequence[float | None]],
+    more: Sequence[Sequence[str]],
+    measure: str,
+    scale: tuple[float, float],
+    form: str = ".1%",
+) -> Chart:
+    """Cells z [y, x] with `more` to say of each."""
+    data = {
+        "type": "heatmap",
+        "x": list(x),
+        "y": list(y),
+        "z": [list(line) for line in z],
+        "customdata": [list(line) for line in more],
+        "colorscale": SEQUENTIAL,
+        "zmin": scale[0],
+        "zmax": scale[1],
+        "xgap": 1,
+        "ygap": 1,
+        "hoverongaps": False,
+        "colorbar": {"title": {"text": escape(measure), "side": "right"}, "tickformat": form, "thickness": 12},
+        "hovertemplate": f"%{{y}}, %{{x}}<br><b>%{{z:{form}}}</b> %{{customdata}}<extra></extra>",
+    }
+    axis = {"type": "category", "showgrid": False}
+    axes = {"xaxis": {**axis, "tickangle": -45}, "yaxis": axis}
+    return {"name": name, "data": [data], "layout": axes}
+
+
+def study_chart(tables: Sequence["pd.DataFrame"], read: Sequence[str]) -> Chart:
+    """Two tasks against relative depth of the language model, each at its position of `read`."""
+    data: list[Any] = []
+    for scores, position, colour in zip(tables, read, COLOURS, strict=False):
+        rows = headline(scores)
+        line = blocks(real(rows))
+        line = line[line.position == position].sort_values("depth")
+        for trace in _curve(line, f"{scores.task.iloc[0]} at {position}", colour):
+            depth = line.depth.tolist()
+            data.append({**trace, "x": depth if "customdata" in trace else [*depth, *reversed(depth)]})
+    layout = {
+        "xaxis": {"title": {"text": "relative depth in the language model"}},
+        "yaxis": {"tickformat": ".0%", "title": {"text": f"{headline_metric(tables[0])} on held-out pictures"}},
+        "hovermode": "closest",
+    }
+    return {"name": "both tasks", "data": data, "layout": layout}
+
+
+def geometry_charts(table: "pd.DataFrame") -> Iterator[Chart]:
+    """A heat map for each measure and position of geometry.csv."""
+    pairs = table[table.site_b != ""]
+    for (measure, position), cells in pairs.groupby(["measure", "position"], sort=False):
+        first, second = list(dict.fromkeys(cells.site_a)), list(dict.fromkeys(cells.site_b))
+        cell = {(row.site_a, row.site_b): row for row in cells.itertuples()}
+        grid = [[cell[a, b] for b in second] for a in first]
+        values = [[None if row.value != row.value else row.value for row in line] for line in grid]
+        nulls = [[f"(shuffled: {row.null_high:.2f})" for row in line] for line in grid]
+        title = MEASURES.get(measure, measure)
+        yield heat_map(
+            f"{title} at {position}", second, first, values, nulls, title, SCALES.get(measure, (0, 1)), ".2f"
+        )

@@ -1,0 +1,127 @@
+"""examples.json: a few test decisions at the layer that validation prefers, so that people see what the scores are of.
+
+Written by a sweep, read back by report.html. Pictures stay where they are; only their places are kept.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mllm_probe.errors import DataError
+
+SHOWN = 6  # of each kind
+WRONG, UNSURE, RIGHT = "wrong", "unsure", "right"
+KINDS = {  # in words, for labels and for numbers
+    WRONG: ("Wrong, and surest", "Furthest from the truth"),
+    UNSURE: ("Least sure", ""),
+    RIGHT: ("Right, and surest", "Closest to the truth"),
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture of an example: its file, the digest of its bytes, and what its data set says of its licence."""
+
+    path: str
+    digest: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A decision and what the probe said of it, mean over seeds. `sure` is the probability of what it said; None where
+    its output is no probability. `head` is the category asked about, where the text does not say it."""
+
+    kind: str
+    uid: str
+    text: str
+    target: str
+    label: float
+    said: float
+    sure: float | None
+    head: str
+    pictures: tuple[Seen, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Those chosen at `key` of `tested` decisions; the mean over seeds has `wrong` ones (None for numbers)."""
+
+    key: str
+    probe: str
+    tested: int
+    wrong: int | None
+    shown: tuple[Example, ...]
+
+    def of(self, kind: str) -> list[Example]:
+        return [one for one in self.shown if one.kind == kind]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Examples":
+        shown = (Example(**{**one, "pictures": tuple(Seen(**s) for s in one["pictures"])}) for one in found["shown"])
+        return cls(**{**found, "shown": tuple(shown)})
+
+
+def load_examples(path: Path) -> Examples | None:
+    """None where a run of an older release kept none. Raises DataError for a file that is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return Examples.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error!r}); repeat the sweep, its cache still serves") from error
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a probe says of N decisions over S seeds: `said` and `sure` [N] (see Example), `error` [N] for numbers."""
+
+    said: np.ndarray
+    sure: np.ndarray
+    right: np.ndarray
+    error: np.ndarray | None
+
+    @classmethod
+    def of(cls, logits: np.ndarray, truth: np.ndarray, kind: str) -> "Verdicts":
+        """`logits` [S, N] or [S, N, C], `truth` [N]."""
+        if kind == "number":
+            said = logits.mean(axis=0)
+            return cls(said, np.zeros(len(said)), np.ones(len(said), bool), np.abs(said - truth))
+        shares = _shares(logits)
+        said = shares.argmax(axis=-1)
+        return cls(said, shares.max(axis=-1), said == truth, None)
+
+    def chosen(self, groups: np.ndarray) -> Iterator[tuple[str, int]]:
+        """(kind, decision), at most SHOWN of each kind and one a picture."""
+        if self.error is not None:
+            yield from ((WRONG, i) for i in _one_each(np.argsort(-self.error, kind="stable"), groups))
+            yield from ((RIGHT, i) for i in _one_each(np.argsort(self.error, kind="stable"), groups))
+            return
+        surest = np.argsort(-self.sure, kind="stable")
+        yield from ((WRONG, i) for i in _one_each(surest[~self.right[surest]], groups))
+        yield from ((UNSURE, i) for i in _one_each(surest[::-1], groups))
+        yield from ((RIGHT, i) for i in _one_each(surest[self.right[surest]], groups))
+
+
+def _shares(logits: np.ndarray) -> np.ndarray:
+    """Probabilities [N, C] of the classes, mean over seeds; of two classes there is one logit [S, N]."""
+    wide = np.stack([np.zeros_like(logits), logits], axis=-1) if logits.ndim == 2 else logits
+    wide = wide.astype(np.float64) - wide.max(axis=-1, keepdims=True)
+    powers = np.exp(wide)
+    return (powers / powers.sum(axis=-1, keepdims=True)).mean(axis=0)
+
+
+def _one_each(order: np.ndarray, groups: np.ndarray) -> list[int]:
+    found: dict[str, int] = {}
+    for i in order.tolist():
+        found.setdefault(str(groups[i]), i)
+        if len(found) == SHOWN:
+            break
+    return list(found.values())

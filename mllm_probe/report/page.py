@@ -1,0 +1,69 @@
+"""report.html: one file that shows a run, or a study of two, to somebody who was not there. Fetches nothing.
+
+Read from the files of the folder alone; the numbers are those of its tables. Whatever comes from a data file is escaped
+by the template, and a policy in the page's head lets no other script run than its own two.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mllm_probe.paths import SIDES, RunPaths, replacing
+from mllm_probe.report.charts import study_chart
+from mllm_probe.report.figures import headline, svg_uri
+from mllm_probe.report.library import MISSING, Library, script_digest
+from mllm_probe.report.result import Result
+from mllm_probe.report.study import QUESTION, study_figure, study_positions
+from mllm_probe.report_settings import ReportSettings
+
+TEMPLATE = Path(__file__).parent / "template"
+PEOPLE = {
+    "auroc": "AUROC",
+    "nll": "log loss (nats)",
+    "ece": "calibration error",
+    "f1": "F1",
+    "mae": "mean absolute error",
+}
+
+
+def command(paths: RunPaths) -> str:
+    """What gives the same scores: `run` with the settings that status.json says were typed."""
+    found = json.loads(paths.status.read_text()) if paths.status.is_file() else {}
+    return shlex.join(["mllm-probe", "run", *found.get("overrides", ())])
+
+
+def write_page(paths: RunPaths, settings: ReportSettings) -> None:
+    """report.html of a run, or of a study with both its tasks, in one move. Raises DataError."""
+    study = json.loads(paths.study.read_text()) if paths.study.is_file() else None
+    results = [Result(paths.side(side), settings, side) for side in SIDES] if study else [Result(paths, settings)]
+    content = render(paths, results, study)
+    with replacing(paths.page) as part:
+        part.write_text(content, encoding="utf-8")
+
+
+def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:
+    """The page. Without the plot library its figures stand still."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    files = FileSystemLoader(TEMPLATE)
+    pages = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
+    library = Library.find()
+    tables = [result.scores for result in results]
+    return pages.get_template("page.html").render(
+        results=results,
+        study=study,
+        both=[study_chart(tables, study_positions(*map(headline, tables)))] if study else [],
+        study_figure=svg_uri(study_figure(tables[0], tables[1], study["statements"])) if study else "",
+        question=QUESTION,
+        command=command(paths),
+        library=library,
+        missing=MISSING,
+        script=Markup(script),
+        digest=script_digest(script.encode()),
+        style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
+        measures=PEOPLE,
+    )

@@ -1,0 +1,249 @@
+"""What report.html shows of one run: the rows of its tables picked, ordered and named. Computes no score.
+
+Knows the files of a run and no markup.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from mllm_probe.errors import DataError
+from mllm_probe.paths import RunPaths
+from mllm_probe.report.answers import MEANING, Answer, answers, leading, load_tests, preferred_controls, sentence
+from mllm_probe.report.charts import Chart, geometry_charts, layer_charts
+from mllm_probe.report.examples import KINDS, Example, Examples, load_examples
+from mllm_probe.report.features import features_figure, gains
+from mllm_probe.report.fidelity import load_agreements, lost
+from mllm_probe.report.figures import DASHES, floors, headline, headline_metric, layers_figure, positions, real, svg_uri
+from mllm_probe.report.geometry import load_relations
+from mllm_probe.report.predictions import load_scored
+from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.report.thumbs import Framed, framed
+from mllm_probe.report_settings import NONE, ReportSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run as its page shows it; `name` tells the two of a study apart, and is empty for a run of its own."""
+
+    paths: RunPaths
+    settings: ReportSettings
+    name: str = ""
+
+    @cached_property
+    def scores(self) -> "pd.DataFrame":
+        return load_scores(self.paths.scores)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        return load_summary(self.paths.summary)
+
+    @cached_property
+    def tests(self) -> "pd.DataFrame":
+        return load_tests(self.paths.tests)
+
+    @cached_property
+    def rows(self) -> "pd.DataFrame":
+        return headline(self.scores)
+
+    @property
+    def first(self) -> Any:
+        return self.scores.iloc[0]
+
+    @cached_property
+    def metric(self) -> str:
+        return headline_metric(self.scores)
+
+    @property
+    def title(self) -> str:
+        return f"{self.first.model} ({self.first.quantization}), {self.first.task} on {self.first.dataset}"
+
+    @property
+    def scored_on(self) -> str:
+        sites = real(self.rows)
+        level = f"{100 * float(sites.ci_level.iloc[0]):.0f} %"
+        n, groups = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
+        return f"{n} held-out decisions on {groups} pictures; {level} intervals over pictures"
+
+    @cached_property
+    def readings(self) -> list[tuple[str, str, list[Answer]]]:
+        """(position, sentence, answers), the position that validation prefers first."""
+        best, lead = list(self.summary.get("best") or {}), leading(self.summary)
+        ordered = sorted(best, key=lambda position: position != lead)
+        return [
+            (
+                p,
+                sentence(self.first.task, self.summary, self.tests, p),
+                answers(self.scores, self.summary, self.tests, p),
+            )
+            for p in ordered
+        ]
+
+    @property
+    def charts(self) -> list[Chart]:
+        return layer_charts(self.scores)
+
+    @property
+    def figure(self) -> str:
+        """layers.svg as an address."""
+        return svg_uri(layers_figure(self.scores))
+
+    def grid(self) -> Iterator[tuple[str, list[Mapping[str, Any] | None]]]:
+        """(site, a cell for each position): the row of scores.csv, `heat` from 0 to 1, and whether validation chose
+        it."""
+        sites = real(self.rows)
+        low, high = float(sites.value.min()), float(sites.value.max())
+        best = {position: entry["site"] for position, entry in (self.summary.get("best") or {}).items()}
+        for site in dict.fromkeys(sites.site):
+            cells = {row.position: row for row in sites[sites.site == site].itertuples()}
+            yield site, [_cell(cells.get(p), low, high, best.get(p) == site) for p in self.positions]
+
+    @cached_property
+    def positions(self) -> list[str]:
+        return positions(real(self.rows))
+
+    def controls(self) -> Iterator[dict[str, Any]]:
+        """Each floor and control at the leading position, where validation prefers it, and what it is."""
+        position = leading(self.summary)
+        found = list(floors(self.rows).itertuples())
+        if position is not None:
+            found = [*preferred_controls(self.scores, self.rows, position), *found, *self._labels(position)]
+        for row in sorted(found, key=lambda row: -row.value):
+            name = str(row.control or row.probe)
+            yield {"name": name.replace("_", " "), "row": row, "meaning": MEANING.get(name, "")}
+
+    def _labels(self, position: str) -> Iterator[Any]:
+        """Other labels at the layer that wins."""
+        here = self.rows[(self.rows.position == position) & (self.rows.site == self.summary["best"][position]["site"])]
+        here = here[(here.control != "") & (here.features == "single") & ~here.control.isin(list(DASHES))]
+        yield from here[here.control.isin(list(MEANING))].itertuples()
+
+    def rivals(self) -> Iterator[tuple[str, str, list[Any]]]:
+        """(position, chosen block, the rows of tests.csv that hold it against the others)."""
+        for position, _, _ in self.readings:
+            rows = self.tests[(self.tests.test == "difference") & (self.tests.position == position)]
+            if len(rows):
+                yield position, rows.site.iloc[0], list(rows.itertuples())
+
+    @cached_property
+    def measures(self) -> list[Any]:
+        """All measures of the layer that wins."""
+        position = leading(self.summary)
+        if position is None:
+            return []
+        rows = self.scores
+        rows = rows[(rows.site == self.summary["best"][position]["site"]) & (rows.position == position)]
+        rows = rows[(rows.seed == "all") & (rows.split == "test") & (rows.control == "") & (rows.subset == "")]
+        rows = rows[(rows.features == "single") & (rows.train_template == rows.test_template) & rows.value.notna()]
+        return list(rows.itertuples())
+
+    @cached_property
+    def examples(self) -> Examples | None:
+        return load_examples(self.paths.examples)
+
+    def shown(self) -> Iterator[tuple[str, list[tuple[Example, list[Framed]]]]]:
+        """(heading, examples with their pictures) of each kind that there is."""
+        if self.examples is None:
+            return
+        for kind, (label, number) in KINDS.items():
+            found = [(one, [framed(s, self.settings.pictures) for s in one.pictures]) for one in self.examples.of(kind)]
+            if found:
+                yield (number if self.examples.wrong is None else label), found
+
+    def licences(self) -> list[str]:
+        """Of the pictures that are shown."""
+        if self.examples is None or self.settings.pictures == NONE:
+            return []
+        return list(dict.fromkeys(s.licence for one in self.examples.shown for s in one.pictures if s.licence))
+
+    def checks(self) -> Iterator[tuple[str, str]]:
+        """What may have leaked or gone wrong, each with what was found."""
+        yield from leakage(self.paths)
+        for row in self.rows[self.rows.control == "question_only"].itertuples():
+            yield "the words alone", f"{100 * row.value:.1f} % [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        said = self.summary.get("guards")
+        passed = "none tripped" if said == [] else "; ".join(said) if said else "none stopped the run"
+        yield "guards", passed
+        yield "fits that did not converge", str(self.summary.get("unconverged", "not known"))
+        for remark, named in (self.summary.get("remarks") or {}).items():
+            yield (
+                remark.replace("have ", "", 1),
+                f"{len(named)} keys: {', '.join(named[:4])}" + " ..." * (len(named) > 4),
+            )
+        for row in self.summary.get("skipped") or []:
+            yield "skipped", row
+
+    @property
+    def quantized(self) -> list[str]:
+        return list(self.summary.get("provenance", {}).get("quantized_modules") or [])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Versions and what the model was loaded as."""
+        shown = {"class", "device", "dtype", "attn", "padding_side", "revision"}
+        loaded = {n: v for n, v in self.summary.get("provenance", {}).items() if n in shown and v is not None}
+        named = {name: self.summary.get(name) for name in ("run", "cache", "fingerprint")}
+        return {**named, **loaded, **self.summary.get("versions", {})}
+
+    @property
+    def config(self) -> str:
+        return self.paths.config.read_text(encoding="utf-8") if self.paths.config.is_file() else ""
+
+    @property
+    def integrations(self) -> tuple[list[str], str]:
+        """What several layers as one feature gained, and its figure; nothing where none was asked for."""
+        if not self.summary.get("integrations"):
+            return [], ""
+        said = [Text.from_markup(line).plain for line in gains(self.summary)]
+        return said, svg_uri(features_figure(self.scores, self.summary))
+
+    @cached_property
+    def lost(self) -> list[str]:
+        """What quantisation changes, where `fidelity` was run in this folder or in `fidelity` below it."""
+        found = [one.fidelity for one in self._places("fidelity") if one.fidelity.is_file()]
+        return list(lost(load_agreements(found[0]))) if found else []
+
+    @cached_property
+    def geometry(self) -> list[Chart]:
+        """How alike layers are, where `geometry` was run in this folder or in `geometry` below it."""
+        found = [one.geometry for one in self._places("geometry") if one.geometry.is_file()]
+        return list(geometry_charts(load_relations(found[0]))) if found else []
+
+    def _places(self, name: str) -> tuple[RunPaths, RunPaths]:
+        return self.paths, RunPaths(self.paths.root / name)
+
+
+def _cell(row: Any, low: float, high: float, best: bool) -> dict[str, Any] | None:
+    return None if row is None else {"row": row, "heat": (row.value - low) / ((high - low) or 1), "best": best}
+
+
+def leakage(paths: RunPaths) -> Iterator[tuple[str, str]]:
+    """What splits.csv and predictions.safetensors say of pictures on two sides, and of the balance of labels."""
+    import pandas as pd
+
+    if paths.splits.is_file():
+        table = pd.read_csv(paths.splits, dtype=str)
+        several = int((table.groupby(["seed", "group"]).split.nunique() > 1).sum())
+        moved = table.assign(test=table.split == "test").groupby("group").test.nunique()
+        yield "pictures in two splits of a seed", f"{several} of {table.group.nunique()}"
+        yield "pictures tested with some seeds only", f"{int((moved > 1).sum())}"
+    if paths.predictions.is_file():
+        yield "label 1 among what is tested", _balance(paths)
+
+
+def _balance(paths: RunPaths) -> str:
+    """Of a run that kept no labels, why it is not known."""
+    try:
+        scored = load_scored(paths.predictions)
+    except DataError as error:
+        return f"not known: {error}"
+    tested = [label for label, test in zip(scored.labels, scored.test, strict=True) if test]
+    if scored.kind != "binary":
+        return "not told: labels are no yes or no"
+    return f"{100 * sum(tested) / len(tested):.1f} % of {len(tested)}"

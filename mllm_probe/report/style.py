@@ -1,0 +1,30 @@
+"""How large figures and their letters are: for a screen, or on paper for a column. Knows no data.
+
+On paper no figure has a title, since a caption says it; layers and studies are 3.3 inches wide in letters of 8 points.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mllm_probe.report_settings import PAPER, SCREEN
+
+COLUMN, PAGE = 3.3, 7.0  # inches: a paper's column, and its page of two columns
+
+
+@dataclass(frozen=True)
+class Style:
+    """Points of `title`, `text` (what stands along the axes), `small` (ticks, legend); `entry` inches of the legend."""
+
+    title: float
+    text: float
+    small: float
+    entry: float
+    paper: bool
+
+
+STYLES = {SCREEN: Style(11, 10, 8, 1.85, paper=False), PAPER: Style(8, 8, 7, 1.5, paper=True)}
+
+
+def without_title(figure: Any) -> None:
+    """What is not there takes no room."""
+    figure.suptitle("").set_in_layout(False)

@@ -1,0 +1,120 @@
+"""table.md and table.tex: the headline score of every site and position for a paper, the floors below.
+
+The same numbers as scores.csv, in percent with their intervals; bold where validation chose.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.paths import replacing
+from mllm_probe.report.figures import floors, headline, headline_metric, positions, real, words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A score and its interval in percent, empty where a position does not exist."""
+
+    text: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`head`: the positions; `rows`: (site, a cell for each position); `floors`: (name, score) of what has no layer."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    floors: tuple[tuple[str, Cell], ...]
+
+    @classmethod
+    def of(cls, scores: "pd.DataFrame", summary: Mapping[str, Any]) -> "Grid":
+        rows = headline(scores)
+        sites, first = real(rows), scores.iloc[0]
+        read = tuple(positions(sites))
+        best = {position: entry["site"] for position, entry in (summary.get("best") or {}).items()}
+        found = []
+        for site in dict.fromkeys(sites.site):
+            own = {row.position: row for row in sites[sites.site == site].itertuples()}
+            found.append((site, tuple(_cell(own.get(p), best.get(p) == site) for p in read)))
+        base = tuple((words(row), _cell(row, False)) for row in floors(rows).itertuples())
+        level, n, groups = 100 * sites.ci_level.iloc[0], int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
+        title = (
+            f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {headline_metric(scores)} in % "
+            f"[{level:.0f} % interval over pictures], {n} test decisions on {groups} pictures"
+        )
+        return cls(title, read, tuple(found), base)
+
+
+def save_tables(scores: "pd.DataFrame", summary: Mapping[str, Any], path: Callable[[str], Path]) -> None:
+    """Both files, `path` naming each by its kind."""
+    grid = Grid.of(scores, summary)
+    for kind, lines in (("md", _markdown(grid)), ("tex", _latex(grid))):
+        with replacing(path(kind)) as part:
+            part.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def _cell(row: Any, best: bool) -> Cell:
+    if row is None:
+        return Cell()
+    bounds = "" if row.low != row.low else f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+    return Cell(f"{100 * row.value:.1f}{bounds}", best)
+
+
+def _markdown(grid: Grid) -> Iterator[str]:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    yield markdown(grid.title)
+    yield ""
+    yield line(["site", *map(markdown, grid.head)])
+    yield f"|---|{'---:|' * len(grid.head)}"
+    for site, cells in grid.rows:
+        yield line([site, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)])
+    yield from (line([markdown(name), cell.text, *[""] * (len(grid.head) - 1)]) for name, cell in grid.floors)
+
+
+def _latex(grid: Grid) -> Iterator[str]:
+    def line(cells: Sequence[str]) -> str:
+        return f"{' & '.join(cells)} \\\\"
+
+    yield "% " + " ".join(grid.title.split())
+    yield "% needs \\usepackage{booktabs}; rows are sites, columns positions; bold: chosen on validation"
+    yield f"\\begin{{tabular}}{{l{'r' * len(grid.head)}}}"
+    yield "\\toprule"
+    yield line(["site", *map(latex, grid.head)])
+    yield "\\midrule"
+    yield from (line([latex(site), *map(_bold, cells)]) for site, cells in grid.rows)
+    yield "\\midrule"
+    yield from (line([latex(name), latex(cell.text), *[""] * (len(grid.head) - 1)]) for name, cell in grid.floors)
+    yield "\\bottomrule"
+    yield "\\end{tabular}"
+
+
+def _bold(cell: Cell) -> str:
+    return f"\\textbf{{{latex(cell.text)}}}" if cell.best else latex(cell.text)
+
+
+def markdown(text: str) -> str:
+    """A text in which nothing is a sign of Markdown."""
+    return re.sub(r"([\\|*_<>`])", r"\\\1", text)
+
+
+def latex(text: str) -> str:
+    """A text in which nothing is a command."""
+    return "".join(SPECIAL.get(sign, sign) for sign in text)

@@ -1,0 +1,32 @@
+"""Pictures of examples, found again and put into a page. Says of each that is gone or was changed that it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllm_probe.digests import file_digest
+from mllm_probe.errors import DataError
+from mllm_probe.report.examples import Seen
+from mllm_probe.report.inspection_page import SIDE, data_uri
+from mllm_probe.report_settings import FULL, NONE
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A picture as an address, or why there is none. `name` is that of its file."""
+
+    name: str
+    uri: str = ""
+    gone: str = ""
+
+
+def framed(seen: Seen, pictures: str) -> Framed:
+    """`pictures` as in ReportSettings."""
+    path = Path(seen.path)
+    if pictures == NONE:
+        return Framed(path.name, gone="left out (report.pictures=none)")
+    try:
+        if file_digest(path) != seen.digest:
+            return Framed(path.name, gone="is another picture now")
+        return Framed(path.name, data_uri(path, None if pictures == FULL else SIDE))
+    except (OSError, DataError):
+        return Framed(path.name, gone="is gone")

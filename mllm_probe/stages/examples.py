@@ -1,0 +1,44 @@
+"""Which test decisions a run shows to people: at the best layer, the surest right and wrong ones and the least sure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mllm_probe.cache.store import write_json
+from mllm_probe.paths import RunPaths
+from mllm_probe.report.answers import leading
+from mllm_probe.report.examples import Example, Examples, Seen, Verdicts
+from mllm_probe.report.predictions import Scored, load_logits
+from mllm_probe.stages.prepared import Prepared
+
+
+def save_examples(paths: RunPaths, ready: Prepared, scored: Scored, summary: Mapping[str, Any]) -> None:
+    """examples.json, of a run that has a best layer."""
+    position = leading(summary)
+    if position is None:
+        return
+    key, probe = f"{summary['best'][position]['site']}@{position}", ready.probe
+    logits = load_logits(paths.predictions, key, probe.name)
+    read = np.asarray(scored.test) & ~np.isnan(logits.reshape(len(logits), len(scored.test), -1)[0, :, 0])
+    rows, truth = np.flatnonzero(read), np.asarray(scored.labels)[read]
+    found = Verdicts.of(logits[:, rows], truth, scored.kind)
+    shown = tuple(
+        _example(kind, ready, int(rows[i]), float(found.said[i]), float(found.sure[i]))
+        for kind, i in found.chosen(np.asarray(scored.groups)[rows])
+    )
+    wrong = None if scored.kind == "number" else int((~found.right).sum())
+    write_json(paths.examples, Examples(key, probe.name, len(rows), wrong, shown).to_json())
+
+
+def _example(kind: str, ready: Prepared, number: int, said: float, sure: float) -> Example:
+    decision = ready.examples.decisions[number]
+    sample = next(one for one in ready.examples.samples if one.uid == decision.sample)
+    licences = {picture.digest: picture.licence for picture in ready.collection.pictures}
+    pictures = tuple(
+        Seen(str(path.resolve()), digest, licences.get(digest, ""))
+        for path, digest in zip(sample.images, sample.digests, strict=True)
+    )
+    certain = sure if ready.probe.log_odds and ready.examples.kind != "number" else None
+    label, head = float(decision.label), decision.head or ""
+    return Example(kind, decision.uid, sample.text, decision.target, label, said, certain, head, pictures)

@@ -1,0 +1,324 @@
+"""report.html says what the tables say, shows what strangers wrote as text, and does without what is missing."""
+
+import base64
+import gzip
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Run
+from pages import EVIL, Markup, shown_run
+from PIL import Image
+from test_study_report import H1, PEAKED, PLATEAU, write
+
+from mllm_probe.errors import DataError
+from mllm_probe.paths import RunPaths
+from mllm_probe.report.answers import Answer, answers, leading, load_tests, sentence
+from mllm_probe.report.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
+from mllm_probe.report.figures import blocks, headline, real
+from mllm_probe.report.geometry import Relation, save_relations
+from mllm_probe.report.library import MISSING, Library
+from mllm_probe.report.page import write_page
+from mllm_probe.report.predictions import load_logits, load_scored
+from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.report_settings import ReportSettings
+
+SITE = "lm.05"
+SUMMARY = {
+    "best": {"last": {"site": SITE, "value": 0.93, "low": 0.91, "high": 0.95, "validation": 0.9}},
+    "verdicts": {
+        "last": {"best_between": [SITE, SITE], "verdict": "peak", "margin": 0.01, "chosen": SITE, "top": "lm.08"}
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shown_run(tmp_path_factory.mktemp("page"), checkpoint)
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> RunPaths:
+    return RunPaths(shutil.copytree(made, tmp_path / "run"))
+
+
+def test_the_page_has_the_numbers_of_the_csv(made: Path) -> None:
+    page, rows = Markup(made / "report.html"), headline(load_scores(made / "scores.csv"))
+    sites, charts = real(rows), page.charts
+    for position in dict.fromkeys(sites.position):
+        own = sites[sites.position == position]
+        for name in ("all positions", position):
+            lines = [t for t in charts[name]["data"] if t["mode"] == "lines+markers" and t["name"] == position]
+            assert [y for line in lines for y in line["y"]] == own.value.tolist()
+            bounds = [numbers[:2] for line in lines for numbers in line["customdata"]]
+            assert bounds == own[["low", "high"]].values.tolist()
+            assert {tuple(n[2:]) for line in lines for n in line["customdata"]} == {
+                (own.n.iloc[0], own.n_groups.iloc[0])
+            }
+    for row in sites.itertuples():
+        assert f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]" in page.words
+    shown = {trace["name"]: trace for trace in charts["last"]["data"] if "name" in trace}
+    for control in ("text_only", "random_weights", "control_task"):
+        own = rows[(rows.control == control) & (rows.position == "last")]
+        assert shown[control.replace("_", " ")]["y"] == own.value.tolist()
+    assert shown["question only"]["y"] == [rows[rows.control == "question_only"].value.iloc[0]] * len(
+        set(sites[sites.position == "last"].site)
+    )
+    cells = {
+        (y, x): z
+        for trace in charts["map"]["data"]
+        for y, line in zip(trace["y"], trace["z"], strict=True)
+        for x, z in zip(trace["x"], line, strict=True)
+    }
+    assert {(r.position, r.site): r.value for r in sites.itertuples()} == {
+        k: v for k, v in cells.items() if v is not None
+    }
+
+
+def test_the_page_answers_the_four_questions(made: Path) -> None:
+    page, summary, tests = (
+        Markup(made / "report.html"),
+        load_summary(made / "summary.json"),
+        load_tests(made / "tests.csv"),
+    )
+    position = leading(summary)
+    assert position is not None
+    best, verdict = summary["best"][position], summary["verdicts"][position]
+    words = page.words.replace("\xa0", " ")
+    assert sentence("entailment", summary, tests, position).replace("\xa0", " ") in words
+    assert (
+        f"{best['site']} has {100 * best['value']:.1f} % [{100 * best['low']:.1f}, {100 * best['high']:.1f}]" in words
+    )
+    rivals = tests[(tests.test == "difference") & (tests.position == position)].sort_values("value")
+    assert (
+        f"points [{100 * rivals.low.iloc[0]:z.1f}, {100 * rivals.high.iloc[0]:z.1f}] against {rivals.other.iloc[0]}"
+        in words
+    )
+    said = {"undecided": "Undecided", "flat within margin": "No: flat", "peak": "Yes, a peak"}[verdict["verdict"]]
+    assert said in words and "What do the controls say? at most" in words
+    assert "mllm-probe run model=custom" in words and "pictures in two splits of a seed0 of 24" in words
+
+
+def test_words_follow_the_tests(tmp_path: Path) -> None:
+    scores = load_scores(write(tmp_path / "run", "entailment", PEAKED))
+    common = {"run": "r", "family": "9 keys", "probe": "logistic", "position": "last", "site": SITE, "verdict": ""}
+    found = [
+        {"test": "above_chance", "other": "", "value": 0.93, "p_value": 0.001, "p_adjusted": 0.01},
+        {"test": "difference", "other": "lm.04", "value": 0.06, "low": 0.03, "high": 0.09, "p_adjusted": 0.02},
+        {"test": "difference", "other": "lm.06", "value": 0.01, "low": -0.01, "high": 0.03, "p_adjusted": 0.7},
+        {
+            "test": "drop",
+            "other": "lm.08",
+            "value": 0.05,
+            "low": 0.02,
+            "high": 0.08,
+            "p_adjusted": 0.004,
+            "detectable": 0.031,
+        },
+    ]
+    pd.DataFrame([common | row for row in found]).to_csv(tmp_path / "tests.csv", index=False)
+    tests = load_tests(tmp_path / "tests.csv")
+    which, how_much, significant, controlled = (plain(one) for one in answers(scores, SUMMARY, tests, "last"))
+    assert which == "lm.05 has 93.0 % [91.0, 95.0]"
+    assert how_much == "+1.0 points [-1.0, 3.0] against lm.06, the highest of the others"
+    assert significant == "Yes, a peak" and controlled == "at most 55.7 % [53.7, 57.7]: random weights"
+    assert (
+        sentence("entailment", SUMMARY, tests, "last").replace("\xa0", " ")
+        == "lm.05 at last reads entailment best: 93.0 % [91.0, 95.0]"
+    )
+    details = [line.replace("\xa0", " ") for one in answers(scores, SUMMARY, tests, "last") for line in one.detail]
+    assert (
+        "better than 1 (lm.04) of 2 other blocks (p < 0.05, Holm)" in details
+        and "not told apart from 1 (lm.06)" in details
+    )
+    assert (
+        "drop to the top block lm.08: +5.0 points [2.0, 8.0], p = 0.004; 3.1 would be found in 80 % of such samples"
+        in details
+    )
+    assert "text only: 50.0 % [48.0, 52.0]" in details and "majority: 50.0 % [48.0, 52.0]" in details
+    tests.loc[tests.test == "above_chance", "p_adjusted"] = 0.2
+    assert (
+        sentence("entailment", SUMMARY, tests, "last") == "At last, no block was shown to read entailment above chance"
+    )
+    tests.loc[tests.test == "above_chance", "p_adjusted"] = 0.01
+    wide = {**SUMMARY, "verdicts": {"last": {**SUMMARY["verdicts"]["last"], "best_between": ["lm.04", "lm.06"]}}}
+    assert sentence("entailment", wide, tests, "last").endswith("; any block from lm.04 to lm.06 may be as good")
+
+
+def plain(answer: Answer) -> str:
+    return answer.answer.replace("\xa0", " ")
+
+
+def test_nothing_a_stranger_wrote_runs(made: Path) -> None:
+    page = Markup(made / "report.html")
+    assert f"This image contains: {EVIL}" in page.words
+    assert page.tags.count("script") == len(page.scripts) and not any(
+        name.startswith("on") for _, name, _ in page.attributes
+    )
+    assert not [v for tag, name, v in page.attributes if name in ("src", "href") and not v.startswith("data:")]
+    policy = next(value for _, name, value in page.attributes if name == "content" and "default-src" in value)
+    assert policy.startswith("default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-")
+    own = [text for kind, text in page.scripts if not kind]
+    packed = [base64.b64decode(text) for kind, text in page.scripts if kind == "text/plain"]
+    for content in (own[0].encode(), gzip.decompress(packed[0])):
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}'" in policy
+    assert len(own) == len(packed) == 1 and policy.count("sha256-") == 2
+    assert (
+        "Attribution <b>License</b> (http://creativecommons.org/licenses/by/2.0/), from http://farm.example/"
+        in page.words
+    )
+
+
+def test_pictures_are_found_again_or_said_to_be_gone(run: RunPaths) -> None:
+    examples = load_examples(run.examples)
+    assert examples is not None and len(examples.shown) >= SHOWN
+    shown = len([seen for one in examples.shown for seen in one.pictures])
+    sizes = {}
+    for pictures in ("thumbs", "full", "none"):
+        write_page(run, ReportSettings(pictures=pictures))
+        found = Markup(run.page)
+        uris = [*found.sources("png"), *found.sources("jpeg")]
+        assert len(uris) == (0 if pictures == "none" else shown)
+        sizes[pictures] = {Image.open(BytesIO(base64.b64decode(uri.partition(",")[2]))).size for uri in uris}
+    assert sizes == {"thumbs": {(320, 320)}, "full": {(400, 400)}, "none": set()}
+    assert "left out (report.pictures=none)" in found.words and "Licences" not in found.words
+    kept = json.loads(run.examples.read_text())
+    kept["shown"][0]["pictures"][0]["path"] = "/no/such/<i>picture<i>.png"
+    kept["shown"][1]["pictures"][0]["digest"] = "0" * 32
+    run.examples.write_text(json.dumps(kept))
+    write_page(run, ReportSettings())
+    page = Markup(run.page)
+    assert "<i>picture<i>.png is gone" in page.words
+    assert "is another picture now" in page.words and len(page.sources("png") + page.sources("jpeg")) == shown - 2
+    run.examples.unlink()
+    write_page(run, ReportSettings())
+    assert "None were kept with this run." in Markup(run.page).words
+
+
+def test_examples_are_what_the_predictions_say(made: Path) -> None:
+    paths = RunPaths(made)
+    examples, scored = load_examples(paths.examples), load_scored(paths.predictions)
+    assert examples is not None
+    chances = (1 / (1 + np.exp(-load_logits(paths.predictions, examples.key, examples.probe).astype(float)))).mean(
+        axis=0
+    )
+    said = dict(zip(scored.decisions, chances, strict=True))
+    label = dict(zip(scored.decisions, scored.labels, strict=True))
+    tested = [uid for uid, test in zip(scored.decisions, scored.test, strict=True) if test]
+    wrong = [uid for uid in tested if (said[uid] > 0.5) != label[uid]]
+    assert examples.tested == len(tested) and examples.wrong == len(wrong)
+    for one in examples.shown:
+        assert one.label == label[one.uid] and one.said == (said[one.uid] > 0.5) and one.uid in tested
+        assert one.sure == pytest.approx(max(said[one.uid], 1 - said[one.uid]))
+        assert one.kind == UNSURE or (one.uid in wrong) == (one.kind == WRONG)
+    least = min(tested, key=lambda uid: abs(said[uid] - 0.5))
+    assert examples.of(UNSURE)[0].uid == least
+    surest = max((uid for uid in tested if uid not in wrong), key=lambda uid: abs(said[uid] - 0.5))
+    assert examples.of(RIGHT)[0].sure == pytest.approx(max(said[surest], 1 - said[surest]))
+
+
+def test_classes_and_numbers_have_examples_too() -> None:
+    logits = np.asarray([[[2.0, 0, 0], [0, 1, 0], [0, 0, 5]], [[2.0, 0, 0], [0, 1, 3], [0, 0, 5]]])
+    found = Verdicts.of(logits, np.asarray([0, 1, 0]), "classes")
+    shares = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).mean(0)
+    assert found.said.tolist() == shares.argmax(-1).tolist() and found.sure == pytest.approx(shares.max(-1))
+    groups = np.asarray(["a", "b", "a"])
+    assert [pair for pair in found.chosen(groups) if pair[0] == UNSURE] == [(UNSURE, 1), (UNSURE, 0)]
+    assert next(pair for pair in found.chosen(groups) if pair[0] == WRONG) == (WRONG, 2)
+    numbers = Verdicts.of(np.asarray([[1.0, 5.0, 2.0]]), np.asarray([1.5, 1.0, 2.0]), "number")
+    assert list(numbers.chosen(np.asarray(["a", "b", "c"])))[:1] == [(WRONG, 1)]
+    assert [i for kind, i in numbers.chosen(np.asarray(["a", "b", "c"])) if kind == RIGHT] == [2, 0, 1]
+
+
+def test_without_the_plot_library_curves_stand_still(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mllm_probe.report.library.find_spec", lambda name: None)
+    assert Library.find() is None
+    write_page(run, ReportSettings())
+    page = Markup(run.page)
+    assert MISSING.replace("`", "") in page.words.replace("`", "") and "text/plain" not in [
+        kind for kind, _ in page.scripts
+    ]
+    (still,) = page.sources("svg+xml")
+    assert base64.b64decode(still.partition(",")[2]).startswith(b"<?xml")
+    assert ("img", "class", "still") in page.attributes and "image contains" in page.words
+    assert run.page.stat().st_size < 1_500_000
+
+
+def test_the_page_is_written_whole_or_not_at_all(run: RunPaths) -> None:
+    write_page(run, ReportSettings())
+    first = run.page.read_bytes()
+    write_page(run, ReportSettings())
+    assert run.page.read_bytes() == first
+    run.examples.write_text("{")
+    with pytest.raises(DataError, match=r"examples.json is damaged"):
+        write_page(run, ReportSettings())
+    assert run.page.read_bytes() == first
+    assert not [path for path in run.root.iterdir() if path.name.startswith(".report")]
+
+
+def test_the_plot_library_is_never_imported(made: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from mllm_probe.paths import RunPaths\n"
+        "from mllm_probe.report.page import write_page; from mllm_probe.report_settings import ReportSettings\n"
+        f"write_page(RunPaths(Path({str(made)!r})), ReportSettings())\n"
+        "assert not {'plotly', 'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert find_spec("plotly") is not None
+
+
+def test_wrong_settings_are_one_sentence(probe: Run, made: Path) -> None:
+    for command in ("run", "report"):
+        code, _, err = probe(command, "report.pictures=thumb")
+        assert code == 1
+        assert (
+            err.strip()
+            == "mllm-probe: report.pictures=thumb is unknown; did you mean 'thumbs'? choose one of: full, none, thumbs"
+        )
+        code, _, err = probe(command, "report.style=papers")
+        assert code == 1 and "report.style=papers is unknown; did you mean 'paper'?" in err
+    code, out, err = probe("report", f"run={made}", "report.pictures=none")
+    assert code == 0 and "open report.html there" in err + out
+
+
+def test_what_geometry_found_below_the_run_is_on_its_page(tmp_path: Path) -> None:
+    write(tmp_path / "run", "entailment", PEAKED)
+    (tmp_path / "run" / "geometry").mkdir()
+    cells = {
+        ("lm.00", "lm.00"): float("nan"),
+        ("lm.00", "lm.01"): 0.25,
+        ("lm.01", "lm.00"): 0.25,
+        ("lm.01", "lm.01"): 1.0,
+    }
+    found = [Relation("r", "c", "mini", "cka", "last", a, b, value, 0.0, 0.1, 9) for (a, b), value in cells.items()]
+    save_relations(tmp_path / "run" / "geometry" / "geometry.csv", found)
+    write_page(RunPaths(tmp_path / "run"), ReportSettings())
+    (trace,) = Markup(tmp_path / "run" / "report.html").charts["CKA (unbiased) at last"]["data"]
+    assert (trace["x"], trace["y"]) == (["lm.00", "lm.01"],) * 2 and trace["z"] == [[None, 0.25], [0.25, 1.0]]
+    assert trace["customdata"][0][1] == "(shuffled: 0.10)"
+
+
+def test_a_study_is_one_page(tmp_path: Path) -> None:
+    root = tmp_path / "study"
+    root.mkdir()
+    curves = {"global": ("entailment", PEAKED), "local": ("objects", PLATEAU)}
+    for side, (task, curve) in curves.items():
+        write(root / side, task, curve)
+    nasty = {**H1, "claim": "a <i>claim</i>"}
+    (root / "study.json").write_text(json.dumps({"position": "last", "statements": [nasty]}))
+    write_page(RunPaths(root), ReportSettings())
+    page = Markup(root / "report.html")
+    assert "H1 holds a <i>claim</i>" in page.words and page.tags.count("article") == 2
+    assert "No layer is said to win" in page.words  # neither has a summary
+    both = page.charts["both tasks"]["data"]
+    assert [t["y"] for t in both if "customdata" in t] == [PEAKED, PLATEAU]
+    depths = blocks(real(headline(load_scores(root / "global" / "scores.csv")))).depth.unique().tolist()
+    assert all(t["x"] == depths for t in both if "customdata" in t)
