@@ -41,6 +41,7 @@ ONLY_IN = {
     "bitsandbytes": {"models"},
     "hydra": {"cli", "config", "multirun", "sentences"},
     "rich": {"report", "tools"},
+    "peft": {"train"},
 }
 
 
