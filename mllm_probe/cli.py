@@ -26,7 +26,7 @@ COMMANDS = {
     "compare": "finished runs side by side: one CSV, a figure and a ranking a task",
     "geometry": "compare the layers of a filled cache with each other",
     "fidelity": "what quantisation does to the layers and to their probes",
-    "tune": "train a connector on captions",
+    "tune": "train a connector, or adapters of the language model",
     "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
     "vision score": "how well vision encoders suit a multimodal model: A score, C score and others",
     "vision fit": "how well A and C scores of vision representations explain benchmarks",

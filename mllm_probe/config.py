@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mllm_probe import __version__
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.label_settings import LabelSettings
 from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import (
     DataSettings,
@@ -85,12 +86,14 @@ class FidelityConfig(RunConfig):
 
 @dataclass
 class TuneConfig:
-    """`tune`: what is trained (`target`, a `_target_` node; `connector` is that target's own), on which captions."""
+    """`tune`: what is trained (`target`, a `_target_` node; `connector` and `labels` are one target's own), on which
+    captions."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     dataset: Any = MISSING
     target: Any = MISSING
     connector: str = "dci"
+    labels: LabelSettings = field(default_factory=LabelSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     prompt: PromptSettings = field(default_factory=lambda: PromptSettings(chat="off"))
     data: DataSettings = field(default_factory=DataSettings)

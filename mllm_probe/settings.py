@@ -67,7 +67,7 @@ class CheckpointSettings:
 
 @dataclass
 class ModelSettings(CheckpointSettings):
-    """Where a multimodal model is and how it is loaded.
+    """Where a multimodal model is and how it is loaded, with the low-rank `adapter` in a folder (null: none).
 
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
     fit on them. `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint
@@ -75,6 +75,7 @@ class ModelSettings(CheckpointSettings):
     """
 
     name: str = "custom"
+    adapter: str | None = None
     weights: str = "pretrained"
     seed: int = 0
     quantization: str = "nf4"
@@ -87,8 +88,12 @@ class ModelSettings(CheckpointSettings):
 
     @property
     def label(self) -> str:
-        """What the results call the model: its folder where a path was given, and whether the weights are random."""
+        """What the results call the model: its folder where a path was given, the folder of a training's adapter, and
+        whether the weights are random."""
         name = Path(self.path).name if self.path is not None else self.name
+        if self.adapter is not None:
+            folder = Path(self.adapter)
+            name += f"+{folder.parent.name if folder.name == 'checkpoint' else folder.name}"
         return name if self.weights == "pretrained" else f"{name}-random"
 
     @property

@@ -43,6 +43,7 @@ ONLY_IN = {
     "diffusers": {"models"},
     "hydra": {"cli", "config", "multirun", "sentences"},
     "rich": {"report", "tools"},
+    "peft": {"train"},
 }
 
 

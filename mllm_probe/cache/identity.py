@@ -37,6 +37,11 @@ def folder_digests(folder: Path, digests: Digests) -> dict[str, str]:
     return {str(path.relative_to(folder)): digests.of(path) for path in files if path.suffix != ".md"}
 
 
+def weights_digest(files: Mapping[str, str]) -> str:
+    """Of the weights alone, from all file digests of a checkpoint."""
+    return digest({name: value for name, value in files.items() if name.endswith(WEIGHTS)})
+
+
 def identify(files: Mapping[str, str], **requested: Any) -> Identity:
     """Identity from the checkpoint's file digests and the requested settings.
 

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,12 @@ from mllm_probe.batches import Survey
 from mllm_probe.errors import ConfigError
 from mllm_probe.extract.plan import SHARED, Plan
 from mllm_probe.extract.planner import rows_of
+from mllm_probe.settings import DTYPES, ModelSettings
 from mllm_probe.sites import Anatomy
 
 GB = 1e9
+BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
+QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}  # of a weight, its scales included
 EFFICIENCY = 0.5  # of a plain matrix product, which a transformer reaches at best
 LIVE_ROWS = 24  # values of hidden width that a token holds at once inside a block, its neighbours' mask included
 
@@ -48,6 +51,13 @@ def estimate(
     passes = (sum(survey.tokens(uid) for uid in unit.samples) for plan in plans for unit in plan.units[:1])
     live = max(passes, default=0) * anatomy.widths["lm"] * LIVE_ROWS * bytes_of["rest"]
     return Estimate(stored, weights + live, work / (EFFICIENCY * rate))
+
+
+def bytes_of(model: ModelSettings, towers: Iterable[str]) -> dict[str, float]:
+    """Of a weight in each tower."""
+    plain = float(BYTES[model.dtype])
+    quantized = QUANTIZED_BYTES.get(model.quantization, plain)
+    return {tower: quantized if tower in model.quantize else plain for tower in towers}
 
 
 def _disk(plan: Plan, survey: Survey, anatomy: Anatomy) -> float:

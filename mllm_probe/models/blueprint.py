@@ -15,9 +15,11 @@ from mllm_probe.batches import Survey
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import MllmProbeError, ModelError
 from mllm_probe.models import dense as dense  # its class is known to transformers from here on
+from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.classes import load_config, make_model
 from mllm_probe.models.pictures import find_slots
 from mllm_probe.models.processor import check_vocabulary, first_line, load_processor
+from mllm_probe.models.projections import check_fits
 from mllm_probe.models.prompt import Layout, Prompter
 from mllm_probe.models.structure import Structure, find_structure, parameters_of
 from mllm_probe.models.tags import PICTURE, find_tag, pictured
@@ -37,17 +39,23 @@ class Blueprint:
         self.folder, self.settings = folder, settings
         trust = settings.trust_remote_code
         self.config = self.guarded("config", lambda: load_config(folder, trust))
-        with torch.device("meta"):
-            model = self.guarded("model", lambda: make_model(self.config, trust))
+        model = self.bare()
         self.model_class = type(model)
         self.structure: Structure = find_structure(model, settings.blocks.named)
         self.parameters = parameters_of(model, self.structure)
+        if adapter := adapter_folder(settings):
+            check_fits(model, adapter)
         self.processor = load_processor(folder, trust)
         self.processor.tokenizer.padding_side = padding_side
         image = getattr(self.config, "image_token_id", None) or getattr(self.config, "image_token_index", None)
         check_vocabulary(folder, self.processor.tokenizer, image, model.get_input_embeddings().weight.shape[0])
         tag = self.guarded("processor", lambda: find_tag(self.processor, image))
         self.prompter = Prompter(self.processor, prompt, tag)
+
+    def bare(self) -> Any:
+        """The model without weights, on the meta device."""
+        with torch.device("meta"):
+            return self.guarded("model", lambda: make_model(self.config, self.settings.trust_remote_code))
 
     @property
     def anatomy(self) -> Anatomy:

@@ -4,7 +4,7 @@ The prompt is the plain one of LLaVA's first stage (Liu et al. 2023): the pictur
 sequence; no instruction. Knows a loaded model and its processor, no training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,16 +48,24 @@ def captioned(blueprint: Blueprint, rows: Sequence[tuple[Picture, str]]) -> Capt
 
 
 def losses(model: Any, batch: Captioned, device: str) -> torch.Tensor:
-    """Negative log-likelihood of each prompt's caption, summed over its tokens, in nats: [B] float32.
+    """Negative log-likelihood of each prompt's caption, summed over its tokens, in nats: [B] float32."""
+    return negative_log_likelihood(model, last_states(model, batch.inputs, device), batch.labels)
 
-    Logits are made for the tokens to be predicted alone.
+
+def last_states(model: Any, inputs: Mapping[str, torch.Tensor], device: str) -> torch.Tensor:
+    """What the output head reads, behind the final norm: [B, L, W]."""
+    moved = {n: v.to(device, model.dtype if v.is_floating_point() else None) for n, v in inputs.items()}
+    return model.base_model(**moved, use_cache=False).last_hidden_state
+
+
+def negative_log_likelihood(model: Any, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """States [B, L, W] and labels [B, L] -> nats summed over each row's tokens to be predicted: [B] float32.
+
+    Logits are made for these tokens alone.
     """
-    dtype = model.dtype
-    moved = {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in batch.inputs.items()}
-    hidden = model.base_model(**moved, use_cache=False).last_hidden_state[:, :-1]
-    labels = batch.labels[:, 1:].to(device)
+    labels = labels[:, 1:].to(states.device)
     wanted = labels != IGNORED
-    logits = model.get_output_embeddings()(hidden[wanted]).float()
+    logits = model.get_output_embeddings()(states[:, :-1][wanted]).float()
     each = cross_entropy(logits, labels[wanted], reduction="none")
     row = wanted.nonzero()[:, 0]
     return torch.zeros(len(labels), device=each.device).index_add(0, row, each)

@@ -1,5 +1,7 @@
 """Which device the models and the probes run on. Imports torch, not transformers: a sweep needs no more."""
 
+import os
+
 import torch
 
 from mllm_probe.errors import ConfigError, ModelError
@@ -11,6 +13,13 @@ def pick_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ModelError("device=cuda, but torch sees no CUDA device here; use device=cpu or device=auto")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def memory_of(device: str) -> int:
+    """Bytes that a card has free, or the machine has at all."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_device(settings: ModelSettings, device: str) -> None:

@@ -16,10 +16,12 @@ import transformers
 
 from mllm_probe.batches import Batch
 from mllm_probe.errors import ModelError
+from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.attention import sharing
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.collate import Collator, Owners
 from mllm_probe.models.device import check_device, check_placed, device_map
+from mllm_probe.models.projections import load_adapter
 from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules, same_on_every_cpu
 from mllm_probe.models.scale import scale_of
 from mllm_probe.models.tags import picture_places
@@ -46,6 +48,8 @@ def load_model(blueprint: Blueprint, device: str) -> "HFModel":
     else:
         model = model.to(device)
     check_quantized(quantized_modules(model), settings, blueprint.structure)
+    if adapter := adapter_folder(settings):
+        blueprint.guarded("adapter", lambda: load_adapter(model, adapter))
     return HFModel(model.eval(), blueprint, device)
 
 

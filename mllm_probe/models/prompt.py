@@ -63,12 +63,7 @@ class Prompter:
 
     def render(self, sample: Sample) -> Prompt:
         """The rendered prompt of a sample. Raises DataError where the text holds a tag."""
-        for tag, kind in self._reserved.items():
-            if tag and tag in sample.text:
-                raise DataError(
-                    f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the {kind} tag "
-                    f"{tag}; remove it from the caption"
-                )
+        self.refuse_tags(sample)
         text, tag = self._wrapped(len(sample.images), sample.text), self.tag.text
         if tag and text.count(tag) != len(sample.images):
             raise SpanError(
@@ -81,6 +76,15 @@ class Prompter:
                 f"the text {sample.text!r} must stand as it is behind the picture, but the chat template made {text!r}"
             )
         return Prompt(text, start, tag_end)
+
+    def refuse_tags(self, sample: Sample) -> None:
+        """Raises DataError where the text holds what stands for a picture."""
+        for tag, kind in self._reserved.items():
+            if tag and tag in sample.text:
+                raise DataError(
+                    f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the {kind} tag "
+                    f"{tag}; remove it from the caption"
+                )
 
     def _frame(self, pictures: int) -> str:
         """The prompt with a stand-in for the sample's text, which shows where that is and what stands around it."""

@@ -135,6 +135,12 @@ def _attends(block: nn.Module) -> bool:
     )
 
 
+def attention_of(block: nn.Module) -> nn.Module:
+    """A block's attention, or where no name tells it the whole block."""
+    children = dict(block.named_children())
+    return next((children[name] for name in NAMES["attn"] if name in children), block)
+
+
 def _inner(block: nn.Module, part: str) -> str | None:
     """The name of a block's attention or mlp; none where these add the residual themselves, as in BERT's blocks."""
     children = dict(block.named_children())

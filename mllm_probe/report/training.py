@@ -10,6 +10,7 @@ from mllm_probe.paths import RunPaths, replacing
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.figures import COLOURS, save
 
+DRAWN = ("loss", "lg", "ld")  # columns of losses.csv
 SMOOTHED = 0.05  # the share of all steps that the drawn mean goes over
 
 
@@ -29,7 +30,7 @@ def show_training(paths: RunPaths, reporter: Reporter) -> None:
     said = json.loads(paths.summary.read_text())
     reporter.note(
         f"held out: {said['held_out']:.4f} nats a token [{said['low']:.4f}, {said['high']:.4f}] over "
-        f"{said['captions']} captions; `mllm-probe run model=custom model.path={paths.checkpoint}` probes it"
+        f"{said['rows']} {said['unit']}; `mllm-probe run {said['probed']}={paths.checkpoint}` probes it"
     )
     reporter.note(f"everything is in {paths.root}")
 
@@ -40,7 +41,7 @@ def draw_losses(losses: Any, paths: Sequence[Path]) -> None:
 
     figure = Figure(figsize=(5.0, 3.2), layout="constrained")
     panel = figure.subplots()
-    names = [name for name in losses.columns if name.startswith("loss")]
+    names = [name for name in DRAWN if name in losses.columns]
     for name, colour in zip(names, COLOURS, strict=False):
         mean = losses[name].rolling(max(1, round(SMOOTHED * len(losses))), min_periods=1).mean()
         panel.plot(losses.step, losses[name], color=colour, alpha=0.3, linewidth=0.7)

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig, build, save_config
 from mllm_probe.data.coco import Selection
@@ -26,7 +25,7 @@ from mllm_probe.settings import (
     ExtractSettings,
     SweepSettings,
 )
-from mllm_probe.stages.prepared import Prepared, chosen_controls, requested
+from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
 from mllm_probe.stages.variants import with_variants
 from mllm_probe.tasks.folds import Folds, leaks, rowwise
 from mllm_probe.types import Collection, Examples
@@ -78,7 +77,7 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     outputs = OutputPaths(Path(config.paths.outputs))
     digests = open_digests(outputs.digests)
     collection, examples = design.examples(config, digests, reporter)
-    identity = identify(folder_digests(checkpoint, digests), **requested(config))
+    identity = identified(config, checkpoint, digests)
     store = Store(outputs.cache(identity.digest), digests)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())

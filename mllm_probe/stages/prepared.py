@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.cache.identity import Identity
+from mllm_probe.cache.identity import Identity, folder_digests, identify, weights_digest
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig
+from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.extract.layers import check_keys, select_keys, select_sites
+from mllm_probe.models.adapters import adapter_digests
 from mllm_probe.models.checkpoint import connector_reads
 from mllm_probe.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
@@ -169,6 +171,13 @@ def name_cache(store: Store, identity: Identity, model: str) -> None:
     """
     if not store.paths.identity.exists():
         write_json(store.paths.identity, {**identity.to_json(), "model": model})
+
+
+def identified(config: RunConfig, checkpoint: Path, digests: Digests) -> Identity:
+    """Raises ConfigError, ModelError for an adapter of another model."""
+    files = folder_digests(checkpoint, digests)
+    adapter = adapter_digests(config.model, weights_digest(files), digests)
+    return identify(files, **({"adapter": adapter} if adapter else {}), **requested(config))
 
 
 def requested(config: RunConfig) -> dict[str, Any]:

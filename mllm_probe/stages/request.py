@@ -6,16 +6,13 @@ from functools import cached_property
 
 from mllm_probe.batches import Survey
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.extract.estimate import Estimate, estimate, matrix_rate
+from mllm_probe.extract.estimate import BYTES, Estimate, bytes_of, estimate, matrix_rate
 from mllm_probe.extract.plan import Plan
 from mllm_probe.extract.planner import Planner
-from mllm_probe.settings import DTYPES
 from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared, storage_dtype
 from mllm_probe.types import Sample
 
-BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
-QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}  # of a weight, its scales included
 PASS_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
 PROOF_GROUP, PROOF_OTHERS = 3, 2
 
@@ -83,9 +80,6 @@ class Request:
 
     def estimate(self, plans: list[Plan], device: str) -> Estimate:
         model, blueprint = self.ready.config.model, self.ready.blueprint
-        plain = float(BYTES[model.dtype])
-        quantized = QUANTIZED_BYTES.get(model.quantization, plain)
-        towers = {tower: quantized if tower in model.quantize else plain for tower in blueprint.parameters}
-        bytes_of = {**towers, "stored": BYTES[storage_dtype(self.ready.config)]}
+        each = {**bytes_of(model, blueprint.parameters), "stored": BYTES[storage_dtype(self.ready.config)]}
         rate = matrix_rate(device, model.dtype)
-        return estimate(plans, self.survey, self.ready.anatomy, blueprint.parameters, bytes_of, rate)
+        return estimate(plans, self.survey, self.ready.anatomy, blueprint.parameters, each, rate)

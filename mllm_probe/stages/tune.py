@@ -6,14 +6,14 @@ A killed training goes on from its last state when the same command is given aga
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mllm_probe import __version__
-from mllm_probe.cache.identity import folder_digests
+from mllm_probe.cache.identity import folder_digests, weights_digest
 from mllm_probe.cache.store import write_json
 from mllm_probe.config import TuneConfig, build, plain, save_config
 from mllm_probe.data.coco import Selection
@@ -24,43 +24,54 @@ from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Reporter
 from mllm_probe.report.rows import save_rows
 from mllm_probe.report.training import save_losses, show_training
-from mllm_probe.settings import DEVICES, TrainSettings
+from mllm_probe.settings import DEVICES
+from mllm_probe.stages.labels import label_identity, plan_labels, slice_vectors
 from mllm_probe.stages.prepare import together
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.tasks.folds import TEST, Folds
+from mllm_probe.train.estimate import GB
 from mllm_probe.train.loop import train
 from mllm_probe.train.material import HeldOut, Material, Target
 from mllm_probe.types import Picture, digest
 
 DRAWS, LEVEL = 2000, 0.95
+KNOWN = {one.name for one in fields(HeldOut)}
 
 
 def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
-    """The command. Raises ConfigError, DataError, ModelError, TrainError."""
+    """The command. Raises ConfigError, DataError, ModelError, ProbeError, TrainError."""
     check(config)
-    target: Target = build(config.target, Target, tuple(config.plugins), connector=config.connector)  # type: ignore[type-abstract]
+    given = {"connector": config.connector, "labels": config.labels}
+    target: Target = build(config.target, Target, tuple(config.plugins), **given)  # type: ignore[type-abstract]
     if size := needs(config.model):
         reporter.note(size)
-    checkpoint = find_checkpoint(config.model)
     outputs = OutputPaths(Path(config.paths.outputs))
     digests = open_digests(outputs.digests)
     learnt, held = _pictures(config, outputs, digests, reporter)
+    planned = _material(config, target, learnt, held)
+    _tell_memory(planned, target, reporter)
+    files = folder_digests(find_checkpoint(config.model), digests)
+    slices = target.slices(planned)
     run = digest(
         __version__,
         {name: value for name, value in plain(config).items() if name not in ("paths", "device", "plugins")},
-        folder_digests(checkpoint, digests),
+        files,
         [[picture.digest, picture.captions] for picture in (*learnt, *held)],
+        label_identity(plan_labels(config.labels), digests) if slices else {},
     )
     digests.save()
     save_config(config, paths.config)
-    material = _material(config, checkpoint, learnt, held, reporter)
+    vectors = slice_vectors(config.labels, slices, outputs, planned.device, digests, reporter) if slices else None
+    material = replace(planned, network=_network(planned, reporter), base=weights_digest(files), vectors=vectors)
     apprentice, state = target.apprentice(material), outputs.training(run)
     losses = train(apprentice, material.settings, state, reporter)
     save_losses(paths.losses, losses)
     rows = apprentice.held_out()
-    save_rows(paths.held_out, HeldOut, rows)
+    save_rows(paths.held_out, type(rows[0]), rows)
     apprentice.save(paths.checkpoint)
-    write_json(paths.summary, {"run": run, "target": target.name, "connector": config.connector, **_judged(rows)})
+    probed = target.probed.format(model=config.model.name)
+    known = {"run": run, "target": target.name, **target.told, "unit": target.unit, "probed": probed}
+    write_json(paths.summary, {**known, **_judged(rows)})
     shutil.rmtree(state.root, ignore_errors=True)
     show_training(paths, reporter)
 
@@ -68,6 +79,8 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
 def check(config: TuneConfig) -> None:
     """Raises ConfigError for what can be seen before any file is read."""
     check_settings(config.model, config.prompt)
+    if config.model.adapter is not None:
+        raise ConfigError("tune begins with the weights alone; leave out model.adapter")
     if config.device not in DEVICES:
         raise ConfigError(f"device={config.device} is unknown; {choices(config.device, DEVICES)}")
     settings = config.train
@@ -97,30 +110,41 @@ def _pictures(
     return [picture for picture in collection.pictures if fold[picture.group] != TEST], test
 
 
-def _material(
-    config: TuneConfig, checkpoint: Path, learnt: Sequence[Picture], held: Sequence[Picture], reporter: Reporter
-) -> Material:
-    """Raises ModelError."""
+def _material(config: TuneConfig, target: Target, learnt: Sequence[Picture], held: Sequence[Picture]) -> Material:
+    """All but the weights, with a number of steps. Raises ConfigError, ModelError, DataError."""
     from mllm_probe.models.blueprint import Blueprint
     from mllm_probe.models.device import pick_device
+
+    checkpoint = find_checkpoint(config.model, weights=False)
+    blueprint = Blueprint(checkpoint, config.model, config.prompt, "right")
+    material = Material(blueprint, None, pick_device(config.device), learnt, held, config.train)
+    settings, examples = config.train, target.examples(material)
+    steps = settings.steps or max(1, math.ceil(settings.epochs * examples / settings.batch))
+    return replace(material, settings=replace(settings, steps=steps))
+
+
+def _tell_memory(material: Material, target: Target, reporter: Reporter) -> None:
+    from mllm_probe.models.device import memory_of
+
+    if needed := target.memory(material):
+        there = memory_of(material.device)
+        enough = "" if needed.total < there else "; lower train.micro_batch or target.rank"
+        reporter.note(f"memory: {needed}; {material.device} has {there / GB:.3g} GB{enough}")
+
+
+def _network(material: Material, reporter: Reporter) -> Any:
+    """Raises ModelError."""
     from mllm_probe.models.hf import load_model
 
-    blueprint = Blueprint(checkpoint, config.model, config.prompt, "right")
-    device = pick_device(config.device)
-    reporter.note(f"loading {config.model.label} ({config.model.precision}) on {device}")
-    network = load_model(blueprint, device).network
-    return Material(blueprint, network, device, learnt, held, _planned(config.train, learnt))
-
-
-def _planned(settings: TrainSettings, pictures: Sequence[Picture]) -> TrainSettings:
-    """With a number of steps."""
-    examples = sum(len(set(picture.captions)) for picture in pictures)
-    return replace(settings, steps=settings.steps or max(1, math.ceil(settings.epochs * examples / settings.batch)))
+    model = material.blueprint.settings
+    reporter.note(f"loading {model.label} ({model.precision}) on {material.device}")
+    return load_model(material.blueprint, material.device).network
 
 
 def _judged(rows: Sequence[HeldOut]) -> dict[str, Any]:
-    """Nats a token over the test pictures, with an interval over pictures."""
+    """Nats a token over the test pictures, with an interval over pictures, and what else there is on average."""
     nats, tokens = np.asarray([row.loss for row in rows]), np.asarray([float(row.tokens) for row in rows])
     draws = Resamples(np.asarray([row.picture for row in rows]), DRAWS)
     low, high = interval((draws.ratios(nats[:, None]) / draws.ratios(tokens[:, None]))[:, 0], LEVEL)
-    return {"held_out": nats.sum() / tokens.sum(), "low": float(low), "high": float(high), "captions": len(rows)}
+    more = {name: float(np.mean([vars(row)[name] for row in rows])) for name in vars(rows[0]) if name not in KNOWN}
+    return {"held_out": nats.sum() / tokens.sum(), "low": float(low), "high": float(high), **more, "rows": len(rows)}

@@ -10,13 +10,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store
 from mllm_probe.data.pictures import write_blank
 from mllm_probe.digests import Digests
 from mllm_probe.paths import OutputPaths
 from mllm_probe.settings import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY
-from mllm_probe.stages.prepared import Prepared, requested
+from mllm_probe.stages.prepared import Prepared, identified
 from mllm_probe.tasks.controls import blank_picture, shuffled_picture, without_picture
 from mllm_probe.types import Examples
 
@@ -51,7 +50,7 @@ def _shuffled(ready: Prepared, _: Digests) -> Prepared:
 def loaded_otherwise(ready: Prepared, digests: Digests, **settings: Any) -> Prepared:
     """The same samples read by the same checkpoint under other settings of the model: a cache of its own."""
     config = replace(ready.config, model=replace(ready.config.model, **settings))
-    identity = identify(folder_digests(ready.checkpoint, digests), **requested(config))
+    identity = identified(config, ready.checkpoint, digests)
     outputs = OutputPaths(Path(config.paths.outputs))
     return replace(ready, config=config, identity=identity, store=Store(outputs.cache(identity.digest), digests))
 
@@ -62,5 +61,5 @@ CHANGES: Mapping[str, Change] = {  # in this order, so that one model is loaded 
     SHUFFLED: _shuffled,
     VISION_ONLY: lambda ready, _: ready,
     CONNECTOR_ONLY: lambda ready, _: ready,
-    RANDOM: partial(loaded_otherwise, weights="random"),
+    RANDOM: partial(loaded_otherwise, weights="random", adapter=None),
 }

@@ -121,6 +121,8 @@ def _check(config: VisionScoreConfig) -> None:
     """What needs no file."""
     settings: ScoreSettings = config.score
     check_settings(config.model, PromptSettings(chat=PLAIN))
+    if config.model.adapter is not None:
+        raise ConfigError("vision score reads models as they are; leave out model.adapter")
     drawer(settings.geometry)
     matcher(settings.match)
     if config.device not in DEVICES:

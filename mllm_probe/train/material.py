@@ -1,18 +1,21 @@
 """What a training is given, and what it must be able to do beside its steps. Knows no model of any kind."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mllm_probe.data.documents import Slice
 from mllm_probe.settings import TrainSettings
+from mllm_probe.train.estimate import Memory
 from mllm_probe.train.loop import Learner
 from mllm_probe.types import Picture
 
 
 @dataclass(frozen=True)
 class Material:
-    """A loaded `network` of transformers with its `blueprint`, pictures to learn from and pictures held out."""
+    """A `network` of transformers (None until it is loaded) with its `blueprint`, pictures to learn from and pictures
+    held out. `base` is the digest of its weights, `vectors` are those of the slices that the target asked for."""
 
     blueprint: Any
     network: Any
@@ -20,6 +23,8 @@ class Material:
     train: Sequence[Picture]
     test: Sequence[Picture]
     settings: TrainSettings
+    base: str = ""
+    vectors: Any = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,27 @@ class Target(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def unit(self) -> str:
+        """What an example is called."""
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """What summary.json says of it."""
+
+    @property
+    def probed(self) -> str:
+        """The settings of `run` that take what was saved; {model} stands for the option of the base."""
+
+    def examples(self, material: Material) -> int:
+        """How many there are to learn from. Raises ConfigError, DataError."""
+
+    def slices(self, material: Material) -> Sequence[Slice]:
+        """Those of which it needs the vectors of frozen encoders. Raises DataError."""
+
+    def memory(self, material: Material) -> Memory | None:
+        """What it will take of the device's memory, where that is known. Raises ModelError, DataError."""
 
     def apprentice(self, material: Material) -> Apprentice:
         """Make the parameters that move. Raises ConfigError, ModelError, DataError."""

@@ -36,6 +36,21 @@ class ConnectorTuning:
     pooled: int = POOLED
     reduction: str = NONE
     name: ClassVar[str] = "connector"
+    unit: ClassVar[str] = "captions"
+    probed: ClassVar[str] = "model=custom model.path"
+
+    @property
+    def told(self) -> dict[str, str]:
+        return {"connector": self.connector}
+
+    def examples(self, material: Material) -> int:
+        return len(captions(material.train))
+
+    def slices(self, _: Material) -> tuple[()]:
+        return ()
+
+    def memory(self, _: Material) -> None:
+        return None
 
     def apprentice(self, material: Material) -> "ConnectorApprentice":
         network, processor = material.network, material.blueprint.processor
