@@ -21,6 +21,7 @@ FLOORS = [
         "store_paths",
         "settings",
         "vision_settings",
+        "align_settings",
         "digests",
         "integration",
         "jobs",

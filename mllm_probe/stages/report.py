@@ -7,6 +7,8 @@ from mllm_probe.config import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
+from mllm_probe.report.alignment import print_alignment
+from mllm_probe.report.alignments import draw_alignment
 from mllm_probe.report.features import draw_features
 from mllm_probe.report.fidelity import load_agreements, print_agreements
 from mllm_probe.report.figures import draw_layers
@@ -33,6 +35,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.study: show_study,
         paths.geometry: show_geometry,
         paths.fidelity: show_fidelity,
+        paths.alignment: show_alignment,
         paths.vision: show_vision,
         paths.fit: show_fit,
         paths.policy: show_policy,
@@ -74,6 +77,14 @@ def show_fidelity(paths: RunPaths, reporter: Reporter) -> None:
     table = load_agreements(paths.fidelity)
     draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")])
     print_agreements(table)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_alignment(paths: RunPaths, reporter: Reporter) -> None:
+    """Draw alignment.png and alignment.pdf, print the table and say where everything is."""
+    table = load_scores(paths.alignment)
+    draw_alignment(table, [paths.alignments("png"), paths.alignments("pdf")])
+    print_alignment(table)
     reporter.note(f"everything is in {paths.root}")
 
 
