@@ -77,7 +77,7 @@ class GeometryConfig(RunConfig):
 
 @dataclass
 class AlignConfig(RunConfig):
-    """`align`: the settings of a run, of whose task the captions and their negatives are taken, and what is compared."""
+    """`align`: the settings of a run, whose task gives the captions and their negatives, and what is compared."""
 
     align: AlignSettings = field(default_factory=AlignSettings)
 

@@ -1,4 +1,4 @@
-"""The table `align` ends with: for each question the layer that validation prefers, and what it scores on test pictures.
+"""The table `align` ends with: for each question the layer that validation prefers and its score on test pictures.
 
 Reads the rows of alignment.csv only.
 """
@@ -15,6 +15,9 @@ from mllm_probe.stats.peak import preferred
 
 if TYPE_CHECKING:
     import pandas as pd
+
+NAMES = ("features", "similarity", "position")
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,59 +40,76 @@ QUESTIONS = (
     Question("caption to picture, R@1", "retrieval", "text_to_image", "recall_at_1"),
     Question("true or false caption, AUROC", "entailment", "caption", "auroc"),
     Question("quadruples, group score", "quadruples", "caption", "group_score"),
-    Question("pictures to captions in sequence, R@1", "sequence_retrieval", "image_to_text", "recall_at_1"),
-    Question("captions to pictures in sequence, R@1", "sequence_retrieval", "text_to_image", "recall_at_1"),
+    Question("documents: pictures to captions, R@1", "sequence_retrieval", "image_to_text", "recall_at_1"),
+    Question("documents: captions to pictures, R@1", "sequence_retrieval", "text_to_image", "recall_at_1"),
 )
 
 
-def curves(rows: "pd.DataFrame", control: str = "") -> Iterator[tuple[tuple[str, str], "pd.DataFrame"]]:
-    """((position, similarity), its rows by layer)."""
-    yield from rows[(rows.site != "") & (rows.control == control)].groupby(["position", "probe"], sort=False)
+def curves(rows: "pd.DataFrame", control: str = "") -> Iterator[tuple[tuple[str, str, str], "pd.DataFrame"]]:
+    """((features, similarity, position), its rows by layer)."""
+    named = rows[(rows.site != "") & (rows.control == control)]
+    yield from named.groupby(["features", "probe", "position"], sort=False)
 
 
 def best_layers(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    """For each question, position and similarity the layer that validation prefers, with its test row."""
+    """For each question, kind of similarity and position the layer that validation prefers, with its test row.
+
+    `random_weights` is the highest layer of the untrained twin, `top` the last layer; None where there is none.
+    """
     found = []
     for question in QUESTIONS:
         tests = question.rows(table)
-        val = {name: rows for name, rows in curves(question.rows(table, "val"))}
-        twins = {name: rows for name, rows in curves(tests, RANDOM)}
-        chance = tests[tests.probe == "chance"].value.iloc[0]
+        val, twins = dict(curves(question.rows(table, "val"))), dict(curves(tests, RANDOM))
         for name, rows in curves(tests):
-            site = val[name].site.iloc[preferred(val[name].value.to_numpy())]
-            row = rows[rows.site == site].iloc[0]
-            entry = {"question": question.name, "position": name[0], "similarity": name[1], "site": site}
-            entry |= {column: float(row[column]) for column in ("value", "low", "high", "p_holm")}
-            entry |= {"top": float(rows.value.iloc[-1]), "chance": float(chance)}
-            entry["random_weights"] = float(twins[name].value.max()) if name in twins else None
-            found.append({column: None if value != value else value for column, value in entry.items()})
+            chosen = val[name].iloc[preferred(val[name].value.to_numpy())]
+            row = rows[rows.site == chosen.site].iloc[0]
+            entry = {"question": question.name, **dict(zip(NAMES, name, strict=True)), "site": chosen.site}
+            entry |= {"val": chosen.value, "top": rows.value.iloc[-1], "chance": chance(tests)}
+            entry |= {column: row[column] for column in ("value", "low", "high", "p_holm")}
+            entry["random_weights"] = twins[name].value.max() if name in twins else None
+            found.append({column: _plain(value) for column, value in entry.items()})
     return found
 
 
+def chance(rows: "pd.DataFrame") -> float:
+    """What a question's rows say of it."""
+    return float(rows[rows.probe == "chance"].value.iloc[0])
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: nan is None."""
+    return value if isinstance(value, str) else None if value is None or value != value else float(value)
+
+
 def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> None:
-    """One row per question, position and similarity, in percent."""
+    """One row per question and kind of similarity, where validation prefers it, in percent."""
     first = table.iloc[0]
     view = Table(
-        title=f"{first.model} ({first.quantization}) on {first.dataset}: where pictures and captions meet, in %",
-        caption="layer: chosen on validation; random: the best layer of random weights; *: p < 0.05, Holm",
+        title=f"{first.model} ({first.quantization}) on {first.dataset}: pictures and captions read alone, in %",
+        caption="layer and position: chosen on validation; random: the best layer of random weights there; *: p < 0.05 "
+        "by exchanging pictures, Holm over layers",
         collapse_padding=True,
     )
-    for name in ("question", "picture x text", "similarity", "layer"):
-        view.add_column(name, no_wrap=name == "layer")
-    for name in ("test", "top", "random", "chance"):
-        view.add_column(name, justify="right", no_wrap=True)
-    last = ""
-    for entry in best_layers(table):
-        if last and entry["question"] != last:
-            view.add_section()
-        view.add_row("" if entry["question"] == last else entry["question"], *_cells(entry))
-        last = entry["question"]
+    view.add_column("similarity", no_wrap=True)
+    view.add_column("layer", no_wrap=True)
+    view.add_column("read at", max_width=14)
+    view.add_column("test", justify="right", no_wrap=True)
+    view.add_column("random", justify="right", no_wrap=True)
+    best = best_layers(table)
+    for question in QUESTIONS:
+        here = [entry for entry in best if entry["question"] == question.name]
+        by_kind: dict[str, dict[str, Any]] = {}
+        for entry in sorted(here, key=lambda entry: entry["val"]):  # the last one stays
+            by_kind[f"{entry['features']} {entry['similarity']}"] = entry
+        view.add_section()
+        view.add_row(f"[bold]{question.name}[/bold]", "", "", f"chance {100 * chance(question.rows(table)):.1f}")
+        for kind in sorted(by_kind):
+            view.add_row(kind, *_cells(by_kind[kind]))
     (console or Console()).print(view)
 
 
 def _cells(entry: dict[str, Any]) -> Iterator[str]:
-    yield from (entry["position"], entry["similarity"], entry["site"])
-    star = "*" if entry["p_holm"] is not None and entry["p_holm"] < 0.05 else ""
+    yield from (entry["site"], entry["position"])
+    star = "*" if entry["p_holm"] is not None and entry["p_holm"] < ALPHA else ""
     yield f"{100 * entry['value']:.1f}{star} [dim]\\[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}][/dim]"
-    for name in ("top", "random_weights", "chance"):
-        yield "" if entry[name] is None else f"{100 * entry[name]:.1f}"
+    yield "" if entry["random_weights"] is None else f"{100 * entry['random_weights']:.1f}"

@@ -23,14 +23,14 @@ from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.permutation import TIE, holm
 from mllm_probe.sugar.gallery import Documents, Gallery
-from mllm_probe.sugar.readout import Cosines, States, centred
+from mllm_probe.sugar.readout import Cosines, States, centred, mapped
 from mllm_probe.sugar.retrieval import FALSE, Measure, permuted
 from mllm_probe.sugar.sequences import ALIGNED, BAG, GAK, aligned_mean, bag_mean, gak, median_distance
 from mllm_probe.types import Picture, Sample
 
 COSINE, CHANCE, LENGTH = "cosine", "chance", "caption_length"
 RANDOM_COSINE = "random_cosine"
-RAW, CENTRED = "raw", "centred"
+RAW, CENTRED, MAPPED = "raw", "centred", "mapped"
 HELD_OUT = ("val", "test")
 
 
@@ -123,20 +123,32 @@ class Alignment:
         bare, settings = self._blank(one, site, at), self._config.align
         states = {split: one.states(site, at, gallery) for split, gallery in self._galleries.items()}
         try:
-            raw = Cosines.of(states["test"])
-            cosines = {split: Cosines.of(rows) for split, rows in centred(states, settings.remove_components).items()}
+            raw, kinds = Cosines.of(states["test"]), self._kinds(states)
         except ProbeError as error:
             self._reporter.note(f"{site} at {bare.position} is left out: {error}")
             yield replace(bare, metric=NOT_APPLICABLE)
             return
-        for features, found in ((RAW, raw), (CENTRED, cosines["test"])):
-            yield self._common(replace(bare, features=features), found.across)
+        yield self._common(replace(bare, features=RAW), raw.across)
+        for features, (cosines, strength) in kinds.items():
+            kind = replace(bare, features=features, lambda_=strength)
+            yield self._common(kind, cosines["test"].across)
+            yield from self._of_layer(kind, cosines)
+
+    def _kinds(self, states: Mapping[str, States]) -> dict[str, tuple[dict[str, Cosines], float | None]]:
+        """{features: the cosines of each split, strength of the map}. Raises ProbeError."""
+        bare = centred(states, self._config.align.remove_components)
+        carried, strength = mapped(bare, {split: gallery.own for split, gallery in self._galleries.items()})
+        return {
+            name: ({split: Cosines.of(rows) for split, rows in found.items()}, value)
+            for name, found, value in ((CENTRED, bare, None), (MAPPED, carried, strength))
+        }
+
+    def _of_layer(self, bare: Score, cosines: Mapping[str, Cosines]) -> Iterator[Score]:
+        delta = self._config.align.delta or median_distance(cosines["train"].across)
+        if not bare.control:
+            self._delta[f"{bare.site}@{bare.position}, {bare.features}"] = delta
         for split in HELD_OUT:
             yield from self._of_pictures(replace(bare, split=split), cosines[split].across)
-        delta = settings.delta or median_distance(cosines["train"].across)
-        if not bare.control:
-            self._delta[f"{site}@{bare.position}"] = delta
-        for split in HELD_OUT:
             yield from self._of_documents(replace(bare, split=split), cosines[split], delta)
 
     def _common(self, bare: Score, across: np.ndarray) -> Score:
@@ -240,7 +252,7 @@ def corrected(scores: Sequence[Score]) -> list[Score]:
     families: dict[str, list[int]] = {}
     for place, row in enumerate(scores):
         if row.p_value is not None:
-            name = "/".join((row.task, row.target, row.metric, row.probe, row.position))
+            name = "/".join((row.task, row.target, row.metric, row.features, row.probe, row.position))
             families.setdefault(name, []).append(place)
     found = list(scores)
     for name, places in families.items():

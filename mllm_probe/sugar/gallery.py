@@ -68,6 +68,12 @@ class Gallery:
                 row[j] = OWN if text in own else FALSE if self.contradicts(picture, caption) else LEFT_OUT
         return table
 
+    @property
+    def own(self) -> np.ndarray:
+        """[N, T]: the weights of each picture's captions in their mean."""
+        mine = self.relevance == OWN
+        return mine / mine.sum(axis=1, keepdims=True)
+
     @cached_property
     def _groups(self) -> np.ndarray:
         """[N]"""
@@ -120,7 +126,7 @@ class Gallery:
         return Quadruples(pictures, texts, self._groups[pictures[:, 0]])
 
     def documents(self, count: int, most: int, seed: int) -> "Documents":
-        """At most `count` documents of 2 to `most` pictures, no two of the same ones. Raises DataError where none can be drawn."""
+        """At most `count` documents of 2 to `most` pictures, no two of the same ones. Raises DataError."""
         drawn = draw_documents(self.pictures, 2 * count, most, seed)
         long = [document for document in drawn if len(document.pictures) >= FEWEST]
         chosen = list({tuple(picture.digest for picture in one.pictures): one for one in long}.values())[:count]
@@ -161,7 +167,7 @@ def draw_pictures(pictures: Sequence[Picture], most: int | None, seed: int, spli
     captioned = [picture for picture in pictures if picture.captions]
     if len(captioned) < FEWEST:
         raise DataError(
-            f"the {split} split has {len(captioned)} pictures with captions, and {FEWEST} are needed to choose between; "
+            f"the {split} split has {len(captioned)} pictures with captions, and {FEWEST} are needed; "
             "take more (data.n)"
         )
     Random(f"align/{split}/{seed}").shuffle(captioned)

@@ -1,7 +1,7 @@
 """States of one layer made comparable: centred by those of the training split, per modality, then of unit length.
 
-Raw states of one modality share a large common part, so that the cosines of all pairs are alike (Chow et al. 2024 train
-theirs apart; states as they are need it taken out). Knows neither files nor models. Letters: N rows, D width, K
+Raw states of one modality share a large common part, so that the cosines of all pairs are alike. Chow et al. 2024 train
+a head that brings both modalities together; here the states stay as they are, or a linear map is fitted. Knows neither files nor models. Letters: N rows, D width, K
 components.
 """
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_probe.errors import ProbeError
+
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,24 @@ def centred(states: Mapping[str, States], remove: int = 0) -> dict[str, States]:
     train = states["train"]
     pictures, texts = Centring.of(train.pictures, remove), Centring.of(train.texts, remove)
     return {split: States(pictures(one.pictures), texts(one.texts)) for split, one in states.items()}
+
+
+def mapped(states: Mapping[str, States], own: Mapping[str, np.ndarray]) -> tuple[dict[str, States], float]:
+    """{split: centred states}, the pictures' carried to where their captions are, and the strength of the ridge.
+
+    The linear map is fitted to the training pictures and the means of their captions; `own` {split: [N, T]} holds the
+    weights of these means. Of STRENGTHS, shares of the mean variance, validation takes the one that brings pictures
+    closest to their captions. Raises ProbeError.
+    """
+    train = states["train"].pictures
+    left, values, right = np.linalg.svd(train, full_matrices=False)
+    wanted = left.T @ (own["train"] @ states["train"].texts)
+    found = {}
+    for strength in STRENGTHS:
+        shrunk = values / (values**2 + strength * (values**2).sum() / train.shape[1])
+        carried = {
+            split: States(one.pictures @ right.T @ (shrunk[:, None] * wanted), one.texts)
+            for split, one in states.items()
+        }
+        found[float((Cosines.of(carried["val"]).across * own["val"]).sum())] = carried, strength
+    return found[max(found)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from mllm_probe.errors import ProbeError
 from mllm_probe.sugar.kernels import local_kernel, log_gak, width
 
+CHUNK = 1 << 15  # pairs that are aligned together
 GAK, ALIGNED, BAG = "gak", "aligned_mean", "bag_mean"
 
 
@@ -80,14 +81,15 @@ def gak(
         _self_kernels(torch.from_numpy(cosine), here, delta, other)
         for cosine, here, other in zip(own, (left, right), (b, a), strict=True)
     ]
-    table, columns = torch.from_numpy(cosines), torch.from_numpy(right.index)
-    rows = []
-    for i, index in enumerate(torch.from_numpy(left.index)):
-        pairs = table[index][:, columns].permute(1, 0, 2)
-        one = a[i].expand(len(b))
-        found = _log_gak(pairs, one, b, width(delta, one, b))
-        rows.append(torch.exp(found - (selves[0][i, b] + selves[1][:, a[i]]) / 2))
-    return torch.stack(rows).numpy()
+    pairs = torch.cartesian_prod(torch.arange(len(a)), torch.arange(len(b)))
+    rows, columns, table = torch.from_numpy(left.index), torch.from_numpy(right.index), torch.from_numpy(cosines)
+    found = []
+    for chunk in torch.split(pairs, CHUNK):
+        i, j = chunk.T
+        here = table[rows[i][:, :, None], columns[j][:, None]]
+        log = _log_gak(here, a[i], b[j], width(delta, a[i], b[j]))
+        found.append(torch.exp(log - (selves[0][i, b[j]] + selves[1][j, a[i]]) / 2))
+    return torch.cat(found).reshape(len(a), len(b)).numpy()
 
 
 def _self_kernels(cosines: Tensor, places: Places, delta: float, others: Tensor) -> Tensor:
