@@ -24,5 +24,5 @@ class AlignSettings:
     documents: int = 150
     most: int = 4
     delta: float | None = None
-    permutations: int = 999
+    permutations: int = 499
     seed: int = 0

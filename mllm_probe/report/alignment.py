@@ -36,12 +36,12 @@ class Question:
 
 
 QUESTIONS = (
-    Question("picture to caption, R@1", "retrieval", "image_to_text", "recall_at_1"),
-    Question("caption to picture, R@1", "retrieval", "text_to_image", "recall_at_1"),
-    Question("true or false caption, AUROC", "entailment", "caption", "auroc"),
-    Question("quadruples, group score", "quadruples", "caption", "group_score"),
-    Question("documents: pictures to captions, R@1", "sequence_retrieval", "image_to_text", "recall_at_1"),
-    Question("documents: captions to pictures, R@1", "sequence_retrieval", "text_to_image", "recall_at_1"),
+    Question("pictures to captions", "retrieval", "image_to_text", "recall_at_1"),
+    Question("captions to pictures", "retrieval", "text_to_image", "recall_at_1"),
+    Question("true or false caption", "entailment", "caption", "auroc"),
+    Question("quadruples", "quadruples", "caption", "group_score"),
+    Question("documents to captions", "sequence_retrieval", "image_to_text", "recall_at_1"),
+    Question("documents to pictures", "sequence_retrieval", "text_to_image", "recall_at_1"),
 )
 
 
@@ -102,7 +102,9 @@ def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> No
         for entry in sorted(here, key=lambda entry: entry["val"]):  # the last one stays
             by_kind[f"{entry['features']} {entry['similarity']}"] = entry
         view.add_section()
-        view.add_row(f"[bold]{question.name}[/bold]", "", "", f"chance {100 * chance(question.rows(table)):.1f}")
+        view.add_row(
+            f"[bold]{question.name}[/bold]", question.metric, "", f"chance {100 * chance(question.rows(table)):.1f}"
+        )
         for kind in sorted(by_kind):
             view.add_row(kind, *_cells(by_kind[kind]))
     (console or Console()).print(view)

@@ -20,7 +20,7 @@ STYLES = {"cosine": "-", "gak": "-", "aligned_mean": (0, (4, 2)), "bag_mean": (0
 
 
 def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
-    """Intervals are drawn of the cosine and the kernel; of random weights the first position."""
+    """Intervals are drawn of the cosine and the kernel; random weights where the model reaches highest."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 1.0 + 1.75 * len(QUESTIONS)), layout="constrained")
@@ -29,7 +29,7 @@ def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
     for row, question in zip(panels, QUESTIONS, strict=True):
         for panel, features in zip(row, FEATURES, strict=True):
             _draw_panel(panel, question, table, features, sites)
-        row[0].set_title(question.name, fontsize=9.5, loc="left")
+        row[0].set_title(f"{question.name}, {question.metric}", fontsize=9.5, loc="left")
     for panel, name in zip(panels[0], FEATURES.values(), strict=True):
         panel.set_title(name, fontsize=9.5, loc="right", color="0.3")
     _name_styles(panels[-1, 0])
@@ -61,9 +61,10 @@ def _draw_panel(panel: Any, question: Question, table: "pd.DataFrame", features:
         )
         if solid:
             panel.fill_between(x, line.low, line.high, color=colours[position], alpha=0.13, linewidth=0)
-    for (_, _, position), line in list(curves(here, RANDOM))[:1]:
+    highest = max(curves(here), key=lambda curve: curve[1].value.max())[0]
+    for line in (line for name, line in curves(here, RANDOM) if name == highest):
         (colour, dashes), x = DASHES[RANDOM], [sites.index(site) for site in line.site]
-        panel.plot(x, line.value, color=colour, linestyle=dashes, linewidth=1.1, label=f"{position}, random weights")
+        panel.plot(x, line.value, color=colour, linestyle=dashes, linewidth=1.1, label="random weights")
     panel.axhline(chance(rows), color="0.45", linewidth=0.8, linestyle="--", label="chance")
     name_sites(panel, sites)
 

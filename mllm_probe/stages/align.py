@@ -36,13 +36,13 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     ready = prepare(replace(config, controls=[]), paths, reporter)
     save_config(config, paths.config)
     check_task(ready)
-    galleries = _galleries(ready, config)
-    shown = [shown_alone(picture) for gallery in galleries.values() for picture in gallery.pictures]
-    said = [said_alone(text) for gallery in galleries.values() for text in gallery.texts]
+    asked = galleries(ready, config)
+    shown = [shown_alone(picture) for gallery in asked.values() for picture in gallery.pictures]
+    said = [said_alone(text) for gallery in asked.values() for text in gallery.texts]
     pictures = _side(ready, config, shown, config.align.images_at)
     texts = _side(ready, config, said, config.align.texts_at)
     done = extract_all([pictures, texts], reporter)
-    alignment = Alignment(ready, galleries, config, reporter)
+    alignment = Alignment(ready, asked, config, reporter)
     sides = [Sides(pictures, texts), *map(Sides, pictures.variants, texts.variants)]
     ScoreFile(paths.alignment).replace(corrected([*alignment.baselines(), *alignment.scores(sides)]))
     best = best_layers(load_scores(paths.alignment))
@@ -93,7 +93,7 @@ def check_task(ready: Prepared) -> None:
         )
 
 
-def _galleries(ready: Prepared, config: AlignConfig) -> dict[str, Gallery]:
+def galleries(ready: Prepared, config: AlignConfig) -> dict[str, Gallery]:
     """{split: its pictures and what is said of them}, as the run's first seed splits them. Raises DataError."""
     settings, place = config.align, ready.folds.splits(ready.examples.folds, config.sweep.seeds[0])
     claims = _claims(ready.examples)

@@ -120,7 +120,7 @@ class Alignment:
 
     def _layer(self, one: Sides, site: Site, at: tuple[str, str]) -> Iterator[Score]:
         """A layer whose states have no direction, such as those of one token, says so in one row."""
-        bare, settings = self._blank(one, site, at), self._config.align
+        bare = self._blank(one, site, at)
         states = {split: one.states(site, at, gallery) for split, gallery in self._galleries.items()}
         try:
             raw, kinds = Cosines.of(states["test"]), self._kinds(states)

@@ -1,8 +1,8 @@
 """States of one layer made comparable: centred by those of the training split, per modality, then of unit length.
 
 Raw states of one modality share a large common part, so that the cosines of all pairs are alike. Chow et al. 2024 train
-a head that brings both modalities together; here the states stay as they are, or a linear map is fitted. Knows neither files nor models. Letters: N rows, D width, K
-components.
+a head that brings both modalities together; here the states stay as they are, or a linear map is fitted. Knows neither
+files nor models. Letters: N rows, D width, T texts, K components.
 """
 
 from collections.abc import Mapping

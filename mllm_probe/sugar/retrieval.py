@@ -7,6 +7,7 @@ Q questions, M metrics, R draws of the bootstrap.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -49,10 +50,15 @@ def ranks(similarity: np.ndarray, relevance: np.ndarray) -> np.ndarray:
     something else). A tie with a false candidate counts against the query. Raises ProbeError for a query without an own
     candidate.
     """
-    if not (relevance == OWN).any(axis=1).all():
+    own = relevance == OWN
+    if not own.any(axis=1).all():
         raise ProbeError("a query has no candidate of its own, so nothing can be found; leave it out")
-    best = np.where(relevance == OWN, similarity, -np.inf).max(axis=1, keepdims=True)
-    return 1 + ((relevance == FALSE) & ~(similarity < best)).sum(axis=1)  # nan counts against
+    return _ranks(similarity, own, relevance == FALSE)
+
+
+def _ranks(similarity: np.ndarray, own: np.ndarray, false: np.ndarray) -> np.ndarray:
+    best = np.where(own, similarity, -np.inf).max(axis=1, keepdims=True)
+    return 1 + (false & ~(similarity < best)).sum(axis=1)  # nan counts against
 
 
 class _Hits:
@@ -82,25 +88,29 @@ class Retrieval(_Hits):
     names: np.ndarray
     metrics: ClassVar[tuple[str, ...]] = tuple(f"recall_at_{k}" for k in RECALLS)
 
-    @property
+    @cached_property
     def groups(self) -> np.ndarray:
         return self.names[self._asked]
 
     @property
     def chance(self) -> np.ndarray:
         """The expected recall of a random order."""
-        wanted = self._turned(self.relevance)[self._asked]
-        own, false = ((wanted == kind).sum(axis=1) for kind in (OWN, FALSE))
+        own, false = (kind.sum(axis=1) for kind in self._kinds)
         return np.asarray([1 - _none_drawn(own, false, k).mean() for k in RECALLS])
 
     def hits(self, similarity: np.ndarray) -> np.ndarray:
-        asked = self._asked
-        rank = ranks(self._turned(similarity)[asked], self._turned(self.relevance)[asked])
+        rank = _ranks(self._turned(similarity)[self._asked], *self._kinds)
         return np.stack([rank <= k for k in RECALLS])
 
-    @property
+    @cached_property
     def _asked(self) -> np.ndarray:
-        return (self._turned(self.relevance) == OWN).any(axis=1)
+        return np.flatnonzero((self._turned(self.relevance) == OWN).any(axis=1))
+
+    @cached_property
+    def _kinds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Own and false candidates of each query [Q, C] bool: kept, for a null asks a thousand times."""
+        wanted = self._turned(self.relevance)[self._asked]
+        return wanted == OWN, wanted == FALSE
 
     def _turned(self, table: np.ndarray) -> np.ndarray:
         return table if self.target == TO_TEXT else table.T
