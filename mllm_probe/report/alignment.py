@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from mllm_probe.settings import RANDOM
+from mllm_probe.settings import PERMUTED, RANDOM
 from mllm_probe.stats.peak import preferred
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAMES = ("features", "similarity", "position")
 ALPHA = 0.05
+SHORT = {"recall_at_1": "R@1", "auroc": "AUROC", "group_score": "group"}
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,21 @@ def curves(rows: "pd.DataFrame", control: str = "") -> Iterator[tuple[tuple[str,
 def best_layers(table: "pd.DataFrame") -> list[dict[str, Any]]:
     """For each question, kind of similarity and position the layer that validation prefers, with its test row.
 
-    `random_weights` is the highest layer of the untrained twin, `top` the last layer; None where there is none.
+    `null` is the layer's mean with pictures exchanged, `random_weights` the highest layer of the untrained twin, `top`
+    the last layer; None where there is none.
     """
     found = []
     for question in QUESTIONS:
         tests = question.rows(table)
         val, twins = dict(curves(question.rows(table, "val"))), dict(curves(tests, RANDOM))
+        nulls = dict(curves(tests, PERMUTED))
         for name, rows in curves(tests):
             chosen = val[name].iloc[preferred(val[name].value.to_numpy())]
             row = rows[rows.site == chosen.site].iloc[0]
             entry = {"question": question.name, **dict(zip(NAMES, name, strict=True)), "site": chosen.site}
             entry |= {"val": chosen.value, "top": rows.value.iloc[-1], "chance": chance(tests)}
             entry |= {column: row[column] for column in ("value", "low", "high", "p_holm")}
+            entry["null"] = nulls[name].set_index("site").value[chosen.site] if name in nulls else None
             entry["random_weights"] = twins[name].value.max() if name in twins else None
             found.append({column: _plain(value) for column, value in entry.items()})
     return found
@@ -86,14 +90,15 @@ def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> No
     first = table.iloc[0]
     view = Table(
         title=f"{first.model} ({first.quantization}) on {first.dataset}: pictures and captions read alone, in %",
-        caption="layer and position: chosen on validation; random: the best layer of random weights there; *: p < 0.05 "
-        "by exchanging pictures, Holm over layers",
+        caption="layer and position: chosen on validation; null: pictures exchanged; *: p < 0.05 by that, Holm over "
+        "layers; random: the best layer of random weights",
         collapse_padding=True,
     )
     view.add_column("similarity", no_wrap=True)
     view.add_column("layer", no_wrap=True)
-    view.add_column("read at", max_width=14)
+    view.add_column("read at", min_width=12, max_width=12)
     view.add_column("test", justify="right", no_wrap=True)
+    view.add_column("null", justify="right", no_wrap=True)
     view.add_column("random", justify="right", no_wrap=True)
     best = best_layers(table)
     for question in QUESTIONS:
@@ -103,7 +108,10 @@ def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> No
             by_kind[f"{entry['features']} {entry['similarity']}"] = entry
         view.add_section()
         view.add_row(
-            f"[bold]{question.name}[/bold]", question.metric, "", f"chance {100 * chance(question.rows(table)):.1f}"
+            f"[bold]{question.name}[/bold]",
+            SHORT[question.metric],
+            "",
+            f"chance {100 * chance(question.rows(table)):.1f}",
         )
         for kind in sorted(by_kind):
             view.add_row(kind, *_cells(by_kind[kind]))
@@ -113,5 +121,6 @@ def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> No
 def _cells(entry: dict[str, Any]) -> Iterator[str]:
     yield from (entry["site"], entry["position"])
     star = "*" if entry["p_holm"] is not None and entry["p_holm"] < ALPHA else ""
-    yield f"{100 * entry['value']:.1f}{star} [dim]\\[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}][/dim]"
-    yield "" if entry["random_weights"] is None else f"{100 * entry['random_weights']:.1f}"
+    yield f"{100 * entry['value']:.1f}{star} [dim]\\[{100 * entry['low']:.0f}, {100 * entry['high']:.0f}][/dim]"
+    for name in ("null", "random_weights"):
+        yield "" if entry[name] is None else f"{100 * entry[name]:.1f}"

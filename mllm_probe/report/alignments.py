@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.report.alignment import QUESTIONS, Question, chance, curves
 from mllm_probe.report.figures import COLOURS, DASHES, legend_below, save
 from mllm_probe.report.heatmaps import in_order, name_sites
-from mllm_probe.settings import RANDOM
+from mllm_probe.settings import PERMUTED, RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FEATURES = {"centred": "states centred", "mapped": "centred, pictures mapped linearly"}
+FLOORS = {RANDOM: DASHES[RANDOM], PERMUTED: ("#882255", (0, (1, 2)))}
+NAMES = {RANDOM: "random weights", PERMUTED: "pictures exchanged"}
 STYLES = {"cosine": "-", "gak": "-", "aligned_mean": (0, (4, 2)), "bag_mean": (0, (1, 1))}
 
 
 def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
-    """Intervals are drawn of the cosine and the kernel; random weights where the model reaches highest."""
+    """Intervals are drawn of the cosine and the kernel; both floors where the model reaches highest."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 1.0 + 1.75 * len(QUESTIONS)), layout="constrained")
@@ -62,9 +64,10 @@ def _draw_panel(panel: Any, question: Question, table: "pd.DataFrame", features:
         if solid:
             panel.fill_between(x, line.low, line.high, color=colours[position], alpha=0.13, linewidth=0)
     highest = max(curves(here), key=lambda curve: curve[1].value.max())[0]
-    for line in (line for name, line in curves(here, RANDOM) if name == highest):
-        (colour, dashes), x = DASHES[RANDOM], [sites.index(site) for site in line.site]
-        panel.plot(x, line.value, color=colour, linestyle=dashes, linewidth=1.1, label="random weights")
+    for control, (colour, dashes) in FLOORS.items():
+        for line in (line for name, line in curves(here, control) if name == highest):
+            x = [sites.index(site) for site in line.site]
+            panel.plot(x, line.value, color=colour, linestyle=dashes, linewidth=1.1, label=NAMES[control])
     panel.axhline(chance(rows), color="0.45", linewidth=0.8, linestyle="--", label="chance")
     name_sites(panel, sites)
 

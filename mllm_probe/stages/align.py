@@ -12,11 +12,12 @@ from mllm_probe.align_settings import IMAGES_AT, TEXTS_AT
 from mllm_probe.cache.store import write_json
 from mllm_probe.config import AlignConfig, save_config
 from mllm_probe.digests import open_digests
-from mllm_probe.errors import ConfigError, choices
+from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.alignment import best_layers
 from mllm_probe.report.scores import ScoreFile, load_scores
+from mllm_probe.score import NOT_APPLICABLE
 from mllm_probe.settings import RANDOM
 from mllm_probe.stages.alignment import Alignment, Sides, corrected, said_alone, shown_alone
 from mllm_probe.stages.extract import extract_all
@@ -37,6 +38,7 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     save_config(config, paths.config)
     check_task(ready)
     asked = galleries(ready, config)
+    check_components(config.align.remove_components, asked["train"], ready.anatomy.widths["lm"])
     shown = [shown_alone(picture) for gallery in asked.values() for picture in gallery.pictures]
     said = [said_alone(text) for gallery in asked.values() for text in gallery.texts]
     pictures = _side(ready, config, shown, config.align.images_at)
@@ -44,7 +46,10 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     done = extract_all([pictures, texts], reporter)
     alignment = Alignment(ready, asked, config, reporter)
     sides = [Sides(pictures, texts), *map(Sides, pictures.variants, texts.variants)]
-    ScoreFile(paths.alignment).replace(corrected([*alignment.baselines(), *alignment.scores(sides)]))
+    rows = list(alignment.scores(sides))
+    if all(row.metric == NOT_APPLICABLE for row in rows):
+        raise ProbeError("no layer could be compared, see the notes above")
+    ScoreFile(paths.alignment).replace(corrected([*alignment.baselines(), *rows]))
     best = best_layers(load_scores(paths.alignment))
     write_json(paths.summary, {**alignment.facts, "extraction": done, "best": best})
     show_alignment(paths, reporter)
@@ -90,6 +95,14 @@ def check_task(ready: Prepared) -> None:
         raise ConfigError(
             f"{ready.config.model.label} attends to pictures and holds no token of theirs in its language model, so "
             "align has no picture to read there; take a model that does"
+        )
+
+
+def check_components(remove: int, train: Gallery, width: int) -> None:
+    """Raises ConfigError where nothing would be left of the states."""
+    if remove >= (most := min(len(train.pictures), len(train.texts), width)):
+        raise ConfigError(
+            f"align.remove_components={remove} must be below {most}, the least of training pictures, captions and width"
         )
 
 
