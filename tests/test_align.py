@@ -314,7 +314,7 @@ def test_the_command_reads_both_alone_and_the_second_time_from_the_cache(
     assert again != folder and (again / "alignment.csv").read_bytes() == (folder / "alignment.csv").read_bytes()
     assert all(side["hit"] for side in json.loads((again / "summary.json").read_text())["extraction"])
     code, out, _ = probe("report", f"run={again}")
-    assert code == 0 and "documents to captions" in out
+    assert code == 0 and "document to captions" in out
 
 
 def check_rows(table: pd.DataFrame) -> None:

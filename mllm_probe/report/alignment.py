@@ -39,10 +39,10 @@ class Question:
 QUESTIONS = (
     Question("pictures to captions", "retrieval", "image_to_text", "recall_at_1"),
     Question("captions to pictures", "retrieval", "text_to_image", "recall_at_1"),
-    Question("true or false caption", "entailment", "caption", "auroc"),
+    Question("true or false", "entailment", "caption", "auroc"),
     Question("quadruples", "quadruples", "caption", "group_score"),
-    Question("documents to captions", "sequence_retrieval", "image_to_text", "recall_at_1"),
-    Question("documents to pictures", "sequence_retrieval", "text_to_image", "recall_at_1"),
+    Question("document to captions", "sequence_retrieval", "image_to_text", "recall_at_1"),
+    Question("document to pictures", "sequence_retrieval", "text_to_image", "recall_at_1"),
 )
 
 

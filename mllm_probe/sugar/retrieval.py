@@ -53,12 +53,13 @@ def ranks(similarity: np.ndarray, relevance: np.ndarray) -> np.ndarray:
     own = relevance == OWN
     if not own.any(axis=1).all():
         raise ProbeError("a query has no candidate of its own, so nothing can be found; leave it out")
-    return _ranks(similarity, own, relevance == FALSE)
+    return _ranks(similarity, own, relevance == FALSE, axis=1)
 
 
-def _ranks(similarity: np.ndarray, own: np.ndarray, false: np.ndarray) -> np.ndarray:
-    best = np.where(own, similarity, -np.inf).max(axis=1, keepdims=True)
-    return 1 + (false & ~(similarity < best)).sum(axis=1)  # nan counts against
+def _ranks(similarity: np.ndarray, own: np.ndarray, false: np.ndarray, axis: int) -> np.ndarray:
+    """Candidates along `axis`; nan finds nothing."""
+    best = np.where(own, similarity, -np.inf).max(axis=axis, keepdims=True)
+    return 1 + np.count_nonzero(false & ~(similarity < best), axis=axis)
 
 
 class _Hits:
@@ -95,25 +96,26 @@ class Retrieval(_Hits):
     @property
     def chance(self) -> np.ndarray:
         """The expected recall of a random order."""
-        own, false = (kind.sum(axis=1) for kind in self._kinds)
+        own, false = (kind.sum(axis=self._axis)[self._asked] for kind in self._kinds)
         return np.asarray([1 - _none_drawn(own, false, k).mean() for k in RECALLS])
 
     def hits(self, similarity: np.ndarray) -> np.ndarray:
-        rank = _ranks(self._turned(similarity)[self._asked], *self._kinds)
-        return np.stack([rank <= k for k in RECALLS])
+        rank = _ranks(similarity, *self._kinds, self._axis)[self._asked]
+        return rank <= np.asarray(RECALLS)[:, None]
+
+    @property
+    def _axis(self) -> int:
+        """Along which the candidates lie."""
+        return 1 if self.target == TO_TEXT else 0
 
     @cached_property
     def _asked(self) -> np.ndarray:
-        return np.flatnonzero((self._turned(self.relevance) == OWN).any(axis=1))
+        return np.flatnonzero(self._kinds[0].any(axis=self._axis))
 
     @cached_property
     def _kinds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Own and false candidates of each query [Q, C] bool: kept, for a null asks a thousand times."""
-        wanted = self._turned(self.relevance)[self._asked]
-        return wanted == OWN, wanted == FALSE
-
-    def _turned(self, table: np.ndarray) -> np.ndarray:
-        return table if self.target == TO_TEXT else table.T
+        """Own and false candidates [N, T] bool: kept, for a null asks hundreds of times."""
+        return self.relevance == OWN, self.relevance == FALSE
 
 
 def _none_drawn(own: np.ndarray, false: np.ndarray, k: int) -> np.ndarray:
