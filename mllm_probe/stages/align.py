@@ -32,7 +32,10 @@ from mllm_probe.types import Examples, Sample
 
 
 def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
-    """The command: extract both sides, then alignment.csv, a figure and a table. Raises ConfigError, DataError."""
+    """The command: extract both sides, then alignment.csv, a figure and a table.
+
+    Raises ConfigError, DataError, ProbeError.
+    """
     check_settings(config)
     ready = prepare(replace(config, controls=[]), paths, reporter)
     save_config(config, paths.config)
@@ -43,8 +46,8 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     said = [said_alone(text) for gallery in asked.values() for text in gallery.texts]
     pictures = _side(ready, config, shown, config.align.images_at)
     texts = _side(ready, config, said, config.align.texts_at)
-    done = extract_all([pictures, texts], reporter)
     alignment = Alignment(ready, asked, config, reporter)
+    done = extract_all([pictures, texts], reporter)
     sides = [Sides(pictures, texts), *map(Sides, pictures.variants, texts.variants)]
     rows = list(alignment.scores(sides))
     if all(row.metric == NOT_APPLICABLE for row in rows):
