@@ -394,7 +394,17 @@ def test_bad_settings_are_one_sentence(probe: Run, override: str, message: str) 
     assert code == 1 and message in err and "Traceback" not in err
 
 
-def test_a_language_model_without_picture_tokens_is_refused(probe: Run, tmp_path: Path) -> None:
-    folder = BUILDERS["mllama"](tmp_path / "mllama")
-    code, _, err = probe("align", *QUICK, *tiny(folder))
-    assert code == 1 and "holds no token of theirs in its language model" in err
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("mllama", "holds no token of theirs in its language model"),
+        ("blip2", "reads no prompt without a picture"),
+        ("paligemma", "takes no prompt without a picture"),
+    ],
+)
+def test_models_that_cannot_read_either_alone_are_refused(
+    probe: Run, tmp_path: Path, family: str, message: str
+) -> None:
+    folder = BUILDERS[family](tmp_path / family)
+    code, _, err = probe("align", *QUICK, *tiny(folder), "controls=none")
+    assert code == 1 and message in err and "Traceback" not in err

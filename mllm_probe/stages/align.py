@@ -94,6 +94,11 @@ def check_task(ready: Prepared) -> None:
             "align takes true and false captions from task=entailment, without task.answers and task.test_templates; "
             f"the task is {task.name}"
         )
+    if "qformer" in ready.anatomy.widths:
+        raise ConfigError(
+            f"{ready.config.model.label} reads no prompt without a picture (its Q-Former needs one), and align reads "
+            "captions alone; take a model that does"
+        )
     if ready.anatomy.crossed:
         raise ConfigError(
             f"{ready.config.model.label} attends to pictures and holds no token of theirs in its language model, so "
