@@ -394,6 +394,7 @@ def test_bad_settings_are_one_sentence(probe: Run, override: str, message: str) 
     assert code == 1 and message in err and "Traceback" not in err
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PaliGemma's processor under numpy 2
 @pytest.mark.parametrize(
     ("family", "message"),
     [
