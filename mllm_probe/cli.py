@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": "finished runs side by side: one CSV, a figure and a ranking a task",
     "geometry": "compare the layers of a filled cache with each other",
     "fidelity": "what quantisation does to the layers and to their probes",
+    "align": "how well pictures and captions match, layer by layer: retrieval, documents, quadruples",
     "tune": "train a connector, or adapters of the language model",
     "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
     "vision score": "how well vision encoders suit a multimodal model: A score, C score and others",

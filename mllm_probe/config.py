@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mllm_probe import __version__
+from mllm_probe.align_settings import AlignSettings
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.label_settings import LabelSettings
 from mllm_probe.report_settings import ReportSettings
@@ -75,6 +76,13 @@ class GeometryConfig(RunConfig):
     """`geometry`: the settings of the run whose cache is read, and how its layers are compared."""
 
     geometry: GeometrySettings = field(default_factory=GeometrySettings)
+
+
+@dataclass
+class AlignConfig(RunConfig):
+    """`align`: the settings of a run, whose task gives the captions and their negatives, and what is compared."""
+
+    align: AlignSettings = field(default_factory=AlignSettings)
 
 
 @dataclass
@@ -161,6 +169,7 @@ SCHEMAS: dict[str, type] = {
     "sweep": RunConfig,
     "geometry": GeometryConfig,
     "fidelity": FidelityConfig,
+    "align": AlignConfig,
     "tune": TuneConfig,
     "inspect": InspectConfig,
     "vision_score": VisionScoreConfig,

@@ -148,6 +148,14 @@ class RunPaths:
         return self.root / f"fidelity.{kind}"
 
     @property
+    def alignment(self) -> Path:
+        """Rows as in scores.csv, of another experiment."""
+        return self.root / "alignment.csv"
+
+    def alignments(self, kind: str) -> Path:
+        return self.root / f"alignment.{kind}"
+
+    @property
     def losses(self) -> Path:
         """Of a training, a row a step."""
         return self.root / "losses.csv"

@@ -23,6 +23,7 @@ FLOORS = [
         "vision_settings",
         "label_settings",
         "report_settings",
+        "align_settings",
         "digests",
         "integration",
         "jobs",

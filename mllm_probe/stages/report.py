@@ -9,6 +9,8 @@ from mllm_probe.config import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
+from mllm_probe.report.alignment import print_alignment
+from mllm_probe.report.alignments import draw_alignment
 from mllm_probe.report.features import draw_features
 from mllm_probe.report.fidelity import load_agreements, print_agreements
 from mllm_probe.report.figures import draw_layers
@@ -41,6 +43,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.scores: partial(show, settings=settings),
         paths.geometry: partial(show_geometry, settings=settings),
         paths.fidelity: partial(show_fidelity, settings=settings),
+        paths.alignment: show_alignment,
         paths.vision: show_vision,
         paths.fit: show_fit,
         paths.policy: show_policy,
@@ -91,6 +94,14 @@ def show_fidelity(paths: RunPaths, reporter: Reporter, settings: ReportSettings)
     table = load_agreements(paths.fidelity)
     draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")], settings.style)
     print_agreements(table)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_alignment(paths: RunPaths, reporter: Reporter) -> None:
+    """Draw alignment.png and alignment.pdf, print the table and say where everything is."""
+    table = load_scores(paths.alignment)
+    draw_alignment(table, [paths.alignments("png"), paths.alignments("pdf")])
+    print_alignment(table)
     reporter.note(f"everything is in {paths.root}")
 
 

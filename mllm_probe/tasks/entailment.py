@@ -157,11 +157,16 @@ class Entailment:
             )
 
 
+def said(caption: str) -> str:
+    """A caption as the middle of a sentence: neither blanks around it nor a full stop."""
+    return caption.strip().rstrip(".")
+
+
 def _sample(picture: Picture, wording: str, caption: str, answer: str | None) -> Sample:
-    said = caption.strip().rstrip(".")
+    bare = said(caption)
     start = wording.index("{caption}")
-    text = wording.replace("{caption}", said)
-    marks = {"caption": (start, start + len(said))}
+    text = wording.replace("{caption}", bare)
+    marks = {"caption": (start, start + len(bare))}
     if answer is not None:
         text = f"{text} {answer}"
         marks["answer"] = (len(text) - len(answer), len(text))
