@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import Run
 from safetensors.numpy import save_file
 
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.arms import BASE, FULL, PERMUTED, PLAIN, Effect, draw_arms, said
-from mllm_probe.report.fidelity import HOME, MODEL, REFERENCE, Agreement, save_agreements
-from mllm_probe.report.predictions import Scored
-from mllm_probe.report.rows import save_rows
+from mllm_probe.report.fidelity import HOME, MODEL, REFERENCE, Agreement, curve, load_agreements, save_agreements
+from mllm_probe.report.predictions import Scored, load_scored
+from mllm_probe.report.rows import load_rows, save_rows
+from mllm_probe.report.scores import load_scores
 from mllm_probe.stages.arms import effects
 from mllm_probe.train.material import HeldOut
 
@@ -147,3 +149,52 @@ def test_trainings_on_other_data_are_refused(tmp_path: Path) -> None:
     pd.read_csv(path).iloc[1:].to_csv(path, index=False)
     with pytest.raises(DataError, match="tested on different captions"):
         effects(tmp_path)
+
+
+def test_the_experiment_from_trainings_to_what_they_moved(probe: Run, tmp_path: Path) -> None:
+    """Two arms, one seed, ten steps; the test pictures of the followers are those of the training."""
+    small = ("dataset.pictures=40", "data.n=40", "target.documents=24", "target.held_out=6", "train.batch=4")
+    arms = ("target.arm=lg,lg_ld", "train.seed=0", "train.steps=10")
+    code, _, err = probe("tune", "-m", "experiment=sugar_arms", *small, *arms)
+    assert code == 0, err
+    (folder,) = tmp_path.glob("outputs/multirun/*/*")
+    code, out, err = probe("report", f"run={folder}")
+    assert code == 0, err
+    assert "lg_ld minus lg:" in out
+    table = load_rows(folder / "arms.csv", Effect).set_index(["measure", "task", "layers", "arm", "against"])
+    captions = [pd.read_csv(folder / job / "held_out.csv") for job in "01"]
+    gap = (captions[1].loss - captions[0].loss).mean()
+    assert table.value["captions", "", "", FULL, PLAIN] == pytest.approx(gap, abs=1e-6)
+    for task in ("entailment", "objects"):
+        curves = [load_agreements(folder / job / task / "fidelity.csv") for job in "01"]
+        means = [_block_mean(one, (MODEL, MODEL)) for one in curves]
+        assert table.value["refitted", task, "all", FULL, PLAIN] == pytest.approx(means[1] - means[0], abs=1e-6)
+        home = _block_mean(curves[0], HOME)
+        assert table.value["refitted", task, "all", PLAIN, BASE] == pytest.approx(means[0] - home, abs=1e-6)
+    files = [load_scores(folder / job / "alignment" / "alignment.csv") for job in "01"]
+    found = [one[(one.task == "entailment") & (one.features == "centred") & (one.split == "test")] for one in files]
+    found = [one[(one.control == "") & (one.part == "block") & (one.metric == "auroc")].value.mean() for one in found]
+    aligned = table.value["true or false", "centred cosine", "all", FULL, PLAIN]
+    assert aligned == pytest.approx(100 * (found[1] - found[0]), abs=1e-6)
+    scored = load_scored(folder / "0" / "entailment" / "predictions.safetensors")
+    tested = {group for group, test in zip(scored.groups, scored.test, strict=True) if test}
+    assert set(captions[0].picture) <= tested and len(tested) == 10
+
+
+def _block_mean(table: pd.DataFrame, pair: tuple[str, str]) -> float:
+    rows = curve(table[(table.tower == "lm") & (table.part == "block") & (table.position == "last")], *pair)
+    return 100 * float(rows.value.mean())
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        ("tune", "after.x begins with 'tune'; choose one of: align, fidelity, geometry, run"),
+        ("fidelity task=entailmant", "task=entailmant is unknown; did you mean 'entailment'?"),
+        ("fidelity typo=1", "'typo' is no setting of `fidelity`"),
+    ],
+)
+def test_what_cannot_follow_is_one_sentence(probe: Run, tmp_path: Path, after: str, message: str) -> None:
+    code, _, err = probe("tune", "target=sugar_mini", f"+after.x='{after}'")
+    assert code == 1 and message in err and "\n" not in err.strip()
+    assert not list(tmp_path.glob("outputs/labels"))

@@ -119,7 +119,7 @@ def draw_arms(rows: Sequence[Effect], paths: Sequence[Path]) -> None:
     units = list(dict.fromkeys(row.unit for row in shown))
     heights = [len({what(row) for row in shown if row.unit == unit}) for unit in units]
     arms = list(dict.fromkeys(row.arm for row in shown))
-    height = 1.4 + (0.2 + 0.11 * len(arms)) * sum(heights)
+    height = 1.4 + (0.14 + 0.07 * len(arms)) * sum(heights)
     figure = Figure(figsize=(6.8, height), layout="constrained")
     panels = figure.subplots(len(units), squeeze=False, height_ratios=heights)[:, 0]
     for panel, unit in zip(panels, units, strict=True):

@@ -13,16 +13,21 @@ import pandas as pd
 
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
+from mllm_probe.report.alignment import QUESTIONS, curves
 from mllm_probe.report.arms import BASE, FULL, PERMUTED, PLAIN, Effect
 from mllm_probe.report.fidelity import HOME, METRICS, MODEL, REFERENCE, curve, load_agreements
 from mllm_probe.report.predictions import Scored, load_logits, load_scored
+from mllm_probe.report.scores import load_scores
+from mllm_probe.stages.alignment import CENTRED, COSINE, MAPPED
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.peak import preferred
 from mllm_probe.stats.permutation import holm
+from mllm_probe.sugar.sequences import GAK
 
 KINDS = {"refitted": (MODEL, MODEL), "reused": (REFERENCE, MODEL)}  # measure: the probe is fitted on, read on
 LEVEL = 0.95
+ALIGNED = tuple(one for one in QUESTIONS if one.target != "text_to_image")  # of two directions one
 Trainings = Mapping[str, Mapping[int, RunPaths]]  # {arm: {seed: where}}
 
 
@@ -43,7 +48,9 @@ def effects(root: Path) -> list[Effect]:
     """All rows of arms.csv for the trainings in a multirun's folder. Raises DataError."""
     trainings = find_trainings(root)
     found = [_effect(measured, *pair) for measured in _measured(trainings) for pair in _pairs(measured.scores)]
-    return _corrected(found)
+    first = next(iter(trainings[PLAIN].values()))
+    tables = sorted(first.root.glob("*/alignment.csv"))
+    return [*_corrected(found), *(row for table in tables for row in _alignments(trainings, table.parent.name))]
 
 
 def find_trainings(root: Path) -> Trainings:
@@ -78,7 +85,7 @@ def _effect(measured: Measured, arm: str, against: str) -> Effect:
     a, b = measured.scores[arm], measured.scores[against]
     draws = Resamples(measured.groups)
     gap = difference(a.mean(axis=0), b.mean(axis=0), draws, LEVEL)
-    seeds = " ".join(f"{value:.4g}" for value in np.broadcast_to(a - b, a.shape).mean(axis=1))
+    seeds = _listed(np.broadcast_to(a - b, a.shape).mean(axis=1))
     names = (measured.name, measured.task, measured.position, measured.layers, arm, against, measured.unit)
     n = len(measured.groups)
     return Effect(*names, n, draws.size, gap.value, seeds, gap.low, gap.high, LEVEL, p_value=gap.p)
@@ -134,6 +141,32 @@ def _probes(trainings: Trainings, name: str) -> Iterator[Measured]:
             scores = {arm: 100 * found[:, rows].mean(axis=1) for arm, found in right[kind].items()}
             groups = np.asarray(scored.groups)[np.asarray(scored.test)]
             yield Measured(kind, str(here.task.iloc[0]), str(position), layers, "points", groups, scores)
+
+
+def _alignments(trainings: Trainings, name: str) -> Iterator[Effect]:
+    """What the `align` run called `name` says of each training, mean over blocks: a number a seed, without interval."""
+    tables = {
+        arm: [load_scores(paths.side(name).alignment) for paths in seeds.values()] for arm, seeds in trainings.items()
+    }
+    for question in ALIGNED:
+        asked = {arm: [dict(curves(question.rows(table))) for table in found] for arm, found in tables.items()}
+        for kind in asked[PLAIN][0]:
+            if kind[0] not in (CENTRED, MAPPED) or kind[1] not in (COSINE, GAK):
+                continue
+            values = {arm: np.asarray([_mean(one[kind]) for one in found]) for arm, found in asked.items()}
+            row = asked[PLAIN][0][kind].iloc[0]
+            for arm, against in _pairs(values):
+                gap = values[arm] - values[against]
+                names = (question.name, " ".join(kind[:2]), kind[2], "all", arm, against, "points")
+                yield Effect(*names, int(row.n), int(row.n_groups), float(gap.mean()), _listed(gap))
+
+
+def _mean(rows: pd.DataFrame) -> float:
+    return 100 * float(rows[rows.part == "block"].value.mean())
+
+
+def _listed(values: np.ndarray) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def _right(
