@@ -95,7 +95,7 @@ class FidelityConfig(RunConfig):
 @dataclass
 class TuneConfig:
     """`tune`: what is trained (`target`, a `_target_` node; `connector` and `labels` are one target's own), on which
-    captions."""
+    captions, and the commands that follow with the trained model: {name: command line}."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     dataset: Any = MISSING
@@ -106,6 +106,7 @@ class TuneConfig:
     prompt: PromptSettings = field(default_factory=lambda: PromptSettings(chat="off"))
     data: DataSettings = field(default_factory=DataSettings)
     splits: SplitSettings = field(default_factory=SplitSettings)
+    after: dict[str, str] = field(default_factory=dict)
     paths: PathSettings = field(default_factory=PathSettings)
     device: str = "auto"
     plugins: list[str] = field(default_factory=list)

@@ -120,7 +120,7 @@ class RunPaths:
         return self.root / f"features.{kind}"
 
     def side(self, name: str) -> "RunPaths":
-        """One of the two tasks of a study: `global` or `local`."""
+        """A run within this one: a task of a study, `global` or `local`, or what follows a training."""
         return RunPaths(self.root / name)
 
     @property
@@ -171,6 +171,14 @@ class RunPaths:
     @property
     def checkpoint(self) -> Path:
         return self.root / "checkpoint"
+
+    @property
+    def arms(self) -> Path:
+        """Of a multirun of trainings: what each arm moved."""
+        return self.root / "arms.csv"
+
+    def differences(self, kind: str) -> Path:
+        return self.root / f"arms.{kind}"
 
     @property
     def vision(self) -> Path:

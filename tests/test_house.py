@@ -29,11 +29,11 @@ FLOORS = [
         "jobs",
     },
     {"data", "cache"},
-    {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config"},
-    {"vision", "sugar"},
+    {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config", "sentences"},
+    {"vision", "sugar", "compose"},
     {"report"},
     {"stages", "tools"},
-    {"multirun", "sentences"},
+    {"multirun"},
     {"cli"},
     {"__main__"},
 ]
@@ -42,7 +42,7 @@ ONLY_IN = {
     "transformers": {"models"},
     "bitsandbytes": {"models"},
     "diffusers": {"models"},
-    "hydra": {"cli", "config", "multirun", "sentences"},
+    "hydra": {"cli", "compose", "config", "multirun", "sentences"},
     "rich": {"report", "tools"},
     "peft": {"train"},
 }

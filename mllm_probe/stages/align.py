@@ -148,6 +148,6 @@ def _side(ready: Prepared, config: AlignConfig, samples: Sequence[Sample], posit
     if RANDOM not in chosen_controls(config.controls):
         return side
     digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests)
-    twin = replace(loaded_otherwise(side, digests, weights="random"), control=RANDOM)
+    twin = replace(loaded_otherwise(side, digests, weights="random", adapter=None), control=RANDOM)
     digests.save()
     return replace(side, variants=(twin,))

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from mllm_probe.config import ReportConfig
 from mllm_probe.errors import ConfigError
-from mllm_probe.paths import SIDES, RunPaths
+from mllm_probe.paths import SIDES, MultirunPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.alignment import print_alignment
 from mllm_probe.report.alignments import draw_alignment
+from mllm_probe.report.arms import Effect, draw_arms, print_arms
 from mllm_probe.report.features import draw_features
 from mllm_probe.report.fidelity import load_agreements, print_agreements
 from mllm_probe.report.figures import draw_layers
@@ -22,13 +23,14 @@ from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.plans import draw_plan, draw_recall
 from mllm_probe.report.policy import PlanRow, RecallRow, print_policy
 from mllm_probe.report.precision import draw_fidelity
-from mllm_probe.report.rows import load_rows
+from mllm_probe.report.rows import load_rows, save_rows
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
 from mllm_probe.report.tables import save_tables
 from mllm_probe.report.vision_scores import VisionScore, print_vision
 from mllm_probe.report_settings import ReportSettings
+from mllm_probe.stages.arms import effects
 
 
 def report(config: ReportConfig, reporter: Reporter) -> None:
@@ -39,6 +41,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
     paths = RunPaths(Path(config.run))
     settings = config.report
     kinds: dict[Path, Callable[[RunPaths, Reporter], None]] = {
+        MultirunPaths(paths.root).asked: show_arms,
         paths.study: partial(show_study, settings=settings),
         paths.scores: partial(show, settings=settings),
         paths.geometry: partial(show_geometry, settings=settings),
@@ -102,6 +105,15 @@ def show_alignment(paths: RunPaths, reporter: Reporter) -> None:
     table = load_scores(paths.alignment)
     draw_alignment(table, [paths.alignments("png"), paths.alignments("pdf")])
     print_alignment(table)
+    reporter.note(f"everything is in {paths.root}")
+
+
+def show_arms(paths: RunPaths, reporter: Reporter) -> None:
+    """Write arms.csv of the trainings of a multirun, draw arms.png and arms.pdf, and say what was moved."""
+    rows = effects(paths.root)
+    save_rows(paths.arms, Effect, rows)
+    draw_arms(rows, [paths.differences("png"), paths.differences("pdf")])
+    print_arms(rows)
     reporter.note(f"everything is in {paths.root}")
 
 

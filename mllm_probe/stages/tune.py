@@ -25,6 +25,7 @@ from mllm_probe.protocols import Dataset, Reporter
 from mllm_probe.report.rows import save_rows
 from mllm_probe.report.training import save_losses, show_training
 from mllm_probe.settings import DEVICES
+from mllm_probe.stages.after import follow, followers
 from mllm_probe.stages.labels import label_identity, plan_labels, slice_vectors
 from mllm_probe.stages.prepare import together
 from mllm_probe.stats.bootstrap import Resamples, interval
@@ -39,8 +40,9 @@ KNOWN = {one.name for one in fields(HeldOut)}
 
 
 def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
-    """The command. Raises ConfigError, DataError, ModelError, ProbeError, TrainError."""
+    """The command. Raises ConfigError, DataError, ModelError, ProbeError, TrainError, and what follows it raises."""
     check(config)
+    following = followers(config)
     given = {"connector": config.connector, "labels": config.labels}
     target: Target = build(config.target, Target, tuple(config.plugins), **given)  # type: ignore[type-abstract]
     if size := needs(config.model):
@@ -54,7 +56,7 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
     slices = target.slices(planned)
     run = digest(
         __version__,
-        {name: value for name, value in plain(config).items() if name not in ("paths", "device", "plugins")},
+        {name: value for name, value in plain(config).items() if name not in ("after", "paths", "device", "plugins")},
         files,
         [[picture.digest, picture.captions] for picture in (*learnt, *held)],
         label_identity(plan_labels(config.labels), digests) if slices else {},
@@ -70,10 +72,11 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
     save_rows(paths.held_out, type(rows[0]), rows)
     apprentice.save(paths.checkpoint)
     probed = target.probed.format(model=config.model.name)
-    known = {"run": run, "target": target.name, **target.told, "unit": target.unit, "probed": probed}
-    write_json(paths.summary, {**known, **_judged(rows)})
-    shutil.rmtree(state.root, ignore_errors=True)
+    known = {"run": run, "target": target.name, **target.told, "seed": config.train.seed, "unit": target.unit}
+    write_json(paths.summary, {**known, "probed": probed, **_judged(rows)})
     show_training(paths, reporter)
+    follow(following, target.probed.rpartition(".")[2], config.model, paths, reporter)
+    shutil.rmtree(state.root, ignore_errors=True)
 
 
 def check(config: TuneConfig) -> None:
