@@ -10,6 +10,7 @@ QUANTIZATIONS = ("none", "int8", "nf4")
 WEIGHTS = ("pretrained", "random")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
 DTYPES = ("float32", "bfloat16", "float16")
+REFERENCES = UNQUANTIZED, BASE = "unquantized", "base"
 DEVICES = ("auto", "cpu", "cuda")
 CHATS = AUTO, OFF, PLAIN = "auto", "off", "plain"
 PADDING_SIDES = ("right", "left")
@@ -215,11 +216,13 @@ class GeometrySettings:
 
 @dataclass
 class FidelitySettings:
-    """What a quantised model is held against: the same one, not quantised, in `dtype` (null = model.dtype).
+    """What a model is held against: with `reference` unquantized the same one, not quantised, in `dtype` (null =
+    model.dtype); with base the same one, quantised alike, without its adapter.
 
     CKA is taken of one prompt a picture, of at most `max_rows` drawn by `seed`, clipped as in GeometrySettings.
     """
 
+    reference: str = "unquantized"
     dtype: str | None = None
     max_rows: int = 2000
     clip: float | None = 5.0

@@ -113,7 +113,7 @@ def _states_by_hand(table: pd.DataFrame, outputs: Path) -> None:
 def _curves_by_hand(table: pd.DataFrame, probe: Run, same: tuple[str, ...], here: Path) -> None:
     """Each model's own run gives its curve and its probes; these are read on the other's rows with plain numpy."""
     key, runs = ("lm.03", "last"), {}
-    for side, quantization in (("reference", "none"), ("quantized", "nf4")):
+    for side, quantization in (("reference", "none"), ("model", "nf4")):
         assert probe("run", *same, f"model.quantization={quantization}")[0] == 0
         runs[side] = done(here, "run")
     at = table[(table.site == key[0]) & (table.position == key[1])]
@@ -130,13 +130,11 @@ def _curves_by_hand(table: pd.DataFrame, probe: Run, same: tuple[str, ...], here
     for pair, each in right.items():
         assert found["accuracy", *pair] == pytest.approx(each.mean())
     home = right["reference", "reference"]
-    assert found["difference", "quantized", "quantized"] == pytest.approx(
-        (right["quantized", "quantized"] - home).mean()
-    )
-    assert found["transfer", "reference", "quantized"] == pytest.approx((right["reference", "quantized"] - home).mean())
+    assert found["difference", "model", "model"] == pytest.approx((right["model", "model"] - home).mean())
+    assert found["transfer", "reference", "model"] == pytest.approx((right["reference", "model"] - home).mean())
 
 
-PAIRS = [(a, b) for a in ("reference", "quantized") for b in ("reference", "quantized")]
+PAIRS = [(a, b) for a in ("reference", "model") for b in ("reference", "model")]
 
 
 def _right(runs: dict[str, Path], first: pd.Series, here: Path, key: str, fitted_on: str, read_on: str) -> np.ndarray:

@@ -26,11 +26,11 @@ FLOORS = [
         "jobs",
     },
     {"data", "cache"},
-    {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config"},
-    {"vision", "sugar"},
+    {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config", "sentences"},
+    {"vision", "sugar", "compose"},
     {"report"},
     {"stages", "tools"},
-    {"multirun", "sentences"},
+    {"multirun"},
     {"cli"},
     {"__main__"},
 ]
@@ -38,7 +38,7 @@ FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {
     "transformers": {"models"},
     "bitsandbytes": {"models"},
-    "hydra": {"cli", "config", "multirun", "sentences"},
+    "hydra": {"cli", "compose", "config", "multirun", "sentences"},
     "rich": {"report", "tools"},
 }
 

@@ -1,4 +1,4 @@
-"""fidelity.csv and what `fidelity` ends with: tables, and in words what quantisation changes. Fits nothing."""
+"""fidelity.csv and what `fidelity` ends with: tables, and in words what differs from the reference. Fits nothing."""
 
 import csv
 from collections.abc import Iterable, Iterator
@@ -16,12 +16,12 @@ from mllm_probe.stats.peak import preferred
 if TYPE_CHECKING:
     import pandas as pd
 
-SIDES = REFERENCE, QUANTIZED = "reference", "quantized"
+SIDES = REFERENCE, MODEL = "reference", "model"
 CHANGED, MOVED = "difference", "transfer"
 HOME = (REFERENCE, REFERENCE)
 METRICS = ("accuracy", "r2")
 ALPHA = 0.05
-SENTENCES = {CHANGED: "the probe's score", MOVED: "a reference probe's score on quantised states"}
+SENTENCES = {CHANGED: "the probe's score", MOVED: "a reference probe's score on the model's states"}
 STATES = {"relative_error": ".3g", "fvu": ".3g", "cosine": ".4f", "cka": ".4f"}
 
 
@@ -31,8 +31,8 @@ class Agreement:
 
     `measure`: relative_error, cosine, fvu and cka compare the states; answer_agreement the model's own answers;
     accuracy (r2 for numbers) is the probe's, fitted on the states of one side and read on those of a side; `difference`
-    is the quantised curve minus the reference curve; `transfer` is a probe of the reference read on quantised states
-    minus the same probe at home. `split` is test but for the accuracies that choose a layer. Empty cells: no value.
+    is the curve of the model minus that of the reference; `transfer` is a probe of the reference read on the model's
+    states minus the same probe at home. `split` is test but for the accuracies that choose a layer. Empty: no value.
     """
 
     run: str
@@ -112,7 +112,7 @@ def _view(here: "pd.DataFrame", position: str) -> Table:
     for site, rows in here[here.split == "test"].groupby("site", sort=False):
         cell = {(row.measure, row.fitted_on, row.read_on): row for row in rows.itertuples()}
         states = (_number(cell.get((name, "", "")), form) for name, form in STATES.items())
-        view.add_row(site, *states, *_points(curve(rows, *HOME), cell.get((CHANGED, QUANTIZED, QUANTIZED))))
+        view.add_row(site, *states, *_points(curve(rows, *HOME), cell.get((CHANGED, MODEL, MODEL))))
     return view
 
 
@@ -143,7 +143,7 @@ def _said(here: "pd.DataFrame", position: str) -> Iterator[str]:
     best = [_best(here, side) for side in SIDES]
     if all(best):
         same = "the same" if best[0] == best[1] else "another"
-        yield f"  validation prefers {best[0]} of the reference, {best[1]} of the quantised model: {same} block"
+        yield f"  validation prefers {best[0]} of the reference, {best[1]} of the model: {same} block"
 
 
 def _best(here: "pd.DataFrame", side: str) -> str:

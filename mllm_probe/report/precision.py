@@ -1,4 +1,4 @@
-"""fidelity.png and fidelity.pdf: what quantisation does to the states of each layer, and to a probe of them.
+"""fidelity.png and fidelity.pdf: how the states of each layer differ from the reference, and a probe of them.
 
 Reads the table of fidelity.csv only. A column of panels for each position, one tower after the other along the axis.
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.report.fidelity import CHANGED, METRICS, MOVED, QUANTIZED, REFERENCE, curve
+from mllm_probe.report.fidelity import CHANGED, METRICS, MODEL, MOVED, REFERENCE, curve
 from mllm_probe.report.figures import COLOURS, legend_below, positions, save
 from mllm_probe.report.heatmaps import in_order, name_sites
 
@@ -18,9 +18,9 @@ ERRORS = {"relative_error": "relative error", "fvu": "variance unexplained"}
 LIKENESS = {"cosine": "cosine", "cka": "CKA (unbiased)"}
 CURVES = {  # label: fitted on, read on, colour, dashes
     "probe of the reference, at home": (REFERENCE, REFERENCE, COLOURS[0], "-"),
-    "probe of the quantised, at home": (QUANTIZED, QUANTIZED, COLOURS[1], "-"),
-    "reference probe on quantised states": (REFERENCE, QUANTIZED, COLOURS[2], (0, (4, 2))),
-    "quantised probe on reference states": (QUANTIZED, REFERENCE, COLOURS[3], (0, (1, 1))),
+    "probe of the model, at home": (MODEL, MODEL, COLOURS[1], "-"),
+    "reference probe on the model's states": (REFERENCE, MODEL, COLOURS[2], (0, (4, 2))),
+    "the model's probe on reference states": (MODEL, REFERENCE, COLOURS[3], (0, (1, 1))),
 }
 CHANGES = {CHANGED: (COLOURS[1], "-"), MOVED: (COLOURS[2], (0, (4, 2)))}
 NAMES = ("deviation", "similarity", "{metric}", "change in points")

@@ -52,10 +52,11 @@ def load_scored(path: Path) -> Scored:
     return Scored.of(metadata)
 
 
-def load_logits(path: Path, key: str, probe: str) -> np.ndarray:
+def load_logits(path: Path, key: str, probe: str, features: str = "") -> np.ndarray:
     """What the probe says of the real labels at a key such as lm.07@last: [S, N], or [S, N, C] for classes; nan where
-    it read nothing. Raises DataError."""
-    ours = re.compile(rf"{re.escape(f'{key}/{probe}')}/seed\d+")  # the name of a trial without control
+    it read nothing. `features` as in Trial. Raises DataError."""
+    name = "/".join(part for part in (key, probe, features) if part)
+    ours = re.compile(rf"{re.escape(name)}/seed\d+")  # the name of a trial without control
     with _opened(path) as file:
         seeds = [file.get_tensor(name) for name in sorted(file.keys()) if ours.fullmatch(name)]
     if not seeds:

@@ -1,7 +1,7 @@
 """The two sides of a fidelity run, key by key: the rows of fidelity.csv. Extracts nothing.
 
-The reference is the model without quantisation. A probe is fitted on each side and read on each, so that what changes
-in the states and what changes for a probe that was fitted elsewhere are told apart.
+The reference is the model without quantisation, or without its adapter. A probe is fitted on each side and read on
+each, so that what changes in the states and what changes for a probe that was fitted elsewhere are told apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from mllm_probe.geometry.deviation import deviation
 from mllm_probe.geometry.rows import clip_outliers, is_constant
 from mllm_probe.geometry.similarity import between, similarity
-from mllm_probe.report.fidelity import CHANGED, HOME, MOVED, QUANTIZED, REFERENCE, SIDES, Agreement
+from mllm_probe.report.fidelity import CHANGED, HOME, MODEL, MOVED, REFERENCE, SIDES, Agreement
 from mllm_probe.settings import FidelitySettings
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Fitted, Trial
@@ -39,10 +39,17 @@ class Agreements:
         self._coverage = {side: filled(one) for side, one in self._sides.items()}
         self._bench = Bench(ready)
         self._scoring = Scoring(self._bench)
+        self.scored = self._bench.scored
         self.run = digest(self._scoring.run, reference.identity.digest, vars(settings))
         group = {decision.sample: decision.group for decision in ready.examples.decisions}
         self._groups = {sample.uid: group[sample.uid] for sample in ready.examples.samples}
         self._draws: dict[bytes, Resamples] = {}
+
+    @property
+    def _against(self) -> str:
+        model = self._reference.config.model
+        adapter = ", no adapter" if model.adapter != self._ready.config.model.adapter else ""
+        return f"{model.precision} ({model.dtype}){adapter}"
 
     def states(self, key: Key) -> Iterator[Agreement]:
         """What the states of a key are to those of the reference. Raises ProbeError for values that are not finite."""
@@ -90,7 +97,7 @@ class Agreements:
         for pair, same in of.items():
             for split in ("val", "test"):
                 yield self._score(key, pair, same, split)
-        for name, pair in ((CHANGED, (QUANTIZED, QUANTIZED)), (MOVED, (REFERENCE, QUANTIZED))):
+        for name, pair in ((CHANGED, (MODEL, MODEL)), (MOVED, (REFERENCE, MODEL))):
             yield self._difference(key, name, pair, of[pair], of[HOME])
 
     def _score(self, key: Key, pair: tuple[str, str], trials: Sequence[Trial], split: str) -> Agreement:
@@ -121,7 +128,7 @@ class Agreements:
         return {"fitted_on": pair[0], "read_on": pair[1], "probe": probe, "n": n, "n_groups": pictures}
 
     def _both(self, key: Key, samples: Sequence[str]) -> Iterator[tuple[Rows, np.ndarray]]:
-        """Rows [T, D] and bounds [N + 1] of the reference, then of the quantised side."""
+        """Rows [T, D] and bounds [N + 1] of the reference, then of the model."""
         return (one.store.rows(key, samples, self._coverage[side]) for side, one in self._sides.items())
 
     def _resamples(self, groups: np.ndarray) -> Resamples:
@@ -144,7 +151,7 @@ class Agreements:
             model=model.label,
             revision=model.revision or "",
             quantization=f"{model.precision} ({model.dtype})",
-            reference=f"none ({self._reference.config.model.dtype})",
+            reference=self._against,
             cache=ready.identity.digest,
             reference_cache=self._reference.identity.digest,
             dataset=ready.collection.name,

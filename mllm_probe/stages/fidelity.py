@@ -1,4 +1,4 @@
-"""`mllm-probe fidelity`: the same examples read by the quantised model and by the same one without quantisation.
+"""`mllm-probe fidelity`: the same examples read by a model and by what it was before it was quantised, or adapted.
 
 What a layer's states lose, and what that does to the probe's curve. Both caches are ordinary ones, so a run of either
 model finds its states there.
@@ -7,6 +7,7 @@ model finds its states there.
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mllm_probe.config import FidelityConfig
 from mllm_probe.digests import open_digests
@@ -14,11 +15,11 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.fidelity import Agreement, save_agreements
-from mllm_probe.settings import DTYPES
+from mllm_probe.settings import BASE, DTYPES, REFERENCES
 from mllm_probe.stages.agreement import Agreements, corrected
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.geometry import refuse_tokens
-from mllm_probe.stages.parts import Parts
+from mllm_probe.stages.parts import LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show_fidelity
@@ -36,6 +37,7 @@ def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> Non
     agreements = Agreements(ready, reference, config.fidelity)
     parts = Parts(OutputPaths(Path(config.paths.outputs)).parts(agreements.run))
     save_agreements(paths.fidelity, corrected(list(_rows(agreements, ready, parts, reporter))))
+    parts.join(LOGITS, paths.predictions, agreements.scored.metadata())
     parts.clear()
     show_fidelity(paths, reporter)
 
@@ -43,9 +45,19 @@ def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> Non
 def check_settings(config: FidelityConfig) -> None:
     """Raises ConfigError for what can be seen before any file is read."""
     settings = config.fidelity
-    if settings.dtype is not None and settings.dtype not in DTYPES:
+    if settings.reference not in REFERENCES:
+        raise ConfigError(
+            f"fidelity.reference={settings.reference} is unknown; {choices(settings.reference, REFERENCES)}"
+        )
+    if settings.reference == BASE:
+        if config.model.adapter is None or settings.dtype is not None:
+            raise ConfigError(
+                "fidelity.reference=base compares an adapted model with itself without the adapter, quantised alike; "
+                "give model.adapter=FOLDER and no fidelity.dtype"
+            )
+    elif settings.dtype is not None and settings.dtype not in DTYPES:
         raise ConfigError(f"fidelity.dtype={settings.dtype} is unknown; {choices(settings.dtype, DTYPES)}")
-    if config.model.precision == "none" and settings.dtype in (None, config.model.dtype):
+    elif config.model.precision == "none" and settings.dtype in (None, config.model.dtype):
         raise ConfigError(
             f"fidelity would compare {config.model.dtype} with itself; set model.quantization=nf4 or int8, or another "
             "precision of the reference with fidelity.dtype=float32"
@@ -57,8 +69,11 @@ def check_settings(config: FidelityConfig) -> None:
 
 def _reference(ready: Prepared, config: FidelityConfig) -> Prepared:
     digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests)
-    dtype = config.fidelity.dtype or config.model.dtype
-    reference = loaded_otherwise(ready, digests, quantization="none", dtype=dtype)
+    if config.fidelity.reference == BASE:
+        other: dict[str, Any] = {"adapter": None}
+    else:
+        other = {"quantization": "none", "dtype": config.fidelity.dtype or config.model.dtype}
+    reference = loaded_otherwise(ready, digests, **other)
     digests.save()
     return reference
 

@@ -1,0 +1,43 @@
+"""What `tune` runs with the model it has made: other commands, each in a folder of the training's own.
+
+They read the pictures, splits and seeds of the training, so that their test pictures are those it has not seen.
+"""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+
+from mllm_probe.compose import composed
+from mllm_probe.config import TuneConfig
+from mllm_probe.errors import ConfigError, choices
+from mllm_probe.paths import RunPaths
+from mllm_probe.protocols import Reporter
+from mllm_probe.settings import ModelSettings
+
+COMMANDS = ("run", "fidelity", "geometry", "align")
+SHARED = ("dataset", "data", "splits", "paths", "device", "plugins")  # settings that follow the training's
+
+Follower = Callable[[ModelSettings, RunPaths, Reporter], None]
+
+
+def followers(config: TuneConfig) -> Mapping[str, Follower]:
+    """{name: a command that is composed already, and takes the trained model}. Raises ConfigError."""
+    found: dict[str, Follower] = {}
+    for name, line in config.after.items():
+        command, *overrides = shlex.split(line) or [""]
+        if command not in COMMANDS:
+            raise ConfigError(f"after.{name} begins with '{command}'; {choices(command, COMMANDS)}")
+        if not name.isidentifier():
+            raise ConfigError(f"after.{name}: the name is that of a folder; give letters, digits and underscores")
+        settings = replace(composed(command, overrides), **{one: getattr(config, one) for one in SHARED})
+        found[name] = partial(_follow, command, settings)
+    return found
+
+
+def _follow(command: str, settings: object, model: ModelSettings, paths: RunPaths, reporter: Reporter) -> None:
+    reporter.note(f"{paths.root.name}: {command} with the trained model")
+    paths.root.mkdir(parents=True, exist_ok=True)
+    stage = getattr(import_module(f"mllm_probe.stages.{command}"), command)
+    stage(replace(settings, model=model), paths, reporter)  # type: ignore[type-var]

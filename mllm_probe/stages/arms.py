@@ -1,0 +1,160 @@
+"""Several trainings of one model side by side: what each arm moved, paired by test row, from the files they left.
+
+An arm is a way to train; its seeds are repetitions. Trains, extracts and fits nothing. Letters: S seeds, N test rows.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mllm_probe.errors import DataError
+from mllm_probe.paths import RunPaths
+from mllm_probe.report.arms import BASE, FULL, PERMUTED, PLAIN, Effect
+from mllm_probe.report.fidelity import HOME, METRICS, MODEL, REFERENCE, curve, load_agreements
+from mllm_probe.report.predictions import Scored, load_logits, load_scored
+from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.paired import difference, row_scores
+from mllm_probe.stats.peak import preferred
+from mllm_probe.stats.permutation import holm
+
+KINDS = {"refitted": (MODEL, MODEL), "reused": (REFERENCE, MODEL)}  # measure: the probe is fitted on, read on
+LEVEL = 0.95
+Trainings = Mapping[str, Mapping[int, RunPaths]]  # {arm: {seed: where}}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measure of every arm on the same test rows: scores {arm: [S, N]} in `unit`, pictures [N]."""
+
+    name: str
+    task: str
+    position: str
+    layers: str
+    unit: str
+    groups: np.ndarray
+    scores: Mapping[str, np.ndarray]
+
+
+def effects(root: Path) -> list[Effect]:
+    """All rows of arms.csv for the trainings in a multirun's folder. Raises DataError."""
+    trainings = find_trainings(root)
+    found = [_effect(measured, *pair) for measured in _measured(trainings) for pair in _pairs(measured.scores)]
+    return _corrected(found)
+
+
+def find_trainings(root: Path) -> Trainings:
+    """Raises DataError where there is none of Sugar's, or not every arm has the same seeds."""
+    found: dict[str, dict[int, RunPaths]] = {}
+    for summary in sorted(root.glob("*/summary.json")):
+        told = json.loads(summary.read_text())
+        if "arm" in told:
+            found.setdefault(told["arm"], {})[told["seed"]] = RunPaths(summary.parent)
+    if PLAIN not in found or len(found) < 2:
+        raise DataError(
+            f"{root} holds trainings of the arms {', '.join(sorted(found)) or 'none'}; {PLAIN} and another are needed, "
+            "as `mllm-probe tune -m experiment=sugar_arms` leaves them"
+        )
+    for arm, seeds in found.items():
+        if seeds.keys() != found[PLAIN].keys():
+            raise DataError(
+                f"{root}: {arm} has the seeds {sorted(seeds)} and {PLAIN} {sorted(found[PLAIN])}; train those missing"
+            )
+    return {arm: dict(sorted(seeds.items())) for arm, seeds in found.items()}
+
+
+def _pairs(arms: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
+    """(arm, against): all against captions alone, and against the base; the full loss against permuted labels."""
+    yield from ((arm, PLAIN) for arm in arms if arm not in (PLAIN, BASE))
+    yield from ((arm, BASE) for arm in arms if BASE in arms and arm != BASE)
+    if FULL in arms and PERMUTED in arms:
+        yield FULL, PERMUTED
+
+
+def _effect(measured: Measured, arm: str, against: str) -> Effect:
+    a, b = measured.scores[arm], measured.scores[against]
+    draws = Resamples(measured.groups)
+    gap = difference(a.mean(axis=0), b.mean(axis=0), draws, LEVEL)
+    seeds = " ".join(f"{value:.4g}" for value in np.broadcast_to(a - b, a.shape).mean(axis=1))
+    names = (measured.name, measured.task, measured.position, measured.layers, arm, against, measured.unit)
+    n = len(measured.groups)
+    return Effect(*names, n, draws.size, gap.value, seeds, gap.low, gap.high, LEVEL, p_value=gap.p)
+
+
+def _corrected(rows: Sequence[Effect]) -> list[Effect]:
+    """p after Holm, over the measures of a pair of arms."""
+    found = list(rows)
+    for pair in dict.fromkeys((row.arm, row.against) for row in rows):
+        family = [i for i, row in enumerate(rows) if (row.arm, row.against) == pair and row.p_value == row.p_value]
+        for i, p in zip(family, holm(np.asarray([rows[i].p_value for i in family])), strict=True):
+            found[i] = replace(rows[i], p_holm=float(p))
+    return found
+
+
+def _measured(trainings: Trainings) -> Iterator[Measured]:
+    yield _captions(trainings)
+    first = next(iter(trainings[PLAIN].values()))
+    for table in sorted(first.root.glob("*/fidelity.csv")):
+        yield from _probes(trainings, table.parent.name)
+
+
+def _captions(trainings: Trainings) -> Measured:
+    """Nats of each caption of a test picture."""
+    tables = {
+        arm: [pd.read_csv(paths.held_out).set_index(["picture", "item"]) for paths in seeds.values()]
+        for arm, seeds in trainings.items()
+    }
+    index = tables[PLAIN][0].index
+    for found in tables.values():
+        if any(not table.index.equals(index) for table in found):
+            raise DataError(
+                "the trainings were tested on different captions; train all arms on the same data and splits"
+            )
+    scores = {arm: np.stack([table.loss.to_numpy() for table in found]) for arm, found in tables.items()}
+    return Measured("captions", "", "", "", "nats", index.get_level_values("picture").to_numpy(), scores)
+
+
+def _probes(trainings: Trainings, name: str) -> Iterator[Measured]:
+    """The curves of the `fidelity` run called `name`, at each position: refitted probes and those of the base."""
+    first = next(iter(trainings[PLAIN].values())).side(name)
+    table, scored = load_agreements(first.fidelity), load_scored(first.predictions)
+    for position, here in table.groupby("position", sort=False):
+        blocks = here[(here.tower == "lm") & (here.part == "block") & here.measure.isin(METRICS)]
+        val = curve(blocks, *HOME, split="val")
+        if val.empty:
+            continue
+        sites = list(val.site)
+        chosen = {"all": sites, sites[preferred(val.value.to_numpy())]: [sites[preferred(val.value.to_numpy())]]}
+        right = _right(trainings, name, scored, [f"{site}@{position}" for site in sites], str(val.probe.iloc[0]))
+        for kind, layers in ((kind, one) for kind in KINDS for one in chosen):
+            rows = [sites.index(site) for site in chosen[layers]]
+            scores = {arm: 100 * found[:, rows].mean(axis=1) for arm, found in right[kind].items()}
+            groups = np.asarray(scored.groups)[np.asarray(scored.test)]
+            yield Measured(kind, str(here.task.iloc[0]), str(position), layers, "points", groups, scores)
+
+
+def _right(
+    trainings: Trainings, name: str, scored: Scored, keys: Sequence[str], probe: str
+) -> dict[str, dict[str, np.ndarray]]:
+    """{measure: {arm: [S, K, N]}}: the share of probe seeds that are right, key by key; the base is at home once."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for kind, pair in KINDS.items():
+        found[kind] = {
+            arm: np.stack([_shares(paths.side(name), scored, keys, probe, pair) for paths in seeds.values()])
+            for arm, seeds in trainings.items()
+        }
+        first = next(iter(trainings[PLAIN].values()))
+        found[kind][BASE] = _shares(first.side(name), scored, keys, probe, HOME)[None]
+    return found
+
+
+def _shares(paths: RunPaths, scored: Scored, keys: Sequence[str], probe: str, pair: tuple[str, str]) -> np.ndarray:
+    """[K, N] over the test rows. Raises DataError for a run on other decisions."""
+    if load_scored(paths.predictions).fingerprint != scored.fingerprint:
+        raise DataError(f"{paths.root} was tested on other decisions; measure all arms on the same data and splits")
+    test, y = np.asarray(scored.test), np.asarray(scored.labels)
+    logits = (load_logits(paths.predictions, key, probe, " on ".join(pair)) for key in keys)
+    return np.stack([row_scores(each[:, test], y[test], scored.kind) for each in logits])
