@@ -137,7 +137,7 @@ def test_missing_trainings_are_one_sentence(tmp_path: Path) -> None:
         effects(tmp_path)
     trained(tmp_path, full=0.7)
     training(tmp_path, "ld", 0, 0.7, nats=0)
-    with pytest.raises(DataError, match=r"ld has the seeds \[0\] and lg \[0, 1, 2\]; train the missing ones"):
+    with pytest.raises(DataError, match=r"ld has the seeds \[0\] and lg \[0, 1, 2\]; train those missing"):
         effects(tmp_path)
 
 
