@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.store_paths import CachePaths, PartPaths, TrainingPaths, plain_name
+from mllm_probe.store_paths import DIGESTS, CachePaths, PartPaths, TrainingPaths, plain_name
 
 
 def config_dir() -> Path:
@@ -41,7 +41,7 @@ class OutputPaths:
 
     @property
     def digests(self) -> Path:
-        return self.caches / "digests.json"
+        return self.caches / DIGESTS
 
     def parts(self, run: str) -> "PartPaths":
         return PartPaths(self.root / "unfinished" / run)

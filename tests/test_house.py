@@ -24,14 +24,15 @@ FLOORS = [
         "digests",
         "integration",
         "jobs",
+        "verbosity",
     },
     {"data", "cache"},
     {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config", "sentences"},
     {"vision", "sugar", "compose"},
     {"report"},
     {"stages", "tools"},
-    {"multirun"},
-    {"cli"},
+    {"multirun", "launch"},
+    {"cli", "api"},
     {"__main__"},
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
