@@ -1,13 +1,11 @@
 """Which layers of a multimodal language model hold global meaning, and which local.
 
-In a script or a notebook: `from mllm_probe import run, extract, sweep, load_cache, load_scores`.
+In a script or a notebook: `from mllm_probe import run, extract, sweep, load_cache, load_scores`; their types are in the
+stub beside this file.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mllm_probe.api import extract, load_cache, load_scores, run, sweep
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["extract", "load_cache", "load_scores", "run", "sweep"]

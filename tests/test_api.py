@@ -1,4 +1,4 @@
-"""The Python interface against the command line, byte for byte, and against plain safetensors; its docs are executed."""
+"""The Python interface against the command line, byte for byte, and plain safetensors; its documents are executed."""
 
 import asyncio
 import json
