@@ -39,6 +39,7 @@ COMMANDS = {
 }
 # {command: module of tools}; all others are Hydra jobs, see launch.job_name
 PLAIN = {"compare": "compare", "status": "status", "cache": "cache", "list": "catalogue", "doctor": "doctor"}
+FLAGS = f"--{QUIET}", f"--{VERBOSE}"
 USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m] [--quiet | --verbose]
 
 commands:
@@ -80,14 +81,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _told_how_much(args: list[str]) -> list[str]:
     """The arguments without --quiet and --verbose, which are set for this process and those it starts."""
-    for level in (QUIET, VERBOSE):
-        if f"--{level}" in args:
-            os.environ[VARIABLE] = level
+    for flag in FLAGS:
+        if flag in args:
+            os.environ[VARIABLE] = flag.removeprefix("--")
     try:
         verbosity()
     except MllmProbeError as error:
         _fail(str(error))
-    return [arg for arg in args if arg not in (f"--{QUIET}", f"--{VERBOSE}")]
+    return [arg for arg in args if arg not in FLAGS]
 
 
 def _command(args: list[str]) -> tuple[str, list[str]]:
@@ -123,7 +124,9 @@ def _usage(words: Sequence[str]) -> str:
 def _completion(args: list[str]) -> list[str]:
     """Words of commands while these are typed; then Hydra's own completion, the command taken out of the line; plain
     commands are none of Hydra's and may have subcommands instead."""
-    first, *done, typed = os.environ["COMP_LINE"].split(" ") if " " in os.environ["COMP_LINE"] else ("", "")
+    line = os.environ["COMP_LINE"]
+    first, *done, typed = line.split(" ") if " " in line else ("", "")
+    done = [word for word in done if word not in FLAGS]
     command = next((name for n in (1, 2) if (name := " ".join(done[:n])) in COMMANDS), "")
     if not command or command in PLAIN:
         plain = getattr(_plain(command), "COMMANDS", ()) if done == [command] else ()
@@ -132,7 +135,8 @@ def _completion(args: list[str]) -> list[str]:
     words = command.split()
     os.environ["COMP_LINE"] = " ".join([first, *done[len(words) :], typed])
     if "COMP_POINT" in os.environ:
-        os.environ["COMP_POINT"] = str(max(0, int(os.environ["COMP_POINT"]) - len(command) - 1))
+        gone = len(line) - len(os.environ["COMP_LINE"])
+        os.environ["COMP_POINT"] = str(max(0, int(os.environ["COMP_POINT"]) - gone))
     return [*words, *args]
 
 

@@ -9,13 +9,30 @@ from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
+from rich.text import Text
 
 from mllm_probe.report.memory import memory
 from mllm_probe.verbosity import NORMAL, QUIET, VERBOSE, verbosity
 
 PLAIN_EVERY = {NORMAL: 10.0, VERBOSE: 1.0}  # seconds between two lines where there is no terminal
+
+
+class _Memory(ProgressColumn):
+    """Gives way to all others where a line is short: a column that may wrap shrinks first, and its text does not."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["memory"], no_wrap=True, overflow="ellipsis")
 
 
 class RichReporter:
@@ -33,7 +50,7 @@ class RichReporter:
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}, {task.fields[rate]}/s, left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[memory]}"),
+            _Memory(),
             console=self._console,
             expand=True,
         )

@@ -18,7 +18,7 @@ def sparkline(curve: Sequence[float], low: float, high: float, bars: str = BLOCK
     return "".join(bars[round(step * (value - low))] for value in curve)
 
 
-def curves_table(curves: Mapping[str, Sequence[float]], console: Console) -> Table:
+def print_curves(curves: Mapping[str, Sequence[float]], console: Console) -> None:
     """{name: values [L]} on one scale, with their lowest and highest value in percent.
 
     Single values are no curve, and what does not fit the width is left out.
@@ -35,4 +35,5 @@ def curves_table(curves: Mapping[str, Sequence[float]], console: Console) -> Tab
     for row in rows:
         if named + sum(map(len, row[1:])) + 2 * GAP <= console.width:
             table.add_row(*map(Text, row))
-    return table
+    if table.row_count:
+        console.print(table)

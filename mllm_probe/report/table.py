@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mllm_probe.report.features import gains
 from mllm_probe.report.figures import controls, floors, headline, headline_metric, positions, real
-from mllm_probe.report.sparkline import curves_table
+from mllm_probe.report.sparkline import print_curves
 from mllm_probe.stats.peak import preferred
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     for row in floors(rows).itertuples():
         table.add_row(row.control or row.probe, _cell(row, False))
     console.print(table)
-    console.print(curves_table(_curves(sites), console))
+    print_curves(_curves(sites), console)
     for line in (*_said(summary), *gains(summary), *_controls(scores, rows, read[:1]), *_answer(scores, rows, summary)):
         console.print(line, highlight=False)
 

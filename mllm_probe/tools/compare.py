@@ -165,7 +165,7 @@ def _draw(runs: Sequence["FinishedRun"], positions: Sequence[str], paths: Compar
 
 def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
     """The ranking at one position, values in percent, then the curves and who may be the best."""
-    from mllm_probe.report.sparkline import curves_table
+    from mllm_probe.report.sparkline import print_curves
 
     first = rows[0]
     level = f"{100 * first.ci_level:g} %"
@@ -180,7 +180,7 @@ def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
     console = wide_console()
     console.print(table)
     curves = {run.label: run.curve(first.position) for run in runs}
-    console.print(curves_table({row.label: curves[row.label] for row in rows}, console))
+    print_curves({row.label: curves[row.label] for row in rows}, console)
     for line in (*_said(rows, level), ""):
         console.print(line, markup=False)
 
