@@ -43,6 +43,15 @@ class OutputPaths:
     def digests(self) -> Path:
         return self.caches / DIGESTS
 
+    @property
+    def mlflow(self) -> Path:
+        """The database of MLflow, and beside it the figures it keeps."""
+        return self.root / "mlflow.db"
+
+    @property
+    def mlruns(self) -> Path:
+        return self.root / "mlruns"
+
     def parts(self, run: str) -> "PartPaths":
         return PartPaths(self.root / "unfinished" / run)
 
@@ -96,6 +105,10 @@ class RunPaths:
     @property
     def status(self) -> Path:
         return self.root / STATUS
+
+    def logged(self, logger: str) -> Path:
+        """What a logger leaves in the folder of the run."""
+        return self.root / logger
 
     def figure(self, kind: str) -> Path:
         return self.root / f"layers.{kind}"

@@ -25,11 +25,13 @@ FLOORS = [
         "integration",
         "jobs",
         "verbosity",
+        "dotted",
     },
     {"data", "cache"},
     {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config", "sentences"},
     {"vision", "sugar", "compose"},
     {"report"},
+    {"loggers"},
     {"stages", "tools"},
     {"multirun", "launch"},
     {"cli", "api"},
@@ -41,6 +43,9 @@ ONLY_IN = {
     "bitsandbytes": {"models"},
     "hydra": {"cli", "compose", "config", "multirun", "sentences"},
     "rich": {"report", "tools"},
+    "tensorboard": {"loggers"},
+    "wandb": {"loggers"},
+    "mlflow": {"loggers"},
 }
 
 

@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.dotted import flat
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.figures import blocks, headline, real
 from mllm_probe.report.predictions import Scored, load_scored
 from mllm_probe.report.scores import load_scores, load_summary
-from mllm_probe.tools.listing import flat
 
 if TYPE_CHECKING:
     import pandas as pd
