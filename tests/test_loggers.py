@@ -120,7 +120,7 @@ def test_tensorboard_reads_it_back(finished: Result, record: Record) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import plugin_data_pb2
 
-    events = EventAccumulator(str(finished.folder / "tensorboard"), {"scalars": 0, "images": 0}).Reload()
+    events = EventAccumulator(str(finished.folder / "tensorboard" / record.name), {"scalars": 0, "images": 0}).Reload()
     found = {event.step: event.value for event in events.Scalars(NAME)}
     assert found == pytest.approx(curve(finished)) and len(events.Scalars(NAME)) == len(found), "the first is replaced"
     assert {point.name for point in record.points} | record.best.keys() == set(events.Tags()["scalars"])

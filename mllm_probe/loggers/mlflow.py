@@ -1,6 +1,5 @@
 """MLflow: runs of the experiment `mllm-probe`, in a database under outputs/ or where MLFLOW_TRACKING_URI points."""
 
-import fcntl
 import logging
 import os
 import time
@@ -68,6 +67,8 @@ def _experiment(client: "MlflowClient", artifacts: Path) -> str:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One process at a time: the jobs of a sweep end together, and each would create the same tables."""
+    import fcntl
+
     with path.with_suffix(".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""TensorBoard: curves over layers, figures and settings, in the folder `tensorboard` of a run."""
+"""TensorBoard: curves over layers, figures and settings, in `tensorboard/DIGEST` in the folder of a run."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ class TensorBoard:
         from PIL import Image
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = record.paths.logged("tensorboard")
+        folder = record.paths.logged("tensorboard") / record.name
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         with SummaryWriter(str(folder)) as writer:

@@ -1,7 +1,6 @@
 """How much memory this process has: now and at most, on this machine and, where CUDA is in use, on its cards."""
 
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -9,8 +8,12 @@ UNIT = 1 if sys.platform == "darwin" else 1024  # bytes; what the peak is counte
 PAGES = Path("/proc/self/statm")
 
 
-def resident() -> tuple[int, int]:
-    """Resident bytes, now and at most; where the system does not tell the first, it is the second."""
+def resident() -> tuple[int, int] | None:
+    """Resident bytes, now and at most; without /proc the first is the second, and None where nothing is told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
     try:
         now = int(PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -29,10 +32,6 @@ def on_cards() -> tuple[int, int] | None:
 
 
 def memory() -> str:
-    """`0.6 GB (peak 0.7)`, and the same of CUDA."""
-    cards = on_cards()
-    return _told(*resident()) + (f", CUDA {_told(*cards)}" if cards else "")
-
-
-def _told(now: int, peak: int) -> str:
-    return f"{now / 1e9:.1f} GB (peak {peak / 1e9:.1f})"
+    """`0.6 GB (peak 0.7), CUDA 5.1 GB (peak 6.0)`, as far as there is something to tell."""
+    told = (("", resident()), ("CUDA ", on_cards()))
+    return ", ".join(f"{what}{used[0] / 1e9:.1f} GB (peak {used[1] / 1e9:.1f})" for what, used in told if used)
