@@ -79,6 +79,20 @@ def test_run_does_what_the_command_does(
     assert result.summary["run"] == scores.run[0] and result.figure.is_file()
     assert result._repr_png_() == (other / "layers.png").read_bytes()
     check_decisions(result)
+    check_sides(result, tmp_path / "study")
+
+
+def check_sides(one: Result, place: Path) -> None:
+    """A study of the same run twice."""
+    for side in ("global", "local"):
+        shutil.copytree(one.folder, place / side)
+    (place / "study.json").write_text(json.dumps({"position": "last", "statements": []}))
+    study = Result(place)
+    assert len(study.scores) == 2 * len(one.scores) and study.summary["position"] == "last"
+    assert [side.folder.name for side in study.sides] == ["global", "local"] and study.figure.name == "study.png"
+    assert study.cache.identity == one.cache.identity
+    with pytest.raises(DataError, match="scores.csv does not exist"):
+        load_scores(place.parent)
 
 
 def check_decisions(result: Result) -> None:
@@ -157,19 +171,6 @@ def test_the_cache_as_arrays(checkpoint: Path, tmp_path: Path, monkeypatch: pyte
         load_cache("abc")
     with pytest.raises(CacheError, match="there is no cache abc in elsewhere/cache, which holds none"):
         load_cache("abc", outputs="elsewhere")
-
-
-def test_a_study_has_two_sides(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
-    assert probe("run", *tiny(checkpoint), *QUICK, "hydra.run.dir=one")[0] == 0
-    for side in ("global", "local"):
-        shutil.copytree(tmp_path / "one", tmp_path / "study" / side)
-    (tmp_path / "study" / "study.json").write_text(json.dumps({"position": "last", "statements": []}))
-    study = Result(tmp_path / "study")
-    assert len(study.scores) == 2 * len(Result(tmp_path / "one").scores) and study.summary["position"] == "last"
-    assert [side.folder.name for side in study.sides] == ["global", "local"] and study.figure.name == "study.png"
-    assert study.cache.identity == study.sides[1].cache.identity
-    with pytest.raises(DataError, match="scores.csv does not exist"):
-        load_scores(tmp_path)
 
 
 @pytest.fixture(scope="module")

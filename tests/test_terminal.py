@@ -120,12 +120,11 @@ def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_quiet_and_verbose(probe: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, out, err = probe("run", "--quiet", *tiny(checkpoint), *QUICK)
-    assert (code, err) == (0, "") and "lm.04.norm" in out and re.search(r"lm, last +[▁▂▃▄▅▆▇█]{2}  ", out)
+    code, out, err = probe("run", "-m", "--quiet", *tiny(checkpoint), *QUICK, "data.seed=0")
+    assert (code, err) == (0, "") and "HYDRA" not in out and "lm.04.norm" in out
+    assert re.search(r"lm, last +[▁▂▃▄▅▆▇█]{2}  ", out)
     code, out, err = probe("--quiet", "run", *tiny(checkpoint), *QUICK, "task=object")
     assert code == 1 and err.startswith("mllm-probe: task=object is unknown") and not out
-    code, out, err = probe("run", "-m", *tiny(checkpoint), *QUICK, "data.seed=0", "--quiet")
-    assert (code, err) == (0, "") and "HYDRA" not in out
     code, _, err = probe("extract", *tiny(checkpoint), *QUICK, "--verbose")
     first, *rest = err.splitlines()
     assert code == 0 and re.fullmatch(r"0\.0 s: extract writes to .*/outputs/extract/\S+", first)
