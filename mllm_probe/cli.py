@@ -4,19 +4,20 @@ The only file that calls hydra.main, and where an error ends as one sentence and
 imported before a command is known: `mllm-probe --help` and every Tab press must be quick.
 """
 
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from mllm_probe.errors import MllmProbeError
+from mllm_probe.launch import job_name, limit_threads, perform
+from mllm_probe.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from mllm_probe.jobs import Job
 
 COMMANDS = {
     "run": "extract activations, sweep probes over them, print and draw the result",
@@ -37,12 +38,15 @@ COMMANDS = {
     "list": "models, tasks, datasets, probes, experiments, launchers and more to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
-# {command: module of tools}; all others are Hydra jobs, see _job_name
+# {command: module of tools}; all others are Hydra jobs, see launch.job_name
 PLAIN = {"compare": "compare", "status": "status", "cache": "cache", "list": "catalogue", "doctor": "doctor"}
-USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m]
+FLAGS = f"--{QUIET}", f"--{VERBOSE}"
+USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m] [--quiet | --verbose]
 
 commands:
 {commands}
+
+--quiet leaves results on stdout and errors on stderr and says nothing else; --verbose says more, and when.
 """
 ABOUT = "mllm-probe: which layers of a multimodal language model hold global meaning, and which local\n"
 EXAMPLES = """
@@ -72,8 +76,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(f"mllm-probe {__version__}")
         sys.exit(0)
-    command, rest = _command(args)
+    command, rest = _command(_told_how_much(args))
     (_run_plain if command in PLAIN else _run_hydra)(command, rest)
+
+
+def _told_how_much(args: list[str]) -> list[str]:
+    """The arguments without --quiet and --verbose, which are set for this process and those it starts."""
+    for flag in FLAGS:
+        if flag in args:
+            os.environ[VARIABLE] = flag.removeprefix("--")
+    try:
+        verbosity()
+    except MllmProbeError as error:
+        _fail(str(error))
+    return [arg for arg in args if arg not in FLAGS]
 
 
 def _command(args: list[str]) -> tuple[str, list[str]]:
@@ -109,7 +125,9 @@ def _usage(words: Sequence[str]) -> str:
 def _completion(args: list[str]) -> list[str]:
     """Words of commands while these are typed; then Hydra's own completion, the command taken out of the line; plain
     commands are none of Hydra's and may have subcommands instead."""
-    first, *done, typed = os.environ["COMP_LINE"].split(" ") if " " in os.environ["COMP_LINE"] else ("", "")
+    line = os.environ["COMP_LINE"]
+    first, *done, typed = line.split(" ") if " " in line else ("", "")
+    done = [word for word in done if word not in FLAGS]
     command = next((name for n in (1, 2) if (name := " ".join(done[:n])) in COMMANDS), "")
     if not command or command in PLAIN:
         plain = getattr(_plain(command), "COMMANDS", ()) if done == [command] else ()
@@ -118,17 +136,9 @@ def _completion(args: list[str]) -> list[str]:
     words = command.split()
     os.environ["COMP_LINE"] = " ".join([first, *done[len(words) :], typed])
     if "COMP_POINT" in os.environ:
-        os.environ["COMP_POINT"] = str(max(0, int(os.environ["COMP_POINT"]) - len(command) - 1))
+        gone = len(line) - len(os.environ["COMP_LINE"])
+        os.environ["COMP_POINT"] = str(max(0, int(os.environ["COMP_POINT"]) - gone))
     return [*words, *args]
-
-
-def _limit_threads() -> None:
-    """One thread unless the user or the SLURM allotment says more; read by BLAS and torch when they are imported.
-
-    Two threads beside one busy core make the same forward pass some twenty times slower, so the cautious number is
-    the default.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
 
 
 def _plain(command: str) -> Any:
@@ -137,7 +147,6 @@ def _plain(command: str) -> Any:
 
 def _run_plain(command: str, args: list[str]) -> None:
     """A plain command: nothing is composed, so neither Hydra nor torch is imported."""
-    from mllm_probe.errors import MllmProbeError
     from mllm_probe.sentences import cannot_use
 
     try:
@@ -160,25 +169,26 @@ def _leave_pipe() -> None:
 
 
 def _run_hydra(command: str, args: list[str]) -> None:
-    _limit_threads()
+    limit_threads()
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from mllm_probe.config import register_schemas
-    from mllm_probe.errors import MllmProbeError
     from mllm_probe.multirun import Multirun, left, told
     from mllm_probe.paths import config_dir
     from mllm_probe.sentences import sentence
 
     register_schemas()
     Multirun.folder = None
+    if verbosity() == QUIET:
+        logging.getLogger("hydra").setLevel(logging.WARNING)  # which job it launches
     wants_trace = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentences below are ours
     sys.argv = [f"mllm-probe {command}", *args]
     failed: list[str] = []
     began: list[str] = []
-    task = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=_job_name(command))(
+    task = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=job_name(command))(
         _task(command, failed, began, wants_trace)
     )
     try:
@@ -206,14 +216,13 @@ def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) 
     def task(config: "DictConfig") -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from mllm_probe.errors import MllmProbeError
         from mllm_probe.sentences import sentence
 
         here = HydraConfig.get()
         began.append(here.job.override_dirname)
         away = not str(here.launcher._target_).endswith("BasicLauncher")
         try:
-            _job(command, config, here)
+            perform(command, config, here)
         except (MllmProbeError, OSError) as error:
             if wants_trace or away:
                 raise
@@ -224,48 +233,8 @@ def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) 
                 traceback.print_exc()
             raise
 
-    task.__name__ = task.__qualname__ = _job_name(command)
+    task.__name__ = task.__qualname__ = job_name(command)
     return task
-
-
-def _job(command: str, config: "DictConfig", here: "DictConfig") -> None:
-    """One job from its settings to its results; those with a folder of their own keep a status.json in it."""
-    from mllm_probe.config import typed
-    from mllm_probe.paths import RunPaths
-    from mllm_probe.report.heartbeat import Heartbeat
-    from mllm_probe.report.progress import RichReporter
-    from mllm_probe.sentences import reason
-
-    job, paths = _job_name(command), RunPaths(Path(here.runtime.output_dir))
-    with RichReporter() as bars:
-        if here.output_subdir is None:
-            _dispatch(job, typed(config, job), paths, bars)
-            return
-        with Heartbeat(bars, paths.status, _first(command, here), partial(reason, command)) as reporter:
-            _dispatch(job, typed(config, job), paths, reporter)
-
-
-def _first(command: str, here: "DictConfig") -> "Job":
-    from omegaconf import OmegaConf
-
-    from mllm_probe.jobs import Job
-
-    number = OmegaConf.select(here, "job.num")  # missing in a run of its own
-    return Job(command, list(here.overrides.task), number)
-
-
-def _job_name(command: str) -> str:
-    """What its Hydra job, its primary YAML, its schema and its stage are called."""
-    return command.replace(" ", "_")
-
-
-def _dispatch(job: str, settings: Any, paths: Any, reporter: Any) -> None:
-    if job == "report":
-        from mllm_probe.stages.report import report
-
-        report(settings, reporter)
-        return
-    getattr(import_module(f"mllm_probe.stages.{job}"), job)(settings, paths, reporter)
 
 
 def _fail(sentence: str) -> NoReturn:

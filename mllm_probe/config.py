@@ -48,7 +48,7 @@ class RunConfig:
     `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
     or several such nodes by name. `controls` is a list, or all, or none. `local` holds a second task with its own
     `extract.positions` and `extract.answers`; a study then compares the layers of both. `guards` stop a run that cannot
-    be right, or only note it.
+    be right, or only note it. `loggers`, one or a list, are told of the finished run.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -64,6 +64,7 @@ class RunConfig:
     sweep: SweepSettings = field(default_factory=SweepSettings)
     controls: Any = field(default_factory=lambda: ["control_task"])
     guards: str = "stop"
+    loggers: Any = field(default_factory=list)
     local: Any = None
     report: ReportSettings = field(default_factory=ReportSettings)
     paths: PathSettings = field(default_factory=PathSettings)
@@ -185,6 +186,7 @@ NOT_SCIENCE = (
     "paths",
     "device",
     "plugins",
+    "loggers",
     "model",
     "dataset.root",
     "dataset.file",

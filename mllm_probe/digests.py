@@ -73,10 +73,10 @@ def _key(path: Path, what: str = "") -> str:
     return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}|{what}"
 
 
-def open_digests(memo: Path) -> Digests:
+def open_digests(memo: Path, kind: type[Digests] = Digests) -> Digests:
     """A damaged memo costs time, not correctness: it is started anew."""
     try:
-        return Digests(memo)
+        return kind(memo)
     except (json.JSONDecodeError, UnicodeDecodeError):
         memo.replace(memo.with_suffix(".damaged"))
-        return Digests(memo)
+        return kind(memo)

@@ -19,6 +19,7 @@ from mllm_probe.jobs import DONE, Asked, read, submitted, write
 from mllm_probe.paths import MultirunPaths
 from mllm_probe.tools.listing import count
 from mllm_probe.tools.standing import standings
+from mllm_probe.verbosity import QUIET, verbosity
 
 LAUNCHERS = {"BasicLauncher": "basic", "LocalLauncher": "local", "SlurmLauncher": "slurm"}
 COUNTED = 10  # minutes; in jobs with no higher limit submitit takes every signal for a time-out
@@ -47,7 +48,7 @@ class Multirun(Callback):  # type: ignore[misc]
                 print("sacct does not answer: this command would wait for a killed job for ever", file=sys.stderr)
         Multirun.folder = Path(config.hydra.sweep.dir)
         write(asked, MultirunPaths(Multirun.folder).asked)
-        if asked.launcher != "basic":
+        if asked.launcher != "basic" and verbosity() != QUIET:
             print(f"`mllm-probe status {Multirun.folder}` shows how the jobs get on", file=sys.stderr)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.store_paths import CachePaths, PartPaths, TrainingPaths, VectorPaths, plain_name
+from mllm_probe.store_paths import DIGESTS, CachePaths, PartPaths, TrainingPaths, VectorPaths, plain_name
 
 
 def config_dir() -> Path:
@@ -41,7 +41,16 @@ class OutputPaths:
 
     @property
     def digests(self) -> Path:
-        return self.caches / "digests.json"
+        return self.caches / DIGESTS
+
+    @property
+    def mlflow(self) -> Path:
+        """The database of MLflow, and beside it the figures it keeps."""
+        return self.root / "mlflow.db"
+
+    @property
+    def mlruns(self) -> Path:
+        return self.root / "mlruns"
 
     def parts(self, run: str) -> "PartPaths":
         return PartPaths(self.root / "unfinished" / run)
@@ -112,6 +121,10 @@ class RunPaths:
     def table(self, kind: str) -> Path:
         """The headline scores for a paper: `md`, `tex`."""
         return self.root / f"table.{kind}"
+
+    def logged(self, logger: str) -> Path:
+        """What a logger leaves in the folder of the run."""
+        return self.root / logger
 
     def figure(self, kind: str) -> Path:
         return self.root / f"layers.{kind}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CLAIM = re.compile(r"\d{5,}\.\d+\.claim")
+DIGESTS = "digests.json"  # beside the caches
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class CachePaths:
     @property
     def identity(self) -> Path:
         return self.root / "identity.json"
+
+    @property
+    def digests(self) -> Path:
+        """Shared with the caches beside it."""
+        return self.root.parent / DIGESTS
 
     @property
     def groups(self) -> Path:

@@ -20,12 +20,13 @@ from mllm_probe.cache.store import Store
 from mllm_probe.cache.upkeep import IDLE, Cache, remove
 from mllm_probe.cache.verify import verify
 from mllm_probe.digests import Digests, open_digests
+from mllm_probe.dotted import show
 from mllm_probe.errors import CacheError
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import OutputPaths
 from mllm_probe.stages.prepared import name_cache
 from mllm_probe.store_paths import CachePaths, GroupPaths
-from mllm_probe.tools.listing import abbreviate, gigabytes, show
+from mllm_probe.tools.listing import abbreviate, gigabytes
 from mllm_probe.types import Sample
 
 Call = Callable[..., tuple[int, str, str]]

@@ -27,14 +27,17 @@ FLOORS = [
         "digests",
         "integration",
         "jobs",
+        "verbosity",
+        "dotted",
     },
     {"data", "cache"},
     {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config", "sentences"},
     {"vision", "sugar", "compose"},
     {"report"},
+    {"loggers"},
     {"stages", "tools"},
-    {"multirun"},
-    {"cli"},
+    {"multirun", "launch"},
+    {"cli", "api"},
     {"__main__"},
 ]
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
@@ -45,6 +48,9 @@ ONLY_IN = {
     "hydra": {"cli", "compose", "config", "multirun", "sentences"},
     "rich": {"report", "tools"},
     "peft": {"train"},
+    "tensorboard": {"loggers"},
+    "wandb": {"loggers"},
+    "mlflow": {"loggers"},
 }
 
 

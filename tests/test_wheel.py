@@ -40,6 +40,8 @@ def test_conf_travels_with_the_package(installed: Path, tmp_path: Path) -> None:
     done = call(installed, tmp_path, "run", "--info", "searchpath")
     assert done.returncode == 0, done.stderr
     assert str(installed.parents[1]) in done.stdout and str(ROOT / "conf") not in done.stdout
+    (package,) = installed.parents[1].glob("lib/python*/site-packages/mllm_probe")
+    assert {"py.typed", "__init__.pyi"} <= {path.name for path in package.iterdir()}
     assert "bundled: mini" in call(installed, tmp_path, "run", "--cfg", "job").stdout
 
 

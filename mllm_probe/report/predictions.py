@@ -20,13 +20,17 @@ from mllm_probe.types import digest
 
 @dataclass(frozen=True)
 class Scored:
-    """N decisions: who they are, their labels, their pictures, and which are tested. `kind` as in types.Problem."""
+    """N decisions: who they are, their labels, their pictures, and which are tested. `kind` as in types.Problem.
+
+    `samples`: the uids of what the model read for each; none in files of older releases.
+    """
 
     decisions: tuple[str, ...]
     labels: tuple[int | float, ...]
     groups: tuple[str, ...]
     test: tuple[bool, ...]
     kind: str
+    samples: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -40,7 +44,8 @@ class Scored:
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> "Scored":
         uids, labels, groups, test = (json.loads(metadata[name]) for name in ("decisions", "labels", "groups", "test"))
-        return cls(tuple(uids), tuple(labels), tuple(groups), tuple(test), json.loads(metadata["kind"]))
+        samples = tuple(json.loads(metadata.get("samples", "[]")))
+        return cls(tuple(uids), tuple(labels), tuple(groups), tuple(test), json.loads(metadata["kind"]), samples)
 
 
 def load_scored(path: Path) -> Scored:

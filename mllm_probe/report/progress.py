@@ -1,26 +1,58 @@
-"""How a long stage says how far it is: a bar on a terminal, plain lines elsewhere."""
+"""How a long stage says how far it is: a bar on a terminal, plain lines elsewhere, nothing where quiet was asked for.
 
+A job of SLURM writes plain lines even where it has a terminal, for its output ends up in a file.
+"""
+
+import os
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
-PLAIN_EVERY = 10.0  # seconds between two lines where there is no terminal
+from mllm_probe.report.memory import memory
+from mllm_probe.verbosity import NORMAL, QUIET, VERBOSE, verbosity
+
+PLAIN_EVERY = {NORMAL: 10.0, VERBOSE: 1.0}  # seconds between two lines where there is no terminal
+
+
+class _Memory(ProgressColumn):
+    """Gives way to all others where a line is short: a column that may wrap shrinks first, and its text does not."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["memory"], no_wrap=True, overflow="ellipsis")
 
 
 class RichReporter:
-    """The Reporter of the command line; use it as a context manager, so that the bar is closed whatever happens."""
+    """The Reporter of the commands; use it as a context manager, so that the bar is closed whatever happens.
+
+    Verbose, it begins every line with the seconds since its own beginning. Raises ConfigError for an unknown verbosity.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console, self._level, self._began = console or Console(stderr=True), verbosity(), time.monotonic()
+        self._live = _is_live(self._console)
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4, max_width=40)),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}, {task.fields[rate]}/s, left"),
             TimeRemainingColumn(),
+            _Memory(),
             console=self._console,
+            expand=True,
         )
         self._tasks: dict[str, tuple[TaskID, float]] = {}
         self._spoken: dict[str, float] = {}
@@ -32,29 +64,45 @@ class RichReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._live:  # else it would print an empty line
+            self._bars.stop()
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if self._level == QUIET:
+            return
+        since = f"{time.monotonic() - self._began:.1f} s: " if self._level == VERBOSE else ""
+        self._console.print(f"{since}{text}", highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:
+        if self._level == QUIET:
+            return
         if done < self._done.get(stage, 0) or self._done.get(stage) == total:  # the same stage for something else
             self._bars.remove_task(self._tasks.pop(stage)[0])
         self._done[stage] = done
         if stage not in self._tasks:
-            self._tasks[stage] = (self._bars.add_task(stage, total=total, unit=unit, rate="?"), time.monotonic())
-            if self._console.is_terminal:
+            task = self._bars.add_task(stage, total=total, unit=unit, rate="?", memory="")
+            self._tasks[stage] = (task, time.monotonic())
+            if self._live:
                 self._bars.start()
         task, started = self._tasks[stage]
-        rate = f"{done / max(time.monotonic() - started, 1e-9):.1f}"
-        self._bars.update(task, completed=done, rate=rate)
-        if not self._console.is_terminal:
-            self._plain(stage, done, total, f"{unit}, {rate}/s")
+        spent = max(time.monotonic() - started, 1e-9)
+        self._bars.update(task, completed=done, rate=f"{done / spent:.1f}", memory=memory())
+        if not self._live:
+            self._plain(stage, done, total, unit, spent)
         elif done >= total:
             self._bars.stop()
 
-    def _plain(self, stage: str, done: int, total: int, tail: str) -> None:
+    def _plain(self, stage: str, done: int, total: int, unit: str, spent: float) -> None:
         now = time.monotonic()
-        if done >= total or now - self._spoken.setdefault(stage, now) >= PLAIN_EVERY:
-            self._spoken[stage] = now
-            self.note(f"{stage}: {done}/{total} {tail}")
+        if done < total and now - self._spoken.setdefault(stage, now) < PLAIN_EVERY[self._level]:
+            return
+        self._spoken[stage] = now
+        left = spent * (total - done) / max(done, 1)
+        when = f"left {timedelta(seconds=round(left))}" if done < total else f"in {spent:.1f} s"
+        self.note(f"{stage}: {done}/{total} {unit}, {done / spent:.1f}/s, {when}, {memory()}")
+
+
+def _is_live(console: Console) -> bool:
+    """Whether a line that moves can be drawn, and seen by somebody."""
+    seen = console.is_terminal and console.is_interactive and not console.is_jupyter
+    return seen and "SLURM_JOB_ID" not in os.environ

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 COLUMNS = tuple(field.name.rstrip("_") for field in fields(Score))
 NAMES = ("run", "cache", "revision", "subset", "site", "position", "control", "train_template", "test_template", "seed")
 TEXT = dict.fromkeys((*NAMES, "family"), str)
+KINDS = {
+    str: "str",
+    int: "int64",
+    int | None: "Int64",
+    float: "float64",
+    float | None: "float64",
+    bool | None: "boolean",
+}
+DTYPES = {field.name.rstrip("_"): KINDS[field.type] for field in fields(Score)}  # type: ignore[index]
 
 
 class ScoreFile:

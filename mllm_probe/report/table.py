@@ -9,6 +9,7 @@ from rich.table import Table
 from mllm_probe.report.answers import preferred_controls
 from mllm_probe.report.features import gains
 from mllm_probe.report.figures import floors, headline, headline_metric, positions, real
+from mllm_probe.report.sparkline import print_curves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,7 @@ ZERO_SHOT = "zero_shot"
 
 
 def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Console | None = None) -> None:
-    """One row per site, one column per position: accuracy in percent with its interval; the baselines below."""
+    """One row per site, one column per position: accuracy in percent with its interval; baselines and curves below."""
     console = console or Console()
     rows = headline(scores)
     sites = real(rows)
@@ -36,8 +37,17 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     for row in floors(rows).itertuples():
         table.add_row(row.control or row.probe, _cell(row, False))
     console.print(table)
+    print_curves(_curves(sites), console)
     for line in (*_said(summary), *gains(summary), *_controls(scores, rows, read[:1]), *_answer(scores, rows, summary)):
         console.print(line, highlight=False)
+
+
+def _curves(sites: "pd.DataFrame") -> dict[str, list[float]]:
+    """{tower and position: values of its blocks, from the first to the last}, the language model before the others."""
+    rows = sites[sites.part == "block"].sort_values("tower", key=lambda towers: towers != "lm", kind="stable")
+    return {
+        f"{tower}, {at}": line.value.tolist() for (tower, at), line in rows.groupby(["tower", "position"], sort=False)
+    }
 
 
 def _said(summary: dict[str, Any]) -> Iterator[str]:

@@ -131,8 +131,9 @@ class Bench:
     def scored(self) -> Scored:
         """What the run is scored on, whatever the model."""
         uids = tuple(decision.uid for decision in self.ready.examples.decisions)
+        samples = tuple(decision.sample for decision in self.ready.examples.decisions)
         labels, groups, test = (tuple(array.tolist()) for array in (self.y, self.groups, self.test))
-        return Scored(uids, labels, groups, test, self.kind)
+        return Scored(uids, labels, groups, test, self.kind, samples)
 
     @cached_property
     def _numbers(self) -> np.ndarray:

@@ -17,6 +17,7 @@ from mllm_probe.errors import CacheError, ConfigError, MllmProbeError, PendingEr
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.stages.request import Request
+from mllm_probe.verbosity import QUIET, verbosity
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 FAILED, PENDING = 1, 2  # exit codes of a process
@@ -70,7 +71,7 @@ def _work(command: Command, config: RunConfig, folder: Path, number: int) -> Non
     try:
         command(config, RunPaths(folder), Lines(number))
     except (MllmProbeError, OSError) as error:
-        Lines(number).note(str(error))
+        Lines(number).say(str(error))
         raise SystemExit(PENDING if isinstance(error, PendingError) else FAILED) from None
     except KeyboardInterrupt:  # the parent says so for all
         raise SystemExit(FAILED) from None
@@ -83,6 +84,11 @@ class Lines:
         self._number, self._tenth = number, 0
 
     def note(self, text: str) -> None:
+        if verbosity() != QUIET:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Whatever was asked for, as an error must be."""
         print(f"[shard {self._number}] {text}", file=sys.stderr, flush=True)
 
     def progress(self, stage: str, done: int, total: int, unit: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
 from mllm_probe.errors import ConfigError, ProbeError, choices
+from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.settings import ExtractSettings
@@ -20,13 +21,16 @@ OF_A_SIDE = ("positions", "answers")  # what a task sets of `extract`
 
 
 def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
+    loggers = chosen_loggers(config.loggers)
     if config.local is not None:
         _study(config, paths, reporter)
+        log_runs(loggers, [paths.side(side) for side in SIDES], config.paths.outputs, reporter)
         return
     ready = _ready(config, paths, reporter)
     [swept] = _swept([ready], [paths], reporter)
     swept.clear()
     show(paths, reporter, config.report)
+    log_runs(loggers, [paths], config.paths.outputs, reporter)
 
 
 def _ready(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mllm_probe.config import RunConfig
 from mllm_probe.errors import CacheError, ConfigError
+from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
@@ -49,6 +50,7 @@ BASELINES = 2  # question-only and majority, in every run
 
 def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
+    loggers = chosen_loggers(config.loggers)
     ready = prepare(config, paths, reporter)
     check_probe(ready)
     for each in (ready, *ready.variants):
@@ -60,6 +62,7 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, A
             reporter.note(f"{each.control}: not applicable, for {error}")
     swept = sweep_cached(ready, paths, reporter, extraction={})
     swept.clear()
+    log_runs(loggers, [paths], config.paths.outputs, reporter)
     return swept.summary
 
 

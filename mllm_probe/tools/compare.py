@@ -60,7 +60,7 @@ def _compare(given: argparse.Namespace, reporter: "Reporter") -> None:
     for task, positions in read.items():
         _draw(rivals[task], positions, paths)
     for rows in ranks:
-        _show(rows)
+        _show(rows, rivals[rows[0].task])
     reporter.note(f"everything is in {paths.root}")
 
 
@@ -163,8 +163,10 @@ def _draw(runs: Sequence["FinishedRun"], positions: Sequence[str], paths: Compar
     draw_comparison({run.label: run.scores for run in runs}, best, positions, files)
 
 
-def _show(rows: Sequence["Rank"]) -> None:
-    """The ranking at one position, values in percent, then who may be the best."""
+def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
+    """The ranking at one position, values in percent, then the curves and who may be the best."""
+    from mllm_probe.report.sparkline import print_curves
+
     first = rows[0]
     level = f"{100 * first.ci_level:g} %"
     table = new_table(title=f"{first.task} at {first.position}: {first.metric} in %, {level} intervals over pictures")
@@ -177,6 +179,8 @@ def _show(rows: Sequence["Rank"]) -> None:
         add_row(table, row.label, layer, value, gap, "" if row.p_holm is None else f"{row.p_holm:.2g}")
     console = wide_console()
     console.print(table)
+    curves = {run.label: run.curve(first.position) for run in runs}
+    print_curves({row.label: curves[row.label] for row in rows}, console)
     for line in (*_said(rows, level), ""):
         console.print(line, markup=False)
 

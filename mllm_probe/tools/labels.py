@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_probe.config import NOT_SCIENCE
-from mllm_probe.tools.listing import show
+from mllm_probe.dotted import show
 from mllm_probe.tools.runs import FinishedRun
 
 LONGEST = 40  # characters of a setting in a label

@@ -1,6 +1,5 @@
 """The tables of `mllm-probe cache ls`. Reads manifests and plans through `upkeep`, opens no shard."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_probe.cache.upkeep import Cache, Group, last_written, total_bytes
+from mllm_probe.dotted import flat, show
 from mllm_probe.sites import Key
 from mllm_probe.types import digest
 
@@ -34,21 +34,6 @@ def count(number: int, name: str) -> str:
 
 def day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
-
-
-def show(value: Any) -> str:
-    """A setting as one would type it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(show, value))}]"
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in node.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
 
 
 def new_table(title: str | None = None, caption: str | None = None) -> Table:

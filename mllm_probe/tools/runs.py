@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.dotted import flat
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
-from mllm_probe.report.figures import headline, real
+from mllm_probe.report.figures import blocks, headline, real
 from mllm_probe.report.predictions import Scored, load_scored
 from mllm_probe.report.scores import load_scores, load_summary
-from mllm_probe.tools.listing import flat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +61,11 @@ class FinishedRun:
         if found.empty:
             raise DataError(f"{self.paths.scores} has no score of a site; repeat the sweep, its cache still serves")
         return found
+
+    def curve(self, position: str) -> list[float]:
+        """The values of the language model's blocks, from the first to the last."""
+        here = blocks(self.rows)
+        return here[here.position == position].sort_values("layer").value.tolist()
 
     @cached_property
     def scored(self) -> Scored:

@@ -6,9 +6,10 @@ from typing import Any
 from rich.markup import escape
 
 from mllm_probe.cache.upkeep import read_json
+from mllm_probe.dotted import flat, show
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import RunPaths
-from mllm_probe.tools.listing import add_row, flat, new_table, show, wide_console
+from mllm_probe.tools.listing import add_row, new_table, wide_console
 
 ABSENT = "-"
 REQUEST = ("layers", "extract.positions", "data", "dataset", "task", "splits")  # what decides over keys and samples

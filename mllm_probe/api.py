@@ -1,0 +1,194 @@
+"""What the commands do, for scripts and notebooks: the same words, folders and numbers; results as tables and arrays.
+
+Errors are those of mllm_probe.errors. Nothing heavy is imported before it is needed.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.errors import CacheError, ConfigError, DataError, MllmProbeError
+from mllm_probe.launch import limit_threads, perform
+from mllm_probe.paths import SIDES, OutputPaths, RunPaths
+from mllm_probe.verbosity import QUIET, speaking
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mllm_probe.cache.view import CacheView
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, read from its folder when it is asked for.
+
+    A study has two tables: `scores` holds both, one below the other, `summary` is its study.json, and `sides` are its
+    two runs.
+    """
+
+    folder: Path
+
+    @property
+    def scores(self) -> "pd.DataFrame":
+        """See load_scores."""
+        return load_scores(self.folder)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json: the best layer a position, its score and interval, baselines, versions, times."""
+        from mllm_probe.report.scores import load_summary
+
+        return load_summary(self._paths.study if self.sides else self._paths.summary)
+
+    @property
+    def figure(self) -> Path:
+        """The PNG of score against layer; beside it lies a PDF."""
+        return self._paths.curves("png") if self.sides else self._paths.figure("png")
+
+    @property
+    def decisions(self) -> "pd.DataFrame":
+        """What was scored, a row a decision: `decision`, `sample`, `label`, `group` (its picture), `test` (bool).
+
+        In the order of the logits in predictions.safetensors; `sample` is the uid by which the cache knows it. Raises
+        DataError for a run of a release that did not keep it.
+        """
+        import pandas as pd
+
+        from mllm_probe.report.predictions import load_scored
+
+        scored = load_scored(self._paths.predictions)
+        if not scored.samples:
+            raise DataError(f"{self._paths.predictions} is of an older release and names no samples; repeat the sweep")
+        columns = (scored.decisions, scored.samples, scored.labels, scored.groups, scored.test)
+        return pd.DataFrame(dict(zip(("decision", "sample", "label", "group", "test"), columns, strict=True)))
+
+    @property
+    def cache(self) -> "CacheView":
+        """The activations it was scored on."""
+        return load_cache(self.sides[0].folder if self.sides else self.folder)
+
+    @property
+    def sides(self) -> "tuple[Result, ...]":
+        """Of a study, its global and its local run; else none."""
+        return tuple(Result(self._paths.side(name).root) for name in SIDES if self._paths.study.is_file())
+
+    @property
+    def _paths(self) -> RunPaths:
+        return RunPaths(self.folder)
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows of it."""
+        return self.figure.read_bytes() if self.figure.is_file() else None
+
+
+def run(*overrides: str, out: str | Path | None = None, quiet: bool = False) -> Result:
+    """What `mllm-probe run` does with these words: extract, sweep, report.
+
+    `run("task=objects", "dataset.pictures=60")` leaves the folder that the command would leave, with the same numbers
+    in it. `out` is that folder (None = a new one in outputs/run); `quiet` says and prints nothing. Raises
+    MllmProbeError.
+    """
+    return Result(_done("run", overrides, out, quiet))
+
+
+def sweep(*overrides: str, out: str | Path | None = None, quiet: bool = False) -> Result:
+    """What `mllm-probe sweep` does: fit and score probes on a cache that is filled. It draws no figure.
+
+    Arguments and errors as in `run`; CacheError where something has not been extracted.
+    """
+    return Result(_done("sweep", overrides, out, quiet))
+
+
+def extract(*overrides: str, out: str | Path | None = None, quiet: bool = False) -> "CacheView":
+    """What `mllm-probe extract` does, and the cache that it has filled. Arguments and errors as in `run`."""
+    return load_cache(_done("extract", overrides, out, quiet))
+
+
+def load_scores(folder: str | Path) -> "pd.DataFrame":
+    """scores.csv of a run (its folder, a study's folder, or the file itself), with the dtypes of its contract.
+
+    Text is str, "" where empty; counts int64; `layer` Int64 and `converged` boolean, <NA> for baselines; other numbers
+    float64. Raises DataError.
+    """
+    import pandas as pd
+
+    from mllm_probe.report import scores
+
+    path = Path(folder)
+    paths = RunPaths(path)
+    sides = [paths.side(name).scores for name in SIDES] if paths.study.is_file() else [paths.scores]
+    tables = [scores.load_scores(one) for one in (sides if path.is_dir() else [path])]
+    return pd.concat([table.astype(scores.DTYPES) for table in tables], ignore_index=True)
+
+
+def load_cache(folder: str | Path, outputs: str | Path | None = None) -> "CacheView":
+    """A cache by its folder, by the folder of a run that read it, or by its identity (the name of its folder).
+
+    `outputs` is where the caches are (None = what the run was told, else outputs). Raises CacheError.
+    """
+    from mllm_probe.cache.view import CacheView
+    from mllm_probe.store_paths import CachePaths
+
+    if CachePaths(Path(folder)).groups.is_dir():
+        return CacheView(Path(folder))
+    identity, told = _read_by(RunPaths(Path(folder))) or (str(folder), "outputs")
+    caches = OutputPaths(Path(outputs or told))
+    found = caches.cache(identity)
+    if not found.groups.is_dir():
+        known = sorted(path.name for path in caches.caches.glob("*") if CachePaths(path).groups.is_dir())
+        raise CacheError(
+            f"there is no cache {identity} in {caches.caches}, which holds {', '.join(known) or 'none'}; "
+            "give outputs=FOLDER, or the cache's folder"
+        )
+    return CacheView(found.root)
+
+
+def _read_by(paths: RunPaths) -> tuple[str, str] | None:
+    """The identity of the cache that a run read, and its paths.outputs; None for what is no run."""
+    from omegaconf import OmegaConf
+
+    if not (paths.identity.is_file() and paths.config.is_file()):
+        return None
+    return json.loads(paths.identity.read_text())["digest"], OmegaConf.load(paths.config).paths.outputs
+
+
+def _done(command: str, overrides: tuple[str, ...], out: str | Path | None, quiet: bool) -> Path:
+    """The folder of a job that has ended well. Raises MllmProbeError."""
+    limit_threads()
+    from mllm_probe.compose import worked
+
+    for word in overrides:
+        if word.startswith(("-", "hydra.mode=")):
+            raise ConfigError(f"'{word}' is for the command line; call {command} once for each combination instead")
+    place = [] if out is None else [f"hydra.run.dir={_quoted(str(out))}"]
+    with _hushed() if quiet else nullcontext():
+        try:
+            return worked(command, [*overrides, *place], lambda config, here: perform(command, config, here))
+        except OSError as error:
+            from mllm_probe.sentences import sentence
+
+            raise MllmProbeError(sentence(command, error)) from error
+
+
+def _quoted(text: str) -> str:
+    """As a value on the command line, whatever characters it has."""
+    return "'{}'".format(text.replace("'", "\\'"))
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """No progress and no table; a notebook takes tables past stdout, so it is asked to keep them."""
+    with speaking(QUIET):
+        if "IPython" in sys.modules:
+            from IPython.utils.capture import capture_output
+
+            with capture_output(stderr=False):
+                yield
+        else:
+            with redirect_stdout(StringIO()):
+                yield

@@ -1,0 +1,20 @@
+"""Nested settings as flat ones with dotted names, and a setting as one would type it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in node.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def show(value: Any) -> str:
+    """A setting as one would type it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(show, value))}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,47 @@
+"""The loggers that `loggers=[...]` names: checked before a run, told of it behind it."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mllm_probe.errors import ConfigError, choices
+from mllm_probe.loggers.mlflow import MLflow
+from mllm_probe.loggers.record import Logger, recorded
+from mllm_probe.loggers.tensorboard import TensorBoard
+from mllm_probe.loggers.wandb import WandB
+from mllm_probe.paths import OutputPaths, RunPaths
+from mllm_probe.protocols import Reporter
+
+LOGGERS: dict[str, Logger] = {"tensorboard": TensorBoard(), "wandb": WandB(), "mlflow": MLflow()}
+
+
+def chosen_loggers(given: Any) -> tuple[str, ...]:
+    """The names in a list, or the one that stands alone. Raises ConfigError for a name that is unknown, or whose
+    package is not installed."""
+    names = tuple(map(str, given)) if isinstance(given, list) else (str(given),)
+    for name in names:
+        if name not in LOGGERS:
+            raise ConfigError(f"loggers names '{name}', which is unknown; {choices(name, LOGGERS)}")
+        lacking = [module for module in LOGGERS[name].needs if not _installed(module)]
+        if lacking:
+            raise ConfigError(f"loggers=[{name}] needs {', '.join(lacking)}: pip install 'mllm-probe[{name}]'")
+    return names
+
+
+def log_runs(names: Sequence[str], runs: Sequence[RunPaths], outputs: str, reporter: Reporter) -> None:
+    """Tell each logger of each finished run. Nothing is raised: the runs are whole, whatever becomes of this."""
+    for paths in runs:
+        for name in names:
+            try:
+                said = LOGGERS[name].log(recorded(paths, OutputPaths(Path(outputs))))
+            except Exception as error:  # packages of others, and services, fail in as many ways as there are of them
+                first = str(error).strip().partition("\n")[0]
+                said = f"not logged, {type(error).__name__}: {first}"
+            reporter.note(f"{name}: {said}")
+
+
+def _installed(module: str) -> bool:
+    """Whether there is a package: a folder of that name, such as W&B leaves in the working directory, is none."""
+    found = find_spec(module)
+    return found is not None and found.origin is not None

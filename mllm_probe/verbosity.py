@@ -1,0 +1,32 @@
+"""How much a command says beside its results: an environment variable, so that the processes it starts say as much."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mllm_probe.errors import ConfigError, choices
+
+VARIABLE = "MLLM_PROBE_VERBOSITY"
+LEVELS = QUIET, NORMAL, VERBOSE = "quiet", "normal", "verbose"
+
+
+def verbosity() -> str:
+    """The level that is set. Raises ConfigError for an unknown one."""
+    level = os.environ.get(VARIABLE) or NORMAL
+    if level not in LEVELS:
+        raise ConfigError(f"{VARIABLE}={level} is unknown; {choices(level, LEVELS)}")
+    return level
+
+
+@contextmanager
+def speaking(level: str) -> Iterator[None]:
+    """That level, in this process and in those started meanwhile."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = level
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
