@@ -56,7 +56,10 @@ class BlockSettings:
 
 @dataclass
 class CheckpointSettings:
-    """Where a checkpoint is: the first of `path`, `bundled` and `hub_id` that is given leads to it."""
+    """Where a checkpoint is: the first of `path`, `bundled` and `hub_id` that is given leads to it.
+
+    `revision` is a branch, tag or commit of the hub (null = the newest), `download_gb` what is said before a fetch.
+    """
 
     bundled: str | None = None
     path: str | None = None
@@ -69,6 +72,8 @@ class CheckpointSettings:
 class ModelSettings(CheckpointSettings):
     """Where a multimodal model is and how it is loaded.
 
+    Results call it `name`. `weights` random are drawn from `seed`, not read. `quantization` is that of the towers in
+    `quantize`; all else is in `dtype`, which is also what is computed in. `attn` is transformers' attention.
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
     fit on them. `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint
     brings itself runs with `trust_remote_code` only.
@@ -100,7 +105,8 @@ class ModelSettings(CheckpointSettings):
 @dataclass
 class PromptSettings:
     """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template where it has one, off = the
-    picture, a new line, the text; plain = the same without the new line, as connectors are trained."""
+    picture, a new line, the text; plain = the same without the new line, as connectors are trained. `system` is the
+    system message (null = none is given); with `generation_prompt` the prompt ends where an answer would begin."""
 
     chat: str = "auto"
     system: str | None = None
@@ -110,7 +116,8 @@ class PromptSettings:
 @dataclass
 class LayerSettings:
     """Which sites: towers (null = all the model has), then layers `range` (both ends included, null = all) in steps of
-    `stride` from its start, and of each the `parts`: what the block returns, what its attention or its mlp adds."""
+    `stride` from its start, and of each the `parts`: what the block returns, what its attention or its mlp adds.
+    `middle` takes the middle third of a tower's blocks, `norm` the state behind the final norm as well."""
 
     towers: list[str] | None = None
     parts: list[str] = field(default_factory=lambda: ["block"])
@@ -122,7 +129,8 @@ class LayerSettings:
 
 @dataclass
 class DataSettings:
-    """Which pictures of the data set: `n` of them (null = all), drawn by `seed`."""
+    """Which pictures of the data set: `n` of them (null = all), drawn by `seed`. What cannot be used ends the run with
+    `on_bad_row` stop, and is left out and named with skip."""
 
     n: int | None = None
     seed: int = 0
@@ -131,7 +139,7 @@ class DataSettings:
 
 @dataclass
 class SplitSettings:
-    """Shares of pictures for test and validation, see mllm_probe.tasks.folds.
+    """Shares of pictures: `test`, and `val` of the `blocks` that the others are cut into, see mllm_probe.tasks.folds.
 
     `unit` picture keeps a picture on one side, `near_duplicates` together with those that look the same; unit row does
     not, and leaks. `file` is a CSV of picture,split that takes the place of the shares.
@@ -149,11 +157,13 @@ class SplitSettings:
 class ExtractSettings:
     """What is read, and how the work is cut up.
 
-    `dtype` null = the model's own. `micro_batch` prompts go through the model at once, or as many tokens where
-    `prefix` auto lets the statements about a picture share it; null = what suits the device. `workers` threads prepare
-    pictures ahead. This process is number `shard` of `num_shards`; `gpus` starts as many processes here. Processes that
-    need the same share the shards out; one that finds only shards that others fill waits for `wait_s` seconds.
-    `answers` are the words for label 1 and label 0 whose log-odds are the model's own answer (null: it has none).
+    `positions` are where a prompt is read; states are stored in `dtype`, null = the model's own. `micro_batch` prompts
+    go through the model at once, or as many tokens where `prefix` auto lets the statements about a picture share it;
+    null = what suits the device. `workers` threads prepare pictures ahead. This process is number `shard` of
+    `num_shards`; `gpus` starts as many processes here. Processes that need the same share the shards out; one that
+    finds only shards that others fill waits for `wait_s` seconds. `answers` are the words for label 1 and label 0 whose
+    log-odds are the model's own answer (null: it has none).
+    Prompts of a batch are padded on `padding_side`. What would take more than `max_disk_gb` is refused.
     """
 
     positions: list[str] = field(default_factory=lambda: ["last"])
@@ -251,8 +261,9 @@ class TrainSettings:
 class FitSettings:
     """Which table of vision representations the law is fitted to, see mllm_probe.vision.table.
 
-    `table` null = the published one. `representation`, `a` and `c` are columns; where there is no column `a`, each
-    benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all columns perf_BENCHMARK; `groups` are averaged over.
+    `table` null = the published one; rows without A or C are left out with `on_bad_row` skip. `representation`, `a` and
+    `c` are columns; where there is no column `a`, each benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all
+    columns perf_BENCHMARK; `groups` are averaged over.
     The random baseline is a mean over `draws`.
     """
 
@@ -289,4 +300,6 @@ class PolicySettings:
 
 @dataclass
 class PathSettings:
+    """`outputs` is the folder that everything is written below."""
+
     outputs: str = "outputs"

@@ -26,7 +26,8 @@ class EncoderSettings(CheckpointSettings):
 
 @dataclass
 class PairSettings:
-    """Pictures with keypoints, for the C score: none without `root`. See mllm_probe.data.spair for `layout`."""
+    """Pictures with keypoints, for the C score: none without `root`. `layout` says how they lie there and `split` which
+    are taken; a pair that cannot be used ends the run, or is left out with `on_bad_pair` skip."""
 
     root: str | None = None
     layout: str = "spair"
