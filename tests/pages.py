@@ -55,6 +55,12 @@ def _commands(line: str) -> Iterator[list[str]]:
             words = []
 
 
+def files(path: Path) -> dict[str, str]:
+    """{name: content} of the files that a page holds: a block below a line that is the name and nothing else."""
+    named = [(re.fullmatch(r"`([\w/.]+\.\w+)`", block.above), block.text) for block in blocks(path)]
+    return {found[1]: text for found, text in named if found}
+
+
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -71,6 +77,7 @@ def blocks(path: Path) -> Iterator[Block]:
         if token.type in ("fence", "code_block"):
             assert token.map is not None
             yield Block(path, token.map[0] + 1, token.info.strip(), token.content, above)
+            above = ""
 
 
 def holds_commands(block: Block) -> bool:

@@ -6,22 +6,27 @@ when its page begins; `compose` holds mllm-probe alone, whose settings are compo
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from pages import COMMAND, PAGES, ROOT, TAGS, Block, anchors, blocks, holds_commands, links, name
+from pages import PAGES, ROOT, TAGS, Block, anchors, blocks, files, holds_commands, links, name
 from reference_sources import parser_of
 
 from mllm_probe.cli import COMMANDS, PLAIN
 from mllm_probe.config import register_schemas, typed
 from mllm_probe.paths import config_dir
+from mllm_probe.report.scores import COLUMNS
+from mllm_probe.stages.verdicts import Test
 
+Test.__test__ = False  # a row of tests.csv, no test
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 TAGGED = [block for block in BLOCKS if block.tag in TAGS]
 RUN = [page for page in PAGES if any(block.tag == "run" for block in blocks(page))]
@@ -37,6 +42,20 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{name(page)} links to {link}"
         assert target.is_relative_to(ROOT), f"{name(page)} links to {link}, outside of the repository"
         assert not anchor or anchor in anchors(target), f"{name(page)} links to {link}; there are {anchors(target)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_and_tests_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for file, _, function in re.findall(r"`((?:tests|scripts|mllm_probe|conf)/[\w/.]+)(::(\w+))?`", text):
+        assert (ROOT / file).exists(), f"{name(page)} names {file}"
+        assert not function or f"def {function}(" in (ROOT / file).read_text(), f"{name(page)} names {file}::{function}"
+
+
+def test_every_column_of_the_results_is_explained() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    firsts = {word for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for word in re.findall(r"`(\w+)`", row)}
+    assert firsts == {*COLUMNS, *(field.name for field in fields(Test))}
 
 
 def test_every_page_of_docs_is_in_the_index() -> None:
@@ -101,16 +120,64 @@ def check_plain(parser: ArgumentParser, arguments: list[str], where: str) -> Non
         assert not stop.code, f"{where}: {arguments}"
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_what_a_page_runs_runs(page: Path, tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    script = tmp_path / "bin" / "mllm-probe"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m mllm_probe "$@"\n')
-    script.chmod(0o755)
-    inherited = {word: value for word, value in os.environ.items() if word != "COLUMNS"}
-    environment = inherited | {"PATH": f"{script.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    """Its files are written first, then its blocks run one after the other in one folder."""
+    for file, text in files(page).items():
+        write(tmp_path / file, text)
+    environment = shell(tmp_path / "bin", ROOT)
     for block in blocks(page):
         if block.tag == "run":
-            command = ["bash", "-euo", "pipefail", "-c", block.text]
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            done = bash(block.text, tmp_path, environment)
             assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.timeout(900)
+def test_the_recipes_hold_in_this_repository_too(tmp_path: Path) -> None:
+    """The files of docs/extend.md where its table puts them, in a copy of the package; then all of them in two runs."""
+    page = ROOT / "docs" / "extend.md"
+    places = dict(re.findall(r"^\| `(mylab/\S+)` \| `(\S+)` \|$", page.read_text(), re.MULTILINE))
+    assert len(places) == 7
+    for folder in ("mllm_probe", "conf"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "bundled"))
+    (tmp_path / "mllm_probe" / "bundled").symlink_to(ROOT / "mllm_probe" / "bundled")
+    for file, text in files(page).items():
+        for ours, there in places.items():
+            if ours.endswith(".py"):
+                text = text.replace(f"_target_: {dotted(ours)}.", f"_target_: {dotted(there)}.")
+        write(tmp_path / places.get(file, file), text)
+    write(tmp_path / "checkpoints" / "keep", "")
+    (tmp_path / "checkpoints" / "mine").symlink_to(ROOT / "mllm_probe" / "bundled" / "mini")
+    commands = (
+        "mllm-probe run model=mine task=several probe=neighbours experiment=smoke layers=lm",
+        "python draw.py; mllm-probe run dataset=captioned dataset.root=pictures task.captions_per_picture=1 "
+        "experiment=smoke layers=lm",
+    )
+    environment = shell(tmp_path / "bin", tmp_path)
+    for command in commands:
+        done = bash(command, tmp_path, environment)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def dotted(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".")
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def shell(folder: Path, package: Path) -> dict[str, str]:
+    """An environment in which `mllm-probe` is that of the package and `python` is this one."""
+    for program, arguments in (("mllm-probe", "-m mllm_probe"), ("python", "")):
+        write(folder / program, f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        (folder / program).chmod(0o755)
+    path = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(package)}
+    return {word: value for word, value in os.environ.items() if word != "COLUMNS"} | path
+
+
+def bash(text: str, folder: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    command = ["bash", "-euo", "pipefail", "-c", text]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
