@@ -39,8 +39,9 @@ format: $(READY)  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY)  ## write docs/commands.md and the pictures of docs/concepts.md anew
+docs: $(READY)  ## write docs/commands.md, docs/code.md and the pictures of docs/concepts.md anew
 	$(BIN)/python scripts/write_reference.py
+	$(BIN)/python scripts/write_map.py
 	$(BIN)/python scripts/draw_concepts.py
 
 wheel: $(READY)  ## build the wheel and the source archive into dist/

@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 import pytest
+import write_map
 from draw_concepts import drawings
 from pages import PAGES, anchors
 from reference_sources import CONF, nodes, refusals
@@ -19,6 +20,12 @@ def text() -> str:
 
 def test_the_reference_is_up_to_date(text: str) -> None:
     assert PAGE.read_text(encoding="utf-8") == text, "the code or conf/ says something else now; run `make docs`"
+
+
+def test_the_map_is_up_to_date() -> None:
+    assert write_map.PAGE.read_text(encoding="utf-8") == write_map.page(), (
+        "a file says something else now; run `make docs`"
+    )
 
 
 def test_the_pictures_are_up_to_date() -> None:
