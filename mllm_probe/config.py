@@ -21,19 +21,17 @@ from mllm_probe.settings import (
     DataSettings,
     ExtractSettings,
     FidelitySettings,
-    FitSettings,
     GeometrySettings,
     LayerSettings,
     ModelSettings,
     PathSettings,
-    PolicySettings,
     PromptSettings,
     SplitSettings,
     SweepSettings,
     TrainSettings,
 )
 from mllm_probe.types import Examples, digest
-from mllm_probe.vision_settings import EncoderSettings, PairSettings, ScoreSettings
+from mllm_probe.vision_settings import EncoderSettings, FitSettings, PairSettings, PolicySettings, ScoreSettings
 
 T = TypeVar("T")
 

@@ -258,47 +258,6 @@ class TrainSettings:
 
 
 @dataclass
-class FitSettings:
-    """Which table of vision representations the law is fitted to, see mllm_probe.vision.table.
-
-    `table` null = the published one; rows without A or C are left out with `on_bad_row` skip. `representation`, `a` and
-    `c` are columns; where there is no column `a`, each benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all
-    columns perf_BENCHMARK; `groups` are averaged over.
-    The random baseline is a mean over `draws`.
-    """
-
-    table: str | None = None
-    representation: str = "representation"
-    a: str = "a_loglik"
-    c: str = "c_pck010"
-    benchmarks: list[str] | None = None
-    groups: dict[str, list[str]] = field(
-        default_factory=lambda: {
-            "vision": ["mmbench", "mme", "okvqa", "seed"],
-            "ocr": ["mmmu", "textvqa", "vizwiz", "scienceqa"],
-        }
-    )
-    on_bad_row: str = "stop"
-    draws: int = 1000
-    seed: int = 0
-
-
-@dataclass
-class PolicySettings:
-    """How many representations are trained in full, `budget`, and the `shortlist` of the law fitted to them.
-
-    `trained` = those whose performance may be seen; null = all that have a value, or, in a table without empty cells,
-    none: a dry run. `trials` of the policy are simulated where all values are known.
-    """
-
-    budget: int = 4
-    shortlist: int = 3
-    trained: list[str] | None = None
-    trials: int = 2000
-    seed: int = 0
-
-
-@dataclass
 class PathSettings:
     """`outputs` is the folder that everything is written below."""
 

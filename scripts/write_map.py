@@ -21,7 +21,7 @@ Data flows one way: `data` reads pictures and annotations, `tasks` makes samples
 `tests/test_house.py` knows the floors. [CONTRIBUTING.md](../CONTRIBUTING.md) has the rules, [extend.md](extend.md) how
 to add to it.
 
-Options are under [conf/](../conf), one YAML each ([commands.md](commands.md#options)); tests under [tests/](../tests)."""
+Options are YAML files in [conf/](../conf) ([commands.md](commands.md#options)), tests are in [tests/](../tests)."""
 
 
 def page() -> str:

@@ -46,7 +46,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_files_and_tests_that_are_named_exist(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    """But for the second column of docs/extend.md, which says where files of the reader's would go."""
+    text = re.sub(r"^\| `mylab/.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for file, _, function in re.findall(r"`((?:tests|scripts|mllm_probe|conf)/[\w/.]+)(::(\w+))?`", text):
         assert (ROOT / file).exists(), f"{name(page)} names {file}"
         assert not function or f"def {function}(" in (ROOT / file).read_text(), f"{name(page)} names {file}::{function}"
