@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -90,7 +91,8 @@ def links(path: Path) -> Iterator[str]:
             yield from (str(child.attrs[key]) for key in ("href", "src") if key in child.attrs)
 
 
-def anchors(path: Path) -> set[str]:
+@cache
+def anchors(path: Path) -> frozenset[str]:
     """The names that GitHub gives to the headings."""
     seen: Counter[str] = Counter()
     found = set()
@@ -102,4 +104,4 @@ def anchors(path: Path) -> set[str]:
             found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
             seen[slug] += 1
         inside = token.type == "heading_open"
-    return found
+    return frozenset(found)
