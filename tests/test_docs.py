@@ -17,7 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from pages import PAGES, ROOT, TAGS, Block, anchors, blocks, files, holds_commands, links, name
+from markdown_pages import PAGES, ROOT, TAGS, Block, anchors, blocks, files, holds_commands, links, name
 from reference_sources import parser_of
 
 from mllm_probe.cli import COMMANDS, PLAIN

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 import write_map
 from draw_concepts import drawings
-from pages import PAGES, anchors
+from markdown_pages import PAGES, anchors
 from reference_sources import CONF, nodes, refusals
 from write_reference import PAGE, page
 

@@ -5,7 +5,7 @@ import tomllib
 from typing import Any
 
 import yaml
-from pages import ROOT
+from markdown_pages import ROOT
 
 from mllm_probe import __version__
 
