@@ -46,7 +46,7 @@ def section(title: str, folder: Path, about: str) -> str:
 def said(path: Path) -> str:
     """The first sentence of a file's docstring."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
-    return re.split(r"(?<=[.:!?]) (?=[A-Z`])", text)[0].rstrip(":").replace("|", "\\|")
+    return re.split(r"(?<=[.!?]) (?=[A-Z`])", text)[0].replace("|", "\\|")
 
 
 if __name__ == "__main__":

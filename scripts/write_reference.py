@@ -103,11 +103,13 @@ def settings() -> Iterator[str]:
         yield f"### {_section_title(key)}"
         yield f"Of {', '.join(f'`{_words(command)}`' for command in commands)}."
         yield described(kind)
-        yield fields_table(list(_leaves(kind, key.split(" ")[0])), default)
+        place = key.split(" ")[0] + (".NAME" if default == {} else "")
+        yield fields_table(list(_leaves(kind, place)), default)
 
 
 def _sections() -> dict[str, tuple[type, Any, list[str]]]:
-    """{name: (dataclass, its default, the commands that take it)}; other defaults of the same name are named too."""
+    """{name: (dataclass, its default, the commands that take it)}; other defaults of the same name are named too, and
+    {} is the default where a field holds many by name."""
     found: dict[str, tuple[type, Any, list[str]]] = {}
     for command_name, schema in SCHEMAS.items():
         for f in dataclasses.fields(schema):
