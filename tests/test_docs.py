@@ -171,12 +171,13 @@ def write(path: Path, text: str) -> None:
 
 
 def shell(folder: Path, package: Path) -> dict[str, str]:
-    """An environment in which `mllm-probe` is that of the package and `python` is this one."""
+    """An environment in which `mllm-probe` is that of the package, and `python` is this one and finds it."""
     for program, arguments in (("mllm-probe", "-m mllm_probe"), ("python", "")):
-        write(folder / program, f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        found = f"PYTHONPATH={package}:$PYTHONPATH exec {sys.executable} {arguments}"
+        write(folder / program, f'#!/bin/sh\n{found} "$@"\n')
         (folder / program).chmod(0o755)
-    path = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(package)}
-    return {word: value for word, value in os.environ.items() if word != "COLUMNS"} | path
+    kept = {word: value for word, value in os.environ.items() if word not in ("COLUMNS", "PYTHONPATH")}
+    return kept | {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 def bash(text: str, folder: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
