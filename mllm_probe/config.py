@@ -43,7 +43,7 @@ class RunConfig:
     `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
     or several such nodes by name. `controls` is a list, or all, or none. `local` holds a second task with its own
     `extract.positions` and `extract.answers`; a study then compares the layers of both. `guards` stop a run that cannot
-    be right, or only note it.
+    be right, or only note it. `device` auto = CUDA where there is one. `plugins` are packages whose classes are built.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -119,7 +119,7 @@ class VisionScoreConfig:
 
 @dataclass
 class InspectConfig(RunConfig):
-    """`inspect`: the settings of a run, and how many of its samples are shown."""
+    """`inspect`: the settings of a run, and how many of its samples are shown, `n`."""
 
     n: int = 3
 

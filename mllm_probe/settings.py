@@ -115,7 +115,7 @@ class PromptSettings:
 
 @dataclass
 class LayerSettings:
-    """Which sites: towers (null = all the model has), then layers `range` (both ends included, null = all) in steps of
+    """Which sites: `towers` (null = all there are), then layers `range` (both ends included, null = all) in steps of
     `stride` from its start, and of each the `parts`: what the block returns, what its attention or its mlp adds.
     `middle` takes the middle third of a tower's blocks, `norm` the state behind the final norm as well."""
 
@@ -204,7 +204,7 @@ class SweepSettings:
 
 @dataclass
 class GeometrySettings:
-    """What layers are compared by, see mllm_probe.geometry. Rows: one prompt a picture, at most `max_rows` pictures.
+    """Which `measures` layers are compared by, see mllm_probe.geometry. Rows: a prompt each of `max_rows` pictures.
 
     `across` lists pairs of positions whose layers are compared with each other too. Values are clipped to `clip`
     standard deviations (null = off), mutual_knn counts `k` neighbours, svcca keeps at most `components` (null = all),
@@ -227,7 +227,7 @@ class GeometrySettings:
 class FidelitySettings:
     """What a quantised model is held against: the same one, not quantised, in `dtype` (null = model.dtype).
 
-    CKA is taken of one prompt a picture, of at most `max_rows` drawn by `seed`, clipped as in GeometrySettings.
+    CKA is taken of one prompt a picture, of at most `max_rows` drawn by `seed`, after `clip` as in GeometrySettings.
     """
 
     dtype: str | None = None

@@ -42,8 +42,8 @@ class ScoreSettings:
     Pictures are drawn into squares by `geometry` and scaled by `normalisation`; keypoints count as found by `match`
     within `alphas` of the object. `references` are the names in `mllms` that a_cos compares with (null = all but the
     representation itself). cka and mutual_knn (`k` neighbours) read caption states of the language model's layer
-    `text_layer`, clipped as in GeometrySettings; `permutations` of the captions are their null. `micro_batch` pictures
-    or captions pass at once. `draws` of the bootstrap give intervals of width `ci_level`.
+    `text_layer`, after `clip` as in GeometrySettings; `permutations` of the captions are their null. `micro_batch`
+    pictures or captions pass at once. `draws` of the bootstrap, by `seed`, give intervals of width `ci_level`.
     """
 
     measures: list[str] | None = None
@@ -69,7 +69,7 @@ class FitSettings:
     `table` null = the published one; rows without A or C are left out with `on_bad_row` skip. `representation`, `a` and
     `c` are columns; where there is no column `a`, each benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all
     columns perf_BENCHMARK; `groups` are averaged over.
-    The random baseline is a mean over `draws`.
+    The random baseline is a mean over `draws` by `seed`.
     """
 
     table: str | None = None
@@ -93,7 +93,7 @@ class PolicySettings:
     """How many representations are trained in full, `budget`, and the `shortlist` of the law fitted to them.
 
     `trained` = those whose performance may be seen; null = all that have a value, or, in a table without empty cells,
-    none: a dry run. `trials` of the policy are simulated where all values are known.
+    none: a dry run. `trials` of the policy, drawn by `seed`, are simulated where all values are known.
     """
 
     budget: int = 4

@@ -103,6 +103,9 @@ def settings() -> Iterator[str]:
         yield f"### {_section_title(key)}"
         yield f"Of {', '.join(f'`{_words(command)}`' for command in commands)}."
         yield described(kind)
+        yield from (
+            described(inner) for f in dataclasses.fields(kind) if dataclasses.is_dataclass(inner := _kind(kind, f))
+        )
         place = key.split(" ")[0] + (".NAME" if default == {} else "")
         yield fields_table(list(_leaves(kind, place)), default)
 
