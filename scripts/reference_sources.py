@@ -163,7 +163,8 @@ def groups(name: str) -> dict[str, Any]:
         if isinstance(entry, str):
             found |= groups(entry) if entry != "_self_" else {}
         else:
-            found |= {key: value for key, value in entry.items() if not key.startswith("override")}
+            named = {key.removeprefix("optional "): value for key, value in entry.items()}
+            found |= {key: value for key, value in named.items() if not key.startswith("override")}
     return found
 
 
