@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-slurm test-browser check format wheel clean
+.PHONY: help install run test test-slow test-slurm test-browser check format docs wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,14 +34,20 @@ test-browser: $(READY)  ## open report.html in Chromium (installs Debian's packa
 	    { $(ROOT) apt-get update -q && $(ROOT) apt-get install -qy --no-install-recommends chromium chromium-driver; }
 	$(BIN)/python -m pytest -m browser -rs $(ARGS)
 
-check: $(READY)  ## format, lint and types, nothing changed
+check: $(READY)  ## format, lint, types, imports and written pages, nothing changed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_house.py tests/test_reference.py
 
 format: $(READY)  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)  ## write docs/commands.md, docs/code.md and the pictures of docs/concepts.md anew
+	$(BIN)/python scripts/write_reference.py
+	$(BIN)/python scripts/write_map.py
+	$(BIN)/python scripts/draw_concepts.py
 
 wheel: $(READY)  ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build

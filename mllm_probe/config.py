@@ -1,14 +1,9 @@
-"""One typed config per command, its border checks, and `build`, which turns a `_target_` node into an object.
+"""One typed config per command, and its border checks.
 
 Hydra stops here: below this file there are plain dataclasses and objects, never a DictConfig.
 """
 
 import dataclasses
-import importlib
-import inspect
-import types
-import typing
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,19 +19,17 @@ from mllm_probe.settings import (
     DataSettings,
     ExtractSettings,
     FidelitySettings,
-    FitSettings,
     GeometrySettings,
     LayerSettings,
     ModelSettings,
     PathSettings,
-    PolicySettings,
     PromptSettings,
     SplitSettings,
     SweepSettings,
     TrainSettings,
 )
 from mllm_probe.types import Examples, digest
-from mllm_probe.vision_settings import EncoderSettings, PairSettings, ScoreSettings
+from mllm_probe.vision_settings import EncoderSettings, FitSettings, PairSettings, PolicySettings, ScoreSettings
 
 T = TypeVar("T")
 
@@ -48,7 +41,8 @@ class RunConfig:
     `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
     or several such nodes by name. `controls` is a list, or all, or none. `local` holds a second task with its own
     `extract.positions` and `extract.answers`; a study then compares the layers of both. `guards` stop a run that cannot
-    be right, or only note it. `loggers`, one or a list, are told of the finished run.
+    be right, or only note it. `loggers`, one or a list, are told of the finished run. `device` auto = CUDA where there
+    is one. `plugins` are packages whose classes are built.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -136,7 +130,7 @@ class VisionScoreConfig:
 
 @dataclass
 class InspectConfig(RunConfig):
-    """`inspect`: the settings of a run, and how many of its samples are shown."""
+    """`inspect`: the settings of a run, and how many of its samples are shown, `n`."""
 
     n: int = 3
 
@@ -248,59 +242,3 @@ def run_digest(config: RunConfig, cache: str, examples: Examples) -> str:
         for d in examples.decisions
     ]
     return digest(__version__, settings, cache, asked, examples.kind, sorted(examples.folds.items()))
-
-
-def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] = (), **more: Any) -> T:
-    """The object that a `_target_` node describes; `more` are arguments the code supplies.
-
-    Only classes of mllm_probe and of the packages named in `plugins` are accepted, only the arguments their
-    constructors declare, and only objects that satisfy `expected`. Raises ConfigError.
-    """
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"a node with _target_ is needed to build a {expected.__name__}, found {node!r}")
-    target = str(node["_target_"])
-    if target.split(".")[0] not in ("mllm_probe", *plugins):
-        raise ConfigError(f"_target_={target} is refused: list its package in plugins to allow it")
-    made = _locate(target)
-    given = {name: value for name, value in node.items() if name != "_target_"}
-    accepted = inspect.signature(made).parameters
-    for name, value in given.items():
-        if name in more:
-            raise ConfigError(f"'{name}' of {target} cannot be set here; it follows data.{name}")
-        if name not in accepted:
-            raise ConfigError(f"'{name}' is no setting of {target}; {choices(name, accepted)}")
-        _check_type(value, accepted[name].annotation, f"{name} of {target}")
-    thing = made(**given, **{name: value for name, value in more.items() if name in accepted})
-    lacking = [name for name in dir(expected) if not name.startswith("_") and not hasattr(thing, name)]
-    if lacking:
-        raise ConfigError(f"{target} is no {expected.__name__}: it lacks {', '.join(lacking)}")
-    return thing
-
-
-def _check_type(value: Any, annotation: Any, what: str) -> None:
-    """Refuse "many" where a number is declared; annotations that are no plain types are not checked."""
-    if typing.get_origin(annotation) is Sequence:
-        if not isinstance(value, list):
-            raise ConfigError(f"{what} is {value!r}, but must be a list")
-        for item in value:
-            _check_type(item, typing.get_args(annotation)[0], what)
-        return
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    allowed = typing.get_args(annotation) if union else (annotation,)
-    if any(option not in (int, float, str, bool, type(None)) for option in allowed):
-        return
-    exact = type(value) in allowed or (type(value) is int and float in allowed)
-    if not exact:
-        names = " or ".join("null" if option is type(None) else option.__name__ for option in allowed)
-        raise ConfigError(f"{what} is {value!r}, but must be {names}")
-
-
-def _locate(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"_target_={target} cannot be imported ({error})") from error
-    if not inspect.isclass(made):
-        raise ConfigError(f"_target_={target} is no class, and only classes are built")
-    return made

@@ -57,7 +57,10 @@ class BlockSettings:
 
 @dataclass
 class CheckpointSettings:
-    """Where a checkpoint is: the first of `path`, `bundled` and `hub_id` that is given leads to it."""
+    """Where a checkpoint is: the first of `path`, `bundled` and `hub_id` that is given leads to it.
+
+    `revision` is a branch, tag or commit of the hub (null = the newest), `download_gb` what is said before a fetch.
+    """
 
     bundled: str | None = None
     path: str | None = None
@@ -70,6 +73,8 @@ class CheckpointSettings:
 class ModelSettings(CheckpointSettings):
     """Where a multimodal model is and how it is loaded, with the low-rank `adapter` in a folder (null: none).
 
+    Results call it `name`. `weights` random are drawn from `seed`, not read. `quantization` is that of the towers in
+    `quantize`; all else is in `dtype`, which is also what is computed in. `attn` is transformers' attention.
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
     fit on them. `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint
     brings itself runs with `trust_remote_code` only.
@@ -106,7 +111,8 @@ class ModelSettings(CheckpointSettings):
 @dataclass
 class PromptSettings:
     """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template where it has one, off = the
-    picture, a new line, the text; plain = the same without the new line, as connectors are trained."""
+    picture, a new line, the text; plain = the same without the new line, as connectors are trained. `system` is the
+    system message (null = none is given); with `generation_prompt` the prompt ends where an answer would begin."""
 
     chat: str = "auto"
     system: str | None = None
@@ -115,8 +121,9 @@ class PromptSettings:
 
 @dataclass
 class LayerSettings:
-    """Which sites: towers (null = all the model has), then layers `range` (both ends included, null = all) in steps of
-    `stride` from its start, and of each the `parts`: what the block returns, what its attention or its mlp adds."""
+    """Which sites: `towers` (null = all there are), then layers `range` (both ends included, null = all) in steps of
+    `stride` from its start, and of each the `parts`: what the block returns, what its attention or its mlp adds.
+    `middle` takes the middle third of a tower's blocks, `norm` the state behind the final norm as well."""
 
     towers: list[str] | None = None
     parts: list[str] = field(default_factory=lambda: ["block"])
@@ -128,7 +135,8 @@ class LayerSettings:
 
 @dataclass
 class DataSettings:
-    """Which pictures of the data set: `n` of them (null = all), drawn by `seed`."""
+    """Which pictures of the data set: `n` of them (null = all), drawn by `seed`. What cannot be used ends the run with
+    `on_bad_row` stop, and is left out and named with skip."""
 
     n: int | None = None
     seed: int = 0
@@ -137,7 +145,7 @@ class DataSettings:
 
 @dataclass
 class SplitSettings:
-    """Shares of pictures for test and validation, see mllm_probe.tasks.folds.
+    """Shares of pictures: `test`, and `val` of the `blocks` that the others are cut into, see mllm_probe.tasks.folds.
 
     `unit` picture keeps a picture on one side, `near_duplicates` together with those that look the same; unit row does
     not, and leaks. `file` is a CSV of picture,split that takes the place of the shares.
@@ -155,11 +163,13 @@ class SplitSettings:
 class ExtractSettings:
     """What is read, and how the work is cut up.
 
-    `dtype` null = the model's own. `micro_batch` prompts go through the model at once, or as many tokens where
-    `prefix` auto lets the statements about a picture share it; null = what suits the device. `workers` threads prepare
-    pictures ahead. This process is number `shard` of `num_shards`; `gpus` starts as many processes here. Processes that
-    need the same share the shards out; one that finds only shards that others fill waits for `wait_s` seconds.
-    `answers` are the words for label 1 and label 0 whose log-odds are the model's own answer (null: it has none).
+    `positions` are where a prompt is read; states are stored in `dtype`, null = the model's own. `micro_batch` prompts
+    go through the model at once, or as many tokens where `prefix` auto lets the statements about a picture share it;
+    null = what suits the device. `workers` threads prepare pictures ahead. This process is number `shard` of
+    `num_shards`; `gpus` starts as many processes here. Processes that need the same share the shards out; one that
+    finds only shards that others fill waits for `wait_s` seconds. `answers` are the words for label 1 and label 0 whose
+    log-odds are the model's own answer (null: it has none).
+    Prompts of a batch are padded on `padding_side`. What would take more than `max_disk_gb` is refused.
     """
 
     positions: list[str] = field(default_factory=lambda: ["last"])
@@ -200,7 +210,7 @@ class SweepSettings:
 
 @dataclass
 class GeometrySettings:
-    """What layers are compared by, see mllm_probe.geometry. Rows: one prompt a picture, at most `max_rows` pictures.
+    """Which `measures` layers are compared by, see mllm_probe.geometry. Rows: a prompt each of `max_rows` pictures.
 
     `across` lists pairs of positions whose layers are compared with each other too. Values are clipped to `clip`
     standard deviations (null = off), mutual_knn counts `k` neighbours, svcca keeps at most `components` (null = all),
@@ -224,7 +234,7 @@ class FidelitySettings:
     """What a model is held against: with `reference` unquantized the same one, not quantised, in `dtype` (null =
     model.dtype); with base the same one, quantised alike, without its adapter.
 
-    CKA is taken of one prompt a picture, of at most `max_rows` drawn by `seed`, clipped as in GeometrySettings.
+    CKA is taken of one prompt a picture, of at most `max_rows` drawn by `seed`, after `clip` as in GeometrySettings.
     """
 
     reference: str = "unquantized"
@@ -256,45 +266,7 @@ class TrainSettings:
 
 
 @dataclass
-class FitSettings:
-    """Which table of vision representations the law is fitted to, see mllm_probe.vision.table.
-
-    `table` null = the published one. `representation`, `a` and `c` are columns; where there is no column `a`, each
-    benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all columns perf_BENCHMARK; `groups` are averaged over.
-    The random baseline is a mean over `draws`.
-    """
-
-    table: str | None = None
-    representation: str = "representation"
-    a: str = "a_loglik"
-    c: str = "c_pck010"
-    benchmarks: list[str] | None = None
-    groups: dict[str, list[str]] = field(
-        default_factory=lambda: {
-            "vision": ["mmbench", "mme", "okvqa", "seed"],
-            "ocr": ["mmmu", "textvqa", "vizwiz", "scienceqa"],
-        }
-    )
-    on_bad_row: str = "stop"
-    draws: int = 1000
-    seed: int = 0
-
-
-@dataclass
-class PolicySettings:
-    """How many representations are trained in full, `budget`, and the `shortlist` of the law fitted to them.
-
-    `trained` = those whose performance may be seen; null = all that have a value, or, in a table without empty cells,
-    none: a dry run. `trials` of the policy are simulated where all values are known.
-    """
-
-    budget: int = 4
-    shortlist: int = 3
-    trained: list[str] | None = None
-    trials: int = 2000
-    seed: int = 0
-
-
-@dataclass
 class PathSettings:
+    """`outputs` is the folder that everything is written below."""
+
     outputs: str = "outputs"

@@ -1,4 +1,4 @@
-"""What a user may set of `vision score`. Plain dataclasses, as in `settings`."""
+"""What a user may set of the vision commands. Plain dataclasses, as in `settings`."""
 
 from dataclasses import dataclass, field
 
@@ -31,7 +31,8 @@ class EncoderSettings(CheckpointSettings):
 
 @dataclass
 class PairSettings:
-    """Pictures with keypoints, for the C score: none without `root`. See mllm_probe.data.spair for `layout`."""
+    """Pictures with keypoints, for the C score: none without `root`. `layout` says how they lie there and `split` which
+    are taken; a pair that cannot be used ends the run, or is left out with `on_bad_pair` skip."""
 
     root: str | None = None
     layout: str = "spair"
@@ -46,8 +47,8 @@ class ScoreSettings:
     Pictures are drawn into squares by `geometry` and scaled by `normalisation`; keypoints count as found by `match`
     within `alphas` of the object. `references` are the names in `mllms` that a_cos compares with (null = all but the
     representation itself). cka and mutual_knn (`k` neighbours) read caption states of the language model's layer
-    `text_layer`, clipped as in GeometrySettings; `permutations` of the captions are their null. `micro_batch` pictures
-    or captions pass at once. `draws` of the bootstrap give intervals of width `ci_level`.
+    `text_layer`, after `clip` as in GeometrySettings; `permutations` of the captions are their null. `micro_batch`
+    pictures or captions pass at once. `draws` of the bootstrap, by `seed`, give intervals of width `ci_level`.
     """
 
     measures: list[str] | None = None
@@ -63,4 +64,45 @@ class ScoreSettings:
     micro_batch: int = 8
     draws: int = 2000
     ci_level: float = 0.95
+    seed: int = 0
+
+
+@dataclass
+class FitSettings:
+    """Which table of vision representations the law is fitted to, see mllm_probe.vision.table.
+
+    `table` null = the published one; rows without A or C are left out with `on_bad_row` skip. `representation`, `a` and
+    `c` are columns; where there is no column `a`, each benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all
+    columns perf_BENCHMARK; `groups` are averaged over.
+    The random baseline is a mean over `draws` by `seed`.
+    """
+
+    table: str | None = None
+    representation: str = "representation"
+    a: str = "a_loglik"
+    c: str = "c_pck010"
+    benchmarks: list[str] | None = None
+    groups: dict[str, list[str]] = field(
+        default_factory=lambda: {
+            "vision": ["mmbench", "mme", "okvqa", "seed"],
+            "ocr": ["mmmu", "textvqa", "vizwiz", "scienceqa"],
+        }
+    )
+    on_bad_row: str = "stop"
+    draws: int = 1000
+    seed: int = 0
+
+
+@dataclass
+class PolicySettings:
+    """How many representations are trained in full, `budget`, and the `shortlist` of the law fitted to them.
+
+    `trained` = those whose performance may be seen; null = all that have a value, or, in a table without empty cells,
+    none: a dry run. `trials` of the policy, drawn by `seed`, are simulated where all values are known.
+    """
+
+    budget: int = 4
+    shortlist: int = 3
+    trained: list[str] | None = None
+    trials: int = 2000
     seed: int = 0

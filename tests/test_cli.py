@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from conftest import QUICK, Run, save_llava, tiny
 
+from mllm_probe import cli
 from mllm_probe.report.scores import COLUMNS, load_scores
 
 
@@ -299,3 +300,17 @@ def test_the_real_console_script(tmp_path: Path, checkpoint: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "extract: " in done.stderr and "/s" in done.stderr and "lm.04.norm" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [({}, "1"), ({"SLURM_CPUS_PER_TASK": "3"}, "3"), ({"OMP_NUM_THREADS": "2"}, "2")]
+)
+def test_threads_are_those_of_the_user_or_of_the_allotment(
+    said: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    cli._limit_threads()
+    assert os.environ["OMP_NUM_THREADS"] == expected

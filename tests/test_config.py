@@ -7,7 +7,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mllm_probe.config import build, plain, register_schemas, run_digest, typed
+from mllm_probe.building import build
+from mllm_probe.config import plain, register_schemas, run_digest, typed
 from mllm_probe.errors import ConfigError
 from mllm_probe.extract.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.checkpoint import check_settings

@@ -15,7 +15,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.settings import FitSettings
 from mllm_probe.vision.law import (
     A_ALONE,
     C_ALONE,
@@ -32,6 +31,7 @@ from mllm_probe.vision.law import (
     terms,
 )
 from mllm_probe.vision.table import BUNDLED, Benchmark, read_table
+from mllm_probe.vision_settings import FitSettings
 
 NAMES = ("mmbench", "mme", "mmmu", "okvqa", "textvqa", "vizwiz", "scienceqa", "seed")
 VISION, OCR = ("mmbench", "mme", "okvqa", "seed"), ("mmmu", "textvqa", "vizwiz", "scienceqa")

@@ -21,7 +21,6 @@ from mllm_probe.models.encoders import load_encoder, plan_encoder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.report.rows import load_rows
 from mllm_probe.report.vision_scores import VisionScore
-from mllm_probe.settings import FitSettings
 from mllm_probe.stages.vision_models import (
     caption_log_probabilities,
     caption_states,
@@ -33,7 +32,7 @@ from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
 from mllm_probe.vision.frames import letterbox
 from mllm_probe.vision.table import read_table
 from mllm_probe.vision.transferability import log_me
-from mllm_probe.vision_settings import VISION_MEASURES, EncoderSettings
+from mllm_probe.vision_settings import VISION_MEASURES, EncoderSettings, FitSettings
 
 SPAIR = REAL / "spair_subset"
 

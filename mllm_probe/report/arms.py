@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from mllm_probe.report.figures import COLOURS, legend_below, save
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 BASE, PLAIN, FULL, PERMUTED = "base", "lg", "lg_ld", "permuted"  # the model itself, and the arms that a claim needs
 ALPHA = 0.05
+CELL = 12  # characters of a number
 NAMES = {"captions": "caption loss", "refitted": "probe refitted", "reused": "base probe reused"}
 WORSE = ("captions",)  # less is better
 
@@ -66,25 +66,22 @@ def what(row: Any) -> str:
 def print_arms(rows: Sequence[Effect], console: Console | None = None) -> None:
     """What each arm differs by from captions alone, then the one difference that a claim rests on."""
     console = console or Console()
-    view = Table(title=f"difference to {PLAIN}, mean over seeds of training", caption="*: p < 0.05, Holm")
     against = [row for row in rows if row.against == PLAIN]
     arms = list(dict.fromkeys(row.arm for row in against))
-    for name in ("measure", "unit"):
-        view.add_column(name)
-    for arm in arms:
-        view.add_column(arm, justify="right", no_wrap=True)
+    console.print(f"[bold]difference to {PLAIN}, mean over seeds of training[/bold]; *: p < 0.05, Holm")
+    console.print("".join(f"{arm:>{CELL}}" for arm in arms), highlight=False, soft_wrap=True)
     for name in dict.fromkeys(map(what, against)):
         cells = {row.arm: row for row in against if what(row) == name}
-        view.add_row(name, next(iter(cells.values())).unit, *(_cell(cells.get(arm)) for arm in arms))
-    console.print(view)
+        unit = next(iter(cells.values())).unit
+        console.print(f"{name}, {unit}", style="dim", highlight=False, markup=False, soft_wrap=True)
+        console.print("".join(map(_cell, map(cells.get, arms))), highlight=False, markup=False, soft_wrap=True)
     for line in said(rows):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _cell(row: Effect | None) -> str:
-    if row is None:
-        return ""
-    return f"{row.value:z.2f}{'*' if row.p_holm < ALPHA else ''}"
+    shown = "" if row is None else f"{row.value:z.2f}{'*' if row.p_holm < ALPHA else ' '}"
+    return f"{shown:>{CELL}}"
 
 
 def said(rows: Sequence[Effect]) -> Iterator[str]:

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.building import build
 from mllm_probe.cache.store import Store, write_json
-from mllm_probe.config import RunConfig, build, save_config
+from mllm_probe.config import RunConfig, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.digests import Digests, open_digests

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from mllm_probe import __version__
+from mllm_probe.building import build
 from mllm_probe.cache.identity import folder_digests, weights_digest
 from mllm_probe.cache.store import write_json
-from mllm_probe.config import TuneConfig, build, plain, save_config
+from mllm_probe.config import TuneConfig, plain, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, choices

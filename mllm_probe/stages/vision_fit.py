@@ -18,7 +18,6 @@ from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.law import MEASURES, GroupRow, LawRow, PointRow
 from mllm_probe.report.rows import save_rows
-from mllm_probe.settings import FitSettings, PolicySettings
 from mllm_probe.stages.report import show_fit
 from mllm_probe.types import digest
 from mllm_probe.vision.law import (
@@ -37,6 +36,7 @@ from mllm_probe.vision.law import (
     terms,
 )
 from mllm_probe.vision.table import BUNDLED, Benchmark, Table, read_table
+from mllm_probe.vision_settings import FitSettings, PolicySettings
 
 EVERY = "all"  # the group of all benchmarks
 

@@ -15,12 +15,12 @@ from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM, PlanRow, RecallRow
 from mllm_probe.report.rows import save_rows
-from mllm_probe.settings import PolicySettings
 from mllm_probe.stages.report import show_policy
 from mllm_probe.stages.vision_fit import open_table, table_digest, table_name
 from mllm_probe.vision.law import COEFFICIENTS
 from mllm_probe.vision.policy import draw, predict, ranked_by, shortlisted, simulate
 from mllm_probe.vision.table import Benchmark, Table
+from mllm_probe.vision_settings import PolicySettings
 
 
 def vision_policy(config: VisionPolicyConfig, paths: RunPaths, reporter: Reporter) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_probe import __version__
+from mllm_probe.building import build
 from mllm_probe.cache.identity import folder_digests
-from mllm_probe.config import VisionScoreConfig, build
+from mllm_probe.config import VisionScoreConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.spair import Pair, read_pairs
 from mllm_probe.digests import Digests, open_digests

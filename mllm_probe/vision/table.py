@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from mllm_probe.data.coco import BAD_ROW
 from mllm_probe.data.records import read_records
 from mllm_probe.errors import ConfigError, DataError, choices
-from mllm_probe.settings import FitSettings
 from mllm_probe.vision.law import FEWEST, min_max
+from mllm_probe.vision_settings import FitSettings
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / "law" / "representations.csv"
 MEASURED = "perf_"  # what a benchmark's column may begin with
@@ -53,8 +54,8 @@ class Columns:
 def read_table(settings: FitSettings) -> Table:
     """The table of `fit.table`. Raises ConfigError for settings and columns, DataError for rows."""
     file = Path(settings.table) if settings.table is not None else BUNDLED
-    if settings.on_bad_row not in ("stop", "skip"):
-        raise ConfigError(f"fit.on_bad_row={settings.on_bad_row} is unknown; choose one of: skip, stop")
+    if settings.on_bad_row not in BAD_ROW:
+        raise ConfigError(f"fit.on_bad_row={settings.on_bad_row} is unknown; {choices(settings.on_bad_row, BAD_ROW)}")
     if not file.is_file():
         raise DataError(f"fit.table={file} does not exist; name a CSV, or leave it out for the published table")
     records = read_records(file)

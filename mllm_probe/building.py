@@ -1,0 +1,68 @@
+"""`build`, which turns a `_target_` node of a config into the object it describes."""
+
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from mllm_probe.errors import ConfigError, choices
+
+T = TypeVar("T")
+
+
+def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] = (), **more: Any) -> T:
+    """The object that a `_target_` node describes; `more` are arguments the code supplies.
+
+    Only classes of mllm_probe and of the packages named in `plugins` are accepted, only the arguments their
+    constructors declare, and only objects that satisfy `expected`. Raises ConfigError.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"a node with _target_ is needed to build a {expected.__name__}, found {node!r}")
+    target = str(node["_target_"])
+    if target.split(".")[0] not in ("mllm_probe", *plugins):
+        raise ConfigError(f"_target_={target} is refused: list its package in plugins to allow it")
+    made = _locate(target)
+    given = {name: value for name, value in node.items() if name != "_target_"}
+    accepted = inspect.signature(made).parameters
+    for name, value in given.items():
+        if name in more:
+            raise ConfigError(f"'{name}' of {target} cannot be set here; it follows data.{name}")
+        if name not in accepted:
+            raise ConfigError(f"'{name}' is no setting of {target}; {choices(name, accepted)}")
+        _check_type(value, accepted[name].annotation, f"{name} of {target}")
+    thing = made(**given, **{name: value for name, value in more.items() if name in accepted})
+    lacking = [name for name in dir(expected) if not name.startswith("_") and not hasattr(thing, name)]
+    if lacking:
+        raise ConfigError(f"{target} is no {expected.__name__}: it lacks {', '.join(lacking)}")
+    return thing
+
+
+def _check_type(value: Any, annotation: Any, what: str) -> None:
+    """Refuse "many" where a number is declared; annotations that are no plain types are not checked."""
+    if typing.get_origin(annotation) is Sequence:
+        if not isinstance(value, list):
+            raise ConfigError(f"{what} is {value!r}, but must be a list")
+        for item in value:
+            _check_type(item, typing.get_args(annotation)[0], what)
+        return
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    allowed = typing.get_args(annotation) if union else (annotation,)
+    if any(option not in (int, float, str, bool, type(None)) for option in allowed):
+        return
+    exact = type(value) in allowed or (type(value) is int and float in allowed)
+    if not exact:
+        names = " or ".join("null" if option is type(None) else option.__name__ for option in allowed)
+        raise ConfigError(f"{what} is {value!r}, but must be {names}")
+
+
+def _locate(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"_target_={target} cannot be imported ({error})") from error
+    if not inspect.isclass(made):
+        raise ConfigError(f"_target_={target} is no class, and only classes are built")
+    return made

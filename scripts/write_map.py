@@ -1,0 +1,53 @@
+"""Write docs/code.md: what every file of the package and of scripts/ is, in its own words.
+
+    python scripts/write_map.py
+
+A file's docstring is the place to mend. tests/test_reference.py fails where the page is not what this writes.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "code.md"
+INTRODUCTION = """# The code, file by file
+
+<!-- written by scripts/write_map.py (make docs): mend the docstring, not this page -->
+
+Data flows one way: `data` reads pictures and annotations, `tasks` makes samples and decisions of them, `models` and
+`extract` turn samples into activations in the `cache`, `probes` and `stats` turn these and the decisions into scores,
+`report` shows them; `stages` has a file for each command that does so. Imports go down only, and
+`tests/test_house.py` knows the floors. [CONTRIBUTING.md](../CONTRIBUTING.md) has the rules, [extend.md](extend.md) how
+to add to it.
+
+Options are YAML files in [conf/](../conf) ([commands.md](commands.md#options)), tests are in [tests/](../tests)."""
+
+
+def page() -> str:
+    package = ROOT / "mllm_probe"
+    rooms = sorted(path.parent for path in package.glob("*/__init__.py"))
+    parts = [
+        INTRODUCTION,
+        section("mllm_probe/", package, "The command line, its settings, and the records of all rooms."),
+    ]
+    parts += [section(f"mllm_probe/{room.name}/", room, said(room / "__init__.py")) for room in rooms]
+    parts += [section("scripts/", ROOT / "scripts", "What is run by hand, from the root of the repository.")]
+    return "\n\n".join(parts) + "\n"
+
+
+def section(title: str, folder: Path, about: str) -> str:
+    files = [path for path in sorted(folder.glob("*.py")) if not path.name.startswith("__")]
+    here = f"../{folder.relative_to(ROOT).as_posix()}"
+    rows = [f"| [`{path.stem}`]({here}/{path.name}) | {said(path)} |" for path in files]
+    return "\n".join([f"## `{title}`", "", about, "", "| file | what it is |", "| --- | --- |", *rows])
+
+
+def said(path: Path) -> str:
+    """The first sentence of a file's docstring."""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?]) (?=[A-Z`])", text)[0].replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
