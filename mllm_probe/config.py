@@ -6,7 +6,7 @@ Hydra stops here: below this file there are plain dataclasses and objects, never
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -30,8 +30,6 @@ from mllm_probe.settings import (
 )
 from mllm_probe.types import Examples, digest
 from mllm_probe.vision_settings import EncoderSettings, FitSettings, PairSettings, PolicySettings, ScoreSettings
-
-T = TypeVar("T")
 
 
 @dataclass

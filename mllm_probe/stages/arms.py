@@ -56,7 +56,7 @@ def effects(root: Path) -> list[Effect]:
 def find_trainings(root: Path) -> Trainings:
     """Raises DataError where there is none of Sugar's, or not every arm has the same seeds."""
     found: dict[str, dict[int, RunPaths]] = {}
-    for summary in sorted(root.glob("*/summary.json")):
+    for summary in sorted(root.glob("*/summary.json"), key=_number):
         told = json.loads(summary.read_text())
         if "arm" in told:
             found.setdefault(told["arm"], {})[told["seed"]] = RunPaths(summary.parent)
@@ -71,6 +71,11 @@ def find_trainings(root: Path) -> Trainings:
                 f"{root}: {arm} has the seeds {sorted(seeds)} and {PLAIN} {sorted(found[PLAIN])}; train those missing"
             )
     return {arm: dict(sorted(seeds.items())) for arm, seeds in found.items()}
+
+
+def _number(path: Path) -> tuple[int, str]:
+    """Jobs in their order: 10 behind 9."""
+    return len(path.parent.name), path.parent.name
 
 
 def _pairs(arms: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
@@ -166,7 +171,7 @@ def _mean(rows: pd.DataFrame) -> float:
 
 
 def _listed(values: np.ndarray) -> str:
-    return " ".join(f"{value:.4g}" for value in values)
+    return " ".join(f"{round(float(value), 9) + 0:.4g}" for value in values)
 
 
 def _right(
