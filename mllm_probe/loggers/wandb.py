@@ -4,6 +4,7 @@ Nothing leaves the machine unless WANDB_MODE=online says so; `wandb sync` sends 
 """
 
 import os
+from typing import Any
 
 from mllm_probe.loggers.record import Record
 
@@ -17,7 +18,7 @@ class WandB:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would go over the network in offline mode, too
         import wandb
 
-        mode = os.environ.get("WANDB_MODE", "offline")
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=record.name,
