@@ -13,8 +13,6 @@ __all__ = ["extract", "load_cache", "load_scores", "run", "sweep"]
 
 def __getattr__(name: str) -> Any:
     """The interface is imported when it is asked for, since `mllm-probe --help` must be quick."""
-    if name == "extract":  # a room of the house, too, and callable for that reason
-        return import_module("mllm_probe.extract")
     if name in __all__:
         return getattr(import_module("mllm_probe.api"), name)
     raise AttributeError(f"module 'mllm_probe' has no attribute '{name}'")

@@ -43,11 +43,11 @@ from mllm_probe.cache.store import Store
 from mllm_probe.data.drawing import draw, random_scene
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.digests import Digests, file_digest
-from mllm_probe.extract.estimate import matrix_rate
-from mllm_probe.extract.planner import Planner
-from mllm_probe.extract.prove import prove
-from mllm_probe.extract.share import Work
-from mllm_probe.extract.stream import Extraction
+from mllm_probe.extraction.estimate import matrix_rate
+from mllm_probe.extraction.planner import Planner
+from mllm_probe.extraction.prove import prove
+from mllm_probe.extraction.share import Work
+from mllm_probe.extraction.stream import Extraction
 from mllm_probe.models.hf import HFModel
 from mllm_probe.settings import DTYPES
 from mllm_probe.sites import Key, Site

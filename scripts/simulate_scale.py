@@ -28,10 +28,10 @@ from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.digests import open_digests
-from mllm_probe.extract.plan import Plan
-from mllm_probe.extract.planner import Planner
-from mllm_probe.extract.share import Work, jobs_of
-from mllm_probe.extract.stream import finish_filled
+from mllm_probe.extraction.plan import Plan
+from mllm_probe.extraction.planner import Planner
+from mllm_probe.extraction.share import Work, jobs_of
+from mllm_probe.extraction.stream import finish_filled
 from mllm_probe.paths import OutputPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.sites import Anatomy, Key, Site

@@ -16,7 +16,7 @@ from families_more import BUILDERS
 from test_config import composed
 
 from mllm_probe.errors import DataError, ProbeError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.scores import load_scores

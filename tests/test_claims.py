@@ -24,7 +24,7 @@ LOGGED = """
 import os, sys, time
 from mllm_probe import cli
 from mllm_probe.cache.writer import ShardWriter
-from mllm_probe.extract import stream
+from mllm_probe.extraction import stream
 from mllm_probe.models import hf
 
 def logged(word, function):

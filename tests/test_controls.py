@@ -12,7 +12,7 @@ from PIL import Image
 from mllm_probe.batches import Batch
 from mllm_probe.data.pictures import write_blank
 from mllm_probe.errors import DataError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.report.scores import load_scores
 from mllm_probe.sites import ANSWER, Key, Site

@@ -12,7 +12,7 @@ from own_model import OwnConfig, OwnModel, OwnProcessor
 from transformers.models.clip import CLIPImageProcessorPil
 
 from mllm_probe.errors import ModelError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import load_model
 from mllm_probe.report.scores import load_scores
 from mllm_probe.settings import BlockSettings

@@ -31,7 +31,7 @@ FLOORS = [
         "dotted",
     },
     {"data", "cache"},
-    {"tasks", "models", "extract", "probes", "stats", "geometry", "train", "config", "building", "sentences"},
+    {"tasks", "models", "extraction", "probes", "stats", "geometry", "train", "config", "building", "sentences"},
     {"vision", "sugar", "compose"},
     {"report"},
     {"loggers"},

@@ -11,7 +11,7 @@ from families_more import BUILDERS, SETTINGS
 from PIL import Image
 
 from mllm_probe.errors import ModelError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extraction.taps import read_states
 from mllm_probe.models import pictures
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.pictures import Scale, Slots, find_slots

@@ -9,7 +9,7 @@ import torch
 from conftest import blueprint_of
 
 from mllm_probe.errors import DataError, ModelError, SpanError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extraction.taps import read_states
 from mllm_probe.models import prompt
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.sites import Key

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast, processing_utils
 from transformers.models.auto import image_processing_auto, video_processing_auto
 
 from mllm_probe.errors import DataError, ModelError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extraction.taps import read_states
 from mllm_probe.models import processor as loading
 from mllm_probe.models.hf import load_model
 from mllm_probe.models.processor import NoVideo, load_processor

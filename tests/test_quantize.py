@@ -9,7 +9,7 @@ from bitsandbytes.functional import dequantize_4bit
 from conftest import blueprint_of
 
 from mllm_probe.errors import ModelError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.quantize import check_quantized
 from mllm_probe.settings import ModelSettings

@@ -15,10 +15,10 @@ from mllm_probe.batches import Reading
 from mllm_probe.cache.store import Store
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError
-from mllm_probe.extract.ahead import ahead
-from mllm_probe.extract.estimate import Estimate, check_disk, estimate
-from mllm_probe.extract.planner import Planner
-from mllm_probe.extract.taps import Pooling, read_states
+from mllm_probe.extraction.ahead import ahead
+from mllm_probe.extraction.estimate import Estimate, check_disk, estimate
+from mllm_probe.extraction.planner import Planner
+from mllm_probe.extraction.taps import Pooling, read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.report.scores import load_scores
 from mllm_probe.sites import Key
@@ -191,7 +191,7 @@ def test_means_on_a_device_equal_those_on_a_cpu(monkeypatch: pytest.MonkeyPatch)
     pooling = Pooling(Reading.of([[list(segment) for segment in sample] for sample in rows], among=60))
     expected = pooling(states)
     for room in (1, 300, 10**6):
-        monkeypatch.setattr("mllm_probe.extract.taps.GATHER_VALUES", room)
+        monkeypatch.setattr("mllm_probe.extraction.taps.GATHER_VALUES", room)
         assert torch.allclose(pooling._on_device(states), expected, atol=1e-6)
 
 

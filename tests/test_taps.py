@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
 from mllm_probe.batches import Reading
-from mllm_probe.extract.taps import Pooling, read_states
+from mllm_probe.extraction.taps import Pooling, read_states
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.sites import Key, Site
 from mllm_probe.types import Sample

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.models.llava_next import LlavaNextImageProcessorPil
 
 from mllm_probe.errors import ModelError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import load_model
 from mllm_probe.sites import Key
@@ -84,7 +84,7 @@ def test_the_language_model_reads_each_pictures_own_tokens(tiled: Blueprint, odd
 
 def test_a_site_with_another_number_of_tokens_is_refused() -> None:
     from mllm_probe.batches import Reading
-    from mllm_probe.extract.taps import Pooling
+    from mllm_probe.extraction.taps import Pooling
 
     with pytest.raises(ModelError, match="a site has 10 tokens where 12 were expected"):
         Pooling(Reading.of([[[0]], [[6]]], among=12))(torch.zeros(2, 5, 3))

@@ -15,7 +15,7 @@ from families_more import CONVNEXT, FASTVIT, save_fast_vlm
 from test_conformance import DOCS, by_hand, close, read
 
 from mllm_probe.errors import ModelError
-from mllm_probe.extract.prove import prove
+from mllm_probe.extraction.prove import prove
 from mllm_probe.models.hf import load_model
 from mllm_probe.report.scores import load_scores
 from mllm_probe.sites import Key

@@ -9,12 +9,12 @@ from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import RunConfig
 from mllm_probe.errors import CacheError, ModelError, PendingError
-from mllm_probe.extract.estimate import check_disk
-from mllm_probe.extract.layers import check_keys
-from mllm_probe.extract.plan import Plan
-from mllm_probe.extract.prove import Proof, prove
-from mllm_probe.extract.share import Job, Work, anything_to_fill, claim_all, jobs_of
-from mllm_probe.extract.stream import Extraction, finish_filled, join
+from mllm_probe.extraction.estimate import check_disk
+from mllm_probe.extraction.layers import check_keys
+from mllm_probe.extraction.plan import Plan
+from mllm_probe.extraction.prove import Proof, prove
+from mllm_probe.extraction.share import Job, Work, anything_to_fill, claim_all, jobs_of
+from mllm_probe.extraction.stream import Extraction, finish_filled, join
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.stages.inspection import keep_first

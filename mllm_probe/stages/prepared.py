@@ -13,7 +13,7 @@ from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig
 from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError, ConfigError, choices
-from mllm_probe.extract.layers import check_keys, select_keys, select_sites
+from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.adapters import adapter_digests
 from mllm_probe.models.checkpoint import connector_reads
 from mllm_probe.protocols import Dataset, Feature, Probe, Task

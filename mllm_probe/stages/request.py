@@ -6,9 +6,9 @@ from functools import cached_property
 
 from mllm_probe.batches import Survey
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.extract.estimate import BYTES, Estimate, bytes_of, estimate, matrix_rate
-from mllm_probe.extract.plan import Plan
-from mllm_probe.extract.planner import Planner
+from mllm_probe.extraction.estimate import BYTES, Estimate, bytes_of, estimate, matrix_rate
+from mllm_probe.extraction.plan import Plan
+from mllm_probe.extraction.planner import Planner
 from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared, storage_dtype
 from mllm_probe.types import Sample

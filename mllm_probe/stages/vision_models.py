@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_probe.errors import ConfigError
-from mllm_probe.extract.taps import read_states
+from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.checkpoint import BUNDLED, find_checkpoint
 from mllm_probe.settings import PLAIN, ModelSettings, PromptSettings
 from mllm_probe.sites import Key, Site

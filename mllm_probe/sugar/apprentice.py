@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mllm_probe.data.documents import Document
 from mllm_probe.errors import DataError
-from mllm_probe.extract.ahead import ahead
+from mllm_probe.extraction.ahead import ahead
 from mllm_probe.models.adapters import write_origin
 from mllm_probe.models.captions import last_states, negative_log_likelihood
 from mllm_probe.models.documents import Rendered, rendered

@@ -12,7 +12,7 @@ from torch import nn
 
 from mllm_probe.data.documents import Document, Slice, draw_documents
 from mllm_probe.errors import ConfigError, ModelError
-from mllm_probe.extract.estimate import bytes_of
+from mllm_probe.extraction.estimate import bytes_of
 from mllm_probe.models.documents import rendered
 from mllm_probe.models.projections import low_rank_parameters, projections
 from mllm_probe.settings import AUTO

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mllm_probe.errors import DataError
-from mllm_probe.extract.ahead import ahead
+from mllm_probe.extraction.ahead import ahead
 from mllm_probe.integration import POOLED, recipe
 from mllm_probe.models.captions import Captioned, captioned, losses
 from mllm_probe.models.dense import NONE, DenseProjector, attach, export, final_state

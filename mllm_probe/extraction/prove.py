@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from mllm_probe.batches import Chunk
 from mllm_probe.errors import ModelError
-from mllm_probe.extract.taps import TOO_LITTLE, is_out_of_memory, read_states
+from mllm_probe.extraction.taps import TOO_LITTLE, is_out_of_memory, read_states
 from mllm_probe.protocols import Extractable
 from mllm_probe.sites import Key, Site
 from mllm_probe.types import Sample

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.errors import ModelError
-from mllm_probe.extract.taps import Pending, is_out_of_memory
+from mllm_probe.extraction.taps import Pending, is_out_of_memory
 
 DEPTH = 2  # passes that may wait here; the model pauses when the disk is that far behind
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mllm_probe.batches import Survey
 from mllm_probe.errors import ConfigError
-from mllm_probe.extract.plan import SHARED, Plan
-from mllm_probe.extract.planner import rows_of
+from mllm_probe.extraction.plan import SHARED, Plan
+from mllm_probe.extraction.planner import rows_of
 from mllm_probe.settings import DTYPES, ModelSettings
 from mllm_probe.sites import Anatomy
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from mllm_probe.cache.claims import Claims, holder
 from mllm_probe.cache.store import Store
 from mllm_probe.errors import PendingError
-from mllm_probe.extract.plan import Plan, Unit
+from mllm_probe.extraction.plan import Plan, Unit
 from mllm_probe.protocols import Reporter
 from mllm_probe.store_paths import GroupPaths
 

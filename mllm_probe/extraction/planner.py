@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mllm_probe.batches import Survey, common_head
-from mllm_probe.extract.plan import PLAIN, SHARED, Plan, Unit
+from mllm_probe.extraction.plan import PLAIN, SHARED, Plan, Unit
 from mllm_probe.sites import Anatomy, Key
 
 SHARD_BYTES = 100_000_000

@@ -1,0 +1,1 @@
+"""Samples -> activations in the store. Knows the Extractable protocol, no model class and no label."""
