@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import QUICK, Run, save_llava, tiny
 
-from mllm_probe import cli
+from mllm_probe.launch import limit_threads
 from mllm_probe.report.scores import COLUMNS, load_scores
 
 
@@ -312,5 +312,5 @@ def test_threads_are_those_of_the_user_or_of_the_allotment(
         monkeypatch.delenv(name, raising=False)
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    cli._limit_threads()
+    limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == expected

@@ -17,6 +17,7 @@ from mllm_probe.paths import config_dir
 from mllm_probe.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.settings import LayerSettings, ModelSettings, PromptSettings
 from mllm_probe.sites import Anatomy, Key, Site
+from mllm_probe.stages.after import followers
 from mllm_probe.stages.tune import check
 from mllm_probe.train.material import Target
 from mllm_probe.types import Decision, Examples
@@ -27,7 +28,7 @@ OPTIONS = sorted(
     for path in CONF.glob("*/*.yaml")
     if not path.parent.name.startswith(("hydra", "encoder", "labels"))
 )
-ELSEWHERE = {"target": "tune"}  # groups of other commands than run
+TUNED = [one for one in OPTIONS if one[0] == "target" or one == ("experiment", "sugar_arms")]  # of tune, not of run
 ANATOMY = Anatomy({"vision": 24, "lm": 32}, {"vision": 1024, "connector": 4096, "lm": 4096}, True, 4096)
 
 
@@ -37,7 +38,7 @@ def composed(*overrides: str, command: str = "run") -> Any:
         return typed(compose(command, overrides=list(overrides)), command)
 
 
-@pytest.mark.parametrize(("group", "option"), [one for one in OPTIONS if one[0] not in ELSEWHERE], ids="=".join)
+@pytest.mark.parametrize(("group", "option"), [one for one in OPTIONS if one not in TUNED], ids="=".join)
 def test_every_option_composes_and_builds(group: str, option: str) -> None:
     config = composed(f"{group}={option}")
     check_settings(config.model, config.prompt)
@@ -51,10 +52,11 @@ def test_every_option_composes_and_builds(group: str, option: str) -> None:
         check_position(position)
 
 
-@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "target"])
-def test_every_target_composes_and_builds(option: str) -> None:
-    config = composed(f"target={option}", command="tune")
+@pytest.mark.parametrize(("group", "option"), TUNED, ids="=".join)
+def test_every_option_of_a_training_composes_and_builds(group: str, option: str) -> None:
+    config = composed(f"{group}={option}", command="tune")
     check(config)
+    assert followers(config).keys() == config.after.keys()
     name, _, _size = option.partition("_")
     assert build(config.target, Target, connector=config.connector, labels=config.labels).name == name
 
