@@ -1,5 +1,7 @@
 """Errors as one sentence, whoever raised them. What is no error of the user's keeps its traceback elsewhere."""
 
+import re
+
 
 def sentence(command: str, error: BaseException) -> str:
     """One sentence for errors of Hydra, OmegaConf and the file system; ours are sentences already."""
@@ -23,6 +25,9 @@ def sentence(command: str, error: BaseException) -> str:
         names = [str(name) for name in cause.parent_node or ()]
         return f"'{cause.full_key}' is no setting of `{command}`; {choices(str(cause.key), names)}"
     first = str(error).strip().splitlines()[0]
+    if foreign := re.match(r"In '([^']+)': Could not override '([^']+)'", first):
+        option = "=".join(foreign[1].rsplit("/", 1))
+        return f"{option} sets {foreign[2]}, which `mllm-probe {command}` does not have; it is for another command"
     if first.startswith("Ambiguous value"):
         return f"{first}; add -m to run every combination"
     reason = str(cause).strip().splitlines()[0] if isinstance(cause, OmegaConfBaseException | HydraException) else ""

@@ -129,6 +129,7 @@ COMPOSED = [
         ("sweep.sed=1",),
         r"'sweep.sed' is no setting of `run`; did you mean 'seeds'\? choose one of: analyses, baseline, ci_level",
     ),
+    (("experiment=sugar_arms",), "experiment=sugar_arms sets target, which `mllm-probe run` does not have"),
     (("+typo=1",), "'typo' is no setting"),
     (("+model.typo=1",), "'model.typo' is no setting"),
     (("task.tmplate=x",), "'task.tmplate' is no setting of `run`; did you mean 'template'"),
