@@ -24,7 +24,7 @@ from mllm_probe.stages.readout import Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.paired import difference, row_scores
-from mllm_probe.stats.permutation import holm
+from mllm_probe.stats.permutation import holm_within
 from mllm_probe.types import Rows, digest
 
 PAIRS = tuple(product(SIDES, SIDES))  # (fitted on, read on)
@@ -169,13 +169,5 @@ class Agreements:
 
 def corrected(rows: Sequence[Agreement]) -> list[Agreement]:
     """p after Holm, over the sites of each position and kind of difference."""
-    families: dict[tuple[str, str], list[int]] = {}
-    for i, row in enumerate(rows):
-        if row.p_value is not None:
-            families.setdefault((row.position, row.measure), []).append(i)
-    found = list(rows)
-    for family in families.values():
-        adjusted = holm(np.asarray([rows[i].p_value for i in family]))
-        for i, p in zip(family, adjusted, strict=True):
-            found[i] = replace(rows[i], p_holm=float(p))
-    return found
+    adjusted = holm_within([row.p_value for row in rows], [(row.position, row.measure) for row in rows])
+    return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]

@@ -21,7 +21,7 @@ from mllm_probe.settings import PERMUTED
 from mllm_probe.sites import Key, Site
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.bootstrap import Resamples, interval
-from mllm_probe.stats.permutation import TIE, holm
+from mllm_probe.stats.permutation import TIE, holm_within
 from mllm_probe.sugar.gallery import Documents, Gallery
 from mllm_probe.sugar.readout import Cosines, States, centred, mapped
 from mllm_probe.sugar.retrieval import FALSE, Measure, permuted
@@ -249,14 +249,9 @@ def _tested(row: Score, null: np.ndarray) -> Score:
 
 def corrected(scores: Sequence[Score]) -> list[Score]:
     """p after Holm over the layers that answer the same questions by the same similarity at the same positions."""
-    families: dict[str, list[int]] = {}
-    for place, row in enumerate(scores):
-        if row.p_value is not None:
-            name = "/".join((row.task, row.target, row.metric, row.features, row.probe, row.position))
-            families.setdefault(name, []).append(place)
-    found = list(scores)
-    for name, places in families.items():
-        adjusted = holm(np.asarray([scores[place].p_value for place in places], dtype=float))
-        for place, p in zip(places, adjusted.tolist(), strict=True):
-            found[place] = replace(scores[place], p_holm=p, family=name)
-    return found
+    names = ["/".join((s.task, s.target, s.metric, s.features, s.probe, s.position)) for s in scores]
+    adjusted = holm_within([row.p_value for row in scores], names)
+    return [
+        row if p is None else replace(row, p_holm=p, family=name)
+        for row, p, name in zip(scores, adjusted, names, strict=True)
+    ]

@@ -22,7 +22,7 @@ from mllm_probe.stages.alignment import CENTRED, COSINE, MAPPED
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.peak import preferred
-from mllm_probe.stats.permutation import holm
+from mllm_probe.stats.permutation import holm_within
 from mllm_probe.sugar.sequences import GAK
 
 KINDS = {"refitted": (MODEL, MODEL), "reused": (REFERENCE, MODEL)}  # measure: the probe is fitted on, read on
@@ -98,12 +98,8 @@ def _effect(measured: Measured, arm: str, against: str) -> Effect:
 
 def _corrected(rows: Sequence[Effect]) -> list[Effect]:
     """p after Holm, over the measures of a pair of arms."""
-    found = list(rows)
-    for pair in dict.fromkeys((row.arm, row.against) for row in rows):
-        family = [i for i, row in enumerate(rows) if (row.arm, row.against) == pair and row.p_value == row.p_value]
-        for i, p in zip(family, holm(np.asarray([rows[i].p_value for i in family])), strict=True):
-            found[i] = replace(rows[i], p_holm=float(p))
-    return found
+    adjusted = holm_within([row.p_value for row in rows], [(row.arm, row.against) for row in rows])
+    return [row if p is None else replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
 
 
 def _measured(trainings: Trainings) -> Iterator[Measured]:

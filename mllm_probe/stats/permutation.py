@@ -5,7 +5,7 @@ what layers have in common stays in the null, and one family-wise p per layer fo
 pictures. Letters: K layers (or any curves), S seeds, N rows, C classes, B permutations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +149,19 @@ def holm(p: np.ndarray) -> np.ndarray:
     adjusted = np.empty_like(flat)
     adjusted[order] = np.minimum(np.maximum.accumulate(flat[order] * np.arange(flat.size, 0, -1)), 1)
     return adjusted.reshape(np.shape(p))
+
+
+def holm_within(p: Sequence[float | None], families: Sequence[Hashable]) -> list[float | None]:
+    """The same within each family by itself; None, for a row without a test, stays None and counts for nothing."""
+    members: dict[Hashable, list[int]] = {}
+    for i, (one, family) in enumerate(zip(p, families, strict=True)):
+        if one is not None:
+            members.setdefault(family, []).append(i)
+    found: list[float | None] = [None] * len(p)
+    for rows in members.values():
+        for i, adjusted in zip(rows, holm(np.asarray([p[i] for i in rows])).tolist(), strict=True):
+            found[i] = adjusted
+    return found
 
 
 def _known(kind: str) -> None:
