@@ -6,6 +6,8 @@ An arm is a way to train; its seeds are repetitions. Trains, extracts and fits n
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +45,16 @@ class Measured:
     groups: np.ndarray
     scores: Mapping[str, np.ndarray]
 
+    @cached_property
+    def draws(self) -> Resamples:
+        return Resamples(self.groups)
+
 
 def effects(root: Path) -> list[Effect]:
     """All rows of arms.csv for the trainings in a multirun's folder. Raises DataError."""
     trainings = find_trainings(root)
     found = [_effect(measured, *pair) for measured in _measured(trainings) for pair in _pairs(measured.scores)]
-    first = next(iter(trainings[PLAIN].values()))
-    tables = sorted(first.root.glob("*/alignment.csv"))
+    tables = sorted(_first(trainings).root.glob("*/alignment.csv"))
     return [*_corrected(found), *(row for table in tables for row in _alignments(trainings, table.parent.name))]
 
 
@@ -73,6 +78,11 @@ def find_trainings(root: Path) -> Trainings:
     return {arm: dict(sorted(seeds.items())) for arm, seeds in found.items()}
 
 
+def _first(trainings: Trainings) -> RunPaths:
+    """The one whose files say what was measured of all."""
+    return next(iter(trainings[PLAIN].values()))
+
+
 def _number(path: Path) -> tuple[int, str]:
     """Jobs in their order: 10 behind 9."""
     return len(path.parent.name), path.parent.name
@@ -88,12 +98,11 @@ def _pairs(arms: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
 
 def _effect(measured: Measured, arm: str, against: str) -> Effect:
     a, b = measured.scores[arm], measured.scores[against]
-    draws = Resamples(measured.groups)
-    gap = difference(a.mean(axis=0), b.mean(axis=0), draws, LEVEL)
+    gap = difference(a.mean(axis=0), b.mean(axis=0), measured.draws, LEVEL)
     seeds = _listed(np.broadcast_to(a - b, a.shape).mean(axis=1))
     names = (measured.name, measured.task, measured.position, measured.layers, arm, against, measured.unit)
     n = len(measured.groups)
-    return Effect(*names, n, draws.size, gap.value, seeds, gap.low, gap.high, LEVEL, p_value=gap.p)
+    return Effect(*names, n, measured.draws.size, gap.value, seeds, gap.low, gap.high, LEVEL, p_value=gap.p)
 
 
 def _corrected(rows: Sequence[Effect]) -> list[Effect]:
@@ -104,8 +113,7 @@ def _corrected(rows: Sequence[Effect]) -> list[Effect]:
 
 def _measured(trainings: Trainings) -> Iterator[Measured]:
     yield _captions(trainings)
-    first = next(iter(trainings[PLAIN].values()))
-    for table in sorted(first.root.glob("*/fidelity.csv")):
+    for table in sorted(_first(trainings).root.glob("*/fidelity.csv")):
         yield from _probes(trainings, table.parent.name)
 
 
@@ -127,21 +135,28 @@ def _captions(trainings: Trainings) -> Measured:
 
 def _probes(trainings: Trainings, name: str) -> Iterator[Measured]:
     """The curves of the `fidelity` run called `name`, at each position: refitted probes and those of the base."""
-    first = next(iter(trainings[PLAIN].values())).side(name)
-    table, scored = load_agreements(first.fidelity), load_scored(first.predictions)
+    table, scored = load_agreements(_first(trainings).side(name).fidelity), _scored(trainings, name)
     for position, here in table.groupby("position", sort=False):
         blocks = here[(here.tower == "lm") & (here.part == "block") & here.measure.isin(METRICS)]
         val = curve(blocks, *HOME, split="val")
         if val.empty:
             continue
-        sites = list(val.site)
-        chosen = {"all": sites, sites[preferred(val.value.to_numpy())]: [sites[preferred(val.value.to_numpy())]]}
+        sites, best = list(val.site), preferred(val.value.to_numpy())
+        chosen = {"all": range(len(sites)), sites[best]: [best]}
         right = _right(trainings, name, scored, [f"{site}@{position}" for site in sites], str(val.probe.iloc[0]))
-        for kind, layers in ((kind, one) for kind in KINDS for one in chosen):
-            rows = [sites.index(site) for site in chosen[layers]]
+        groups = np.asarray(scored.groups)[np.asarray(scored.test)]
+        for kind, (layers, rows) in product(KINDS, chosen.items()):
             scores = {arm: 100 * found[:, rows].mean(axis=1) for arm, found in right[kind].items()}
-            groups = np.asarray(scored.groups)[np.asarray(scored.test)]
             yield Measured(kind, str(here.task.iloc[0]), str(position), layers, "points", groups, scores)
+
+
+def _scored(trainings: Trainings, name: str) -> Scored:
+    """What every `fidelity` run called `name` was tested on. Raises DataError for runs on other decisions."""
+    found = load_scored(_first(trainings).side(name).predictions)
+    for paths in (paths.side(name) for seeds in trainings.values() for paths in seeds.values()):
+        if load_scored(paths.predictions).fingerprint != found.fingerprint:
+            raise DataError(f"{paths.root} was tested on other decisions; measure all arms on the same data and splits")
+    return found
 
 
 def _alignments(trainings: Trainings, name: str) -> Iterator[Effect]:
@@ -180,15 +195,12 @@ def _right(
             arm: np.stack([_shares(paths.side(name), scored, keys, probe, pair) for paths in seeds.values()])
             for arm, seeds in trainings.items()
         }
-        first = next(iter(trainings[PLAIN].values()))
-        found[kind][BASE] = _shares(first.side(name), scored, keys, probe, HOME)[None]
+        found[kind][BASE] = _shares(_first(trainings).side(name), scored, keys, probe, HOME)[None]
     return found
 
 
 def _shares(paths: RunPaths, scored: Scored, keys: Sequence[str], probe: str, pair: tuple[str, str]) -> np.ndarray:
-    """[K, N] over the test rows. Raises DataError for a run on other decisions."""
-    if load_scored(paths.predictions).fingerprint != scored.fingerprint:
-        raise DataError(f"{paths.root} was tested on other decisions; measure all arms on the same data and splits")
+    """[K, N] over the test rows."""
     test, y = np.asarray(scored.test), np.asarray(scored.labels)
     logits = (load_logits(paths.predictions, key, probe, " on ".join(pair)) for key in keys)
     return np.stack([row_scores(each[:, test], y[test], scored.kind) for each in logits])
