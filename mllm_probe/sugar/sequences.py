@@ -1,7 +1,7 @@
 """Sequences of pictures against sequences of captions, from the cosines of their slices.
 
-What `similarity` computes from vectors is here computed from a matrix of cosines, of which the sequences are places:
-slices recur in many sequences, and the vectors of a wide model would be copied for every pair. Knows no model.
+Sequences are places in a matrix of cosines: slices recur in many of them, and the vectors of a wide model would be
+copied for every pair. Knows no model.
 Letters: N pictures, T texts, S sequences of each kind, L slices of the longest.
 """
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.sugar.kernels import local_kernel, log_gak, width
+from mllm_probe.sugar.similarity import Tabled, paired
 
-CHUNK = 1 << 15  # pairs that are aligned together
 GAK, ALIGNED, BAG = "gak", "aligned_mean", "bag_mean"
 
 
@@ -76,35 +76,19 @@ def gak(
     """
     if not delta > 0:
         raise ProbeError(f"align.delta={delta} must be above 0; all slices of this layer may be the same")
-    a, b = (torch.from_numpy(places.lengths) for places in (left, right))
-    selves = [
-        _self_kernels(torch.from_numpy(cosine), here, delta, other)
-        for cosine, here, other in zip(own, (left, right), (b, a), strict=True)
-    ]
-    pairs = torch.cartesian_prod(torch.arange(len(a)), torch.arange(len(b)))
-    rows, columns, table = torch.from_numpy(left.index), torch.from_numpy(right.index), torch.from_numpy(cosines)
-    found = []
-    for chunk in torch.split(pairs, CHUNK):
-        i, j = chunk.T
-        here = table[rows[i][:, :, None], columns[j][:, None]]
-        log = _log_gak(here, a[i], b[j], width(delta, a[i], b[j]))
-        found.append(torch.exp(log - (selves[0][i, b[j]] + selves[1][j, a[i]]) / 2))
-    return torch.cat(found).reshape(len(a), len(b)).numpy()
+    table = torch.from_numpy(np.block([[own[0], cosines], [cosines.T, own[1]]]))
+    tabled = Tabled(*_joined(left, right, len(cosines)), table, 2 * (1 - table).clamp(min=0))
+    count = len(left.lengths)
+    i, j = torch.cartesian_prod(torch.arange(count), torch.arange(count, len(tabled.lengths))).T
+    return paired(tabled, i, j, delta, cosine=False).reshape(count, -1).numpy()
 
 
-def _self_kernels(cosines: Tensor, places: Places, delta: float, others: Tensor) -> Tensor:
-    """log K(x, x) with the width of a pair whose other side has m slices: [S, M + 1], column m; nan elsewhere."""
-    index, lengths = torch.from_numpy(places.index), torch.from_numpy(places.lengths)
-    pairs = cosines[index[:, :, None], index[:, None, :]]
-    found = cosines.new_full((len(lengths), int(others.max()) + 1), torch.nan)
-    for m in torch.unique(others):
-        found[:, m] = _log_gak(pairs, lengths, lengths, width(delta, lengths, m))
-    return found
-
-
-def _log_gak(cosines: Tensor, a: Tensor, b: Tensor, sigma: Tensor) -> Tensor:
-    phi = 2 * (1 - cosines).clamp(min=0)
-    return log_gak(local_kernel(phi, sigma[:, None, None]), a, b)
+def _joined(left: Places, right: Places, offset: int) -> tuple[Tensor, Tensor]:
+    """Both kinds of sequences over one table, in which the right ones' slices begin at `offset`: rows and lengths."""
+    rows = [torch.from_numpy(left.index), torch.from_numpy(right.index) + offset]
+    most = max(one.shape[1] for one in rows)
+    lengths = torch.from_numpy(np.concatenate([left.lengths, right.lengths]))
+    return torch.cat([pad(one, (0, most - one.shape[1])) for one in rows]), lengths
 
 
 def median_distance(cosines: np.ndarray) -> float:

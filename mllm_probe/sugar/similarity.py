@@ -88,31 +88,43 @@ def similarities(sequences: Sequences | Tabled, delta: float, cosine: bool = Tru
     `cosine`: two sequences of one slice each have the cosine of their slices instead, as the paper replaces it; the
     kernel is a rising function of it. Differentiable. Raises ProbeError for a delta that is not above 0.
     """
+    count, device = len(sequences.lengths), sequences.lengths.device
+    left, right = torch.tensor(list(combinations_with_replacement(range(count), 2)), device=device).T
+    found = paired(sequences, left, right, delta, cosine, normalised)
+    whole = found.new_zeros(count, count)
+    return whole.index_put((left, right), found).index_put((right, left), found)
+
+
+def paired(
+    sequences: Sequences | Tabled,
+    left: Tensor,
+    right: Tensor,
+    delta: float,
+    cosine: bool = True,
+    normalised: bool = True,
+) -> Tensor:
+    """The same for the pairs of sequences left [P] and right [P] alone: [P]."""
     if not delta > 0:
         raise ProbeError(f"delta={delta} must be above 0")
     lengths = sequences.lengths
     own = _self_kernels(sequences, delta)
     if not normalised:
         own = torch.zeros_like(own)  # the log of 1
-    pairs = torch.tensor(list(combinations_with_replacement(range(len(lengths)), 2)), device=lengths.device)
-    order = torch.argsort(lengths[pairs].amax(dim=1))  # alike long ones together, so that little is computed in vain
-    whole = own.new_zeros(len(lengths), len(lengths))
-    for chunk in torch.split(order, CHUNK):
-        left, right = pairs[chunk].T
-        found = _aligned(sequences, left, right, delta, own)
-        if cosine:
-            found = torch.where((lengths[left] == 1) & (lengths[right] == 1), sequences.cosines(left, right), found)
-        whole = whole.index_put((left, right), found).index_put((right, left), found)
-    return whole
+    order = torch.argsort(torch.maximum(lengths[left], lengths[right]))  # alike long ones together: little is in vain
+    parts = [_aligned(sequences, left[chunk], right[chunk], delta, own, cosine) for chunk in torch.split(order, CHUNK)]
+    return torch.cat(parts)[torch.argsort(order)]
 
 
-def _aligned(sequences: Sequences | Tabled, left: Tensor, right: Tensor, delta: float, own: Tensor) -> Tensor:
-    """The normalised kernel of pairs [P]; `own` are the self-kernels."""
+def _aligned(
+    sequences: Sequences | Tabled, left: Tensor, right: Tensor, delta: float, own: Tensor, cosine: bool
+) -> Tensor:
+    """The normalised kernel of pairs [P], or the cosine of single slices; `own` are the self-kernels."""
     a, b = sequences.lengths[left], sequences.lengths[right]
     most = int(torch.maximum(a, b).max())
     phi = sequences.phi(left, right, most)
     found = log_gak(local_kernel(phi, width(delta, a, b)[:, None, None]), a, b)
-    return torch.exp(found - (own[left, b - 1] + own[right, a - 1]) / 2)
+    kernel = torch.exp(found - (own[left, b - 1] + own[right, a - 1]) / 2)
+    return torch.where((a == 1) & (b == 1), sequences.cosines(left, right), kernel) if cosine else kernel
 
 
 def _self_kernels(sequences: Sequences | Tabled, delta: float) -> Tensor:
