@@ -16,10 +16,10 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 
-from mllm_probe.errors import ConfigError, MllmProbeError, ModelError, choices
+from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.label_settings import CLASS, IMAGE, JOINT, LAST, MEAN, POOLER, POOLINGS, TEXT, EmbedderSettings
 from mllm_probe.models.checkpoint import PROCESSOR, TOKENIZER, find_checkpoint
-from mllm_probe.models.processor import first_line
+from mllm_probe.models.encoder_plan import guarded
 from mllm_probe.settings import CheckpointSettings
 
 transformers.logging.set_verbosity_error()
@@ -102,13 +102,7 @@ def _leading(plan: EmbedderPlan, tower: Any) -> int:
 
 
 def _guarded(plan: EmbedderPlan, load: Callable[[], Any]) -> Any:
-    """transformers raises anything here; the border turns it into one sentence."""
-    try:
-        return load()
-    except MllmProbeError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{plan.name}: {plan.folder} cannot be used as an encoder ({first_line(error)})") from error
+    return guarded(plan.kind, plan.folder, load, "labels")
 
 
 class Embedder:

@@ -44,11 +44,12 @@ def pick_layer(name: str, layer: int, blocks: int) -> int:
     return layer % (blocks + 1)
 
 
-def guarded(name: str, folder: Path, load: Callable[[], Any]) -> Any:
-    """The libraries raise anything here; the border turns it into one sentence. Raises ModelError."""
+def guarded(name: str, folder: Path, load: Callable[[], Any], group: str = "encoders") -> Any:
+    """The libraries raise anything here; the border turns it into one sentence, about `group`.`name` of the settings.
+    Raises ModelError."""
     try:
         return load()
     except MllmProbeError:
         raise
     except Exception as error:
-        raise ModelError(f"encoders.{name}: {folder} cannot be used as an encoder ({first_line(error)})") from error
+        raise ModelError(f"{group}.{name}: {folder} cannot be used as an encoder ({first_line(error)})") from error
