@@ -15,6 +15,7 @@ from mllm_probe.report.figures import (
     TITLES,
     blocks,
     controls,
+    floor_name,
     floors,
     headline,
     headline_metric,
@@ -151,7 +152,7 @@ def _floors(rows: "pd.DataFrame", sites: "pd.DataFrame") -> Iterator[Any]:
     """Level lines of what reads no layer."""
     places = _ordered(sites)
     for row, colour in zip(floors(rows).itertuples(), (GREY, *COLOURS[::-1], *COLOURS), strict=False):
-        name = "chance (majority)" if words(row) == "majority" else words(row)
+        name = floor_name(row)
         yield {
             "type": "scatter",
             "mode": "lines",

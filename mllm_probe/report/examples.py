@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from mllm_probe.errors import DataError
 
@@ -113,9 +114,7 @@ class Verdicts:
 def _shares(logits: np.ndarray) -> np.ndarray:
     """Probabilities [N, C] of the classes, mean over seeds; of two classes there is one logit [S, N]."""
     wide = np.stack([np.zeros_like(logits), logits], axis=-1) if logits.ndim == 2 else logits
-    wide = wide.astype(np.float64) - wide.max(axis=-1, keepdims=True)
-    powers = np.exp(wide)
-    return (powers / powers.sum(axis=-1, keepdims=True)).mean(axis=0)
+    return softmax(wide.astype(np.float64), axis=-1).mean(axis=0)
 
 
 def _one_each(order: np.ndarray, groups: np.ndarray) -> list[int]:

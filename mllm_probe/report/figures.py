@@ -4,7 +4,7 @@ Reads a table only, and knows which of its rows are a curve and which a line.
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,13 @@ def words(row: Any) -> str:
 def positions(sites: "pd.DataFrame") -> list[str]:
     """The positions that were read, those of the language model first, in the order of the run."""
     return list(dict.fromkeys([*sites[sites.tower == "lm"].position, *sites.position]))
+
+
+def by_site(sites: "pd.DataFrame", read: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
+    """(site, its row at each position of `read`, None where there is none)."""
+    for site in dict.fromkeys(sites.site):
+        rows = {row.position: row for row in sites[sites.site == site].itertuples()}
+        yield site, [rows.get(position) for position in read]
 
 
 def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN) -> None:
@@ -192,7 +199,7 @@ def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame", named: bool = True)
         for i, row in enumerate(rows.itertuples()):
             dashes = ("--" if not row.control else ":") if named else (0, (4, 1.5 + i))
             line = panel.axhline(row.value, color="0.45", linewidth=0.8, linestyle=dashes, zorder=0.9, gid=words(row))
-            line.set_label("_" if named else _floor(row))
+            line.set_label("_" if named else floor_name(row))
     panels[0].set_ylim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     if not named:
         return
@@ -201,7 +208,7 @@ def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame", named: bool = True)
     wanted = [(value - low) / (high - low) for value in ordered.value]
     for row, want, at in zip(ordered.itertuples(), wanted, spread(wanted, APART), strict=True):
         panels[-1].annotate(
-            _floor(row),
+            floor_name(row),
             (1.0, want),
             (1.035, at),
             xycoords="axes fraction",
@@ -212,7 +219,8 @@ def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame", named: bool = True)
         )
 
 
-def _floor(row: Any) -> str:
+def floor_name(row: Any) -> str:
+    """Of a baseline, in a legend."""
     return "chance (majority)" if words(row) == "majority" else words(row)
 
 

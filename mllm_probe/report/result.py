@@ -17,7 +17,17 @@ from mllm_probe.report.charts import Chart, geometry_charts, layer_charts
 from mllm_probe.report.examples import KINDS, Example, Examples, load_examples
 from mllm_probe.report.features import features_figure, gains
 from mllm_probe.report.fidelity import load_agreements, lost
-from mllm_probe.report.figures import DASHES, floors, headline, headline_metric, layers_figure, positions, real, svg_uri
+from mllm_probe.report.figures import (
+    DASHES,
+    by_site,
+    floors,
+    headline,
+    headline_metric,
+    layers_figure,
+    positions,
+    real,
+    svg_uri,
+)
 from mllm_probe.report.geometry import load_relations
 from mllm_probe.report.predictions import load_scored
 from mllm_probe.report.scores import load_scores, load_summary
@@ -100,9 +110,9 @@ class Result:
         sites = real(self.rows)
         low, high = float(sites.value.min()), float(sites.value.max())
         best = {position: entry["site"] for position, entry in (self.summary.get("best") or {}).items()}
-        for site in dict.fromkeys(sites.site):
-            cells = {row.position: row for row in sites[sites.site == site].itertuples()}
-            yield site, [_cell(cells.get(p), low, high, best.get(p) == site) for p in self.positions]
+        for site, cells in by_site(sites, self.positions):
+            marked = zip(cells, self.positions, strict=True)
+            yield site, [_cell(row, low, high, best.get(p) == site) for row, p in marked]
 
     @cached_property
     def positions(self) -> list[str]:

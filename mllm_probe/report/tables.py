@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.paths import replacing
-from mllm_probe.report.figures import floors, headline, headline_metric, positions, real, words
+from mllm_probe.report.figures import by_site, floors, headline, headline_metric, positions, real, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,17 +48,17 @@ class Grid:
         sites, first = real(rows), scores.iloc[0]
         read = tuple(positions(sites))
         best = {position: entry["site"] for position, entry in (summary.get("best") or {}).items()}
-        found = []
-        for site in dict.fromkeys(sites.site):
-            own = {row.position: row for row in sites[sites.site == site].itertuples()}
-            found.append((site, tuple(_cell(own.get(p), best.get(p) == site) for p in read)))
+        found = tuple(
+            (site, tuple(_cell(row, best.get(p) == site) for row, p in zip(cells, read, strict=True)))
+            for site, cells in by_site(sites, read)
+        )
         base = tuple((words(row), _cell(row, False)) for row in floors(rows).itertuples())
         level, n, groups = 100 * sites.ci_level.iloc[0], int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
         title = (
             f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {headline_metric(scores)} in % "
             f"[{level:.0f} % interval over pictures], {n} test decisions on {groups} pictures"
         )
-        return cls(title, read, tuple(found), base)
+        return cls(title, read, found, base)
 
 
 def save_tables(scores: "pd.DataFrame", summary: Mapping[str, Any], path: Callable[[str], Path]) -> None:

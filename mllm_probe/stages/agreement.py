@@ -22,7 +22,7 @@ from mllm_probe.stages.geometry import draw_samples
 from mllm_probe.stages.prepared import Prepared, filled
 from mllm_probe.stages.readout import Source
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.stats.bootstrap import Redraws, interval
 from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.permutation import holm_within
 from mllm_probe.types import Rows, digest
@@ -43,7 +43,7 @@ class Agreements:
         self.run = digest(self._scoring.run, reference.identity.digest, vars(settings))
         group = {decision.sample: decision.group for decision in ready.examples.decisions}
         self._groups = {sample.uid: group[sample.uid] for sample in ready.examples.samples}
-        self._draws: dict[bytes, Resamples] = {}
+        self._draws = Redraws(ready.config.sweep.draws)
 
     @property
     def _against(self) -> str:
@@ -55,7 +55,7 @@ class Agreements:
         """What the states of a key are to those of the reference. Raises ProbeError for values that are not finite."""
         (exact, bounds), (other, _) = self._both(key, list(self._groups))
         found, groups = deviation(exact, other, str(key)), np.repeat(list(self._groups.values()), np.diff(bounds))
-        draws = self._resamples(groups)
+        draws = self._draws.of(groups)
         squared, spread = found.squared, found.spread
         with np.errstate(divide="ignore", invalid="ignore"):  # a layer that is the same for every prompt has no spread
             fvu = squared.sum() / spread.sum(), draws.ratios(squared[:, None]) / draws.ratios(spread[:, None])
@@ -77,7 +77,7 @@ class Agreements:
         """How often both sides give the same answer, if they stopped at the block of an answer's key."""
         (exact, _), (other, _) = self._both(key, list(self._groups))
         says = [(rows[:, 0] > rows[:, 1]).numpy() for rows in (exact[:], other[:])]
-        alike, draws = (says[0] == says[1]).astype(float), self._resamples(np.asarray(list(self._groups.values())))
+        alike, draws = (says[0] == says[1]).astype(float), self._draws.of(np.asarray(list(self._groups.values())))
         shown, more = Key(key.site, "last"), {"n": len(alike), "n_groups": draws.size}
         return self._estimated(shown, "answer_agreement", alike.mean(), draws.ratios(alike[:, None])[:, 0], **more)
 
@@ -130,12 +130,6 @@ class Agreements:
     def _both(self, key: Key, samples: Sequence[str]) -> Iterator[tuple[Rows, np.ndarray]]:
         """Rows [T, D] and bounds [N + 1] of the reference, then of the model."""
         return (one.store.rows(key, samples, self._coverage[side]) for side, one in self._sides.items())
-
-    def _resamples(self, groups: np.ndarray) -> Resamples:
-        name = groups.tobytes()
-        if name not in self._draws:
-            self._draws[name] = Resamples(groups, self._ready.config.sweep.draws)
-        return self._draws[name]
 
     def _estimated(self, key: Key, name: str, value: float, drawn: np.ndarray, **more: Any) -> Agreement:
         """With the interval of the draws [R]."""

@@ -20,7 +20,7 @@ from mllm_probe.score import NOT_APPLICABLE, Score
 from mllm_probe.settings import PERMUTED
 from mllm_probe.sites import Key, Site
 from mllm_probe.stages.prepared import Prepared
-from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.stats.bootstrap import Redraws, interval
 from mllm_probe.stats.permutation import TIE, holm_within
 from mllm_probe.sugar.gallery import Documents, Gallery
 from mllm_probe.sugar.readout import Cosines, States, centred, mapped
@@ -80,7 +80,7 @@ class Alignment:
         self._documents: dict[str, Documents] = {
             split: galleries[split].documents(settings.documents, settings.most, settings.seed) for split in HELD_OUT
         }
-        self._draws: dict[bytes, Resamples] = {}
+        self._draws = Redraws(config.sweep.draws)
         self._delta: dict[str, float] = {}
         self._run = run_digest(config, ready.identity.digest, ready.examples)
 
@@ -190,16 +190,10 @@ class Alignment:
         values, level = measure.values(table), self._config.sweep.ci_level
         limits = np.full((len(values), 2), np.nan)
         if tested := bare.split == "test":
-            limits = interval(measure.drawn(table, self._resamples(measure.groups)), level)
+            limits = interval(measure.drawn(table, self._draws.of(measure.groups)), level)
         for metric, value, (low, high) in zip(measure.metrics, values.tolist(), limits.tolist(), strict=True):
             row = replace(self._asked(bare, measure), metric=metric, value=value)
             yield replace(row, low=low, high=high, ci_level=level) if tested else row
-
-    def _resamples(self, groups: np.ndarray) -> Resamples:
-        name = groups.tobytes()
-        if name not in self._draws:
-            self._draws[name] = Resamples(groups, self._config.sweep.draws)
-        return self._draws[name]
 
     def _asked(self, bare: Score, measure: Measure) -> Score:
         groups = measure.groups

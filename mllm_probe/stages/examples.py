@@ -23,18 +23,19 @@ def save_examples(paths: RunPaths, ready: Prepared, scored: Scored, summary: Map
     read = np.asarray(scored.test) & ~np.isnan(logits.reshape(len(logits), len(scored.test), -1)[0, :, 0])
     rows, truth = np.flatnonzero(read), np.asarray(scored.labels)[read]
     found = Verdicts.of(logits[:, rows], truth, scored.kind)
+    licences = {picture.digest: picture.licence for picture in ready.collection.pictures}
     shown = tuple(
-        _example(kind, ready, int(rows[i]), float(found.said[i]), float(found.sure[i]))
+        _example(kind, ready, licences, int(rows[i]), float(found.said[i]), float(found.sure[i]))
         for kind, i in found.chosen(np.asarray(scored.groups)[rows])
     )
     wrong = None if scored.kind == "number" else int((~found.right).sum())
     write_json(paths.examples, Examples(key, probe.name, len(rows), wrong, shown).to_json())
 
 
-def _example(kind: str, ready: Prepared, number: int, said: float, sure: float) -> Example:
+def _example(kind: str, ready: Prepared, licences: Mapping[str, str], number: int, said: float, sure: float) -> Example:
+    """`licences` {picture digest: what its data set says}."""
     decision = ready.examples.decisions[number]
     sample = next(one for one in ready.examples.samples if one.uid == decision.sample)
-    licences = {picture.digest: picture.licence for picture in ready.collection.pictures}
     pictures = tuple(
         Seen(str(path.resolve()), digest, licences.get(digest, ""))
         for path, digest in zip(sample.images, sample.digests, strict=True)

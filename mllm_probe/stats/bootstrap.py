@@ -116,6 +116,21 @@ class Resamples:
         return np.concatenate([ranks.spearman(predicted, y, w) for w in parts])
 
 
+class Redraws:
+    """Resamples of whatever pictures rows are about, drawn once for the same ones."""
+
+    def __init__(self, draws: int) -> None:
+        self._draws = draws
+        self._found: dict[bytes, Resamples] = {}
+
+    def of(self, groups: np.ndarray) -> Resamples:
+        """groups: [N] picture ids, as text."""
+        name = groups.tobytes()
+        if name not in self._found:
+            self._found[name] = Resamples(groups, self._draws)
+        return self._found[name]
+
+
 def interval(values: np.ndarray, level: float = 0.95) -> np.ndarray:
     """Percentile interval over the last axis: [..., R] -> [..., 2]; undefined draws are left out, nan if all are."""
     if not 0 < level < 1:
