@@ -26,7 +26,7 @@ COMMANDS = {
     "report": "print and draw a finished run again: report run=FOLDER",
     "compare": "finished runs side by side: one CSV, a figure and a ranking a task",
     "geometry": "compare the layers of a filled cache with each other",
-    "fidelity": "what quantisation does to the layers and to their probes",
+    "fidelity": "what quantisation, or an adapter, does to the layers and to their probes",
     "align": "how well pictures and captions match, layer by layer: retrieval, documents, quadruples",
     "tune": "train a connector, or adapters of the language model",
     "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",

@@ -80,7 +80,7 @@ class AlignConfig(RunConfig):
 
 @dataclass
 class FidelityConfig(RunConfig):
-    """`fidelity`: the settings of a run of the quantised model, and what it is held against."""
+    """`fidelity`: the settings of a run of the quantised or adapted model, and what it is held against."""
 
     fidelity: FidelitySettings = field(default_factory=FidelitySettings)
 
