@@ -22,6 +22,7 @@ class MaxT:
     """Per layer [K]: the statistic (accuracy or correlation), its z under the null, p, and p adjusted over layers.
 
     `moving` rows of the N have a label that can change; the others belong to pictures of a size of their own.
+    `expected` [K] is the mean of the statistic under permuted labels.
     """
 
     statistic: np.ndarray
@@ -29,6 +30,7 @@ class MaxT:
     p: np.ndarray
     p_adjusted: np.ndarray
     moving: int
+    expected: np.ndarray
 
 
 def votes(logits: np.ndarray, kind: str = "binary") -> np.ndarray:
@@ -55,6 +57,7 @@ def max_t(
     kind: str = "binary",
     permutations: int = 9999,
     seed: int = 0,
+    strata: np.ndarray | None = None,
 ) -> MaxT:
     """Step-down max-T over K layers, one-sided for better than chance (Westfall and Young 1993; Ge et al. 2003).
 
@@ -63,11 +66,14 @@ def max_t(
     say nothing about the label (a digest of the text does, the row number after writing true before false does not:
     such labels would never move, which is an error). The statistic is accuracy, or the correlation with a number,
     standardised by its own permutation mean and deviation; p = (1 + #{permuted >= observed}) / (B + 1).
+    With `strata` [N] pictures exchange labels only where their rows have the same strata, and each label stays in its own.
     A layer whose statistic never varies gets p = 1. Raises ProbeError for shapes, unknown kinds, labels that cannot
     move.
     """
     _fit_together(scores, y, groups, order, kind, permutations)
-    parts = _by_size(groups, order)
+    parts = _alike(
+        groups, order, np.zeros(len(y), int) if strata is None else np.unique(strata, return_inverse=True)[1]
+    )
     moving = _moving(y, parts)
     labels = _relabelled(y, parts, permutations, seed)
     null = np.concatenate([_statistic(scores, chunk, kind) for chunk in labels])
@@ -75,7 +81,7 @@ def max_t(
     varies = spread > TIE * np.maximum(np.abs(centre), 1)
     z = np.where(varies, (null - centre) / np.where(varies, spread, 1), 0)  # never varies: always 0, so p = 1
     p, adjusted = _step_down(z)
-    return MaxT(null[0], z[0], p, adjusted, moving)
+    return MaxT(null[0], z[0], p, adjusted, moving, centre)
 
 
 def _step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,11 +95,13 @@ def _step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (z >= floor).mean(axis=0), adjusted
 
 
-def _by_size(groups: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
-    """Rows of the pictures of each size, [pictures, size], inside a picture in ascending order."""
+def _alike(groups: np.ndarray, order: np.ndarray, strata: np.ndarray) -> list[np.ndarray]:
+    """Rows of the pictures of each size and make-up of strata [pictures, size], in a picture by stratum, then order."""
     _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    rows = np.split(np.lexsort((order, member)), np.cumsum(sizes)[:-1])
-    return [np.stack([rows[i] for i in np.flatnonzero(sizes == size)]) for size in np.unique(sizes)]
+    alike: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for rows in np.split(np.lexsort((order, strata, member)), np.cumsum(sizes)[:-1]):
+        alike.setdefault((len(rows), *strata[rows].tolist()), []).append(rows)
+    return [np.stack(alike[kind]) for kind in sorted(alike)]
 
 
 def _moving(y: np.ndarray, parts: list[np.ndarray]) -> int:
