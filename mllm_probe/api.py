@@ -40,7 +40,7 @@ class Result:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """summary.json: the best layer a position, its score and interval, baselines, versions, times."""
+        """summary.json: the layer validation chose a position, its score and interval, baselines, versions, times."""
         from mllm_probe.report.scores import load_summary
 
         return load_summary(self._paths.study if self.sides else self._paths.summary)

@@ -111,7 +111,7 @@ class RunPaths:
 
     @property
     def examples(self) -> Path:
-        """Some test decisions at the best layer, for people."""
+        """Some test decisions at the layer that validation chose, for people."""
         return self.root / "examples.json"
 
     @property

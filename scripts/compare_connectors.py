@@ -65,13 +65,13 @@ def _row(kind: str, folders: list[Path], base: pd.DataFrame) -> dict[str, str]:
     curves = curves[(curves.metric == "accuracy") & (curves.seed == "all") & (curves.split == "test")]
     said = curves[curves.control == "zero_shot"].value
     probed = curves[(curves.probe == "logistic") & (curves.position == "last") & (curves.part == "block")]
-    best = [json.loads((f / "run" / "summary.json").read_text())["best"]["last"] for f in folders]
+    best = [json.loads((f / "run" / "summary.json").read_text())["chosen"]["last"] for f in folders]
     return {
         "connector": kind,
         "nats a caption": _text(held.nats.mean(), interval(draws.ratios(held.nats.to_numpy()[:, None])[:, 0])),
         "minus mlp": "" if kind == MLP else f"{_text(gap.value, np.asarray([gap.low, gap.high]))} p={gap.p:.2g}",
         "zero-shot %": " ".join(f"{100 * value:.1f}" for value in said),
-        "probe, best %": " ".join(f"{100 * one['value']:.1f} ({one['site']})" for one in best),
+        "probe, chosen on validation, %": " ".join(f"{100 * one['value']:.1f} ({one['site']})" for one in best),
         "probe, mean over layers %": f"{100 * probed.value.mean():.1f}",
     }
 

@@ -109,7 +109,7 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
     ]
     for (task, position, label), row in ranks.iterrows():
         run = two / ("0" if label == "mini" else "1") / ("global" if task == "entailment" else "local")
-        best = json.loads((run / "summary.json").read_text())["best"][position]
+        best = json.loads((run / "summary.json").read_text())["chosen"][position]
         assert [row.site, row.value, row.low, row.high] == [best[n] for n in ("site", "value", "low", "high")]
         assert row.depth == int(row.site[3:]) / 8 and f"{row.site} ({row.depth:.2f})" in out
     assert re.search(r"^mini +[▁▂▃▄▅▆▇█]{3}  [\d.]+ to [\d.]+ %$", out, re.MULTILINE)
@@ -122,7 +122,7 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
 
 def by_hand(run: FinishedRun, position: str) -> tuple[list[str], list[float]]:
     """The picture of each test decision, and how many of two seeds are right about it."""
-    site = run.best(position).site
+    site = run.chosen(position).site
     logits = load_file(run.paths.predictions)
     scored = load_scored(run.paths.predictions)
     groups, right = [], []
@@ -161,7 +161,7 @@ def test_differences_of_classes(runs: list[FinishedRun], tmp_path: Path) -> None
     for run in runs:
         copy = shutil.copytree(run.paths.root, tmp_path / run.label)
         logits = rng.normal(size=(2, n, 3)).astype(np.float32)
-        name = f"{run.best('last').site}@last/logistic/seed"
+        name = f"{run.chosen('last').site}@last/logistic/seed"
         save_file({f"{name}{i}": z for i, z in enumerate(logits)}, copy / "predictions.safetensors", told.metadata())
         summary(copy, fingerprint=told.fingerprint)
         made.append(replace(load_run(RunPaths(copy)), label=run.label))
@@ -285,16 +285,16 @@ def broken(two: Path, case: str) -> tuple[tuple[str, ...], str]:
             "lasst",
         ), "--position lasst is not shared by the runs of a task; did you mean 'last'?"
     if case == "apart":
-        best = json.loads((run / "summary.json").read_text())["best"]
-        summary(run, best={"elsewhere": best["last"]})
+        best = json.loads((run / "summary.json").read_text())["chosen"]
+        summary(run, chosen={"elsewhere": best["last"]})
         return (
             pair,
             "no position of the language model in common (two/0/global: last, mean_text; two/1/global: elsewhere)",
         )
     if case == "site":
-        best = json.loads((run / "summary.json").read_text())["best"]
-        summary(run, best={"last": best["last"] | {"site": "lm.77"}})
-        return pair, "scores.csv lacks lm.77 at last, which summary.json calls the best"
+        best = json.loads((run / "summary.json").read_text())["chosen"]
+        summary(run, chosen={"last": best["last"] | {"site": "lm.77"}})
+        return pair, "scores.csv lacks lm.77 at last, which validation chose by summary.json"
     if case == "baseline":
         return (
             *pair,
@@ -422,7 +422,7 @@ def test_the_figure_draws_the_values(runs: list[FinishedRun], tmp_path: Path, mo
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *args, **rest: (drawn.append(self), save(self, *args, **rest))[1]
     )
-    best = {(run.label, p): run.best(p).site for run in runs for p in ("last", "mean_text")}
+    best = {(run.label, p): run.chosen(p).site for run in runs for p in ("last", "mean_text")}
     draw_comparison({run.label: run.scores for run in runs}, best, ["mean_text", "last"], [tmp_path / "x.png"])
     panels = {panel.get_title(): panel for panel in drawn[0].axes}
     assert list(panels) == ["mean_text", "last"]
@@ -437,7 +437,7 @@ def test_the_figure_draws_the_values(runs: list[FinishedRun], tmp_path: Path, mo
             own = own[(own.control == "") & (own.part == "block") & (own.features == "single")]
             assert list(lines[run.label].get_xdata()) == [0, 0.5, 1]
             assert list(lines[run.label].get_ydata()) == own.sort_values("depth").value.tolist()
-            chosen = own[own.site == run.summary["best"][position]["site"]]
+            chosen = own[own.site == run.summary["chosen"][position]["site"]]
             assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (chosen.depth.item(), chosen.value.item())
         assert [list(line.get_ydata()) for line in panel.lines if line.get_label() == "chance"] == [[0.5, 0.5]]
 

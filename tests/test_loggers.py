@@ -68,9 +68,9 @@ def test_names_say_what_was_scored_and_are_unique(finished: Result, record: Reco
     assert {f"entailment/{one}/accuracy" for one in ("question_only", "majority", "zero_shot")} <= there
     for place in ("last.norm/logistic", "vision.mean_image/logistic", "last/logistic.blank_picture", "last/logit_lens"):
         assert f"entailment/{place}/accuracy" in there
-    best = finished.summary["best"]["last"]
-    assert record.best["entailment/best/last/accuracy"] == best["value"] and record.name == finished.summary["run"]
-    assert record.best["entailment/best/last/layer"] == int(best["site"][3:])
+    best = finished.summary["chosen"]["last"]
+    assert record.chosen["entailment/chosen/last/accuracy"] == best["value"] and record.name == finished.summary["run"]
+    assert record.chosen["entailment/chosen/last/layer"] == int(best["site"][3:])
     assert record.settings["sweep.draws"] == 50 and record.settings["controls"] == "[control_task,blank_picture]"
     assert [path.name for path in record.figures] == ["layers.png"]
 
@@ -123,7 +123,7 @@ def test_tensorboard_reads_it_back(finished: Result, record: Record) -> None:
     events = EventAccumulator(str(finished.folder / "tensorboard" / record.name), {"scalars": 0, "images": 0}).Reload()
     found = {event.step: event.value for event in events.Scalars(NAME)}
     assert found == pytest.approx(curve(finished)) and len(events.Scalars(NAME)) == len(found), "the first is replaced"
-    assert {point.name for point in record.points} | record.best.keys() == set(events.Tags()["scalars"])
+    assert {point.name for point in record.points} | record.chosen.keys() == set(events.Tags()["scalars"])
     assert events.Images("layers")[0].encoded_image_string.startswith(b"\x89PNG")
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     told = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
@@ -154,7 +154,7 @@ def test_wandb_stays_offline(finished: Result, record: Record) -> None:
     found = told_to_wandb(file)
     assert found["history"][NAME] == pytest.approx(curve(finished))
     assert found["name"] == record.name and found["config"]["sweep.draws"] == 50
-    assert found["summary"]["entailment/best/last/accuracy"] == record.best["entailment/best/last/accuracy"]
+    assert found["summary"]["entailment/chosen/last/accuracy"] == record.chosen["entailment/chosen/last/accuracy"]
 
 
 def told_to_wandb(file: Path) -> Mapping[str, Any]:
@@ -204,6 +204,6 @@ def test_mlflow_reads_it_back(finished: Result, record: Record, monkeypatch: pyt
     history = client.get_metric_history(found.info.run_id, NAME)
     assert {one.step: one.value for one in history} == curve(finished)
     assert found.data.params["sweep.draws"] == "50" and len(found.data.params) == len(record.settings)
-    assert found.data.metrics["entailment/best/last/accuracy"] == record.best["entailment/best/last/accuracy"]
+    assert found.data.metrics["entailment/chosen/last/accuracy"] == record.chosen["entailment/chosen/last/accuracy"]
     assert [one.path for one in client.list_artifacts(found.info.run_id)] == ["layers.png"]
     assert (record.outputs.root / "mlruns" / found.info.run_id / "artifacts" / "layers.png").is_file()

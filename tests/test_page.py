@@ -33,7 +33,7 @@ from mllm_probe.report_settings import ReportSettings
 
 SITE = "lm.05"
 SUMMARY = {
-    "best": {"last": {"site": SITE, "value": 0.93, "low": 0.91, "high": 0.95, "validation": 0.9}},
+    "chosen": {"last": {"site": SITE, "value": 0.93, "low": 0.91, "high": 0.95, "validation": 0.9}},
     "verdicts": {
         "last": {"best_between": [SITE, SITE], "verdict": "peak", "margin": 0.01, "chosen": SITE, "top": "lm.08"}
     },
@@ -91,7 +91,7 @@ def test_the_page_answers_the_four_questions(made: Path) -> None:
     )
     position = leading(summary)
     assert position is not None
-    best, verdict = summary["best"][position], summary["verdicts"][position]
+    best, verdict = summary["chosen"][position], summary["verdicts"][position]
     words = page.words.replace("\xa0", " ")
     assert sentence("entailment", summary, tests, position).replace("\xa0", " ") in words
     assert (

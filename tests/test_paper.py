@@ -17,7 +17,7 @@ from mllm_probe.report.study import draw_study
 from mllm_probe.report.tables import latex, markdown, save_tables
 
 __all__ = ["drawn"]
-SUMMARY = {"best": {"last": {"site": "lm.05"}, "mean_text": {"site": "lm.05"}}}
+SUMMARY = {"chosen": {"last": {"site": "lm.05"}, "mean_text": {"site": "lm.05"}}}
 
 
 @pytest.fixture

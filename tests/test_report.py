@@ -68,7 +68,7 @@ def test_the_csv_round_trips(table: pd.DataFrame) -> None:
 def test_the_table_shows_the_values(table: pd.DataFrame) -> None:
     written = io.StringIO()
     best = {"site": "lm.01", "value": 0.873, "low": 0.823, "high": 0.923, "top_site": "lm.01"}
-    summary = {"best": {"last": {**best, "top_value": 0.873, "drop_to_top": 0.0}}}
+    summary = {"chosen": {"last": {**best, "top_value": 0.873, "drop_to_top": 0.0}}}
     print_table(table, summary, Console(file=written, width=120))
     text = written.getvalue()
     assert "87.3 [82.3, 92.3]" in text and "majority" in text and "40 test decisions on 10 pictures" in text

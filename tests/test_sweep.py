@@ -71,7 +71,7 @@ def test_erased_layers_are_at_chance_and_the_others_are_not_touched(swept: Path)
     name = "lm.04@mean_text/logistic/leace/seed0"
     assert np.abs(arrays[f"{name}/weights"]).max() < 1e-3 and f"{name}/eraser.left" in arrays
     assert plain.index.equals(erased.index)
-    best = json.loads((swept / "summary.json").read_text())["best"]["mean_text"]
+    best = json.loads((swept / "summary.json").read_text())["chosen"]["mean_text"]
     accuracy = table[
         (table.metric == "accuracy") & (table.split == "test") & (table.seed == "all") & (table.control == "")
     ]

@@ -46,7 +46,7 @@ def _fill(client: "MlflowClient", run: str, record: Record) -> None:
 
     now = int(1000 * time.time())
     metrics = [Metric(point.name, point.value, now, point.step) for point in record.points]
-    metrics += [Metric(name, value, now, 0) for name, value in record.best.items()]
+    metrics += [Metric(name, value, now, 0) for name, value in record.chosen.items()]
     for at in range(0, len(metrics), METRICS):
         client.log_batch(run, metrics=metrics[at : at + METRICS])
     params = [Param(name, str(value)[:LONGEST]) for name, value in record.settings.items()]

@@ -4,7 +4,7 @@
     TASK/TOWER.POSITION.PART/...       entailment/vision.mean_image/..., entailment/last.norm/...: other sites
     .../PROBE.FEATURES.CONTROL/...     entailment/last/logistic.control_task/accuracy
     TASK/BASELINE/MEASURE              entailment/question_only/accuracy: no layer, step 0
-    TASK/best/POSITION/MEASURE         the block that validation prefers; TASK/best/POSITION/layer is its number
+    TASK/chosen/POSITION/MEASURE       the block that validation prefers; TASK/chosen/POSITION/layer is its number
 
 The step is the layer. MEASURE.low and MEASURE.high are the interval. Characters that one of the loggers refuses are _.
 """
@@ -43,7 +43,7 @@ class Record:
     outputs: OutputPaths
     settings: dict[str, str | int | float | bool]
     points: tuple[Point, ...]
-    best: dict[str, float]
+    chosen: dict[str, float]
     figures: tuple[Path, ...]
 
 
@@ -66,7 +66,7 @@ def recorded(paths: RunPaths, outputs: OutputPaths) -> Record:
     settings = flat(OmegaConf.to_container(OmegaConf.load(paths.config)))  # type: ignore[arg-type]
     plain = {name: value if isinstance(value, str | int | float) else show(value) for name, value in settings.items()}
     figures = tuple(sorted(paths.root.glob("*.png")))
-    return Record(str(summary["run"]), paths, outputs, plain, tuple(_points(scores)), _best(summary), figures)
+    return Record(str(summary["run"]), paths, outputs, plain, tuple(_points(scores)), _chosen(summary), figures)
 
 
 def _points(scores: "pd.DataFrame") -> Iterator[Point]:
@@ -88,11 +88,11 @@ def _name(row: Any) -> str:
     return _clean(row.task, place, ".".join(word for word in (row.probe, features, row.control) if word), row.metric)
 
 
-def _best(summary: dict[str, Any]) -> dict[str, float]:
+def _chosen(summary: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for position, entry in summary["best"].items():
-        found[_clean(summary["task"], "best", position, summary["metric"])] = entry["value"]
-        found[_clean(summary["task"], "best", position, "layer")] = int(entry["site"].split(".")[1])
+    for position, entry in summary["chosen"].items():
+        found[_clean(summary["task"], "chosen", position, summary["metric"])] = entry["value"]
+        found[_clean(summary["task"], "chosen", position, "layer")] = int(entry["site"].split(".")[1])
     return found
 
 

@@ -23,5 +23,5 @@ class TensorBoard:
             for path in record.figures:
                 with Image.open(path) as picture:
                     writer.add_image(path.stem, np.asarray(picture.convert("RGB")), dataformats="HWC")
-            writer.add_hparams(record.settings, record.best, run_name=".")
+            writer.add_hparams(record.settings, record.chosen, run_name=".")
         return f"tensorboard --logdir {record.outputs.root}"

@@ -35,5 +35,5 @@ class WandB:
             for step, values in sorted(steps.items()):  # W&B drops a step that is lower than the last
                 run.log(values, step=step)
             run.log({path.stem: wandb.Image(str(path)) for path in record.figures}, step=max(steps))
-            run.summary.update(record.best)
+            run.summary.update(record.chosen)
         return str(run.url) if mode == "online" else f"wandb sync {record.paths.logged('wandb')}/offline-run-*"

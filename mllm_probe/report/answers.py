@@ -59,13 +59,13 @@ def load_tests(path: Path) -> "pd.DataFrame":
 
 def leading(summary: Mapping[str, Any]) -> str | None:
     """The position whose best block validation likes best, the first of the run where that is not known."""
-    best = summary.get("best") or {}
+    best = summary.get("chosen") or {}
     return max(best, key=lambda position: best[position].get("validation", 0.0), default=None)
 
 
 def sentence(task: str, summary: Mapping[str, Any], tests: "pd.DataFrame", position: str) -> str:
     """The run at one position in a line: the block that wins, or that none can be named."""
-    best, verdict = summary["best"][position], summary.get("verdicts", {}).get(position)
+    best, verdict = summary["chosen"][position], summary.get("verdicts", {}).get(position)
     if not _above_chance(tests[tests.position == position], best["site"]):
         return f"At {position}, no block was shown to read {task} above chance"
     if verdict is None:
@@ -77,7 +77,7 @@ def sentence(task: str, summary: Mapping[str, Any], tests: "pd.DataFrame", posit
 
 def answers(scores: "pd.DataFrame", summary: Mapping[str, Any], tests: "pd.DataFrame", position: str) -> list[Answer]:
     """The four questions at one position. Where its layers were not compared, the first and the last."""
-    best, verdict = summary["best"][position], summary.get("verdicts", {}).get(position)
+    best, verdict = summary["chosen"][position], summary.get("verdicts", {}).get(position)
     here = tests[tests.position == position]
     found = [_which(best, verdict, here, position)]
     if verdict is not None and len(here):
@@ -146,7 +146,7 @@ def _significant(here: "pd.DataFrame", verdict: Mapping[str, Any]) -> Answer:
 
 def _controlled(scores: "pd.DataFrame", summary: Mapping[str, Any], here: "pd.DataFrame", position: str) -> Answer:
     """The highest of what sees no picture or no training beside the layer, then what is known beyond each."""
-    site, rows = summary["best"][position]["site"], headline(scores)
+    site, rows = summary["chosen"][position]["site"], headline(scores)
     base = {words(row): row for row in floors(rows).itertuples()}
     blind = list(preferred_controls(scores, rows, position))
     blind += [base[name] for name in ("question only", "majority") if name in base]

@@ -84,8 +84,8 @@ class Result:
     @cached_property
     def readings(self) -> list[tuple[str, str, list[Answer]]]:
         """(position, sentence, answers), the position that validation prefers first."""
-        best, lead = list(self.summary.get("best") or {}), leading(self.summary)
-        ordered = sorted(best, key=lambda position: position != lead)
+        chosen, lead = list(self.summary.get("chosen") or {}), leading(self.summary)
+        ordered = sorted(chosen, key=lambda position: position != lead)
         return [
             (
                 p,
@@ -109,10 +109,10 @@ class Result:
         it."""
         sites = real(self.rows)
         low, high = float(sites.value.min()), float(sites.value.max())
-        best = {position: entry["site"] for position, entry in (self.summary.get("best") or {}).items()}
+        chosen = {position: entry["site"] for position, entry in (self.summary.get("chosen") or {}).items()}
         for site, cells in by_site(sites, self.positions):
             marked = zip(cells, self.positions, strict=True)
-            yield site, [_cell(row, low, high, best.get(p) == site) for row, p in marked]
+            yield site, [_cell(row, low, high, chosen.get(p) == site) for row, p in marked]
 
     @cached_property
     def positions(self) -> list[str]:
@@ -129,8 +129,10 @@ class Result:
             yield {"name": name.replace("_", " "), "row": row, "meaning": MEANING.get(name, "")}
 
     def _labels(self, position: str) -> Iterator[Any]:
-        """Other labels at the layer that wins."""
-        here = self.rows[(self.rows.position == position) & (self.rows.site == self.summary["best"][position]["site"])]
+        """Other labels at the layer that validation chose."""
+        here = self.rows[
+            (self.rows.position == position) & (self.rows.site == self.summary["chosen"][position]["site"])
+        ]
         here = here[(here.control != "") & (here.features == "single") & ~here.control.isin(list(DASHES))]
         yield from here[here.control.isin(list(MEANING))].itertuples()
 
@@ -143,12 +145,12 @@ class Result:
 
     @cached_property
     def measures(self) -> list[Any]:
-        """All measures of the layer that wins."""
+        """All measures of the layer that validation chose."""
         position = leading(self.summary)
         if position is None:
             return []
         rows = self.scores
-        rows = rows[(rows.site == self.summary["best"][position]["site"]) & (rows.position == position)]
+        rows = rows[(rows.site == self.summary["chosen"][position]["site"]) & (rows.position == position)]
         rows = rows[(rows.seed == "all") & (rows.split == "test") & (rows.control == "") & (rows.subset == "")]
         rows = rows[(rows.features == "single") & (rows.train_template == rows.test_template) & rows.value.notna()]
         return list(rows.itertuples())
@@ -229,8 +231,8 @@ class Result:
         return self.paths, RunPaths(self.paths.root / name)
 
 
-def _cell(row: Any, low: float, high: float, best: bool) -> dict[str, Any] | None:
-    return None if row is None else {"row": row, "heat": (row.value - low) / ((high - low) or 1), "best": best}
+def _cell(row: Any, low: float, high: float, chosen: bool) -> dict[str, Any] | None:
+    return None if row is None else {"row": row, "heat": (row.value - low) / ((high - low) or 1), "chosen": chosen}
 
 
 def leakage(paths: RunPaths) -> Iterator[tuple[str, str]]:

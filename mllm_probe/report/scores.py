@@ -79,6 +79,7 @@ def load_scores(path: Path) -> "pd.DataFrame":
 def load_summary(path: Path) -> dict[str, Any]:
     """Raises DataError where the file is no JSON; a run without one has an empty summary."""
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
+        found = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:  # also of bytes that are no text
         raise DataError(f"{path} is damaged ({error}); run the experiment again") from error
+    return {"chosen": found["best"], **found} if "best" in found else found  # the name in older releases

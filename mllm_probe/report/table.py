@@ -29,10 +29,10 @@ def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Consol
     table.add_column("site")
     for position in read:
         table.add_column(position, justify="right")
-    best = {position: entry["site"] for position, entry in summary.get("best", {}).items()}
+    chosen = {position: entry["site"] for position, entry in summary.get("chosen", {}).items()}
     for site in dict.fromkeys(sites.site):
         cells = {row.position: row for row in sites[sites.site == site].itertuples()}
-        table.add_row(site, *(_cell(cells.get(position), best.get(position) == site) for position in read))
+        table.add_row(site, *(_cell(cells.get(position), chosen.get(position) == site) for position in read))
     table.add_section()
     for row in floors(rows).itertuples():
         table.add_row(row.control or row.probe, _cell(row, False))
@@ -52,7 +52,7 @@ def _curves(sites: "pd.DataFrame") -> dict[str, list[float]]:
 
 def _said(summary: dict[str, Any]) -> Iterator[str]:
     """What may be said of each position's layers."""
-    for position, entry in summary.get("best", {}).items():
+    for position, entry in summary.get("chosen", {}).items():
         yield (
             f"{position}: validation prefers {entry['site']} with {100 * entry['value']:.1f} % "
             f"\\[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; {entry['top_site']}, the highest block read, "
@@ -96,12 +96,12 @@ def _answer(scores: "pd.DataFrame", rows: "pd.DataFrame", summary: dict[str, Any
         yield f"  the probe at {gap['site']} minus that answer: {100 * gap['value']:.1f} points {bounds}"
 
 
-def _cell(row: Any, best: bool) -> str:
+def _cell(row: Any, chosen: bool) -> str:
     if row is None:
         return ""
     bounds = "" if row.low != row.low else f" [dim]\\[{100 * row.low:.1f}, {100 * row.high:.1f}][/dim]"
     text = f"{100 * row.value:.1f}{bounds}"
-    return f"[bold green]{text}[/bold green]" if best else text
+    return f"[bold green]{text}[/bold green]" if chosen else text
 
 
 def _caption(first: Any, sites: "pd.DataFrame") -> str:

@@ -30,7 +30,7 @@ class Cell:
     """A score and its interval in percent, empty where a position does not exist."""
 
     text: str = ""
-    best: bool = False
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Grid:
         rows = headline(scores)
         sites, first = real(rows), scores.iloc[0]
         read = tuple(positions(sites))
-        best = {position: entry["site"] for position, entry in (summary.get("best") or {}).items()}
+        chosen = {position: entry["site"] for position, entry in (summary.get("chosen") or {}).items()}
         found = tuple(
-            (site, tuple(_cell(row, best.get(p) == site) for row, p in zip(cells, read, strict=True)))
+            (site, tuple(_cell(row, chosen.get(p) == site) for row, p in zip(cells, read, strict=True)))
             for site, cells in by_site(sites, read)
         )
         base = tuple((words(row), _cell(row, False)) for row in floors(rows).itertuples())
@@ -69,11 +69,11 @@ def save_tables(scores: "pd.DataFrame", summary: Mapping[str, Any], path: Callab
             part.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def _cell(row: Any, best: bool) -> Cell:
+def _cell(row: Any, chosen: bool) -> Cell:
     if row is None:
         return Cell()
     bounds = "" if row.low != row.low else f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-    return Cell(f"{100 * row.value:.1f}{bounds}", best)
+    return Cell(f"{100 * row.value:.1f}{bounds}", chosen)
 
 
 def _markdown(grid: Grid) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _markdown(grid: Grid) -> Iterator[str]:
     yield line(["site", *map(markdown, grid.head)])
     yield f"|---|{'---:|' * len(grid.head)}"
     for site, cells in grid.rows:
-        yield line([site, *(f"**{cell.text}**" if cell.best else cell.text for cell in cells)])
+        yield line([site, *(f"**{cell.text}**" if cell.chosen else cell.text for cell in cells)])
     yield from (line([markdown(name), cell.text, *[""] * (len(grid.head) - 1)]) for name, cell in grid.floors)
 
 
@@ -107,7 +107,7 @@ def _latex(grid: Grid) -> Iterator[str]:
 
 
 def _bold(cell: Cell) -> str:
-    return f"\\textbf{{{latex(cell.text)}}}" if cell.best else latex(cell.text)
+    return f"\\textbf{{{latex(cell.text)}}}" if cell.chosen else latex(cell.text)
 
 
 def markdown(text: str) -> str:

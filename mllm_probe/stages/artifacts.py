@@ -44,7 +44,7 @@ def save_summary(
         "skipped": list(ready.collection.skipped),
         "samples": len(ready.examples.samples),
         "decisions": len(ready.examples.decisions),
-        "best": {p: best for p in positions if (best := _best(headline, p))},
+        "chosen": {p: chosen for p in positions if (chosen := _chosen(headline, p))},
         "baselines": {s.control or s.probe: s.value for s in headline if not s.site and _is_final(s)},
         "unconverged": sum(not s.converged for s in headline if s.seed != "all" and s.split == "test"),
         "provenance": ready.store.provenance(),
@@ -59,7 +59,7 @@ def _is_final(score: Score) -> bool:
     return score.split == "test" and score.seed == "all"
 
 
-def _best(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
+def _chosen(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
     """The language-model block validation prefers, its test score, and what is lost up to the highest block read."""
     here = [s for s in scores if s.position == position and s.tower == "lm" and s.real]
     val: dict[str, list[float]] = {}
@@ -69,15 +69,15 @@ def _best(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
     if not val:
         return None
     test = {s.site: s for s in here if _is_final(s)}
-    best = test[list(val)[preferred(np.asarray([np.mean(values) for values in val.values()]))]]
+    chosen = test[list(val)[preferred(np.asarray([np.mean(values) for values in val.values()]))]]
     top = test[max(val, key=lambda site: Site.parse(site).layer)]
     return {
-        "validation": float(np.mean(val[best.site])),
-        "site": best.site,
-        "value": best.value,
-        "low": best.low,
-        "high": best.high,
+        "validation": float(np.mean(val[chosen.site])),
+        "site": chosen.site,
+        "value": chosen.value,
+        "low": chosen.low,
+        "high": chosen.high,
         "top_site": top.site,
         "top_value": top.value,
-        "drop_to_top": best.value - top.value,
+        "drop_to_top": chosen.value - top.value,
     }

@@ -1,4 +1,4 @@
-"""Which test decisions a run shows to people: at the best layer, the surest right and wrong ones and the least sure."""
+"""Which test decisions a run shows to people: at the chosen layer, the surest right and wrong and the least sure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ from mllm_probe.stages.prepared import Prepared
 
 
 def save_examples(paths: RunPaths, ready: Prepared, scored: Scored, summary: Mapping[str, Any]) -> None:
-    """examples.json, of a run that has a best layer."""
+    """examples.json, of a run whose validation chose a layer."""
     position = leading(summary)
     if position is None:
         return
-    key, probe = f"{summary['best'][position]['site']}@{position}", ready.probe
+    key, probe = f"{summary['chosen'][position]['site']}@{position}", ready.probe
     logits = load_logits(paths.predictions, key, probe.name)
     read = np.asarray(scored.test) & ~np.isnan(logits.reshape(len(logits), len(scored.test), -1)[0, :, 0])
     rows, truth = np.flatnonzero(read), np.asarray(scored.labels)[read]

@@ -106,9 +106,11 @@ def _positions(
     """{task: where to compare its runs}. Raises DataError, ConfigError where nothing is left."""
     shared = {}
     for task, runs in tasks.items():
-        shared[task] = [name for name in runs[0].summary["best"] if all(name in run.summary["best"] for run in runs)]
+        shared[task] = [
+            name for name in runs[0].summary["chosen"] if all(name in run.summary["chosen"] for run in runs)
+        ]
         if not shared[task]:
-            read = "; ".join(f"{run.name}: {', '.join(run.summary['best']) or 'none'}" for run in runs)
+            read = "; ".join(f"{run.name}: {', '.join(run.summary['chosen']) or 'none'}" for run in runs)
             raise DataError(f"the runs of {task} have no position of the language model in common ({read})")
     known = [name for names in shared.values() for name in names]
     for name in wanted:
@@ -158,7 +160,7 @@ def _save_scores(runs: Sequence["FinishedRun"], paths: ComparisonPaths, parquet:
 def _draw(runs: Sequence["FinishedRun"], positions: Sequence[str], paths: ComparisonPaths) -> None:
     from mllm_probe.report.comparison import draw_comparison
 
-    best = {(run.label, position): run.best(position).site for run in runs for position in positions}
+    best = {(run.label, position): run.chosen(position).site for run in runs for position in positions}
     files = [paths.figure(runs[0].task, kind) for kind in ("png", "pdf")]
     draw_comparison({run.label: run.scores for run in runs}, best, positions, files)
 

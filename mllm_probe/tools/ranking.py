@@ -52,7 +52,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class _Tested:
-    """The test decisions [N] that a run's best layer read, in the order of their uids: their pictures, and a score
+    """The test decisions [N] that a run's chosen layer read, in the order of their uids: their pictures, and a score
     each. `fingerprint` is that of all decisions."""
 
     fingerprint: str
@@ -62,8 +62,8 @@ class _Tested:
 
     @classmethod
     def of(cls, run: FinishedRun, position: str) -> "_Tested":
-        best, scored = run.best(position), run.scored
-        logits = load_logits(run.paths.predictions, f"{best.site}@{position}", best.probe).astype(np.float64)
+        chosen, scored = run.chosen(position), run.scored
+        logits = load_logits(run.paths.predictions, f"{chosen.site}@{position}", chosen.probe).astype(np.float64)
         read = np.asarray(scored.test) & ~np.isnan(logits.reshape(*logits.shape[:2], -1)).any(axis=(0, 2))
         uids = np.asarray(scored.decisions)[read]
         order = np.argsort(uids)
@@ -79,7 +79,7 @@ def ranking(runs: Sequence[FinishedRun], position: str, baseline: str | None = N
 
     Raises DataError for damaged files, ProbeError for scores that cannot be compared.
     """
-    ordered = sorted(runs, key=lambda run: (-run.best(position).value, run.label))
+    ordered = sorted(runs, key=lambda run: (-run.chosen(position).value, run.label))
     names = [run.label for run in ordered]
     reference = names[0] if baseline is None else baseline
     rows = [_row(run, position, i + 1, reference) for i, run in enumerate(ordered)]
@@ -97,10 +97,10 @@ def ranking(runs: Sequence[FinishedRun], position: str, baseline: str | None = N
 
 
 def _row(run: FinishedRun, position: str, rank: int, reference: str) -> Rank:
-    best = run.best(position)
+    chosen = run.chosen(position)
     names = ("metric", "site", "depth", "value", "low", "high", "ci_level", "n", "n_groups")
-    copied: dict[str, Any] = {name: getattr(best, name) for name in names}
-    return Rank(run.task, position, rank=rank, label=run.label, run=best.run, reference=reference, **copied)
+    copied: dict[str, Any] = {name: getattr(chosen, name) for name in names}
+    return Rank(run.task, position, rank=rank, label=run.label, run=chosen.run, reference=reference, **copied)
 
 
 def _told(found: Difference, p_holm: float) -> dict[str, Any]:

@@ -77,13 +77,13 @@ class FinishedRun:
             )
         return found
 
-    def best(self, position: str) -> Any:
+    def chosen(self, position: str) -> Any:
         """The row of scores.csv at the language-model block that validation prefers. Raises DataError."""
-        site = self.summary["best"][position]["site"]
+        site = self.summary["chosen"][position]["site"]
         found = self.rows[(self.rows.site == site) & (self.rows.position == position)]
         if found.empty:
             raise DataError(
-                f"{self.paths.scores} lacks {site} at {position}, which {self.paths.summary.name} calls the best; "
+                f"{self.paths.scores} lacks {site} at {position}, which validation chose by {self.paths.summary.name}; "
                 "repeat the sweep, its cache still serves"
             )
         return next(found.itertuples())
