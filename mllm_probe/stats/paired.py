@@ -12,7 +12,8 @@ from scipy.stats import norm
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples, interval, picture_sums
-from mllm_probe.stats.permutation import votes
+from mllm_probe.stats.linear import linearised
+from mllm_probe.stats.measures import HIGHER_IS_BETTER
 
 EXACT = 12  # up to this many pictures that differ, all 2^G sign patterns are tried
 TIE = 1e-9
@@ -48,14 +49,16 @@ def difference(
     return Difference(float(gap.mean()), float(low), float(high), se, p, p_greater, detectable)
 
 
-def row_scores(logits: np.ndarray, y: np.ndarray, kind: str) -> np.ndarray:
-    """Logits [S, N] or [S, N, C] of S seeds and labels [N] -> the share of seeds that are right about each row [N].
+def row_scores(logits: np.ndarray, y: np.ndarray, kind: str = "binary", metric: str | None = None) -> np.ndarray:
+    """Logits [S, N] or [S, N, C] of S seeds and labels [N] -> scores [N]: their mean is the measure, mean over seeds.
 
-    For numbers 1 - squared error / variance of y, the mean over seeds; its mean over rows is R squared.
+    metric: accuracy (r2 for numbers) unless it is named. Accuracy gives the share of seeds that are right about each
+    row. Larger is better throughout: nll, ece and mae enter negated. nan where the measure is undefined. Raises
+    ProbeError as `linear.linearised`.
     """
-    if kind == "number":
-        return 1 - ((logits - y) ** 2).mean(axis=0) / max(float(y.var()), 1e-30)
-    return votes(logits[None].astype(np.float64), kind)[0][np.arange(len(y)), y]
+    metric = metric or ("r2" if kind == "number" else "accuracy")
+    found = np.mean([linearised(metric, one, y, kind) for one in logits], axis=0)
+    return found if metric in HIGHER_IS_BETTER else -found
 
 
 def standard_errors(scores: np.ndarray, draws: Resamples) -> np.ndarray:

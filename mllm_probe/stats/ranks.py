@@ -30,6 +30,43 @@ def average_precision(scores: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.nd
     return ratio((positive * precision).sum(axis=1), total)
 
 
+def auroc_slopes(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    """AUROC and its slope by the weight of each row [N]: that of a row's placement, its share of won pairs (DeLong et
+    al. 1988); nan with one class."""
+    positive, negative, block = _own_blocks(scores, y)
+    found, against = positive.sum(), negative.sum()
+    if not found * against:
+        return np.nan, np.full(len(y), np.nan)
+    beaten = (np.cumsum(negative) - negative / 2) / against
+    beats = (found - np.cumsum(positive) + positive / 2) / found
+    value = float(positive @ beaten / found)
+    return value, np.where(y > 0, (beaten[block] - value) / found, (beats[block] - value) / against)
+
+
+def average_precision_slopes(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    """Average precision and its slope by the weight of each row [N]; nan with one class.
+
+    A row moves the precision at every threshold that it passes, and a positive also the recall at its own.
+    """
+    positive, negative, block = _own_blocks(-scores, y)
+    found, total = np.cumsum(positive), positive.sum()
+    seen = found + np.cumsum(negative)
+    if not total or total == len(y):
+        return np.nan, np.full(len(y), np.nan)
+    value = float(positive @ (found / seen) / total)
+    lower = np.cumsum((positive * found / seen**2)[::-1])[::-1]  # what a row more takes from its thresholds
+    higher = np.cumsum((positive / seen)[::-1])[::-1]
+    slope = np.where(y > 0, (higher - lower + found / seen)[block] - value, -lower[block])
+    return value, slope / total
+
+
+def _own_blocks(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number of positives and of negatives in each block of equal scores, ascending, and each row's block [N]."""
+    distinct, block = np.unique(scores, return_inverse=True)
+    positive, negative = (np.bincount(block, side, len(distinct)) for side in (y > 0, y <= 0))
+    return positive, negative, block
+
+
 def _blocks(scores: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weight of positives and of negatives in each block of equal scores, ascending: two [R, blocks]."""
     order = np.argsort(scores, kind="stable")

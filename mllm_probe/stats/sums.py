@@ -1,7 +1,8 @@
 """Measures that are functions of sums over rows: one matrix product gives them for every resample at once.
 
-Each measure has two halves: `terms` (what a row adds) and `combine` (what the sums mean). The sums may be weighted by
-row or, after adding up rows, by picture; this file does not know which. Letters: N rows, C classes, k terms.
+Each measure has two halves: `terms` (what a row adds) and `combine` (what the sums mean), and `gradient`, the slope of
+the second. The sums may be weighted by row or, after adding up rows, by picture; this file does not know which.
+Letters: N rows, C classes, k terms.
 A binary target is the two-class case with logits (0, z), so a logit of exactly 0 is half an answer for either class.
 """
 
@@ -10,6 +11,7 @@ from scipy.special import log_softmax
 
 BINS = 15  # equal-width bins of the calibration error, as in Guo et al. 2017
 SUMS = frozenset({"accuracy", "balanced_accuracy", "nll", "ece", "f1", "r2", "mae"})
+MEANS = frozenset({"accuracy", "nll", "mae"})  # of one number a row
 
 
 def terms(metric: str, kind: str, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -45,7 +47,7 @@ def _number_terms(metric: str, predicted: np.ndarray, y: np.ndarray) -> np.ndarr
 
 def combine(metric: str, sums: np.ndarray) -> np.ndarray:
     """Sums of terms [..., k] -> values [...]; nan where the measure is undefined."""
-    if metric in ("accuracy", "nll", "mae"):
+    if metric in MEANS:
         return ratio(sums[..., 0], sums[..., 1])
     if metric == "ece":
         return ratio(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
@@ -55,6 +57,25 @@ def combine(metric: str, sums: np.ndarray) -> np.ndarray:
     half = sums.shape[-1] // 2
     least = 2 if metric == "balanced_accuracy" else 1
     return mean_where_defined(ratio(sums[..., :half], sums[..., half:]), least)
+
+
+def gradient(metric: str, sums: np.ndarray) -> np.ndarray:
+    """Slopes of `combine` by each sum: [k] -> [k]; nan where the measure is undefined.
+
+    At a kink of ece (a bin without a gap) 0, which is between the slopes of both sides.
+    """
+    value, last = combine(metric, sums), sums[-1]
+    if np.isnan(value):
+        return np.full(len(sums), np.nan)
+    if metric in MEANS:
+        return np.array([1, -value]) / last
+    if metric == "ece":
+        return np.append(np.sign(sums[:-1]), -value) / last
+    if metric == "r2":  # the labels are centred, so their sum is 0 and has no slope
+        return np.array([-1, 0, 1 - value, 0]) / sums[2]
+    above, below = np.split(sums, 2)
+    each = ratio(1.0, below)
+    return np.nan_to_num(np.concatenate([each, -above * each**2])) / (below > 0).sum()
 
 
 def ratio(above: np.ndarray | float, below: np.ndarray) -> np.ndarray:
