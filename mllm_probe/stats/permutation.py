@@ -5,13 +5,14 @@ what layers have in common stays in the null, and one family-wise p per layer fo
 pictures. Letters: K layers (or any curves), S seeds, N rows, C classes, B permutations.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mllm_probe.errors import ProbeError, choices
 
+Statistic = np.ndarray | Callable[[np.ndarray], np.ndarray]  # see max_t
 KINDS = ("binary", "classes", "number")
 STEP = 512  # permutations per matrix product
 TIE = 1e-9  # statistics closer than this are equal: sums of the same votes in another order differ in the last bits
@@ -50,7 +51,7 @@ def votes(logits: np.ndarray, kind: str = "binary") -> np.ndarray:
 
 
 def max_t(
-    scores: np.ndarray,
+    scores: Statistic,
     y: np.ndarray,
     groups: np.ndarray,
     order: np.ndarray,
@@ -61,12 +62,15 @@ def max_t(
 ) -> MaxT:
     """Step-down max-T over K layers, one-sided for better than chance (Westfall and Young 1993; Ge et al. 2003).
 
-    scores: `votes`, [K, N, C] or [K, N] for a number; y, groups, order: [N]. Whole blocks of labels are exchanged
-    between pictures with the same number of rows. Inside a picture the rows stand in ascending `order`, which must
-    say nothing about the label (a digest of the text does, the row number after writing true before false does not:
-    such labels would never move, which is an error). The statistic is accuracy, or the correlation with a number,
-    standardised by its own permutation mean and deviation; p = (1 + #{permuted >= observed}) / (B + 1).
-    With `strata` [N] pictures exchange labels only where their rows have the same strata, and each label stays in its own.
+    scores: what a row adds if its label is c [K, N, C], such as `votes`; the predictions [K, N] of a number; or a
+    function of labels [b, N] that gives the statistic [b, K], see `chance.statistic`. y, groups, order: [N]. Whole
+    blocks of labels are exchanged between pictures with the same number of rows. Inside a picture the rows stand in
+    ascending `order`, which must say nothing about the label (a digest of the text does, the row number after writing
+    true before false does not: such labels would never move, which is an error). The statistic is the mean over rows
+    (of votes: accuracy), or the correlation with a number, standardised by its own permutation mean and deviation;
+    p = (1 + #{permuted >= observed}) / (B + 1).
+    With `strata` [N] pictures exchange labels only where their rows have the same strata, and each label stays in its
+    own.
     A layer whose statistic never varies gets p = 1. Raises ProbeError for shapes, unknown kinds, labels that cannot
     move.
     """
@@ -133,8 +137,10 @@ def _relabelled(y: np.ndarray, parts: list[np.ndarray], permutations: int, seed:
         yield labels
 
 
-def _statistic(scores: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarray:
-    """Labels [b, N] -> accuracy or correlation of every layer [b, K]."""
+def _statistic(scores: Statistic, labels: np.ndarray, kind: str) -> np.ndarray:
+    """Labels [b, N] -> the mean over rows, or the correlation, of every layer [b, K]."""
+    if callable(scores):
+        return scores(labels)
     n = labels.shape[1]
     if kind == "number":
         centred = scores - scores.mean(axis=1, keepdims=True)
@@ -178,15 +184,22 @@ def _known(kind: str) -> None:
 
 
 def _fit_together(
-    scores: np.ndarray, y: np.ndarray, groups: np.ndarray, order: np.ndarray, kind: str, permutations: int
+    scores: Statistic,
+    y: np.ndarray,
+    groups: np.ndarray,
+    order: np.ndarray,
+    kind: str,
+    permutations: int,
 ) -> None:
     _known(kind)
+    if permutations < 1:
+        raise ProbeError(f"permutations={permutations} must be at least 1")
+    if callable(scores):
+        return
     if scores.ndim != (2 if kind == "number" else 3) or any(a.shape != scores.shape[1:2] for a in (y, groups, order)):
         raise ProbeError(
             f"{kind} scores of shape {scores.shape} do not fit y {y.shape}, groups {groups.shape}, order {order.shape}"
         )
-    if permutations < 1:
-        raise ProbeError(f"permutations={permutations} must be at least 1")
     bad = int((~np.isfinite(scores)).sum())
     if bad:
         raise ProbeError(f"{bad} of {scores.size} scores are not finite; a permutation test needs numbers")
