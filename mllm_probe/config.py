@@ -37,10 +37,11 @@ class RunConfig:
     """`run`, `extract` and `sweep`: the whole experiment and its two halves take the same settings.
 
     `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
-    or several such nodes by name. `controls` is a list, or all, or none. `local` holds a second task with its own
-    `extract.positions` and `extract.answers`; a study then compares the layers of both. `guards` stop a run that cannot
-    be right, or only note it. `loggers`, one or a list, are told of the finished run. `device` auto = CUDA where there
-    is one. `plugins` are packages whose classes are built.
+    or several such nodes by name. `controls` is a list, or all, or none; of random_weights `random_draws`
+    models are drawn. `local` holds a second task with its own `extract.positions` and `extract.answers`; a study then
+    compares the layers of both. `guards` stop a run that cannot be right, or only note it. `loggers`, one or a list,
+    are told of the finished run. `device` auto = CUDA where there is one. `plugins` are packages whose classes are
+    built.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -55,6 +56,7 @@ class RunConfig:
     extract: ExtractSettings = field(default_factory=ExtractSettings)
     sweep: SweepSettings = field(default_factory=SweepSettings)
     controls: Any = field(default_factory=lambda: ["control_task"])
+    random_draws: int = 3
     guards: str = "stop"
     loggers: Any = field(default_factory=list)
     local: Any = None

@@ -40,6 +40,17 @@ GUARDS = ("stop", "note")
 ANALYSES = MDL, V_INFORMATION, ERASURE = "mdl", "v_information", "erasure"
 
 
+def draws_of(control: str, n: int) -> tuple[str, ...]:
+    """What the results call each of `n` draws of a control: its name, then name_2 and so on."""
+    return (control, *(f"{control}_{i}" for i in range(2, n + 1)))
+
+
+def drawn_from(name: str) -> str:
+    """The control that a name in the results is a draw of."""
+    base, _, number = name.rpartition("_")
+    return base if base in CONTROLS and number.isdigit() else name
+
+
 @dataclass
 class BlockSettings:
     """Module names of the parts of a model that structure does not find: lists of blocks, and the connector."""

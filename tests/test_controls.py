@@ -19,6 +19,10 @@ from mllm_probe.sites import ANSWER, Key, Site
 from mllm_probe.tasks.controls import blank_picture, shuffled_picture, without_picture
 from mllm_probe.types import Examples
 
+FLOORS = ("vision_only", "connector_only")
+DRAWS = ("random_weights", "random_weights_2", "random_weights_3")
+LAYERED = ("text_only", "blank_picture", "shuffled_picture", *DRAWS)
+
 
 def scored(examples: Examples) -> list[tuple[object, ...]]:
     texts = {sample.uid: (sample.text, dict(sample.marks)) for sample in examples.samples}
@@ -112,10 +116,29 @@ def test_a_run_has_every_control_in_its_table(probe: Run, tmp_path: Path) -> Non
     assert (chance.low <= 0.5).mean() > 0.8
     check_missing(whole)
     check_answers(whole)
-    assert whole[whole.control == "random_weights"].cache.nunique() == 1
-    assert set(whole[whole.control == "random_weights"].cache).isdisjoint(whole[whole.control == "text_only"].cache)
+    random = whole[whole.control.str.startswith("random_weights")]
+    assert set(random.groupby("control").cache.nunique()) == {1} and random.cache.nunique() == 3, "a model a draw"
+    assert set(random.cache).isdisjoint(whole[whole.control == "text_only"].cache)
+    check_paired(whole, pd.read_csv(next((tmp_path / "outputs" / "run").rglob("tests.csv"))))
     again = probe("run", *quick)
     assert again[0] == 0 and "loading" not in again[2]
+
+
+def check_paired(whole: pd.DataFrame, tests: pd.DataFrame) -> None:
+    """Every layer that a control was read at has a row: real minus control, as scores.csv has the two."""
+    rows = whole[
+        (whole.metric == "accuracy") & (whole.site != "") & (whole.features == "single") & (whole.subset == "")
+    ]
+    values = rows.set_index(["control", "site", "position"]).value
+    found = tests[tests.test == "control"].set_index(["other", "site", "position"])
+    assert set(found.index) >= {place for place in values.index if place[0] in LAYERED}
+    for place, row in found.iterrows():
+        other, site, position = place
+        against = values[other].iloc[0] if other in FLOORS else values[place]
+        assert row.value == pytest.approx(values["", site, position] - against)
+    assert set(found.loc["random_weights"].family) == set(found.loc["random_weights_3"].family)
+    top = found.xs(("lm.08", "last"), level=("site", "position"))
+    assert (top.verdict == "above").all() and set(top.index) == {*LAYERED, *FLOORS}
 
 
 def check_missing(whole: pd.DataFrame) -> None:

@@ -85,7 +85,7 @@ class Gains:
         adjusted = holm(np.asarray([one.p for one in found])).tolist()
         common = (self._scoring.run, INTEGRATION, f"{features} at {position}", self._bench.ready.probe.name, position)
         return [
-            Test(*common, own.site, name, one.value, one.low, one.high, one.p, p, one.detectable, _sign(one.value, p))
+            Test(*common, own.site, name, one.value, one.low, one.high, one.p, p, one.detectable, signed(one.value, p))
             for name, one, p in zip(others, found, adjusted, strict=True)
         ]
 
@@ -131,7 +131,7 @@ def _layers(place: Place) -> str:
     return f"no more than {' + '.join(summed)}"
 
 
-def _sign(value: float, p: float) -> str:
+def signed(value: float, p: float) -> str:
     return "" if p > ALPHA else ABOVE if value > 0 else BELOW
 
 

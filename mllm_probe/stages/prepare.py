@@ -130,6 +130,8 @@ def _check(config: RunConfig) -> None:
     _check_work(config.extract)
     _check_sweep(config.sweep)
     chosen_controls(config.controls)
+    if config.random_draws < 1:
+        raise ConfigError(f"random_draws={config.random_draws} must be 1 or more")
     config.report.check()
     if config.guards not in GUARDS:
         raise ConfigError(f"guards={config.guards} is unknown; {choices(config.guards, GUARDS)}")

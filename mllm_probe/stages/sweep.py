@@ -26,6 +26,7 @@ from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
+from mllm_probe.stages.controls import Controls
 from mllm_probe.stages.examples import save_examples
 from mllm_probe.stages.gains import Gains
 from mllm_probe.stages.guards import Guards
@@ -85,7 +86,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     started, bench, source = time.monotonic(), Bench(ready), Source(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
-    verdicts, gains = Verdicts(scoring), Gains(scoring)
+    verdicts, gains, controls = Verdicts(scoring), Gains(scoring), Controls(scoring)
     guards = Guards(bench, reporter)
     guards.question()
     guards.vectors(source)
@@ -97,14 +98,14 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
             remarks.setdefault(remark, []).append(_subject(trials))
         table.add(rows)
         scores += rows
-        for kept in (verdicts, gains):
+        for kept in (verdicts, gains, controls):
             kept.add(trials)
         reporter.progress("sweep", done + 1, steps(ready), "keys")
     _tell(remarks, bench, source, reporter)
     tests, shapes = verdicts.tests(scores, reporter)
     gained, integrations = gains.tests()
     scores = tested(scores, p_values(tests), scoring.headline)
-    save_tests(paths.tests, [*tests, *gained])
+    save_tests(paths.tests, [*tests, *controls.tests(), *gained])
     table.replace(scores)
     _save(bench, parts, paths)
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}

@@ -7,14 +7,16 @@ towers alone read what the experiment may have stored already.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from mllm_probe.cache.store import Store
+from mllm_probe.config import RunConfig
 from mllm_probe.data.pictures import write_blank
 from mllm_probe.digests import Digests
 from mllm_probe.paths import OutputPaths
-from mllm_probe.settings import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY
+from mllm_probe.settings import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY, drawn_from, draws_of
 from mllm_probe.stages.prepared import Prepared, identified
 from mllm_probe.tasks.controls import blank_picture, shuffled_picture, without_picture
 from mllm_probe.types import Examples
@@ -24,8 +26,21 @@ Change = Callable[[Prepared, Digests], Prepared]
 
 def with_variants(ready: Prepared, digests: Digests) -> Prepared:
     """Raises DataError, ConfigError."""
-    made = [replace(CHANGES[name](ready, digests), control=name) for name in CHANGES if name in ready.controls]
+    changes = {**CHANGES, **_random(ready.config)}  # in this order, so that one model is loaded after the other
+    made = [
+        replace(change(ready, digests), control=name)
+        for name, change in changes.items()
+        if drawn_from(name) in ready.controls
+    ]
     return replace(ready, variants=tuple(made))
+
+
+def _random(config: RunConfig) -> dict[str, Change]:
+    """Untrained models, each of a seed of its own; none is the experiment's own model where that is untrained, too."""
+    own = config.model.seed if config.model.weights == "random" else None
+    seeds = (seed for seed in count(config.model.seed) if seed != own)
+    names = draws_of(RANDOM, config.random_draws)
+    return {name: partial(loaded_otherwise, weights="random", adapter=None, seed=next(seeds)) for name in names}
 
 
 def _examples(change: Callable[[Examples], Examples]) -> Change:
@@ -55,11 +70,10 @@ def loaded_otherwise(ready: Prepared, digests: Digests, **settings: Any) -> Prep
     return replace(ready, config=config, identity=identity, store=Store(outputs.cache(identity.digest), digests))
 
 
-CHANGES: Mapping[str, Change] = {  # in this order, so that one model is loaded after the other and none twice
+CHANGES: Mapping[str, Change] = {
     TEXT_ONLY: _examples(without_picture),
     BLANK: _blank,
     SHUFFLED: _shuffled,
     VISION_ONLY: lambda ready, _: ready,
     CONNECTOR_ONLY: lambda ready, _: ready,
-    RANDOM: partial(loaded_otherwise, weights="random", adapter=None),
 }

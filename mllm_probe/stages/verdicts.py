@@ -36,7 +36,8 @@ class Test:
     may be the best), drop and rise (the layer validation chose against the top and the bottom one; p_adjusted by
     Holm), difference (the chosen layer against each other one), equivalence (the pair that is hardest to call equal),
     gap (the chosen layer against the model's own answer), integration (several layers as one feature against `other`,
-    p_adjusted by Holm over the family).
+    p_adjusted by Holm over the family), control (a layer against the same one of a control or of one of its draws,
+    `other`; p_adjusted two-sided by max-T over the layers and draws of the control).
     """
 
     run: str

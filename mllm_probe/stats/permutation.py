@@ -68,11 +68,9 @@ def max_t(
     ascending `order`, which must say nothing about the label (a digest of the text does, the row number after writing
     true before false does not: such labels would never move, which is an error). The statistic is the mean over rows
     (of votes: accuracy), or the correlation with a number, standardised by its own permutation mean and deviation;
-    p = (1 + #{permuted >= observed}) / (B + 1).
-    With `strata` [N] pictures exchange labels only where their rows have the same strata, and each label stays in its
-    own.
-    A layer whose statistic never varies gets p = 1. Raises ProbeError for shapes, unknown kinds, labels that cannot
-    move.
+    p = (1 + #{permuted >= observed}) / (B + 1). With `strata` [N] pictures exchange labels only where their rows have
+    the same strata, and each label stays in its own. A layer whose statistic never varies gets p = 1. Raises
+    ProbeError for shapes, unknown kinds, labels that cannot move.
     """
     _fit_together(scores, y, groups, order, kind, permutations)
     parts = _alike(
@@ -84,11 +82,11 @@ def max_t(
     centre, spread = null.mean(axis=0), null.std(axis=0)
     varies = spread > TIE * np.maximum(np.abs(centre), 1)
     z = np.where(varies, (null - centre) / np.where(varies, spread, 1), 0)  # never varies: always 0, so p = 1
-    p, adjusted = _step_down(z)
+    p, adjusted = step_down(z)
     return MaxT(null[0], z[0], p, adjusted, moving, centre)
 
 
-def _step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """z [1 + B, K], the observed one first -> plain p and adjusted p, [K] each."""
     floor = z[0] - TIE
     order = np.argsort(-z[0], kind="stable")

@@ -1,0 +1,117 @@
+"""What each layer has over the same layer of a control: another picture, no picture, weights that nobody trained.
+
+Reads held-out predictions; fits nothing again. The results are rows of tests.csv.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mllm_probe.settings import drawn_from
+from mllm_probe.sites import Key
+from mllm_probe.stages.bench import Trial
+from mllm_probe.stages.gains import signed
+from mllm_probe.stages.prepared import FLOORS
+from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stages.verdicts import Test
+from mllm_probe.stats.flips import max_t_flips
+from mllm_probe.stats.paired import difference, row_scores
+
+CONTROL = "control"  # the test of tests.csv: a layer minus the same layer of a control
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One score per test row, and which decisions [N] bool these are."""
+
+    rows: np.ndarray
+    read: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A layer and what it is held against, on the same decisions."""
+
+    key: Key
+    control: str
+    real: _Arm
+    other: _Arm
+
+    @property
+    def gap(self) -> np.ndarray:
+        return self.real.rows - self.other.rows
+
+
+class Controls:
+    """The trials of the layers and of the controls with activations of their own, reduced to one score per test row."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring, self._bench = scoring, scoring.bench
+        self._arms: dict[str, dict[Key, _Arm]] = {name: {} for name in ("", *self._names)}
+
+    @property
+    def _names(self) -> list[str]:
+        return [variant.control for variant in self._bench.ready.variants]
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Of anything else nothing is kept."""
+        same = [trial for trial in trials if trial.key and trial.control == trials[0].control]
+        if not same or same[0].features != "single" or same[0].control not in self._arms:
+            return
+        read = self._scoring.rows(same[0], "test")
+        rows = row_scores(np.stack([trial.logits[read] for trial in same]), self._bench.y[read], self._bench.kind)
+        self._arms[same[0].control][same[0].key] = _Arm(rows, read)  # type: ignore[index]
+
+    def tests(self) -> list[Test]:
+        """Each layer minus each control and each draw of it, two-sided; a control is a family with all its draws."""
+        families: dict[str, list[_Pair]] = {}
+        for name in self._names:
+            families.setdefault(drawn_from(name), []).extend(self._pairs(name))
+        return [test for name, pairs in families.items() if pairs for test in self._family(name, pairs)]
+
+    def _pairs(self, name: str) -> list[_Pair]:
+        """Site by site; a picture tower by itself is held against every layer of the language model."""
+        real, shown = self._arms[""], self._arms[name]
+        beside: Mapping[Key, _Arm] = shown
+        if name in FLOORS:
+            beside = {key: floor for key in real if key.site.tower == "lm" for floor in shown.values()}
+        return [
+            _Pair(key, name, real[key], other)
+            for key, other in beside.items()
+            if key in real and np.array_equal(real[key].read, other.read)
+        ]
+
+    def _family(self, name: str, pairs: Sequence[_Pair]) -> list[Test]:
+        bench, draws = self._bench, len({pair.control for pair in pairs})
+        found = max_t_flips(self._sums(pairs), bench.ready.config.sweep.permutations)
+        family = f"{name}, {len({pair.key for pair in pairs})} keys" + f" x {draws} draws" * (draws > 1)
+        return [
+            self._row(family, pair, float(p), float(adjusted))
+            for pair, p, adjusted in zip(pairs, found.p, found.p_adjusted, strict=True)
+        ]
+
+    def _sums(self, pairs: Sequence[_Pair]) -> np.ndarray:
+        """Differences added up by picture [K, G]."""
+        groups = np.unique(self._bench.groups, return_inverse=True)[1]
+        return np.stack([np.bincount(groups[pair.real.read], pair.gap, groups.max() + 1) for pair in pairs])
+
+    def _row(self, family: str, pair: _Pair, p: float, adjusted: float) -> Test:
+        draws = self._scoring.draws(pair.real.read)
+        one = difference(pair.real.rows, pair.other.rows, draws, self._scoring.level, permutations=1)
+        return Test(
+            self._scoring.run,
+            CONTROL,
+            family,
+            self._bench.ready.probe.name,
+            pair.key.position,
+            str(pair.key.site),
+            pair.control,
+            one.value,
+            one.low,
+            one.high,
+            p,
+            adjusted,
+            one.detectable,
+            signed(one.value, adjusted),
+        )
