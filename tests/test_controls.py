@@ -49,7 +49,7 @@ def test_every_picture_of_a_fold_serves_another_one(entailment: Examples) -> Non
 def test_a_lone_picture_cannot_be_exchanged(entailment: Examples) -> None:
     alone = {group: i for i, group in enumerate(entailment.folds)}
     lonely = Examples(entailment.samples, entailment.decisions, alone)
-    with pytest.raises(DataError, match=r"needs two pictures in every fold, and fold \d+ has 1"):
+    with pytest.raises(DataError, match=r"needs two groups of pictures in every fold, and fold \d+ has 1"):
         shuffled_picture(lonely, 0)
 
 

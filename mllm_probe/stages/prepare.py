@@ -86,6 +86,12 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     ready = Prepared(config, *built, collection, examples, checkpoint, identity, store)
     ready = with_variants(ready, digests)
     digests.save()
+    for control, facts in ready.told.items():
+        if own := facts.get("own_group"):
+            reporter.note(
+                f"{control}: {100 * own:.0f} % of rows are shown a picture of their own group, since more than half of the "
+                "pictures of a fold are one group"
+            )
     return ready
 
 

@@ -1,7 +1,7 @@
 """What every stage works on: one experiment with its examples, cache and keys, and its controls. Loads no weight."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Prepared:
     """One experiment, or one of its controls, ready to extract or to sweep.
 
-    `control` is empty for the experiment itself, whose `variants` are the controls that need passes of their own.
+    `control` is empty for the experiment itself, whose `variants` are the controls that need passes of their own;
+    `facts` are what a control says of itself.
     """
 
     config: RunConfig
@@ -47,6 +48,7 @@ class Prepared:
     store: Store
     control: str = ""
     variants: tuple["Prepared", ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def blueprint(self) -> "Blueprint":
@@ -68,6 +70,11 @@ class Prepared:
     @cached_property
     def controls(self) -> tuple[str, ...]:
         return chosen_controls(self.config.controls)
+
+    @property
+    def told(self) -> dict[str, Mapping[str, Any]]:
+        """{control: what it says of itself}."""
+        return {variant.control: variant.facts for variant in self.variants if variant.facts}
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:

@@ -113,6 +113,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         "fingerprint": bench.scored.fingerprint,
         "remarks": remarks,
         "guards": guards.said,
+        "controls": ready.told,
         "verdicts": shapes,
         "gap": _gap(tests),
         **integrations,

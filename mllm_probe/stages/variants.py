@@ -13,12 +13,13 @@ from typing import Any
 
 from mllm_probe.cache.store import Store
 from mllm_probe.config import RunConfig
+from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.pictures import write_blank
 from mllm_probe.digests import Digests
 from mllm_probe.paths import OutputPaths
 from mllm_probe.settings import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY, drawn_from, draws_of
 from mllm_probe.stages.prepared import Prepared, identified
-from mllm_probe.tasks.controls import blank_picture, shuffled_picture, without_picture
+from mllm_probe.tasks.controls import blank_picture, shares, shuffled_picture, without_picture
 from mllm_probe.types import Examples
 
 Change = Callable[[Prepared, Digests], Prepared]
@@ -58,8 +59,14 @@ def _blank(ready: Prepared, digests: Digests) -> Prepared:
     return replace(ready, examples=blank_picture(ready.examples, blank))
 
 
-def _shuffled(ready: Prepared, _: Digests) -> Prepared:
-    return replace(ready, examples=shuffled_picture(ready.examples, ready.config.data.seed))
+def _shuffled(ready: Prepared, digests: Digests) -> Prepared:
+    """Near-duplicates are not shown for each other, whether or not the splits keep them together."""
+    pictures = ready.collection.pictures
+    if not ready.config.splits.near_duplicates:
+        pictures = grouped(pictures, digests)
+    alike = {picture.digest: picture.group for picture in pictures}
+    examples = shuffled_picture(ready.examples, ready.config.data.seed, alike)
+    return replace(ready, examples=examples, facts=shares(ready.examples, examples, alike))
 
 
 def loaded_otherwise(ready: Prepared, digests: Digests, **settings: Any) -> Prepared:
