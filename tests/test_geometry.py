@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from conftest import QUICK, Run, tiny
 from scipy.spatial.distance import pdist
-from scipy.stats import ortho_group, spearmanr
+from scipy.stats import binomtest, ortho_group, spearmanr
 from sklearn.cross_decomposition import CCA
 from sklearn.neighbors import NearestNeighbors
 from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -23,7 +24,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.geometry.dimension import matrix_entropy, two_nn
 from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
-from mllm_probe.geometry.similarity import SIMILARITIES, between, compare_layers, similarity
+from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, between, compare_layers, similarity
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.report.geometry import COLUMNS, Relation, load_relations, print_relations, save_relations
 from mllm_probe.report.heatmaps import draw_geometry, in_order
@@ -32,8 +33,8 @@ from mllm_probe.settings import GeometrySettings
 from mllm_probe.sites import Key, Site
 from mllm_probe.stages.geometry import check_rows, draw_samples
 from mllm_probe.stages.readout import Readout
-from mllm_probe.stages.transfer import transfer
-from mllm_probe.types import LayerData, Problem, Sample
+from mllm_probe.stages.transfer import Decided, transfer
+from mllm_probe.types import LayerData, Picture, Problem, Sample
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)) * np.arange(1, 7) + 3
@@ -250,13 +251,16 @@ def samples_of(pictures: int, each: int) -> list[Sample]:
 
 
 def test_one_prompt_of_each_picture_is_drawn_by_the_seed() -> None:
-    samples = samples_of(30, 4)
-    chosen = draw_samples(samples, 2000, 0)
+    samples, pictures = samples_of(30, 4), [Picture(f"{p}", Path(), f"p{p}") for p in range(30)]
+    chosen = draw_samples(samples, pictures, 2000, 0)
     assert [uid.split(".")[0] for uid in chosen] == [str(p) for p in range(30)]
     assert len({uid.split(".")[1] for uid in chosen}) == 4, "not the first prompt of each"
-    assert chosen == draw_samples(samples, 2000, 0) != draw_samples(samples, 2000, 1)
-    few = draw_samples(samples, 10, 0)
+    assert chosen == draw_samples(samples, pictures, 2000, 0) != draw_samples(samples, pictures, 2000, 1)
+    few = draw_samples(samples, pictures, 10, 0)
     assert len(few) == 10 and set(few) < set(chosen) and few != chosen[:10]
+    films = [replace(picture, group=f"film{i % 5}") for i, picture in enumerate(pictures)]
+    rows = draw_samples(samples, films, 2000, 0)
+    assert sorted(int(uid.split(".")[0]) % 5 for uid in rows) == [0, 1, 2, 3, 4], "pictures that look alike count once"
 
 
 def test_too_few_rows_are_refused_before_anything_is_read() -> None:
@@ -280,6 +284,7 @@ class PlantedBench:
         self.y = rng.integers(0, 2, size=600)
         self.split = np.repeat(["train", "val", "test"], [300, 100, 200])
         self.test = self.split == "test"
+        self.groups = self.uids = np.arange(600)
         signal = 2.0 * self.y - 1
         noise = rng.normal(size=(4, 600, 3))
         self.layers = [noise[0], noise[1], np.ones((600, 3)), np.c_[noise[2], signal]]
@@ -301,8 +306,9 @@ def test_transfer_goes_from_the_row_to_the_column(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("mllm_probe.stages.transfer.Source", lambda ready, _: PlantedBench(ready))
     ready = SimpleNamespace(config=SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1])), probe=Logistic())
     keys, ticks = [Key(Site("lm", layer), "last") for layer in range(4)], []
-    found, n = transfer(ready, None, keys, keys, 200, 0, lambda: ticks.append(1))  # type: ignore[arg-type]
-    assert n == 200 and len(ticks) == 8
+    decided = transfer(ready, None, keys, keys, lambda: ticks.append(1))  # type: ignore[arg-type]
+    found = decided.compared(200, 0)
+    assert len(decided.y) == 200 and len(ticks) == 8
     assert (np.diag(found.value)[[0, 1, 3]] > 0.95).all()
     assert found.value[0, 1] > 0.9 and found.value[1, 0] < 0.8
     empty = np.ones((4, 4), dtype=bool)
@@ -311,6 +317,32 @@ def test_transfer_goes_from_the_row_to_the_column(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_array_equal(np.isnan(table), empty)
     assert found.null_mean[0, 0] == pytest.approx(0.5, abs=0.02)
     assert found.null_high[0, 0] == pytest.approx(0.5 + 1.645 * 0.5 / np.sqrt(200), abs=0.02), "a binomial's quantile"
+
+
+def test_the_null_of_transfer_exchanges_pictures_not_rows() -> None:
+    """One label a picture and 8 decisions that mostly agree: labels that move one by one are exceeded in 22 %."""
+    rng, exceeded = np.random.default_rng(3), []
+    groups, order = np.arange(40).repeat(8), np.arange(320)
+    for seed in range(600):
+        shown = rng.normal(size=40).repeat(8) + 0.5 * rng.normal(size=320)
+        y = np.where(rng.permutation(40) < 20, 1.0, -1.0).repeat(8)
+        found = Decided(np.sign(shown)[None, None].astype(np.float32), y, groups, order).compared(100, seed)
+        exceeded.append(found.value[0, 0] > found.null_high[0, 0])
+    assert binomtest(sum(exceeded), 600, 0.05, "greater").pvalue > 0.01
+
+
+def test_labels_that_cannot_move_have_no_null() -> None:
+    decided = Decided(np.ones((1, 1, 3), np.float32), np.ones(3), np.asarray(["a", "a", "b"]), np.arange(3))
+    with pytest.raises(ProbeError, match="no two of the 2 pictures have the same number of rows"):
+        decided.compared(10, 0)
+    assert np.isnan(decided.compared(0, 0).null_high).all()
+
+
+@pytest.mark.parametrize("draws", [19, 20, 41, 100])
+def test_a_value_like_its_draws_exceeds_their_upper_end_in_5_percent_at_most(draws: int) -> None:
+    ranks = np.arange(draws + 1.0)
+    above = [Comparison.of(np.asarray(own), list(np.delete(ranks, i))) for i, own in enumerate(ranks)]
+    assert 0.02 < np.mean([found.value > found.null_high for found in above]) <= 0.05
 
 
 def relation(measure: str, a: str, b: str, value: float) -> Relation:

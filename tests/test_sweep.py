@@ -157,6 +157,24 @@ def test_no_probe_sees_a_test_label_and_permutation_moves_the_others_only() -> N
     assert (made.truth("permuted") == made.y).all()
 
 
+@pytest.mark.parametrize("sizes", [[8] * 12, [3, 5] * 6])
+def test_permuted_training_labels_move_with_their_pictures(sizes: list[int]) -> None:
+    """With one label a picture its rows keep one label where all are as large; no label stays because of its size."""
+    groups = np.repeat([f"p{i:02}" for i in range(12)], sizes)
+    folds = {name: 1 + i % 2 for i, name in enumerate(dict.fromkeys(groups))}
+    rows = tuple(Decision(f"{i:03}", "s", "t", int(int(g[1:]) > 5), g) for i, g in enumerate(groups))
+    config = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1, 2]))
+    ready = SimpleNamespace(examples=Examples((), rows, folds), config=config, folds=Folds(), controls=("permuted",))
+    made, moved = Bench(ready), []  # type: ignore[arg-type]
+    for seed in made.seeds:
+        y = made.problem("permuted", seed).y
+        assert y.sum() == made.y.sum()
+        mixed = sum(len(set(y[groups == name])) > 1 for name in folds)
+        assert mixed == 0 if len(set(sizes)) == 1 else mixed < 12
+        moved.append((y != made.y).mean())
+    assert min(moved) > 0
+
+
 def test_each_block_is_coded_by_the_probe_fitted_before_it(swept: Path) -> None:
     """The code computed again from the predictions: bits of each block under the probe of the rows before it."""
     table, logits = load_scores(swept / "scores.csv"), load_file(swept / "predictions.safetensors")

@@ -10,6 +10,7 @@ comparison; SVCCA: 8 N r bytes a layer and L^2 singular value problems of size r
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import Protocol
 
 import numpy as np
@@ -43,6 +44,18 @@ class Comparison:
     value: np.ndarray
     null_mean: np.ndarray
     null_high: np.ndarray
+
+    @classmethod
+    def of(cls, value: np.ndarray, null: Sequence[np.ndarray]) -> "Comparison":
+        """Values [A, B] and draws of the same; nan where there is no draw.
+
+        With the value itself one of all, it exceeds `null_high` in at most 1 - NULL_LEVEL of them where nothing is to
+        be seen; fewer than 19 draws cannot promise that, and their largest is taken.
+        """
+        if not len(null):
+            return cls(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+        place = min(len(null), ceil(NULL_LEVEL * (len(null) + 1))) - 1
+        return cls(value, np.mean(null, axis=0), np.sort(null, axis=0)[place])
 
 
 def similarity(name: str, k: int = 10, components: int | None = None) -> Measure:
@@ -94,10 +107,7 @@ def compare_layers(
     for _ in range(permutations):
         draws.append(measure.compare(a, b, rng.permutation(len(a[0]))))
         tick()
-    if not draws:
-        return Comparison(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    null = np.stack([*draws, *(draw.T for draw in draws)] if a is b else draws)
-    return Comparison(value, null.mean(axis=0), np.quantile(null, NULL_LEVEL, axis=0))
+    return Comparison.of(value, [*draws, *(draw.T for draw in draws)] if a is b else draws)
 
 
 @dataclass(frozen=True)

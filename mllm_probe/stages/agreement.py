@@ -65,9 +65,9 @@ class Agreements:
         yield self._cka(key)
 
     def _cka(self, key: Key) -> Agreement:
-        """Unbiased linear CKA over one prompt a picture, as `geometry` measures it; none where rows are constant."""
-        settings = self._settings
-        samples = draw_samples(self._ready.examples.samples, settings.max_rows, settings.seed)
+        """Unbiased linear CKA over the rows that `geometry` takes; none where rows are constant."""
+        settings, ready = self._settings, self._ready
+        samples = draw_samples(ready.examples.samples, ready.collection.pictures, settings.max_rows, settings.seed)
         sides = [values[:][bounds[:-1]].double().numpy() for values, bounds in self._both(key, samples)]
         same = any(map(is_constant, sides))
         value = None if same else between(similarity("cka"), *(clip_outliers(one, settings.clip) for one in sides))

@@ -113,8 +113,12 @@ class Atlas:
         if len(set(widths.values())) > 1:
             named = ", ".join(f"{tower} {width}" for tower, width in widths.items())
             self._note(f"transfer at {block.position}: cells between layers of different width are empty ({named})")
-        settings = self._settings
-        return transfer(self._ready, self._coverage, block.a, block.b, settings.permutations, settings.seed, tick)
+        found, settings = transfer(self._ready, self._coverage, block.a, block.b, tick), self._settings
+        try:
+            return found.compared(settings.permutations, settings.seed), len(found.y)
+        except ProbeError as error:
+            self._note(f"transfer at {block.position} has no null: {error}")
+            return found.compared(0, settings.seed), len(found.y)
 
     def _shapes(self, name: str) -> list[Relation]:
         """Each layer of each position alone; there is no null, since no shuffle of the rows changes it."""

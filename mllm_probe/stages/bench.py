@@ -15,6 +15,7 @@ from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.readout import Readout, Source, trained
+from mllm_probe.stats.exchange import handed_on
 from mllm_probe.types import Problem, digest
 
 COPY_CEILING = "copy_ceiling"  # what a probe makes of categories whose name in the prompt gives the label away
@@ -104,6 +105,7 @@ class Bench:
         self.kind = ready.examples.kind
         self.y = np.asarray([decision.label for decision in decisions], float if self.kind == "number" else int)
         self.groups = np.asarray([decision.group for decision in decisions])
+        self.uids = np.asarray([decision.uid for decision in decisions])
         self.seeds = tuple(ready.config.sweep.seeds)
         self.splits = {seed: ready.folds.splits(ready.examples.folds, seed) for seed in self.seeds}
         self.wordings = np.asarray([decision.template for decision in decisions])
@@ -130,9 +132,8 @@ class Bench:
     @cached_property
     def scored(self) -> Scored:
         """What the run is scored on, whatever the model."""
-        uids = tuple(decision.uid for decision in self.ready.examples.decisions)
         samples = tuple(decision.sample for decision in self.ready.examples.decisions)
-        labels, groups, test = (tuple(array.tolist()) for array in (self.y, self.groups, self.test))
+        uids, labels, groups, test = (tuple(array.tolist()) for array in (self.uids, self.y, self.groups, self.test))
         return Scored(uids, labels, groups, test, self.kind, samples)
 
     @cached_property
@@ -217,11 +218,12 @@ class Bench:
         return self.y
 
     def problem(self, control: str, seed: int) -> Problem:
-        """Labels of test rows are blanked: no probe sees them."""
+        """Labels of test rows are blanked: no probe sees them. Permuted labels of a picture stay together: one by one
+        they would average out within it, and such probes would keep closer to chance than chance does."""
         split = self.place(control, seed)
         y, seen = self.truth(control).copy(), np.isin(split, ("train", "val"))
         if control == PERMUTED:
-            y[seen] = np.random.default_rng(seed).permutation(y[seen])
+            y[seen] = y[seen][handed_on(self.groups[seen], self.uids[seen], np.random.default_rng(seed))]
             y = self._opposed(y)
         y[~seen] = 0
         return Problem(y, split == "train", split == "val", self.kind, seed=seed)

@@ -1,7 +1,8 @@
 """`mllm-probe geometry`: how the layers of a filled cache lie to each other. Loads no model.
 
-Rows are prompts, one of each picture: rows of one picture are no independent rows, image states are the same for all
-prompts about a picture, and a permutation null takes rows for exchangeable. So every position has the same rows.
+Rows are prompts, one of each group of pictures: rows of one picture or of near-duplicates are no independent rows,
+image states are the same for all prompts about a picture, and a permutation null takes rows for exchangeable. So every
+position has the same rows.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.atlas import MEASURES, Atlas
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.report import show_geometry
-from mllm_probe.types import Sample
+from mllm_probe.types import Picture, Sample
 
 
 def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> None:
@@ -25,10 +26,14 @@ def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> Non
     check_settings(config)
     ready = prepare(config, paths, reporter)
     settings = config.geometry
-    samples = draw_samples(ready.examples.samples, settings.max_rows, settings.seed)
+    pictures = ready.collection.pictures
+    samples = draw_samples(ready.examples.samples, pictures, settings.max_rows, settings.seed)
     check_rows(len(samples), settings)
-    pictures = len(ready.collection.pictures)
-    reporter.note(f"geometry: {len(samples)} of {pictures} pictures, one prompt of each, drawn by geometry.seed")
+    groups = len({picture.group for picture in pictures})
+    alike = f" (in {groups} groups of which each counts once)" if groups < len(pictures) else ""
+    reporter.note(
+        f"geometry: {len(samples)} of {len(pictures)} pictures{alike}, one prompt of each, drawn by geometry.seed"
+    )
     atlas = Atlas(ready, settings, samples, reporter)
     save_relations(paths.geometry, [relation for name in settings.measures for relation in atlas.relations(name)])
     show_geometry(paths, reporter, config.report)
@@ -66,14 +71,15 @@ def refuse_tokens(positions: Sequence[str], command: str) -> None:
         )
 
 
-def draw_samples(samples: Sequence[Sample], most: int, seed: int) -> list[str]:
-    """The uids of one sample of each picture, of at most `most` pictures, in the order of `samples`."""
+def draw_samples(samples: Sequence[Sample], pictures: Sequence[Picture], most: int, seed: int) -> list[str]:
+    """The uids of one sample of each group of pictures, of at most `most` groups, in the order of `samples`."""
+    group = {picture.digest: picture.group for picture in pictures}
     shuffled = list(samples)
     Random(f"geometry/{seed}").shuffle(shuffled)
-    of_picture: dict[str, str] = {}
+    of_group: dict[str, str] = {}
     for sample in shuffled:
-        of_picture.setdefault(sample.digests[0], sample.uid)
-    chosen = set(list(of_picture.values())[:most])
+        of_group.setdefault(group[sample.digests[0]], sample.uid)
+    chosen = set(list(of_group.values())[:most])
     return [sample.uid for sample in samples if sample.uid in chosen]
 
 
@@ -81,7 +87,8 @@ def check_rows(rows: int, settings: GeometrySettings) -> None:
     """Raises ConfigError where the measures need more rows than were drawn."""
     if rows < FEWEST:
         raise ConfigError(
-            f"geometry compares one row a picture and has {rows}; at least {FEWEST} pictures are needed, see data.n"
+            f"geometry compares one row a picture, one of those alike, and has {rows}; at least {FEWEST} pictures are "
+            "needed, see data.n"
         )
     if "mutual_knn" in settings.measures and settings.k >= rows:
         raise ConfigError(f"geometry.k={settings.k} must be below the number of rows, which is {rows}")

@@ -205,8 +205,12 @@ def _measures(
         raise ConfigError("there is nothing to measure; give pairs.root=FOLDER or another dataset")
     if set(measures) - {C_PCK} and len(pictures) < FEWEST:
         raise ConfigError(f"{len(pictures)} pictures are too few to compare encoders; give {FEWEST} or more by data.n")
-    if MUTUAL_KNN in measures and config.score.k >= len(pictures):
-        raise ConfigError(f"score.k={config.score.k} must be below the number of pictures, which is {len(pictures)}")
+    groups = len({picture.group for picture in pictures})
+    if MUTUAL_KNN in measures and config.score.k >= groups:
+        raise ConfigError(
+            f"score.k={config.score.k} must be below the number of pictures, which is {groups}, those of a group "
+            "counted once"
+        )
     return measures
 
 
@@ -226,7 +230,7 @@ def _run(
     told = [(pair.name, pair.extent, pair.source.points.tolist(), pair.target.points.tolist()) for pair in pairs]
     seen = [digests.of(path) for path in dict.fromkeys(s.path for p in pairs for s in (p.source, p.target))]
     encoders = {name: (plan.size, plan.layer, plan.step) for name, plan in plans.items()}
-    pictures = [(picture.digest, picture.captions) for picture in collection.pictures]
+    pictures = [(picture.digest, picture.captions, picture.group) for picture in collection.pictures]
     model = {name: value for name, value in asdict(config.model).items() if name not in ("path", "name")}
     settings = (
         asdict(config.score) | {"micro_batch": None},

@@ -57,15 +57,18 @@ def _of_encoders(asked: Asked, reporter: Reporter) -> Iterator[VisionScore]:
 
 
 def _of_pictures(asked: Asked, features: Features, measures: list[str], reporter: Reporter) -> Iterator[VisionScore]:
+    """Captions are exchanged for a null, so of pictures that belong together one is compared with them."""
     settings = asked.config.score
     vectors = pooled(features, [picture.path for picture in asked.pictures], reporter)
     texts = _texts(asked) if {CKA, MUTUAL_KNN} & set(measures) else None
+    once = list({picture.group: i for i, picture in enumerate(asked.pictures)}.values())
     for one in asked.chosen:
         for measure in measures:
             bare, values = asked.bare(one, measure), vectors[one.name]
             try:
                 if texts is not None and measure in (CKA, MUTUAL_KNN):
-                    yield with_text(replace(bare, llm=asked.config.model.label), values, *texts, settings)
+                    own, (states, site) = replace(bare, llm=asked.config.model.label), texts
+                    yield with_text(own, values[once], states[once], site, settings)
                 else:
                     yield with_labels(bare, values, asked.labels)
             except ProbeError as error:
@@ -82,7 +85,7 @@ def _of_models(asked: Asked, reporter: Reporter) -> Iterator[VisionScore]:
     """The A scores, model by model; those that others are compared with come first, and their tokens stay."""
     settings, named = asked.config.score, {one.name: asked.bare(one) for one in asked.chosen}
     references = settings.references if settings.references is not None else list(asked.models)
-    groups = [picture.digest for picture in asked.pictures]
+    groups = [picture.group for picture in asked.pictures]
     kept: dict[str, list[np.ndarray]] = {}
     for name in _order(asked, references):
         scores, tokens = _read(asked, name, reporter)

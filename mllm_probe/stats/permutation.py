@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_probe.errors import ProbeError, choices
+from mllm_probe.stats.exchange import blocks, exchanged
 
 Statistic = np.ndarray | Callable[[np.ndarray], np.ndarray]  # see max_t
 KINDS = ("binary", "classes", "number")
@@ -73,10 +74,8 @@ def max_t(
     ProbeError for shapes, unknown kinds, labels that cannot move.
     """
     _fit_together(scores, y, groups, order, kind, permutations)
-    parts = _alike(
-        groups, order, np.zeros(len(y), int) if strata is None else np.unique(strata, return_inverse=True)[1]
-    )
-    moving = _moving(y, parts)
+    parts = blocks(groups, order, strata)
+    moving = moving_rows(y, parts)
     labels = _relabelled(y, parts, permutations, seed)
     null = np.concatenate([_statistic(scores, chunk, kind) for chunk in labels])
     centre, spread = null.mean(axis=0), null.std(axis=0)
@@ -97,16 +96,8 @@ def step_down(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (z >= floor).mean(axis=0), adjusted
 
 
-def _alike(groups: np.ndarray, order: np.ndarray, strata: np.ndarray) -> list[np.ndarray]:
-    """Rows of the pictures of each size and make-up of strata [pictures, size], in a picture by stratum, then order."""
-    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    alike: dict[tuple[int, ...], list[np.ndarray]] = {}
-    for rows in np.split(np.lexsort((order, strata, member)), np.cumsum(sizes)[:-1]):
-        alike.setdefault((len(rows), *strata[rows].tolist()), []).append(rows)
-    return [np.stack(alike[kind]) for kind in sorted(alike)]
-
-
-def _moving(y: np.ndarray, parts: list[np.ndarray]) -> int:
+def moving_rows(y: np.ndarray, parts: list[np.ndarray]) -> int:
+    """How many of the labels [N] can change where groups in `parts` (see `blocks`) are exchanged. Raises ProbeError."""
     if all(len(part) == 1 for part in parts):
         sizes = ", ".join(str(part.shape[1]) for part in parts)
         raise ProbeError(
@@ -127,12 +118,7 @@ def _relabelled(y: np.ndarray, parts: list[np.ndarray], permutations: int, seed:
     rng = np.random.default_rng(seed)
     yield y[None]
     for start in range(0, permutations, STEP):
-        size = min(STEP, permutations - start)
-        labels = np.empty((size, len(y)), y.dtype)
-        for part in parts:
-            source = rng.permuted(np.tile(np.arange(len(part)), (size, 1)), axis=1)
-            labels[:, part.ravel()] = y[part][source].reshape(size, -1)
-        yield labels
+        yield y[exchanged(parts, min(STEP, permutations - start), rng)]
 
 
 def _statistic(scores: Statistic, labels: np.ndarray, kind: str) -> np.ndarray:
