@@ -10,6 +10,7 @@ class Score:
     """One row of scores.csv; the fields are its columns, in order. `lambda_` is written as `lambda`.
 
     `seed` "all" marks the aggregate over seeds, the row that carries an interval. `control` is empty for the real run.
+    `headline` marks the measure that selects layers, is tested and is shown.
     """
 
     run: str
@@ -47,6 +48,7 @@ class Score:
     p_value: float | None = None
     p_holm: float | None = None
     family: str = ""
+    headline: bool = False
 
     @property
     def real(self) -> bool:

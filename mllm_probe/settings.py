@@ -37,6 +37,7 @@ CONTROLS = (
 )
 UNITS = ("picture", "row")
 GUARDS = ("stop", "note")
+METRICS = ("auto", "accuracy", "balanced_accuracy", "auroc", "average_precision", "nll", "r2")
 ANALYSES = MDL, V_INFORMATION, ERASURE = "mdl", "v_information", "erasure"
 
 
@@ -201,6 +202,8 @@ class ExtractSettings:
 class SweepSettings:
     """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`.
 
+    `metric` is the measure that selects layers, is tested and is shown. auto: R squared of numbers; balanced accuracy
+    where the commonest training label holds more than 1/C + 0.1 of the rows (of two labels 60 %), else accuracy.
     `analyses` cost further fits. `permutations` of the held-out labels
     test the whole sweep at once, and layers count as alike when they differ by less than `margin` (0.01 = one point).
     `baseline` is the key that v_information is given beside each layer; `enough_bits` a decision is the loss at which
@@ -211,6 +214,7 @@ class SweepSettings:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     draws: int = 2000
     ci_level: float = 0.95
+    metric: str = "auto"
     analyses: list[str] = field(default_factory=list)
     permutations: int = 10_000
     margin: float = 0.01

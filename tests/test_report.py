@@ -16,6 +16,7 @@ from mllm_probe.report.table import print_table
 from mllm_probe.score import Score
 
 COMMON = {
+    "headline": True,
     "run": "r",
     "cache": "c",
     "model": "mini",

@@ -61,7 +61,7 @@ def write(folder: Path, task: str, curve: Sequence[float], majority: float = 0.5
         score(0.505, control="vision_only", task=task, **at("vision", 3, "x", 1)),
     ]
     rows += [score(0.78, control="zero_shot", probe="answer", task=task), score(majority, probe="majority", task=task)]
-    rows += [score(0.613, control="zero_shot", metric="yes_rate", task=task)]
+    rows += [score(0.613, control="zero_shot", metric="yes_rate", headline=False, task=task)]
     rows += [score(0.507, control="question_only", features="words", task=task)]
     rows += [score(None, control="text_only", metric=NOT_APPLICABLE, task=task, **at("lm", 0, "mean_image", 0.0))]
     rows += [score(0.99, subset="named", task=task, **at("lm", 3, "last", 0.375))]

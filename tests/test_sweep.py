@@ -198,7 +198,7 @@ def test_each_block_is_coded_by_the_probe_fitted_before_it(swept: Path) -> None:
 
 def test_tests_of_layers_are_a_file_and_lines_of_the_summary(swept: Path) -> None:
     tests = pd.read_csv(swept / "tests.csv", keep_default_na=False)
-    assert set(tests.test) == {"above_chance", "contender", "drop", "rise", "difference", "equivalence", "gap"}
+    assert set(tests.test) == {"above_chance", "floor", "contender", "drop", "rise", "difference", "equivalence", "gap"}
     assert set(tests[tests.test == "above_chance"].family) == {"6 keys"}
     summary = json.loads((swept / "summary.json").read_text())
     for position in ("last", "mean_text"):
@@ -301,7 +301,7 @@ def test_numbers_are_swept_too(probe: Run, checkpoint: Path, tmp_path: Path) -> 
     assert code == 0, err
     assert "r2 in %" in out and "no control task: its labels go by type" in err
     table = load_scores(folder(tmp_path) / "scores.csv")
-    assert set(table.metric) == {"r2", "mae", "spearman"} and set(table.probe) == {"ridge", "majority"}
+    assert set(table.metric) == {"r2", "mae", "spearman"} and set(table.probe) == {"ridge", "majority", "constant"}
     floor = table[(table.probe == "majority") & (table.metric == "spearman")]
     assert floor.value.isna().all(), "a constant has no rank"
     assert table[(table.metric == "r2") & (table.seed == "all") & (table.site != "")].p_holm.notna().all()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.report.figures import controls, floors, headline, headline_metric, words
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
+from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
 
 if TYPE_CHECKING:
@@ -165,10 +166,14 @@ def _controlled(scores: "pd.DataFrame", summary: Mapping[str, Any], here: "pd.Da
 
 def preferred_controls(scores: "pd.DataFrame", rows: "pd.DataFrame", position: str) -> Iterator[Any]:
     """Each control of other inputs or weights at the layer validation prefers of it, as the real layers are chosen."""
-    val = scores[(scores.split == "val") & (scores.metric == headline_metric(scores)) & (scores.subset == "")]
+    val = scores[(scores.split == "val") & scores.headline & (scores.subset == "")]
     for control, found in controls(rows, position).groupby("control", sort=False):
         liked = val[(val.control == control) & (val.position == position)].groupby("site").value.mean()
-        yield next(found.iloc[[preferred(liked.reindex(found.site).to_numpy())]].itertuples())
+        yield next(
+            found.iloc[
+                [preferred(liked.reindex(found.site).to_numpy(), headline_metric(scores) in HIGHER_IS_BETTER)]
+            ].itertuples()
+        )
 
 
 def bounded(row: Any) -> str:

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from mllm_probe.paths import replacing
 from mllm_probe.report.figures import positions
+from mllm_probe.settings import METRICS
+from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 SIDES = REFERENCE, MODEL = "reference", "model"
 CHANGED, MOVED = "difference", "transfer"
 HOME = (REFERENCE, REFERENCE)
-METRICS = ("accuracy", "r2")
+HEADLINES = METRICS[1:]  # of `sweep.metric`, without auto
 ALPHA = 0.05
 SENTENCES = {CHANGED: "the probe's score", MOVED: "a reference probe's score on the model's states"}
 STATES = {"relative_error": ".3g", "fvu": ".3g", "cosine": ".4f", "cka": ".4f"}
@@ -30,9 +32,10 @@ class Agreement:
     """One row of fidelity.csv; the fields are its columns, in order.
 
     `measure`: relative_error, cosine, fvu and cka compare the states; answer_agreement the model's own answers;
-    accuracy (r2 for numbers) is the probe's, fitted on the states of one side and read on those of a side; `difference`
-    is the curve of the model minus that of the reference; `transfer` is a probe of the reference read on the model's
-    states minus the same probe at home. `split` is test but for the accuracies that choose a layer. Empty: no value.
+    the headline, such as accuracy, is the probe's, fitted on the states of one side and read on those of a side;
+    `difference` is the curve of the model minus that of the reference; `transfer` is a probe of the reference read on
+    the model's states minus the same probe at home. `split` is test but for the scores that choose a layer. Empty: no
+    value.
     """
 
     run: str
@@ -85,7 +88,7 @@ def load_agreements(path: Path) -> "pd.DataFrame":
 
 def curve(here: "pd.DataFrame", fitted_on: str, read_on: str, split: str = "test") -> "pd.DataFrame":
     """The probe's scores among the rows of a position."""
-    scores = here[here.measure.isin(METRICS) & (here.split == split)]
+    scores = here[here.measure.isin(HEADLINES) & (here.split == split)]
     return scores[(scores.fitted_on == fitted_on) & (scores.read_on == read_on)]
 
 
@@ -157,7 +160,9 @@ def _said(here: "pd.DataFrame", position: str) -> Iterator[str]:
 def _best(here: "pd.DataFrame", side: str) -> str:
     rows = curve(here, side, side, split="val")
     rows = rows[(rows.tower == "lm") & (rows.part == "block")]
-    return str(rows.site.iloc[preferred(rows.value.to_numpy())]) if len(rows) else ""
+    if rows.empty:
+        return ""
+    return str(rows.site.iloc[preferred(rows.value.to_numpy(), rows.measure.iloc[0] in HIGHER_IS_BETTER)])
 
 
 def _answers(here: "pd.DataFrame") -> Iterator[str]:

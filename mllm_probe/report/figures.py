@@ -35,16 +35,14 @@ APART = 0.052  # least distance of two labels, as a share of the panel's height
 
 
 def headline_metric(scores: "pd.DataFrame") -> str:
-    """What layers are compared by: accuracy, or for numbers the share of their variance."""
-    return "accuracy" if (scores.metric == "accuracy").any() else "r2"
+    """What layers are compared by, see sweep.metric."""
+    return str(scores.metric[scores.headline].iloc[0])
 
 
 def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
     """The aggregate test rows of the headline measure, over all test rows in the wording that was trained on."""
     whole = (scores.subset == "") & (scores.train_template == scores.test_template) & scores.value.notna()
-    return scores[
-        whole & (scores.seed == "all") & (scores.split == "test") & (scores.metric == headline_metric(scores))
-    ]
+    return scores[whole & (scores.seed == "all") & (scores.split == "test") & scores.headline]
 
 
 def real(rows: "pd.DataFrame") -> "pd.DataFrame":

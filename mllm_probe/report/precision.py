@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.report.fidelity import CHANGED, METRICS, MODEL, MOVED, REFERENCE, curve
+from mllm_probe.report.fidelity import CHANGED, HEADLINES, MODEL, MOVED, REFERENCE, curve
 from mllm_probe.report.figures import COLOURS, legend_below, positions, save
 from mllm_probe.report.heatmaps import in_order, name_sites
 from mllm_probe.report_settings import SCREEN
@@ -39,7 +39,7 @@ def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCR
         _draw_column(column, table[table.position == position])
         column[0].set_title(position, fontsize=10)
     panels[0, 0].set_ylim(bottom=0)
-    metric = str(table[table.measure.isin(METRICS)].measure.iloc[0])
+    metric = str(table[table.measure.isin(HEADLINES)].measure.iloc[0])
     for panel, name in zip(panels[:, 0], NAMES, strict=True):
         panel.set_ylabel(name.format(metric=metric), fontsize=9.5)
     first = table.iloc[0]

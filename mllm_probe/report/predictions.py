@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.errors import DataError
+from mllm_probe.stats.measures import weighed_alike
 from mllm_probe.types import digest
 
 
@@ -22,7 +23,8 @@ from mllm_probe.types import digest
 class Scored:
     """N decisions: who they are, their labels, their pictures, and which are tested. `kind` as in types.Problem.
 
-    `samples`: the uids of what the model read for each; none in files of older releases.
+    `samples`: the uids of what the model read for each. `log_shares`: of each label among the training rows, by seed;
+    empty where the probe's logits are no log-odds. Files of older releases have neither.
     """
 
     decisions: tuple[str, ...]
@@ -31,6 +33,7 @@ class Scored:
     test: tuple[bool, ...]
     kind: str
     samples: tuple[str, ...] = ()
+    log_shares: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -45,7 +48,17 @@ class Scored:
     def of(cls, metadata: Mapping[str, str]) -> "Scored":
         uids, labels, groups, test = (json.loads(metadata[name]) for name in ("decisions", "labels", "groups", "test"))
         samples = tuple(json.loads(metadata.get("samples", "[]")))
-        return cls(tuple(uids), tuple(labels), tuple(groups), tuple(test), json.loads(metadata["kind"]), samples)
+        shares = {int(seed): tuple(row) for seed, row in json.loads(metadata.get("log_shares", "{}")).items()}
+        return cls(
+            tuple(uids), tuple(labels), tuple(groups), tuple(test), json.loads(metadata["kind"]), samples, shares
+        )
+
+    def read_as(self, metric: str, logits: np.ndarray) -> np.ndarray:
+        """Logits [S, N] or [S, N, C] of real labels, seeds in ascending order, as a measure reads them."""
+        if metric != "balanced_accuracy" or not self.log_shares:
+            return logits
+        shares = [np.asarray(self.log_shares[seed]) for seed in sorted(self.log_shares)]
+        return np.stack([weighed_alike(z, one, self.kind) for z, one in zip(logits, shares, strict=True)])
 
 
 def load_scored(path: Path) -> Scored:
@@ -58,12 +71,13 @@ def load_scored(path: Path) -> Scored:
 
 
 def load_logits(path: Path, key: str, probe: str, features: str = "") -> np.ndarray:
-    """What the probe says of the real labels at a key such as lm.07@last: [S, N], or [S, N, C] for classes; nan where
-    it read nothing. `features` as in Trial. Raises DataError."""
+    """What the probe says of the real labels at a key such as lm.07@last: [S, N], or [S, N, C] for classes, seeds in
+    ascending order; nan where it read nothing. `features` as in Trial. Raises DataError."""
     name = "/".join(part for part in (key, probe, features) if part)
-    ours = re.compile(rf"{re.escape(name)}/seed\d+")  # the name of a trial without control
+    ours = re.compile(rf"{re.escape(name)}/seed(\d+)")  # the name of a trial without control
     with _opened(path) as file:
-        seeds = [file.get_tensor(name) for name in sorted(file.keys()) if ours.fullmatch(name)]
+        named = {int(match[1]): match[0] for match in map(ours.fullmatch, file.keys()) if match}
+        seeds = [file.get_tensor(named[seed]) for seed in sorted(named)]
     if not seeds:
         raise DataError(f"{path} lacks what probe {probe} said at {key}, which is in scores.csv; repeat the sweep")
     return np.stack(seeds)

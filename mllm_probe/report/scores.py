@@ -24,6 +24,7 @@ KINDS = {
     float: "float64",
     float | None: "float64",
     bool | None: "boolean",
+    bool: "bool",
 }
 DTYPES = {field.name.rstrip("_"): KINDS[field.type] for field in fields(Score)}  # type: ignore[index]
 

@@ -23,7 +23,7 @@ from mllm_probe.stages.prepared import Prepared, filled
 from mllm_probe.stages.readout import Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.bootstrap import Redraws, interval
-from mllm_probe.stats.paired import difference, row_scores
+from mllm_probe.stats.paired import difference
 from mllm_probe.stats.permutation import holm_within
 from mllm_probe.types import Rows, digest
 
@@ -115,13 +115,10 @@ class Agreements:
         """The first trials minus the others on the same test rows, in the unit of the score; p by sign flips."""
         rows = self._scoring.rows(trials[0], "test")
         draws = self._scoring.draws(rows)
-        found = difference(self._right(trials, rows), self._right(others, rows), draws, self._scoring.level)
+        a, b = (self._scoring.row_scores(each, rows) for each in (trials, others))
+        found = difference(a, b, draws, self._scoring.level)
         bounds = {"low": found.low, "high": found.high, "ci_level": self._scoring.level, "p_value": found.p}
         return self._agreement(key, name, value=found.value, **bounds, **self._pair(pair, int(rows.sum()), draws.size))
-
-    def _right(self, trials: Sequence[Trial], rows: np.ndarray) -> np.ndarray:
-        logits = np.stack([trial.logits[rows] for trial in trials])
-        return row_scores(logits, self._bench.y[rows], self._bench.kind)
 
     def _pair(self, pair: tuple[str, str], n: int, pictures: int) -> dict[str, Any]:
         probe = self._ready.probe.name

@@ -4,9 +4,9 @@ An arm is a way to train; its seeds are repetitions. Trains, extracts and fits n
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.alignment import QUESTIONS, curves
 from mllm_probe.report.arms import BASE, FULL, PERMUTED, PLAIN, Effect
-from mllm_probe.report.fidelity import HOME, METRICS, MODEL, REFERENCE, curve, load_agreements
+from mllm_probe.report.fidelity import HEADLINES, HOME, MODEL, REFERENCE, curve, load_agreements
 from mllm_probe.report.predictions import Scored, load_logits, load_scored
 from mllm_probe.report.scores import load_scores
 from mllm_probe.stages.alignment import CENTRED, COSINE, MAPPED
 from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.peak import preferred
 from mllm_probe.stats.permutation import holm_within
@@ -137,13 +138,15 @@ def _probes(trainings: Trainings, name: str) -> Iterator[Measured]:
     """The curves of the `fidelity` run called `name`, at each position: refitted probes and those of the base."""
     table, scored = load_agreements(_first(trainings).side(name).fidelity), _scored(trainings, name)
     for position, here in table.groupby("position", sort=False):
-        blocks = here[(here.tower == "lm") & (here.part == "block") & here.measure.isin(METRICS)]
+        blocks = here[(here.tower == "lm") & (here.part == "block") & here.measure.isin(HEADLINES)]
         val = curve(blocks, *HOME, split="val")
         if val.empty:
             continue
-        sites, best = list(val.site), preferred(val.value.to_numpy())
+        sites, metric = list(val.site), str(val.measure.iloc[0])
+        best = preferred(val.value.to_numpy(), metric in HIGHER_IS_BETTER)
         chosen = {"all": range(len(sites)), sites[best]: [best]}
-        right = _right(trainings, name, scored, [f"{site}@{position}" for site in sites], str(val.probe.iloc[0]))
+        keys, probe = [f"{site}@{position}" for site in sites], str(val.probe.iloc[0])
+        right = _right(trainings, name, partial(_scores, scored=scored, keys=keys, probe=probe, metric=metric))
         groups = np.asarray(scored.groups)[np.asarray(scored.test)]
         for kind, (layers, rows) in product(KINDS, chosen.items()):
             scores = {arm: 100 * found[:, rows].mean(axis=1) for arm, found in right[kind].items()}
@@ -185,22 +188,22 @@ def _listed(values: np.ndarray) -> str:
     return " ".join(f"{round(float(value), 9) + 0:.4g}" for value in values)
 
 
-def _right(
-    trainings: Trainings, name: str, scored: Scored, keys: Sequence[str], probe: str
-) -> dict[str, dict[str, np.ndarray]]:
-    """{measure: {arm: [S, K, N]}}: the share of probe seeds that are right, key by key; the base is at home once."""
+def _right(trainings: Trainings, name: str, scores: Callable[..., np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """{measure: {arm: [S, K, N]}}: the mean over probe seeds, key by key; the base is at home once."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for kind, pair in KINDS.items():
         found[kind] = {
-            arm: np.stack([_shares(paths.side(name), scored, keys, probe, pair) for paths in seeds.values()])
+            arm: np.stack([scores(paths.side(name), pair) for paths in seeds.values()])
             for arm, seeds in trainings.items()
         }
-        found[kind][BASE] = _shares(_first(trainings).side(name), scored, keys, probe, HOME)[None]
+        found[kind][BASE] = scores(_first(trainings).side(name), HOME)[None]
     return found
 
 
-def _shares(paths: RunPaths, scored: Scored, keys: Sequence[str], probe: str, pair: tuple[str, str]) -> np.ndarray:
-    """[K, N] over the test rows."""
+def _scores(
+    paths: RunPaths, pair: tuple[str, str], scored: Scored, keys: Sequence[str], probe: str, metric: str
+) -> np.ndarray:
+    """What each test row adds to the headline at each key [K, N]."""
     test, y = np.asarray(scored.test), np.asarray(scored.labels)
     logits = (load_logits(paths.predictions, key, probe, " on ".join(pair)) for key in keys)
-    return np.stack([row_scores(each[:, test], y[test], scored.kind) for each in logits])
+    return np.stack([row_scores(scored.read_as(metric, z)[:, test], y[test], scored.kind, metric) for z in logits])

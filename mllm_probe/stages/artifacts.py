@@ -14,6 +14,7 @@ from mllm_probe.paths import replacing
 from mllm_probe.score import Score
 from mllm_probe.sites import Site
 from mllm_probe.stages.prepared import Prepared
+from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy", "hydra-core", "mllm-probe")
@@ -69,7 +70,8 @@ def _chosen(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
     if not val:
         return None
     test = {s.site: s for s in here if _is_final(s)}
-    chosen = test[list(val)[preferred(np.asarray([np.mean(values) for values in val.values()]))]]
+    means, better = np.asarray([np.mean(values) for values in val.values()]), here[0].metric in HIGHER_IS_BETTER
+    chosen = test[list(val)[preferred(means, better)]]
     top = test[max(val, key=lambda site: Site.parse(site).layer)]
     return {
         "validation": float(np.mean(val[chosen.site])),

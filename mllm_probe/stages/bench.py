@@ -134,7 +134,9 @@ class Bench:
         """What the run is scored on, whatever the model."""
         samples = tuple(decision.sample for decision in self.ready.examples.decisions)
         uids, labels, groups, test = (tuple(array.tolist()) for array in (self.uids, self.y, self.groups, self.test))
-        return Scored(uids, labels, groups, test, self.kind, samples)
+        told = self.kind != "number" and self.ready.probe.log_odds
+        shares = {seed: tuple(self.log_shares("", seed).tolist()) for seed in self.seeds} if told else {}
+        return Scored(uids, labels, groups, test, self.kind, samples, shares)
 
     @cached_property
     def _numbers(self) -> np.ndarray:
@@ -216,6 +218,12 @@ class Bench:
             assert self.control_labels is not None
             return self.control_labels
         return self.y
+
+    def log_shares(self, control: str, seed: int) -> np.ndarray:
+        """Log share of each label among the training rows [C]; half a row is added to each."""
+        y = self.truth(control)
+        counts = np.bincount(y[self.place(control, seed) == "train"], minlength=int(y.max()) + 1) + 0.5
+        return np.log(counts / counts.sum())
 
     def problem(self, control: str, seed: int) -> Problem:
         """Labels of test rows are blanked: no probe sees them. Permuted labels of a picture stay together: one by one

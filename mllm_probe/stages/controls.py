@@ -16,7 +16,7 @@ from mllm_probe.stages.prepared import FLOORS
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.verdicts import Test
 from mllm_probe.stats.flips import max_t_flips
-from mllm_probe.stats.paired import difference, row_scores
+from mllm_probe.stats.paired import difference
 
 CONTROL = "control"  # the test of tests.csv: a layer minus the same layer of a control
 
@@ -60,8 +60,7 @@ class Controls:
         if not same or same[0].features != "single" or same[0].control not in self._arms:
             return
         read = self._scoring.rows(same[0], "test")
-        rows = row_scores(np.stack([trial.logits[read] for trial in same]), self._bench.y[read], self._bench.kind)
-        self._arms[same[0].control][same[0].key] = _Arm(rows, read)  # type: ignore[index]
+        self._arms[same[0].control][same[0].key] = _Arm(self._scoring.row_scores(same, read), read)  # type: ignore[index]
 
     def tests(self) -> list[Test]:
         """Each layer minus each control and each draw of it, two-sided; a control is a family with all its draws."""

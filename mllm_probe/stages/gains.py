@@ -16,7 +16,7 @@ from mllm_probe.stages.integrations import Place, places
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.verdicts import ALPHA, Test
 from mllm_probe.stats.hypotheses import FAILS, HOLDS, UNDECIDED
-from mllm_probe.stats.paired import difference, row_scores
+from mllm_probe.stats.paired import difference
 from mllm_probe.stats.permutation import holm
 from mllm_probe.vision.controls import BEST, FINAL, WIDTH
 
@@ -59,7 +59,7 @@ class Gains:
         key = real[0].key
         assert key is not None
         read = self._scoring.rows(real[0], "test")
-        scores = row_scores(np.stack([trial.logits[read] for trial in real]), self._bench.y[read], self._bench.kind)
+        scores = self._scoring.row_scores(real, read)
         strongest = max(getattr(self._bench.ready.probe, "lambdas", ()), default=None)
         edge = strongest is not None and any(trial.facts.get("lambda") == strongest for trial in real)
         arm = _Arm(str(key.site), scores, read, self._scoring.validation(real), edge)

@@ -21,6 +21,7 @@ from mllm_probe.settings import (
     DEVICES,
     DTYPES,
     GUARDS,
+    METRICS,
     PADDING_SIDES,
     PREFIXES,
     ExtractSettings,
@@ -158,6 +159,8 @@ def _check_sweep(sweep: SweepSettings) -> None:
     for name in ("max_memory_gb", "enough_bits"):
         if (amount := getattr(sweep, name)) <= 0:
             raise ConfigError(f"sweep.{name}={amount} must be above 0")
+    if sweep.metric not in METRICS:
+        raise ConfigError(f"sweep.metric={sweep.metric} is unknown; {choices(sweep.metric, METRICS)}")
     if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
         raise ConfigError(f"sweep.seeds={sweep.seeds} must hold at least one seed, each once")
 

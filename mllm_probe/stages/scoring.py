@@ -10,11 +10,12 @@ from mllm_probe.score import NOT_APPLICABLE, Score
 from mllm_probe.settings import CONTROL_TASK
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
+from mllm_probe.stages.headline import BALANCED, headline
 from mllm_probe.stats.bootstrap import Resamples, interval
-from mllm_probe.stats.measures import METRICS, measure
+from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, measure, weighed_alike
+from mllm_probe.stats.paired import row_scores
 
 YES_RATE = "yes_rate"  # the share of positive answers
-HEADLINE = {"binary": "accuracy", "classes": "accuracy", "number": "r2"}
 
 
 class Scoring:
@@ -24,7 +25,7 @@ class Scoring:
         self.bench, self._ready = bench, bench.ready
         self._draws: dict[bytes, Resamples] = {}
         self.level = self._ready.config.sweep.ci_level
-        self.headline = HEADLINE[bench.kind]
+        self.headline = headline(bench)
         self.run = run_digest(self._ready.config, self._ready.identity.digest, self._ready.examples)
 
     def draws(self, rows: np.ndarray) -> Resamples:
@@ -69,9 +70,25 @@ class Scoring:
         """Which decisions [N] bool of a split the trial reads."""
         return (self.bench.place(trial.control, trial.seed) == split) & trial.read
 
+    def logits(self, trial: Trial, metric: str, rows: np.ndarray) -> np.ndarray:
+        """What a trial says of the decisions `rows` [N] bool, as a measure reads it: [n] or [n, C]."""
+        found = trial.logits[rows].astype(np.float64)
+        if metric != BALANCED or not trial.facts["log_odds"] or trial.facts.get("answer"):
+            return found
+        return weighed_alike(found, self.bench.log_shares(trial.control, trial.seed), self.bench.kind)
+
+    def row_scores(self, trials: Sequence[Trial], rows: np.ndarray) -> np.ndarray:
+        """What each of some decisions adds to the headline, the mean over seeds [n]; more is better."""
+        logits = np.stack([self.logits(trial, self.headline, rows) for trial in trials])
+        return row_scores(logits, self.bench.truth(trials[0].control)[rows], self.bench.kind, self.headline)
+
+    def measured(self, scores: np.ndarray) -> float:
+        """The headline of some row scores [n], in its own sign."""
+        return float(scores.mean()) if self.headline in HIGHER_IS_BETTER else -float(scores.mean())
+
     def drawn(self, trials: Sequence[Trial], metric: str, rows: np.ndarray) -> np.ndarray:
         """A measure over some decisions in each draw [R], the mean over seeds."""
-        logits = np.stack([trial.logits[rows] for trial in trials])
+        logits = np.stack([self.logits(trial, metric, rows) for trial in trials])
         if metric == YES_RATE:
             return self.draws(rows).ratios((logits > 0).mean(axis=0)[:, None])[:, 0]
         truth = self.bench.truth(trials[0].control)[rows]
@@ -89,19 +106,21 @@ class Scoring:
     ) -> list[Score]:
         """Real minus control task, seed by seed and on average (Hewitt and Liang 2019)."""
         pairs = [(a, b) for a, b in zip(real[0], control[0], strict=True) if a.split == "test" and a.seed != "all"]
-        rows = [replace(a, metric="selectivity", value=a.value - b.value) for a, b in pairs]
+        rows = [replace(a, metric="selectivity", headline=False, value=a.value - b.value) for a, b in pairs]
         return [*rows, self.aggregate(rows, real[1] - control[1])]
 
     def row(self, trial: Trial, metric: str, rows: np.ndarray, **more: str) -> Score:
         """One measure over the decisions `rows` [N] bool."""
-        logits, truth = trial.logits[rows], self.bench.truth(trial.control)[rows]
+        logits, truth = self.logits(trial, metric, rows), self.bench.truth(trial.control)[rows]
         value = (logits > 0).mean() if metric == YES_RATE else measure(metric, logits, truth, kind=self.bench.kind)[0]
         n, pictures = int(rows.sum()), self.bench.pictures(rows)
-        return replace(self.blank(trial), metric=metric, value=float(value), n=n, n_groups=pictures, **more)  # type: ignore[arg-type]
+        told = {"metric": metric, "headline": metric == self.headline, **more}
+        return replace(self.blank(trial), value=float(value), n=n, n_groups=pictures, **told)  # type: ignore[arg-type]
 
     def validation(self, trials: Sequence[Trial]) -> float:
-        """Mean headline on validation over the trials of some seeds."""
-        return float(np.mean([self.row(trial, self.headline, self.rows(trial, "val")).value for trial in trials]))
+        """Mean headline on validation over the trials of some seeds; more is better."""
+        sign = 1 if self.headline in HIGHER_IS_BETTER else -1
+        return sign * float(np.mean([self.row(t, self.headline, self.rows(t, "val")).value for t in trials]))
 
     def not_applicable(self, key: Key, control: str, features: str = "single") -> Score:
         """A control that does not exist at a key says so."""

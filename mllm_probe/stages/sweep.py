@@ -26,10 +26,10 @@ from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
-from mllm_probe.stages.controls import Controls
+from mllm_probe.stages.comparisons import Comparisons
 from mllm_probe.stages.examples import save_examples
-from mllm_probe.stages.gains import Gains
 from mllm_probe.stages.guards import Guards
+from mllm_probe.stages.headline import headline
 from mllm_probe.stages.inspection import save_first
 from mllm_probe.stages.integrations import Integrations, places, shown_at
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
@@ -38,7 +38,7 @@ from mllm_probe.stages.prepared import FLOORS, OPTIONAL, Prepared, filled
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring, tested
 from mllm_probe.stages.subsets import Subsets
-from mllm_probe.stages.verdicts import Test, Verdicts, p_values, save_tests
+from mllm_probe.stages.verdicts import p_values, save_tests
 from mllm_probe.stats.hypotheses import Curve
 from mllm_probe.types import LayerData
 
@@ -86,8 +86,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     started, bench, source = time.monotonic(), Bench(ready), Source(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
-    verdicts, gains, controls = Verdicts(scoring), Gains(scoring), Controls(scoring)
-    guards = Guards(bench, reporter)
+    comparisons, guards = Comparisons(scoring), Guards(bench, reporter)
     guards.question()
     guards.vectors(source)
     scores: list[Score] = []
@@ -98,14 +97,13 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
             remarks.setdefault(remark, []).append(_subject(trials))
         table.add(rows)
         scores += rows
-        for kept in (verdicts, gains, controls):
-            kept.add(trials)
+        comparisons.add(trials)
         reporter.progress("sweep", done + 1, steps(ready), "keys")
     _tell(remarks, bench, source, reporter)
-    tests, shapes = verdicts.tests(scores, reporter)
-    gained, integrations = gains.tests()
+    scores += comparisons.floors()
+    tests, compared = comparisons.tests(scores, reporter)
     scores = tested(scores, p_values(tests), scoring.headline)
-    save_tests(paths.tests, [*tests, *controls.tests(), *gained])
+    save_tests(paths.tests, tests)
     table.replace(scores)
     _save(bench, parts, paths)
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
@@ -114,15 +112,13 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         "remarks": remarks,
         "guards": guards.said,
         "controls": ready.told,
-        "verdicts": shapes,
-        "gap": _gap(tests),
-        **integrations,
+        **compared,
         "seconds": times,
         "extraction": dict(extraction),
     }
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
     save_examples(paths, ready, bench.scored, summary)
-    return Swept(summary, verdicts.curves, parts.clear)
+    return Swept(summary, comparisons.curves, parts.clear)
 
 
 def _save(bench: Bench, parts: Parts, paths: RunPaths) -> None:
@@ -138,12 +134,6 @@ def steps(ready: Prepared) -> int:
     own = sum(1 + (key.site.layer == ready.anatomy.blocks["lm"]) for key in ready.answer_keys)
     made = sum(1 + len(place.arms.controls) + len(shown_at(ready)) for place in places(ready))
     return len(ready.keys) + made + shown + own + BASELINES
-
-
-def _gap(tests: Sequence[Test]) -> dict[str, Any] | None:
-    """What the probe at the last token knows beyond the model's own answer there."""
-    found = (test for test in tests if test.test == "gap" and test.position == "last")
-    return next(({name: getattr(test, name) for name in ("site", "value", "low", "high")} for test in found), None)
 
 
 def check_probe(ready: Prepared) -> None:
@@ -166,6 +156,7 @@ def check_probe(ready: Prepared) -> None:
             "choose probe=attention, or a pooled position such as mean_text"
         )
     check_analyses(ready)
+    headline(Bench(ready))
     if probe.reads == "pairs" and not any(decision.side for decision in ready.examples.decisions):
         raise ConfigError(
             f"probe={probe.name} reads contrast pairs, and task={ready.task.name} asks each question once; "

@@ -12,18 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.errors import ProbeError
 from mllm_probe.paths import replacing
-from mllm_probe.protocols import Reporter
 from mllm_probe.score import Score
 from mllm_probe.sites import Key
 from mllm_probe.stages.answers import ZERO_SHOT
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.hypotheses import FEWEST, Curve
-from mllm_probe.stats.paired import Difference, difference, row_scores
+from mllm_probe.stats.measures import HIGHER_IS_BETTER
+from mllm_probe.stats.paired import Difference, difference
 from mllm_probe.stats.peak import Shape, contenders, preferred, shape
-from mllm_probe.stats.permutation import MaxT, holm, max_t, votes
+from mllm_probe.stats.permutation import holm
 
 ALPHA = 0.05
 
@@ -32,7 +31,8 @@ ALPHA = 0.05
 class Test:
     """One row of tests.csv.
 
-    `test`: above_chance (a layer against permuted labels; p_adjusted by max-T over the family), contender (a layer that
+    `test`: above_chance (a layer against permuted labels; p_adjusted by max-T over the family), floor (a layer against
+    the best constant answer, one-sided; p_adjusted by Holm), contender (a layer that
     may be the best), drop and rise (the layer validation chose against the top and the bottom one; p_adjusted by
     Holm), difference (the chosen layer against each other one), equivalence (the pair that is hardest to call equal),
     gap (the chosen layer against the model's own answer), integration (several layers as one feature against `other`,
@@ -62,35 +62,27 @@ class Verdicts:
     def __init__(self, scoring: Scoring) -> None:
         self._scoring, self._bench = scoring, scoring.bench
         self._rows: dict[Key, np.ndarray] = {}
-        self._votes: dict[Key, np.ndarray] = {}
         self._read: dict[Key, np.ndarray] = {}
         self._probe = ""
         self._answer: np.ndarray | None = None
         self.curves: dict[str, Curve] = {}
 
     def add(self, trials: Sequence[Trial]) -> None:
-        """Keep what the comparisons need: a share of votes per test row and class, or a number per test row."""
+        """Keep what the comparisons need: what each test row adds to the headline."""
         if trials and trials[0].control == ZERO_SHOT:
-            said = np.stack([trial.logits[self._bench.test] for trial in trials]) > 0
-            self._answer = (said == (self._bench.y[self._bench.test] > 0)).mean(axis=0)
+            self._answer = self._scoring.row_scores(trials, self._bench.test)
         real = [trial for trial in trials if trial.key and not trial.control and trial.features == "single"]
         if not real:
             return
-        key, bench = real[0].key, self._bench
+        key = real[0].key
         assert key is not None
         self._probe = real[0].probe
-        rows = self._scoring.rows(real[0], "test")
-        logits, truth = np.stack([trial.logits[rows] for trial in real]), bench.y[rows]
-        self._read[key] = rows
-        self._votes[key] = votes(logits[None].astype(np.float64), bench.kind)[0]
-        self._rows[key] = row_scores(logits, truth, bench.kind)
+        self._read[key] = self._scoring.rows(real[0], "test")
+        self._rows[key] = self._scoring.row_scores(real, self._read[key])
 
-    def tests(self, scores: Sequence[Score], reporter: Reporter) -> tuple[list[Test], dict[str, Any]]:
+    def tests(self, scores: Sequence[Score]) -> tuple[list[Test], dict[str, Any]]:
         """All rows, and {position: what to say of it}."""
-        families: dict[bytes, list[Key]] = {}
-        for key, read in self._read.items():
-            families.setdefault(read.tobytes(), []).append(key)
-        found = [test for keys in families.values() for test in self._above_chance(keys, reporter)]
+        found: list[Test] = []
         said: dict[str, Any] = {}
         for position in dict.fromkeys(key.position for key in self._rows):
             keys = [k for k in self._rows if k.position == position and k.site.tower == "lm" and k.site.part == "block"]
@@ -100,50 +92,17 @@ class Verdicts:
                 said[position] = line
         return found, said
 
-    def _above_chance(self, keys: Sequence[Key], reporter: Reporter) -> list[Test]:
-        """Max-T over every key that reads the same decisions; nearly always these are all."""
-        bench, rows = self._bench, self._read[keys[0]]
-        config = bench.ready.config.sweep
-        order = np.asarray([decision.uid for decision in bench.ready.examples.decisions])[rows]
-        try:
-            result = max_t(
-                np.stack([self._votes[key] for key in keys]),
-                bench.y[rows],
-                bench.groups[rows],
-                order,
-                bench.kind,
-                config.permutations,
-            )
-        except ProbeError as error:
-            reporter.note(f"no test against chance: {error}")
-            return []
-        return self._chance_rows(keys, result)
-
-    def _chance_rows(self, keys: Sequence[Key], result: MaxT) -> list[Test]:
-        family = f"{len(keys)} keys"
-        return [
-            self._test(
-                "above_chance",
-                family,
-                key,
-                value=float(result.statistic[i]),
-                p_value=float(result.p[i]),
-                p_adjusted=float(result.p_adjusted[i]),
-                verdict="above chance" if result.p_adjusted[i] <= ALPHA else "",
-            )
-            for i, key in enumerate(keys)
-        ]
-
     def _position(self, keys: Sequence[Key], scores: Sequence[Score]) -> tuple[list[Test], dict[str, Any]]:
         """The language-model blocks of one position, from bottom to top."""
         rows = np.stack([self._rows[key] for key in keys])
         draws, level = self._scoring.draws(self._read[keys[0]]), self._scoring.level
-        chosen = preferred(np.asarray([self._validation(key, scores) for key in keys]))
+        better = self._scoring.headline in HIGHER_IS_BETTER
+        chosen = preferred(np.asarray([self._validation(key, scores) for key in keys]), better)
         self._keep(keys, rows, chosen)
         form = shape(rows, chosen, draws, margin=self._bench.ready.config.sweep.margin, alpha=1 - level)
         among = contenders(rows, draws, level)
         family = f"lm blocks at {keys[0].position}"
-        found = [self._test("contender", family, keys[i], value=float(rows[i].mean())) for i in among.layers]
+        found = [self._test("contender", family, keys[i], value=self._scoring.measured(rows[i])) for i in among.layers]
         found += [
             self._versus("drop", family, (keys[chosen], keys[-1]), form.drop, (form.drop.p_greater, form.p_drop)),
             self._versus("rise", family, (keys[chosen], keys[0]), form.rise, (form.rise.p_greater, form.p_rise)),
@@ -180,8 +139,7 @@ class Verdicts:
         if self._answer is None or len(right) != len(self._answer):
             return []
         found = difference(right, self._answer, self._scoring.draws(self._read[key]), self._scoring.level)
-        interval = {"value": found.value, "low": found.low, "high": found.high, "detectable": found.detectable}
-        return [self._test("gap", family, key, other=ZERO_SHOT, p_value=found.p, **interval)]
+        return [self._test("gap", family, key, other=ZERO_SHOT, p_value=found.p, **numbers(found))]
 
     def _line(self, keys: Sequence[Key], form: Shape, hull: tuple[Key, Key]) -> dict[str, Any]:
         return {
@@ -204,12 +162,16 @@ class Verdicts:
 
     def _versus(self, name: str, family: str, pair: tuple[Key, Key], found: Difference, p: tuple[float, float]) -> Test:
         """The first layer of the pair minus the second; p before and after correction."""
-        interval = {"value": found.value, "low": found.low, "high": found.high, "detectable": found.detectable}
         tested = {"p_value": p[0], "p_adjusted": p[1]}
-        return self._test(name, family, pair[0], other=str(pair[1].site), **interval, **tested)
+        return self._test(name, family, pair[0], other=str(pair[1].site), **numbers(found), **tested)
 
     def _test(self, name: str, family: str, key: Key, **more: Any) -> Test:
         return Test(self._scoring.run, name, family, self._probe, key.position, str(key.site), **more)
+
+
+def numbers(found: Difference) -> dict[str, float]:
+    """Its columns in tests.csv."""
+    return {name: getattr(found, name) for name in ("value", "low", "high", "detectable")}
 
 
 def p_values(tests: Sequence[Test]) -> Mapping[str, tuple[float, float, str]]:

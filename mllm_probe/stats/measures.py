@@ -60,6 +60,18 @@ def measure(
     return over_classes(np.stack([rank(column, y == k, w) for k, column in enumerate(log_softmax(logits, axis=1).T)]))
 
 
+def weighed_alike(logits: np.ndarray, log_shares: np.ndarray, kind: str) -> np.ndarray:
+    """Logits as balanced accuracy reads them: less the log shares [C] of the labels that a probe was trained on.
+
+    Log-odds carry how common the labels were in training, so that where one is rare no row is ever said to have it. A
+    measure that weighs labels alike takes the label whose probability lies highest above its share, which is Bayes'
+    rule for equal shares. logits: [N] or [N, C]; a logit of exactly 0, an undecided row, stays one.
+    """
+    if kind == "binary":
+        return logits - np.where(logits == 0, 0, log_shares[1] - log_shares[0])
+    return logits - log_shares
+
+
 def over_classes(values: np.ndarray) -> np.ndarray:
     """One-against-rest values [C, R] -> their mean over the classes present [R]; nan where only one is."""
     return mean_where_defined(values.T, least=2)

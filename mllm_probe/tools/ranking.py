@@ -67,7 +67,8 @@ class _Tested:
         read = np.asarray(scored.test) & ~np.isnan(logits.reshape(*logits.shape[:2], -1)).any(axis=(0, 2))
         uids = np.asarray(scored.decisions)[read]
         order = np.argsort(uids)
-        scores = row_scores(logits[:, read], np.asarray(scored.labels)[read], scored.kind)
+        said = scored.read_as(chosen.metric, logits)[:, read]
+        scores = row_scores(said, np.asarray(scored.labels)[read], scored.kind, chosen.metric)
         return cls(scored.fingerprint, uids[order], np.asarray(scored.groups)[read][order], scores[order])
 
     def alike(self, other: "_Tested") -> bool:

@@ -1,0 +1,48 @@
+"""All that compares the keys of a sweep with each other and with what they must beat: the rows of tests.csv."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mllm_probe.protocols import Reporter
+from mllm_probe.score import Score
+from mllm_probe.stages.bench import Trial
+from mllm_probe.stages.controls import Controls
+from mllm_probe.stages.floors import Floors
+from mllm_probe.stages.gains import Gains
+from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stages.verdicts import Test, Verdicts
+from mllm_probe.stats.hypotheses import Curve
+
+
+class Comparisons:
+    """Trials are given key by key; each comparison keeps what it needs of them."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._floors, self._verdicts = Floors(scoring), Verdicts(scoring)
+        self._controls, self._gains = Controls(scoring), Gains(scoring)
+
+    @property
+    def curves(self) -> Mapping[str, Curve]:
+        """As `Verdicts.curves`, once there are tests."""
+        return self._verdicts.curves
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        for kept in (self._floors, self._verdicts, self._controls, self._gains):
+            kept.add(trials)
+
+    def floors(self) -> list[Score]:
+        """The rows of scores.csv that no layer gives."""
+        return self._floors.scores()
+
+    def tests(self, scores: Sequence[Score], reporter: Reporter) -> tuple[list[Test], dict[str, Any]]:
+        """All rows, and what the summary says of them."""
+        layers, shapes = self._verdicts.tests(scores)
+        gained, integrations = self._gains.tests()
+        tests = [*self._floors.tests(reporter), *layers, *self._controls.tests(), *gained]
+        return tests, {"verdicts": shapes, "gap": _gap(tests), **integrations}
+
+
+def _gap(tests: Sequence[Test]) -> dict[str, Any] | None:
+    """What the probe at the last token knows beyond the model's own answer there."""
+    found = (test for test in tests if test.test == "gap" and test.position == "last")
+    return next(({name: getattr(test, name) for name in ("site", "value", "low", "high")} for test in found), None)

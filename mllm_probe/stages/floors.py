@@ -1,0 +1,110 @@
+"""What no layer may be praised for: what permuted labels score, and the best answer that is the same for all questions.
+
+The two are not the same. A layer is *above chance* where its predictions go with the labels (permutation of the test
+labels), and *above the best constant answer* where it scores more than that answer does. Where labels are unbalanced,
+a probe can be the first without the second. Fits nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mllm_probe.errors import ProbeError
+from mllm_probe.protocols import Reporter
+from mllm_probe.score import Score
+from mllm_probe.sites import Key
+from mllm_probe.stages.bench import Bench, Trial
+from mllm_probe.stages.headline import MEASURES
+from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stages.verdicts import ALPHA, Test, numbers
+from mllm_probe.stats.chance import statistic
+from mllm_probe.stats.measures import METRICS
+from mllm_probe.stats.paired import difference
+from mllm_probe.stats.permutation import holm, max_t
+
+CONSTANT = "constant"
+ABOVE_CHANCE, FLOOR = "above_chance", "floor"  # the tests of tests.csv
+WORDS = {ABOVE_CHANCE: "above chance", FLOOR: "above the best constant answer"}
+
+
+def constant(bench: Bench, rows: np.ndarray) -> Trial:
+    """The best constant answer about the decisions `rows` [N] bool: it is told how common their labels are, or their
+    mean, and nothing else. So it is the same for all seeds, and no probe that says the same of all rows scores more."""
+    y = bench.y[rows]
+    if bench.kind == "number":
+        answer = y.mean()
+    else:
+        shares = np.bincount(y, minlength=int(bench.y.max()) + 1) / len(y)
+        log_odds = np.log(shares.clip(min=1e-300))
+        answer = log_odds if bench.kind == "classes" else log_odds[1] - log_odds[0]
+    logits = np.broadcast_to(answer, (len(bench.y), *np.shape(answer)))
+    facts = {"converged": 1.0, "log_odds": 1.0, "answer": 1.0}
+    return Trial(None, "", CONSTANT, bench.seeds[0], logits, facts, {}, "none")
+
+
+class Floors:
+    """The real trials of a sweep, key by key, held against both."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring, self._bench = scoring, scoring.bench
+        self._trials: dict[Key, list[Trial]] = {}
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Of anything but real labels on the rows of one key nothing is kept."""
+        real = [trial for trial in trials if trial.key and not trial.control and trial.features == "single"]
+        if real and real[0].key:
+            self._trials[real[0].key] = real
+
+    def scores(self) -> list[Score]:
+        """The best constant answer to all test questions by each measure. No interval: nothing was drawn."""
+        test, kind = self._bench.test, self._bench.kind
+        trial = constant(self._bench, test)
+        rows = [self._scoring.row(trial, metric, test) for metric in METRICS[kind] if metric in MEASURES]
+        return [replace(row, seed="all", ci_level=None) for row in rows if not np.isnan(row.value)]
+
+    def tests(self, reporter: Reporter) -> list[Test]:
+        """Every key against permuted labels and against the best constant answer."""
+        families: dict[bytes, list[Key]] = {}
+        for key, trials in self._trials.items():
+            families.setdefault(self._scoring.rows(trials[0], "test").tobytes(), []).append(key)
+        found = [test for keys in families.values() for test in self._above_chance(keys, reporter)]
+        return [*found, *self._above_constant()]
+
+    def _above_chance(self, keys: Sequence[Key], reporter: Reporter) -> list[Test]:
+        """Max-T over every key that reads the same decisions; nearly always these are all."""
+        bench, scoring, trials = self._bench, self._scoring, [self._trials[key] for key in keys]
+        rows = scoring.rows(trials[0][0], "test")
+        logits = np.stack([[scoring.logits(one, scoring.headline, rows) for one in same] for same in trials])
+        order = np.asarray([decision.uid for decision in bench.ready.examples.decisions])[rows]
+        asked = (bench.y[rows], bench.groups[rows], order, bench.kind, bench.ready.config.sweep.permutations)
+        try:
+            result = max_t(statistic(scoring.headline, logits, bench.y[rows], bench.kind), *asked)
+        except ProbeError as error:
+            reporter.note(f"no test against chance: {error}")
+            return []
+        values = [scoring.measured(scoring.row_scores(same, rows)) for same in trials]
+        columns = zip(keys, values, result.p.tolist(), result.p_adjusted.tolist(), strict=True)
+        return [
+            self._test(ABOVE_CHANCE, key, len(keys), value=value, p_value=p, p_adjusted=a)
+            for key, value, p, a in columns
+        ]
+
+    def _above_constant(self) -> list[Test]:
+        """One-sided, by sign flips over pictures; Holm over the keys."""
+        scoring, found = self._scoring, []
+        for trials in self._trials.values():
+            rows = scoring.rows(trials[0], "test")
+            floor = scoring.row_scores([constant(self._bench, rows)], rows)
+            found.append(difference(scoring.row_scores(trials, rows), floor, scoring.draws(rows), scoring.level))
+        adjusted = holm(np.asarray([one.p_greater for one in found])).tolist()
+        return [
+            self._test(FLOOR, key, len(found), other=CONSTANT, p_value=one.p_greater, p_adjusted=p, **numbers(one))
+            for key, one, p in zip(self._trials, found, adjusted, strict=True)
+        ]
+
+    def _test(self, name: str, key: Key, size: int, **more: Any) -> Test:
+        verdict = WORDS[name] if more["p_adjusted"] <= ALPHA else ""
+        place = (f"{size} keys", self._trials[key][0].probe, key.position, str(key.site))
+        return Test(self._scoring.run, name, *place, verdict=verdict, **more)

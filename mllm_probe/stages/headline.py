@@ -1,0 +1,54 @@
+"""The measure that layers are compared by: what `sweep.metric` names, or what suits the labels."""
+
+import numpy as np
+
+from mllm_probe.errors import ConfigError, choices
+from mllm_probe.stages.bench import Bench
+from mllm_probe.stats.measures import METRICS
+
+AUTO, ACCURACY, BALANCED, NLL, R2 = "auto", "accuracy", "balanced_accuracy", "nll", "r2"
+TWO_LABELS = (BALANCED, "auroc", "average_precision")  # undefined where a split holds one label only
+MEASURES = (ACCURACY, *TWO_LABELS, NLL, R2)  # which may be chosen: each has a best constant answer and a score a row
+LOPSIDED = 0.1  # how far above 1 / C the commonest training label may lie
+
+
+def headline(bench: Bench) -> str:
+    """One of `measures.METRICS`. Raises ConfigError for a measure that these labels or this probe do not have."""
+    asked, kind = bench.ready.config.sweep.metric, bench.kind
+    if kind == "number":
+        found = R2 if asked == AUTO else asked
+    else:
+        found = (BALANCED if lopsided(bench) else ACCURACY) if asked == AUTO else asked
+    allowed = [name for name in METRICS[kind] if name in MEASURES]
+    if found not in allowed:
+        raise ConfigError(
+            f"sweep.metric={asked} does not measure task={bench.ready.task.name}, whose target is of kind {kind}; "
+            f"{choices(asked, [AUTO, *allowed])}"
+        )
+    if found == NLL and not bench.ready.probe.log_odds:
+        raise ConfigError(
+            f"sweep.metric=nll needs log-odds, which probe={bench.ready.probe.name} does not give; choose "
+            "probe=logistic or another measure"
+        )
+    if found in TWO_LABELS:
+        _check_labels(bench, found)
+    return found
+
+
+def lopsided(bench: Bench) -> bool:
+    """Whether the commonest label of the training rows, those of all seeds together, holds more than 1 / C + 0.1."""
+    rows = np.concatenate([bench.y[bench.split_of[seed] == "train"] for seed in bench.seeds])
+    counts = np.bincount(rows)
+    return bool(counts.max() > (1 / len(np.unique(bench.y)) + LOPSIDED) * counts.sum())
+
+
+def _check_labels(bench: Bench, metric: str) -> None:
+    for seed in bench.seeds:
+        for split in ("val", "test"):
+            found = np.unique(bench.y[bench.split_of[seed] == split])
+            if len(found) < 2:
+                raise ConfigError(
+                    f"{metric} needs two labels in every split, and {split} of seed {seed} has "
+                    f"{'none' if not len(found) else f'label {found[0]} only'}; take more pictures (data.n), or set "
+                    "sweep.metric=accuracy"
+                )
