@@ -35,7 +35,7 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="where to write; else a new folder in outputs/compare")
     where = "compare here only, may be repeated; else wherever all runs of a task were read"
     parser.add_argument("--position", action="append", default=[], metavar="NAME", help=where)
-    reference = "a run, by folder or label, that differences are taken to; else to the best"
+    reference = "a run, by folder or label, that differences are taken to; else to the first on the test rows"
     parser.add_argument("--baseline", metavar="RUN", help=reference)
     parser.add_argument("--anyway", action="store_true", help="runs on different data, too; no paired intervals")
     parser.add_argument("--parquet", action="store_true", help="compare.parquet beside compare.csv")
@@ -178,7 +178,7 @@ def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
     for row in rows:
         layer, value = f"{row.site} ({row.depth:.2f})", _bounded(row.value, row.low, row.high)
         gap = _bounded(row.difference, row.difference_low, row.difference_high)
-        add_row(table, row.label, layer, value, gap, "" if row.p_holm is None else f"{row.p_holm:.2g}")
+        add_row(table, row.label, layer, value, gap, "" if row.p_adjusted is None else f"{row.p_adjusted:.2g}")
     console = wide_console()
     console.print(table)
     curves = {run.label: run.curve(first.position) for run in runs}
@@ -193,9 +193,9 @@ def _said(rows: Sequence["Rank"], level: str) -> Iterator[str]:
         yield f"may be the best ({level}): {', '.join(among)}"
     else:
         yield "not all were tested on the same decisions, so it is not said which may be the best"
-    if any(row.difference is not None for row in rows):
-        tested = f"{rows[0].n} test decisions on {rows[0].n_groups} pictures"
-        yield f"differences to {rows[0].reference}, p corrected by Holm; {tested}"
+    if family := next((row.family for row in rows if row.family), ""):
+        yield f"differences to {rows[0].reference}: {rows[0].n} test decisions on {rows[0].n_groups} pictures"
+        yield f"their intervals and p hold for {family} together"
 
 
 def _bounded(value: float | None, low: float | None, high: float | None) -> str:

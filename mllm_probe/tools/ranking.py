@@ -5,8 +5,9 @@ difference is taken decision by decision, with pictures as the unit.
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,18 @@ import numpy as np
 
 from mllm_probe.paths import replacing
 from mllm_probe.report.predictions import load_logits
-from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.paired import Difference, difference, row_scores
+from mllm_probe.stats.bootstrap import Resamples, picture_sums
+from mllm_probe.stats.flips import max_t_flips
+from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.peak import contenders
-from mllm_probe.stats.permutation import holm
 from mllm_probe.tools.runs import FinishedRun
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One row of ranking.csv. `difference` is this run minus `reference`, with interval, sign-flip p and p after Holm
-    over the runs of the position; they are None where the two were not tested on the same decisions. `may_be_best`:
-    the run is in the set that holds the truly best one with probability `ci_level`."""
+    """One row of ranking.csv. `difference` is this run minus `reference`, with interval, sign-flip p and p adjusted
+    over `family` (see `against`); they are None where the two were not tested on the same decisions. `may_be_best`: the
+    run is in the set that holds the truly best one with probability `ci_level`."""
 
     task: str
     position: str
@@ -46,7 +47,8 @@ class Rank:
     difference_low: float | None = None
     difference_high: float | None = None
     p_value: float | None = None
-    p_holm: float | None = None
+    p_adjusted: float | None = None
+    family: str = ""
     may_be_best: bool | None = None
 
 
@@ -84,17 +86,38 @@ def ranking(runs: Sequence[FinishedRun], position: str, baseline: str | None = N
     names = [run.label for run in ordered]
     reference = names[0] if baseline is None else baseline
     rows = [_row(run, position, i + 1, reference) for i, run in enumerate(ordered)]
-    tested = dict(zip(names, (_Tested.of(run, position) for run in ordered), strict=True))
-    paired = {name: one for name, one in tested.items() if one.alike(tested[reference])}
-    draws = Resamples(tested[reference].groups)
+    tested = {run.label: _Tested.of(run, position) for run in ordered}
+    paired = {name: one.scores for name, one in tested.items() if one.alike(tested[reference])}
+    draws, level = Resamples(tested[reference].groups), rows[0].ci_level
     if len(paired) == len(rows):
-        among = contenders(np.stack([tested[name].scores for name in names]), draws, rows[0].ci_level)
+        among = contenders(np.stack(list(paired.values())), draws, level)
         rows = [replace(row, may_be_best=i in among.layers) for i, row in enumerate(rows)]
-    del paired[reference]
-    differences = [difference(o.scores, tested[reference].scores, draws, rows[0].ci_level) for o in paired.values()]
-    corrected = holm(np.asarray([found.p for found in differences]))
-    judged = {name: _told(*found) for name, *found in zip(paired, differences, corrected.tolist(), strict=True)}
+    judged = against(paired, reference, draws, level, picked=baseline is None)
     return [replace(row, **judged.get(row.label, {})) for row in rows]
+
+
+def against(
+    scores: Mapping[str, np.ndarray], reference: str, draws: Resamples, level: float, picked: bool
+) -> dict[str, dict[str, Any]]:
+    """{run: the columns of Rank about its difference to the reference}, of scores [N] by run.
+
+    Adjusted p (max-T over sign flips by picture) and intervals (Bonferroni) hold for a family together: the runs held
+    against a reference that was named beforehand. A reference `picked` for its value on these very rows could have been
+    any run, and is ahead by luck where all are equal: then the family is all pairs of runs.
+    """
+    others = [name for name in scores if name != reference]
+    if not others:
+        return {}
+    pairs = [(name, reference) for name in others] + (list(combinations(others, 2)) if picked else [])
+    family = f"all pairs of {len(scores)} runs" if picked else f"all runs against {reference}"
+    gaps = np.stack([scores[one] - scores[other] for one, other in pairs])
+    found = max_t_flips(picture_sums(draws.member, draws.size, gaps.T).T)
+    judged = {}
+    for name, p, adjusted in zip(others, found.p.tolist(), found.p_adjusted.tolist(), strict=False):
+        gap = difference(scores[name], scores[reference], draws, 1 - (1 - level) / len(pairs))
+        bounds = {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
+        judged[name] = {**bounds, "p_value": p, "p_adjusted": adjusted, "family": family}
+    return judged
 
 
 def _row(run: FinishedRun, position: str, rank: int, reference: str) -> Rank:
@@ -102,11 +125,6 @@ def _row(run: FinishedRun, position: str, rank: int, reference: str) -> Rank:
     names = ("metric", "site", "depth", "value", "low", "high", "ci_level", "n", "n_groups")
     copied: dict[str, Any] = {name: getattr(chosen, name) for name in names}
     return Rank(run.task, position, rank=rank, label=run.label, run=chosen.run, reference=reference, **copied)
-
-
-def _told(found: Difference, p_holm: float) -> dict[str, Any]:
-    bounds = {"difference": found.value, "difference_low": found.low, "difference_high": found.high}
-    return {**bounds, "p_value": found.p, "p_holm": p_holm}
 
 
 def save_ranking(path: Path, rows: Sequence[Rank]) -> None:
