@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+BY_DESIGN = "by design"  # the family of a row whose value can be no other, and the verdict of a test of it
 NOT_APPLICABLE = "not_applicable"  # the metric of a row that says: this control has no such position
 
 

@@ -138,7 +138,9 @@ def check_paired(whole: pd.DataFrame, tests: pd.DataFrame) -> None:
         assert row.value == pytest.approx(values["", site, position] - against)
     assert set(found.loc["random_weights"].family) == set(found.loc["random_weights_3"].family)
     top = found.xs(("lm.08", "last"), level=("site", "position"))
-    assert (top.verdict == "above").all() and set(top.index) == {*LAYERED, *FLOORS}
+    assert set(top.index) == {*LAYERED, *FLOORS}
+    assert set(top[top.verdict == "above"].index) == {"shuffled_picture", *DRAWS}
+    assert set(top[top.verdict == "by design"].index) == {"text_only", "blank_picture", *FLOORS}
 
 
 def check_missing(whole: pd.DataFrame) -> None:

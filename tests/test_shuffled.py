@@ -58,7 +58,7 @@ def folds_label(film: str) -> int:
 
 
 def test_pictures_that_look_alike_are_a_group_whatever_the_task_calls_it() -> None:
-    """splits.unit=row makes a group of every row, and folds cut through pictures; the pictures' own groups still hold."""
+    """splits.unit=row makes a group of every row and cuts through pictures; the pictures' own groups still hold."""
     examples, film_of = films([4] * 6, folds=1, texts=2)
     rows = tuple(replace(d, group=d.uid) for d in examples.decisions)
     byrow = replace(examples, decisions=rows, folds={d.uid: i % 3 for i, d in enumerate(rows)})
@@ -69,7 +69,7 @@ def test_pictures_that_look_alike_are_a_group_whatever_the_task_calls_it() -> No
 
 def test_equal_bytes_are_one_picture() -> None:
     """Two files with one digest: neither serves as the other."""
-    examples, film_of = films([1] * 6, folds=1)
+    examples, _ = films([1] * 6, folds=1)
     first = examples.samples[0]
     twin = replace(first, uid="twin", images=(Path("copy.png"),), text="question 1")
     decision = replace(examples.decisions[0], uid="twin!", sample="twin")

@@ -45,7 +45,7 @@ def save_summary(
         "skipped": list(ready.collection.skipped),
         "samples": len(ready.examples.samples),
         "decisions": len(ready.examples.decisions),
-        "chosen": {p: chosen for p in positions if (chosen := _chosen(headline, p))},
+        "chosen": {p: chosen for p in positions if p not in more["by_design"] and (chosen := _chosen(headline, p))},
         "baselines": {s.control or s.probe: s.value for s in headline if not s.site and _is_final(s)},
         "unconverged": sum(not s.converged for s in headline if s.seed != "all" and s.split == "test"),
         "provenance": ready.store.provenance(),

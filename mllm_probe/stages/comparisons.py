@@ -6,20 +6,23 @@ from typing import Any
 from mllm_probe.protocols import Reporter
 from mllm_probe.score import Score
 from mllm_probe.stages.bench import Trial
+from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.controls import Controls
 from mllm_probe.stages.floors import Floors
 from mllm_probe.stages.gains import Gains
-from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import Test, Verdicts
+from mllm_probe.stages.readout import Source
+from mllm_probe.stages.scoring import Scoring, tested
+from mllm_probe.stages.verdicts import Test, Verdicts, p_values
 from mllm_probe.stats.hypotheses import Curve
 
 
 class Comparisons:
     """Trials are given key by key; each comparison keeps what it needs of them."""
 
-    def __init__(self, scoring: Scoring) -> None:
-        self._floors, self._verdicts = Floors(scoring), Verdicts(scoring)
-        self._controls, self._gains = Controls(scoring), Gains(scoring)
+    def __init__(self, scoring: Scoring, source: Source) -> None:
+        self._scoring, self._design = scoring, ByDesign.of(scoring.bench, source)
+        self._floors, self._verdicts = Floors(scoring, self._design), Verdicts(scoring, self._design)
+        self._controls, self._gains = Controls(scoring, self._design), Gains(scoring)
 
     @property
     def curves(self) -> Mapping[str, Curve]:
@@ -39,7 +42,13 @@ class Comparisons:
         layers, shapes = self._verdicts.tests(scores)
         gained, integrations = self._gains.tests()
         tests = [*self._floors.tests(reporter), *layers, *self._controls.tests(), *gained]
-        return tests, {"verdicts": shapes, "gap": _gap(tests), **integrations}
+        said = {"verdicts": shapes, "gap": _gap(tests), "by_design": self._design.names(), **integrations}
+        return tests, said
+
+    def tested(self, scores: Sequence[Score], tests: Sequence[Test]) -> list[Score]:
+        """The rows with what was found of layers and what is by design filled in."""
+        metric = self._scoring.headline
+        return self._design.marked(tested(scores, p_values(tests), metric), metric)
 
 
 def _gap(tests: Sequence[Test]) -> dict[str, Any] | None:

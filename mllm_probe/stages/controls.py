@@ -3,14 +3,17 @@
 Reads held-out predictions; fits nothing again. The results are rows of tests.csv.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from mllm_probe.score import BY_DESIGN
 from mllm_probe.settings import drawn_from
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Trial
+from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.gains import signed
 from mllm_probe.stages.prepared import FLOORS
 from mllm_probe.stages.scoring import Scoring
@@ -31,12 +34,13 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A layer and what it is held against, on the same decisions."""
+    """A layer and what it is held against, on the same decisions; `designed`: either can be no other number."""
 
     key: Key
     control: str
     real: _Arm
     other: _Arm
+    designed: bool
 
     @property
     def gap(self) -> np.ndarray:
@@ -46,8 +50,8 @@ class _Pair:
 class Controls:
     """The trials of the layers and of the controls with activations of their own, reduced to one score per test row."""
 
-    def __init__(self, scoring: Scoring) -> None:
-        self._scoring, self._bench = scoring, scoring.bench
+    def __init__(self, scoring: Scoring, design: ByDesign) -> None:
+        self._scoring, self._bench, self._design = scoring, scoring.bench, design
         self._arms: dict[str, dict[Key, _Arm]] = {name: {} for name in ("", *self._names)}
 
     @property
@@ -67,35 +71,40 @@ class Controls:
         families: dict[str, list[_Pair]] = {}
         for name in self._names:
             families.setdefault(drawn_from(name), []).extend(self._pairs(name))
-        return [test for name, pairs in families.items() if pairs for test in self._family(name, pairs)]
+        return [test for name, pairs in families.items() for test in self._family(name, pairs)]
 
     def _pairs(self, name: str) -> list[_Pair]:
         """Site by site; a picture tower by itself is held against every layer of the language model."""
-        real, shown = self._arms[""], self._arms[name]
-        beside: Mapping[Key, _Arm] = shown
+        real, shown, design = self._arms[""], self._arms[name], self._design
+        places = [(key, key) for key in shown if key in real]
         if name in FLOORS:
-            beside = {key: floor for key in real if key.site.tower == "lm" for floor in shown.values()}
+            places = [(key, floor) for floor in shown for key in real if key.site.tower == "lm"]
         return [
-            _Pair(key, name, real[key], other)
-            for key, other in beside.items()
-            if key in real and np.array_equal(real[key].read, other.read)
+            _Pair(key, name, real[key], shown[its], design.has("", key) or design.has(name, its))
+            for key, its in places
+            if np.array_equal(real[key].read, shown[its].read)
         ]
 
     def _family(self, name: str, pairs: Sequence[_Pair]) -> list[Test]:
-        bench, draws = self._bench, len({pair.control for pair in pairs})
-        found = max_t_flips(self._sums(pairs), bench.ready.config.sweep.permutations)
+        """Pairs of which one arm can be no other number are told, and tested neither alone nor with the others."""
+        rows = [self._row(BY_DESIGN, pair, verdict=BY_DESIGN) for pair in pairs if pair.designed]
+        pairs = [pair for pair in pairs if not pair.designed]
+        if not pairs:
+            return rows
+        draws = len({pair.control for pair in pairs})
         family = f"{name}, {len({pair.key for pair in pairs})} keys" + f" x {draws} draws" * (draws > 1)
-        return [
-            self._row(family, pair, float(p), float(adjusted))
-            for pair, p, adjusted in zip(pairs, found.p, found.p_adjusted, strict=True)
-        ]
+        found = max_t_flips(self._sums(pairs), self._bench.ready.config.sweep.permutations)
+        for pair, p, adjusted in zip(pairs, found.p.tolist(), found.p_adjusted.tolist(), strict=True):
+            verdict = signed(float(pair.gap.mean()), adjusted)
+            rows.append(self._row(family, pair, p_value=p, p_adjusted=adjusted, verdict=verdict))
+        return rows
 
     def _sums(self, pairs: Sequence[_Pair]) -> np.ndarray:
         """Differences added up by picture [K, G]."""
         groups = np.unique(self._bench.groups, return_inverse=True)[1]
         return np.stack([np.bincount(groups[pair.real.read], pair.gap, groups.max() + 1) for pair in pairs])
 
-    def _row(self, family: str, pair: _Pair, p: float, adjusted: float) -> Test:
+    def _row(self, family: str, pair: _Pair, **more: Any) -> Test:
         draws = self._scoring.draws(pair.real.read)
         one = difference(pair.real.rows, pair.other.rows, draws, self._scoring.level, permutations=1)
         return Test(
@@ -106,11 +115,9 @@ class Controls:
             pair.key.position,
             str(pair.key.site),
             pair.control,
-            one.value,
-            one.low,
-            one.high,
-            p,
-            adjusted,
-            one.detectable,
-            signed(one.value, adjusted),
+            value=one.value,
+            low=one.low,
+            high=one.high,
+            detectable=one.detectable,
+            **more,
         )

@@ -13,9 +13,10 @@ import numpy as np
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.protocols import Reporter
-from mllm_probe.score import Score
+from mllm_probe.score import BY_DESIGN, Score
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
+from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.headline import MEASURES
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.verdicts import ALPHA, Test, numbers
@@ -47,15 +48,17 @@ def constant(bench: Bench, rows: np.ndarray) -> Trial:
 class Floors:
     """The real trials of a sweep, key by key, held against both."""
 
-    def __init__(self, scoring: Scoring) -> None:
-        self._scoring, self._bench = scoring, scoring.bench
+    def __init__(self, scoring: Scoring, design: ByDesign) -> None:
+        self._scoring, self._bench, self._design = scoring, scoring.bench, design
         self._trials: dict[Key, list[Trial]] = {}
+        self._known: dict[Key, list[Trial]] = {}
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Of anything but real labels on the rows of one key nothing is kept."""
         real = [trial for trial in trials if trial.key and not trial.control and trial.features == "single"]
         if real and real[0].key:
-            self._trials[real[0].key] = real
+            kept = self._known if self._design.has("", real[0].key) else self._trials
+            kept[real[0].key] = real
 
     def scores(self) -> list[Score]:
         """The best constant answer to all test questions by each measure. No interval: nothing was drawn."""
@@ -70,7 +73,7 @@ class Floors:
         for key, trials in self._trials.items():
             families.setdefault(self._scoring.rows(trials[0], "test").tobytes(), []).append(key)
         found = [test for keys in families.values() for test in self._above_chance(keys, reporter)]
-        return [*found, *self._above_constant()]
+        return [*found, *self._above_constant(), *self._by_design()]
 
     def _above_chance(self, keys: Sequence[Key], reporter: Reporter) -> list[Test]:
         """Max-T over every key that reads the same decisions; nearly always these are all."""
@@ -102,6 +105,23 @@ class Floors:
         return [
             self._test(FLOOR, key, len(found), other=CONSTANT, p_value=one.p_greater, p_adjusted=p, **numbers(one))
             for key, one, p in zip(self._trials, found, adjusted, strict=True)
+        ]
+
+    def _by_design(self) -> list[Test]:
+        """Keys that can score nothing else are told, and in no family."""
+        run, scoring = self._scoring.run, self._scoring
+        return [
+            Test(
+                run,
+                ABOVE_CHANCE,
+                BY_DESIGN,
+                trials[0].probe,
+                key.position,
+                str(key.site),
+                value=scoring.measured(scoring.row_scores(trials, scoring.rows(trials[0], "test"))),
+                verdict=BY_DESIGN,
+            )
+            for key, trials in self._known.items()
         ]
 
     def _test(self, name: str, key: Key, size: int, **more: Any) -> Test:

@@ -90,8 +90,8 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     for control, facts in ready.told.items():
         if own := facts.get("own_group"):
             reporter.note(
-                f"{control}: {100 * own:.0f} % of rows are shown a picture of their own group, since more than half of the "
-                "pictures of a fold are one group"
+                f"{control}: {100 * own:.0f} % of rows are shown a picture of their own group, since more than half "
+                "of the pictures of a fold are one group"
             )
     return ready
 

@@ -26,6 +26,7 @@ from mllm_probe.stages.analyses import Analyses, check_analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
+from mllm_probe.stages.by_design import QUESTION_ONLY
 from mllm_probe.stages.comparisons import Comparisons
 from mllm_probe.stages.examples import save_examples
 from mllm_probe.stages.guards import Guards
@@ -36,16 +37,15 @@ from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import FLOORS, OPTIONAL, Prepared, filled
 from mllm_probe.stages.readout import Readout, Source
-from mllm_probe.stages.scoring import Scoring, tested
+from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.subsets import Subsets
-from mllm_probe.stages.verdicts import p_values, save_tests
+from mllm_probe.stages.verdicts import save_tests
 from mllm_probe.stats.hypotheses import Curve
 from mllm_probe.types import LayerData
 
 if TYPE_CHECKING:
     import torch
 
-QUESTION_ONLY = "question_only"
 BASELINES = 2  # question-only and majority, in every run
 
 
@@ -86,9 +86,10 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     started, bench, source = time.monotonic(), Bench(ready), Source(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
-    comparisons, guards = Comparisons(scoring), Guards(bench, reporter)
+    guards = Guards(bench, reporter)
     guards.question()
     guards.vectors(source)
+    comparisons = Comparisons(scoring, source)
     scores: list[Score] = []
     remarks: dict[str, list[str]] = {}
     for done, (trials, rows) in enumerate(_per_key(bench, source, scoring, parts)):
@@ -102,7 +103,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     _tell(remarks, bench, source, reporter)
     scores += comparisons.floors()
     tests, compared = comparisons.tests(scores, reporter)
-    scores = tested(scores, p_values(tests), scoring.headline)
+    scores = comparisons.tested(scores, tests)
     save_tests(paths.tests, tests)
     table.replace(scores)
     _save(bench, parts, paths)

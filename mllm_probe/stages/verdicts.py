@@ -17,6 +17,7 @@ from mllm_probe.score import Score
 from mllm_probe.sites import Key
 from mllm_probe.stages.answers import ZERO_SHOT
 from mllm_probe.stages.bench import Trial
+from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.hypotheses import FEWEST, Curve
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
@@ -30,6 +31,8 @@ ALPHA = 0.05
 @dataclass(frozen=True)
 class Test:
     """One row of tests.csv.
+
+    The verdict `by design` stands where no other value is possible: such a row has no p and is in no family.
 
     `test`: above_chance (a layer against permuted labels; p_adjusted by max-T over the family), floor (a layer against
     the best constant answer, one-sided; p_adjusted by Holm), contender (a layer that
@@ -59,8 +62,8 @@ class Test:
 class Verdicts:
     """The real trials of a sweep, key by key, reduced to one score per test row."""
 
-    def __init__(self, scoring: Scoring) -> None:
-        self._scoring, self._bench = scoring, scoring.bench
+    def __init__(self, scoring: Scoring, design: ByDesign) -> None:
+        self._scoring, self._bench, self._design = scoring, scoring.bench, design
         self._rows: dict[Key, np.ndarray] = {}
         self._read: dict[Key, np.ndarray] = {}
         self._probe = ""
@@ -86,7 +89,7 @@ class Verdicts:
         said: dict[str, Any] = {}
         for position in dict.fromkeys(key.position for key in self._rows):
             keys = [k for k in self._rows if k.position == position and k.site.tower == "lm" and k.site.part == "block"]
-            if len(keys) > 1:
+            if len(keys) > 1 and not all(self._design.has("", key) for key in keys):
                 rows, line = self._position(keys, scores)
                 found += rows
                 said[position] = line
@@ -176,7 +179,7 @@ def numbers(found: Difference) -> dict[str, float]:
 
 def p_values(tests: Sequence[Test]) -> Mapping[str, tuple[float, float, str]]:
     """{key: (p, p after Holm, family)} of the layers that were tested against chance."""
-    rows = [test for test in tests if test.test == "above_chance"]
+    rows = [test for test in tests if test.test == "above_chance" and test.p_value is not None]
     raw = np.asarray([test.p_value for test in rows])
     return {
         f"{test.site}@{test.position}": (float(p), float(corrected), test.family)

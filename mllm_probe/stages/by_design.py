@@ -1,0 +1,106 @@
+"""Which scores of a sweep can be no other number, whatever the model: found in the stored rows, not in a task's name.
+
+Such scores are marked in scores.csv and tests.csv, named once in summary.json, and evidence of nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mllm_probe.score import BY_DESIGN, Score
+from mllm_probe.sites import Key
+from mllm_probe.stages.bench import Bench
+from mllm_probe.stages.prepared import FLOORS
+from mllm_probe.stages.readout import Readout, Source
+from mllm_probe.stats.design import nothing_to_know
+
+if TYPE_CHECKING:
+    import torch
+
+QUESTION_ONLY = "question_only"
+Place = tuple[str, Key | None]  # control (empty: the real run) and key (None: a baseline)
+
+
+@dataclass(frozen=True)
+class ByDesign:
+    """`found`: why each control and key that was read knows nothing, None where it may know something."""
+
+    found: Mapping[Place, str | None]
+
+    @classmethod
+    def of(cls, bench: Bench, source: Source) -> "ByDesign":
+        """Reads the test rows of every key, of the whole spans only where their first tokens do not tell."""
+        texts, test = np.asarray(bench.texts), bench.test
+        asked = nothing_to_know(texts[test], bench.y[test], bench.groups[test])
+        found: dict[Place, str | None] = {(QUESTION_ONLY, None): asked}
+        for each in (source, *map(Source, bench.ready.variants)):
+            for key in each.ready.keys:
+                if each.holds(key):
+                    found[each.ready.control, key] = _at(bench, each.readout(key))
+        return cls(found)
+
+    def has(self, control: str, key: Key | None) -> bool:
+        return self.found.get((control, key)) is not None
+
+    def names(self) -> dict[str, str]:
+        """{what to call it: why}: a position, a control, or one of either where the others know something.
+
+        Where the real run can know nothing, nothing more is said of its controls.
+        """
+        said: dict[str, str] = {}
+        for control in dict.fromkeys(control for control, _ in self.found):
+            own = [key for name, key in self.found if name == control and not self._implied(control, key)]
+            if control and own and all(self.has(control, key) for key in own):
+                said[control] = str(self.found[control, own[0]])
+                continue
+            for position in dict.fromkeys(key.position for key in own if key):
+                here = [key for key in own if key and key.position == position]
+                whole = all(self.has(control, key) for key in here)
+                for key in here:
+                    if self.has(control, key):
+                        place = position if whole else str(key)
+                        said[f"{control} at {place}" if control else place] = str(self.found[control, key])
+        return said
+
+    def marked(self, scores: Sequence[Score], metric: str) -> list[Score]:
+        """The headline rows over seeds that these are, with the family `by design`."""
+        places = {(control, str(key or "")) for (control, key), why in self.found.items() if why}
+        return [
+            replace(row, family=BY_DESIGN)
+            if row.seed == "all"
+            and row.metric == metric
+            and row.features in ("single", "words")
+            and not row.subset
+            and (row.control, f"{row.site}@{row.position}" if row.site else "") in places
+            else row
+            for row in scores
+        ]
+
+    def _implied(self, control: str, key: Key | None) -> bool:
+        return bool(control) and control not in FLOORS and self.has("", key)
+
+
+def _at(bench: Bench, readout: Readout) -> str | None:
+    """Of the test decisions that a key is read for."""
+    tested = np.flatnonzero(bench.test[readout.who])
+    rows, bounds = readout.data.rows, readout.data.bounds
+    starts = tested if bounds is None else bounds[tested]
+    why = _why(bench, readout, tested, [rows[i : i + 1] for i in starts.tolist()])
+    if why is None or bounds is None:
+        return why
+    return _why(bench, readout, tested, [rows[bounds[i] : bounds[i + 1]] for i in tested.tolist()])
+
+
+def _why(bench: Bench, readout: Readout, tested: np.ndarray, read: Iterable["torch.Tensor"]) -> str | None:
+    """Rows that one output of a probe reads are alike where their numbers are equal."""
+    heads = [0] * len(tested) if readout.heads is None else readout.heads[tested].tolist()
+    seen: dict[tuple[int, bytes], int] = {}
+    codes = [
+        seen.setdefault((head, blake2b(state.float().numpy().tobytes()).digest()), len(seen))
+        for head, state in zip(heads, read, strict=True)
+    ]
+    who = readout.who[tested]
+    return nothing_to_know(np.asarray(codes), bench.y[who], bench.groups[who])
