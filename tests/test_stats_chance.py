@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss, roc_auc_score
 
 from mllm_probe.stats.chance import statistic
+from mllm_probe.stats.measures import measure, weighed_alike
 from mllm_probe.stats.permutation import max_t
 
 N = 60
@@ -53,3 +55,22 @@ def test_rare_positives_are_found_where_accuracy_sees_nothing(metric: str) -> No
     plain = max_t(statistic("accuracy", z, y, "binary"), y, groups, order, permutations=499)
     found = max_t(statistic(metric, z + shift, y, "binary"), y, groups, order, permutations=499)
     assert plain.p_adjusted[1] > 0.05 and found.p_adjusted[1] <= 0.01 < found.p_adjusted[0]
+
+
+def test_a_rare_label_is_never_answered_unless_labels_are_weighed_alike() -> None:
+    """The figures of docs/probing.md: 9.6 % positives that a probe ranks well and to which it says no."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(20):
+        y = (rng.random(700) < 0.096).astype(int)
+        x = rng.normal(size=(700, 32)) + 2.1 * y[:, None] * (np.arange(32) == 0)
+        train, truth = slice(500), y[500:]
+        z = LogisticRegression(C=0.02).fit(x[train], y[train]).decision_function(x[500:])
+        alike = weighed_alike(z, np.log([1 - y[train].mean(), y[train].mean()]), "binary")
+        share = y[train].mean()
+        assert measure("balanced_accuracy", alike, truth)[0] == pytest.approx(
+            balanced_accuracy_score(truth, 1 / (1 + np.exp(-z)) > share)
+        )
+        found.append(
+            [measure("auroc", z, truth)[0], *(measure("balanced_accuracy", one, truth)[0] for one in (z, alike))]
+        )
+    assert np.mean(found, axis=0).round(2).tolist() == [0.9, 0.53, 0.82]
