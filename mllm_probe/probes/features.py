@@ -3,7 +3,7 @@
 Letters in shapes: n rows in use, D width, P problems, S splits. Knows no label.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -28,8 +28,9 @@ def chunks(data: LayerData, dtype: torch.dtype = torch.float64) -> Iterator[tupl
 class Features:
     """The rows `used` [N] of a layer, each column with mean 0 and standard deviation 1 over them.
 
-    Kept as float32 where that fits `compute.memory`, else read from `data.rows` for every product; products in float64
-    convert chunk by chunk. A split's own standardisation is a factor per column on top, since an intercept is free.
+    Kept as float32 where that fits `compute.memory`, and as float64 beside it where both do; what is not kept is read
+    from `data.rows` for every product. A split's own standardisation is a factor per column on top, since an intercept
+    is free.
     Raises ProbeError where a value is not finite.
     """
 
@@ -37,25 +38,29 @@ class Features:
         self._data, self.used = data, used
         self._used = torch.from_numpy(used)
         self.n, self.width, self.device = int(used.sum()), data.width, data.compute.device
-        self._held: torch.Tensor | None = None
+        self._held: dict[torch.dtype, torch.Tensor] = {}
         self._mean, self._scale = self._moments()
         if self.n * self.width * 4 <= data.compute.memory:
-            held = torch.empty(self.n, self.width, device=self.device)
-            for start, stop, x in self._chunks(torch.float32):
-                held[start:stop] = x
-            self._held = held
+            self._hold((torch.float32, torch.float64) if self.doubles(1) else (torch.float32,))
+
+    def _hold(self, dtypes: Sequence[torch.dtype]) -> None:
+        held = {dtype: torch.empty(self.n, self.width, dtype=dtype, device=self.device) for dtype in dtypes}
+        for start, stop, x in self._chunks(torch.float64):
+            for part in held.values():
+                part[start:stop] = x
+        self._held = held
 
     def doubles(self, copies: int) -> bool:
-        """Whether so many copies in float64 fit the memory beside what is held."""
+        """Whether so many copies in float64 fit the memory beside that in float32."""
         return self.n * self.width * (4 + 8 * copies) <= self._data.compute.memory
 
     def matrix(self) -> torch.Tensor:
-        """[n, D] float64, all of it."""
-        return torch.cat([x for _, _, x in self._chunks(torch.float64)])
+        """[n, D] float64, where that is kept."""
+        return self._held[torch.float64]
 
     @property
     def streamed(self) -> bool:
-        return self._held is None
+        return not self._held
 
     def _raw(self) -> Iterator[tuple[int, int, torch.Tensor]]:
         done = 0
@@ -66,15 +71,14 @@ class Features:
             done += len(kept)
 
     def _chunks(self, dtype: torch.dtype) -> Iterator[tuple[int, int, torch.Tensor]]:
-        if self._held is None:
+        if dtype in self._held:
+            step = self.n if dtype is torch.float32 else max(1, CHUNK_BYTES // (8 * self.width))
+            for start in range(0, self.n, step):
+                stop = min(self.n, start + step)
+                yield start, stop, self._held[dtype][start:stop]
+        else:
             for start, stop, x in self._raw():
                 yield start, stop, x.sub_(self._mean).div_(self._scale).to(dtype)
-        elif dtype is torch.float32:
-            yield 0, self.n, self._held  # type: ignore[misc]
-        else:
-            step = max(1, CHUNK_BYTES // (8 * self.width))
-            for start in range(0, self.n, step):
-                yield start, min(self.n, start + step), self._held[start : start + step].to(dtype)  # type: ignore[index]
 
     def times(self, weights: torch.Tensor) -> torch.Tensor:
         """[P, D] -> [P, n]. Problems lie along rows: a matrix product is several times faster so."""
@@ -120,6 +124,14 @@ class Features:
     def factors(self, scale: torch.Tensor) -> torch.Tensor:
         """[S, D]: what turns columns of this matrix into columns standardised by a split."""
         return torch.where(scale.isinf(), 0.0, self._scale.nan_to_num(posinf=0.0) / scale)
+
+    def lengths(self, mean: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Euclidean norms [S, n] of the rows as splits with these means and deviations [S, D] standardise them."""
+        factor, offset = self.factors(scale), (mean - self._mean) / scale
+        out = torch.empty(len(mean), self.n, dtype=torch.float64, device=self.device)
+        for start, stop, x in self._chunks(torch.float64):
+            out[:, start:stop] = factor.square() @ x.square().T - 2 * (factor * offset) @ x.T
+        return (out + offset.square().sum(1, keepdim=True)).clamp_min(0).sqrt()
 
     @property
     def mean(self) -> torch.Tensor:

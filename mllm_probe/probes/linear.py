@@ -5,7 +5,6 @@ What is common to logistic regression and ridge; they differ in the loss alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +13,23 @@ from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.basis import Basis
 from mllm_probe.probes.features import Features, chunks
 from mllm_probe.probes.losses import Loss
-from mllm_probe.probes.solver import Solution, Work, solve
+from mllm_probe.probes.solver import Solution, Work, finish, solve
 from mllm_probe.protocols import Fit
 from mllm_probe.types import LayerData, Problem
+
+SIGN, LARGEST = "sign", "largest"
+DECIDES = {"binary": SIGN, "labels": SIGN, "classes": LARGEST, "number": ""}
 
 
 @dataclass(frozen=True)
 class LinearFit:
-    """logits = ((x - mean) / scale) @ weights + intercept.
+    """logits = ((x - mean) / scale) @ weights + intercept; what may lie on either side at the optimum is a tie.
 
     mean and scale are [D] (scale is infinite where a column was constant); weights are [D] and intercept [1] for one
-    output, [C, D] and [C] for several.
+    output, [C, D] and [C] for several. `decides`: "sign", "largest" (of several), or nothing, for numbers.
+
+    A row x of standardised length |x| has logits (for the largest: margins) within `radius` (|x| + `reach`) of those
+    of the exact optimum, by `facts`. Where that does not settle a decision, logits are made equal, or 0.
     """
 
     mean: np.ndarray
@@ -32,9 +37,18 @@ class LinearFit:
     weights: np.ndarray
     intercept: np.ndarray
     facts: Mapping[str, float] = field(default_factory=dict)
+    decides: str = ""
 
     def __call__(self, data: LayerData) -> np.ndarray:
         return _together([self], data)[0]
+
+    def settled(self, logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Logits [N, C] of rows of these lengths [N] -> [N] or [N, C], ties where the optimum may decide otherwise."""
+        if self.decides:
+            doubt = self.facts["radius"] * (lengths + self.facts["reach"]) + self.facts["drift"]
+            top = logits.max(1, keepdims=True) if self.decides == LARGEST else 0.0
+            logits = np.where(np.abs(logits - top) <= doubt[:, None], top, logits)
+        return logits[:, 0] if self.weights.ndim == 1 else logits
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"mean": self.mean, "scale": self.scale, "weights": self.weights, "intercept": self.intercept}
@@ -47,12 +61,22 @@ def logits_of(fits: Sequence[Fit], data: LayerData) -> list[np.ndarray]:
 
 
 def _together(fits: Sequence[LinearFit], data: LayerData) -> list[np.ndarray]:
-    weights = [np.atleast_2d(fit.weights / fit.scale) for fit in fits]
-    offsets = [fit.intercept - w @ fit.mean for fit, w in zip(fits, weights, strict=True)]
-    moved = torch.from_numpy(np.concatenate(weights).T.copy()).to(data.compute.device)
-    logits = np.concatenate([(x @ moved).cpu().numpy() for _, _, x in chunks(data)]) + np.concatenate(offsets)
-    parts = np.split(logits, np.cumsum([len(w) for w in weights])[:-1], axis=1)
-    return [part[:, 0] if fit.weights.ndim == 1 else part for part, fit in zip(parts, fits, strict=True)]
+    """Columns are moved by the first fit's means: large ones cost no digits so."""
+    slopes = [np.atleast_2d(fit.weights / fit.scale) for fit in fits]
+    square, shift = np.stack([fit.scale**-2.0 for fit in fits]), np.stack([fit.mean - fits[0].mean for fit in fits])
+    first, second, origin = (
+        torch.from_numpy(np.ascontiguousarray(part)).to(data.compute.device)
+        for part in (np.concatenate([*slopes, -2 * square * shift]).T, square.T, fits[0].mean)
+    )
+    products = []
+    for _, _, x in chunks(data):
+        x = x - origin
+        products.append(torch.cat([x @ first, x.square() @ second], 1).cpu().numpy())
+    ends = np.cumsum([len(w) for w in slopes] + [len(fits)])
+    *logits, across, squares = np.split(np.concatenate(products), ends, axis=1)
+    lengths = (squares + across + (square * shift**2).sum(1)).clip(0) ** 0.5
+    each = zip(fits, slopes, shift, logits, lengths.T, strict=True)
+    return [fit.settled(z + fit.intercept - w @ moved, length) for fit, w, moved, z, length in each]
 
 
 def check_lambdas(lambdas: Sequence[float]) -> None:
@@ -120,38 +144,57 @@ class _Batch:
         )
         solution = solve(self._features, self._basis, work)
         held_out = loss.at(solution.logits, work.target, val.repeat_interleave(each, 0))[0]
-        held_out = held_out.reshape(len(problems), labels, each)
-        chosen = _first_best(held_out.mean(1))
-        splits_of = ((mean[i] - self._features.mean, mean[i], scale[i]) for i in which.tolist())
-        return [
-            self._frozen(solution, (i, labels, int(chosen[i])), held_out[i], split) for i, split in enumerate(splits_of)
-        ]
+        chosen = _first_best(held_out.reshape(len(problems), labels, each).mean(1))
+        rows = torch.arange(len(target), device=device) * each + chosen.repeat_interleave(labels)
+        final = finish(self._features, self._basis, work.pick(rows), solution.pick(rows))
+        lost = loss.at(final.logits, target, val)[0]
+        longest = (self._features.lengths(mean, scale) * splits).amax(1)
+        fits = []
+        for i, problem in enumerate(problems):
+            split, mine = which[i], slice(i * labels, (i + 1) * labels)
+            path = solution.converged[i * labels * each : (i + 1) * labels * each]
+            facts = {
+                "lambda": self._strengths[int(chosen[i])],
+                "converged": float(path.all()),
+                "val_loss": float(lost[mine].mean()),
+                "constant_columns": float(scale[split].isinf().sum()),
+                **_certified(final.pick(mine), float(longest[split])),
+            }
+            moved = mean[split] - self._features.mean
+            fits.append(_frozen(final.pick(mine), (moved, mean[split], scale[split]), facts, DECIDES[problem.kind]))
+        return fits
 
-    def _frozen(
-        self,
-        solution: Solution,
-        place: tuple[int, int, int],
-        held_out: torch.Tensor,
-        split: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    ) -> LinearFit:
-        """The chosen strength's solution, with the intercept that belongs to the split's own mean."""
-        (problem, labels, chosen), (moved, mean, scale), each = place, split, len(self._strengths)
-        path = slice(problem * labels * each, (problem + 1) * labels * each)
-        rows = torch.arange(labels, device=mean.device) * each + chosen + path.start
-        weights = solution.weights[rows].flatten(0, 1) * scale.isfinite()  # no weight for nothing
-        intercept = solution.intercept[rows].flatten() + (weights / scale) @ moved
-        facts: dict[str, Any] = {
-            "lambda": self._strengths[chosen],
-            "converged": float(solution.converged[path].all()),
-            "objective": float(solution.objective[rows].mean()),
-            "gradient": float(solution.gradient[rows].max()),
-            "gap": float(solution.gap[rows].max()),
-            "iterations": float(solution.steps[rows].max()),
-            "val_loss": float(held_out[:, chosen].mean()),
-            "constant_columns": float(scale.isinf().sum()),
-        }
-        kept = weights[0] if len(weights) == 1 else weights
-        return LinearFit(_numpy(mean), _numpy(scale), _numpy(kept), _numpy(intercept), facts)
+
+def _certified(found: Solution, longest: float) -> dict[str, float]:
+    """What the solutions of a problem's outputs say of themselves; `longest` is the length of its longest training row.
+
+    Along the way from the weights found to the optimum's, each row moves by at most its length times the way. The
+    intercept follows as a weighted mean of the training rows' moves. Of C classes it is the difference of two logits
+    that counts: weights of two classes move by at most sqrt(2) times the way, and the intercepts, sorted, part by at
+    most the largest move of a row between one and the next, C - 1 times in all.
+    """
+    several = found.weights.shape[1]
+    apart, between = (2**0.5, several - 1) if several > 1 else (1.0, 1)
+    return {
+        "objective": float(found.objective.mean()),
+        "gradient": float(found.gradient.max()),
+        "gap": float(found.gap.max()),
+        "radius": apart * float(found.radius.max()),
+        "reach": between * longest,
+        "drift": 2 * float(found.drift.max()),
+        "iterations": float(found.steps.max()),
+    }
+
+
+def _frozen(
+    found: Solution, split: tuple[torch.Tensor, torch.Tensor, torch.Tensor], facts: Mapping[str, float], decides: str
+) -> LinearFit:
+    """The solution with the intercept that belongs to the split's own mean."""
+    moved, mean, scale = split
+    weights = found.weights.flatten(0, 1) * scale.isfinite()  # no weight for nothing
+    intercept = found.intercept.flatten() + (weights / scale) @ moved
+    kept = weights[0] if len(weights) == 1 else weights
+    return LinearFit(_numpy(mean), _numpy(scale), _numpy(kept), _numpy(intercept), facts, decides)
 
 
 def _numpy(values: torch.Tensor) -> np.ndarray:

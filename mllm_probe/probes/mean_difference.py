@@ -16,9 +16,9 @@ from mllm_probe.probes.basis import Basis
 from mllm_probe.probes.checks import check_problems
 from mllm_probe.probes.contrast import Contrast
 from mllm_probe.probes.features import Features
-from mllm_probe.probes.linear import LinearFit
+from mllm_probe.probes.linear import SIGN, LinearFit
 from mllm_probe.probes.losses import Squared
-from mllm_probe.probes.solver import Work, solve
+from mllm_probe.probes.solver import Solution, Work, finish, solve
 from mllm_probe.types import LayerData, Problem
 
 
@@ -64,18 +64,21 @@ class MeanDifference:
             if basis is None:
                 weights = contrast.delta / scale
                 intercept = -(weights * (contrast.middle - contrast.mean) / scale).sum(1)
-                converged = torch.ones(len(block))
+                facts = [{"converged": 1.0}] * len(block)
             else:
-                weights, converged = self._whitened(features, basis, block, contrast, scale)
+                weights, facts = self._whitened(features, basis, block, contrast, scale)
                 intercept = torch.logit(contrast.share)
                 intercept -= (weights * (contrast.middle - contrast.mean) / scale).sum(1)
-            fits += self._frozen((contrast.mean, scale, weights, intercept[:, None]), converged)
+            parts = [part.cpu().numpy() for part in (contrast.mean, scale, weights, intercept[:, None])]
+            decides = SIGN if self.covariance else ""
+            for mean, spread, slopes, threshold, own in zip(*parts, facts, strict=True):
+                fits.append(LinearFit(mean, spread, slopes, threshold, own, decides))
         return fits
 
     def _whitened(
         self, features: Features, basis: Basis, problems: Sequence[Problem], contrast: Contrast, scale: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """LDA's weights [P, D] by ridge regression of the labels, and whether they are at the optimum [P].
+    ) -> tuple[torch.Tensor, list[dict[str, float]]]:
+        """LDA's weights [P, D] by ridge regression of the labels, and what each problem's fit says of itself.
 
         With p = share (1 - share), A = Sigma + s / (1 - s) tr(Sigma) / D I and targets -1 and 1, ridge solves
         (A + p theta theta') w = 2 p theta, and its objective there is 2 p / (1 + p theta' A^-1 theta). By Sherman and
@@ -93,14 +96,18 @@ class MeanDifference:
         )
         weight = train / train.sum(1, keepdim=True)
         work = Work(Squared(), y[:, None], weight, penalty, features.factors(scale))
-        solution = solve(features, basis, work)
-        return solution.weights[:, 0] / solution.objective[:, None] / (1 - self.shrinkage), solution.converged
+        found = finish(features, basis, work, solve(features, basis, work))
+        weights = found.weights[:, 0] / found.objective[:, None] / (1 - self.shrinkage)
+        return weights, self._certified(found, weights, (contrast.middle - contrast.mean) / scale)
 
-    def _frozen(self, parts: tuple[torch.Tensor, ...], converged: torch.Tensor) -> list[LinearFit]:
-        shrinkage = {"shrinkage": self.shrinkage} if self.covariance else {}
+    def _certified(self, found: Solution, weights: torch.Tensor, middle: torch.Tensor) -> list[dict[str, float]]:
+        """What each fit says of itself: an objective that is too high by a share e, at most penalty / 2 radius^2, makes
+        weights too small by about e. The threshold lies at the middle of the classes [P, D], standardised."""
+        high = found.gradient * found.radius / found.objective
+        radius = found.radius / found.objective / (1 - self.shrinkage) + 2 * high * weights.norm(dim=1)
+        facts = {"radius": radius, "reach": middle.norm(dim=1), "drift": found.drift}
+        told = zip(found.converged.tolist(), *(part.tolist() for part in facts.values()), strict=True)
         return [
-            LinearFit(mean, scale, weights, intercept, {"converged": float(done), **shrinkage})
-            for mean, scale, weights, intercept, done in zip(
-                *(part.cpu().numpy() for part in (*parts, converged)), strict=True
-            )
+            {"converged": float(done), "shrinkage": self.shrinkage, **dict(zip(facts, own, strict=True))}
+            for done, *own in told
         ]

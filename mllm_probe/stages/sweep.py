@@ -94,7 +94,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     remarks: dict[str, list[str]] = {}
     for done, (trials, rows) in enumerate(_per_key(bench, source, scoring, parts)):
         guards.trials(trials)
-        for remark in _remarks(trials):
+        for remark in _remarks(trials, bench.kind):
             remarks.setdefault(remark, []).append(_subject(trials))
         table.add(rows)
         scores += rows
@@ -165,7 +165,7 @@ def check_probe(ready: Prepared) -> None:
         )
 
 
-def _remarks(trials: Sequence[Trial]) -> list[str]:
+def _remarks(trials: Sequence[Trial], kind: str) -> list[str]:
     """What a reader of the scores should know of the fits of a key or an integration."""
     if not trials or trials[0].key is None or trials[0].control or trials[0].features == "answer":
         return []
@@ -176,9 +176,18 @@ def _remarks(trials: Sequence[Trial]) -> list[str]:
         "have fits that say the same of all rows": any(
             np.ptp(trial.logits[trial.read], axis=0).max() == 0 for trial in trials
         ),
+        "have decisions too close to call, which count half": kind != "number" and any(map(_tied, trials)),
         "have fits that did not converge": not all(trial.facts["converged"] for trial in trials),
     }
     return [remark for remark, holds in found.items() if holds]
+
+
+def _tied(trial: Trial) -> bool:
+    """Whether some decisions are ties, though not all rows say the same."""
+    said = trial.logits[trial.read]
+    if np.ptp(said, axis=0).max(initial=0) == 0:
+        return False
+    return bool((said == 0).any() if said.ndim == 1 else ((said == said.max(1, keepdims=True)).sum(1) > 1).any())
 
 
 def _subject(trials: Sequence[Trial]) -> str:
