@@ -414,14 +414,15 @@ def ccs_loss(data: LayerData, train: np.ndarray, theta: np.ndarray, bias: float)
 def test_the_loss_of_pairs_is_the_published_one_at_its_minimum() -> None:
     data, _, one = pairs(40, 4)
     fit = Ccs(penalty=0.05).fit(data, [one])[0]
-    here, sign = min((ccs_loss(data, one.train, s * fit.weights, s * fit.intercept[0]), s) for s in (1, -1))
-    theta, bias = sign * fit.weights, sign * fit.intercept[0]  # labels may have turned it round
-    here += 0.025 * theta @ theta
+    theta, bias = fit.weights, fit.intercept[0]
+    here = ccs_loss(data, one.train, theta, bias) + 0.025 * theta @ theta
     assert fit.facts["objective"] == pytest.approx(here, rel=1e-6)
     rng = np.random.default_rng(0)
     for _ in range(20):
         other = theta + rng.normal(size=4) * 0.05
         assert ccs_loss(data, one.train, other, bias) + 0.025 * other @ other > here
+    stopped = Ccs(penalty=0.05, max_steps=3).fit(data, [one])[0]
+    assert fit.facts["gradient"] <= 1e-6 < stopped.facts["gradient"] and not stopped.facts["converged"]
     one_start = Ccs(penalty=0.05, restarts=1).fit(data, [one])[0]
     assert fit.facts["objective"] <= one_start.facts["objective"] + 1e-9
 
@@ -436,7 +437,7 @@ def test_the_logit_of_a_pair_is_the_log_odds_of_both_halves() -> None:
         )
         p = (yes + 1 - no) / 2
         plus = (data.pairs == pair) & (data.sides == 1)
-        assert fit(data)[plus] == pytest.approx(np.log(p / (1 - p)))
+        assert fit(data)[plus] == pytest.approx(fit.facts["sign"] * np.log(p / (1 - p)))
 
 
 def test_the_component_of_pairs_is_that_of_a_singular_value_decomposition() -> None:

@@ -6,7 +6,7 @@ that as well as truth does, so a high score needs a control of random labels or 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from mllm_probe.probes.pairs import Halves, halves
 from mllm_probe.types import LayerData, Problem
 
 VARIANTS = ("ccs", "crc")
+FLAT = 1e-6  # the gradient's norm where a minimum is called reached
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class PairFit:
     """z = ((x - mean) / scale) @ weights + intercept, with mean and scale [2, D] of the side of x (+, then -).
 
     With z+ and z- of a pair, the + row's logit is the log-odds of (p+ + 1 - p-) / 2 (`averaged`), or z+ - z-, and the
-    - row's is its negative.
+    - row's is its negative. The weights are those of the objective, which does not know true from false; `sign`
+    (1 or -1, by the labels of training) turns the logits.
     """
 
     mean: np.ndarray
@@ -35,6 +37,7 @@ class PairFit:
     weights: np.ndarray
     intercept: np.ndarray
     averaged: bool
+    sign: float
     facts: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, data: LayerData) -> np.ndarray:
@@ -45,7 +48,7 @@ class PairFit:
         both = np.concatenate([(x @ moved).cpu().numpy() for _, _, x in chunks(data)])
         both += self.intercept - (slopes * self.mean).sum(1)
         logits = np.empty(len(data))
-        logits[plus] = self._pair(both[plus, 0], both[minus, 1])
+        logits[plus] = self.sign * self._pair(both[plus, 0], both[minus, 1])
         logits[minus] = -logits[plus]
         return logits
 
@@ -56,7 +59,8 @@ class PairFit:
         return yes - no
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"mean": self.mean, "scale": self.scale, "weights": self.weights, "intercept": self.intercept}
+        line = {"mean": self.mean, "scale": self.scale, "weights": self.weights, "intercept": self.intercept}
+        return {**line, "sign": np.asarray([self.sign])}
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Ccs:
     """Each side of the training pairs is centred and scaled by itself. Deterministic but for the problem's seed.
 
     `ccs` minimises the mean of (p+ - (1 - p-))^2 + min(p+, p-)^2, plus `penalty` / 2 times the squared norm of the
-    weights, by L-BFGS from `restarts` random directions, and keeps the lowest; `crc` takes the leading principal
+    weights, by L-BFGS from `restarts` random directions, and keeps the lowest (a local minimum, where the gradient
+    vanishes: `converged`); `crc` takes the leading principal
     component of x+ - x-, and its logits are no log-odds. Labels of training pairs give the sign alone.
     """
 
@@ -105,10 +110,10 @@ class Ccs:
         pairs = Halves.of(features, plus, minus)
         theta, bias, facts = self._truth(pairs, problem.seed) if self.variant == "ccs" else _component(pairs)
         arrays = [part.cpu().numpy() for part in (pairs.mean, pairs.scale, theta, bias)]
-        found = PairFit(*arrays, self.variant == "ccs", facts)  # type: ignore[call-arg, arg-type]
+        found = PairFit(*arrays, self.variant == "ccs", 1.0, facts)  # type: ignore[call-arg, arg-type]
         a, b = (pairs.times(theta[None])[:, 0] + bias).cpu().numpy()
         sign = 1.0 if ((found._pair(a, b) > 0) == true).mean() >= 0.5 else -1.0
-        return PairFit(arrays[0], arrays[1], sign * arrays[2], sign * arrays[3], found.averaged, facts)
+        return replace(found, sign=sign, facts={**facts, "sign": sign})
 
     def _truth(self, pairs: Halves, seed: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         """The best direction [D] and bias [1] of all restarts; they descend side by side and do not meet."""
@@ -117,7 +122,11 @@ class Ccs:
         theta = (start / pairs.width**0.5).to(pairs.device)
         bias = theta.new_zeros(self.restarts, 1)
         optimizer = torch.optim.LBFGS(
-            [theta, bias], max_iter=self.max_steps, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+            [theta, bias],
+            max_iter=self.max_steps,
+            tolerance_grad=FLAT / 100,
+            tolerance_change=1e-15,
+            line_search_fn="strong_wolfe",
         )
 
         def objective() -> torch.Tensor:
@@ -133,11 +142,13 @@ class Ccs:
         optimizer.step(lambda: float(objective().sum()))  # type: ignore[no-untyped-call]
         found = objective()
         best = int(found.argmin())
-        steps = optimizer.state[theta]["n_iter"]
+        assert theta.grad is not None and bias.grad is not None
+        gradient = float(torch.cat([theta.grad[best], bias.grad[best]]).norm())
         facts = {
-            "converged": float(steps < self.max_steps),
+            "converged": float(gradient <= FLAT),
             "objective": float(found[best]),
-            "iterations": float(steps),
+            "gradient": gradient,
+            "iterations": float(optimizer.state[theta]["n_iter"]),
         }
         return theta[best], bias[best], facts
 
