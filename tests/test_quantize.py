@@ -1,12 +1,16 @@
 """The real 4-bit and 8-bit paths on the CPU: which modules are touched, and that nothing but rounding changes."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from conftest import blueprint_of
+from bitsandbytes.nn import Linear8bitLt
+from conftest import QUICK, Run, blueprint_of, stored, tiny
+from safetensors.torch import load_file, save_file
 
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.taps import read_states
@@ -82,13 +86,96 @@ def test_other_towers_on_request(checkpoint: Path, towers: list[str], prefixes: 
     assert {".".join(name.split(".")[:2]) for name in names} == prefixes
 
 
-def test_int8_loads_and_is_closer_than_nf4(
-    checkpoint: Path, model: HFModel, nf4: HFModel, samples: Sequence[Sample]
+@pytest.fixture(scope="module")
+def outliers(
+    checkpoint: Path, model: HFModel, samples: Sequence[Sample], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The checkpoint with features beyond LLM.int8's threshold of 6 in a few tokens, which some statements lack."""
+    folder = shutil.copytree(checkpoint, tmp_path_factory.mktemp("outliers") / "llava")
+    weights = load_file(folder / "model.safetensors")
+    (name,) = [name for name in weights if name.endswith("embed_tokens.weight")]
+    said = [token for one in samples for token in {*model.collate([one], KEYS).inputs["input_ids"][0].tolist()}]
+    for column, token in enumerate(sorted(token for token in {*said} if 1 < said.count(token) < 4)):
+        weights[name][token, column] = 40.0
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def int8(outliers: Path) -> HFModel:
+    return load_model(blueprint_of(outliers, quantization="int8"), "cpu")
+
+
+def test_the_outliers_are_in_some_statements_alone(int8: HFModel, samples: Sequence[Sample]) -> None:
+    largest: list[float] = []
+    first = int8._model.get_submodule(int8.provenance()["quantized_modules"][0])
+    handle = first.register_forward_pre_hook(lambda _module, args: largest.append(float(args[0].abs().max())))
+    for sample in samples:
+        states(int8, [sample])
+    handle.remove()
+    assert min(largest) < 5 and 3 < sum(value > 6 for value in largest) < len(samples)
+
+
+def test_int8_rows_do_not_depend_on_the_batch(int8: HFModel, samples: Sequence[Sample]) -> None:
+    """Alone, side by side and packed behind a shared head."""
+    alone = [states(int8, [sample]) for sample in samples]
+    packed = dict(read_states(int8, int8.collate(samples, KEYS, shared=True), KEYS, torch.float32).values)
+    for key in KEYS:
+        expected = torch.cat([one[key] for one in alone])
+        assert error(states(int8, samples)[key], expected) < 1e-6 and error(packed[key], expected) < 1e-6, key
+
+
+def test_int8_equals_a_plain_model_with_the_rounded_weights(
+    int8: HFModel, outliers: Path, samples: Sequence[Sample]
 ) -> None:
-    int8 = load_model(blueprint_of(checkpoint, quantization="int8"), "cpu")
-    assert len(int8.provenance()["quantized_modules"]) == 28
-    exact, eight, four = (states(one, samples)[KEYS[2]] for one in (model, int8, nf4))
-    assert 0 < error(eight, exact) < error(four, exact) / 2
+    """Each row of a matrix in steps of its largest weight / 127."""
+    plain = load_model(blueprint_of(outliers), "cpu")
+    names = int8.provenance()["quantized_modules"]
+    assert len(names) == 28
+    for name in names:
+        part, twin = (one._model.get_submodule(name) for one in (int8, plain))
+        exact = twin.weight.data.half().float()
+        step = exact.abs().amax(dim=1, keepdim=True) / 127
+        rounded = (part.weight if part.state.CB is None else part.state).CB * step
+        assert ((rounded - exact).abs() <= 0.5001 * step).all()
+        twin.weight.data = rounded
+    ours, oracle = states(int8, samples), states(plain, samples)
+    assert all(error(ours[key], oracle[key]) < 1e-5 for key in KEYS)
+
+
+def test_int8_is_closer_than_rounded_inputs_and_nf4(
+    int8: HFModel, outliers: Path, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nf4 = load_model(blueprint_of(outliers, quantization="nf4"), "cpu")
+    exact, ours, four = (states(one, samples) for one in (load_model(blueprint_of(outliers), "cpu"), int8, nf4))
+    for module in int8._model.modules():
+        if isinstance(module, Linear8bitLt):
+            monkeypatch.setattr(module, "forward", Linear8bitLt.forward.__get__(module))
+    rounded = states(int8, samples)
+    for key in KEYS[2:]:
+        assert 0 < error(ours[key], exact[key]) < error(rounded[key], exact[key]) < error(four[key], exact[key]) / 2
+
+
+def test_int8_sends_gradients_through_rounded_weights(int8: HFModel) -> None:
+    (part, *_) = [module for module in int8._model.modules() if isinstance(module, Linear8bitLt)]
+    given = torch.randn(2, 3, part.in_features, requires_grad=True)
+    part(given).sum().backward()
+    columns = part(torch.eye(part.in_features)).detach().T
+    torch.testing.assert_close(given.grad, columns.sum(0).expand_as(given), rtol=1e-5, atol=1e-5)
+
+
+def test_one_identity_of_int8_has_one_set_of_states(probe: Run, outliers: Path, tmp_path: Path) -> None:
+    """Of whatever `extract.micro_batch`, packed or plain; caches of rounded inputs had another identity."""
+    asked = ("extract", *tiny(outliers), *QUICK, "model.quantization=int8", "layers.towers=[lm]", "data.n=12")
+    found = []
+    for place, more in (("one", ["extract.micro_batch=1", "extract.prefix=off"]), ("many", ["extract.micro_batch=16"])):
+        code, _, err = probe(*asked, *more, f"paths.outputs={tmp_path / place}")
+        assert code == 0, err
+        (path,) = (tmp_path / place / "cache").glob("*/identity.json")
+        found.append((json.loads(path.read_text()), stored(path.parent, "lm.04@last")))
+    (one, alone), (same, together) = found
+    assert one == same and one["fields"]["rounded"] == "weights alone" and set(alone) == set(together)
+    assert max(error(torch.tensor(together[uid]), torch.tensor(alone[uid])) for uid in alone) < 2e-6
 
 
 def test_a_skip_list_that_was_not_met_is_an_error(nf4: HFModel) -> None:

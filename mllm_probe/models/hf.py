@@ -22,7 +22,7 @@ from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.collate import Collator, Owners
 from mllm_probe.models.device import check_device, check_placed, device_map
 from mllm_probe.models.projections import load_adapter
-from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules, same_on_every_cpu
+from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules, round_weights_alone
 from mllm_probe.models.scale import scale_of
 from mllm_probe.models.tags import picture_places
 from mllm_probe.settings import ONE
@@ -66,7 +66,7 @@ class HFModel:
     def __init__(self, model: Any, blueprint: Blueprint, device: str) -> None:
         self._model, self._blueprint, self._device = model, blueprint, device
         self.anatomy: Anatomy = blueprint.anatomy
-        same_on_every_cpu(model)
+        round_weights_alone(model)
         spaced = any(name.endswith("image_newline") for name, _ in model.named_parameters())  # tokens without a feature
         self._counts = "connector" in self.anatomy.towers and not self.anatomy.crossed and not spaced
         self._scale = scale_of(model, blueprint, self._pass)

@@ -1,5 +1,6 @@
 """4-bit and 8-bit loading through bitsandbytes, on CUDA and CPU, of the towers the user names and no others."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import ModelError
@@ -41,16 +42,36 @@ def quantized_modules(model: "nn.Module") -> list[str]:
     return [name for name, module in model.named_modules() if type(module).__name__ in QUANTIZED_CLASSES]
 
 
-def same_on_every_cpu(model: "nn.Module") -> None:
-    """Multiply in the compute dtype that was asked for.
+def round_weights_alone(model: "nn.Module") -> None:
+    """Multiply by the rounded weights, in the compute dtype that was asked for.
 
-    On CPUs with AVX512-BF16 bitsandbytes otherwise packs the weights anew at the first pass and multiplies in bfloat16,
-    float32 or not, and fails for layers whose width is not a multiple of 32: one cache would hold two kinds of numbers.
+    nf4: on CPUs with AVX512-BF16 bitsandbytes otherwise packs the weights anew at the first pass and multiplies in
+    bfloat16, float32 or not, and fails for layers whose width is not a multiple of 32: one cache would hold two kinds
+    of numbers.
+
+    int8: it otherwise rounds what comes in to 8 bits as well, except columns in which any row of the call has an
+    outlier (LLM.int8, Dettmers et al. 2022), so that a prompt's states depend on those it is read with. Outliers chosen
+    row by row would not mend that: a step of rounding makes much of a difference in the last digit.
     """
+    from bitsandbytes.nn.modules import Linear8bitLt
+
     module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+        if isinstance(module, Linear8bitLt):
+            forward = "_old_forward" if hasattr(module, "_old_forward") else "forward"  # accelerate wraps it
+            setattr(module, forward, partial(_forward_int8, module))
+
+
+def _forward_int8(module: Any, states: "torch.Tensor") -> "torch.Tensor":
+    """bitsandbytes' own product for training on CPUs, which keeps no unpacked weight for the gradient."""
+    from bitsandbytes.autograd._functions import MatMul8bitFp
+
+    if module.weight.CB is not None:
+        module.init_8bit_state()
+    bias = None if module.bias is None else module.bias.to(states.dtype)
+    return MatMul8bitFp.apply(states, module.weight, None, bias, module.state)  # type: ignore[no-untyped-call]
 
 
 def check_quantized(found: list[str], settings: ModelSettings, structure: Structure) -> None:

@@ -190,7 +190,8 @@ def identified(config: RunConfig, checkpoint: Path, digests: Digests) -> Identit
 def requested(config: RunConfig) -> dict[str, Any]:
     """The settings that can change a stored number."""
     model = config.model
-    asked = {"blocks": model.blocks.named, "trust_remote_code": model.trust_remote_code}
+    rounded = "weights alone" if model.quantization == "int8" else ""  # older caches of int8 rounded what came in, too
+    asked = {"blocks": model.blocks.named, "trust_remote_code": model.trust_remote_code, "rounded": rounded}
     return {
         **{name: value for name, value in asked.items() if value},  # named where they are used, which is seldom
         "weights": model.weights,
