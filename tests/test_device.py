@@ -1,5 +1,6 @@
 """What a device cannot do is refused before anything is loaded onto it. Cards are described here, not used."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,13 @@ import torch
 from conftest import Run, blueprint_of, tiny
 
 from mllm_probe.errors import ConfigError, ModelError
+from mllm_probe.extraction.taps import read_states
+from mllm_probe.models.captions import captioned, losses
 from mllm_probe.models.device import check_bfloat16, check_device, check_placed, device_map
+from mllm_probe.models.hf import load_model
 from mllm_probe.settings import ModelSettings
+from mllm_probe.sites import Key
+from mllm_probe.types import Collection, Sample
 
 
 def test_placements_need_cards(probe: Run, checkpoint: Path) -> None:
@@ -68,3 +74,31 @@ def test_the_commit_of_a_hub_checkpoint_is_known(tmp_path: Path, checkpoint: Pat
     place.parent.mkdir(parents=True)
     place.symlink_to(checkpoint)
     assert blueprint_of(place).revision == "0a1b2c" and blueprint_of(checkpoint).revision is None
+
+
+def test_float32_is_float32_on_cards() -> None:
+    """cuDNN's convolutions, with which towers cut pictures into patches, otherwise round what they read to 10 bits."""
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_cards_give_the_states_of_the_cpu(checkpoint: Path, samples: Sequence[Sample], quantization: str) -> None:
+    keys = [Key.parse(name) for name in ("vision.03@mean_image", "connector@mean_image", "lm.04@last")]
+    here, there = (load_model(blueprint_of(checkpoint, quantization=quantization), name) for name in ("cpu", "cuda"))
+    same, together = (read_states(one, one.collate(samples, keys), keys, torch.float32).values for one in (here, there))
+    alone = [read_states(there, there.collate([sample], keys), keys, torch.float32).values for sample in samples]
+    for key in keys:
+        norm = float(together[key].norm())
+        assert float((torch.cat([one[key] for one in alone]) - together[key]).norm()) < 1e-5 * norm
+        if quantization == "none":  # what is rounded may lie on an edge, and round to the other side
+            assert float((same[key] - together[key]).norm()) < 1e-5 * norm
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cards_say_a_loss_the_same_each_time(checkpoint: Path, scenes: Collection) -> None:
+    blueprint = blueprint_of(checkpoint, chat="off")
+    network = load_model(blueprint, "cuda").network.requires_grad_(False)
+    batch = captioned(blueprint, [(picture, picture.captions[0]) for picture in scenes.pictures])
+    first, *others = [losses(network, batch, "cuda") for _ in range(5)]
+    assert all(torch.equal(first, other) for other in others)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import Run, Silent, blueprint_of, make_tokenizer, stored
 from families import FAMILIES
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 from transformers.models.clip import CLIPImageProcessorPil
@@ -150,10 +151,11 @@ def apprentice(
     scenes: Collection,
     settings: TrainSettings = SETTINGS,
     quantization: str = "none",
+    dtype: str = "float32",
     **options: object,
 ) -> SugarApprentice:
     target = SugarTuning(**{**SMALL, **options})  # type: ignore[arg-type]
-    blueprint = blueprint_of(checkpoint, chat="off", quantization=quantization)
+    blueprint = blueprint_of(checkpoint, chat="off", quantization=quantization, dtype=dtype)
     network = load_model(blueprint, "cpu").network
     given = Material(blueprint, network, "cpu", scenes.pictures[:12], scenes.pictures[12:20], settings, "digest")
     return target.apprentice(replace(given, vectors=vectors_of(target, given) if target.slices(given) else None))
@@ -269,20 +271,25 @@ def test_structure_is_learnt(checkpoint: Path, scenes: Collection, tmp_path: Pat
     assert losses[-1]["ld"] < 0.2 * losses[0]["ld"]
 
 
-def test_the_saved_adapter_is_the_trained_model(checkpoint: Path, scenes: Collection, tmp_path: Path) -> None:
-    one = apprentice(checkpoint, scenes, quantization="nf4")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_saved_adapter_is_the_trained_model(
+    checkpoint: Path, scenes: Collection, tmp_path: Path, dtype: str
+) -> None:
+    """Both its losses, with the head beside it."""
+    one = apprentice(checkpoint, scenes, quantization="nf4", dtype=dtype)
     train(one, SETTINGS, TrainingPaths(tmp_path / "state"), Silent())
     held = one.held_out()
     one.save(tmp_path / "adapter")
-    blueprint = blueprint_of(checkpoint, chat="off", quantization="nf4", adapter=str(tmp_path / "adapter"))
-    work = one._work(one._judged[:6], "x")
+    blueprint = blueprint_of(checkpoint, chat="off", quantization="nf4", dtype=dtype, adapter=str(tmp_path / "adapter"))
     network = load_model(blueprint, "cpu").network
     assert not any(value.requires_grad for name, value in network.named_parameters() if "lora" in name)
     one._network = network
-    assert one._pass(work, 0)[0].tolist() == pytest.approx([row.loss for row in held[:6]], rel=1e-6)
+    one._head.load_state_dict(load_file(tmp_path / "adapter" / "retrieval.safetensors"))
+    for row, again in zip(held, one.held_out(), strict=True):
+        assert again.picture == row.picture
+        assert (again.loss, again.ld) == pytest.approx((row.loss, row.ld), rel=1e-6)
     told = json.loads((tmp_path / "adapter" / adapters.ORIGIN).read_text())
     assert told["base"] == "digest" and told["training"]["rank"] == 4
-    assert (tmp_path / "adapter" / "retrieval.safetensors").is_file()
 
 
 def test_adapters_of_other_models_are_refused(checkpoint: Path, scenes: Collection, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training a connector: the formulas by hand, the loop against a plain one, kills, checkpoints that load elsewhere."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,13 +12,14 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Run, Silent, blueprint_of
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from mllm_probe.errors import ConfigError, TrainError
 from mllm_probe.integration import KINDS, integrate, recipe
 from mllm_probe.models.captions import captioned, losses
-from mllm_probe.models.dense import DenseLlavaForConditionalGeneration, reduced
+from mllm_probe.models.dense import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
 from mllm_probe.models.hf import load_model
 from mllm_probe.settings import TrainSettings
 from mllm_probe.store_paths import TrainingPaths
@@ -133,8 +135,8 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
     assert TrainingPaths(tmp_path).state.exists()
 
 
-def material(checkpoint: Path, scenes: Collection, settings: TrainSettings = SETTINGS) -> Material:
-    blueprint = blueprint_of(checkpoint, chat="off")
+def material(checkpoint: Path, scenes: Collection, settings: TrainSettings = SETTINGS, **model: object) -> Material:
+    blueprint = blueprint_of(checkpoint, chat="off", **model)
     return Material(
         blueprint, load_model(blueprint, "cpu").network, "cpu", scenes.pictures[:4], scenes.pictures[4:7], settings
     )
@@ -203,6 +205,48 @@ def test_only_the_connector_moves_and_the_checkpoint_says_what_the_trained_model
     assert found == pytest.approx([held[picture.digest, 0] for picture, _ in rows], rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def half(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint as most are: stored in float16."""
+    folder = shutil.copytree(checkpoint, tmp_path_factory.mktemp("half") / "llava")
+    LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float16).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "model"),
+    [
+        ("dci", {}, {}),
+        ("sci", {}, {"quantization": "nf4"}),
+        ("dci", {}, {"dtype": "bfloat16", "quantization": "nf4"}),
+        ("sti", {}, {"dtype": "bfloat16"}),
+        ("mlp", {"reduction": "frames"}, {"dtype": "bfloat16"}),
+    ],
+)
+def test_what_is_scored_is_what_was_saved(
+    half: Path, scenes: Collection, tmp_path: Path, kind: str, options: dict[str, object], model: dict[str, object]
+) -> None:
+    given = material(half, scenes, **model)
+    one = apprentice(kind, given, **options)
+    train(one, SETTINGS, TrainingPaths(tmp_path / "state"), Silent())
+    rows, trained = one.held_out(), [value.detach().clone() for value in one.parameters().values()]
+    one.save(tmp_path / "made")
+    blueprint = blueprint_of(tmp_path / "made", chat="off", **model)
+    fresh = load_model(blueprint, "cpu").network.requires_grad_(False)
+    told = [
+        (picture, picture.captions[row.item]) for row in rows for picture in given.test if picture.digest == row.picture
+    ]
+    batches = [told[i : i + SETTINGS.micro_batch] for i in range(0, len(told), SETTINGS.micro_batch)]
+    found = [loss for batch in batches for loss in losses(fresh, captioned(blueprint, batch), "cpu").tolist()]
+    assert found == pytest.approx([row.loss for row in rows], rel=1e-6)
+    stored = load_file(tmp_path / "made" / "model.safetensors")
+    assert {value.dtype for name, value in stored.items() if PROJECTOR not in name} == {torch.float16}
+    (last,) = [value for name, value in stored.items() if name.endswith(f"{PROJECTOR}.linear_2.weight")]
+    assert torch.equal(last, trained[2]), "float32, as it was trained"
+    again = [row.loss for row in one.held_out()]
+    assert again == [row.loss for row in rows] and all(map(torch.equal, trained, one.parameters().values()))
+
+
 def test_arms_with_the_same_seed_and_another(checkpoint: Path, scenes: Collection) -> None:
     draw = [
         next(iter(apprentice("sci", material(checkpoint, scenes, replace(SETTINGS, seed=seed))).parameters().values()))
@@ -244,6 +288,10 @@ def test_the_command_trains_and_run_probes_what_it_left(probe: Run, tmp_path: Pa
         (("train.batch=0",), "train.batch=0 must be 1 or more"),
         (("train.lr=0",), "train.lr=0.0 must be above 0"),
         (("train.warmup=1",), "train.warmup=1.0 must be at least 0 and below 1"),
+        (
+            ("model.quantize=[lm,connector]",),
+            "target=connector trains a connector in float32, but model.quantize=['lm', 'connector'] names it",
+        ),
     ],
 )
 def test_bad_settings_are_one_sentence(probe: Run, tmp_path: Path, args: tuple[str, ...], message: str) -> None:

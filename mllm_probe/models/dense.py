@@ -6,7 +6,9 @@ checkpoints, for their first linear layer can be written over the listed layers;
 tokens that plain LLaVA cannot make, and are saved as the class of this file.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +24,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 from transformers.activations import ACT2FN
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.integration import STI, Recipe, integrate
@@ -128,34 +131,49 @@ def fit_processor(processor: Any, config: LlavaConfig, recipe: Recipe, reduction
     processor.num_additional_image_tokens += made - side**2
 
 
-def export(base: Any, projector: Mapping[str, torch.Tensor], recipe: Recipe, reduction: str) -> Any:
-    """A LLaVA with its own projector, not quantised, -> the same with the trained one, ready for save_pretrained."""
-    if recipe.kind != STI and reduction == NONE:
-        return _plain(base, projector, recipe)
+def export(base: Any, trained: DenseProjector) -> Any:
+    """A LLaVA with its own projector, not quantised, -> the same with the trained one in float32, ready for
+    save_pretrained."""
+    recipe = trained.recipe
+    base.config.vision_feature_layer = base.model.config.vision_feature_layer = list(recipe.layers)
+    new = stored_form(trained, base.config).cpu()
+    if not isinstance(new, DenseProjector):
+        setattr(base.model, PROJECTOR, new)
+        return base
     told = {name: value for name, value in base.config.to_dict().items() if name != "model_type"}
-    config = DenseLlavaConfig(
-        **{**told, "vision_feature_layer": list(recipe.layers)}, recipe=asdict(recipe), reduction=reduction
-    )
+    config = DenseLlavaConfig(**told, recipe=asdict(recipe), reduction=trained.reduction)
     with torch.device("meta"):
         model = DenseLlavaForConditionalGeneration(config)
     weights = {name: value for name, value in base.state_dict().items() if f".{PROJECTOR}." not in name}
-    dtype = base.dtype
-    weights |= {f"model.{PROJECTOR}.{name}": value.to(dtype) for name, value in projector.items()}
+    weights |= {f"model.{PROJECTOR}.{name}": value for name, value in new.state_dict().items()}
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
     return model
 
 
-def _plain(base: Any, projector: Mapping[str, torch.Tensor], recipe: Recipe) -> Any:
-    """The first linear layer over every listed layer: a mean of M layers is each of them with a weight over M."""
-    first, width = projector["linear_1.weight"], base.config.vision_config.hidden_size
-    blocks = torch.split(first, width, dim=1)
+def stored_form(trained: DenseProjector, config: LlavaConfig) -> nn.Module:
+    """A copy as a checkpoint holds it: LLaVA's own projector where that can say the same, of the `config`'s layers.
+
+    Its first linear layer is over every listed layer: a mean of M layers is each of them with a weight over M.
+    """
+    recipe, weights = trained.recipe, trained.state_dict()
+    if recipe.kind == STI or trained.reduction != NONE:
+        return copy.deepcopy(trained)
+    blocks = torch.split(weights["linear_1.weight"], config.vision_config.hidden_size, dim=1)
     spread = {layer: torch.zeros_like(blocks[0]) for layer in recipe.layers}
     for group, block in zip(((recipe.final,), *recipe.groups), blocks, strict=True):
         for layer in group:
             spread[layer] += block / len(group)
-    base.config.vision_feature_layer = base.model.config.vision_feature_layer = list(recipe.layers)
-    new = type(getattr(base.model, PROJECTOR))(base.config)
-    new.load_state_dict({**projector, "linear_1.weight": torch.cat([spread[n] for n in recipe.layers], dim=1)})
-    setattr(base.model, PROJECTOR, new.to(base.dtype))
-    return base
+    new = LlavaMultiModalProjector(config).to(blocks[0].device)
+    new.load_state_dict({**weights, "linear_1.weight": torch.cat([spread[n] for n in recipe.layers], dim=1)})
+    return new
+
+
+@contextmanager
+def as_loaded(model: Any, trained: DenseProjector, dtype: torch.dtype) -> Iterator[None]:
+    """Let the model that was trained run with the connector that its checkpoint gives when loaded in `dtype`."""
+    setattr(model.model, PROJECTOR, stored_form(trained, model.config).to(dtype))
+    try:
+        yield
+    finally:
+        setattr(model.model, PROJECTOR, trained)

@@ -7,6 +7,10 @@ import torch
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.settings import ONE, SPREAD, ModelSettings
 
+torch.backends.cudnn.allow_tf32 = (
+    False  # convolutions on cards otherwise round float32 to 10 bits, by size of the batch
+)
+
 
 def pick_device(name: str) -> str:
     """`auto` = CUDA where there is one. Raises ModelError."""

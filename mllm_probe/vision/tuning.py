@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from mllm_probe.errors import DataError
+from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.extraction.ahead import ahead
 from mllm_probe.integration import POOLED, recipe
 from mllm_probe.models.captions import Captioned, captioned, losses
-from mllm_probe.models.dense import NONE, DenseProjector, attach, export, final_state
+from mllm_probe.models.dense import NONE, DenseProjector, as_loaded, attach, export, final_state
 from mllm_probe.train.material import HeldOut, Material
 from mllm_probe.train.order import rows_of
 from mllm_probe.types import Picture
@@ -44,6 +44,13 @@ class ConnectorTuning:
         return {"connector": self.connector}
 
     def examples(self, material: Material) -> int:
+        """Raises ConfigError for settings of the model that do not go with these, DataError."""
+        model = material.blueprint.settings
+        if model.quantization != "none" and "connector" in model.quantize:
+            raise ConfigError(
+                f"target=connector trains a connector in float32, but model.quantize={list(model.quantize)} names it; "
+                "leave it out there"
+            )
         return len(captions(material.train))
 
     def slices(self, _: Material) -> tuple[()]:
@@ -93,21 +100,24 @@ class ConnectorApprentice:
 
     @torch.no_grad()
     def held_out(self) -> list[HeldOut]:
+        """Of the connector as `run` loads it: in the dtype of the model, where it was trained in float32."""
         rows, found = captions(self._material.test), list[tuple[int, float]]()
-        for batch in self._batches(rows):
-            nats = losses(self._material.network, batch, self._material.device).tolist()
-            found += zip(batch.counts, nats, strict=True)
+        network, dtype = self._material.network, getattr(torch, self._blueprint.settings.dtype)
+        with as_loaded(network, self._projector, dtype):
+            for batch in self._batches(rows):
+                nats = losses(network, batch, self._material.device).tolist()
+                found += zip(batch.counts, nats, strict=True)
         return [
             HeldOut(picture.digest, picture.captions.index(caption), *one)
             for (picture, caption), one in zip(rows, found, strict=True)
         ]
 
     def save(self, folder: Path) -> None:
-        """The base is loaded once more without quantisation, into the CPU's memory, in the dtype it was stored in."""
-        blueprint, projector = self._material.blueprint, self._projector
+        """The connector in float32. The base is loaded once more without quantisation, into the CPU's memory, in the
+        dtype it was stored in."""
+        blueprint = self._material.blueprint
         base = blueprint.model_class.from_pretrained(blueprint.folder, dtype="auto")
-        weights = {name: value.detach().cpu() for name, value in self.parameters().items()}
-        export(base, weights, projector.recipe, projector.reduction).save_pretrained(folder)
+        export(base, self._projector).save_pretrained(folder)
         self._blueprint.processor.save_pretrained(folder)
 
 
