@@ -85,8 +85,8 @@ class CheckpointSettings:
 class ModelSettings(CheckpointSettings):
     """Where a multimodal model is and how it is loaded, with the low-rank `adapter` in a folder (null: none).
 
-    Results call it `name`. `weights` random are drawn from `seed`, not read. `quantization` is that of the weights of the
-    towers in `quantize`; all else is in `dtype`, which is also what is computed in. `attn` is transformers' attention.
+    Results call it `name`. `weights` random are drawn from `seed`, not read. `quantization` is that of the weights of
+    the towers in `quantize`; all else is in `dtype`, as is what is computed. `attn` is transformers' attention.
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
     fit on them. `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint
     brings itself runs with `trust_remote_code` only.
