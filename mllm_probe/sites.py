@@ -1,6 +1,6 @@
 """Where a model is read: its towers, their sites, and what is stored of a site at a position. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -101,3 +101,12 @@ class Key:
     def parse(cls, name: str) -> "Key":
         site, position = name.split("@", 1)
         return cls(Site.parse(site), position)
+
+
+def listed(sites: Iterable[str], order: Sequence[str]) -> str:
+    """`lm.01, lm.04 to lm.06`: some of the sites in `order`, neighbours joined."""
+    places = sorted(order.index(site) for site in sites)
+    starts = [i for i, place in enumerate(places) if i == 0 or place != places[i - 1] + 1]
+    runs = [places[a:b] for a, b in zip(starts, [*starts[1:], len(places)], strict=True)]
+    ends = {1: "{0}", 2: "{0}, {1}"}
+    return ", ".join(ends.get(len(run), "{0} to {1}").format(order[run[0]], order[run[-1]]) for run in runs)

@@ -29,6 +29,7 @@ FLOORS = [
         "jobs",
         "verbosity",
         "dotted",
+        "units",
     },
     {"data", "cache"},
     {"tasks", "models", "extraction", "probes", "stats", "geometry", "train", "config", "building", "sentences"},

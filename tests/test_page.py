@@ -12,16 +12,16 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import Run
 from pages import EVIL, Markup, shown_run
 from PIL import Image
 from test_study_report import H1, PEAKED, PLATEAU, write
+from test_words import check_words
 
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
-from mllm_probe.report.answers import Answer, answers, leading, load_tests, sentence
+from mllm_probe.report.answers import Reading, leading, load_tests
 from mllm_probe.report.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
 from mllm_probe.report.figures import blocks, headline, real
 from mllm_probe.report.geometry import Relation, save_relations
@@ -30,14 +30,6 @@ from mllm_probe.report.page import write_page
 from mllm_probe.report.predictions import load_logits, load_scored
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report_settings import ReportSettings
-
-SITE = "lm.05"
-SUMMARY = {
-    "chosen": {"last": {"site": SITE, "value": 0.93, "low": 0.91, "high": 0.95, "validation": 0.9}},
-    "verdicts": {
-        "last": {"best_between": [SITE, SITE], "verdict": "peak", "margin": 0.01, "chosen": SITE, "top": "lm.08"}
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +75,7 @@ def test_the_page_has_the_numbers_of_the_csv(made: Path) -> None:
     }
 
 
-def test_the_page_answers_the_four_questions(made: Path) -> None:
+def test_the_page_answers_the_questions(made: Path) -> None:
     page, summary, tests = (
         Markup(made / "report.html"),
         load_summary(made / "summary.json"),
@@ -91,70 +83,20 @@ def test_the_page_answers_the_four_questions(made: Path) -> None:
     )
     position = leading(summary)
     assert position is not None
-    best, verdict = summary["chosen"][position], summary["verdicts"][position]
-    words = page.words.replace("\xa0", " ")
-    assert sentence("entailment", summary, tests, position).replace("\xa0", " ") in words
-    assert (
-        f"{best['site']} has {100 * best['value']:.1f} % [{100 * best['low']:.1f}, {100 * best['high']:.1f}]" in words
-    )
+    chosen, words = summary["chosen"][position], page.words.replace("\xa0", " ")
+    one = Reading(load_scores(made / "scores.csv"), summary, tests, position)
+    assert one.sentence.replace("\xa0", " ") in words
+    value = f"{100 * chosen['value']:.1f} % [{100 * chosen['low']:.1f}, {100 * chosen['high']:.1f}]"
+    assert f"Which layer did validation choose? {chosen['site']}: accuracy {value}" in words
     rivals = tests[(tests.test == "difference") & (tests.position == position)].sort_values("value")
-    assert (
-        f"points [{100 * rivals.low.iloc[0]:z.1f}, {100 * rivals.high.iloc[0]:z.1f}] against {rivals.other.iloc[0]}"
-        in words
-    )
-    said = {"undecided": "Undecided", "flat within margin": "No: flat", "peak": "Yes, a peak"}[verdict["verdict"]]
-    assert said in words and "What do the controls say? at most" in words
+    nearest = rivals.iloc[0]
+    assert f"points [{100 * nearest.low:z.1f}, {100 * nearest.high:z.1f}] against {nearest.other}" in words
+    assert f"What is the shape of the curve? {one.shape}" in words and "What do the controls say?" in words
     assert "mllm-probe run model=custom" in words and "pictures in two splits of a seed0 of 24" in words
 
 
-def test_words_follow_the_tests(tmp_path: Path) -> None:
-    scores = load_scores(write(tmp_path / "run", "entailment", PEAKED))
-    common = {"run": "r", "family": "9 keys", "probe": "logistic", "position": "last", "site": SITE, "verdict": ""}
-    found = [
-        {"test": "above_chance", "other": "", "value": 0.93, "p_value": 0.001, "p_adjusted": 0.01},
-        {"test": "difference", "other": "lm.04", "value": 0.06, "low": 0.03, "high": 0.09, "p_adjusted": 0.02},
-        {"test": "difference", "other": "lm.06", "value": 0.01, "low": -0.01, "high": 0.03, "p_adjusted": 0.7},
-        {
-            "test": "drop",
-            "other": "lm.08",
-            "value": 0.05,
-            "low": 0.02,
-            "high": 0.08,
-            "p_adjusted": 0.004,
-            "detectable": 0.031,
-        },
-    ]
-    pd.DataFrame([common | row for row in found]).to_csv(tmp_path / "tests.csv", index=False)
-    tests = load_tests(tmp_path / "tests.csv")
-    which, how_much, significant, controlled = (plain(one) for one in answers(scores, SUMMARY, tests, "last"))
-    assert which == "lm.05 has 93.0 % [91.0, 95.0]"
-    assert how_much == "+1.0 points [-1.0, 3.0] against lm.06, the highest of the others"
-    assert significant == "Yes, a peak" and controlled == "at most 55.7 % [53.7, 57.7]: random weights"
-    assert (
-        sentence("entailment", SUMMARY, tests, "last").replace("\xa0", " ")
-        == "lm.05 at last reads entailment best: 93.0 % [91.0, 95.0]"
-    )
-    details = [line.replace("\xa0", " ") for one in answers(scores, SUMMARY, tests, "last") for line in one.detail]
-    assert (
-        "better than 1 (lm.04) of 2 other blocks (p < 0.05, Holm)" in details
-        and "not told apart from 1 (lm.06)" in details
-    )
-    assert (
-        "drop to the top block lm.08: +5.0 points [2.0, 8.0], p = 0.004; 3.1 would be found in 80 % of such samples"
-        in details
-    )
-    assert "text only: 50.0 % [48.0, 52.0]" in details and "majority: 50.0 % [48.0, 52.0]" in details
-    tests.loc[tests.test == "above_chance", "p_adjusted"] = 0.2
-    assert (
-        sentence("entailment", SUMMARY, tests, "last") == "At last, no block was shown to read entailment above chance"
-    )
-    tests.loc[tests.test == "above_chance", "p_adjusted"] = 0.01
-    wide = {**SUMMARY, "verdicts": {"last": {**SUMMARY["verdicts"]["last"], "best_between": ["lm.04", "lm.06"]}}}
-    assert sentence("entailment", wide, tests, "last").endswith("; any block from lm.04 to lm.06 may be as good")
-
-
-def plain(answer: Answer) -> str:
-    return answer.answer.replace("\xa0", " ")
+def test_the_words_of_a_run_follow_from_its_rows(made: Path) -> None:
+    check_words(made)
 
 
 def test_nothing_a_stranger_wrote_runs(made: Path) -> None:
@@ -317,7 +259,7 @@ def test_a_study_is_one_page(tmp_path: Path) -> None:
     write_page(RunPaths(root), ReportSettings())
     page = Markup(root / "report.html")
     assert "H1 holds a <i>claim</i>" in page.words and page.tags.count("article") == 2
-    assert "No layer is said to win" in page.words  # neither has a summary
+    assert "No layer was chosen" in page.words  # neither has a summary
     both = page.charts["both tasks"]["data"]
     assert [t["y"] for t in both if "customdata" in t] == [PEAKED, PLATEAU]
     depths = blocks(real(headline(load_scores(root / "global" / "scores.csv")))).depth.unique().tolist()

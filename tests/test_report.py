@@ -9,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from mllm_probe.errors import DataError
+from mllm_probe.report.answers import load_tests
 from mllm_probe.report.figures import draw_layers, headline
 from mllm_probe.report.progress import RichReporter
 from mllm_probe.report.scores import COLUMNS, ScoreFile, load_scores
@@ -66,22 +67,14 @@ def test_the_csv_round_trips(table: pd.DataFrame) -> None:
     assert headline(table).value.tolist() == [0.5, 0.5, 0.873, 0.5]
 
 
-def test_the_table_shows_the_values(table: pd.DataFrame) -> None:
+def test_the_table_shows_the_values(table: pd.DataFrame, tmp_path: Path) -> None:
     written = io.StringIO()
-    best = {"site": "lm.01", "value": 0.873, "low": 0.823, "high": 0.923, "top_site": "lm.01"}
-    summary = {"chosen": {"last": {**best, "top_value": 0.873, "drop_to_top": 0.0}}}
-    print_table(table, summary, Console(file=written, width=120))
+    tests = load_tests(tmp_path / "none")
+    chosen = {"site": "lm.01", "value": 0.873, "low": 0.823, "high": 0.923}
+    print_table(table, {"chosen": {"last": chosen}}, tests, Console(file=written, width=120))
     text = written.getvalue()
     assert "87.3 [82.3, 92.3]" in text and "majority" in text and "40 test decisions on 10 pictures" in text
-    assert "last: validation prefers lm.01 with 87.3 % [82.3, 92.3]" in text
-    assert "lm.01, the highest block read, has 87.3 %" in text
-    verdict = {"verdict": "undecided", "margin": 0.01, "best_between": ["lm.00", "lm.01"], "drop_p": 0.4}
-    summary["verdicts"] = {"last": {**verdict, "drop": 0.021, "drop_low": -0.01, "drop_high": 0.05}}
-    print_table(table, summary, Console(file=written, width=200))
-    said = (
-        "the best block is between lm.00 and lm.01; drop to the top 2.1 points [-1.0, 5.0], p = 0.4: neither a peak nor"
-    )
-    assert said in written.getvalue()
+    assert "lm.01 at last, chosen on validation, reads entailment with accuracy 87.3 % [82.3, 92.3]" in text
 
 
 def test_the_figure_draws_the_values(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

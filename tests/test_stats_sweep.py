@@ -37,20 +37,19 @@ def right_shares(truth: np.ndarray, pictures: int, rng: np.random.Generator) -> 
     return np.mean([skill + np.sqrt(0.05) * rng.normal(size=skill.shape) > 0 for _ in range(5)], axis=0)
 
 
-def look(truth: np.ndarray, sweep: int, pictures: int = 500) -> tuple[peak.Shape, peak.Contenders]:
-    """Choose on 250 validation pictures, judge on test pictures."""
-    rng = np.random.default_rng(sweep)
-    val, test = right_shares(truth, 250, rng), right_shares(truth, pictures, rng)
+def look(truth: np.ndarray, sweep: int, pictures: int = 500) -> peak.Shape:
+    """The shape of a curve of which every layer is above chance."""
+    test = right_shares(truth, pictures, np.random.default_rng(sweep))
     draws = Resamples(np.repeat(np.arange(pictures), PER_PICTURE), 1000, sweep)
-    return peak.shape(test, peak.preferred(val.mean(axis=1)), draws), peak.contenders(test, draws)
+    return peak.shape(test, draws, np.zeros(LAYERS))
 
 
 def judged(truth: np.ndarray, sweeps: int) -> tuple[float, float, float]:
     """Share of sweeps with a peak, share whose set holds the best layer, median length of the hull."""
     found = [look(truth, sweep) for sweep in range(sweeps)]
-    hulls = [c.last - c.first + 1 for _, c in found]
-    holds = np.mean([BEST in c.layers for _, c in found])
-    return float(np.mean([s.verdict == peak.PEAK for s, _ in found])), float(holds), float(np.median(hulls))
+    hulls = [s.among.last - s.among.first + 1 for s in found]
+    holds = np.mean([BEST in s.among.layers for s in found])
+    return float(np.mean([s.verdict == peak.PEAK for s in found])), float(holds), float(np.median(hulls))
 
 
 # ---- max-T ----
@@ -230,22 +229,79 @@ def test_a_curve_at_the_edge_of_the_margin_is_seldom_called_flat() -> None:
     assert 0.02 <= flat / 300 <= 0.08
 
 
-@pytest.mark.parametrize(
-    ("curve", "chosen", "verdict"),
-    [
-        (lambda d: 0.7 + 0.1 * np.exp(-((d - 4) ** 2) / 4), 4, peak.PEAK),
-        (lambda d: 0.7 + 0.01 * d, 8, peak.UNDECIDED),  # best at the top: no drop
-        (lambda d: 0.8 - 0.01 * d, 0, peak.UNDECIDED),  # best at the bottom: no rise
-        (lambda d: 0.7 + 0.0001 * d, 8, peak.FLAT),
-    ],
-)
-def test_three_verdicts(curve: Callable[[np.ndarray], np.ndarray], chosen: int, verdict: str) -> None:
-    rng, draws = np.random.default_rng(0), Resamples(np.repeat(np.arange(200), 2), 500)
-    scores = curve(np.arange(9))[:, None] + 0.02 * rng.normal(size=(9, 400))
-    found = peak.shape(scores, chosen, draws)
-    assert found.verdict == verdict
-    assert chosen != 8 or (found.drop.value == 0 and found.p_drop == 1)
-    assert found.drop.value == pytest.approx(scores[chosen].mean() - scores[8].mean())
+CURVES = {  # of nine layers
+    peak.PEAK: lambda d: 0.7 + 0.1 * np.exp(-((d - 4) ** 2) / 4),
+    peak.RISING: lambda d: 0.7 + 0.01 * d,
+    peak.FALLING: lambda d: 0.8 - 0.01 * d,
+    peak.FLAT: lambda d: 0.7 + 0.0001 * d,
+    peak.PLATEAU: lambda d: 0.8 - 0.1 * (d < 3) - 0.05 * (d > 6),
+    peak.UNDECIDED: lambda d: 0.8 + 0.012 * (d == 3) + 0.013 * (d == 8),
+}
+
+
+def nine(curve: Callable[[np.ndarray], np.ndarray], noise: float = 0.02) -> tuple[np.ndarray, Resamples]:
+    scores = curve(np.arange(9))[:, None] + noise * np.random.default_rng(0).normal(size=(9, 400))
+    return scores, Resamples(np.repeat(np.arange(200), 2), 500)
+
+
+@pytest.mark.parametrize("word", CURVES)
+def test_every_shape_is_told_with_the_tests_it_needs(word: str) -> None:
+    scores, draws = nine(CURVES[word])
+    found = peak.shape(scores, draws, np.full(9, 0.01))
+    assert found.verdict == word
+    p, ends = np.asarray(found.among.p), {peak.PEAK: [0, 8], peak.PLATEAU: [0, 8]}
+    needed = {
+        peak.RISING: p[:8].max(),
+        peak.FALLING: p[1:].max(),
+        peak.FLAT: peak.equivalence(scores, draws).p,
+        peak.UNDECIDED: np.nan,
+    }.get(word, p[ends.get(word, [])].max(initial=0))
+    if word == peak.PLATEAU:
+        needed = max(needed, peak.equivalence(scores[3:7], draws).p)
+        assert (found.among.first, found.among.last) == (3, 6)
+    assert found.p == pytest.approx(max(needed, 0.0 if word == peak.FLAT else 0.01), nan_ok=True)
+
+
+@pytest.mark.parametrize("word", CURVES)
+def test_no_curve_has_a_shape_of_which_no_layer_is_above_chance(word: str) -> None:
+    """And none rises, peaks or falls at layers that are not, or where chance could not be tested."""
+    scores, draws = nine(CURVES[word])
+    assert peak.shape(scores, draws, np.full(9, 0.2)).verdict == peak.NOTHING
+    among = peak.contenders(scores, draws).layers
+    elsewhere = np.where(np.isin(np.arange(9), among), 0.2, 0.01)
+    for chance in (elsewhere, None):
+        if chance is None or (chance < 0.05).any():
+            assert peak.shape(scores, draws, chance).verdict == (peak.FLAT if word == peak.FLAT else peak.UNDECIDED)
+
+
+def test_a_top_layer_that_beats_all_others_is_the_end_of_a_rise() -> None:
+    """92.6 against 34.5: no peak, and not undecided either."""
+    rng, draws = np.random.default_rng(0), Resamples(np.repeat(np.arange(100), 4), 500)
+    scores = (rng.random((9, 400)) < np.array([0.345] * 8 + [0.926])[:, None]).astype(float)
+    assert peak.shape(scores, draws, np.full(9, 0.001)).verdict == peak.RISING
+
+
+def test_a_set_with_an_end_of_the_curve_is_no_peak_however_clear_its_middle() -> None:
+    """Two layers of one height, one of them the top: the curve may not fall at all."""
+    scores, draws = nine(lambda d: 0.7 + 0.1 * (d == 4))
+    scores[8] = scores[4, ::-1]
+    found = peak.shape(scores, draws, np.full(9, 0.01))
+    assert found.among.layers == (4, 8) and found.verdict == peak.UNDECIDED
+
+
+def test_two_layers_rise_fall_or_are_flat() -> None:
+    for word in (peak.RISING, peak.FALLING, peak.FLAT):
+        scores, draws = nine(CURVES[word], 0.002)
+        assert peak.shape(scores[[0, 8]], draws, np.full(2, 0.01)).verdict == word
+    with pytest.raises(ProbeError, match="3 p values against chance must be one for each of the 2 layers"):
+        peak.shape(scores[:2], draws, np.zeros(3))
+
+
+def test_a_contender_has_the_p_of_no_layer_is_better() -> None:
+    scores, draws = nine(CURVES[peak.PEAK])
+    found = peak.contenders(scores, draws, 0.9)
+    assert found.layers == tuple(np.flatnonzero(np.asarray(found.p) > 0.1)) and found.p[4] == 1
+    assert found.p[0] == found.p[8] == pytest.approx(1 / 501)
 
 
 def test_the_best_layer_of_the_sample_and_its_twins_always_contend() -> None:

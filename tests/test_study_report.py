@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 from test_report import COMMON
 
+from mllm_probe.report.answers import load_tests
 from mllm_probe.report.figures import controls, draw_layers, headline, real, spread
 from mllm_probe.report.scores import ScoreFile, load_scores
 from mllm_probe.report.study import QUESTION, draw_study, print_study
@@ -26,8 +27,8 @@ H1 = {
     "claim": "entailment at last rises, peaks and falls",
     "verdict": "holds",
     "sentence": "entailment at last: peak at lm.05 [lm.04, lm.06]; the top layer lm.08 is 5.2 points lower [4.3, 6.1]",
-    "numbers": {"peak": "lm.05", "first": "lm.04", "last": "lm.06"}
-    | {"peak_depth": 0.625, "first_depth": 0.5, "last_depth": 0.75},
+    "numbers": {"chosen": "lm.05", "first": "lm.04", "last": "lm.06"}
+    | {"chosen_depth": 0.625, "first_depth": 0.5, "last_depth": 0.75},
 }
 H2 = {**H1, "name": "H2", "verdict": "does not hold", "numbers": {}}
 H3 = {**H1, "name": "H3", "verdict": "undecided", "numbers": {}}
@@ -119,7 +120,7 @@ def test_the_layers_are_drawn_with_controls_floors_and_lens(
         assert found[name] == [value, value]
     assert found["majority"] == [0.5, 0.5] and "mean_text, text only" not in found
     said = {text.get_text(): text for text in drawn[0].axes[-1].texts}
-    assert set(said) == {"copy ceiling", "vision only", "zero shot", "question only", "chance (majority)"}
+    assert set(said) == {"copy ceiling", "vision only", "zero shot", "question only", "majority of training"}
     with Image.open(tmp_path / "layers.png") as image:
         assert image.width >= 1200
 
@@ -130,15 +131,17 @@ def test_labels_of_one_height_are_pushed_apart_and_keep_their_order() -> None:
     assert spread([0.38, 0.5, 0.52], 0.1) == pytest.approx([0.3667, 0.4667, 0.5667], abs=1e-3)
 
 
-def test_the_table_says_what_controls_and_the_model_itself_score(whole: pd.DataFrame) -> None:
+def test_the_table_says_what_controls_and_the_model_itself_score(whole: pd.DataFrame, tmp_path: Path) -> None:
     written = io.StringIO()
-    gap = {"site": "lm.05", "value": 0.15, "low": 0.11, "high": 0.19}
-    print_table(whole, {"gap": gap}, Console(file=written, width=300))
+    tests = load_tests(tmp_path / "none")
+    gap = {"test": "gap", "position": "last", "site": "lm.05", "value": 0.15, "low": 0.11, "high": 0.19}
+    tests.loc[0] = gap | {"p_value": 0.01}
+    print_table(whole, {}, tests, Console(file=written, width=300))
     text = written.getvalue()
-    assert "controls at last, where validation prefers each: text_only 50.0 [" in text
-    assert "random_weights 55.7 [53.7, 57.7] (lm.04)" in text
-    assert "zero-shot: the model's own answer scores 78.0 [76.0, 80.0] %, and says yes to 61.3 %" in text
-    assert "the probe at lm.05 minus that answer: 15.0 points [11.0, 19.0]" in text
+    assert "controls at last, where validation prefers each: text only 50.0 [" in text
+    assert "random weights 55.7 [53.7, 57.7] (lm.04)" in text
+    assert "zero-shot: the model's own answer scores 78.0 % [76.0, 80.0], and says 'yes' to 61.3 %" in text
+    assert "the probe at lm.05 minus that answer: +15.0 points [11.0, 19.0], p = 0.01" in text
     assert "question_only" in text and "copy_ceiling" in text and "nan" not in text and "99.0" not in text
 
 
@@ -160,9 +163,9 @@ def test_both_tasks_are_drawn_against_depth(
     assert found["entailment (global)"] == PEAKED and found["objects (local)"] == PLATEAU
     assert len(found["entailment, text_only"]) == len(found["objects, random_weights"]) == LAYERS
     assert found["chance, entailment"] == [0.5, 0.5] and found["chance, objects"] == [0.53, 0.53]
-    peak = next(line for line in drawn[0].axes[0].lines if line.get_gid() == "peak")
+    peak = next(line for line in drawn[0].axes[0].lines if line.get_gid() == "may be the best")
     assert list(peak.get_xdata()) == [0.5, 0.75]  # type: ignore[arg-type]
-    assert "best layer lm.05 [lm.04, lm.06]" in [text.get_text() for text in drawn[0].axes[0].texts]
+    assert "chosen lm.05; the best from lm.04 to lm.06" in [text.get_text() for text in drawn[0].axes[0].texts]
     with Image.open(paths[0]) as image:
         assert image.width >= 1200
     first = [path.read_bytes() for path in paths]

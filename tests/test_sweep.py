@@ -11,6 +11,7 @@ import pytest
 from conftest import QUICK, Run, tiny
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import accuracy_score, log_loss
+from test_words import check_words
 
 from mllm_probe.config import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError
@@ -198,14 +199,18 @@ def test_each_block_is_coded_by_the_probe_fitted_before_it(swept: Path) -> None:
 
 def test_tests_of_layers_are_a_file_and_lines_of_the_summary(swept: Path) -> None:
     tests = pd.read_csv(swept / "tests.csv", keep_default_na=False)
-    assert set(tests.test) == {"above_chance", "floor", "contender", "drop", "rise", "difference", "equivalence", "gap"}
+    always = {"above_chance", "floor", "contender", "shape", "equivalence", "difference", "gap"}
+    assert always <= set(tests.test) <= always | {"drop", "rise", "plateau"}
     assert set(tests[tests.test == "above_chance"].family) == {"4 keys", "by design"}, "layer 0 has seen no picture"
+    check_words(swept)
     summary = json.loads((swept / "summary.json").read_text())
     for position in ("last", "mean_text"):
-        said = summary["verdicts"][position]
-        assert said["verdict"] in ("peak", "flat within margin", "undecided")
-        drop = tests[(tests.test == "drop") & (tests.position == position)].iloc[0]
-        assert float(drop.value) == pytest.approx(said["drop"]) and drop.site == said["chosen"]
+        said, here = summary["verdicts"][position], tests[tests.position == position]
+        assert said["verdict"] == here[here.test == "shape"].verdict.item()
+        contends = here[here.test == "contender"]
+        assert said["may_be_best"] == contends[contends.verdict != ""].site.tolist()
+        assert said["blocks"] == contends.site.tolist()
+        assert set(here[here.test.isin(["drop", "rise", "difference"])].site) == {said["chosen"]}
 
 
 def test_a_killed_sweep_goes_on_behind_the_keys_it_fitted(
@@ -299,7 +304,7 @@ def test_numbers_are_swept_too(probe: Run, checkpoint: Path, tmp_path: Path) -> 
     args = (*tiny(checkpoint), *QUICK, "task=count", "probe=ridge", "layers.towers=[lm]")
     code, out, err = probe("run", *args)
     assert code == 0, err
-    assert "r2 in %" in out and "no control task: its labels go by type" in err
+    assert "count on scenes: R2" in out and "no control task: its labels go by type" in err
     table = load_scores(folder(tmp_path) / "scores.csv")
     assert set(table.metric) == {"r2", "mae", "spearman"} and set(table.probe) == {"ridge", "majority", "constant"}
     floor = table[(table.probe == "majority") & (table.metric == "spearman")]

@@ -53,7 +53,7 @@ def test_curves_share_a_scale_and_fit_the_width() -> None:
     def lines(width: int, encoding: str = "utf-8") -> list[str]:
         raw = io.BytesIO()
         console = Console(file=io.TextIOWrapper(raw, encoding=encoding, write_through=True), width=width)
-        print_curves(curves, console)
+        print_curves(curves, "accuracy", console)
         return [line.rstrip() for line in raw.getvalue().decode().splitlines()]
 
     assert lines(80)[:2] == [

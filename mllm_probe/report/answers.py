@@ -1,42 +1,27 @@
-"""What a run says in words: which layer wins, by how much, whether that is significant, what the controls say.
+"""What a run says in words: which layer validation chose, which may be the best, the shape of the curve, the controls.
 
-Every number is one of scores.csv, tests.csv or summary.json; nothing is tested again.
+Every number is one of scores.csv, tests.csv or summary.json, and every word stands on a row of tests.csv; nothing is
+tested again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.report.figures import controls, floors, headline, headline_metric, words
-from mllm_probe.settings import CONTROL_TASK, PERMUTED
-from mllm_probe.stats.measures import HIGHER_IS_BETTER
-from mllm_probe.stats.peak import preferred
+from mllm_probe import units
+from mllm_probe.report.against import against
+from mllm_probe.report.beside import beside
+from mllm_probe.report.figures import headline_metric
+from mllm_probe.report.shapes import beyond, p_said, shape_said, shape_why
+from mllm_probe.settings import RANDOM
+from mllm_probe.sites import listed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ALPHA = 0.05
 TEXTS = ("run", "test", "family", "probe", "position", "site", "other", "verdict")
-MEANING = {
-    "majority": "always the commonest label: chance",
-    "question_only": "a bag of words of the question, no picture",
-    "zero_shot": "the model's own answer, no probe",
-    "text_only": "the prompt without its picture",
-    "blank_picture": "a grey picture instead",
-    "shuffled_picture": "another sample's picture instead",
-    "random_weights": "the same architecture, weights drawn",
-    "vision_only": "the vision tower alone",
-    "connector_only": "the connector alone",
-    "copy_ceiling": "the label stands in the prompt",
-    CONTROL_TASK: "labels drawn by type (Hewitt and Liang), same layer",
-    PERMUTED: "labels shuffled in training, same layer",
-}
-VERDICTS = {
-    "peak": "Yes, a peak",
-    "flat within margin": "No: flat within {margin}",
-    "undecided": "Undecided: neither a peak nor flatness was shown",
-}
 
 
 @dataclass(frozen=True)
@@ -59,143 +44,190 @@ def load_tests(path: Path) -> "pd.DataFrame":
 
 
 def leading(summary: Mapping[str, Any]) -> str | None:
-    """The position whose best block validation likes best, the first of the run where that is not known."""
-    best = summary.get("chosen") or {}
-    return max(best, key=lambda position: best[position].get("validation", 0.0), default=None)
+    """The position whose chosen block validation likes most, the first of the run where that is not known."""
+    chosen, worse = summary.get("chosen") or {}, -1 if summary.get("metric") == "nll" else 1
+    return max(chosen, key=lambda position: worse * chosen[position].get("validation", 0.0), default=None)
 
 
-def sentence(task: str, summary: Mapping[str, Any], tests: "pd.DataFrame", position: str) -> str:
-    """The run at one position in a line: the block that wins, or that none can be named."""
-    best, verdict = summary["chosen"][position], summary.get("verdicts", {}).get(position)
-    if not _above_chance(tests[tests.position == position], best["site"]):
-        return f"At {position}, no block was shown to read {task} above chance"
-    if verdict is None:
-        return f"{best['site']} at {position} reads {task}: {bounded(best)}"
-    first, last = verdict["best_between"]
-    said = f"{best['site']} at {position} reads {task} best: {bounded(best)}"
-    return said if first == last else f"{said}; any block from {first} to {last} may be as good"
+@dataclass(frozen=True)
+class Reading:
+    """One position of a run: what validation chose there, and what tests.csv says of it and of the other blocks."""
 
+    scores: "pd.DataFrame"
+    summary: Mapping[str, Any]
+    tests: "pd.DataFrame"
+    position: str
 
-def answers(scores: "pd.DataFrame", summary: Mapping[str, Any], tests: "pd.DataFrame", position: str) -> list[Answer]:
-    """The four questions at one position. Where its layers were not compared, the first and the last."""
-    best, verdict = summary["chosen"][position], summary.get("verdicts", {}).get(position)
-    here = tests[tests.position == position]
-    found = [_which(best, verdict, here, position)]
-    if verdict is not None and len(here):
-        found += [_how_much(here), _significant(here, verdict)]
-    return [*found, _controlled(scores, summary, here, position)]
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        return self.summary["chosen"][self.position]
 
+    @property
+    def site(self) -> str:
+        return str(self.chosen["site"])
 
-def _above_chance(here: "pd.DataFrame", site: str) -> bool:
-    """Unless the test says otherwise."""
-    rows = here[(here.test == "above_chance") & (here.site == site)]
-    return rows.empty or bool(_significant_rows(rows).all())
+    @cached_property
+    def metric(self) -> str:
+        return headline_metric(self.scores)
 
+    @cached_property
+    def here(self) -> "pd.DataFrame":
+        return self.tests[self.tests.position == self.position]
 
-def _which(best: Mapping[str, Any], verdict: Mapping[str, Any] | None, here: "pd.DataFrame", position: str) -> Answer:
-    detail = [f"chosen on validation among the language model's blocks at {position}, scored once on test"]
-    if verdict is not None:
-        first, last = verdict["best_between"]
-        among = f"it is {first}" if first == last else f"one from {first} to {last}"
-        detail.append(f"the truly best block: {among}, as far as these test pictures tell")
-    none = "" if _above_chance(here, best["site"]) else "None is shown to: "
-    return Answer("Which layer wins?", f"{none}{best['site']} has {bounded(best)}", tuple(detail))
+    def rows(self, test: str) -> "pd.DataFrame":
+        return self.here[self.here.test == test]
 
+    @cached_property
+    def level(self) -> str:
+        return f"{100 * float(self.scores.ci_level.dropna().iloc[0]):g} %"
 
-def _how_much(here: "pd.DataFrame") -> Answer:
-    """Against the best other block; those that the chosen one is better than, and those it is not told apart from."""
-    rivals = here[here.test == "difference"].sort_values("value")
-    better, worse = rivals[_significant_rows(rivals) & (rivals.value > 0)], rivals[rivals.value < 0]
-    tied = rivals[~_significant_rows(rivals)]
-    nearest = rivals.iloc[0]
-    detail = [f"better than {_named(better.other)} of {len(rivals)} other blocks (p < {ALPHA}, Holm)"]
-    if len(tied):
-        detail.append(f"not told apart from {_named(tied.other)}")
-    if (beaten := len(worse[_significant_rows(worse)])) > 0:
-        detail.append(f"{beaten} score higher on test than the block that validation chose")
-    for row in here[here.test == "rise"].itertuples():
-        detail.append(f"over the bottom block {row.other}: {points(row)}, {p_said(row.p_adjusted)}")
-    return Answer(
-        "By how much?", f"{points(nearest)} against {nearest.other}, the highest of the others", tuple(detail)
-    )
+    @cached_property
+    def score(self) -> str:
+        """`93.0 % [91.0, 95.0]` of the chosen block."""
+        return units.tied(units.value(self.chosen["value"], self.chosen["low"], self.chosen["high"], self.metric))
 
+    @cached_property
+    def among(self) -> list[str]:
+        """The blocks that may be the best, from the bottom up; none where blocks were not compared."""
+        rows = self.rows("contender")
+        return list(rows.site[rows.verdict != ""])
 
-def _significant_rows(rows: "pd.DataFrame") -> Any:
-    return rows.p_adjusted <= ALPHA
+    @cached_property
+    def blocks(self) -> list[str]:
+        return list(self.rows("contender").site)
 
+    def above(self, test: str) -> bool | None:
+        """Is the chosen block above chance, or above the best constant answer (floor)? None where it was not tested."""
+        rows = self.rows(test)
+        rows = rows[rows.site == self.site]
+        return None if rows.empty else bool(beyond(rows).all())
 
-def _significant(here: "pd.DataFrame", verdict: Mapping[str, Any]) -> Answer:
-    margin = f"{100 * verdict['margin']:g} point{'' if verdict['margin'] == 0.01 else 's'}"
-    chance = here[here.test == "above_chance"]
-    above, own = int(_significant_rows(chance).sum()), chance[chance.site == verdict["chosen"]]
-    detail = []
-    if verdict["chosen"] == verdict["top"]:
-        detail.append(f"{verdict['top']} is the highest block read, so nothing falls behind it")
-    for row in here[here.test == "drop"].itertuples():
-        if verdict["chosen"] != verdict["top"]:
-            found = f"drop to the top block {row.other}: {points(row)}, {p_said(row.p_adjusted)}"
-            least = f"; {100 * row.detectable:.1f} would be found in 80 % of such samples"
-            detail.append(found + least * bool(row.detectable))
-    for row in own.itertuples():
-        family = f"max-T over {row.family}"
-        detail.append(
-            f"{above} of {len(chance)} layers here are above chance; {row.site}: {p_said(row.p_adjusted)}, {family}"
-        )
-    said = VERDICTS.get(verdict["verdict"], verdict["verdict"]).format(margin=margin)
-    return Answer("Is one layer significantly best?", said, tuple(detail))
+    def gap(self, row: Any) -> str:
+        return units.tied(units.gap(row.value, row.low, row.high, self.metric))
 
+    @property
+    def sentence(self) -> str:
+        """The run at this position in a line."""
+        task, metric = self.scores.task.iloc[0], units.named(self.metric)
+        if self.above("above_chance") is False and not self._any_above:
+            return f"At {self.position}, no block is shown to read {task} above chance"
+        said = f"{self.site} at {self.position}, chosen on validation, reads {task} with {metric} {self.score}"
+        if self.above("above_chance") is False:
+            said += ", which is not shown to be above chance"
+        return f"{said}{self._untrained}{self._set}"
 
-def _controlled(scores: "pd.DataFrame", summary: Mapping[str, Any], here: "pd.DataFrame", position: str) -> Answer:
-    """The highest of what sees no picture or no training beside the layer, then what is known beyond each."""
-    site, rows = summary["chosen"][position]["site"], headline(scores)
-    base = {words(row): row for row in floors(rows).itertuples()}
-    blind = list(preferred_controls(scores, rows, position))
-    blind += [base[name] for name in ("question only", "majority") if name in base]
-    top = max(blind, key=lambda row: row.value)
-    detail = [f"{words(row)}: {bounded(row)}" for row in blind if row is not top]
-    own = scores[
-        (scores.site == site) & (scores.position == position) & (scores.seed == "all") & (scores.split == "test")
-    ]
-    for row in own[(own.metric == "selectivity") & (own.subset == "") & (own.features == "single")].itertuples():
-        detail.append(f"selectivity, above the control task: {points(row)}")
-    for row in here[(here.test == "gap")].itertuples():
-        detail.append(f"above the model's own answer: {points(row)}, {p_said(row.p_value)}")
-    name = "chance" if words(top) == "majority" else words(top)
-    return Answer("What do the controls say?", f"at most {bounded(top)}: {name}", tuple(detail))
+    @property
+    def _any_above(self) -> bool:
+        rows = self.rows("above_chance")
+        return bool(beyond(rows[rows.site.isin(self.blocks or [self.site])]).any())
 
+    @property
+    def _untrained(self) -> str:
+        """Against the same architecture with weights drawn, where that was run."""
+        row = against(self.tests, RANDOM, self.site, self.position)
+        if row is None:
+            return ""
+        if row.verdict in ("above", "below"):
+            return f", {row.verdict} random weights by {self.gap(row)}"
+        least = units.amount(row.detectable, self.metric)
+        return f", not shown to differ from random weights (least detectable {least})"
 
-def preferred_controls(scores: "pd.DataFrame", rows: "pd.DataFrame", position: str) -> Iterator[Any]:
-    """Each control of other inputs or weights at the layer validation prefers of it, as the real layers are chosen."""
-    val = scores[(scores.split == "val") & scores.headline & (scores.subset == "")]
-    for control, found in controls(rows, position).groupby("control", sort=False):
-        liked = val[(val.control == control) & (val.position == position)].groupby("site").value.mean()
-        yield next(
-            found.iloc[
-                [preferred(liked.reindex(found.site).to_numpy(), headline_metric(scores) in HIGHER_IS_BETTER)]
-            ].itertuples()
+    @property
+    def _set(self) -> str:
+        if not self.among:
+            return ""
+        named, several = listed(self.among, self.blocks), len(self.among) > 1
+        if self.site not in self.among:
+            return f"; the best block is another, {'one of ' * several}{named} ({self.level})"
+        return (
+            f"; {named} may be the best block ({self.level})"
+            if several
+            else f"; no other block may be the best ({self.level})"
         )
 
+    def answers(self) -> list[Answer]:
+        """The questions at this position. Where its layers were not compared, the first and the last."""
+        found = [self._which()]
+        if self.among:
+            found += [self._how_much(), self._shape()]
+        return [*found, self._controlled()]
 
-def bounded(row: Any) -> str:
-    """`98.1 % [96.9, 99.2]`, of a row or a mapping; no interval where there is none."""
-    value, low, high = (row[n] if isinstance(row, Mapping) else getattr(row, n) for n in ("value", "low", "high"))
-    bounds = "" if low is None or low != low else f" [{100 * low:.1f},\u00a0{100 * high:.1f}]"
-    return f"{100 * value:.1f}\u00a0%{bounds}"
+    def _which(self) -> Answer:
+        detail = [f"chosen on validation among the language model's blocks at {self.position}, scored once on test"]
+        if self.among:
+            detail.append(f"may be the best block ({self.level}): {listed(self.among, self.blocks)}")
+        if self.among and self.site not in self.among:
+            detail.append(f"{self.site} is not among them: validation chose another than the test pictures do")
+        for test, floor in (("above_chance", "chance"), ("floor", "the best constant answer")):
+            for row in self.rows(test).itertuples():
+                if row.site == self.site:
+                    detail.append(self._beyond(row, floor))
+        return Answer(
+            "Which layer did validation choose?", f"{self.site}: {units.named(self.metric)} {self.score}", tuple(detail)
+        )
 
+    def _beyond(self, row: Any, floor: str) -> str:
+        gap = f" ({self.gap(row)})" if row.test == "floor" else ""
+        p = p_said(row.p_adjusted)
+        return (
+            f"above {floor}{gap}, {p}"
+            if row.verdict.startswith("above")
+            else f"not shown to be above {floor}{gap}, {p}"
+        )
 
-def points(row: Any) -> str:
-    """A difference with its sign and interval, in points."""
-    return f"{100 * row.value:+z.1f} points [{100 * row.low:z.1f},\u00a0{100 * row.high:z.1f}]"
+    def _how_much(self) -> Answer:
+        """Against the highest other block; those that the chosen one is above, and those it is not told apart from."""
+        rivals = self.rows("difference").sort_values("value")
+        told = {word: list(rivals.other[rivals.verdict == word]) for word in ("above", "below", "")}
+        nearest = rivals.iloc[0]
+        detail = [f"above {self._counted(told['above'])} of {len(rivals)} other blocks (Holm)"]
+        detail += [f"not told apart from {self._counted(told[''])}"] if told[""] else []
+        detail += [f"below {self._counted(told['below'])}"] if told["below"] else []
+        for name, end in (("rise", "bottom"), ("drop", "top")):
+            for row in self.rows(name).itertuples():
+                least = f"; {units.amount(row.detectable, self.metric)} would be found in 80 % of such samples"
+                detail.append(f"minus the {end} block {row.other}: {self.gap(row)}, {p_said(row.p_adjusted)}{least}")
+        said = f"{self.gap(nearest)} against {nearest.other}, the highest of the others"
+        return Answer("By how much?", said, tuple(detail))
 
+    def _counted(self, sites: Sequence[str]) -> str:
+        return f"{len(sites)} ({listed(sites, self.blocks)})" if sites else "none"
 
-def p_said(p: float) -> str:
-    return f"p\u00a0=\u00a0{p:.2g}"
+    def _shape(self) -> Answer:
+        chance = self.rows("above_chance")
+        detail = list(shape_why(self.here, self.blocks, self._margin))
+        if len(chance):
+            chance = chance[chance.p_adjusted.notna()]
+            above, family = int(beyond(chance).sum()), "".join(chance.family[:1])
+            detail.append(f"{above} of {len(chance)} layers here are above chance (max-T over {family})")
+        return Answer("What is the shape of the curve?", self.shape, tuple(detail))
 
+    @property
+    def shape(self) -> str:
+        """Its word, empty where blocks were not compared."""
+        if not self.among:
+            return ""
+        said = shape_said(self.here, self.blocks, self._margin)
+        return said[:1].upper() + said[1:]
 
-def _named(sites: Sequence[str]) -> str:
-    """`3 (lm.00, lm.01, lm.02)`; of many the ends of the list."""
-    names = sorted(sites)
-    if not names:
-        return "none"
-    shown = ", ".join(names) if len(names) < 5 else f"{names[0]}, {names[1]} ... {names[-1]}"
-    return f"{len(names)} ({shown})"
+    @property
+    def _margin(self) -> str:
+        return units.amount(self.summary["verdicts"][self.position]["margin"], self.metric)
+
+    def _controlled(self) -> Answer:
+        """The highest of all controls and floors, then each of them beside the chosen layer."""
+        found = beside(self.scores, self.tests, self.position, self.site)
+        counted = [one for one in found if one.counts]
+        detail = [one.said for one in found]
+        rows = self.scores
+        rows = rows[(rows.site == self.site) & (rows.position == self.position) & (rows.subset == "")]
+        for row in rows[
+            (rows.metric == "selectivity") & (rows.seed == "all") & (rows.features == "single")
+        ].itertuples():
+            detail.append(f"selectivity, over the control task: {self.gap(row)}")
+        if not counted:
+            return Answer("What do the controls say?", "none says anything", tuple(detail))
+        top = counted[0]
+        said = units.tied(units.value(top.row.value, top.row.low, top.row.high, self.metric))
+        most = f"{top.name} has {said}, the highest of {len(counted)} controls and floors"
+        return Answer("What do the controls say?", most, tuple(detail))

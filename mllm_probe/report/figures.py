@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe import units
 from mllm_probe.paths import replacing
 from mllm_probe.report.style import COLUMN, STYLES, Style, without_title
 from mllm_probe.report_settings import SCREEN
@@ -112,7 +113,7 @@ def layers_figure(scores: "pd.DataFrame", style: str = SCREEN) -> Any:
         _draw_controls(panel, rows[rows.tower == tower], sites[sites.tower == tower], next(iter(colour)))
         panel.set_title(TITLES[tower], fontsize=look.text)
     draw_floors(panels, floors(rows), named=not look.paper)
-    panels[0].set_ylabel(f"{headline_metric(scores)} on held-out pictures", fontsize=look.text)
+    panels[0].set_ylabel(f"{units.named(headline_metric(scores))} on held-out pictures", fontsize=look.text)
     first = scores.iloc[0]
     figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=look.title)
     legend_below(figure, panels, tuple(colour), look.entry, look.small if look.paper else 9)
@@ -219,7 +220,7 @@ def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame", named: bool = True)
 
 def floor_name(row: Any) -> str:
     """Of a baseline, in a legend."""
-    return "chance (majority)" if words(row) == "majority" else words(row)
+    return "majority of training" if words(row) == "majority" else words(row)
 
 
 def spread(wanted: Sequence[float], apart: float) -> list[float]:

@@ -10,22 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mllm_probe import units
 from mllm_probe.paths import SIDES, RunPaths, replacing
 from mllm_probe.report.charts import study_chart
 from mllm_probe.report.figures import headline, svg_uri
 from mllm_probe.report.library import MISSING, Library, script_digest
 from mllm_probe.report.result import Result
+from mllm_probe.report.shapes import p_said
 from mllm_probe.report.study import QUESTION, study_figure, study_positions
 from mllm_probe.report_settings import ReportSettings
 
 TEMPLATE = Path(__file__).parent / "template"
-PEOPLE = {
-    "auroc": "AUROC",
-    "nll": "log loss (nats)",
-    "ece": "calibration error",
-    "f1": "F1",
-    "mae": "mean absolute error",
-}
 
 
 def command(paths: RunPaths) -> str:
@@ -65,5 +60,6 @@ def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] 
         script=Markup(script),
         digest=script_digest(script.encode()),
         style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
-        measures=PEOPLE,
+        units=units,
+        p_said=p_said,
     )

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from mllm_probe import units
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
-from mllm_probe.report.answers import MEANING, Answer, answers, leading, load_tests, preferred_controls, sentence
+from mllm_probe.report.answers import Reading, leading, load_tests
+from mllm_probe.report.beside import Beside, beside
 from mllm_probe.report.charts import Chart, geometry_charts, layer_charts
 from mllm_probe.report.examples import KINDS, Example, Examples, load_examples
 from mllm_probe.report.features import features_figure, gains
 from mllm_probe.report.fidelity import load_agreements, lost
 from mllm_probe.report.figures import (
-    DASHES,
     by_site,
-    floors,
     headline,
     headline_metric,
     layers_figure,
@@ -36,6 +36,9 @@ from mllm_probe.report_settings import NONE, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+TOLD = ("above_chance", "floor", "contender", "difference")  # tests that each block has a row of
 
 
 @dataclass(frozen=True)
@@ -82,18 +85,11 @@ class Result:
         return f"{n} held-out decisions on {groups} pictures; {level} intervals over pictures"
 
     @cached_property
-    def readings(self) -> list[tuple[str, str, list[Answer]]]:
-        """(position, sentence, answers), the position that validation prefers first."""
-        chosen, lead = list(self.summary.get("chosen") or {}), leading(self.summary)
-        ordered = sorted(chosen, key=lambda position: position != lead)
-        return [
-            (
-                p,
-                sentence(self.first.task, self.summary, self.tests, p),
-                answers(self.scores, self.summary, self.tests, p),
-            )
-            for p in ordered
-        ]
+    def readings(self) -> list[Reading]:
+        """A reading of each position, the one that validation prefers first."""
+        lead = leading(self.summary)
+        ordered = sorted(self.summary.get("chosen") or {}, key=lambda position: position != lead)
+        return [Reading(self.scores, self.summary, self.tests, position) for position in ordered]
 
     @property
     def charts(self) -> list[Chart]:
@@ -118,30 +114,21 @@ class Result:
     def positions(self) -> list[str]:
         return positions(real(self.rows))
 
-    def controls(self) -> Iterator[dict[str, Any]]:
-        """Each floor and control at the leading position, where validation prefers it, and what it is."""
-        position = leading(self.summary)
-        found = list(floors(self.rows).itertuples())
-        if position is not None:
-            found = [*preferred_controls(self.scores, self.rows, position), *found, *self._labels(position)]
-        for row in sorted(found, key=lambda row: -row.value):
-            name = str(row.control or row.probe)
-            yield {"name": name.replace("_", " "), "row": row, "meaning": MEANING.get(name, "")}
+    def controls(self) -> list[Beside]:
+        """Each floor and control at the leading position, where validation prefers it."""
+        if not self.readings:
+            return beside(self.scores, self.tests, "", "")
+        first = self.readings[0]
+        return beside(self.scores, self.tests, first.position, first.site)
 
-    def _labels(self, position: str) -> Iterator[Any]:
-        """Other labels at the layer that validation chose."""
-        here = self.rows[
-            (self.rows.position == position) & (self.rows.site == self.summary["chosen"][position]["site"])
-        ]
-        here = here[(here.control != "") & (here.features == "single") & ~here.control.isin(list(DASHES))]
-        yield from here[here.control.isin(list(MEANING))].itertuples()
-
-    def rivals(self) -> Iterator[tuple[str, str, list[Any]]]:
-        """(position, chosen block, the rows of tests.csv that hold it against the others)."""
-        for position, _, _ in self.readings:
-            rows = self.tests[(self.tests.test == "difference") & (self.tests.position == position)]
-            if len(rows):
-                yield position, rows.site.iloc[0], list(rows.itertuples())
+    def blocks(self) -> Iterator[tuple[Reading, list[dict[str, Any]]]]:
+        """Each reading with the rows of tests.csv on each of its blocks, by the test they are of."""
+        for reading in self.readings:
+            rows = reading.here.itertuples()
+            held = {(row.test, row.other if row.test == "difference" else row.site): row for row in rows}
+            told = [{"site": site} | {test: held.get((test, site)) for test in TOLD} for site in reading.blocks]
+            if told:
+                yield reading, told
 
     @cached_property
     def measures(self) -> list[Any]:
@@ -178,7 +165,7 @@ class Result:
         """What may have leaked or gone wrong, each with what was found."""
         yield from leakage(self.paths)
         for row in self.rows[self.rows.control == "question_only"].itertuples():
-            yield "the words alone", f"{100 * row.value:.1f} % [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+            yield "the words alone", units.value(row.value, row.low, row.high, self.metric)
         said = self.summary.get("guards")
         passed = "none tripped" if said == [] else "; ".join(said) if said else "none stopped the run"
         yield "guards", passed

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mllm_probe import units
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII = "_.-:=+*#"  # where the encoding of the output has no blocks
 GAP = 2  # columns between two cells
@@ -18,8 +20,8 @@ def sparkline(curve: Sequence[float], low: float, high: float, bars: str = BLOCK
     return "".join(bars[round(step * (value - low))] for value in curve)
 
 
-def print_curves(curves: Mapping[str, Sequence[float]], console: Console) -> None:
-    """{name: values [L]} on one scale, with their lowest and highest value in percent.
+def print_curves(curves: Mapping[str, Sequence[float]], metric: str, console: Console) -> None:
+    """{name: values [L]} on one scale, with their lowest and highest value of a measure.
 
     Single values are no curve, and what does not fit the width is left out.
     """
@@ -28,7 +30,11 @@ def print_curves(curves: Mapping[str, Sequence[float]], console: Console) -> Non
     bars = ASCII if console.options.ascii_only else BLOCKS
     table = Table.grid(padding=(0, GAP, 0, 0))
     rows = [
-        (name, sparkline(curve, min(values), max(values), bars), f"{100 * min(curve):.1f} to {100 * max(curve):.1f} %")
+        (
+            name,
+            sparkline(curve, min(values), max(values), bars),
+            f"{units.number(min(curve), metric)} to {units.value(max(curve), None, None, metric)}",
+        )
         for name, curve in shown.items()
     ]
     named = max((cell_len(name) for name in shown), default=0)

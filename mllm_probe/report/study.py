@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
+from mllm_probe import units
 from mllm_probe.report.figures import (
     COLOURS,
     DASHES,
@@ -65,8 +66,8 @@ def study_figure(
     """Both tasks against relative depth of the language model at one position, with their controls and chance.
 
     The position is `last`, or the first that both tasks read in the language model; each shows its own first one where
-    they share none. Controls have the colour of their task. The layers that may hold the global peak (H1) are marked
-    above the curves.
+    they share none. Controls have the colour of their task. The layers among which the best global one is (H1)
+    are marked above the curves.
     """
     from matplotlib.figure import Figure
 
@@ -80,14 +81,14 @@ def study_figure(
     ):
         names.append((*_draw_task(panel, rows, kind, colour, position), colour))
     panel.set_ylim(top=panel.get_ylim()[1] + 0.09 * (panel.get_ylim()[1] - panel.get_ylim()[0]))
-    _mark_peak(panel, statements, look)
+    _mark_chosen(panel, statements, look)
     _name_ends(panel, names, look)
     _draw_chance(panel, tables)
     first = whole.iloc[0]
     figure.suptitle(f"{first.model} ({first.quantization}) on {first.dataset}", fontsize=look.title)
     ends = "" if look.paper else " (0: embeddings, 1: top layer)"
     panel.set_xlabel(f"relative depth in the language model{ends}", fontsize=look.text)
-    panel.set_ylabel(f"{headline_metric(whole)} on held-out pictures", fontsize=look.text)
+    panel.set_ylabel(f"{units.named(headline_metric(whole))} on held-out pictures", fontsize=look.text)
     panel.tick_params(labelsize=look.small if look.paper else None)
     panel.grid(axis="y", color="0.92")
     panel.set_axisbelow(True)
@@ -134,7 +135,7 @@ def _name_ends(panel: Any, names: Sequence[tuple[float, str, str]], look: Style)
         panel.text(1.01, at, name, transform=panel.transAxes, color=colour, fontsize=9, va="center")
 
 
-def _mark_peak(panel: Any, statements: Sequence[Statement], look: Style) -> None:
+def _mark_chosen(panel: Any, statements: Sequence[Statement], look: Style) -> None:
     """A bar over the layers among which the best global one is, a mark at the one validation chose."""
     numbers = next((one["numbers"] for one in statements if one["name"] == "H1"), None)
     if numbers is None:
@@ -142,9 +143,18 @@ def _mark_peak(panel: Any, statements: Sequence[Statement], look: Style) -> None
     low, high = panel.get_ylim()
     at = high - 0.055 * (high - low)
     ends = [numbers["first_depth"], numbers["last_depth"]]
-    panel.plot(ends, [at, at], color=COLOURS[0], linewidth=3, solid_capstyle="butt", alpha=0.45, marker="|", gid="peak")
-    panel.plot(numbers["peak_depth"], at, marker="v", markersize=7, color=COLOURS[0])
-    said = f"best layer {numbers['peak']} [{numbers['first']}, {numbers['last']}]"
+    panel.plot(
+        ends,
+        [at, at],
+        color=COLOURS[0],
+        linewidth=3,
+        solid_capstyle="butt",
+        alpha=0.45,
+        marker="|",
+        gid="may be the best",
+    )
+    panel.plot(numbers["chosen_depth"], at, marker="v", markersize=7, color=COLOURS[0])
+    said = f"chosen {numbers['chosen']}; the best from {numbers['first']} to {numbers['last']}"
     middle = sum(ends) / 2
     side = "left" if middle < 0.2 else "right" if middle > 0.8 else "center"
     panel.annotate(

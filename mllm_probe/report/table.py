@@ -1,45 +1,79 @@
-"""The table a run ends with. Reads scores and summary, fits nothing."""
+"""The table a run ends with, and what may be said of it. Reads scores, summary and tests; fits and tests nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from mllm_probe.report.answers import preferred_controls
+from mllm_probe import units
+from mllm_probe.report.answers import Reading
+from mllm_probe.report.beside import preferred_controls
 from mllm_probe.report.features import gains
-from mllm_probe.report.figures import floors, headline, headline_metric, positions, real
+from mllm_probe.report.figures import floors, headline, headline_metric, positions, real, words
+from mllm_probe.report.shapes import beyond, p_said
 from mllm_probe.report.sparkline import print_curves
+from mllm_probe.score import BY_DESIGN
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ZERO_SHOT = "zero_shot"
+DESIGNED = "d"
+MARKS = {"above_chance": "c", "floor": "f"}
+MARKED = {
+    "above_chance": "c: above chance (permuted labels)",
+    "floor": "f: above the best constant answer",
+}
 
 
-def print_table(scores: "pd.DataFrame", summary: dict[str, Any], console: Console | None = None) -> None:
-    """One row per site, one column per position: accuracy in percent with its interval; baselines and curves below."""
+def print_table(
+    scores: "pd.DataFrame", summary: dict[str, Any], tests: "pd.DataFrame", console: Console | None = None
+) -> None:
+    """One row per site, one column per position: the headline measure with its interval; floors, curves and words
+    below."""
     console = console or Console()
-    rows = headline(scores)
+    rows, metric = headline(scores), headline_metric(scores)
     sites = real(rows)
     read = positions(sites)
     first = scores.iloc[0]
-    title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {headline_metric(scores)} in %"
-    table = Table(title=title, caption=_caption(first, sites))
+    title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {units.headed(metric)}"
+    table = Table(title=title, caption=_caption(sites, tests))
     table.add_column("site")
     for position in read:
         table.add_column(position, justify="right")
     chosen = {position: entry["site"] for position, entry in summary.get("chosen", {}).items()}
+    marks = _marks(tests)
     for site in dict.fromkeys(sites.site):
         cells = {row.position: row for row in sites[sites.site == site].itertuples()}
-        table.add_row(site, *(_cell(cells.get(position), chosen.get(position) == site) for position in read))
+        shown = (_cell(cells.get(at), metric, chosen.get(at) == site, marks.get((site, at), "")) for at in read)
+        table.add_row(site, *shown)
     table.add_section()
     for row in floors(rows).itertuples():
-        table.add_row(row.control or row.probe, _cell(row, False))
+        table.add_row(row.control or row.probe, _cell(row, metric))
     console.print(table)
-    print_curves(_curves(sites), console)
-    for line in (*_said(summary), *gains(summary), *_controls(scores, rows, read[:1]), *_answer(scores, rows, summary)):
-        console.print(line, highlight=False)
+    print_curves(_curves(sites), metric, console)
+    readings = [Reading(scores, summary, tests, position) for position in summary.get("chosen", {})]
+    said = (line for reading in readings for line in _said(reading))
+    known = (f"{escape(name)} by design: {escape(why)}" for name, why in (summary.get("by_design") or {}).items())
+    for line in (
+        *said,
+        *known,
+        *gains(summary),
+        *_controls(scores, rows, read[:1]),
+        *_answer(scores, rows, summary, tests),
+    ):
+        console.print(line.replace("\u00a0", " "), highlight=False)
+
+
+def _marks(tests: "pd.DataFrame") -> dict[tuple[str, str], str]:
+    """{(site, position): the letters of the floors that it is above}."""
+    found: dict[tuple[str, str], str] = {}
+    for test, letter in MARKS.items():
+        for row in tests[(tests.test == test) & beyond(tests)].itertuples():
+            found[row.site, row.position] = found.get((row.site, row.position), "") + letter
+    return found
 
 
 def _curves(sites: "pd.DataFrame") -> dict[str, list[float]]:
@@ -50,61 +84,62 @@ def _curves(sites: "pd.DataFrame") -> dict[str, list[float]]:
     }
 
 
-def _said(summary: dict[str, Any]) -> Iterator[str]:
-    """What may be said of each position's layers."""
-    for position, entry in summary.get("chosen", {}).items():
-        yield (
-            f"{position}: validation prefers {entry['site']} with {100 * entry['value']:.1f} % "
-            f"\\[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]; {entry['top_site']}, the highest block read, "
-            f"has {100 * entry['top_value']:.1f} %"
-        )
-        if verdict := summary.get("verdicts", {}).get(position):
-            first, last = verdict["best_between"]
-            where = first if first == last else f"between {first} and {last}"
-            yield (
-                f"  the best block is {where}; drop to the top {100 * verdict['drop']:.1f} points "
-                f"\\[{100 * verdict['drop_low']:.1f}, {100 * verdict['drop_high']:.1f}], p = {verdict['drop_p']:.2g}: "
-                f"[bold]{_verdict(verdict)}[/bold]"
-            )
+def _said(reading: Reading) -> Iterator[str]:
+    """What may be said of a position's layers: what validation chose, which may be the best, the shape of the curve."""
+    yield f"[bold]{escape(reading.sentence)}[/bold]"
+    if reading.among:
+        one = reading.answers()[2]
+        yield f"  {escape(one.answer)}: {escape('; '.join(one.detail))}"
 
 
-def _verdict(verdict: dict[str, Any]) -> str:
-    points = f"{100 * verdict['margin']:g} point{'' if verdict['margin'] == 0.01 else 's'}"
-    return {"flat within margin": f"flat within {points}", "undecided": "neither a peak nor flat was shown"}.get(
-        verdict["verdict"], verdict["verdict"]
-    )
-
-
-def _controls(scores: "pd.DataFrame", rows: "pd.DataFrame", read: Sequence[str]) -> Iterator[str]:
+def _controls(scores: "pd.DataFrame", rows: "pd.DataFrame", read: list[str]) -> Iterator[str]:
     """What is left to see without the picture or the training."""
+    metric = headline_metric(scores)
     for position in read:
-        found = preferred_controls(scores, rows, position)
-        each = [f"{row.control} {_cell(row, False)} ({row.site})" for row in found]
+        found = [row for row in preferred_controls(scores, rows, position) if row.family != BY_DESIGN]
+        each = [f"{words(row)} {_cell(row, metric)} ({row.site})" for row in found]
         if each:
             yield f"controls at {position}, where validation prefers each: {', '.join(each)}"
 
 
-def _answer(scores: "pd.DataFrame", rows: "pd.DataFrame", summary: dict[str, Any]) -> Iterator[str]:
-    """What the model answers itself, how often it says yes, and what a probe reads beyond that."""
+def _answer(
+    scores: "pd.DataFrame", rows: "pd.DataFrame", summary: dict[str, Any], tests: "pd.DataFrame"
+) -> Iterator[str]:
+    """What the model answers itself, how often it says the word for label 1, and what a probe reads beyond that."""
+    metric = headline_metric(scores)
     yes = scores[(scores.metric == "yes_rate") & (scores.seed == "all") & (scores.split == "test")]
     yes = yes[(yes.control == ZERO_SHOT) & (yes.subset == "") & yes.value.notna()]
+    word = (summary.get("answers") or ["yes"])[0]
     for row in rows[rows.control == ZERO_SHOT].itertuples():
-        often = f", and says yes to {100 * yes.value.iloc[0]:.1f} %" if len(yes) else ""
-        yield f"zero-shot: the model's own answer scores {_cell(row, False)} %{often}"
-    if gap := summary.get("gap"):
-        bounds = f"\\[{100 * gap['low']:.1f}, {100 * gap['high']:.1f}]"
-        yield f"  the probe at {gap['site']} minus that answer: {100 * gap['value']:.1f} points {bounds}"
+        shares = [units.value(share, None, None, "yes_rate") for share in yes.value[:1]]
+        often = "".join(f", and says {escape(repr(word))} to {share}" for share in shares)
+        score = escape(units.value(row.value, row.low, row.high, metric))
+        yield f"zero-shot: the model's own answer scores {score}{often}"
+    for row in tests[(tests.test == "gap") & (tests.position == "last")].itertuples():
+        gap = escape(units.gap(row.value, row.low, row.high, metric))
+        yield f"  the probe at {row.site} minus that answer: {gap}, {p_said(row.p_value)}"
 
 
-def _cell(row: Any, chosen: bool) -> str:
+def _cell(row: Any, metric: str, chosen: bool = False, marks: str = "") -> str:
     if row is None:
         return ""
-    bounds = "" if row.low != row.low else f" [dim]\\[{100 * row.low:.1f}, {100 * row.high:.1f}][/dim]"
-    text = f"{100 * row.value:.1f}{bounds}"
+    bounds = units.bounds(row.low, row.high, metric)
+    text = units.number(row.value, metric) + f" [dim]{escape(bounds)}[/dim]" * bool(bounds)
+    marks = DESIGNED if row.family == BY_DESIGN else marks
+    text += f" [cyan]{marks}[/cyan]" * bool(marks)
     return f"[bold green]{text}[/bold green]" if chosen else text
 
 
-def _caption(first: Any, sites: "pd.DataFrame") -> str:
+def _caption(sites: "pd.DataFrame", tests: "pd.DataFrame") -> str:
     level = 100 * float(sites.ci_level.iloc[0])
     n, groups = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
-    return f"{n} test decisions on {groups} pictures; {level:.0f} % intervals over pictures; bold: chosen on validation"
+    tested = [said for test, said in MARKED.items() if (tests.test == test).any()]
+    tested += [f"{DESIGNED}: by design"] if (tests.verdict == BY_DESIGN).any() else []
+    return "; ".join(
+        (
+            f"{n} test decisions on {groups} pictures",
+            f"{level:g} % intervals over pictures",
+            "bold: chosen on validation",
+            *tested,
+        )
+    )

@@ -1,6 +1,6 @@
 """table.md and table.tex: the headline score of every site and position for a paper, the floors below.
 
-The same numbers as scores.csv, in percent with their intervals; bold where validation chose.
+The same numbers as scores.csv with their intervals; bold where validation chose, and below which may be the best.
 """
 
 import re
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe import units
 from mllm_probe.paths import replacing
+from mllm_probe.report.answers import Reading
 from mllm_probe.report.figures import by_site, floors, headline, headline_metric, positions, real, words
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ SPECIAL = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A score and its interval in percent, empty where a position does not exist."""
+    """A score and its interval, empty where a position does not exist."""
 
     text: str = ""
     chosen: bool = False
@@ -41,39 +43,41 @@ class Grid:
     head: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     floors: tuple[tuple[str, Cell], ...]
+    words: tuple[str, ...]
 
     @classmethod
-    def of(cls, scores: "pd.DataFrame", summary: Mapping[str, Any]) -> "Grid":
-        rows = headline(scores)
+    def of(cls, scores: "pd.DataFrame", summary: Mapping[str, Any], tests: "pd.DataFrame") -> "Grid":
+        rows, metric = headline(scores), headline_metric(scores)
         sites, first = real(rows), scores.iloc[0]
         read = tuple(positions(sites))
         chosen = {position: entry["site"] for position, entry in (summary.get("chosen") or {}).items()}
         found = tuple(
-            (site, tuple(_cell(row, chosen.get(p) == site) for row, p in zip(cells, read, strict=True)))
+            (site, tuple(_cell(row, metric, chosen.get(p) == site) for row, p in zip(cells, read, strict=True)))
             for site, cells in by_site(sites, read)
         )
-        base = tuple((words(row), _cell(row, False)) for row in floors(rows).itertuples())
+        base = tuple((words(row), _cell(row, metric, False)) for row in floors(rows).itertuples())
         level, n, groups = 100 * sites.ci_level.iloc[0], int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
         title = (
-            f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {headline_metric(scores)} in % "
+            f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {units.headed(metric)} "
             f"[{level:.0f} % interval over pictures], {n} test decisions on {groups} pictures"
         )
-        return cls(title, read, found, base)
+        readings = [Reading(scores, summary, tests, position) for position in chosen]
+        said = tuple(f"{one.sentence}. {one.shape}".replace("\u00a0", " ").strip() for one in readings)
+        return cls(title, read, found, base, said)
 
 
-def save_tables(scores: "pd.DataFrame", summary: Mapping[str, Any], path: Callable[[str], Path]) -> None:
+def save_tables(
+    scores: "pd.DataFrame", summary: Mapping[str, Any], tests: "pd.DataFrame", path: Callable[[str], Path]
+) -> None:
     """Both files, `path` naming each by its kind."""
-    grid = Grid.of(scores, summary)
+    grid = Grid.of(scores, summary, tests)
     for kind, lines in (("md", _markdown(grid)), ("tex", _latex(grid))):
         with replacing(path(kind)) as part:
             part.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def _cell(row: Any, chosen: bool) -> Cell:
-    if row is None:
-        return Cell()
-    bounds = "" if row.low != row.low else f" [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-    return Cell(f"{100 * row.value:.1f}{bounds}", chosen)
+def _cell(row: Any, metric: str, chosen: bool) -> Cell:
+    return Cell() if row is None else Cell(units.bare(row.value, row.low, row.high, metric), chosen)
 
 
 def _markdown(grid: Grid) -> Iterator[str]:
@@ -87,6 +91,8 @@ def _markdown(grid: Grid) -> Iterator[str]:
     for site, cells in grid.rows:
         yield line([site, *(f"**{cell.text}**" if cell.chosen else cell.text for cell in cells)])
     yield from (line([markdown(name), cell.text, *[""] * (len(grid.head) - 1)]) for name, cell in grid.floors)
+    yield ""
+    yield from map(markdown, grid.words)
 
 
 def _latex(grid: Grid) -> Iterator[str]:
@@ -94,6 +100,7 @@ def _latex(grid: Grid) -> Iterator[str]:
         return f"{' & '.join(cells)} \\\\"
 
     yield "% " + " ".join(grid.title.split())
+    yield from (f"% {said}" for said in grid.words)
     yield "% needs \\usepackage{booktabs}; rows are sites, columns positions; bold: chosen on validation"
     yield f"\\begin{{tabular}}{{l{'r' * len(grid.head)}}}"
     yield "\\toprule"

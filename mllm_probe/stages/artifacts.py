@@ -41,6 +41,7 @@ def save_summary(
         "dataset": ready.collection.name,
         "task": ready.task.name,
         "metric": metric,
+        "answers": ready.config.extract.answers,
         "pictures": len(ready.collection.pictures),
         "skipped": list(ready.collection.skipped),
         "samples": len(ready.examples.samples),

@@ -39,9 +39,10 @@ class Comparisons:
 
     def tests(self, scores: Sequence[Score], reporter: Reporter) -> tuple[list[Test], dict[str, Any]]:
         """All rows, and what the summary says of them."""
-        layers, shapes = self._verdicts.tests(scores)
+        floors = self._floors.tests(reporter)
+        layers, shapes = self._verdicts.tests(scores, floors)
         gained, integrations = self._gains.tests()
-        tests = [*self._floors.tests(reporter), *layers, *self._controls.tests(), *gained]
+        tests = [*floors, *layers, *self._controls.tests(), *gained]
         said = {"verdicts": shapes, "gap": _gap(tests), "by_design": self._design.names(), **integrations}
         return tests, said
 

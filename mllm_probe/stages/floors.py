@@ -19,7 +19,7 @@ from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.headline import MEASURES
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import ALPHA, Test, numbers
+from mllm_probe.stages.verdicts import Test, numbers
 from mllm_probe.stats.chance import statistic
 from mllm_probe.stats.measures import METRICS
 from mllm_probe.stats.paired import difference
@@ -125,6 +125,6 @@ class Floors:
         ]
 
     def _test(self, name: str, key: Key, size: int, **more: Any) -> Test:
-        verdict = WORDS[name] if more["p_adjusted"] <= ALPHA else ""
+        verdict = WORDS[name] if more["p_adjusted"] <= round(1 - self._scoring.level, 12) else ""
         place = (f"{size} keys", self._trials[key][0].probe, key.position, str(key.site))
         return Test(self._scoring.run, name, *place, verdict=verdict, **more)

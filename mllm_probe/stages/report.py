@@ -11,6 +11,7 @@ from mllm_probe.paths import SIDES, MultirunPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.alignment import print_alignment
 from mllm_probe.report.alignments import draw_alignment
+from mllm_probe.report.answers import load_tests
 from mllm_probe.report.arms import Effect, draw_arms, print_arms
 from mllm_probe.report.features import draw_features
 from mllm_probe.report.fidelity import load_agreements, print_agreements
@@ -64,12 +65,12 @@ def show(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
 
 def show_run(paths: RunPaths, settings: ReportSettings) -> None:
     """Draw layers.png and layers.pdf and those of features, write table.md and table.tex, print the table."""
-    scores, summary = load_scores(paths.scores), load_summary(paths.summary)
+    scores, summary, tests = load_scores(paths.scores), load_summary(paths.summary), load_tests(paths.tests)
     draw_layers(scores, [paths.figure("png"), paths.figure("pdf")], settings.style)
-    save_tables(scores, summary, paths.table)
+    save_tables(scores, summary, tests, paths.table)
     if summary.get("integrations"):
         draw_features(scores, summary, [paths.features("png"), paths.features("pdf")], settings.style)
-    print_table(scores, summary)
+    print_table(scores, summary, tests)
 
 
 def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:

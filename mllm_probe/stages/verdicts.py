@@ -1,11 +1,11 @@
-"""What may be said of the layers of a sweep together: which are above chance, where the best is, is there a peak.
+"""What may be said of the layers of a sweep together: which may be the best, and in what shape they lie.
 
 Reads held-out predictions of the real labels; fits nothing again. The results are rows of tests.csv, and a few lines
 of the summary.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.hypotheses import FEWEST, Curve
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import Difference, difference
-from mllm_probe.stats.peak import Shape, contenders, preferred, shape
+from mllm_probe.stats.peak import Shape, preferred, shape
 from mllm_probe.stats.permutation import holm
 
 ALPHA = 0.05
+ABOVE, BELOW = "above", "below"
+MAY_BE_BEST, WITHIN = "may be the best", "within the margin"
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,13 @@ class Test:
     The verdict `by design` stands where no other value is possible: such a row has no p and is in no family.
 
     `test`: above_chance (a layer against permuted labels; p_adjusted by max-T over the family), floor (a layer against
-    the best constant answer, one-sided; p_adjusted by Holm), contender (a layer that
-    may be the best), drop and rise (the layer validation chose against the top and the bottom one; p_adjusted by
-    Holm), difference (the chosen layer against each other one), equivalence (the pair that is hardest to call equal),
-    gap (the chosen layer against the model's own answer), integration (several layers as one feature against `other`,
-    p_adjusted by Holm over the family), control (a layer against the same one of a control or of one of its draws,
-    `other`; p_adjusted two-sided by max-T over the layers and draws of the control).
+    the best constant answer, one-sided; p_adjusted by Holm), contender (p of "no layer is better than this one"), drop
+    and rise (the layer validation chose against the top and the bottom one; p_adjusted by Holm), difference (the chosen
+    layer against each other one), equivalence (the pair that is hardest to call equal), plateau (the same among the
+    layers from `site` to `other`, the ends of those that may be the best), shape (the word for the curve, with the
+    largest p that it needs), gap (the chosen layer against the model's own answer), integration (several layers as one
+    feature against `other`, p_adjusted by Holm over the family), control (a layer against the same one of a control or
+    of one of its draws, `other`; p_adjusted two-sided by max-T over the layers and draws of the control).
     """
 
     run: str
@@ -64,6 +67,7 @@ class Verdicts:
 
     def __init__(self, scoring: Scoring, design: ByDesign) -> None:
         self._scoring, self._bench, self._design = scoring, scoring.bench, design
+        self._alpha = round(1 - scoring.level, 12)
         self._rows: dict[Key, np.ndarray] = {}
         self._read: dict[Key, np.ndarray] = {}
         self._probe = ""
@@ -83,48 +87,68 @@ class Verdicts:
         self._read[key] = self._scoring.rows(real[0], "test")
         self._rows[key] = self._scoring.row_scores(real, self._read[key])
 
-    def tests(self, scores: Sequence[Score]) -> tuple[list[Test], dict[str, Any]]:
-        """All rows, and {position: what to say of it}."""
+    def tests(self, scores: Sequence[Score], floors: Sequence[Test]) -> tuple[list[Test], dict[str, Any]]:
+        """All rows, and {position: what to say of it}; floors: the rows against chance."""
         found: list[Test] = []
         said: dict[str, Any] = {}
         for position in dict.fromkeys(key.position for key in self._rows):
             keys = [k for k in self._rows if k.position == position and k.site.tower == "lm" and k.site.part == "block"]
             if len(keys) > 1 and not all(self._design.has("", key) for key in keys):
-                rows, line = self._position(keys, scores)
+                rows, line = self._position(keys, scores, _chance(floors, keys))
                 found += rows
                 said[position] = line
         return found, said
 
-    def _position(self, keys: Sequence[Key], scores: Sequence[Score]) -> tuple[list[Test], dict[str, Any]]:
-        """The language-model blocks of one position, from bottom to top."""
+    def _position(
+        self, keys: Sequence[Key], scores: Sequence[Score], chance: np.ndarray | None
+    ) -> tuple[list[Test], dict[str, Any]]:
+        """The language-model blocks of one position, from bottom to top, with their p against chance."""
         rows = np.stack([self._rows[key] for key in keys])
-        draws, level = self._scoring.draws(self._read[keys[0]]), self._scoring.level
+        draws, margin = self._scoring.draws(self._read[keys[0]]), self._bench.ready.config.sweep.margin
         better = self._scoring.headline in HIGHER_IS_BETTER
         chosen = preferred(np.asarray([self._validation(key, scores) for key in keys]), better)
-        self._keep(keys, rows, chosen)
-        form = shape(rows, chosen, draws, margin=self._bench.ready.config.sweep.margin, alpha=1 - level)
-        among = contenders(rows, draws, level)
+        form = shape(rows, draws, chance, margin, self._alpha)
+        above = chance is not None and min(chance[i] for i in form.among.layers) <= self._alpha
+        self._keep(keys, rows, chosen, above)
         family = f"lm blocks at {keys[0].position}"
-        found = [self._test("contender", family, keys[i], value=self._scoring.measured(rows[i])) for i in among.layers]
-        found += [
-            self._versus("drop", family, (keys[chosen], keys[-1]), form.drop, (form.drop.p_greater, form.p_drop)),
-            self._versus("rise", family, (keys[chosen], keys[0]), form.rise, (form.rise.p_greater, form.p_rise)),
-        ]
-        found += self._differences(family, keys, rows, chosen)
-        found += self._gap(family, keys[chosen], rows[chosen])
-        first, second = form.equivalence.pair
-        same = {"p_value": form.equivalence.p, "verdict": form.verdict}
-        found.append(self._test("equivalence", family, keys[first], other=str(keys[second].site), **same))
-        return found, self._line(keys, form, (keys[among.first], keys[among.last]))
+        found = [*self._shape(family, keys, rows, form), *self._ends(family, keys, rows, chosen)]
+        found += [*self._differences(family, keys, rows, chosen), *self._gap(family, keys[chosen], rows[chosen])]
+        return found, self._line(keys, form, chosen)
 
-    def _keep(self, keys: Sequence[Key], rows: np.ndarray, chosen: int) -> None:
+    def _shape(self, family: str, keys: Sequence[Key], rows: np.ndarray, form: Shape) -> Iterator[Test]:
+        """Which blocks may be the best, which are equal, and the word that follows."""
+        among, measured = form.among, self._scoring.measured
+        for i, (key, p) in enumerate(zip(keys, among.p, strict=True)):
+            verdict = MAY_BE_BEST if i in among.layers else ""
+            yield self._test("contender", family, key, value=measured(rows[i]), p_value=p, verdict=verdict)
+        pairs = [("equivalence", form.flat, form.flat.pair)]
+        pairs += [("plateau", form.plateau, (among.first, among.last))] if form.plateau else []
+        for name, same, (low, high) in pairs:
+            more = {"p_value": same.p, "verdict": WITHIN if same.holds else ""}
+            yield self._test(name, family, keys[low], other=str(keys[high].site), **more)
+        needed = None if np.isnan(form.p) else form.p
+        last = str(keys[among.last].site) if among.last > among.first else ""
+        yield self._test("shape", family, keys[among.first], other=last, p_value=needed, verdict=form.verdict)
+
+    def _keep(self, keys: Sequence[Key], rows: np.ndarray, chosen: int, above: bool) -> None:
         """The curve of a position, for studies that compare two."""
         if len(keys) >= FEWEST:
             ready, position = self._bench.ready, keys[0].position
             sites = tuple(str(key.site) for key in keys)
             depths = np.asarray([ready.anatomy.depth(key.site) for key in keys])
             groups, name = self._bench.groups[self._read[keys[0]]], f"{ready.task.name} at {position}"
-            self.curves[position] = Curve(sites, depths, rows, groups, chosen, name)
+            self.curves[position] = Curve(sites, depths, rows, groups, chosen, name, above)
+
+    def _ends(self, family: str, keys: Sequence[Key], rows: np.ndarray, chosen: int) -> list[Test]:
+        """The chosen block against the top and the bottom one, one-sided, corrected by Holm; never against itself."""
+        ends = [(name, end) for name, end in (("drop", len(keys) - 1), ("rise", 0)) if end != chosen]
+        draws = self._scoring.draws(self._read[keys[0]])
+        found = [difference(rows[chosen], rows[end], draws, self._scoring.level) for _, end in ends]
+        adjusted = holm(np.asarray([one.p_greater for one in found]))
+        return [
+            self._versus(name, family, (keys[chosen], keys[end]), one, (one.p_greater, float(p)))
+            for (name, end), one, p in zip(ends, found, adjusted, strict=True)
+        ]
 
     def _differences(self, family: str, keys: Sequence[Key], rows: np.ndarray, chosen: int) -> list[Test]:
         """The chosen block against every other one, two-sided, corrected by Holm."""
@@ -142,20 +166,17 @@ class Verdicts:
         if self._answer is None or len(right) != len(self._answer):
             return []
         found = difference(right, self._answer, self._scoring.draws(self._read[key]), self._scoring.level)
-        return [self._test("gap", family, key, other=ZERO_SHOT, p_value=found.p, **numbers(found))]
+        told = {"p_value": found.p, "p_adjusted": found.p, "verdict": _order(found.value, found.p, self._alpha)}
+        return [self._test("gap", family, key, other=ZERO_SHOT, **told, **numbers(found))]
 
-    def _line(self, keys: Sequence[Key], form: Shape, hull: tuple[Key, Key]) -> dict[str, Any]:
+    def _line(self, keys: Sequence[Key], form: Shape, chosen: int) -> dict[str, Any]:
         return {
             "verdict": form.verdict,
-            "margin": form.equivalence.margin,
-            "chosen": str(keys[form.chosen].site),
-            "best_between": [str(key.site) for key in hull],
-            "drop": form.drop.value,
-            "drop_low": form.drop.low,
-            "drop_high": form.drop.high,
-            "drop_p": form.p_drop,
-            "detectable": form.drop.detectable,
-            "top": str(keys[-1].site),
+            "margin": form.flat.margin,
+            "level": self._scoring.level,
+            "chosen": str(keys[chosen].site),
+            "may_be_best": [str(keys[i].site) for i in form.among.layers],
+            "blocks": [str(key.site) for key in keys],
         }
 
     def _validation(self, key: Key, scores: Sequence[Score]) -> float:
@@ -165,11 +186,24 @@ class Verdicts:
 
     def _versus(self, name: str, family: str, pair: tuple[Key, Key], found: Difference, p: tuple[float, float]) -> Test:
         """The first layer of the pair minus the second; p before and after correction."""
-        tested = {"p_value": p[0], "p_adjusted": p[1]}
+        tested = {"p_value": p[0], "p_adjusted": p[1], "verdict": _order(found.value, p[1], self._alpha)}
         return self._test(name, family, pair[0], other=str(pair[1].site), **numbers(found), **tested)
 
     def _test(self, name: str, family: str, key: Key, **more: Any) -> Test:
         return Test(self._scoring.run, name, family, self._probe, key.position, str(key.site), **more)
+
+
+def _order(value: float, p: float, alpha: float) -> str:
+    return "" if p > alpha else ABOVE if value > 0 else BELOW
+
+
+def _chance(tests: Sequence[Test], keys: Sequence[Key]) -> np.ndarray | None:
+    """p against chance of each key, adjusted: 1 of what can know nothing, None where one was not tested."""
+    found = {
+        (t.site, t.position): 1.0 if t.p_adjusted is None else t.p_adjusted for t in tests if t.test == "above_chance"
+    }
+    p = [found.get((str(key.site), key.position)) for key in keys]
+    return None if None in p else np.asarray(p, np.float64)
 
 
 def numbers(found: Difference) -> dict[str, float]:

@@ -2,19 +2,21 @@
 
 They are hypotheses of a reconstruction of Tao et al. 2024 (arXiv 2402.17304): H1 and the rise in H2 follow its
 abstract and what a replication says of it, the rest is inferred, and no number here is that study's. Pure functions of
-scores per test row; knows neither models nor files. Letters: N test rows, L layers in order of depth, R draws.
+scores per test row; knows neither models nor files. One layer stands for a curve, the one validation chose, and beside
+it the set of those that may be the best. Letters: N test rows, L layers in order of depth.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.stats.bootstrap import Resamples, interval
-from mllm_probe.stats.joint import JointResamples
-from mllm_probe.stats.paired import difference
-from mllm_probe.stats.peak import Contenders, Shape, contenders, shape
+from mllm_probe.sites import listed
+from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.paired import Difference, difference
+from mllm_probe.stats.peak import behind, contenders
+from mllm_probe.units import amount, gap
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 FEWEST = 3  # layers: fewer have no inside
@@ -25,7 +27,8 @@ class Curve:
     """One task at one position. `rows` [L, N] scores each test row (share of seeds that were right) at each layer.
 
     `sites` and `depths` [L] (0 to 1) name the layers from bottom to top, `groups` [N] the pictures; `chosen` indexes
-    the layer validation prefers; `name` is what sentences call it. Raises ProbeError for fewer than 3 layers or shapes.
+    the layer validation prefers; `name` is what sentences call it; `above`: a layer that may be the best is above
+    chance. Raises ProbeError for fewer than 3 layers or shapes.
     """
 
     sites: tuple[str, ...]
@@ -34,6 +37,7 @@ class Curve:
     groups: np.ndarray
     chosen: int
     name: str
+    above: bool = True
 
     def __post_init__(self) -> None:
         layers = len(self.sites)
@@ -53,148 +57,224 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What became of one part of a claim, the words that tell it, and the numbers that it rests on."""
+
+    verdict: str
+    said: str
+    numbers: Mapping[str, float | str]
+
+
+@dataclass(frozen=True)
 class Statement:
-    """What a hypothesis claims, what became of it, and the numbers it was judged by (shares and depths)."""
+    """What a hypothesis claims, what became of it and of each of its parts, and the numbers (shares and depths)."""
 
     name: str
     claim: str
     verdict: str
     sentence: str
     numbers: Mapping[str, float | str]
+    parts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """How all three are judged: draws, their seed, the level of intervals, and the margin that counts as nothing."""
+    """How all three are judged: draws, their seed, the level of intervals, the margin that counts as nothing, and the
+    measure that rows are scores of.
+
+    A claim holds where all its parts do, and fails where one does. Each part is tested at 1 - level, so that what is
+    false is said to hold in at most that share of studies.
+    """
 
     draws: int = 2000
     seed: int = 0
     level: float = 0.95
     margin: float = 0.01
+    metric: str = "accuracy"
 
     def statements(self, whole: Curve, local: Curve) -> tuple[Statement, ...]:
         """H1, H2 and H3 for the global and the local curve. Raises ProbeError for scores that are not finite."""
-        joint = JointResamples(whole.groups, local.groups, self.draws, self.seed)
-        return self.peaks(whole), self.no_same_fall(whole, local, joint), self.peaks_later(whole, local, joint)
+        return self.peaks(whole), self.no_same_fall(whole, local), self.peaks_later(whole, local)
 
     def peaks(self, curve: Curve) -> Statement:
-        """H1: accuracy rises from the bottom layer, peaks strictly below the top and falls towards it.
+        """H1: the curve rises from the bottom layer, peaks strictly below the top and falls towards it.
 
-        Holds: the chosen layer beats bottom and top (sign flips by picture, Holm) and no contender is the top. Does not
-        hold: no contender, so with this confidence not the best layer, is ahead of the top, or of the bottom, by as
-        much as the margin at the upper end of its interval.
+        Holds: neither end is among the layers that may be the best, and one of these is above chance. Does not hold: no
+        layer is better by the margin than one end (one-sided tests of that end against all others, joined by
+        intersection-union, at half of 1 - level since there are two ends).
         """
-        draws = Resamples(curve.groups, self.draws, self.seed)
-        form = shape(curve.rows, curve.chosen, draws, margin=self.margin, alpha=1 - self.level)
-        among = contenders(curve.rows, draws, self.level)
-        top = len(curve.sites) - 1
-        shown = max(form.p_drop, form.p_rise) <= 1 - self.level and among.last < top
-        means = draws.ratios(curve.rows.T)
-        nothing = min(self._lead(means, among, end) for end in (top, 0)) < self.margin
-        verdict = HOLDS if shown else FAILS if nothing else UNDECIDED
-        sentence = f"{_peak_words(curve, form, among, verdict)}; H1 {_said(verdict)}"
+        draws = self._draws(curve.groups)
+        among, late = contenders(curve.rows, draws, self.level), behind(curve.rows, draws, self.margin).max(axis=0)
+        ends = {"rise": (0, "bottom"), "fall": (len(curve.sites) - 1, "top")}
+        parts = {
+            name: self._end(curve, name, end, word, (end in among.layers, float(late[end])), draws)
+            for name, (end, word) in ends.items()
+        }
+        places = {"chosen": curve.chosen, "first": among.first, "last": among.last}
+        numbers: dict[str, float | str] = {name: curve.sites[i] for name, i in places.items()}
+        numbers |= {f"{name}_depth": float(curve.depths[i]) for name, i in places.items()}
         claim = f"{curve.name} rises from the bottom layer, peaks below the top layer and falls towards it"
-        return Statement("H1", claim, verdict, sentence, _peak_numbers(curve, form, among))
+        return _judged("H1", claim, f"{curve.name}: {self._chosen(curve, among.layers)}", numbers, parts)
 
-    def no_same_fall(self, whole: Curve, local: Curve, joint: JointResamples) -> Statement:
+    def _end(self, curve: Curve, name: str, end: int, word: str, found: tuple[bool, float], draws: Resamples) -> Part:
+        """Is the curve lower at one end? `found`: may that end be the best, and p of "it is behind by the margin"."""
+        contends, late = found
+        place = f"the {word} layer {curve.sites[end]}"
+        numbers: dict[str, float | str] = {}
+        shown = ""
+        if curve.chosen != end:
+            one = difference(curve.rows[curve.chosen], curve.rows[end], draws, self.level)
+            numbers = {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+            shown = f" ({curve.sites[curve.chosen]} minus it: {self._gap(one)})"
+        if not contends and curve.above:
+            return Part(HOLDS, f"the {name} is shown, {place} is not among them{shown}", numbers)
+        if late <= (1 - self.level) / 2:
+            return Part(FAILS, f"there is no {name}, {place} is within {self._margin} of every layer{shown}", numbers)
+        why = f"{place} may be the best{shown}" if curve.above else "none of these is above chance"
+        return Part(UNDECIDED, f"a {name} is not shown, {why}", numbers)
+
+    def no_same_fall(self, whole: Curve, local: Curve) -> Statement:
         """H2: the local curve rises from the bottom to mid depth, and falls less towards the top than the global one.
 
-        Holds: rise (layer nearest depth 0.5 minus bottom) and difference of the falls (chosen minus top, global minus
-        local) are both above 0 at their lower ends. Does not hold: one is below the margin at its upper end, for the
-        falls whichever contender the global curve falls from.
+        Rise: the layer nearest depth 0.5 minus the bottom one. Fall: the global chosen layer minus the top, less the
+        local fall from whichever of its layers (intersection-union over them). Each part holds where its lower end is
+        above 0, and does not where its upper end is below the margin, for the fall from whichever global layer.
         """
-        middle = int(np.argmin(np.abs(local.depths - 0.5)))
-        own = Resamples(local.groups, self.draws, self.seed)
-        rise = difference(local.rows[middle], local.rows[0], own, self.level)
-        fell = joint.ratios("b", (local.rows[local.chosen] - local.rows[-1])[:, None])
-        falls = joint.ratios("a", (whole.rows - whole.rows[-1]).T) - fell
-        low, high = map(float, interval(falls[:, whole.chosen], self.level))
-        among = contenders(whole.rows, Resamples(whole.groups, self.draws, self.seed), self.level)
-        most = max(float(interval(falls[:, k], self.level)[1]) for k in among.layers)
-        shown, nothing = rise.low > 0 and low > 0, min(rise.high, most) < self.margin
-        verdict = HOLDS if shown else FAILS if nothing else UNDECIDED
-        value = _fall(whole) - _fall(local)
-        sentence = (
-            f"{local.name}: {local.sites[middle]} is {_points(rise.value, rise.low, rise.high, 'higher', 'lower')} "
-            f"than {local.sites[0]}; towards the top {whole.name} loses "
-            f"{_points(value, low, high, 'more', 'fewer')} than it; H2 {_said(verdict)}"
-        )
+        parts = {"rise": self._risen(local), "fall": self._less_fall(whole, local)}
         claim = f"{local.name} rises from the bottom to the middle layers and does not fall as {whole.name} does"
-        numbers: dict[str, float | str] = {"middle": local.sites[middle]}
-        numbers |= {"rise": rise.value, "rise_low": rise.low, "rise_high": rise.high}
-        numbers |= {"fall_global": _fall(whole), "fall_local": _fall(local)}
-        numbers |= {"more": value, "more_low": low, "more_high": high}
-        return Statement("H2", claim, verdict, sentence, numbers)
+        return _judged("H2", claim, "", {}, parts)
 
-    def peaks_later(self, whole: Curve, local: Curve, joint: JointResamples) -> Statement:
-        """H3: the global curve peaks deeper than where the local one saturates, the first layer within the margin of
-        its maximum. Both are found anew in every draw; the interval is that of the difference of depths."""
-        peak = _best(whole.rows.mean(axis=1)[None], whole.depths, 0.0)
-        full = _best(local.rows.mean(axis=1)[None], local.depths, self.margin)
-        peaks = _best(joint.ratios("a", whole.rows.T), whole.depths, 0.0)
-        fulls = _best(joint.ratios("b", local.rows.T), local.depths, self.margin)
-        low, high = map(float, interval(peaks - fulls, self.level))
-        verdict = HOLDS if low > 0 else FAILS if high <= 0 else UNDECIDED
-        value = float(peak[0] - full[0])
-        sentence = (
-            f"{whole.name} peaks at depth {peak[0]:.2f}, {local.name} saturates at {full[0]:.2f}: "
-            f"{_signed(value, low, high, ' later', ' earlier', 1, 2)}; H3 {_said(verdict)}"
+    def _risen(self, local: Curve) -> Part:
+        middle = int(np.argmin(np.abs(local.depths - 0.5)))
+        if middle == 0:
+            return Part(
+                UNDECIDED, f"a rise is not shown, {local.name} was read at no layer between bottom and middle", {}
+            )
+        one = difference(local.rows[middle], local.rows[0], self._draws(local.groups), self.level)
+        said = f"{local.name} from {local.sites[0]} to {local.sites[middle]}: {self._gap(one)}"
+        numbers: dict[str, float | str] = {"middle": local.sites[middle], "rise": one.value}
+        numbers |= {"rise_low": one.low, "rise_high": one.high}
+        if one.low > 0 and local.above:
+            return Part(HOLDS, f"the rise is shown, {said}", numbers)
+        if one.high < self.margin:
+            return Part(FAILS, f"there is no rise, {said}", numbers)
+        return Part(UNDECIDED, f"a rise is not shown, {said}", numbers)
+
+    def _less_fall(self, whole: Curve, local: Curve) -> Part:
+        draws = self._draws(np.concatenate([whole.groups, local.groups]))
+        falls, local_falls = (curve.rows - curve.rows[-1] for curve in (whole, local))
+        own = [self._apart(falls[whole.chosen], one, draws) for one in local_falls]
+        least = min(range(len(own)), key=lambda k: own[k].low)
+        most = max((self._apart(one, local_falls[local.chosen], draws) for one in falls), key=lambda one: one.high)
+        one, from_ = own[least], local.sites[least]
+        numbers: dict[str, float | str] = {"more": one.value, "more_low": one.low, "more_high": one.high, "from": from_}
+        numbers |= {"fall_global": float(falls[whole.chosen].mean())}
+        numbers |= {"fall_local": float(local_falls[local.chosen].mean())}
+        by_more = f"falls towards the top by more than {local.name}"
+        if most.high < self.margin:
+            return Part(
+                FAILS, f"{whole.name} does not fall more than {local.name}, at most by {self._gap(most)}", numbers
+            )
+        layers = f"from {whole.sites[whole.chosen]}, against {local.name} from {from_}: {self._gap(one)}"
+        if whole.chosen == len(whole.sites) - 1:
+            layers = f"validation chose its top layer {whole.sites[-1]}"
+        elif one.low > 0 and whole.above:
+            return Part(HOLDS, f"{whole.name} {by_more}, {layers}", numbers)
+        return Part(UNDECIDED, f"it is not shown that {whole.name} {by_more}, {layers}", numbers)
+
+    def peaks_later(self, whole: Curve, local: Curve) -> Statement:
+        """H3: the global curve is best deeper than where the local one saturates, its first layer within the margin of
+        its best.
+
+        Holds: all layers that may be the best global one lie above the local layer by which it has saturated. Does not
+        hold: none lies above the one before which it has not. Two things may be wrong in either, so each has half of
+        1 - level.
+        """
+        half = (1 - self.level) / 2
+        among = contenders(whole.rows, self._draws(whole.groups), 1 - half)
+        first, last = (float(whole.depths[i]) for i in (among.first, among.last))
+        low, high = self._saturation(local, half)
+        known = whole.above and local.above
+        holds = known and high is not None and first > local.depths[high]
+        verdict = HOLDS if holds else FAILS if known and last <= local.depths[low] else UNDECIDED
+        best = _one_of([whole.sites[i] for i in among.layers], whole.sites)
+        said = (
+            f"the best layer of {whole.name} is {best} (depth {first:.2f}{f' to {last:.2f}' * (last > first)}), and "
+            f"{local.name} comes within {self._margin} of its best {_between(local.sites, low, high)} "
+            f"({100 * (1 - half):g} % each)"
         )
-        claim = f"{whole.name} peaks at a later depth than the one at which {local.name} saturates"
-        numbers = {"peak_depth": float(peak[0]), "saturation_depth": float(full[0])}
-        return Statement("H3", claim, verdict, sentence, {**numbers, "later": value, "low": low, "high": high})
+        for curve in (whole, local):
+            said += "" if curve.above else f"; {curve.name} is not shown to be above chance"
+        numbers: dict[str, float | str] = {"first_depth": first, "last_depth": last}
+        numbers |= {"not_before": float(local.depths[low])}
+        numbers |= {} if high is None else {"saturated_by": float(local.depths[high])}
+        claim = f"{whole.name} is best at a later depth than the one at which {local.name} saturates"
+        return _judged("H3", claim, "", {}, {"later": Part(verdict, said, numbers)})
 
-    def _lead(self, means: np.ndarray, among: Contenders, end: int) -> float:
-        """The largest upper end of a contender's lead over one layer; means [R, L]."""
-        return max(float(interval(means[:, k] - means[:, end], self.level)[1]) for k in among.layers)
+    def _saturation(self, local: Curve, alpha: float) -> tuple[int, int | None]:
+        """The layers before which the curve has not saturated and by which it has, None where that is not shown.
+
+        Two fixed sequences, each stopped by its first failure: from the bottom up, is a layer behind the chosen one by
+        more than the margin; from the chosen layer down, is no layer better than it by the margin.
+        """
+        draws = self._draws(local.groups)
+        late = behind(local.rows, draws, self.margin).max(axis=0) <= alpha
+        early = behind(-local.rows, draws, -self.margin)[local.chosen] <= alpha
+        low = next((k for k in range(len(early)) if not early[k]), len(early) - 1)
+        high = None
+        for k in range(local.chosen, -1, -1):
+            if not late[k]:
+                break
+            high = k
+        return low, high
+
+    def _draws(self, groups: np.ndarray) -> Resamples:
+        return Resamples(groups, self.draws, self.seed)
+
+    def _apart(self, a: np.ndarray, b: np.ndarray, draws: Resamples) -> Difference:
+        """mean(a) - mean(b) of two sets of rows, in this order those of `draws`, so that common pictures move both.
+
+        The linearised scores of that difference: their mean is it, their cluster standard error its own.
+        """
+        n = len(a) + len(b)
+        own, other = (n / len(x) * (x - x.mean()) for x in (a, b))
+        scores = np.concatenate([own, -other]) + (a.mean() - b.mean())
+        return difference(scores, np.zeros(n), draws, self.level, permutations=1)
+
+    def _chosen(self, curve: Curve, among: Sequence[int]) -> str:
+        another = "" if curve.chosen in among else ", so it is another one"
+        best = _one_of([curve.sites[i] for i in among], curve.sites)
+        return (
+            f"validation chose {curve.sites[curve.chosen]}, the best layer is {best} ({100 * self.level:g} %){another}"
+        )
+
+    def _gap(self, one: Difference) -> str:
+        return gap(one.value, one.low, one.high, self.metric)
+
+    @property
+    def _margin(self) -> str:
+        return amount(self.margin, self.metric)
 
 
-def _fall(curve: Curve) -> float:
-    return float((curve.rows[curve.chosen] - curve.rows[-1]).mean())
+def _judged(
+    name: str, claim: str, first: str, numbers: Mapping[str, float | str], parts: Mapping[str, Part]
+) -> Statement:
+    """All parts hold, or one fails, or it is open."""
+    verdicts = {part.verdict for part in parts.values()}
+    verdict = FAILS if FAILS in verdicts else UNDECIDED if UNDECIDED in verdicts else HOLDS
+    said = "is undecided" if verdict == UNDECIDED else verdict
+    sentence = "; ".join([*([first] if first else []), *(part.said for part in parts.values()), f"{name} {said}"])
+    found = dict(numbers)
+    for part in parts.values():
+        found |= part.numbers
+    return Statement(name, claim, verdict, sentence, found, {key: part.verdict for key, part in parts.items()})
 
 
-def _best(means: np.ndarray, depths: np.ndarray, margin: float) -> np.ndarray:
-    """Depth of the first layer within the margin of the best: means [R, L] -> [R], nan where the means are."""
-    enough = means >= means.max(axis=1, keepdims=True) - margin - 1e-12
-    return np.where(np.isnan(means).any(axis=1), np.nan, np.asarray(depths)[enough.argmax(axis=1)])
+def _one_of(sites: Sequence[str], order: Sequence[str]) -> str:
+    return f"{'one of ' * (len(sites) > 1)}{listed(sites, order)}"
 
 
-def _peak_words(curve: Curve, form: Shape, among: Contenders, verdict: str) -> str:
-    """Where the best layer is and what the top has lost; the rise only where it is what was missing."""
-    where = f"{curve.sites[curve.chosen]} [{curve.sites[among.first]}, {curve.sites[among.last]}]"
-    words = f"{curve.name}: {'peak at' if verdict == HOLDS else 'the best layer is'} {where}"
-    rise, drop, top = form.rise, form.drop, len(curve.sites) - 1
-    if curve.chosen == top:
-        words += ", the top layer itself"
-    else:
-        words += f"; the top layer {curve.sites[top]} is {_points(drop.value, drop.low, drop.high, 'lower', 'higher')}"
-    if rise.low > 0:
-        return words
-    return (
-        f"{words}; the bottom layer {curve.sites[0]} is {_points(rise.value, rise.low, rise.high, 'lower', 'higher')}"
-    )
-
-
-def _peak_numbers(curve: Curve, form: Shape, among: Contenders) -> Mapping[str, float | str]:
-    sites, depths = curve.sites, curve.depths
-    named = {"peak": curve.chosen, "first": among.first, "last": among.last, "top": len(sites) - 1}
-    found: dict[str, float | str] = {name: sites[i] for name, i in named.items()}
-    found |= {f"{name}_depth": float(depths[i]) for name, i in named.items()}
-    for name, one, p in (("drop", form.drop, form.p_drop), ("rise", form.rise, form.p_rise)):
-        found |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high, f"{name}_p": p}
-    return found
-
-
-def _said(verdict: str) -> str:
-    return "is undecided" if verdict == UNDECIDED else verdict
-
-
-def _points(value: float, low: float, high: float, more: str, less: str) -> str:
-    return _signed(value, low, high, f" points {more}", f" points {less}", 100, 1)
-
-
-def _signed(value: float, low: float, high: float, more: str, less: str, scale: int, digits: int) -> str:
-    """A number without a minus sign in front of its word: 5.2 points lower [4.3, 6.1]."""
-    if value < 0:
-        value, low, high, more = -value, -high, -low, less
-    return f"{scale * value:.{digits}f}{more} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+def _between(sites: Sequence[str], low: int, high: int | None) -> str:
+    if high is None:
+        return f"at {sites[low]} or above it" if low else "at a layer that is not told"
+    return f"at {sites[low]}" if low == high else f"between {sites[low]} and {sites[high]}"

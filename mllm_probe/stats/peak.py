@@ -1,4 +1,4 @@
-"""Where along the layers is the best, and may it be called a peak? Knows scores per row and layer, and pictures.
+"""Which layers may be the best, and what is the shape of their curve? Knows scores per row and layer, and pictures.
 
 Validation chooses, test judges: `preferred` sees validation values only, everything else test scores only, so no layer
 is rewarded for luck on the rows that chose it. Letters: L layers in order of depth, N test rows, R draws.
@@ -11,10 +11,10 @@ from scipy.stats import t as student
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.paired import Difference, check_scores, difference, standard_errors
-from mllm_probe.stats.permutation import holm
+from mllm_probe.stats.paired import check_scores, standard_errors
 
-PEAK, FLAT, UNDECIDED = "peak", "flat within margin", "undecided"
+NOTHING, RISING, PEAK = "nothing above chance", "rising to the top", "peak"
+PLATEAU, FALLING, FLAT, UNDECIDED = "plateau", "falling from the bottom", "flat", "undecided"
 
 
 def preferred(values: np.ndarray, higher_is_better: bool = True) -> int:
@@ -27,11 +27,15 @@ def preferred(values: np.ndarray, higher_is_better: bool = True) -> int:
 
 @dataclass(frozen=True)
 class Contenders:
-    """Layers (indices, ascending) that may be the best one; `first` and `last` are the hull."""
+    """Layers (indices, ascending) that may be the best one; `first` and `last` are the hull.
+
+    `p` [L] is that of "no layer is better than this one"; the set holds those with p above 1 - level.
+    """
 
     layers: tuple[int, ...]
     first: int
     last: int
+    p: tuple[float, ...]
 
 
 def contenders(scores: np.ndarray, draws: Resamples, level: float = 0.95) -> Contenders:
@@ -50,7 +54,7 @@ def contenders(scores: np.ndarray, draws: Resamples, level: float = 0.95) -> Con
     mean, se = scores.mean(axis=1), standard_errors(scores, draws)
     centred = draws.ratios(scores.T) - mean
     clear = np.sqrt(np.log(draws.size))
-    kept = []
+    p = np.ones(len(scores))
     for k in range(len(scores)):
         differs = se[k] > 0
         ahead = mean - mean[k]
@@ -58,14 +62,13 @@ def contenders(scores: np.ndarray, draws: Resamples, level: float = 0.95) -> Con
         gap = np.where(differs, ahead / np.where(differs, se[k], 1), sure)
         close = differs & (gap > -clear)
         if gap.max() <= 0:
-            kept.append(k)
             continue
-        if not close.any() or np.isinf(gap.max()):
-            continue
-        largest = ((centred[:, close] - centred[:, [k]]) / se[k, close]).max(axis=1)
-        if gap.max() <= np.quantile(largest, level):
-            kept.append(k)
-    return Contenders(tuple(kept), kept[0], kept[-1])
+        largest = np.full(len(centred), -np.inf)
+        if close.any():
+            largest = ((centred[:, close] - centred[:, [k]]) / se[k, close]).max(axis=1)
+        p[k] = (1 + (largest >= gap.max()).sum()) / (len(centred) + 1)
+    kept = np.flatnonzero(p > 1 - level)
+    return Contenders(tuple(kept.tolist()), int(kept[0]), int(kept[-1]), tuple(p.tolist()))
 
 
 @dataclass(frozen=True)
@@ -78,59 +81,88 @@ class Equivalence:
     pair: tuple[int, int]
 
 
+def behind(scores: np.ndarray, draws: Resamples, margin: float) -> np.ndarray:
+    """p [L, L] of "layer i is better than layer j by `margin` or more"; small where j is less than that behind i.
+
+    scores [L, N] of test rows. One-sided, P(T > (margin - difference) / se), T of Student with G - 1 degrees.
+    """
+    scores = check_scores(scores, draws)
+    mean, se = scores.mean(axis=1), standard_errors(scores, draws)
+    room = margin - (mean[:, None] - mean)
+    p = np.where(room > 0, 0.0, 1.0)
+    p[se > 0] = student.sf(room[se > 0] / se[se > 0], draws.size - 1)
+    return p
+
+
 def equivalence(scores: np.ndarray, draws: Resamples, margin: float = 0.01, alpha: float = 0.05) -> Equivalence:
     """Two one-sided tests (Schuirmann 1987) for each pair of layers, joined by intersection-union (Berger 1982).
 
-    scores [L, N] of test rows; margin in units of the score (0.01 is one point of accuracy). p is the largest over
-    pairs of P(T > (margin - |difference|) / se), T of Student with G - 1 degrees; since all pairs must be within the
-    margin, alpha is not divided. Without this nobody may call a curve flat: not to find a difference is no evidence.
+    scores [L, N] of test rows; margin in units of the score (0.01 is one point of accuracy). p is the largest of
+    `behind` over pairs; since all pairs must be within the margin, alpha is not divided. Without this nobody may call a
+    curve flat: not to find a difference is no evidence.
     """
-    scores = check_scores(scores, draws)
     if not margin > 0 or len(scores) < 2:
         raise ProbeError(f"margin={margin} must be above 0 and layers={len(scores)} at least 2")
-    mean, se = scores.mean(axis=1), standard_errors(scores, draws)
-    room = margin - np.abs(mean[:, None] - mean)
-    p = np.where(room > 0, 0.0, 1.0)
-    p[se > 0] = student.sf(room[se > 0] / se[se > 0], draws.size - 1)
+    p = behind(scores, draws, margin)
+    np.fill_diagonal(p, -1)  # no layer is held against itself
     i, j = np.unravel_index(int(np.argmax(p)), p.shape)
     return Equivalence(bool(p.max() <= alpha), float(p.max()), margin, (int(min(i, j)), int(max(i, j))))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What may be said of a curve of layers: `verdict` is "peak", "flat within margin" or "undecided".
+    """The word for a curve, and the tests it rests on.
 
-    `drop` is chosen - top, `rise` is chosen - bottom; `p_drop` and `p_rise` are one-sided and corrected by Holm.
+    `p` is the largest p of the tests that the word needs, the least against chance for "nothing above chance", nan for
+    "undecided". `flat` compares all layers; `plateau` those of the hull of `among`, where they are two or more.
     """
 
-    chosen: int
     verdict: str
-    drop: Difference
-    rise: Difference
-    p_drop: float
-    p_rise: float
-    equivalence: Equivalence
+    p: float
+    among: Contenders
+    flat: Equivalence
+    plateau: Equivalence | None
 
 
 def shape(
-    scores: np.ndarray,
-    chosen: int,
-    draws: Resamples,
-    bottom: int = 0,
-    top: int = -1,
-    margin: float = 0.01,
-    alpha: float = 0.05,
+    scores: np.ndarray, draws: Resamples, chance: np.ndarray | None, margin: float = 0.01, alpha: float = 0.05
 ) -> Shape:
-    """A peak is declared when the chosen layer beats both the bottom and the top layer, after Holm at alpha.
+    """The shape of the curve of scores [L, N] of test rows, from the bottom layer to the top one.
 
-    scores: [L, N] of test rows; `chosen` by `preferred` on validation; `bottom` and `top` index layers. A flat curve is
-    declared only by `equivalence`. A layer chosen at either end is no peak (p = 1). Raises ProbeError.
+    chance [L]: p of each layer against chance, adjusted over them; None where that could not be tested. The words, of
+    which each needs all its tests at alpha (intersection-union, Berger 1982), so that alpha is not divided:
+
+    - nothing above chance: no layer is.
+    - flat: all layers are within `margin` of each other (`equivalence`).
+    - rising to the top, falling from the bottom: that layer is the only one that may be the best (`contenders`).
+    - plateau: layers of the hull of these are within `margin` of each other, and an end outside it may not be the best.
+    - peak: neither end may be the best, so the curve falls on both sides of what may.
+
+    The last four also need one of the layers that may be the best above chance. Everything else is undecided. Raises
+    ProbeError.
     """
-    scores = check_scores(scores, draws)
-    if not all(-len(scores) <= layer < len(scores) for layer in (chosen, bottom, top)):
-        raise ProbeError(f"chosen={chosen}, bottom={bottom}, top={top} must index the {len(scores)} layers")
-    drop, rise = (difference(scores[chosen], scores[end], draws, 1 - alpha) for end in (top, bottom))
-    p_drop, p_rise = holm(np.asarray([drop.p_greater, rise.p_greater]))
-    same = equivalence(scores, draws, margin, alpha)
-    verdict = PEAK if max(p_drop, p_rise) <= alpha else FLAT if same.holds else UNDECIDED
-    return Shape(chosen, verdict, drop, rise, float(p_drop), float(p_rise), same)
+    among, flat = contenders(scores, draws, 1 - alpha), equivalence(scores, draws, margin, alpha)
+    if chance is not None and len(chance) != len(scores):
+        raise ProbeError(f"{len(chance)} p values against chance must be one for each of the {len(scores)} layers")
+    hull = scores[among.first : among.last + 1]
+    plateau = equivalence(hull, draws, margin, alpha) if len(hull) > 1 else None
+    if chance is not None and min(chance) > alpha:
+        return Shape(NOTHING, float(min(chance)), among, flat, plateau)
+    if flat.holds:
+        return Shape(FLAT, flat.p, among, flat, plateau)
+    above = np.inf if chance is None else min(chance[i] for i in among.layers)
+    word, p = _curved(among, plateau) if above <= alpha else (UNDECIDED, np.nan)
+    return Shape(word, max(p, float(above)) if p == p else p, among, flat, plateau)
+
+
+def _curved(among: Contenders, plateau: Equivalence | None) -> tuple[str, float]:
+    """The word that the contenders allow, and the largest p it needs of them."""
+    top = len(among.p) - 1
+    outside = [among.p[end] for end, out in ((0, among.first > 0), (top, among.last < top)) if out]
+    if plateau is not None and plateau.holds and outside:
+        return PLATEAU, max(*outside, plateau.p)
+    if len(outside) == 2:
+        return PEAK, max(outside)
+    if among.layers in ((0,), (top,)):
+        return RISING if among.first else FALLING, max(p for i, p in enumerate(among.p) if i not in among.layers)
+    return UNDECIDED, np.nan

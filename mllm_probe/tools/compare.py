@@ -182,7 +182,7 @@ def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
     console = wide_console()
     console.print(table)
     curves = {run.label: run.curve(first.position) for run in runs}
-    print_curves({row.label: curves[row.label] for row in rows}, console)
+    print_curves({row.label: curves[row.label] for row in rows}, first.metric, console)
     for line in (*_said(rows, level), ""):
         console.print(line, markup=False)
 

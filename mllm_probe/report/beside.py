@@ -1,0 +1,98 @@
+"""Controls and floors beside the layer that validation chose: what each is, what it scores, what the layer has over it.
+
+Reads scores.csv and tests.csv; tests nothing again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe import units
+from mllm_probe.report.figures import COPY_CEILING, DASHES, floors, headline, headline_metric, words
+from mllm_probe.report.shapes import p_said
+from mllm_probe.score import BY_DESIGN
+from mllm_probe.settings import CONTROL_TASK, PERMUTED, drawn_from
+from mllm_probe.stats.measures import HIGHER_IS_BETTER
+from mllm_probe.stats.peak import preferred
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEANING = {
+    "majority": "always the commonest label of training",
+    "constant": "the best constant answer: always the commonest test label",
+    "question_only": "a bag of words of the question, no picture",
+    "zero_shot": "the model's own answer, no probe",
+    "text_only": "the prompt without its picture",
+    "blank_picture": "a grey picture instead",
+    "shuffled_picture": "another sample's picture instead",
+    "random_weights": "the same architecture, weights drawn",
+    "vision_only": "the vision tower alone",
+    "connector_only": "the connector alone",
+    COPY_CEILING: "the label stands in the prompt",
+    CONTROL_TASK: "labels drawn by type (Hewitt and Liang), same layer",
+    PERMUTED: "labels shuffled in training, same layer",
+}
+NO_CONTROLS = ("zero_shot", COPY_CEILING)  # the model's own answer, and a ceiling
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One control or floor; `designed`: it could not have another score."""
+
+    name: str
+    row: Any
+    meaning: str
+    said: str
+    designed: bool
+
+    @property
+    def counts(self) -> bool:
+        """Its score may speak against the layer; what is so by design, the model's own answer and a ceiling do not."""
+        return not self.designed and str(self.row.control or self.row.probe) not in NO_CONTROLS
+
+
+def beside(scores: "pd.DataFrame", tests: "pd.DataFrame", position: str, site: str) -> list[Beside]:
+    """All at a position, the highest score first; `site` is the block that validation chose there."""
+    rows, metric = headline(scores), headline_metric(scores)
+    found = [*preferred_controls(scores, rows, position), *floors(rows).itertuples(), *_labels(rows, position, site)]
+    held = tests[(tests.site == site) & (tests.position == position)]
+    told = [_told(row, metric, held) for row in found]
+    return sorted(told, key=lambda one: one.row.value, reverse=metric in HIGHER_IS_BETTER)
+
+
+def _told(row: Any, metric: str, held: "pd.DataFrame") -> Beside:
+    name = str(row.control or row.probe)
+    said = f"{words(row)}: {units.tied(units.value(row.value, row.low, row.high, metric))}"
+    designed = row.family == BY_DESIGN
+    for pair in held[held.other == name].itertuples():
+        designed |= pair.verdict == BY_DESIGN
+        said += f"; the layer {_over(pair, metric)}" if pair.verdict != BY_DESIGN else ""
+    said += f", {BY_DESIGN}" if designed else ""
+    return Beside(words(row), row, MEANING.get(drawn_from(name), ""), said, designed)
+
+
+def _over(row: Any, metric: str) -> str:
+    """`is above it by +43.1 points [40.2, 46.0], p = 0.0005`, or what could have been found."""
+    gap, p = units.tied(units.gap(row.value, row.low, row.high, metric)), p_said(row.p_adjusted)
+    if row.verdict:
+        return f"is {'below' if row.verdict == 'below' else 'above'} it by {gap}, {p}"
+    return f"is not shown to differ, {gap}, {p} (least detectable {units.amount(row.detectable, metric)})"
+
+
+def _labels(rows: "pd.DataFrame", position: str, site: str) -> Iterator[Any]:
+    """Other labels at the chosen layer."""
+    here = rows[(rows.position == position) & (rows.site == site) & (rows.features == "single")]
+    yield from here[here.control.isin([CONTROL_TASK, PERMUTED])].itertuples()
+
+
+def preferred_controls(scores: "pd.DataFrame", rows: "pd.DataFrame", position: str) -> Iterator[Any]:
+    """Each control of other inputs or weights at the layer validation prefers of it, as the real layers are chosen."""
+    metric = headline_metric(scores)
+    val = scores[(scores.split == "val") & (scores.headline) & (scores.subset == "")]
+    here = rows[(rows.features == "single") & (rows.position == position)]
+    here = here[here.control.map(drawn_from).isin(list(DASHES))]
+    for control, found in here.groupby("control", sort=False):
+        liked = val[(val.control == control) & (val.position == position)].groupby("site").value.mean()
+        best = preferred(liked.reindex(found.site).to_numpy(), metric in HIGHER_IS_BETTER)
+        yield next(found.iloc[[best]].itertuples())

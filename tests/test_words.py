@@ -1,0 +1,245 @@
+"""What a run says in words, held against rows of tests.csv written by hand, and against the rows of a run."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from test_study_report import LAYERS, at, score, write
+
+from mllm_probe.report.answers import Reading, load_tests
+from mllm_probe.report.beside import beside
+from mllm_probe.report.scores import ScoreFile, load_scores
+from mllm_probe.report.table import print_table
+
+SITES = [f"lm.{layer:02d}" for layer in range(LAYERS)]
+CURVE = [0.5, 0.55, 0.65, 0.95, 0.87, 0.86, 0.86, 0.86, 0.85]
+COMMON = {"run": "r", "family": "9 keys", "probe": "logistic", "position": "last", "other": "", "verdict": ""}
+
+
+def word(rows: pd.DataFrame, alpha: float = 0.05) -> str:
+    """The shape, told again from the p values of tests.csv alone."""
+    p = {(row.test, row.site): row for row in rows.itertuples()}
+    blocks = [row.site for row in rows.itertuples() if row.test == "contender"]
+    may = [site for site in blocks if p["contender", site].p_value > alpha]
+    chance = {site: p["above_chance", site].p_adjusted for site in blocks if ("above_chance", site) in p}
+    chance = {site: 1.0 if pd.isna(value) else value for site, value in chance.items()}
+    if chance and all(value > alpha for value in chance.values()):
+        return "nothing above chance"
+    if rows[rows.test == "equivalence"].p_value.iloc[0] <= alpha:
+        return "flat"
+    if not chance or all(chance[site] > alpha for site in may):
+        return "undecided"
+    low, high = blocks[0] not in may, blocks[-1] not in may
+    plateau = rows[rows.test == "plateau"]
+    if len(plateau) and plateau.p_value.iloc[0] <= alpha and (low or high):
+        return "plateau"
+    if low and high:
+        return "peak"
+    return {blocks[-1]: "rising to the top", blocks[0]: "falling from the bottom"}.get("".join(may), "undecided")
+
+
+def table(
+    among: dict[str, float], chance: float | None = 0.001, flat: float = 0.4, plateau: float = 0.3
+) -> pd.DataFrame:
+    """Rows of a position; among: the blocks that may be the best, with p."""
+    rows: list[dict[str, Any]] = []
+    for site in SITES:
+        p = among.get(site, 0.001)
+        rows.append({"test": "contender", "site": site, "p_value": p, "verdict": "may be the best" * (p > 0.05)})
+        if chance is not None:
+            told = "above chance" * (chance <= 0.05)
+            rows.append(
+                {"test": "above_chance", "site": site, "p_value": chance, "p_adjusted": chance, "verdict": told}
+            )
+    hull = [site for site in SITES if site in among]
+    rows.append(
+        {"test": "equivalence", "site": SITES[0], "other": SITES[-1], "p_value": flat, "verdict": "w" * (flat <= 0.05)}
+    )
+    if len(hull) > 1:
+        told = "within the margin" * (plateau <= 0.05)
+        rows.append({"test": "plateau", "site": hull[0], "other": hull[-1], "p_value": plateau, "verdict": told})
+    for site in SITES:
+        if site != "lm.08":
+            gap = CURVE[8] - CURVE[SITES.index(site)]
+            low, high = {"lm.03": (-0.15, -0.033)}.get(site, (gap - 0.025, gap + 0.025))
+            told = "above" if low > 0 else "below" if high < 0 else ""
+            more = {"low": low, "high": high, "p_adjusted": 0.01 if told else 0.5, "detectable": 0.03}
+            rows.append({"test": "difference", "site": "lm.08", "other": site, "value": gap, "verdict": told, **more})
+    found = pd.DataFrame([COMMON | row for row in rows])
+    end = {"test": "shape", "site": hull[0], "other": "", "verdict": word(found)}
+    end |= {"other": hull[-1]} if len(hull) > 1 else {}
+    return pd.concat([found, pd.DataFrame([COMMON | end])], ignore_index=True)
+
+
+def summary(value: float, site: str = "lm.08") -> dict[str, Any]:
+    chosen = {"site": site, "value": value, "low": value - 0.02, "high": value + 0.02, "validation": 0.9}
+    return {"chosen": {"last": chosen}, "verdicts": {"last": {"margin": 0.01}}, "metric": "accuracy"}
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> pd.DataFrame:
+    return load_scores(write(tmp_path / "run", "entailment", CURVE))
+
+
+def reading(scores: pd.DataFrame, tests: pd.DataFrame, value: float = 0.85, site: str = "lm.08") -> Reading:
+    return Reading(scores, summary(value, site), tests, "last")
+
+
+def said(one: Reading) -> str:
+    cards = [f"{a.question} {a.answer}. {'. '.join(a.detail)}" for a in one.answers()]
+    return "\n".join([one.sentence, *cards]).replace("\xa0", " ")
+
+
+def test_a_chosen_layer_outside_the_set_is_not_called_the_best(scores: pd.DataFrame) -> None:
+    """Chosen lm.08 with 85.0, and lm.03 with 95.0, which is better by 10 points [3.3, 15]."""
+    one = reading(scores, table({"lm.03": 1.0}))
+    words = said(one)
+    assert words.startswith(
+        "lm.08 at last, chosen on validation, reads entailment with accuracy 85.0 % [83.0, 87.0]; the best block is "
+        "another, lm.03 (95 %)"
+    )
+    assert "-10.0 points [-15.0, -3.3] against lm.03" in words and "below 1 (lm.03)" in words
+    assert "lm.08 is not among them" in words
+    assert not re.search(r"\bwins?\b|lm\.08 [^;.\n]*(?<!not the )best", words)
+
+
+@pytest.mark.parametrize(
+    ("among", "more", "shape"),
+    [
+        ({"lm.03": 1.0}, {}, "A peak at lm.03"),
+        ({"lm.03": 1.0, "lm.04": 0.2, "lm.06": 0.06}, {}, "A peak at one of lm.03, lm.04, lm.06"),
+        ({"lm.03": 1.0, "lm.04": 0.2, "lm.06": 0.06}, {"plateau": 0.01}, "A plateau from lm.03 to lm.06"),
+        ({"lm.06": 0.3, "lm.07": 1.0, "lm.08": 0.8}, {"plateau": 0.01}, "A plateau from lm.06 to lm.08"),
+        ({"lm.06": 0.3, "lm.07": 1.0, "lm.08": 0.8}, {}, "Undecided"),
+        ({"lm.08": 1.0}, {}, "Rising to the top, lm.08"),
+        ({"lm.00": 1.0}, {}, "Falling from the bottom, lm.00"),
+        (dict.fromkeys(SITES, 0.5), {"flat": 0.02}, "Flat within 1 point"),
+        (dict.fromkeys(SITES, 0.5), {}, "Undecided"),
+        ({"lm.03": 1.0}, {"chance": 0.3}, "Nothing above chance"),
+        ({"lm.03": 1.0}, {"chance": None}, "Undecided"),
+    ],
+)
+def test_the_shape_is_said_with_its_tests(
+    scores: pd.DataFrame, among: dict[str, float], more: dict[str, float | None], shape: str
+) -> None:
+    tests = table(among, **more)  # type: ignore[arg-type]
+    card = reading(scores, tests).answers()[2]
+    assert card.answer == shape
+    numbers = {f"{p:.2g}" for p in [*tests.p_value.dropna(), *tests.p_adjusted.dropna()]}
+    told = set(re.findall(r"p\s=\s([\d.e-]+)", "; ".join(card.detail).replace("\xa0", " ")))
+    assert told and told <= numbers, "each p is that of a row"
+
+
+def test_where_nothing_is_above_chance_no_layer_is_praised(scores: pd.DataFrame) -> None:
+    one = reading(scores, table({"lm.03": 1.0}, chance=0.3))
+    assert one.sentence == "At last, no block is shown to read entailment above chance"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "value", "words"),
+    [
+        ("above", 0.3, "with accuracy 85.0 % [83.0, 87.0], above random weights by +30.0 points [28.0, 32.0]"),
+        ("below", -0.16, "with accuracy 85.0 % [83.0, 87.0], below random weights by -16.0 points [-18.0, -14.0]"),
+        ("", 0.01, "not shown to differ from random weights (least detectable 3.1 points)"),
+    ],
+)
+def test_the_first_words_hold_the_layer_against_random_weights(
+    scores: pd.DataFrame, verdict: str, value: float, words: str
+) -> None:
+    """Of three draws the worst."""
+    rows = [
+        {"other": f"random_weights{end}", "value": v, "low": v - 0.02, "high": v + 0.02, "verdict": verdict_}
+        for end, v, verdict_ in (("", 0.4, "above"), ("_2", value, verdict), ("_3", 0.35, "above"))
+    ]
+    more = {"test": "control", "site": "lm.08", "detectable": 0.031, "p_adjusted": 0.01}
+    tests = pd.concat([table({"lm.08": 1.0}), pd.DataFrame([COMMON | more | row for row in rows])])
+    assert words in said(reading(scores, tests)).split("\n")[0]
+
+
+def test_the_controls_card_counts_in_all_controls(tmp_path: Path) -> None:
+    """A control task at 85.6 % is not above the highest."""
+    place = at("lm", 8, "last", 1.0)
+    own = [score(0.856, control="control_task", **place), score(0.5, control="permuted", **place)]
+    scores = load_scores(write(tmp_path / "run", "entailment", CURVE, more=own))
+    answer = reading(scores, table({"lm.08": 1.0})).answers()[-1]
+    assert answer.answer.replace("\xa0", " ").startswith("control task has 85.6 % [83.6, 87.6], the highest of ")
+    found = {one.name: one for one in beside(scores, table({"lm.08": 1.0}), "last", "lm.08")}
+    assert found["zero shot"].counts is found["copy ceiling"].counts is False
+    assert max(one.row.value for one in found.values() if one.counts) == 0.856
+
+
+def test_what_is_so_by_design_speaks_for_nothing(scores: pd.DataFrame) -> None:
+    more = {"test": "control", "site": "lm.08", "other": "random_weights", "value": 0.3, "verdict": "by design"}
+    tests = pd.concat([table({"lm.08": 1.0}), pd.DataFrame([COMMON | more])])
+    found = {one.name: one for one in beside(scores, tests, "last", "lm.08")}
+    assert not found["random weights"].counts and found["random weights"].said.endswith(", by design")
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"), [("r2", "R2 0.420 [0.400, 0.440]"), ("nll", "log loss 0.420 nats [0.400, 0.440]")]
+)
+def test_only_shares_are_percentages(tmp_path: Path, metric: str, shown: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    rows = [score(0.42, metric=metric, **at("lm", layer, "last", layer / 8)) for layer in range(LAYERS)]
+    rows += [
+        score(-1e-9, metric=metric, probe="majority"),
+        score(0.4, metric=metric, seed="0", split="val", **at("lm", 8, "last", 1.0)),
+    ]
+    ScoreFile(folder / "scores.csv").add(rows)
+    scores = load_scores(folder / "scores.csv")
+    one = Reading(scores, {**summary(0.42), "metric": metric}, table({"lm.08": 1.0}), "last")
+    assert shown in said(one) and "%" not in said(one).replace("(95 %)", "").replace("80 %", "")
+    written = io.StringIO()
+    print_table(scores, {**summary(0.42), "metric": metric}, table({"lm.08": 1.0}), Console(file=written, width=200))
+    assert "42.0" not in written.getvalue() and not re.search(r"-0\.0+\b", written.getvalue())
+
+
+def test_the_answer_words_are_the_users_own(scores: pd.DataFrame) -> None:
+    written = io.StringIO()
+    print_table(
+        scores, {**summary(0.85), "answers": ["Ja", "Nein"]}, table({"lm.08": 1.0}), Console(file=written, width=200)
+    )
+    assert "scores 78.0 % [76.0, 80.0], and says 'Ja' to 61.3 %" in written.getvalue()
+
+
+def test_marks_tell_what_each_layer_is_above(scores: pd.DataFrame) -> None:
+    """Above chance and above the best constant answer are two things."""
+    floor = {
+        "test": "floor",
+        "site": "lm.08",
+        "other": "constant",
+        "value": 0.3,
+        "verdict": "above the best constant answer",
+    }
+    tests = pd.concat(
+        [table({"lm.08": 1.0}), pd.DataFrame([COMMON | floor | {"low": 0.2, "high": 0.4, "p_adjusted": 0.01}])]
+    )
+    written = io.StringIO()
+    print_table(scores, summary(0.85), tests, Console(file=written, width=200))
+    assert "85.0 [83.0, 87.0] cf" in written.getvalue() and "86.0 [84.0, 88.0] c " in written.getvalue()
+    words = said(reading(scores, tests))
+    assert (
+        "above chance, p = 0.001" in words
+        and "above the best constant answer (+30.0 points [20.0, 40.0]), p = 0.01" in words
+    )
+    tests.loc[tests.test == "floor", ["verdict", "p_adjusted"]] = ["", 0.4]
+    assert "not shown to be above the best constant answer" in said(reading(scores, tests))
+
+
+def check_words(folder: Path) -> None:
+    """The words of a finished run told again from its rows."""
+    tests = load_tests(folder / "tests.csv")
+    shapes = tests[tests.test == "shape"]
+    assert len(shapes)
+    for row in shapes.itertuples():
+        here = tests[tests.position == row.position]
+        here = here[(here.family == row.family) | (here.test == "above_chance")]
+        assert word(here) == row.verdict
+        may = here[(here.test == "contender") & (here.verdict != "")].site
+        assert (may.iloc[0], may.iloc[-1]) == (row.site, row.other or row.site)
+    assert not (tests.site == tests.other).any(), "no layer is tested against itself"
