@@ -238,7 +238,7 @@ def run_digest(config: RunConfig, cache: str, examples: Examples) -> str:
             node = node[group]
         node.pop(name, None)
     asked = [
-        (d.uid, d.label, d.group, d.mark, d.pair, d.type, d.side, d.head, d.template, d.given)
+        (d.uid, d.label, d.group, d.mark, d.pair, d.type, d.side, d.head, d.template, d.given, d.covariates)
         for d in examples.decisions
     ]
     return digest(__version__, settings, cache, asked, examples.kind, sorted(examples.folds.items()))

@@ -52,12 +52,13 @@ class Picture:
 @dataclass(frozen=True)
 class Row:
     """One line of a table of questions: `label` is a word, a number, or the words that hold of several; `number` is
-    where it stands, for messages."""
+    where it stands, for messages; `columns` are its other cells."""
 
     picture: Picture
     text: str
     label: str | float | tuple[str, ...]
     number: int
+    columns: Mapping[str, str | float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class Decision:
     `head` names the output that decides, where a probe reads one row for several decisions (the category, for objects);
     None: the probe has one output. `template` is the wording where it is not the task's own: such decisions are tested
     only. `given`: the prompt gives the label away, so it belongs to the copy ceiling and to no score of the model.
+    `covariates` are what might explain the label without the meaning that is asked about, "" where one is not known.
     """
 
     uid: str
@@ -135,6 +137,7 @@ class Decision:
     head: str | None = None
     template: str = ""
     given: bool = False
+    covariates: Mapping[str, str | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

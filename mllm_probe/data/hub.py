@@ -15,7 +15,7 @@ from mllm_probe.errors import DataError, choices
 from mllm_probe.paths import OutputPaths
 from mllm_probe.types import Collection, digest
 
-VERSION = 1  # raise it when what is written of the same data set changes
+VERSION = 2  # raise it when what is written of the same data set changes
 ROWS, PICTURES = "rows.jsonl", "images"
 
 
@@ -79,7 +79,8 @@ class Hub:
         with (folder / ROWS).open("w", encoding="utf-8") as out:
             for number in range(len(found)):
                 row = self._row(found, number, selection)
-                record = {name: row.get(column) for name, column in columns.items()}
+                plain = {name: cell for name, cell in row.items() if isinstance(cell, str | int | float)}  # covariates
+                record: dict[str, Any] = plain | {name: row.get(column) for name, column in columns.items()}
                 record["picture"] = self._kept(folder / PICTURES, record["picture"], number)
                 if named and record["label"] is not None:
                     record["label"] = named(record["label"])

@@ -3,6 +3,7 @@
 Rows are kept as they stand in the file; what their labels mean is the task's business.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ class Table:
             raise DataError(f"no usable row is left in {file} ({len(skipped)} skipped)")
         lines = [line for line in lines if line.picture in pictures]
         pictures = _grouped(pictures, lines)
-        rows = tuple(Row(pictures[line.picture], line.text, line.label, line.number) for line in lines)
+        rows = tuple(Row(pictures[line.picture], line.text, line.label, line.number, line.columns) for line in lines)
         different = {picture.digest: picture for picture in pictures.values()}
         return Collection(self.name, tuple(different.values()), (), _never, tuple(skipped), rows)
 
@@ -88,9 +89,9 @@ class Table:
         picture = _word(where, record, self.picture_column, "the file name of a picture")
         text = _word(where, record, self.text_column, "the text that is asked")
         group = record.get(self.group_column) if self.group_column is not None else None
-        return Line(
-            number, picture, text, _label(where, record, self.label_column), "" if group is None else str(group).strip()
-        )
+        label = _label(where, record, self.label_column)
+        columns = {str(name): found for name, cell in record.items() if (found := _plain(cell)) != ""}
+        return Line(number, picture, text, label, "" if group is None else str(group).strip(), columns)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Line:
     text: str
     label: str | float | tuple[str, ...]
     group: str
+    columns: Mapping[str, str | float]
 
 
 def _never(picture: Picture, caption: str) -> bool:
@@ -135,6 +137,15 @@ def _label(where: str, record: Mapping[str, Any], column: str) -> str | float | 
     if isinstance(value, list) and all(isinstance(word, str) and word.strip() for word in value):
         return tuple(dict.fromkeys(word.strip() for word in value))
     return _word(where, record, column, "a word, a finite number or a list of words")
+
+
+def _plain(cell: Any) -> str | float:
+    """A word or a number as it is, anything else as nothing."""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, int | float):
+        return float(cell) if math.isfinite(cell) else ""
+    return cell.strip() if isinstance(cell, str) else ""
 
 
 def _cell(where: str, record: Mapping[str, Any], column: str) -> Any:

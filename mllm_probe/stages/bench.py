@@ -16,6 +16,7 @@ from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.readout import Readout, Source, trained
 from mllm_probe.stats.exchange import handed_on
+from mllm_probe.stats.strata import strata_of
 from mllm_probe.types import Problem, digest
 
 COPY_CEILING = "copy_ceiling"  # what a probe makes of categories whose name in the prompt gives the label away
@@ -141,6 +142,13 @@ class Bench:
     @cached_property
     def _numbers(self) -> np.ndarray:
         return np.unique(self.groups, return_inverse=True)[1]
+
+    @cached_property
+    def strata(self) -> dict[str, np.ndarray]:
+        """{covariate: the stratum of each decision [N]}."""
+        decisions = self.ready.examples.decisions
+        names = decisions[0].covariates if decisions else ()
+        return {name: strata_of([d.covariates[name] for d in decisions], self.groups, self.test) for name in names}
 
     @cached_property
     def texts(self) -> list[str]:

@@ -23,11 +23,11 @@ from mllm_probe.stages.verdicts import Test, numbers
 from mllm_probe.stats.chance import statistic
 from mllm_probe.stats.measures import METRICS
 from mllm_probe.stats.paired import difference
-from mllm_probe.stats.permutation import holm, max_t
+from mllm_probe.stats.permutation import MaxT, holm, max_t
 
 CONSTANT = "constant"
-ABOVE_CHANCE, FLOOR = "above_chance", "floor"  # the tests of tests.csv
-WORDS = {ABOVE_CHANCE: "above chance", FLOOR: "above the best constant answer"}
+ABOVE_CHANCE, FLOOR, BEYOND = "above_chance", "floor", "beyond"  # the tests of tests.csv
+WORDS = {ABOVE_CHANCE: "above chance", FLOOR: "above the best constant answer", BEYOND: "beyond the covariate"}
 
 
 def constant(bench: Bench, rows: np.ndarray) -> Trial:
@@ -73,26 +73,51 @@ class Floors:
         for key, trials in self._trials.items():
             families.setdefault(self._scoring.rows(trials[0], "test").tobytes(), []).append(key)
         found = [test for keys in families.values() for test in self._above_chance(keys, reporter)]
+        for name in self._bench.strata:
+            found += [test for keys in families.values() for test in self._beyond(keys, name, reporter)]
         return [*found, *self._above_constant(), *self._by_design()]
 
     def _above_chance(self, keys: Sequence[Key], reporter: Reporter) -> list[Test]:
         """Max-T over every key that reads the same decisions; nearly always these are all."""
-        bench, scoring, trials = self._bench, self._scoring, [self._trials[key] for key in keys]
+        scoring, trials = self._scoring, [self._trials[key] for key in keys]
         rows = scoring.rows(trials[0][0], "test")
-        logits = np.stack([[scoring.logits(one, scoring.headline, rows) for one in same] for same in trials])
-        order = np.asarray([decision.uid for decision in bench.ready.examples.decisions])[rows]
-        asked = (bench.y[rows], bench.groups[rows], order, bench.kind, bench.ready.config.sweep.permutations)
         try:
-            result = max_t(statistic(scoring.headline, logits, bench.y[rows], bench.kind), *asked)
+            result = self._permuted(trials, rows)
         except ProbeError as error:
             reporter.note(f"no test against chance: {error}")
             return []
         values = [scoring.measured(scoring.row_scores(same, rows)) for same in trials]
         columns = zip(keys, values, result.p.tolist(), result.p_adjusted.tolist(), strict=True)
         return [
-            self._test(ABOVE_CHANCE, key, len(keys), value=value, p_value=p, p_adjusted=a)
+            self._test(ABOVE_CHANCE, key, f"{len(keys)} keys", value=value, p_value=p, p_adjusted=a)
             for key, value, p, a in columns
         ]
+
+    def _beyond(self, keys: Sequence[Key], name: str, reporter: Reporter) -> list[Test]:
+        """The same with labels that stay in their stratum of a covariate; the value is what such labels do not give."""
+        trials = [self._trials[key] for key in keys]
+        rows = self._scoring.rows(trials[0][0], "test")
+        strata = self._bench.strata[name][rows]
+        try:
+            result = self._permuted(trials, rows, strata)
+        except ProbeError as error:
+            reporter.note(f"no test beyond {name}: {error}")
+            return []
+        family = f"{len(keys)} keys, {len(np.unique(strata))} strata of {name}"
+        more = (result.statistic - result.expected).tolist()
+        columns = zip(keys, more, result.p.tolist(), result.p_adjusted.tolist(), strict=True)
+        return [
+            self._test(BEYOND, key, family, other=name, value=value, p_value=p, p_adjusted=a)
+            for key, value, p, a in columns
+        ]
+
+    def _permuted(self, trials: Sequence[list[Trial]], rows: np.ndarray, strata: np.ndarray | None = None) -> MaxT:
+        """Raises ProbeError."""
+        bench, metric = self._bench, self._scoring.headline
+        logits = np.stack([[self._scoring.logits(one, metric, rows) for one in same] for same in trials])
+        table = statistic(metric, logits, bench.y[rows], bench.kind)
+        draws = bench.ready.config.sweep.permutations
+        return max_t(table, bench.y[rows], bench.groups[rows], bench.uids[rows], bench.kind, draws, strata=strata)
 
     def _above_constant(self) -> list[Test]:
         """One-sided, by sign flips over pictures; Holm over the keys."""
@@ -103,7 +128,9 @@ class Floors:
             found.append(difference(scoring.row_scores(trials, rows), floor, scoring.draws(rows), scoring.level))
         adjusted = holm(np.asarray([one.p_greater for one in found])).tolist()
         return [
-            self._test(FLOOR, key, len(found), other=CONSTANT, p_value=one.p_greater, p_adjusted=p, **numbers(one))
+            self._test(
+                FLOOR, key, f"{len(found)} keys", other=CONSTANT, p_value=one.p_greater, p_adjusted=p, **numbers(one)
+            )
             for key, one, p in zip(self._trials, found, adjusted, strict=True)
         ]
 
@@ -124,7 +151,7 @@ class Floors:
             for key, trials in self._known.items()
         ]
 
-    def _test(self, name: str, key: Key, size: int, **more: Any) -> Test:
+    def _test(self, name: str, key: Key, family: str, **more: Any) -> Test:
         verdict = WORDS[name] if more["p_adjusted"] <= round(1 - self._scoring.level, 12) else ""
-        place = (f"{size} keys", self._trials[key][0].probe, key.position, str(key.site))
+        place = (family, self._trials[key][0].probe, key.position, str(key.site))
         return Test(self._scoring.run, name, *place, verdict=verdict, **more)

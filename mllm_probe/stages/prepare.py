@@ -29,6 +29,7 @@ from mllm_probe.settings import (
 )
 from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
 from mllm_probe.stages.variants import with_variants
+from mllm_probe.tasks.covariates import covaried
 from mllm_probe.tasks.folds import Folds, leaks, rowwise
 from mllm_probe.types import Collection, Examples
 
@@ -65,6 +66,7 @@ class Design:
         for row in collection.skipped:
             reporter.note(f"skipped: {row}")
         examples = self.task.examples(collection, self.folds)
+        examples = covaried(examples, collection, getattr(self.task, "covariates", ()))
         for row in examples.skipped:
             reporter.note(f"skipped: {row}")
         return collection, _in_folds(examples, self.folds, config.sweep.seeds, reporter)

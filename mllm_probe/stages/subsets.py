@@ -1,4 +1,5 @@
-"""Parts of the test set that have rows of their own: other wordings, named or not, each category and their mean."""
+"""Parts of the test set that have rows of their own: other wordings, named or not, each category and their mean,
+the strata of covariates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +24,9 @@ class Subsets:
     def scores(self, trials: Sequence[Trial]) -> list[Score]:
         """The rows of one key's real trials."""
         real = [trial for trial in trials if trial.key and not trial.control]
-        return [*self._wordings(real), *self._named(real), *self._categories(real)] if real else []
+        if not real:
+            return []
+        return [*self._wordings(real), *self._named(real), *self._categories(real), *self._covariates(real)]
 
     def _wordings(self, trials: Sequence[Trial]) -> Iterator[Score]:
         """Prompt transfer: the same probes on statements in other words (Yu and Lee 2025, anchor and variants)."""
@@ -53,6 +56,12 @@ class Subsets:
                 replace(row, subset="macro", value=value) for row, value in zip(whole[:-1], mean[:-1], strict=True)
             ]
             yield from (*seeds, self._scoring.aggregate(seeds, np.nanmean(drawn, axis=0)))
+
+    def _covariates(self, trials: Sequence[Trial]) -> Iterator[Score]:
+        """Each stratum of each covariate."""
+        for name, strata in self._bench.strata.items():
+            for stratum in np.unique(strata[self._bench.test]).tolist():
+                yield from self._subset(trials, strata == stratum, f"{name}={stratum}")[0][-1:]
 
     def _subset(self, trials: Sequence[Trial], stratum: np.ndarray, name: str) -> tuple[list[Score], np.ndarray]:
         found, drawn = self._part(trials, self._scoring.rows(trials[0], "test") & stratum)

@@ -134,7 +134,7 @@ def steps(ready: Prepared) -> int:
     shown = sum(len(one.keys) if one.control in FLOORS else len(ready.keys) for one in ready.variants)
     own = sum(1 + (key.site.layer == ready.anatomy.blocks["lm"]) for key in ready.answer_keys)
     made = sum(1 + len(place.arms.controls) + len(shown_at(ready)) for place in places(ready))
-    return len(ready.keys) + made + shown + own + BASELINES
+    return len(ready.keys) + made + shown + own + BASELINES + len(ready.examples.decisions[0].covariates)
 
 
 def check_probe(ready: Prepared) -> None:
@@ -218,7 +218,9 @@ def _per_key(bench: Bench, source: Source, scoring: Scoring, parts: Parts) -> It
     yield from _controls(bench, scoring, parts)
     for trials in answers(bench, source):
         yield trials, scoring.scores(trials)
-    for name, make in ((QUESTION_ONLY, _question_only), ("majority", _majority)):
+    baselines: dict[str, Callable[[Bench], list[Trial]]] = {QUESTION_ONLY: _question_only, "majority": _majority}
+    baselines |= {f"covariate.{i}": partial(_covariate, name=name) for i, name in enumerate(bench.strata)}
+    for name, make in baselines.items():
         trials = parts.get(name, partial(make, bench))
         yield trials, scoring.scores(trials)
 
@@ -242,8 +244,18 @@ def _shown(bench: Bench, control: str, key: Key, source: Source) -> list[Trial]:
 
 
 def _question_only(bench: Bench) -> list[Trial]:
-    words = Readout.of(LayerData(_tensor(bag_of_words(bench.texts))))
-    return _baseline(bench, Ridge() if bench.kind == "number" else Logistic(), words, QUESTION_ONLY, "words")
+    return _words(bench, bag_of_words(bench.texts), QUESTION_ONLY)
+
+
+def _words(bench: Bench, rows: np.ndarray, control: str) -> list[Trial]:
+    probe = Ridge() if bench.kind == "number" else Logistic()
+    return _baseline(bench, probe, Readout.of(LayerData(_tensor(rows))), control, "words")
+
+
+def _covariate(bench: Bench, name: str) -> list[Trial]:
+    """What the strata of a covariate say by themselves."""
+    strata = bench.strata[name]
+    return _words(bench, (strata[:, None] == np.unique(strata)).astype(np.float64), f"covariate:{name}")
 
 
 def _majority(bench: Bench) -> list[Trial]:

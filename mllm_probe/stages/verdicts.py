@@ -37,9 +37,10 @@ class Test:
     The verdict `by design` stands where no other value is possible: such a row has no p and is in no family.
 
     `test`: above_chance (a layer against permuted labels; p_adjusted by max-T over the family), floor (a layer against
-    the best constant answer, one-sided; p_adjusted by Holm), contender (p of "no layer is better than this one"), drop
-    and rise (the layer validation chose against the top and the bottom one; p_adjusted by Holm), difference (the chosen
-    layer against each other one), equivalence (the pair that is hardest to call equal), plateau (the same among the
+    the best constant answer, one-sided; p_adjusted by Holm), beyond (a layer against labels permuted within strata of
+    the covariate `other`; p_adjusted by max-T), contender (p of "no layer is better than this one"), drop and rise (the
+    layer validation chose against the top and the bottom one; p_adjusted by Holm), difference (the chosen layer against
+    each other one), equivalence (the pair that is hardest to call equal), plateau (the same among the
     layers from `site` to `other`, the ends of those that may be the best), shape (the word for the curve, with the
     largest p that it needs), gap (the chosen layer against the model's own answer), integration (several layers as one
     feature against `other`, p_adjusted by Holm over the family), control (a layer against the same one of a control or

@@ -24,6 +24,7 @@ class Count:
 
     template: str = "How many objects are there in this image?"
     categories: Sequence[str] | None = None
+    covariates: Sequence[str] = ()
     seed: int = 0
     name: ClassVar[str] = "count"
 

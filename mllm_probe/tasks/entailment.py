@@ -40,6 +40,7 @@ class Entailment:
     answers: Sequence[str] | None = None
     templates: Mapping[str, str] = field(default_factory=dict)
     test_templates: Sequence[str] = ()
+    covariates: Sequence[str] = ()
     seed: int = 0
     on_bad_row: str = "stop"
     name: ClassVar[str] = "entailment"

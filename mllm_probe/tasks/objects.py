@@ -38,6 +38,7 @@ class Objects:
     per_picture: int | None = 3
     listed: float = 0.5
     categories: Sequence[str] | None = None
+    covariates: Sequence[str] = ()
     seed: int = 0
     name: ClassVar[str] = "objects"
 

@@ -6,7 +6,7 @@ Nothing is balanced here: what the texts alone give away is for the controls to 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.tasks.folds import Folds
@@ -31,6 +31,7 @@ class Questions:
     kind: str = AUTO
     positive: str | None = None
     target: str = "answer"
+    covariates: Sequence[str] = ()
     name: str = "custom"
 
     def __post_init__(self) -> None:
@@ -140,7 +141,8 @@ class Questions:
         uid = digest(sample.uid, self.name, self.target, head)
         group = group_of[row.picture.digest]
         strata = {"picture": row.picture.id} | ({} if head is None else {"category": head})
-        return Decision(uid, sample.uid, self.target, label, group, mark="text", type=type, strata=strata, head=head)
+        known = Decision(uid, sample.uid, self.target, label, group, mark="text", type=type, strata=strata, head=head)
+        return replace(known, covariates=row.columns)
 
 
 def _kind(rows: Sequence[Row]) -> str:
