@@ -8,15 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import QUICK, Run, tiny
+from conftest import QUICK, Run, stored, tiny
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import accuracy_score, log_loss
 from test_words import check_words
 
 from mllm_probe.config import RunConfig, run_digest
-from mllm_probe.errors import CacheError, DataError
+from mllm_probe.errors import CacheError, DataError, ProbeError
+from mllm_probe.report.predictions import load_scored
 from mllm_probe.report.scores import load_scores
 from mllm_probe.sites import Key
+from mllm_probe.stages.analyses import erasing
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stats.coding import blocks
@@ -61,16 +63,31 @@ def test_scores_follow_from_the_predictions(swept: Path) -> None:
     assert own["selectivity"] == pytest.approx(own["accuracy"] - control["accuracy"])
 
 
-def test_erased_layers_are_at_chance_and_the_others_are_not_touched(swept: Path) -> None:
+def test_erased_layers_are_read_on_pictures_that_the_eraser_never_saw(swept: Path) -> None:
+    """By a fresh probe and by the old one, both recomputed here from the arrays of the run; nothing is so by design."""
     table = load_scores(swept / "scores.csv")
     whole = table[(table.metric == "nll") & (table.split == "test") & (table.seed == "all") & (table.control == "")]
-    erased, plain = (
-        whole[whole.features == name].set_index(["site", "position"]).value for name in ("leace", "single")
+    erased, again, plain = (
+        whole[whole.features == name].set_index(["site", "position"]).value
+        for name in ("leace", "leace_reread", "single")
     )
-    assert len(erased) == 6 and np.allclose(erased, np.log(2), atol=0.02), "a coin, in nats"
-    arrays = load_file(swept / "probes.safetensors")
-    name = "lm.04@mean_text/logistic/leace/seed0"
-    assert np.abs(arrays[f"{name}/weights"]).max() < 1e-3 and f"{name}/eraser.left" in arrays
+    assert len(erased) == len(again) == 6 and erased.std() > 1e-6
+    arrays, logits = load_file(swept / "probes.safetensors"), load_file(swept / "predictions.safetensors")
+    name = "lm.04@mean_text/logistic"
+    eraser = {part: arrays[f"{name}/leace/seed0/eraser.{part}"] for part in ("mean", "right", "left")}
+    x = read(swept, "lm.04@mean_text")
+    clean = x - (x - eraser["mean"]) @ eraser["right"].T @ eraser["left"]
+    for probe, said in (("leace/seed0", "leace/seed0"), ("seed0", "leace_reread/seed0")):
+        mean, scale, weights, b = (
+            arrays[f"{name}/{probe}/{part}"] for part in ("mean", "scale", "weights", "intercept")
+        )
+        told = (clean - mean) / scale @ weights + b
+        assert logits[f"{name}/{said}"] == pytest.approx(told, rel=1e-4, abs=1e-4)
+    ratios = table[table.metric == "edit_ratio"]
+    assert len(ratios) == 6 and (ratios.value > 1 - 1e-6).all() and set(ratios.split) == {"train"}
+    fresh = table[(table.features == "leace") & (table.split == "test") & (table.site == "lm.04")].n_train.iloc[0]
+    trained = int(table[(table.features == "single") & (table.site == "lm.04")].n_train.iloc[0])
+    assert fresh + ratios[ratios.site == "lm.04"].n_train.iloc[0] == trained
     assert plain.index.equals(erased.index)
     best = json.loads((swept / "summary.json").read_text())["chosen"]["mean_text"]
     accuracy = table[
@@ -78,6 +95,18 @@ def test_erased_layers_are_at_chance_and_the_others_are_not_touched(swept: Path)
     ]
     shown = accuracy[(accuracy.features == "single") & (accuracy.position == "mean_text")].set_index("site").value
     assert best["value"] == pytest.approx(shown[best["site"]])
+
+
+def test_the_eraser_and_the_fresh_probe_share_no_picture() -> None:
+    one = bench([None] * 12, [float(i) for i in range(12)], "number")
+    taught, unseen = erasing(one, 0)
+    whole = one.problem("", 0).train
+    assert taught.train.sum() == unseen.train.sum() == 2 and (taught.train ^ unseen.train == whole).all()
+    assert (taught.val == unseen.val).all() and not (taught.val & whole).any()
+    with pytest.raises(ProbeError, match="sweep.analyses=erasure .* half of the 4 training pictures"):
+        labelled = bench([None] * 12, [i // 2 % 2 for i in range(12)])
+        for seed in labelled.seeds:
+            erasing(labelled, seed)
 
 
 def test_information_beside_the_baseline_is_the_fall_in_log_loss(swept: Path) -> None:
@@ -98,6 +127,13 @@ def test_information_beside_the_baseline_is_the_fall_in_log_loss(swept: Path) ->
 def labels(swept: Path) -> np.ndarray:
     """Captions are exchanged inside folds, two true and two false a picture; recovered from the task itself."""
     return decisions(swept).label.to_numpy()
+
+
+def read(swept: Path, key: str) -> np.ndarray:
+    """The row of each decision [N, D] float64."""
+    table = load_scores(swept / "scores.csv")
+    rows = stored(swept.parents[2] / "cache" / table[(table.features == "leace")].cache.iloc[0], key)
+    return np.stack([rows[uid] for uid in load_scored(swept / "predictions.safetensors").samples]).astype(np.float64)
 
 
 def decisions(swept: Path) -> pd.DataFrame:

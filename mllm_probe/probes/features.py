@@ -94,10 +94,10 @@ class Features:
             out.addmm_(residuals[:, start:stop], x)
         return out
 
-    def covariance(self) -> torch.Tensor:
-        """x'x / n, [D, D] float32."""
-        out = torch.zeros(self.width, self.width, device=self.device)
-        for _, _, x in self._chunks(torch.float32):
+    def covariance(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """x'x / n, [D, D]."""
+        out = torch.zeros(self.width, self.width, dtype=dtype, device=self.device)
+        for _, _, x in self._chunks(dtype):
             out.addmm_(x.T, x)
         return out / self.n
 
@@ -136,6 +136,11 @@ class Features:
     @property
     def mean(self) -> torch.Tensor:
         return self._mean
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """The columns' deviations [D], infinite where a column is constant."""
+        return self._scale
 
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation [D] of the raw rows; sums are around a first guess, so that large means cost no digits."""

@@ -4,7 +4,8 @@ LEACE (Belrose et al. 2023, arXiv 2306.03819, theorem 4.3): r(x) = x - W^+ P W (
 and P the projector onto the columns of W Sigma_xz. Written out, W^+ P W = Sigma_xz (B' Sigma_xz)^+ B' with
 B = Sigma_xx^+ Sigma_xz, the least-squares regression of the labels on the rows, so D x D matrices are never needed.
 With any B for which B' Sigma_xz keeps the rank of Sigma_xz, cov(r(x), z) = Sigma_xz (I - A^+ A) = 0, A = B' Sigma_xz:
-the guarantee is exact whatever the regression; how small the change is depends on it.
+the guarantee on the rows it was fitted on is exact whatever the regression; how small the change is depends on it, and
+how much is gone from other rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,13 @@ import numpy as np
 import torch
 
 from mllm_probe.probes.checks import check_problems
-from mllm_probe.probes.features import chunks
+from mllm_probe.probes.features import Features, chunks
 from mllm_probe.probes.linear import check_lambdas, fit_linear
 from mllm_probe.probes.losses import Squared
 from mllm_probe.types import LayerData, Problem, Rows
 
 RANK = 1e-9  # singular values below this share of the largest are rounding
+NOTHING = 1e-10  # of a column's variance
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class Erased:
 
 @dataclass(frozen=True)
 class Leace:
-    """B is ridge regression on standardised rows, its strength the one of `lambdas` that predicts validation best.
+    """Where the training rows are more than the columns, counted without repetitions, B is least squares: LEACE itself,
+    the least change. Fewer rows determine no such B (any labels would be fitted, and nothing taken from other rows): it
+    is then ridge regression on standardised rows, the strength being the one of `lambdas` that predicts validation
+    best, which is LEACE for a covariance shrunk towards its diagonal.
 
-    As lambda goes to 0 this is LEACE itself; as it grows, the projection orthogonal to the class means. Classes are
-    erased as one-hot labels, one direction fewer than there are classes. The guarantee is for the training rows: others
-    come near it where there are many more rows than columns. Deterministic.
+    Classes are erased as one-hot labels, one direction fewer than there are classes. Facts: `edit`, the mean squared
+    change of a training row, and `edit_ratio`, that over the least that leaves them no covariance. Deterministic.
     """
 
     lambdas: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -83,11 +87,44 @@ class Leace:
         if problem.kind == "classes":
             z = (z == np.arange(problem.y.max() + 1)).astype(np.float64)
             problem = replace(problem, y=z, kind="labels")
-        line = fit_linear(data, [problem], self.lambdas, {problem.kind: Squared()})[0]
-        slopes = np.atleast_2d(line.weights / line.scale)
-        shared = _covariance(data, z, problem.train, line.mean)
-        inverse = np.linalg.pinv(slopes @ shared.T, rcond=RANK)
-        return Eraser(line.mean, shared, inverse @ slopes, line.facts)
+        features = Features(data, problem.train)
+        centred = z[problem.train] - z[problem.train].mean(axis=0)
+        mean, facts = features.mean.cpu().numpy(), {"converged": 1.0}
+        shared, inner = _covariance(data, z, problem.train, mean), centred.T @ centred / len(centred)
+        if _enough(features):
+            slopes = _least_squares(features, centred)
+            inner = slopes @ shared.T
+        else:
+            line = fit_linear(data, [problem], self.lambdas, {problem.kind: Squared()})[0]
+            slopes, facts = np.atleast_2d(line.weights / line.scale), dict(line.facts)
+        eraser = Eraser(mean, shared, np.linalg.pinv(slopes @ shared.T, rcond=RANK) @ slopes)
+        edit = _edit(data, problem.train, eraser)
+        least = float(np.trace(shared.T @ np.linalg.pinv(inner, rcond=RANK) @ shared))
+        return replace(eraser, facts={**facts, "edit": edit, "edit_ratio": edit / least if least > 0 else 1.0})
+
+
+def _enough(features: Features) -> bool:
+    """Whether different rows outnumber columns that vary; equal rows have equal projections."""
+    direction = torch.from_numpy(np.random.default_rng(0).normal(size=(1, features.width))).to(features.device)
+    different = len(torch.unique((features.times(direction)[0] / features.width**0.5).round(decimals=9)))
+    return different > int(features.scale.isfinite().sum())
+
+
+def _least_squares(features: Features, centred: np.ndarray) -> np.ndarray:
+    """B' = (Sigma_xx^+ Sigma_xz)' [K, D] by the correlation matrix, with next to nothing on its diagonal for columns
+    that follow from others."""
+    target = torch.from_numpy(centred.T.copy()).to(features.device)
+    matrix = features.covariance(torch.float64)
+    matrix.diagonal().add_(NOTHING)
+    found = torch.cholesky_solve(features.back(target / features.n).T, torch.linalg.cholesky(matrix))
+    return (found.T / features.scale).cpu().numpy()
+
+
+def _edit(data: LayerData, train: np.ndarray, eraser: Eraser) -> float:
+    """Mean squared change of the training rows."""
+    mean, right = (torch.from_numpy(part).to(data.compute.device) for part in (eraser.mean, eraser.right))
+    told = torch.cat([(x - mean) @ right.T for _, _, x in chunks(data)]).cpu().numpy()[train]
+    return float(np.trace(eraser.left.T @ (told.T @ told / len(told)) @ eraser.left))
 
 
 def _covariance(data: LayerData, z: np.ndarray, train: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from mllm_probe.probes.leace import Erased, Leace
 from mllm_probe.score import Score
 from mllm_probe.settings import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.sites import Key
-from mllm_probe.stages.bench import Bench, Trial, fitted
+from mllm_probe.stages.bench import Bench, Fitted, Trial, fitted
 from mllm_probe.stages.parts import Parts
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.readout import Readout
@@ -25,6 +25,7 @@ from mllm_probe.types import Problem, Rows
 
 HELD_BACK = 0.2  # of the rows sent so far choose the strength for the next block
 ONLINE = "online"
+ERASED, REREAD, EDIT_RATIO = "leace", "leace_reread", "edit_ratio"
 
 Load = Callable[[Key], Readout]
 
@@ -51,6 +52,10 @@ def check_analyses(ready: Prepared) -> None:
         )
     if MDL in sweep.analyses:
         Sending(Bench(ready))
+    if ERASURE in sweep.analyses:
+        bench = Bench(ready)
+        for seed in bench.seeds:
+            erasing(bench, seed)
 
 
 class Analyses:
@@ -117,19 +122,49 @@ class Analyses:
         yield replace(row, low=found.low, high=found.high, ci_level=self._scoring.level)
 
     def _erasure(self, key: Key, data: Callable[[], Readout]) -> Iterator[Score]:
-        """The same probe after LEACE has taken the label out of the layer: chance, if the probe read it linearly."""
-        bench = self._bench
+        """What is read after LEACE has taken the label out, on pictures that it was not fitted to: by a probe trained
+        on such erased rows, and by the probe of the layer as it was. The size of the edit is a row beside them."""
+        trials = self._parts.get(f"{key}.leace", lambda: list(self._erased(key, data)))
+        fresh, old = ([trial for trial in trials if trial.features == name] for name in (ERASED, REREAD))
+        sizes = {seed: [int(half.train.sum()) for half in erasing(self._bench, seed)] for seed in self._bench.seeds}
+        first = sizes[self._bench.seeds[0]]
+        for row in self._scoring.scores(fresh):
+            yield replace(row, n_train=first[1] if row.seed == "all" else sizes[int(row.seed)][1])
+        yield from self._scoring.scores(old)
+        ratio = self._scoring.final(fresh, EDIT_RATIO, float(np.mean([trial.facts[EDIT_RATIO] for trial in fresh])))
+        pictures = self._bench.pictures(erasing(self._bench, self._bench.seeds[0])[0].train)
+        yield replace(ratio, split="train", n=first[0], n_groups=pictures, n_train=first[0])
 
-        def erased() -> Iterator[Trial]:
-            for seed in bench.seeds:
-                own, problem = data(), bench.problem("", seed)
-                eraser = Leace().fit(own.data, problem)
-                bare = replace(own, data=replace(own.data, rows=Erased(own.data.rows, eraser)))
-                (trial,) = fitted(bench.ready.probe, bare, [problem], [Trial.blank(key, "", seed, "leace")])
-                kept = {f"eraser.{name}": array for name, array in eraser.arrays().items()}
-                yield replace(trial, arrays={**trial.arrays, **kept})
+    def _erased(self, key: Key, data: Callable[[], Readout]) -> Iterator[Trial]:
+        bench, own = self._bench, data()
+        for seed in bench.seeds:
+            taught, unseen = erasing(bench, seed)
+            eraser = Leace().fit(own.data, taught)
+            bare = replace(own, data=replace(own.data, rows=Erased(own.data.rows, eraser)))
+            (fresh,) = fitted(bench.ready.probe, bare, [unseen], [Trial.blank(key, "", seed, ERASED)])
+            kept = {f"eraser.{name}": array for name, array in eraser.arrays().items()}
+            facts = {**fresh.facts, EDIT_RATIO: eraser.facts[EDIT_RATIO]}
+            yield replace(fresh, arrays={**fresh.arrays, **kept}, facts=facts)
+            before = Fitted.on(bench.ready.probe, own, [bench.problem("", seed)])
+            yield from before.trials(bare, [Trial.blank(key, "", seed, REREAD)])
 
-        yield from self._scoring.scores(self._parts.get(f"{key}.leace", lambda: list(erased())))
+
+def erasing(bench: Bench, seed: int) -> tuple[Problem, Problem]:
+    """The problem that the eraser is fitted to and that of the fresh probe: half of the training pictures each.
+
+    Raises ProbeError where a half lacks a label.
+    """
+    whole = bench.problem("", seed)
+    pictures = np.random.default_rng(seed).permutation(np.unique(bench.groups[whole.train]))
+    mine = np.isin(bench.groups, pictures[: len(pictures) // 2])
+    halves = replace(whole, train=whole.train & mine), replace(whole, train=whole.train & ~mine)
+    labels = len(np.unique(whole.y[whole.train]))
+    if whole.kind != "number" and any(len(np.unique(half.y[half.train])) < labels for half in halves):
+        raise ProbeError(
+            f"sweep.analyses={ERASURE} fits the eraser to half of the {len(pictures)} training pictures and the probe "
+            f"to the others, and a half of seed {seed} lacks a label; take more pictures (data.n)"
+        )
+    return halves
 
 
 @dataclass(frozen=True)
