@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ def check_study(folder: Path) -> None:
     study = json.loads((folder / "study.json").read_text())
     assert study["position"] == "last" and [one["name"] for one in study["statements"]] == ["H1", "H2", "H3"]
     assert {one["verdict"] for one in study["statements"]} <= {"holds", "does not hold", "undecided"}
+    check_headlines(folder, study["headlines"])
     assert (folder / "study.png").stat().st_size > 10_000
     for side, task in (("global", "entailment"), ("local", "objects")):
         table = load_scores(folder / side / "scores.csv")
@@ -33,14 +35,29 @@ def check_study(folder: Path) -> None:
         assert shown <= set(table.control)
 
 
+def check_headlines(folder: Path, headlines: list[dict[str, Any]]) -> None:
+    """The local one tells the mean over categories beside what pools their decisions."""
+    for side, told in zip(("global", "local"), headlines, strict=True):
+        table = load_scores(folder / side / "scores.csv")
+        rows = table[table.headline & (table.seed == "all") & (table.split == "test") & (table.control == "")]
+        rows = rows[(rows.site == told["site"]) & (rows.position == "last") & (rows.features == "single")]
+        assert told["pooled"]["value"] == pytest.approx(rows[rows.subset == ""].value.item())
+        categories = rows[rows.subset.str.startswith("category=")].value
+        assert ("macro" in told) == (side == "local") == (len(categories) > 1)
+        if len(categories):
+            assert told["macro"]["value"] == pytest.approx(categories.mean())
+
+
 def test_a_study_runs_both_tasks_and_is_printed_again(probe: Run, tmp_path: Path) -> None:
     code, out, err = probe("run", *STUDY, "data.n=48", "layers=every4", "dataset.pictures=60")
     assert code == 0, err
     folder = studied(tmp_path)
     check_study(folder)
-    assert "H3" in out and "objects at last saturates" in " ".join(out.split())
+    assert "H3" in out and "objects at last comes within 1 point of its best" in " ".join(out.split())
     loaded = [line for line in err.splitlines() if line.startswith("loading ")]
-    assert [line.split()[1] for line in loaded] == ["mini", "mini-random"], "both tasks are read by one loaded model"
+    assert [line.split()[1] for line in loaded] == ["mini", *3 * ["mini-random"]], (
+        "both tasks are read by one loaded model"
+    )
     again = probe("report", f"run={folder}")
     assert again[0] == 0 and "H1" in again[1]
 

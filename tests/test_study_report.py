@@ -147,8 +147,15 @@ def test_the_table_says_what_controls_and_the_model_itself_score(whole: pd.DataF
 
 def test_the_answer_is_said_in_words() -> None:
     written = io.StringIO()
-    print_study([H1, H2, H3], Console(file=written, width=200))
+    interval = {"value": 0.95, "low": 0.9, "high": 0.98}
+    both = {"pooled": interval, "macro": interval | {"value": 0.932}}
+    told = {"task": "objects", "position": "last", "site": "lm.07", "metric": "accuracy", **both}
+    print_study({"statements": [H1, H2, H3], "headlines": [told]}, Console(file=written, width=200))
     said = [line.rstrip() for line in written.getvalue().splitlines()]
+    assert said.pop(1) == (
+        "  objects at last, lm.07 (chosen on validation): accuracy 95.0 % [90.0, 98.0] over all decisions together, "
+        "93.2 % [90.0, 98.0] as the mean over categories"
+    )
     assert said[0] == QUESTION and said[1] == "  H1 ✓ holds: entailment at last rises, peaks and falls"
     assert "peak at lm.05 [lm.04, lm.06]; the top layer lm.08 is 5.2 points lower [4.3, 6.1]" in said[2]
     assert said[3].startswith("  H2 ✗ does not hold: ") and said[5].startswith("  H3 ? undecided: ")

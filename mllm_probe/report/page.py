@@ -17,7 +17,7 @@ from mllm_probe.report.figures import headline, svg_uri
 from mllm_probe.report.library import MISSING, Library, script_digest
 from mllm_probe.report.result import Result
 from mllm_probe.report.shapes import p_said
-from mllm_probe.report.study import QUESTION, study_figure, study_positions
+from mllm_probe.report.study import QUESTION, headline_said, study_figure, study_positions
 from mllm_probe.report_settings import ReportSettings
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -62,4 +62,5 @@ def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] 
         style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
         units=units,
         p_said=p_said,
+        headline_said=headline_said,
     )

@@ -34,15 +34,45 @@ if TYPE_CHECKING:
 
 Statement = Mapping[str, Any]
 QUESTION = "Do the middle layers hold more of the whole picture than the top, while single objects stay readable?"
+POOLED, MACRO = "over all decisions together", "as the mean over categories"
 MARKS = {"holds": "[bold green]✓ holds[/]", "does not hold": "[bold red]✗ does not hold[/]"}
 OPEN = "[bold yellow]? undecided[/]"
 APART = 0.05  # least distance of two labels, as a share of the panel's height
 
 
-def print_study(statements: Sequence[Statement], console: Console | None = None) -> None:
-    """The question, then what became of each hypothesis and why."""
-    console = console or Console()
+def study_headline(scores: "pd.DataFrame", summary: Mapping[str, Any], position: str) -> dict[str, Any] | None:
+    """A task's score at the block that validation chose, over all decisions and, where it has them, over categories."""
+    chosen = (summary.get("chosen") or {}).get(position)
+    if chosen is None:
+        return None
+    site, metric = chosen["site"], headline_metric(scores)
+    rows = scores[scores.headline & (scores.seed == "all") & (scores.split == "test") & (scores.control == "")]
+    rows = rows[(rows.site == site) & (rows.position == position) & (rows.features == "single")]
+    rows = rows[rows.train_template == rows.test_template]
+    found = {"task": scores.task.iloc[0], "position": position, "site": site, "metric": metric}
+    for name, subset in (("pooled", ""), ("macro", "macro")):
+        for row in rows[rows.subset == subset].itertuples():
+            found[name] = {end: float(getattr(row, end)) for end in ("value", "low", "high")}
+    return found
+
+
+def headline_said(one: Mapping[str, Any]) -> str:
+    """A sentence of `study_headline`, which names both where both are there."""
+    kinds = {"pooled": POOLED, "macro": MACRO} if "macro" in one else {"pooled": ""}
+    told = []
+    for name, how in kinds.items():
+        score = units.value(one[name]["value"], one[name]["low"], one[name]["high"], one["metric"])
+        told.append(f"{score} {how}".rstrip())
+    where = f"{one['task']} at {one['position']}, {one['site']} (chosen on validation)"
+    return f"{where}: {units.named(one['metric'])} {', '.join(told)}"
+
+
+def print_study(study: Mapping[str, Any], console: Console | None = None) -> None:
+    """The question, what each task scores, then what became of each hypothesis and why."""
+    console, statements = console or Console(), study["statements"]
     console.print(f"[bold]{QUESTION}[/]", highlight=False)
+    for one in study.get("headlines", ()):
+        console.print(Padding(escape(headline_said(one)), (0, 0, 0, 2)), highlight=False)
     for one in statements:
         mark = MARKS.get(one["verdict"], OPEN)
         console.print(Padding(f"{one['name']} {mark}: {escape(one['claim'])}", (0, 0, 0, 2)), highlight=False)

@@ -78,9 +78,9 @@ def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) ->
     for side in SIDES:
         show_run(paths.side(side), settings)
     tables = [load_scores(paths.side(side).scores) for side in SIDES]
-    statements = json.loads(paths.study.read_text())["statements"]
-    draw_study(tables[0], tables[1], statements, [paths.curves("png"), paths.curves("pdf")], settings.style)
-    print_study(statements)
+    study = json.loads(paths.study.read_text())
+    draw_study(tables[0], tables[1], study["statements"], [paths.curves("png"), paths.curves("pdf")], settings.style)
+    print_study(study)
     write_page(paths, settings)
     reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 

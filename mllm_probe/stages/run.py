@@ -1,6 +1,6 @@
 """`mllm-probe run`: extract, sweep and report in one go; with a local task, both and what may be said of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from mllm_probe.cache.store import write_json
@@ -9,13 +9,15 @@ from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.paths import SIDES, RunPaths
 from mllm_probe.protocols import Reporter
+from mllm_probe.report.scores import load_scores
+from mllm_probe.report.study import study_headline
 from mllm_probe.settings import ExtractSettings
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show, show_study
 from mllm_probe.stages.sweep import Swept, check_probe, sweep_cached
-from mllm_probe.stats.hypotheses import Curve, Judge
+from mllm_probe.stats.hypotheses import Judge
 
 OF_A_SIDE = ("positions", "answers")  # what a task sets of `extract`
 
@@ -57,7 +59,13 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
         own.root.mkdir(parents=True, exist_ok=True)
         both.append(_ready(one, own, reporter))
     whole, local = _swept(both, sides, reporter)
-    write_json(paths.study, _judged(config, whole.curves, local.curves, reporter))
+    judged = _judged(config, whole, local, reporter)
+    position = str(judged["position"])
+    told = [
+        study_headline(load_scores(own.scores), one.summary, position)
+        for own, one in zip(sides, (whole, local), strict=True)
+    ]
+    write_json(paths.study, {**judged, "headlines": [one for one in told if one]})
     for swept in (whole, local):
         swept.clear()
     show_study(paths, reporter, config.report)
@@ -78,17 +86,17 @@ def local_side(config: RunConfig) -> RunConfig:
     return replace(config, task=given["task"], extract=settings, local=None)
 
 
-def _judged(
-    config: RunConfig, whole: Mapping[str, Curve], local: Mapping[str, Curve], reporter: Reporter
-) -> dict[str, object]:
+def _judged(config: RunConfig, whole: Swept, local: Swept, reporter: Reporter) -> dict[str, object]:
     """The three hypotheses at the first position that both tasks read, `last` before others."""
-    shared = sorted(set(whole) & set(local), key=lambda position: position != "last")
-    judge = Judge(config.sweep.draws, level=config.sweep.ci_level, margin=config.sweep.margin)
+    curves, others = whole.curves, local.curves
+    shared = sorted(set(curves) & set(others), key=lambda position: position != "last")
+    metric = str(whole.summary["metric"])
+    judge = Judge(config.sweep.draws, level=config.sweep.ci_level, margin=config.sweep.margin, metric=metric)
     if not shared:
         reporter.note("no hypotheses: the tasks share no position that was read at three blocks of the language model")
         return {"position": None, "statements": []}
     try:
-        statements = judge.statements(whole[shared[0]], local[shared[0]])
+        statements = judge.statements(curves[shared[0]], others[shared[0]])
     except ProbeError as error:
         reporter.note(f"no hypotheses: {error}")
         return {"position": shared[0], "statements": []}

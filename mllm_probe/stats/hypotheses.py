@@ -165,20 +165,21 @@ class Judge:
         falls, local_falls = (curve.rows - curve.rows[-1] for curve in (whole, local))
         own = [self._apart(falls[whole.chosen], one, draws) for one in local_falls]
         least = min(range(len(own)), key=lambda k: own[k].low)
-        most = max((self._apart(one, local_falls[local.chosen], draws) for one in falls), key=lambda one: one.high)
+        others = [self._apart(one, local_falls[local.chosen], draws) for one in falls]
         one, from_ = own[least], local.sites[least]
         numbers: dict[str, float | str] = {"more": one.value, "more_low": one.low, "more_high": one.high, "from": from_}
         numbers |= {"fall_global": float(falls[whole.chosen].mean())}
         numbers |= {"fall_local": float(local_falls[local.chosen].mean())}
         by_more = f"falls towards the top by more than {local.name}"
-        if most.high < self.margin:
+        if all(other.high < self.margin for other in others):
+            most = max(others, key=lambda other: other.high)
             return Part(
                 FAILS, f"{whole.name} does not fall more than {local.name}, at most by {self._gap(most)}", numbers
             )
         layers = f"from {whole.sites[whole.chosen]}, against {local.name} from {from_}: {self._gap(one)}"
         if whole.chosen == len(whole.sites) - 1:
             layers = f"validation chose its top layer {whole.sites[-1]}"
-        elif one.low > 0 and whole.above:
+        elif whole.above and all(other.low > 0 for other in own):
             return Part(HOLDS, f"{whole.name} {by_more}, {layers}", numbers)
         return Part(UNDECIDED, f"it is not shown that {whole.name} {by_more}, {layers}", numbers)
 
