@@ -98,12 +98,16 @@ class Floors:
         trials = [self._trials[key] for key in keys]
         rows = self._scoring.rows(trials[0][0], "test")
         strata = self._bench.strata[name][rows]
+        cuts = len(np.unique(strata))
+        if cuts == 1:
+            reporter.note(f"no test beyond {name}: it is the same for all test questions")
+            return []
         try:
             result = self._permuted(trials, rows, strata)
-        except ProbeError as error:
-            reporter.note(f"no test beyond {name}: {error}")
+        except ProbeError:
+            reporter.note(f"no test beyond {name}: no labels could change places within its {cuts} strata")
             return []
-        family = f"{len(keys)} keys, {len(np.unique(strata))} strata of {name}"
+        family = f"{len(keys)} keys, {cuts} strata of {name}"
         more = (result.statistic - result.expected).tolist()
         columns = zip(keys, more, result.p.tolist(), result.p_adjusted.tolist(), strict=True)
         return [
