@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear8bitLt
 from conftest import QUICK, Run, blueprint_of, stored, tiny
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.models.quantize import check_quantized
+from mllm_probe.models.quantize import check_quantized, round_weights_alone
 from mllm_probe.settings import ModelSettings
 from mllm_probe.sites import Key
 from mllm_probe.types import Sample
@@ -164,6 +165,17 @@ def test_int8_sends_gradients_through_rounded_weights(int8: HFModel) -> None:
     torch.testing.assert_close(given.grad, columns.sum(0).expand_as(given), rtol=1e-5, atol=1e-5)
 
 
+def test_int8_rounds_weights_alone_behind_hooks_too() -> None:
+    """accelerate wraps the parts of a model that is spread over cards."""
+    part = Linear8bitLt(16, 8, has_fp16_weights=False, threshold=6.0).to("cpu")
+    given = torch.randn(5, 16) * torch.tensor([1, 1, 1, 1, 50])[:, None]
+    hook = ModelHook()
+    hook.pre_forward = lambda _module, states: ((2 * states,), {})  # type: ignore[method-assign,assignment]
+    round_weights_alone(add_hook_to_module(part, hook))
+    weight = part.weight.CB * part.weight.SCB[:, None] / 127
+    torch.testing.assert_close(part(given), 2 * given @ weight.T + part.bias, rtol=1e-5, atol=1e-5)
+
+
 def test_one_identity_of_int8_has_one_set_of_states(probe: Run, outliers: Path, tmp_path: Path) -> None:
     """Of whatever `extract.micro_batch`, packed or plain; caches of rounded inputs had another identity."""
     asked = ("extract", *tiny(outliers), *QUICK, "model.quantization=int8", "layers.towers=[lm]", "data.n=12")
@@ -175,7 +187,7 @@ def test_one_identity_of_int8_has_one_set_of_states(probe: Run, outliers: Path, 
         found.append((json.loads(path.read_text()), stored(path.parent, "lm.04@last")))
     (one, alone), (same, together) = found
     assert one == same and one["fields"]["rounded"] == "weights alone" and set(alone) == set(together)
-    assert max(error(torch.tensor(together[uid]), torch.tensor(alone[uid])) for uid in alone) < 2e-6
+    assert max(error(torch.tensor(together[uid]), torch.tensor(alone[uid])) for uid in alone) < 1e-5
 
 
 def test_a_skip_list_that_was_not_met_is_an_error(nf4: HFModel) -> None:

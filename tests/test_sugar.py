@@ -271,16 +271,16 @@ def test_structure_is_learnt(checkpoint: Path, scenes: Collection, tmp_path: Pat
     assert losses[-1]["ld"] < 0.2 * losses[0]["ld"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("kind", "dtype"), [("nf4", "float32"), ("nf4", "bfloat16"), ("int8", "float32")])
 def test_the_saved_adapter_is_the_trained_model(
-    checkpoint: Path, scenes: Collection, tmp_path: Path, dtype: str
+    checkpoint: Path, scenes: Collection, tmp_path: Path, kind: str, dtype: str
 ) -> None:
     """Both its losses, with the head beside it."""
-    one = apprentice(checkpoint, scenes, quantization="nf4", dtype=dtype)
+    one = apprentice(checkpoint, scenes, quantization=kind, dtype=dtype)
     train(one, SETTINGS, TrainingPaths(tmp_path / "state"), Silent())
     held = one.held_out()
     one.save(tmp_path / "adapter")
-    blueprint = blueprint_of(checkpoint, chat="off", quantization="nf4", dtype=dtype, adapter=str(tmp_path / "adapter"))
+    blueprint = blueprint_of(checkpoint, chat="off", quantization=kind, dtype=dtype, adapter=str(tmp_path / "adapter"))
     network = load_model(blueprint, "cpu").network
     assert not any(value.requires_grad for name, value in network.named_parameters() if "lora" in name)
     one._network = network

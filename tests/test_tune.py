@@ -243,6 +243,8 @@ def test_what_is_scored_is_what_was_saved(
     assert {value.dtype for name, value in stored.items() if PROJECTOR not in name} == {torch.float16}
     (last,) = [value for name, value in stored.items() if name.endswith(f"{PROJECTOR}.linear_2.weight")]
     assert torch.equal(last, trained[2]), "float32, as it was trained"
+    bare = AutoModelForImageTextToText.from_pretrained(tmp_path / "made")
+    assert {value.dtype for value in bare.parameters()} == {torch.float16}
     again = [row.loss for row in one.held_out()]
     assert again == [row.loss for row in rows] and all(map(torch.equal, trained, one.parameters().values()))
 

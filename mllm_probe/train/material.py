@@ -41,7 +41,7 @@ class Apprentice(Learner, Protocol):
     """A learner that can be judged and kept."""
 
     def held_out(self) -> list[HeldOut]:
-        """The losses on the test pictures, as the parameters are now."""
+        """The losses on the test pictures of what `save` would leave now, as `run` loads it."""
 
     def save(self, folder: Path) -> None:
         """A checkpoint that `model.path` (or `model.adapter`) takes."""
