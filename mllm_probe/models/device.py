@@ -7,9 +7,8 @@ import torch
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.settings import ONE, SPREAD, ModelSettings
 
-torch.backends.cudnn.allow_tf32 = (
-    False  # convolutions on cards otherwise round float32 to 10 bits, by size of the batch
-)
+# Convolutions on cards otherwise round float32 to 10 bits, in a way that depends on the size of the batch.
+torch.backends.cudnn.allow_tf32 = False
 
 
 def pick_device(name: str) -> str:

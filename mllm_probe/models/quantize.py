@@ -53,13 +53,11 @@ def round_weights_alone(model: "nn.Module") -> None:
     outlier (LLM.int8, Dettmers et al. 2022), so that a prompt's states depend on those it is read with. Outliers chosen
     row by row would not mend that: a step of rounding makes much of a difference in the last digit.
     """
-    from bitsandbytes.nn.modules import Linear8bitLt
-
     module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-        if isinstance(module, Linear8bitLt):
+        if hasattr(module, "init_8bit_state"):
             forward = "_old_forward" if hasattr(module, "_old_forward") else "forward"  # accelerate wraps it
             setattr(module, forward, partial(_forward_int8, module))
 
