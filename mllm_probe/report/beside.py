@@ -67,17 +67,20 @@ def _told(row: Any, metric: str, held: "pd.DataFrame") -> Beside:
     designed = row.family == BY_DESIGN
     for pair in held[held.other == name].itertuples():
         designed |= pair.verdict == BY_DESIGN
-        said += f"; the layer {_over(pair, metric)}" if pair.verdict != BY_DESIGN else ""
+        said += f"; {_over(pair, metric)}" if pair.verdict != BY_DESIGN else ""
     said += f", {BY_DESIGN}" if designed else ""
     return Beside(words(row), row, MEANING.get(drawn_from(name), ""), said, designed)
 
 
 def _over(row: Any, metric: str) -> str:
-    """`is above it by +43.1 points [40.2, 46.0], p = 0.0005`, or what could have been found."""
+    """`above it by +43.1 points [40.2, 46.0], p = 0.0005`, or what could have been found; a control is held against the
+    layer at the same layer."""
     gap, p = units.tied(units.gap(row.value, row.low, row.high, metric)), p_said(row.p_adjusted)
+    where = f"{row.site} against its {row.site}" if row.test == "control" else row.site
     if row.verdict:
-        return f"is {'below' if row.verdict == 'below' else 'above'} it by {gap}, {p}"
-    return f"is not shown to differ, {gap}, {p} (least detectable {units.amount(row.detectable, metric)})"
+        return f"{where}: {'below' if row.verdict == 'below' else 'above'} by {gap}, {p}"
+    least = units.amount(row.detectable, metric)
+    return f"{where}: not shown to differ, {gap}, {p} (least detectable {least})"
 
 
 def _labels(rows: "pd.DataFrame", position: str, site: str) -> Iterator[Any]:

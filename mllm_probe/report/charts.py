@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe import units
 from mllm_probe.report.figures import (
     COLOURS,
     DASHES,
@@ -40,10 +41,10 @@ LINES = {
 }
 DARK = {"#332288": "#8878d8", "#882255": "#c65a93", "#661100": "#c8765f"}  # muted colours that black would swallow
 HOVER = (
-    "%{x}<br><b>%{y:.1%}</b> [%{customdata[0]:.1%}, %{customdata[1]:.1%}]<br>"
-    "%{customdata[2]} decisions on %{customdata[3]} pictures"
+    "%{{x}}<br><b>%{{y:{0}}}</b> [%{{customdata[0]:{0}}}, %{{customdata[1]:{0}}}]<br>"
+    "%{{customdata[2]}} decisions on %{{customdata[3]}} pictures"
 )
-FLOOR = "<b>%{y:.1%}</b> [%{customdata[0]:.1%}, %{customdata[1]:.1%}]"
+FLOOR = "<b>%{{y:{0}}}</b> [%{{customdata[0]:{0}}}, %{{customdata[1]:{0}}}]"
 SEQUENTIAL = "Cividis"  # read alike with and without colour vision
 
 
@@ -70,7 +71,7 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
 
 def _chart(name: str, data: list[Any], sites: "pd.DataFrame", metric: str) -> Chart:
     places = _ordered(sites)
-    bounds = {"minallowed": -0.02, "maxallowed": 1.02} if metric == "accuracy" else {}
+    bounds = {"minallowed": -0.02, "maxallowed": 1.02} if units.unit(metric) == units.PERCENT else {}
     layout = {
         "xaxis": {
             "type": "category",
@@ -79,10 +80,21 @@ def _chart(name: str, data: list[Any], sites: "pd.DataFrame", metric: str) -> Ch
             "title": {"text": "layer"},
             "tickangle": -45,
         },
-        "yaxis": {"tickformat": ".0%", "title": {"text": f"{metric} on held-out pictures"}, **bounds},
+        "yaxis": _axis(metric) | bounds,
         "hovermode": "closest",
     }
     return {"name": name, "data": data, "layout": layout}
+
+
+def _form(metric: str) -> str:
+    """How plotly.js writes a value of a measure."""
+    one = units.unit(metric)
+    return f".{one.digits}%" if one == units.PERCENT else f".{one.digits}f"
+
+
+def _axis(metric: str) -> dict[str, Any]:
+    ticks = {"tickformat": ".0%"} if units.unit(metric) == units.PERCENT else {}
+    return {**ticks, "title": {"text": f"{units.named(metric)} on held-out pictures"}}
 
 
 def _ordered(sites: "pd.DataFrame") -> list[str]:
@@ -117,7 +129,7 @@ def _line(rows: "pd.DataFrame", label: str, colour: str, dash: str, shown: bool,
         "x": x,
         "y": rows.value.tolist(),
         "customdata": _custom(rows),
-        "hovertemplate": f"{escape(label)}, {HOVER}<extra></extra>",
+        "hovertemplate": f"{escape(label)}, {HOVER.format(_form(rows.metric.iloc[0]))}<extra></extra>",
         "line": line,
         "marker": {"size": 6 if dash == "solid" else 4, "color": colour},
     }
@@ -160,7 +172,7 @@ def _floors(rows: "pd.DataFrame", sites: "pd.DataFrame") -> Iterator[Any]:
             "x": places,
             "y": [row.value] * len(places),
             "customdata": [[row.low, row.high]] * len(places),
-            "hovertemplate": f"{escape(name)}<br>{FLOOR}<extra></extra>",
+            "hovertemplate": f"{escape(name)}<br>{FLOOR.format(_form(row.metric))}<extra></extra>",
             "line": {"color": DARK.get(colour, colour), "dash": "longdash", "width": 1.2},
         }
 
@@ -175,9 +187,10 @@ def _map(name: str, sites: "pd.DataFrame", read: Sequence[str], metric: str) -> 
         places,
         list(read),
         [[None if row is None else row.value for row in line] for line in grid],
-        [["" if row is None else f"[{row.low:.1%}, {row.high:.1%}]" for row in line] for line in grid],
-        metric,
+        [["" if row is None else units.bounds(row.low, row.high, metric) for row in line] for line in grid],
+        units.named(metric),
         (float(sites.value.min()), float(sites.value.max())),
+        _form(metric),
     )
 
 
@@ -224,7 +237,7 @@ def study_chart(tables: Sequence["pd.DataFrame"], read: Sequence[str]) -> Chart:
             data.append({**trace, "x": depth if "customdata" in trace else [*depth, *reversed(depth)]})
     layout = {
         "xaxis": {"title": {"text": "relative depth in the language model"}},
-        "yaxis": {"tickformat": ".0%", "title": {"text": f"{headline_metric(tables[0])} on held-out pictures"}},
+        "yaxis": _axis(headline_metric(tables[0])),
         "hovermode": "closest",
     }
     return {"name": "both tasks", "data": data, "layout": layout}

@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe import units
 from mllm_probe.report.figures import COLOURS, blocks, headline, headline_metric, legend_below, real, save
 from mllm_probe.report.style import COLUMN, PAGE
 
@@ -22,11 +23,11 @@ WRAPPED = 42  # characters of a label that fit a line of the legend in one colum
 
 def draw_comparison(
     runs: Mapping[str, "pd.DataFrame"],
-    best: Mapping[tuple[str, str], str],
+    chosen: Mapping[tuple[str, str], str],
     positions: Sequence[str],
     paths: Sequence[Path],
 ) -> None:
-    """{label: scores} of the language models' blocks; what `best` {(label, position): site} names has a ring."""
+    """{label: scores} of the language models' blocks; what `chosen` {(label, position): site} names has a ring."""
     from matplotlib.figure import Figure
 
     columns = min(2, len(positions))
@@ -38,7 +39,7 @@ def draw_comparison(
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     used = list(panels.flat)[: len(positions)]
     for panel, position in zip(used, positions, strict=True):
-        _draw_panel(panel, runs, best, position)
+        _draw_panel(panel, runs, chosen, position)
     for panel in list(panels.flat)[len(positions) :]:
         panel.set_visible(False)
     first = next(iter(runs.values()))
@@ -46,13 +47,13 @@ def draw_comparison(
     for panel in used[-columns:]:
         panel.set_xlabel("relative depth in the language model", fontsize=8)
         panel.tick_params(labelbottom=True)
-    figure.supylabel(f"{headline_metric(first)} on held-out pictures", fontsize=8)
+    figure.supylabel(f"{units.named(headline_metric(first))} on held-out pictures", fontsize=8)
     legend_below(figure, used, width=width, size=8)
     save(figure, paths)
 
 
 def _draw_panel(
-    panel: Any, runs: Mapping[str, "pd.DataFrame"], best: Mapping[tuple[str, str], str], position: str
+    panel: Any, runs: Mapping[str, "pd.DataFrame"], chosen: Mapping[tuple[str, str], str], position: str
 ) -> None:
     for i, (name, scores) in enumerate(runs.items()):
         line = blocks(real(headline(scores)))
@@ -61,7 +62,7 @@ def _draw_panel(
         style = {"marker": marker, "markersize": 3, "linestyle": dashes, "linewidth": 1.2}
         panel.plot(line.depth, line.value, color=colour, label=fill(name, WRAPPED), **style)
         panel.fill_between(line.depth, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
-        ring = line[line.site == best[name, position]]
+        ring = line[line.site == chosen[name, position]]
         panel.plot(ring.depth, ring.value, "o", markersize=8, markerfacecolor="none", color=colour)
     panel.plot([], [], "o", markersize=8, markerfacecolor="none", color="0.35", label="chosen on validation")
     _draw_chance(panel, runs)

@@ -8,7 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
+from mllm_probe import units
 from mllm_probe.report.figures import COLOURS, DASHES, headline, headline_metric, legend_below, real, save
+from mllm_probe.report.shapes import p_said
 from mllm_probe.report_settings import SCREEN
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.vision.controls import BEST, FINAL, WIDTH
@@ -26,33 +30,34 @@ PANEL, BAR, FEWEST = 3.1, 0.34, 6  # inches; bars that a panel has room for
 
 def gains(summary: Mapping[str, Any]) -> Iterator[str]:
     """A sentence on each integration, its intervals, and what became of the paper's order."""
+    metric = str(summary.get("metric", "accuracy"))
     for entry in summary.get("integrations", ()):
-        yield (
-            f"{entry['features']} at {entry['position']} ({entry['layers']}): {100 * entry['value']:.1f} %, "
-            f"[bold]{entry['verdict']}[/bold]"
-        )
-        against = (f"{_named(name, entry)} {_points(numbers)}" for name, numbers in entry["against"].items())
+        score = units.value(entry["value"], None, None, metric)
+        what = f"{entry['features']} at {entry['position']} ({entry['layers']})"
+        yield f"{what}: {score}, [bold]{entry['verdict']}[/bold]"
+        against = (f"{_named(name, entry)} {_gap(numbers, metric)}" for name, numbers in entry["against"].items())
         if entry["edge"]:
             yield "  a seed took the strongest penalty of probe.lambdas: stronger ones may change this"
-        yield f"  points above {'; '.join(against)}"
+        yield f"  above {'; '.join(against)}"
     for order in summary.get("orders", ()):
         yield (
             f"the paper's order, dci >= sci > final layer, {_said(order['verdict'])} at {order['position']}: "
-            f"dci minus sci {_points(order['dci_over_sci'])}; sci minus final layer {_points(order['sci_over_final'])}"
+            f"dci minus sci {_gap(order['dci_over_sci'], metric)}; sci minus final layer "
+            f"{_gap(order['sci_over_final'], metric)}"
         )
 
 
 def _named(control: str, entry: Mapping[str, Any]) -> str:
     name = control.replace("_", " ")
     more = {FINAL: "", BEST: f", {entry['best_layer']},"}.get(
-        control, ", the best of equal width without other layers,"
+        control, ", the one validation chose of equal width without other layers,"
     )
     return f"{name}{more}"
 
 
-def _points(found: Mapping[str, float]) -> str:
-    bounds = f"\\[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
-    return f"{100 * found['value']:+.1f} {bounds}, p = {found['p_adjusted']:.2g}"
+def _gap(found: Mapping[str, float], metric: str) -> str:
+    gap = escape(units.gap(found["value"], found["low"], found["high"], metric))
+    return f"{gap}, {p_said(found['p_adjusted'])}"
 
 
 def _said(verdict: str) -> str:
@@ -90,7 +95,7 @@ def features_figure(scores: "pd.DataFrame", summary: Mapping[str, Any]) -> Any:
             final = here[here.control == FINAL].value.iloc[0]
             panel.axhline(final, color=COLOUR[ALONE], linewidth=0.9, linestyle=(0, (4, 2)))
             panel.set_title(f"{name}: {told.get((name, position), position)}", fontsize=9.5)
-        row[0].set_ylabel(f"{headline_metric(scores)} on held-out pictures", fontsize=9)
+        row[0].set_ylabel(f"{units.named(headline_metric(scores))} on held-out pictures", fontsize=9)
     panels[0, 0].set_ylim(bottom=min(floor, bars.low.min()))
     first = scores.iloc[0]
     figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)

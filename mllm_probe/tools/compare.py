@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mllm_probe import units
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.paths import ComparisonPaths, OutputPaths, replacing
 from mllm_probe.tools.listing import add_row, count, new_table, wide_console
@@ -160,24 +161,25 @@ def _save_scores(runs: Sequence["FinishedRun"], paths: ComparisonPaths, parquet:
 def _draw(runs: Sequence["FinishedRun"], positions: Sequence[str], paths: ComparisonPaths) -> None:
     from mllm_probe.report.comparison import draw_comparison
 
-    best = {(run.label, position): run.chosen(position).site for run in runs for position in positions}
+    chosen = {(run.label, position): run.chosen(position).site for run in runs for position in positions}
     files = [paths.figure(runs[0].task, kind) for kind in ("png", "pdf")]
-    draw_comparison({run.label: run.scores for run in runs}, best, positions, files)
+    draw_comparison({run.label: run.scores for run in runs}, chosen, positions, files)
 
 
 def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
-    """The ranking at one position, values in percent, then the curves and who may be the best."""
+    """The ranking at one position, then the curves and who may be the best."""
     from mllm_probe.report.sparkline import print_curves
 
     first = rows[0]
     level = f"{100 * first.ci_level:g} %"
-    table = new_table(title=f"{first.task} at {first.position}: {first.metric} in %, {level} intervals over pictures")
+    what = f"{first.task} at {first.position}: {units.headed(first.metric)}"
+    table = new_table(title=f"{what}, {level} intervals over pictures")
     table.add_column("run", overflow="fold")
     for name in ("layer (depth)", first.metric, "difference", "p"):
         table.add_column(name, no_wrap=True)
     for row in rows:
-        layer, value = f"{row.site} ({row.depth:.2f})", _bounded(row.value, row.low, row.high)
-        gap = _bounded(row.difference, row.difference_low, row.difference_high)
+        layer, value = f"{row.site} ({row.depth:.2f})", units.bare(row.value, row.low, row.high, first.metric)
+        gap = _gap(row)
         add_row(table, row.label, layer, value, gap, "" if row.p_adjusted is None else f"{row.p_adjusted:.2g}")
     console = wide_console()
     console.print(table)
@@ -198,7 +200,8 @@ def _said(rows: Sequence["Rank"], level: str) -> Iterator[str]:
         yield f"their intervals and p hold for {family} together"
 
 
-def _bounded(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None or low is None or high is None:
+def _gap(row: "Rank") -> str:
+    """In the unit of the table."""
+    if row.difference is None:
         return ""
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return units.bare(row.difference, row.difference_low, row.difference_high, row.metric)
