@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 
 from mllm_probe.settings import CheckpointSettings
 
-VISION_MEASURES = C_PCK, A_LOGLIK, A_COS, CKA, MUTUAL_KNN, LOG_ME, H_SCORE = (
+VISION_MEASURES = C_PCK, A_LOGLIK, A_COS, CKA, MUTUAL_KNN, LOG_ME, LOG_ME_PUBLISHED, H_SCORE = (
     "c_pck",
     "a_loglik",
     "a_cos",
     "cka",
     "mutual_knn",
     "log_me",
+    "log_me_published",
     "h_score",
 )
 
@@ -42,7 +43,8 @@ class PairSettings:
 
 @dataclass
 class ScoreSettings:
-    """Which `measures` of an encoder are taken (null = all whose data are given), and how; see docs/vision.md.
+    """Which `measures` of an encoder are taken (null = all whose data are given but log_me_published), and how; see
+    docs/vision.md.
 
     Pictures are drawn into squares by `geometry` and scaled by `normalisation`; keypoints count as found by `match`
     within `alphas` of the object. `references` are the names in `mllms` that a_cos compares with (null = all but the

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import QUICK, Run, Silent, tiny
 from families_more import BUILDERS
+from scipy.stats import binomtest
 from test_config import composed
 
 from mllm_probe.errors import DataError, ProbeError
@@ -24,6 +25,7 @@ from mllm_probe.sites import Key
 from mllm_probe.stages.align import galleries
 from mllm_probe.stages.alignment import said_alone, shown_alone
 from mllm_probe.stages.prepare import prepare
+from mllm_probe.stats.permutation import two_sided
 from mllm_probe.sugar.gallery import Gallery, draw_pictures
 from mllm_probe.sugar.readout import Centring, Cosines, States, centred, mapped, unit
 from mllm_probe.sugar.retrieval import (
@@ -220,17 +222,41 @@ def measures_of(pictures: int) -> list[Measure]:
 
 def test_the_null_of_what_says_nothing_is_chance() -> None:
     measures = measures_of(40)
-    for measure, null in zip(measures, permuted(measures, RNG.normal(size=(40, 120)), 200, seed=0), strict=True):
+    nulls = permuted(measures, RNG.normal(size=(40, 120)), np.arange(40), 200, seed=0)
+    for measure, null in zip(measures, nulls, strict=True):
         np.testing.assert_allclose(null.mean(axis=0), measure.chance, atol=0.05)
 
 
 def test_the_null_forgets_what_was_planted() -> None:
     """Captions of one picture are alike here, so several of them stand in the way of one: less than chance is left."""
     measures, across = measures_of(20), Cosines.of(centred(split(planted(5.0)))["test"]).across
-    for measure, null in zip(measures, permuted(measures, across, 400, seed=0), strict=True):
+    for measure, null in zip(measures, permuted(measures, across, np.arange(20), 400, seed=0), strict=True):
         assert measure.values(across).min() > 0.9
         assert (null.mean(axis=0) < measure.chance + 0.05).all()
     assert null.std(axis=0).min() > 0, "the pictures were exchanged"
+
+
+def film_alarms(groups: np.ndarray) -> int:
+    """Of 120 sets of 12 films of 4 frames, whose frames and captions are alike and say nothing of each other: how often
+    p is 0.05 or less, the frames of `groups` kept together."""
+    films, rng, alarms = np.arange(12).repeat(4), np.random.default_rng(5), 0
+    asked = Statements(np.arange(48), np.arange(48), 1 - films % 2, films)
+    for seed in range(120):
+        shown, said = (rng.normal(size=(12, 5)).repeat(4, axis=0) + 0.3 * rng.normal(size=(48, 5)) for _ in range(2))
+        (null,) = permuted([asked], shown @ said.T, groups, 99, seed)
+        alarms += two_sided(float(asked.values(shown @ said.T)[0]), null[:, 0]) <= 0.05
+    return alarms
+
+
+def test_the_null_exchanges_groups_of_pictures_not_pictures() -> None:
+    assert binomtest(film_alarms(np.arange(12).repeat(4)), 120, 0.05, "greater").pvalue > 0.01
+    assert binomtest(film_alarms(np.arange(48)), 120, 0.05, "greater").pvalue < 1e-6, "frames one by one"
+
+
+@pytest.mark.parametrize(("value", "p"), [(0.95, 0.02), (0.05, 0.02), (0.7, 0.04), (0.31, 0.08), (0.5, 1.0)])
+def test_p_is_two_sided(value: float, p: float) -> None:
+    """An AUROC far below one half is as surprising as one far above; a tie counts against."""
+    assert two_sided(value, np.linspace(0.3, 0.7, 99)) == pytest.approx(p)
 
 
 def test_states_without_a_direction_are_one_sentence() -> None:

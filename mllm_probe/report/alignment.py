@@ -90,8 +90,8 @@ def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> No
     first = table.iloc[0]
     view = Table(
         title=f"{first.model} ({first.quantization}) on {first.dataset}: pictures and captions read alone, in %",
-        caption="layer and position: chosen on validation; null: pictures exchanged; *: p < 0.05 by that, Holm over "
-        "layers; random: the best layer of random weights",
+        caption="layer and position: chosen on validation; null: pictures exchanged; * above it, ↓ below it: two-sided "
+        "p < 0.05, Holm over layers; random: the best layer of random weights",
         collapse_padding=True,
     )
     view.add_column("similarity", no_wrap=True)
@@ -120,7 +120,8 @@ def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> No
 
 def _cells(entry: dict[str, Any]) -> Iterator[str]:
     yield from (entry["site"], entry["position"])
-    star = "*" if entry["p_holm"] is not None and entry["p_holm"] < ALPHA else ""
-    yield f"{100 * entry['value']:.1f}{star} [dim]\\[{100 * entry['low']:.0f}, {100 * entry['high']:.0f}][/dim]"
+    far = entry["p_holm"] is not None and entry["p_holm"] < ALPHA
+    mark = ("*" if entry["value"] > entry["null"] else "↓") if far else ""
+    yield f"{100 * entry['value']:.1f}{mark} [dim]\\[{100 * entry['low']:.0f}, {100 * entry['high']:.0f}][/dim]"
     for name in ("null", "random_weights"):
         yield "" if entry[name] is None else f"{100 * entry[name]:.1f}"

@@ -21,7 +21,7 @@ from mllm_probe.settings import PERMUTED
 from mllm_probe.sites import Key, Site
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.bootstrap import Redraws, interval
-from mllm_probe.stats.permutation import TIE, holm_within
+from mllm_probe.stats.permutation import holm_within, two_sided
 from mllm_probe.sugar.gallery import Documents, Gallery
 from mllm_probe.sugar.readout import Cosines, States, centred, mapped
 from mllm_probe.sugar.retrieval import FALSE, Measure, permuted
@@ -162,13 +162,14 @@ class Alignment:
         """One picture and one caption; of the model's own test rows the null, too."""
         measures, settings = self._single[bare.split], self._config.align
         tested = bare.split == "test" and not bare.control and settings.permutations
-        nulls = permuted(measures, across, settings.permutations, settings.seed) if tested else [None] * len(measures)
+        groups, count = self._galleries[bare.split].groups, settings.permutations
+        nulls = permuted(measures, across, groups, count, settings.seed) if tested else [None] * len(measures)
         for measure, null in zip(measures, nulls, strict=True):
             rows = list(self._measured(bare, measure, across))
             if null is None:
                 yield from rows
                 continue
-            yield from (_tested(row, column) for row, column in zip(rows, null.T, strict=True))
+            yield from (replace(r, p_value=two_sided(r.value, own)) for r, own in zip(rows, null.T, strict=True))
             limits = interval(null.T, self._config.sweep.ci_level)
             for row, mean, (low, high) in zip(rows, null.mean(axis=0), limits.tolist(), strict=True):
                 yield replace(row, control=PERMUTED, value=float(mean), low=low, high=high)
@@ -234,11 +235,6 @@ class Alignment:
             converged=None,
             value=float("nan"),
         )
-
-
-def _tested(row: Score, null: np.ndarray) -> Score:
-    """With its p: how often chance [B] does as well."""
-    return replace(row, p_value=float((1 + (null >= row.value - TIE).sum()) / (1 + len(null))))
 
 
 def corrected(scores: Sequence[Score]) -> list[Score]:

@@ -15,8 +15,8 @@ from mllm_probe.sites import Site
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.vision.alignment import a_cos, a_loglik
 from mllm_probe.vision.correspondence import OVER, PER_IMAGE, Matched, pck, pck_draws
-from mllm_probe.vision.transferability import h_score, log_me
-from mllm_probe.vision_settings import LOG_ME, MUTUAL_KNN, ScoreSettings
+from mllm_probe.vision.transferability import h_score, log_me, log_me_published
+from mllm_probe.vision_settings import LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN, ScoreSettings
 
 
 def correspondence(bare: VisionScore, found: Sequence[Matched], settings: ScoreSettings) -> Iterator[VisionScore]:
@@ -84,10 +84,10 @@ def with_text(
 
 
 def with_labels(bare: VisionScore, pictures: np.ndarray, labels: np.ndarray) -> VisionScore:
-    """log_me or h_score of picture vectors [n, D], the mean over labels [n, C] of 0 and 1; at random h_score is
+    """LogME or h_score of picture vectors [n, D], the mean over labels [n, C] of 0 and 1; at random h_score is
     D / (n - 1). Raises ProbeError."""
     row = replace(bare, n_images=len(pictures), n=labels.shape[1])
-    if bare.measure == LOG_ME:
-        return replace(row, value=float(np.mean([one.value for one in log_me(pictures, labels)])))
+    if evidence := {LOG_ME: log_me, LOG_ME_PUBLISHED: log_me_published}.get(bare.measure):
+        return replace(row, value=float(np.mean([one.value for one in evidence(pictures, labels)])))
     value = float(np.mean([h_score(pictures, label) for label in labels.T]))
     return replace(row, value=value, chance=pictures.shape[1] / (len(pictures) - 1))

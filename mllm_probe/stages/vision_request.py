@@ -33,6 +33,7 @@ from mllm_probe.vision_settings import (
     CKA,
     H_SCORE,
     LOG_ME,
+    LOG_ME_PUBLISHED,
     MUTUAL_KNN,
     VISION_MEASURES,
     ScoreSettings,
@@ -48,6 +49,7 @@ NEEDS = {  # what a measure cannot be taken without
     CKA: "a caption for every picture: another dataset",
     MUTUAL_KNN: "a caption for every picture: another dataset",
     LOG_ME: "object categories for every picture, some in a part of them: another dataset",
+    LOG_ME_PUBLISHED: "object categories for every picture, some in a part of them: another dataset",
     H_SCORE: "object categories for every picture, some in a part of them: another dataset",
 }
 
@@ -192,15 +194,16 @@ def _measures(
         CKA: told,
         MUTUAL_KNN: told,
         LOG_ME: labels.shape[1] > 0,
+        LOG_ME_PUBLISHED: labels.shape[1] > 0,
         H_SCORE: labels.shape[1] > 0,
     }
     asked = config.score.measures
-    for name in VISION_MEASURES:
-        if not possible[name] and asked is not None and name in asked:
+    wanted = [name for name in VISION_MEASURES if (name != LOG_ME_PUBLISHED if asked is None else name in asked)]
+    for name in (name for name in wanted if not possible[name]):
+        if asked is not None:
             raise ConfigError(f"score.measures names {name}, which needs {NEEDS[name]}")
-        if not possible[name] and asked is None:
-            reporter.note(f"{name} is left out; it needs {NEEDS[name]}")
-    measures = [name for name in VISION_MEASURES if possible[name] and (asked is None or name in asked)]
+        reporter.note(f"{name} is left out; it needs {NEEDS[name]}")
+    measures = [name for name in wanted if possible[name]]
     if not measures:
         raise ConfigError("there is nothing to measure; give pairs.root=FOLDER or another dataset")
     if set(measures) - {C_PCK} and len(pictures) < FEWEST:

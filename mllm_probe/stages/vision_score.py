@@ -27,7 +27,7 @@ from mllm_probe.stages.vision_models import (
     projected_tokens,
 )
 from mllm_probe.stages.vision_request import Asked, ask
-from mllm_probe.vision_settings import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, MUTUAL_KNN
+from mllm_probe.vision_settings import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN
 
 
 def vision_score(config: VisionScoreConfig, paths: RunPaths, reporter: Reporter) -> None:
@@ -44,7 +44,7 @@ def vision_score(config: VisionScoreConfig, paths: RunPaths, reporter: Reporter)
 
 def _of_encoders(asked: Asked, reporter: Reporter) -> Iterator[VisionScore]:
     """What needs features, and the captions' states beside them."""
-    of_pictures = [name for name in (CKA, MUTUAL_KNN, LOG_ME, H_SCORE) if name in asked.measures]
+    of_pictures = [name for name in (CKA, MUTUAL_KNN, LOG_ME, LOG_ME_PUBLISHED, H_SCORE) if name in asked.measures]
     if not of_pictures and C_PCK not in asked.measures:
         return
     features = Features(asked.plans, asked.chosen, asked.config.score, asked.device)

@@ -138,6 +138,12 @@ def _statistic(scores: Statistic, labels: np.ndarray, kind: str) -> np.ndarray:
     return right
 
 
+def two_sided(value: float, null: np.ndarray) -> float:
+    """Twice the smaller tail, at most 1: how often draws [B], the value one of them, lie as far above or below it."""
+    beyond = min((null >= value - TIE).sum(), (null <= value + TIE).sum())
+    return min(1.0, 2 * float(1 + beyond) / (1 + len(null)))
+
+
 def holm(p: np.ndarray) -> np.ndarray:
     """Adjusted p of Holm 1979, same shape: in ascending order max over i <= j of (m - i + 1) p_(i), at most 1."""
     flat = np.asarray(p, np.float64).ravel()

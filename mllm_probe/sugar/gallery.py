@@ -75,8 +75,8 @@ class Gallery:
         return mine / mine.sum(axis=1, keepdims=True)
 
     @cached_property
-    def _groups(self) -> np.ndarray:
-        """[N]"""
+    def groups(self) -> np.ndarray:
+        """Of the pictures [N]."""
         return np.asarray([picture.group for picture in self.pictures])
 
     @cached_property
@@ -87,7 +87,7 @@ class Gallery:
     @property
     def single(self) -> list[Measure]:
         """Questions about one picture and one caption each. Raises DataError where no caption is false of a picture."""
-        names = self._groups, self._groups[self._writers]
+        names = self.groups, self.groups[self._writers]
         found: list[Measure] = [
             Retrieval(RETRIEVAL, target, self.relevance, own)
             for target, own in zip((TO_TEXT, TO_IMAGE), names, strict=True)
@@ -101,7 +101,7 @@ class Gallery:
                 *((self._row[who], self._column[text], label) for who, text, label in self.claims), strict=True
             )
         )
-        return Statements(rows, columns, labels, self._groups[rows])
+        return Statements(rows, columns, labels, self.groups[rows])
 
     def _quadruples(self) -> Quadruples:
         """For each picture the two captions with most words in common that tell it from another picture.
@@ -123,7 +123,7 @@ class Gallery:
             raise DataError("no two captions are each false of the other's picture, so there are no quadruples to draw")
         texts = np.asarray(list(found.values()))
         pictures = self._writers[texts]
-        return Quadruples(pictures, texts, self._groups[pictures[:, 0]])
+        return Quadruples(pictures, texts, self.groups[pictures[:, 0]])
 
     def documents(self, count: int, most: int, seed: int) -> "Documents":
         """At most `count` documents of 2 to `most` pictures, no two of the same ones. Raises DataError."""
@@ -138,7 +138,7 @@ class Gallery:
         rows = [[self._row[picture.digest] for picture in document.pictures] for document in chosen]
         spoken = [[said(one.text) for one in document.slices if one.text is not None] for document in chosen]
         columns = [[self._column[text] for text in texts] for texts in spoken]
-        return Documents(Places.of(rows), Places.of(columns), self._groups)
+        return Documents(Places.of(rows), Places.of(columns), self.groups)
 
 
 @dataclass(frozen=True)

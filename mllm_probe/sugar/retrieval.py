@@ -15,6 +15,7 @@ from scipy.special import gammaln
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.exchange import blocks, exchanged
 from mllm_probe.stats.ranks import auroc
 
 OWN, FALSE, LEFT_OUT = 1, 0, -1
@@ -176,15 +177,17 @@ class Statements:
         return draws.means("auroc", similarity[self.pictures, self.texts][None, None], self.labels)
 
 
-def permuted(measures: Sequence[Measure], similarity: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
+def permuted(
+    measures: Sequence[Measure], similarity: np.ndarray, groups: np.ndarray, count: int, seed: int
+) -> list[np.ndarray]:
     """Each measure's values with the pictures' states exchanged among pictures: [count, M] a measure.
 
-    Captions of a picture stay together, so that the null holds however alike they are.
+    Pictures of a group [N] move together, to a group of as many, and captions of a picture stay together, so that the
+    null holds however alike they are.
     """
-    rng = np.random.default_rng(seed)
     found: list[list[np.ndarray]] = [[] for _ in measures]
-    for _ in range(count):
-        moved = similarity[rng.permutation(len(similarity))]
+    for order in exchanged(blocks(groups), count, np.random.default_rng(seed)):
+        moved = similarity[order]
         for values, measure in zip(found, measures, strict=True):
             values.append(measure.values(moved))
     return [np.stack(values) for values in found]
