@@ -163,7 +163,7 @@ def test_streaming_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Features(streamed_data, train).streamed
     (streamed,) = Logistic().fit(streamed_data, [Problem(y, train, ~train)])
     assert streamed.facts["lambda"] == held.facts["lambda"]
-    assert np.allclose(streamed(streamed_data), held(data), atol=5e-3)
+    assert np.allclose(streamed(streamed_data), held(data), atol=1e-7)
 
 
 def test_problems_that_do_not_fit_together_are_solved_in_turns() -> None:
@@ -173,7 +173,7 @@ def test_problems_that_do_not_fit_together_are_solved_in_turns() -> None:
     alone = [Logistic().fit(data, [problem])[0] for problem in problems]
     together = Logistic().fit(LayerData(data.rows), problems)
     for a, b in zip(alone, together, strict=True):
-        assert a.facts["lambda"] == b.facts["lambda"] and np.allclose(a(data), b(data), atol=5e-3)
+        assert a.facts["lambda"] == b.facts["lambda"] and np.allclose(a(data), b(data), atol=1e-7)
 
 
 @pytest.mark.parametrize(("n", "width", "full"), [(500, 80, 1536), (60, 90, 1536), (500, 80, 32)])
@@ -244,4 +244,4 @@ def test_cuda_solves_as_the_cpu_does() -> None:
     (here,) = Logistic().fit(data, [problem])
     (there,) = Logistic().fit(LayerData(data.rows, compute=Compute("cuda")), [problem])
     assert there.facts["objective"] == pytest.approx(here.facts["objective"], rel=1e-6)
-    assert np.allclose(here(data), there(data), atol=5e-3)
+    assert np.allclose(here(data), there(data), atol=1e-7)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from mllm_probe.sites import Key
 from mllm_probe.stages.analyses import erasing
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
+from mllm_probe.stages.sweep import _remarks
 from mllm_probe.stats.coding import blocks
 from mllm_probe.store_paths import PartPaths
 from mllm_probe.tasks.folds import Folds
@@ -107,6 +109,17 @@ def test_the_eraser_and_the_fresh_probe_share_no_picture() -> None:
         labelled = bench([None] * 12, [i // 2 % 2 for i in range(12)])
         for seed in labelled.seeds:
             erasing(labelled, seed)
+
+
+def test_decisions_too_close_to_call_are_told() -> None:
+    def told(logits: list[Any], kind: str = "binary") -> bool:
+        facts = {"converged": 1.0, "log_odds": 1.0}
+        trial = Trial(Key.parse("lm.01@last"), "", "logistic", 0, np.asarray(logits, np.float32), facts, {})
+        return any("too close to call, which count half" in remark for remark in _remarks([trial], kind))
+
+    assert told([0.0, 1.0, -1.0]) and told([[1.0, 1.0, 0.0], [2.0, 1.0, 0.0]], "classes")
+    assert not told([0.1, 1.0]) and not told([[1.0, 0.0, 0.0]] * 2, "classes") and not told([0.0, 1.0], "number")
+    assert not told([0.0, 0.0]), "such keys have a remark of their own"
 
 
 def test_information_beside_the_baseline_is_the_fall_in_log_loss(swept: Path) -> None:
