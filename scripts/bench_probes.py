@@ -134,7 +134,7 @@ def bootstrap(logits: np.ndarray, layers: int) -> float:
     resamples = Resamples(np.arange(TEST) // PER_PICTURE, DRAWS)
     for metric in METRICS["binary"]:
         for labels in (0, 1):
-            interval(resamples.means(metric, logits[:, labels::2], y))
+            interval(resamples.means(metric, logits[:, labels::2], y), resamples.size)
     return time.perf_counter() - start
 
 

@@ -68,7 +68,9 @@ def _row(kind: str, folders: list[Path], base: pd.DataFrame) -> dict[str, str]:
     best = [json.loads((f / "run" / "summary.json").read_text())["chosen"]["last"] for f in folders]
     return {
         "connector": kind,
-        "nats a caption": _text(held.nats.mean(), interval(draws.ratios(held.nats.to_numpy()[:, None])[:, 0])),
+        "nats a caption": _text(
+            held.nats.mean(), interval(draws.ratios(held.nats.to_numpy()[:, None])[:, 0], draws.size)
+        ),
         "minus mlp": "" if kind == MLP else f"{_text(gap.value, np.asarray([gap.low, gap.high]))} p={gap.p:.2g}",
         "zero-shot %": " ".join(f"{100 * value:.1f}" for value in said),
         "probe, chosen on validation, %": " ".join(f"{100 * one['value']:.1f} ({one['site']})" for one in best),

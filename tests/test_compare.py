@@ -27,6 +27,7 @@ from mllm_probe.report.predictions import Scored, load_scored
 from mllm_probe.report.scores import COLUMNS, load_scores
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.flips import max_t_flips
+from mllm_probe.stats.intervals import gap_limits
 from mllm_probe.stats.paired import Difference
 from mllm_probe.tools.labels import labelled
 from mllm_probe.tools.ranking import against, ranking
@@ -146,12 +147,13 @@ def test_differences_follow_from_the_predictions(runs: list[FinishedRun], positi
     assert groups == same and np.mean(a) == pytest.approx(first.value) and np.mean(b) == pytest.approx(second.value)
     assert second.difference == pytest.approx(second.value - first.value) and first.difference is None
     names, gaps = sorted(set(groups)), [y - x for x, y in zip(a, b, strict=True)]
-    drawn = np.random.default_rng(0).multinomial(len(names), [1 / len(names)] * len(names), size=2000)
-    means = []
-    for times in drawn:
-        weights = [times[names.index(group)] for group in groups]
-        means.append(sum(w * gap for w, gap in zip(weights, gaps, strict=True)) / sum(weights))
-    assert [second.difference_low, second.difference_high] == pytest.approx(np.quantile(means, [0.025, 0.975]))
+    sides = [[max(sign * gap, 0) for gap in gaps] for sign in (1, -1)]
+    plus, minus, sizes = (
+        np.array([float(sum(x for x, group in zip(each, groups, strict=True) if group == name)) for name in names])
+        for each in (*sides, [1] * len(gaps))
+    )
+    low, high = gap_limits(plus, minus, sizes)
+    assert (second.difference_low, second.difference_high) == pytest.approx((float(low), float(high)))
     sums = [sum(gap for gap, group in zip(gaps, groups, strict=True) if group == name) for name in names]
     flips = [sum(s * x for s, x in zip(signs, sums, strict=True)) for signs in itertools.product((1, -1), repeat=8)]
     extreme = sum(abs(flip) >= abs(sum(sums)) - 1e-9 for flip in flips)

@@ -175,8 +175,8 @@ def test_ratios_are_weighted_means_of_rows() -> None:
 
 def test_intervals_leave_undefined_draws_out() -> None:
     values = np.array([[1.0, 2.0, 3.0, np.nan], [np.nan] * 4])
-    found = interval(values, 0.5)
-    assert found[0].tolist() == [1.5, 2.5] and np.isnan(found[1]).all()
+    found = interval(values, 10**6, 0.5)
+    assert found[0] == pytest.approx([1.5, 2.5], abs=1e-5) and np.isnan(found[1]).all()
 
 
 def test_bad_resamples_are_named() -> None:
@@ -189,7 +189,9 @@ def test_bad_resamples_are_named() -> None:
     with pytest.raises(ProbeError, match="0 layers of 2 seeds"):
         Resamples(np.arange(4)).means("auroc", np.zeros((0, 2, 4)), np.zeros(4))
     with pytest.raises(ProbeError, match="level=95"):
-        interval(np.zeros((1, 3)), level=95)
+        interval(np.zeros((1, 3)), 10, level=95)
+    with pytest.raises(ProbeError, match=r"draws of 1 picture\(s\) say nothing"):
+        interval(np.zeros((1, 3)), 1)
 
 
 def test_the_interval_covers_at_its_level_when_rows_of_a_picture_agree() -> None:
@@ -198,11 +200,12 @@ def test_the_interval_covers_at_its_level_when_rows_of_a_picture_agree() -> None
     for seed in range(200):
         logits, y = np.repeat(rng.random(80) < 0.7, 4) - 0.5, np.ones(320, int)
         for pictures in (np.arange(320) // 4, np.arange(320)):
-            low, high = interval(Resamples(pictures, 400, seed).means("accuracy", logits[None, None], y))[0]
+            draws = Resamples(pictures, 400, seed)
+            low, high = interval(draws.means("accuracy", logits[None, None], y), draws.size)[0]
             covered += (low <= 0.7 <= high) * (pictures[-1] == 79)
             by_row += (low <= 0.7 <= high) * (pictures[-1] == 319)
     assert 0.90 <= covered / 200 <= 0.98 and by_row / 200 < 0.8
 
 
 def test_what_is_undefined_in_every_draw_has_no_interval() -> None:
-    assert np.isnan(interval(np.full(10, np.nan))).all()
+    assert np.isnan(interval(np.full(10, np.nan), 10)).all()

@@ -130,7 +130,7 @@ class Agreements:
 
     def _estimated(self, key: Key, name: str, value: float, drawn: np.ndarray, **more: Any) -> Agreement:
         """With the interval of the draws [R]."""
-        low, high = map(float, interval(drawn, self._scoring.level))
+        low, high = map(float, interval(drawn, more["n_groups"], self._scoring.level))
         bounds = {"low": low, "high": high, "ci_level": self._scoring.level}
         return self._agreement(key, name, value=float(value), **bounds, **more)
 

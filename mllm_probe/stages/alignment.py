@@ -170,7 +170,8 @@ class Alignment:
                 yield from rows
                 continue
             yield from (replace(r, p_value=two_sided(r.value, own)) for r, own in zip(rows, null.T, strict=True))
-            limits = interval(null.T, self._config.sweep.ci_level)
+            level = self._config.sweep.ci_level
+            limits = np.quantile(null, ((1 - level) / 2, (1 + level) / 2), axis=0).T
             for row, mean, (low, high) in zip(rows, null.mean(axis=0), limits.tolist(), strict=True):
                 yield replace(row, control=PERMUTED, value=float(mean), low=low, high=high)
 
@@ -191,7 +192,8 @@ class Alignment:
         values, level = measure.values(table), self._config.sweep.ci_level
         limits = np.full((len(values), 2), np.nan)
         if tested := bare.split == "test":
-            limits = interval(measure.drawn(table, self._draws.of(measure.groups)), level)
+            draws = self._draws.of(measure.groups)
+            limits = interval(measure.drawn(table, draws), draws.size, level)
         for metric, value, (low, high) in zip(measure.metrics, values.tolist(), limits.tolist(), strict=True):
             row = replace(self._asked(bare, measure), metric=metric, value=value)
             yield replace(row, low=low, high=high, ci_level=level) if tested else row

@@ -96,7 +96,7 @@ class Scoring:
 
     def aggregate(self, rows: Sequence[Score], drawn: np.ndarray) -> Score:
         """The row `all`: the mean over seeds, its interval over pictures."""
-        low, high = map(float, interval(drawn, self.level))
+        low, high = map(float, interval(drawn, rows[0].n_groups, self.level))
         value, converged = float(np.mean([row.value for row in rows])), all(row.converged for row in rows)
         mean = replace(rows[0], seed="all", value=value, lambda_=None, converged=converged)
         return replace(mean, low=low, high=high, ci_level=self.level)

@@ -149,6 +149,6 @@ def _judged(rows: Sequence[HeldOut]) -> dict[str, Any]:
     """Nats a token over the test pictures, with an interval over pictures, and what else there is on average."""
     nats, tokens = np.asarray([row.loss for row in rows]), np.asarray([float(row.tokens) for row in rows])
     draws = Resamples(np.asarray([row.picture for row in rows]), DRAWS)
-    low, high = interval((draws.ratios(nats[:, None]) / draws.ratios(tokens[:, None]))[:, 0], LEVEL)
+    low, high = interval((draws.ratios(nats[:, None]) / draws.ratios(tokens[:, None]))[:, 0], draws.size, LEVEL)
     more = {name: float(np.mean([vars(row)[name] for row in rows])) for name in vars(rows[0]) if name not in KNOWN}
     return {"held_out": nats.sum() / tokens.sum(), "low": float(low), "high": float(high), **more, "rows": len(rows)}

@@ -63,7 +63,7 @@ def _mean(row: VisionScore, values: np.ndarray, groups: Sequence[str], settings:
 
 
 def _between(row: VisionScore, draws: np.ndarray, settings: ScoreSettings) -> VisionScore:
-    low, high = interval(draws, settings.ci_level)
+    low, high = interval(draws, row.n_images, settings.ci_level)
     return replace(row, low=float(low), high=float(high), ci_level=settings.ci_level)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import log_softmax
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats import ranks
@@ -131,13 +133,25 @@ class Redraws:
         return self._found[name]
 
 
-def interval(values: np.ndarray, level: float = 0.95) -> np.ndarray:
-    """Percentile interval over the last axis: [..., R] -> [..., 2]; undefined draws are left out, nan if all are."""
-    if not 0 < level < 1:
-        raise ProbeError(f"level={level} must be above 0 and below 1")
-    tail = (1 - level) / 2
+def interval(values: np.ndarray, pictures: int, level: float = 0.95) -> np.ndarray:
+    """Percentile interval over the last axis: [..., R] -> [..., 2]; undefined draws are left out, nan if all are.
+
+    Draws of G pictures vary less than samples do, by (G - 1) / G, and have normal tails where a mean of few has
+    Student's; the percentiles are further out by both (Hesterberg 2015: the tail is Phi(-sqrt(G / (G - 1)) t)). Raises
+    ProbeError for fewer than 2 pictures and a level that is none.
+    """
+    check_level(level)
+    if pictures < 2:
+        raise ProbeError(f"draws of {pictures} picture(s) say nothing about other pictures; 2 or more are needed")
+    tail = norm.cdf(-np.sqrt(pictures / (pictures - 1)) * student.ppf((1 + level) / 2, pictures - 1))
     known = ~np.isnan(values).all(axis=-1)
     found = np.full((*values.shape[:-1], 2), np.nan)
     if known.any():
         found[known] = np.nanquantile(values[known], (tail, 1 - tail), axis=-1).T
     return found
+
+
+def check_level(level: float) -> None:
+    """Raises ProbeError for a level of confidence that is none."""
+    if not 0 < level < 1:
+        raise ProbeError(f"level={level} must be above 0 and below 1")

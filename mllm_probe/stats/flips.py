@@ -31,10 +31,10 @@ def max_t_flips(sums: np.ndarray, permutations: int = 9999, seed: int = 0) -> Fl
     scale = np.linalg.norm(sums, axis=1, keepdims=True)
     unit = sums / np.where(scale > 0, scale, 1)
     unit = unit[:, np.any(unit != 0, axis=0)]
-    return Flips(*step_down(np.abs(_signs(unit.shape[1], permutations, seed) @ unit.T)))
+    return Flips(*step_down(np.abs(signs(unit.shape[1], permutations, seed) @ unit.T)))
 
 
-def _signs(pictures: int, permutations: int, seed: int) -> np.ndarray:
+def signs(pictures: int, permutations: int, seed: int) -> np.ndarray:
     """[1 + B, G] of 1 and -1, the observed pattern first."""
     if pictures <= EXACT:
         bits = np.arange(2**pictures)[:, None] >> np.arange(pictures) & 1

@@ -10,7 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 
 ROUNDING = 1e-6  # outputs that differ by less, relative to the largest, are the same number computed twice
+FEW = 30  # test pictures
 SEEN, RIGHT, LEAST = 0.5, 0.95, 10  # shares and number of test rows from which a question counts as an answer
+
+
+def few_pictures(pictures: int) -> str | None:
+    """What intervals of so few test pictures are worth."""
+    if pictures >= FEW:
+        return None
+    return (
+        f"{pictures} test pictures: intervals hold only if these pictures are like those that you mean, they are long, "
+        f"and layers that differ by less than some 10 points are not told apart; use {FEW} or more"
+    )
 
 
 def constant_predictions(logits: np.ndarray, where: str) -> str | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.intervals import of_rows
 from mllm_probe.stats.measures import rows_of
 from mllm_probe.stats.sums import terms
 
@@ -44,5 +45,5 @@ def information(
         raise ProbeError(f"{len(y)} labels do not fit the {len(draws.member)} rows of the draws")
     before, after = (np.mean([surprisal(one, y, kind) for one in logits], axis=0) for logits in (baseline, joint))
     pointwise = before - after
-    low, high = interval(draws.ratios(pointwise[:, None])[:, 0], level)
-    return Information(float(pointwise.mean()), float(low), float(high), pointwise)
+    between = of_rows(pointwise, draws, level)
+    return Information(float(pointwise.mean()), between.low, between.high, pointwise)

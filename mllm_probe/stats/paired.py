@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.stats.bootstrap import Resamples, interval, picture_sums
+from mllm_probe.stats.bootstrap import Resamples, picture_sums
+from mllm_probe.stats.intervals import of_difference
 from mllm_probe.stats.linear import linearised
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 
@@ -25,7 +26,9 @@ class Difference:
     """mean(a) - mean(b) in units of the score, with interval, cluster standard error and sign-flip p values.
 
     `p` is two-sided, `p_greater` for a above b. `detectable` is the least true difference that a two-sided test at
-    5 % finds in 80 % of samples of this size: (z_.975 + z_.8) x standard error.
+    5 % finds in 80 % of samples of this size: (t_.975 + t_.8) x standard error, or that of the interval where it is
+    wider than t standard errors. Interval and detectable are nan where every picture has the same difference of scores
+    that have no bounds.
     """
 
     value: float
@@ -41,12 +44,14 @@ def difference(
     a: np.ndarray, b: np.ndarray, draws: Resamples, level: float = 0.95, permutations: int = 9999, seed: int = 0
 ) -> Difference:
     """Scores a and b [N] of the same rows, in the row order of `draws`. Raises ProbeError for shapes or non-finite."""
-    gap = check_scores(np.stack([a, b]), draws)[0] - np.asarray(b, np.float64)
-    low, high = interval(draws.ratios(gap[:, None])[:, 0], level)
+    one, other = check_scores(np.stack([a, b]), draws)
+    gap, between = one - other, of_difference(one, other, draws, level)
     se = float(standard_errors(np.stack([gap, np.zeros(len(gap))]), draws)[0, 1])
     p, p_greater = sign_flip(picture_sums(draws.member, draws.size, gap), permutations, seed)
-    detectable = float(norm.ppf(0.975) + norm.ppf(0.8)) * se
-    return Difference(float(gap.mean()), float(low), float(high), se, p, p_greater, detectable)
+    t = student(draws.size - 1).ppf
+    own = max(se, (between.high - between.low) / 2 / float(t((1 + level) / 2)))
+    detectable = float(t(0.975) + t(0.8)) * (own if between.low <= between.high else np.nan)
+    return Difference(float(gap.mean()), between.low, between.high, se, p, p_greater, detectable)
 
 
 def row_scores(logits: np.ndarray, y: np.ndarray, kind: str = "binary", metric: str | None = None) -> np.ndarray:

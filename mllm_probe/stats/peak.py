@@ -7,12 +7,17 @@ is rewarded for luck on the rows that chose it. Letters: L layers in order of de
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binom
 from scipy.stats import t as student
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.paired import check_scores, standard_errors
+from mllm_probe.stats.bootstrap import Resamples, picture_sums
+from mllm_probe.stats.flips import signs
+from mllm_probe.stats.intervals import degrees, moments
+from mllm_probe.stats.paired import TIE, check_scores
 
+FEW = 10  # pictures that disagree: where there are fewer, they are counted
+ROUNDING = 1e-6  # of sums over flipped signs, which are 32 bits wide
 NOTHING, RISING, PEAK = "nothing above chance", "rising to the top", "peak"
 PLATEAU, FALLING, FLAT, UNDECIDED = "plateau", "falling from the bottom", "flat", "undecided"
 
@@ -41,32 +46,26 @@ class Contenders:
 def contenders(scores: np.ndarray, draws: Resamples, level: float = 0.95) -> Contenders:
     """The set that holds the truly best layer with probability `level`: scores [L, N] of test rows.
 
-    Layer k stays unless some layer is better by more than chance allows. With m the means and se the cluster standard
-    errors of their differences, the test of "no layer beats k" is max_j (m_j - m_k) / se_jk, against the quantile of
-    the same maximum of centred draws. A layer j that is clearly worse than k, by more than sqrt(ln G) standard errors,
-    cannot make that maximum large in truth and is left out of its quantile: the selection of moments of Andrews and
-    Soares 2010 (with their choice of kappa, sqrt(ln n)); Mogstad, Romano, Shaikh and Wilhelm 2024 build confidence
-    sets for ranks from the same studentised differences. Only
+    Layer k stays unless some layer is better by more than chance allows. With d_gj the lead of layer j over k, summed
+    over picture g, the test of "no layer beats k" is max_j of sum_g d_gj / sqrt(sum_g d_gj^2), against the same maximum
+    where each picture's leads change their sign together at random: exact for few pictures where layers are
+    exchangeable, and to first order otherwise. A layer that lies behind k by more than sqrt(ln G) of it cannot make the
+    maximum large in truth and is left out: the selection of moments of Andrews and Soares 2010, with their kappa. Only
     the hypothesis about the true best layer must survive for coverage, so nothing is corrected over k. The best layer
     of the sample is always in. Raises ProbeError for shapes or non-finite scores.
     """
     scores = check_scores(scores, draws)
-    mean, se = scores.mean(axis=1), standard_errors(scores, draws)
-    centred = draws.ratios(scores.T) - mean
-    clear = np.sqrt(np.log(draws.size))
+    sums = picture_sums(draws.member, draws.size, scores.T).T
+    turned, behind = signs(draws.size, draws.counts.shape[1], seed=0), -np.sqrt(np.log(draws.size))
     p = np.ones(len(scores))
     for k in range(len(scores)):
-        differs = se[k] > 0
-        ahead = mean - mean[k]
-        sure = np.where(np.abs(ahead) > 1e-12, np.copysign(np.inf, ahead), 0)  # every picture says the same
-        gap = np.where(differs, ahead / np.where(differs, se[k], 1), sure)
-        close = differs & (gap > -clear)
-        if gap.max() <= 0:
-            continue
-        largest = np.full(len(centred), -np.inf)
-        if close.any():
-            largest = ((centred[:, close] - centred[:, [k]]) / se[k, close]).max(axis=1)
-        p[k] = (1 + (largest >= gap.max()).sum()) / (len(centred) + 1)
+        lead = sums - sums[k]
+        length = np.linalg.norm(lead, axis=1)
+        lead /= np.where(length > TIE, length, np.inf)[:, None]
+        ahead = lead.sum(axis=1)
+        if ahead.max() > TIE:
+            largest = (turned @ lead[ahead > behind].T).max(axis=1)
+            p[k] = (largest >= ahead.max() - ROUNDING).mean()
     kept = np.flatnonzero(p > 1 - level)
     return Contenders(tuple(kept.tolist()), int(kept[0]), int(kept[-1]), tuple(p.tolist()))
 
@@ -85,13 +84,34 @@ def behind(scores: np.ndarray, draws: Resamples, margin: float) -> np.ndarray:
     """p [L, L] of "layer i is better than layer j by `margin` or more"; small where j is less than that behind i.
 
     scores [L, N] of test rows. One-sided, P(T > (margin - difference) / se), T of Student with G - 1 degrees.
+
+    Where fewer than 10 pictures disagree, se says little: p is then at least that of so few, or for a margin below 0 so
+    many, if just the share of pictures that the margin needs disagreed (0.01 needs 299 pictures without one). Scores
+    that have no bounds tell no such share: their T has the degrees of `intervals.degrees`, and p is 1 where the
+    difference is the same in every picture.
     """
     scores = check_scores(scores, draws)
-    mean, se = scores.mean(axis=1), standard_errors(scores, draws)
-    room = margin - (mean[:, None] - mean)
-    p = np.where(room > 0, 0.0, 1.0)
-    p[se > 0] = student.sf(room[se > 0] / se[se > 0], draws.size - 1)
+    p = np.stack([_behind(scores, k, draws, margin) for k in range(len(scores))])
+    np.fill_diagonal(p, 0 if margin > 0 else 1)
     return p
+
+
+def _behind(scores: np.ndarray, k: int, draws: Resamples, margin: float) -> np.ndarray:
+    gap, pictures = scores[k] - scores, draws.size
+    sizes = picture_sums(draws.member, pictures, np.ones(scores.shape[1]))
+    value, variance, parts = moments(picture_sums(draws.member, pictures, gap.T).T, sizes)
+    se, room = np.sqrt(variance), margin - value
+    shares = np.abs(scores).max() <= 1 and scores.min() * scores.max() >= 0  # of right answers, or negated
+    p = np.where((room > 0) & shares, 0.0, 1.0)
+    df = np.full(len(scores), pictures - 1) if shares else degrees(parts, pictures)
+    p[se > 0] = student.sf(room[se > 0] / se[se > 0], df[se > 0])
+    if not shares:
+        return p
+    differ = (picture_sums(draws.member, pictures, np.abs(gap).T) > TIE).sum(axis=0)
+    needed = min(1.0, abs(margin) * scores.shape[1] / (pictures * sizes.max()))  # the largest picture weighs most
+    so_few, so_many = binom.cdf(differ, pictures, needed), binom.sf(differ - 1, pictures, needed)
+    least = so_few if margin > 0 else np.maximum(so_many, 0.5**differ)
+    return np.where(differ < FEW, np.maximum(p, least), p)
 
 
 def equivalence(scores: np.ndarray, draws: Resamples, margin: float = 0.01, alpha: float = 0.05) -> Equivalence:
