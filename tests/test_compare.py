@@ -230,6 +230,15 @@ def test_a_run_that_is_better_is_found_among_many() -> None:
     assert against({"better": better}, "better", draws, 0.95, picked=True) == {}
 
 
+def test_of_a_loss_the_least_is_first(runs: list[FinishedRun], monkeypatch: pytest.MonkeyPatch) -> None:
+    own, loss = FinishedRun.chosen, {"mini": 0.3, "mini_base": 0.2}
+    monkeypatch.setattr(
+        FinishedRun, "chosen", lambda run, at: own(run, at)._replace(metric="nll", value=loss[run.label])
+    )
+    rows = ranking(runs, "mean_text")
+    assert [row.label for row in rows] == ["mini_base", "mini"] and {row.reference for row in rows} == {"mini_base"}
+
+
 def test_the_fingerprint_is_that_of_the_data_alone(made: Path, runs: list[FinishedRun]) -> None:
     one, other = runs
     assert one.summary["run"] != other.summary["run"]

@@ -17,6 +17,7 @@ from mllm_probe.paths import replacing
 from mllm_probe.report.predictions import load_logits
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
 from mllm_probe.stats.flips import max_t_flips
+from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.peak import contenders
 from mllm_probe.tools.runs import FinishedRun
@@ -24,9 +25,9 @@ from mllm_probe.tools.runs import FinishedRun
 
 @dataclass(frozen=True)
 class Rank:
-    """One row of ranking.csv. `difference` is this run minus `reference`, with interval, sign-flip p and p adjusted
-    over `family` (see `against`); they are None where the two were not tested on the same decisions. `may_be_best`: the
-    run is in the set that holds the truly best one with probability `ci_level`."""
+    """One row of ranking.csv. `difference` is this run minus `reference`, more being better, with interval, sign-flip p
+    and p adjusted over `family` (see `against`); they are None where the two were not tested on the same decisions.
+    `may_be_best`: the run is in the set that holds the truly best one with probability `ci_level`."""
 
     task: str
     position: str
@@ -82,7 +83,8 @@ def ranking(runs: Sequence[FinishedRun], position: str, baseline: str | None = N
 
     Raises DataError for damaged files, ProbeError for scores that cannot be compared.
     """
-    ordered = sorted(runs, key=lambda run: (-run.chosen(position).value, run.label))
+    sign = -1 if runs[0].chosen(position).metric in HIGHER_IS_BETTER else 1
+    ordered = sorted(runs, key=lambda run: (sign * run.chosen(position).value, run.label))
     names = [run.label for run in ordered]
     reference = names[0] if baseline is None else baseline
     rows = [_row(run, position, i + 1, reference) for i, run in enumerate(ordered)]
