@@ -68,7 +68,7 @@ def test_sentences_say_what_was_found_of_each_part_and_with_what_interval() -> N
         f"not among them (lm.05 minus it: {points['fall']}); H1 holds"
     )
     assert "objects at last from lm.00 to lm.04: +3" in found["H2"].sentence
-    assert found["H3"].sentence.endswith("within 1 point of its best at lm.03 (97.5 % each); H3 holds")
+    assert found["H3"].sentence.endswith("within 1 point of its best at lm.03 (depth 0.38) (97.5 % each); H3 holds")
 
 
 def test_a_hypothesis_that_fails_says_which_part_does() -> None:
@@ -91,7 +91,7 @@ def test_one_layer_stands_for_a_curve_in_all_three() -> None:
     assert "validation chose lm.08, the best layer is lm.05 (95 %), so it is another one" in found["H1"].sentence
     assert found["H1"].verdict == HOLDS and "fall" not in found["H1"].numbers, "a layer is not held against itself"
     assert "validation chose its top layer lm.08" in found["H2"].sentence and found["H2"].verdict == UNDECIDED
-    assert "the best layer of entailment at last is lm.05 (depth 0.62)" in found["H3"].sentence
+    assert "the best layer of entailment at last lies at depth 0.62, and" in found["H3"].sentence
 
 
 def test_nothing_is_said_to_hold_of_what_is_not_above_chance() -> None:

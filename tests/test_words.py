@@ -199,6 +199,14 @@ def test_only_shares_are_percentages(tmp_path: Path, metric: str, shown: str) ->
     assert "42.0" not in written.getvalue() and not re.search(r"-0\.0+\b", written.getvalue())
 
 
+def test_below_thirty_test_pictures_a_line_says_what_intervals_are_worth(scores: pd.DataFrame) -> None:
+    for pictures, line in ((10, True), (30, False)):
+        written = io.StringIO()
+        scores["n_groups"] = pictures
+        print_table(scores, summary(0.85), table({"lm.08": 1.0}), Console(file=written, width=300))
+        assert (f"{pictures} test pictures: intervals hold only if" in written.getvalue()) == line
+
+
 def test_the_answer_words_are_the_users_own(scores: pd.DataFrame) -> None:
     written = io.StringIO()
     print_table(

@@ -140,7 +140,7 @@ class Reading:
         if self.site not in self.among:
             return f"; the best block is another, {'one of ' * several}{named} ({self.level})"
         return (
-            f"; {named} may be the best block ({self.level})"
+            f"; the best block is one of {named} ({self.level})"
             if several
             else f"; no other block may be the best ({self.level})"
         )

@@ -33,6 +33,7 @@ from mllm_probe.report.predictions import load_scored
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.thumbs import Framed, framed
 from mllm_probe.report_settings import NONE, ReportSettings
+from mllm_probe.stats.guards import few_pictures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +84,11 @@ class Result:
         level = f"{100 * float(sites.ci_level.iloc[0]):.0f} %"
         n, groups = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
         return f"{n} held-out decisions on {groups} pictures; {level} intervals over pictures"
+
+    @property
+    def few(self) -> str | None:
+        """What intervals of so few pictures are worth."""
+        return few_pictures(int(real(self.rows).n_groups.iloc[0]))
 
     @cached_property
     def readings(self) -> list[Reading]:

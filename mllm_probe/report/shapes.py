@@ -44,6 +44,8 @@ def shape_why(here: "pd.DataFrame", blocks: Sequence[str], margin: str) -> Itera
             yield f"the {end} block {row.name} {'may be' if row.verdict else 'is not'} the best, {p_said(row.p_value)}"
     for row in here[here.test.isin(EQUAL.get(word, ()))].itertuples():
         ends = f"{blocks[0]} to {blocks[-1]}" if row.test == "equivalence" else f"{row.site} to {row.other}"
+        if row.test == "plateau" and word == UNDECIDED and (row.site, row.other) == (blocks[0], blocks[-1]):
+            continue  # told of all blocks
         shown = "" if row.verdict else "not shown to be "
         yield f"{ends}: {shown}within {margin} of each other, {p_said(row.p_value)}"
     among = contends.index[contends.verdict != ""]

@@ -15,6 +15,7 @@ from mllm_probe.report.figures import floors, headline, headline_metric, positio
 from mllm_probe.report.shapes import beyond, p_said
 from mllm_probe.report.sparkline import print_curves
 from mllm_probe.score import BY_DESIGN
+from mllm_probe.stats.guards import few_pictures
 
 if TYPE_CHECKING:
     import pandas as pd

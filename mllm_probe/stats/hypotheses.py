@@ -198,10 +198,9 @@ class Judge:
         known = whole.above and local.above
         holds = known and high is not None and first > local.depths[high]
         verdict = HOLDS if holds else FAILS if known and last <= local.depths[low] else UNDECIDED
-        best = _one_of([whole.sites[i] for i in among.layers], whole.sites)
         said = (
-            f"the best layer of {whole.name} is {best} (depth {first:.2f}{f' to {last:.2f}' * (last > first)}), and "
-            f"{local.name} comes within {self._margin} of its best {_between(local.sites, low, high)} "
+            f"the best layer of {whole.name} lies at depth {first:.2f}{f' to {last:.2f}' * (last > first)}, and "
+            f"{local.name} comes within {self._margin} of its best {_between(local, low, high)} "
             f"({100 * (1 - half):g} % each)"
         )
         for curve in (whole, local):
@@ -275,7 +274,9 @@ def _one_of(sites: Sequence[str], order: Sequence[str]) -> str:
     return f"{'one of ' * (len(sites) > 1)}{listed(sites, order)}"
 
 
-def _between(sites: Sequence[str], low: int, high: int | None) -> str:
+def _between(local: Curve, low: int, high: int | None) -> str:
+    """Where a curve saturates, with its depth."""
+    first, last = (f"{local.sites[k]} (depth {local.depths[k]:.2f})" for k in (low, low if high is None else high))
     if high is None:
-        return f"at {sites[low]} or above it" if low else "at a layer that is not told"
-    return f"at {sites[low]}" if low == high else f"between {sites[low]} and {sites[high]}"
+        return f"at {first} or above it" if low else "at a layer that is not told"
+    return f"at {first}" if low == high else f"between {first} and {last}"
