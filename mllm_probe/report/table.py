@@ -58,13 +58,9 @@ def print_table(
     readings = [Reading(scores, summary, tests, position) for position in summary.get("chosen", {})]
     said = (line for reading in readings for line in _said(reading))
     known = (f"{escape(name)} by design: {escape(why)}" for name, why in (summary.get("by_design") or {}).items())
-    for line in (
-        *said,
-        *known,
-        *gains(summary),
-        *_controls(scores, rows, read[:1]),
-        *_answer(scores, rows, summary, tests),
-    ):
+    few = few_pictures(int(sites.n_groups.iloc[0]))
+    own = (*_controls(scores, rows, read[:1]), *_answer(scores, rows, summary, tests), *([few] if few else []))
+    for line in (*said, *known, *gains(summary), *own):
         console.print(line.replace("\u00a0", " "), highlight=False)
 
 
