@@ -123,14 +123,15 @@ class Reading:
 
     @property
     def _untrained(self) -> str:
-        """Against the same architecture with weights drawn, where that was run."""
+        """Against the same architecture with weights drawn, where that was run: the worst of its draws, by name."""
         row = against(self.tests, RANDOM, self.site, self.position)
         if row is None:
             return ""
+        name = str(row.other).replace("_", " ")
         if row.verdict in ("above", "below"):
-            return f", {row.verdict} random weights by {self.gap(row)}"
+            return f", {row.verdict} {name} by {self.gap(row)}"
         least = units.amount(row.detectable, self.metric)
-        return f", not shown to differ from random weights (least detectable {least})"
+        return f", not shown to differ from {name} (least detectable {least})"
 
     @property
     def _set(self) -> str:
