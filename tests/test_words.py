@@ -142,15 +142,15 @@ def test_where_nothing_is_above_chance_no_layer_is_praised(scores: pd.DataFrame)
 @pytest.mark.parametrize(
     ("verdict", "value", "words"),
     [
-        ("above", 0.3, "with accuracy 85.0 % [83.0, 87.0], above random weights by +30.0 points [28.0, 32.0]"),
-        ("below", -0.16, "with accuracy 85.0 % [83.0, 87.0], below random weights by -16.0 points [-18.0, -14.0]"),
-        ("", 0.01, "not shown to differ from random weights (least detectable 3.1 points)"),
+        ("above", 0.3, "with accuracy 85.0 % [83.0, 87.0], above random weights 2 by +30.0 points [28.0, 32.0]"),
+        ("below", -0.16, "with accuracy 85.0 % [83.0, 87.0], below random weights 2 by -16.0 points [-18.0, -14.0]"),
+        ("", 0.01, "not shown to differ from random weights 2 (least detectable 3.1 points)"),
     ],
 )
 def test_the_first_words_hold_the_layer_against_random_weights(
     scores: pd.DataFrame, verdict: str, value: float, words: str
 ) -> None:
-    """Of three draws the worst."""
+    """Of three draws the worst, by name."""
     rows = [
         {"other": f"random_weights{end}", "value": v, "low": v - 0.02, "high": v + 0.02, "verdict": verdict_}
         for end, v, verdict_ in (("", 0.4, "above"), ("_2", value, verdict), ("_3", 0.35, "above"))
