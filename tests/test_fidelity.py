@@ -18,7 +18,7 @@ from mllm_probe.digests import Digests
 from mllm_probe.errors import ProbeError
 from mllm_probe.geometry import deviation as measured
 from mllm_probe.geometry.deviation import deviation
-from mllm_probe.report.fidelity import Agreement, load_agreements
+from mllm_probe.report.fidelity import Agreement, load_agreements, lost
 from mllm_probe.report.scores import load_scores
 from mllm_probe.stages.agreement import corrected
 from mllm_probe.tasks.entailment import Entailment
@@ -70,6 +70,9 @@ def test_holm_goes_over_the_sites_of_a_position_and_kind() -> None:
     rows += [replace(blank, p_value=0.5, position="mean_text"), replace(blank, p_value=0.2, measure="transfer")]
     found = [row.p_holm for row in corrected([*rows, replace(blank, measure="cosine")])]
     assert found[:5] == pytest.approx([0.03, 0.06, 0.06, 0.5, 0.2]) and found[5] is None
+    changes = [replace(row, low=0.0, high=0.1, value=i / 100) for i, row in enumerate(corrected(rows[:3]))]
+    said = next(iter(lost(pd.DataFrame(map(vars, changes)))))
+    assert said.endswith("p = 0.06; 1 of 3 sites differ (Holm)"), "the largest change with its own p, corrected"
 
 
 def done(here: Path, command: str) -> Path:

@@ -142,13 +142,14 @@ def lost(table: "pd.DataFrame") -> Iterator[str]:
 
 
 def _said(here: "pd.DataFrame", position: str) -> Iterator[str]:
-    """Where the curve changes most, and whether its best layer moves."""
+    """Where the curve changes most, and whether its best layer moves. The largest of many changes is large by luck,
+    too, and its interval knows nothing of that: its p after Holm does."""
     for name, what in SENTENCES.items():
         rows = here[here.measure == name]
         if len(rows) and rows.value.any():
             most, found = rows.loc[rows.value.abs().idxmax()], int((rows.p_holm < ALPHA).sum())
-            many = f"{found} of {len(rows)} sites differ (Holm)"
-            yield f"{position}: {what} changes most at {most.site}, by {_gap(most)}; {many}"
+            many = f"p = {most.p_holm:.2g}; {found} of {len(rows)} sites differ (Holm)"
+            yield f"{position}: {what} changes most at {most.site}, by {_gap(most)}, {many}"
         elif len(rows):
             yield f"{position}: {what} changes at no site"
     best = [_best(here, side) for side in SIDES]
