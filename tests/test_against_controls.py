@@ -9,6 +9,7 @@ import pytest
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.controls import Controls
+from mllm_probe.stages.variants import random_draws
 from mllm_probe.stats.bootstrap import Resamples
 
 PICTURES, LAYERS = 200, 6
@@ -73,3 +74,11 @@ def test_controls_that_change_neither_model_nor_input_have_no_row(control: str) 
     for name in ("", control):
         added(found, name, 0.5, np.random.default_rng(0))
     assert found.tests() == []
+
+
+@pytest.mark.parametrize(("weights", "seeds"), [("pretrained", [3, 4, 5]), ("random", [4, 5, 6])])
+def test_draws_have_seeds_of_their_own_and_none_is_the_model_itself(weights: str, seeds: list[int]) -> None:
+    config = SimpleNamespace(model=SimpleNamespace(weights=weights, seed=3), random_draws=3)
+    made = random_draws(config)  # type: ignore[arg-type]
+    assert [change.keywords["seed"] for change in made.values()] == seeds  # type: ignore[attr-defined]
+    assert list(made) == ["random_weights", "random_weights_2", "random_weights_3"]

@@ -27,7 +27,7 @@ Change = Callable[[Prepared, Digests], Prepared]
 
 def with_variants(ready: Prepared, digests: Digests) -> Prepared:
     """Raises DataError, ConfigError."""
-    changes = {**CHANGES, **_random(ready.config)}  # in this order, so that one model is loaded after the other
+    changes = {**CHANGES, **random_draws(ready.config)}  # in this order, so that one model is loaded after the other
     made = [
         replace(change(ready, digests), control=name)
         for name, change in changes.items()
@@ -36,7 +36,7 @@ def with_variants(ready: Prepared, digests: Digests) -> Prepared:
     return replace(ready, variants=tuple(made))
 
 
-def _random(config: RunConfig) -> dict[str, Change]:
+def random_draws(config: RunConfig) -> dict[str, Change]:
     """Untrained models, each of a seed of its own; none is the experiment's own model where that is untrained, too."""
     own = config.model.seed if config.model.weights == "random" else None
     seeds = (seed for seed in count(config.model.seed) if seed != own)
