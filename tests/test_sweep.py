@@ -126,7 +126,10 @@ def test_information_beside_the_baseline_is_the_fall_in_log_loss(swept: Path) ->
     table = load_scores(swept / "scores.csv")
     found = table[table.metric == "v_information"]
     assert set(found.features) == {"with lm.00@mean_text"} and len(found) == 5
-    assert (found.low <= found.value).all() and (found.value <= found.high).all()
+    told = found[found.site != "lm.00"]
+    assert (told.low <= told.value).all() and (told.value <= told.high).all()
+    nothing = found[found.site == "lm.00"]  # one row for all decisions: it adds exactly nothing, whatever the pictures
+    assert (nothing.value.abs() < 1e-12).all() and nothing.low.isna().all()
     logits, test = load_file(swept / "predictions.safetensors"), held_out(swept, "0")
     truth = labels(swept)[test]
     losses = [
