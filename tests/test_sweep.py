@@ -361,7 +361,8 @@ def test_numbers_are_swept_too(probe: Run, checkpoint: Path, tmp_path: Path) -> 
     assert set(table.metric) == {"r2", "mae", "spearman"} and set(table.probe) == {"ridge", "majority", "constant"}
     floor = table[(table.probe == "majority") & (table.metric == "spearman")]
     assert floor.value.isna().all(), "a constant has no rank"
-    assert table[(table.metric == "r2") & (table.seed == "all") & (table.site != "")].p_holm.notna().all()
+    layers = table[(table.metric == "r2") & (table.seed == "all") & (table.site != "")]
+    assert (layers.p_holm.isna() == (layers.family == "by design")).all() and len(layers) == 6
     code, _, err = probe("run", *tiny(checkpoint), *QUICK, "task=count")
     assert code == 1 and "probe=logistic fits targets of kind binary, classes, labels, and task=count has" in err
 
