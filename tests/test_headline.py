@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score
 from mllm_probe.report.answers import load_tests
 from mllm_probe.report.figures import headline_metric
 from mllm_probe.report.scores import load_scores
+from mllm_probe.units import named
 
 RARE = 10  # one picture in so many is red
 READ = ("layers.towers=[vision,lm]", "extract.positions=[mean_image,last]", "layers.range=[0,2]", "controls=none")
@@ -112,7 +113,9 @@ def test_one_setting_drives_selection_tests_and_tables(probe: Run, checkpoint: P
     run, out = _run(probe, checkpoint, rare, f"sweep.metric={metric}")
     table, tests = load_scores(run / "scores.csv"), load_tests(run / "tests.csv")
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["metric"] == metric == headline_metric(table) and metric.split("_")[0] in out
+    assert summary["metric"] == metric == headline_metric(table) and f"custom on table: {named(metric)}" in " ".join(
+        out.split()
+    )
     val = table[(table.split == "val") & table.headline & (table.tower == "lm") & (table.part == "block")]
     means = val[val.control == ""].groupby(["position", "site"]).value.mean()
     for position, chosen in summary["chosen"].items():

@@ -11,9 +11,9 @@ from simulate_intervals import Found, differences, percentiles, right_over_seeds
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats import guards
 from mllm_probe.stats.bootstrap import Resamples, interval
-from mllm_probe.stats.intervals import LEAST, gap_limits, of, of_difference, of_rows, share_limits
+from mllm_probe.stats.intervals import LEAST, Interval, gap_limits, of, of_difference, of_rows, p_above, share_limits
 from mllm_probe.stats.measures import METRICS, measure
-from mllm_probe.stats.paired import difference
+from mllm_probe.stats.paired import difference, row_scores, sign_flip
 
 DRAWS = 200
 
@@ -229,3 +229,26 @@ def test_few_test_pictures_are_spoken_of() -> None:
     assert guards.few_pictures(30) is None
     said = guards.few_pictures(29)
     assert said and said.startswith("29 test pictures")
+
+
+def test_p_is_the_tail_whose_interval_touches_the_floor() -> None:
+    """A layer against a constant answer: no signs are flipped where one label in ten weighs nine times as much."""
+    rng, found = np.random.default_rng(0), []
+    pictures = Resamples(np.arange(150), 1)
+    for _ in range(60):
+        y = np.where(np.arange(150) < 15, 1, 0)
+        z = rng.normal(size=(1, 150)) + 0.6
+
+        def over(level: float, z: np.ndarray = z, y: np.ndarray = y) -> Interval:
+            one = of("balanced_accuracy", z, y, pictures, "binary", level)
+            return Interval(one.low - 0.5, one.high - 0.5)
+
+        rows = row_scores(z, y, "binary", "balanced_accuracy")
+        p, flipped = p_above(over, rows.mean() - 0.5), sign_flip(rows - 0.5)[1]
+        assert (p == 1) == (rows.mean() <= 0.5)
+        if p < 0.4:
+            assert over(1 - 2 * p * 1.03).low > 0 > over(1 - 2 * p * 0.97).low
+        found.append((p, flipped))
+    p, flipped = np.asarray(found).T
+    assert (p <= 0.05).sum() <= 2 < (flipped <= 0.05).sum(), "of 60 layers of noise"
+    assert p_above(lambda level: Interval(np.nan, np.nan, "none"), 0.1) is None

@@ -106,8 +106,9 @@ class Agreements:
         value, more = float(np.mean([row.value for row in rows])), self._pair(pair, rows[0].n, rows[0].n_groups)
         if split == "val":
             return self._agreement(key, scoring.headline, value=value, split=split, **more)
-        drawn = scoring.drawn(trials, scoring.headline, scoring.rows(trials[0], split))
-        return self._estimated(key, scoring.headline, value, drawn, **more)
+        between = scoring.interval(trials, scoring.headline, scoring.rows(trials[0], split))
+        bounds = {"low": between.low, "high": between.high, "ci_level": scoring.level}
+        return self._agreement(key, scoring.headline, value=value, **bounds, **more)
 
     def _difference(
         self, key: Key, name: str, pair: tuple[str, str], trials: Sequence[Trial], others: Sequence[Trial]

@@ -17,16 +17,18 @@ from mllm_probe.score import BY_DESIGN, Score
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.by_design import ByDesign
-from mllm_probe.stages.headline import MEASURES
+from mllm_probe.stages.headline import BALANCED, MEASURES, R2
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import Test, numbers
+from mllm_probe.stages.verdicts import Test
 from mllm_probe.stats.chance import statistic
+from mllm_probe.stats.intervals import Interval, of_difference, p_above
 from mllm_probe.stats.measures import METRICS
 from mllm_probe.stats.paired import difference
-from mllm_probe.stats.permutation import MaxT, holm, max_t
+from mllm_probe.stats.permutation import MaxT, holm_within, max_t
 
 CONSTANT = "constant"
 ABOVE_CHANCE, FLOOR, BEYOND = "above_chance", "floor", "beyond"  # the tests of tests.csv
+FIXED = (BALANCED, "auroc", R2)  # measures whose floor is a number, whatever the test labels
 WORDS = {ABOVE_CHANCE: "above chance", FLOOR: "above the best constant answer", BEYOND: "beyond the covariate"}
 
 
@@ -124,19 +126,32 @@ class Floors:
         return max_t(table, bench.y[rows], bench.groups[rows], bench.uids[rows], bench.kind, draws, strata=strata)
 
     def _above_constant(self) -> list[Test]:
-        """One-sided, by sign flips over pictures; Holm over the keys."""
-        scoring, found = self._scoring, []
-        for trials in self._trials.values():
-            rows = scoring.rows(trials[0], "test")
-            floor = scoring.row_scores([constant(self._bench, rows)], rows)
-            found.append(difference(scoring.row_scores(trials, rows), floor, scoring.draws(rows), scoring.level))
-        adjusted = holm(np.asarray([one.p_greater for one in found])).tolist()
+        """One-sided, by the interval of what a key has over the answer; Holm over the keys that have one."""
+        found = [self._over_constant(trials) for trials in self._trials.values()]
+        adjusted = holm_within([one["p_value"] for one in found], [CONSTANT] * len(found))
+        family = f"{len(found)} keys"
         return [
-            self._test(
-                FLOOR, key, f"{len(found)} keys", other=CONSTANT, p_value=one.p_greater, p_adjusted=p, **numbers(one)
-            )
+            self._test(FLOOR, key, family, other=CONSTANT, p_adjusted=p, **one)
             for key, one, p in zip(self._trials, found, adjusted, strict=True)
         ]
+
+    def _over_constant(self, trials: Sequence[Trial]) -> dict[str, float | None]:
+        """Difference, interval, p and least detectable difference. Signs of differences are not flipped here: a layer
+        and a constant are not exchangeable, and where a label is rare the rows that have it weigh many times more."""
+        scoring, rows = self._scoring, self._scoring.rows(trials[0], "test")
+        own, floor = (scoring.row_scores(side, rows) for side in (trials, [constant(self._bench, rows)]))
+        draws = scoring.draws(rows)
+
+        def between(level: float) -> Interval:
+            if scoring.headline not in FIXED:
+                return of_difference(own, floor, draws, level)
+            found, least = scoring.interval(trials, scoring.headline, rows, level), float(floor.mean())
+            return Interval(found.low - least, found.high - least, found.reason)
+
+        at = between(scoring.level)
+        one = difference(own, floor, draws, scoring.level, permutations=1)
+        bounds = {"value": one.value, "low": at.low, "high": at.high, "detectable": one.detectable}
+        return {**bounds, "p_value": p_above(between, one.value)}
 
     def _by_design(self) -> list[Test]:
         """Keys that can score nothing else are told, and in no family."""
@@ -156,6 +171,7 @@ class Floors:
         ]
 
     def _test(self, name: str, key: Key, family: str, **more: Any) -> Test:
-        verdict = WORDS[name] if more["p_adjusted"] <= round(1 - self._scoring.level, 12) else ""
+        p = more["p_adjusted"]
+        verdict = WORDS[name] if p is not None and p <= round(1 - self._scoring.level, 12) else ""
         place = (family, self._trials[key][0].probe, key.position, str(key.site))
         return Test(self._scoring.run, name, *place, verdict=verdict, **more)

@@ -95,6 +95,13 @@ def _judged(config: RunConfig, whole: Swept, local: Swept, reporter: Reporter) -
     if not shared:
         reporter.note("no hypotheses: the tasks share no position that was read at three blocks of the language model")
         return {"position": None, "statements": []}
+    measures = [swept.summary["metric"] for swept in (whole, local)]
+    if measures[0] != measures[1]:
+        reporter.note(
+            f"no hypotheses: the labels of the tasks suit {' and '.join(measures)}, and curves are compared by one "
+            "measure; name it with sweep.metric"
+        )
+        return {"position": shared[0], "statements": []}
     try:
         statements = judge.statements(curves[shared[0]], others[shared[0]])
     except ProbeError as error:

@@ -11,7 +11,9 @@ from mllm_probe.settings import CONTROL_TASK
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.headline import BALANCED, headline
-from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.guards import few_pictures
+from mllm_probe.stats.intervals import ALIKE, Interval, of, of_difference, of_rows
 from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, measure, weighed_alike
 from mllm_probe.stats.paired import row_scores
 
@@ -24,6 +26,7 @@ class Scoring:
     def __init__(self, bench: Bench) -> None:
         self.bench, self._ready = bench, bench.ready
         self._draws: dict[bytes, Resamples] = {}
+        self._unbounded: dict[str, dict[str, None]] = {}
         self.level = self._ready.config.sweep.ci_level
         self.headline = headline(bench)
         self.run = run_digest(self._ready.config, self._ready.identity.digest, self._ready.examples)
@@ -40,15 +43,11 @@ class Scoring:
         by_control: dict[str, list[Trial]] = {}
         for trial in trials:
             by_control.setdefault(trial.control, []).append(trial)
-        found, draws = [], {}
-        for control, same in by_control.items():
-            for metric in self._metrics(same[0]):
-                rows, drawn = self._metric(same, metric)
-                found += rows
-                if metric == self.headline:
-                    draws[control] = (rows, drawn)
-        if "" in draws and CONTROL_TASK in draws:
-            found += self._selectivity(draws[""], draws[CONTROL_TASK])
+        found: list[Score] = []
+        for same in by_control.values():
+            found += [row for metric in self._metrics(same[0]) for row in self._metric(same, metric)]
+        if "" in by_control and CONTROL_TASK in by_control:
+            found += self._selectivity(by_control[""], by_control[CONTROL_TASK])
         return found
 
     def _metrics(self, trial: Trial) -> tuple[str, ...]:
@@ -58,13 +57,12 @@ class Scoring:
             wanted = (*wanted, YES_RATE)
         return wanted if trial.facts["log_odds"] else tuple(name for name in wanted if name not in ("nll", "ece"))
 
-    def _metric(self, trials: Sequence[Trial], metric: str) -> tuple[list[Score], np.ndarray]:
-        """Rows of one measure and its mean over seeds in each draw [R]."""
+    def _metric(self, trials: Sequence[Trial], metric: str) -> list[Score]:
+        """Rows of one measure, and its mean over seeds on the test pictures."""
         places = [(trial, split) for trial in trials for split in ("val", "test")]
         rows = [self.row(trial, metric, self.rows(trial, split), split=split) for trial, split in places]
-        tests = [row for row in rows if row.split == "test"]
-        drawn = self.drawn(trials, metric, self.rows(trials[0], "test"))
-        return [*rows, self.aggregate(tests, drawn)], drawn
+        between = self.interval(trials, metric, self.rows(trials[0], "test"))
+        return [*rows, self.aggregate([row for row in rows if row.split == "test"], between)]
 
     def rows(self, trial: Trial, split: str) -> np.ndarray:
         """Which decisions [N] bool of a split the trial reads."""
@@ -82,32 +80,39 @@ class Scoring:
         logits = np.stack([self.logits(trial, self.headline, rows) for trial in trials])
         return row_scores(logits, self.bench.truth(trials[0].control)[rows], self.bench.kind, self.headline)
 
+    @property
+    def sign(self) -> int:
+        """1 where more of the headline is better, else -1: what row scores are multiplied by."""
+        return 1 if self.headline in HIGHER_IS_BETTER else -1
+
     def measured(self, scores: np.ndarray) -> float:
         """The headline of some row scores [n], in its own sign."""
-        return float(scores.mean()) if self.headline in HIGHER_IS_BETTER else -float(scores.mean())
+        return self.sign * float(scores.mean())
 
-    def drawn(self, trials: Sequence[Trial], metric: str, rows: np.ndarray) -> np.ndarray:
-        """A measure over some decisions in each draw [R], the mean over seeds."""
+    def interval(self, trials: Sequence[Trial], metric: str, rows: np.ndarray, level: float | None = None) -> Interval:
+        """Of a measure over some decisions, the mean over seeds; at `sweep.ci_level`, or another level."""
         logits = np.stack([self.logits(trial, metric, rows) for trial in trials])
         if metric == YES_RATE:
-            return self.draws(rows).ratios((logits > 0).mean(axis=0)[:, None])[:, 0]
+            return of_rows((logits > 0).mean(axis=0), self.draws(rows), level or self.level, share=True)
         truth = self.bench.truth(trials[0].control)[rows]
-        return self.draws(rows).means(metric, logits[None], truth, self.bench.kind)[0]
+        return of(metric, logits, truth, self.draws(rows), self.bench.kind, level or self.level)
 
-    def aggregate(self, rows: Sequence[Score], drawn: np.ndarray) -> Score:
-        """The row `all`: the mean over seeds, its interval over pictures."""
-        low, high = map(float, interval(drawn, rows[0].n_groups, self.level))
+    def aggregate(self, rows: Sequence[Score], between: Interval) -> Score:
+        """The row `all`: the mean over seeds, its interval over pictures; what has none is remembered by its reason.
+        That all rows are alike is a remark of its own."""
+        if between.reason and between is not ALIKE and rows[0].real:
+            self._unbounded.setdefault(between.reason, {}).setdefault(rows[0].metric.replace("_", " "))
         value, converged = float(np.mean([row.value for row in rows])), all(row.converged for row in rows)
         mean = replace(rows[0], seed="all", value=value, lambda_=None, converged=converged)
-        return replace(mean, low=low, high=high, ci_level=self.level)
+        return replace(mean, low=between.low, high=between.high, ci_level=self.level)
 
-    def _selectivity(
-        self, real: tuple[list[Score], np.ndarray], control: tuple[list[Score], np.ndarray]
-    ) -> list[Score]:
+    def _selectivity(self, real: Sequence[Trial], control: Sequence[Trial]) -> list[Score]:
         """Real minus control task, seed by seed and on average (Hewitt and Liang 2019)."""
-        pairs = [(a, b) for a, b in zip(real[0], control[0], strict=True) if a.split == "test" and a.seed != "all"]
+        test = self.rows(real[0], "test")
+        pairs = zip(*([self.row(t, self.headline, test) for t in side] for side in (real, control)), strict=True)
         rows = [replace(a, metric="selectivity", headline=False, value=a.value - b.value) for a, b in pairs]
-        return [*rows, self.aggregate(rows, real[1] - control[1])]
+        a, b = (self.sign * self.row_scores(side, test) for side in (real, control))
+        return [*rows, self.aggregate(rows, of_difference(a, b, self.draws(test), self.level))]
 
     def row(self, trial: Trial, metric: str, rows: np.ndarray, **more: str) -> Score:
         """One measure over the decisions `rows` [N] bool."""
@@ -117,10 +122,15 @@ class Scoring:
         told = {"metric": metric, "headline": metric == self.headline, **more}
         return replace(self.blank(trial), value=float(value), n=n, n_groups=pictures, **told)  # type: ignore[arg-type]
 
+    def bounds_said(self) -> list[str]:
+        """What a reader should know of the intervals: that pictures are few, and which measures have none."""
+        few = few_pictures(self.bench.pictures(self.bench.test))
+        none = [f"no interval of {', '.join(metrics)}: {reason}" for reason, metrics in self._unbounded.items()]
+        return [*([few] if few else []), *none]
+
     def validation(self, trials: Sequence[Trial]) -> float:
         """Mean headline on validation over the trials of some seeds; more is better."""
-        sign = 1 if self.headline in HIGHER_IS_BETTER else -1
-        return sign * float(np.mean([self.row(t, self.headline, self.rows(t, "val")).value for t in trials]))
+        return self.sign * float(np.mean([self.row(t, self.headline, self.rows(t, "val")).value for t in trials]))
 
     def not_applicable(self, key: Key, control: str, features: str = "single") -> Score:
         """A control that does not exist at a key says so."""

@@ -9,7 +9,9 @@ import numpy as np
 
 from mllm_probe.score import Score
 from mllm_probe.stages.bench import REWORDED, Trial
+from mllm_probe.stages.headline import NLL, R2
 from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stats.intervals import of_rows
 
 NAMED = {"yes": "named", "no": "not_named"}
 
@@ -33,48 +35,53 @@ class Subsets:
         bench = self._bench
         for wording in dict.fromkeys(bench.wordings[bench.wordings != ""].tolist()):
             rows = (bench.place("", trials[0].seed) == REWORDED) & (bench.wordings == wording) & trials[0].read
-            found, _ = self._part(trials, rows)
-            yield from (replace(row, test_template=wording) for row in found)
+            yield from (replace(row, test_template=wording) for row in self._part(trials, rows))
 
     def _named(self, trials: Sequence[Trial]) -> Iterator[Score]:
         for value, rows in self._strata("named").items():
-            yield from self._subset(trials, rows, NAMED[value])[0]
+            yield from self._part(trials, self._tested(trials) & rows, NAMED[value])
 
     def _categories(self, trials: Sequence[Trial]) -> Iterator[Score]:
         """Each category and, as `macro`, their mean."""
-        drawn, values = [], []
-        for name, rows in self._strata("category").items():
-            found, draws = self._subset(trials, rows, f"category={name}")
-            drawn.append(draws)
-            if found:
-                values.append([row.value for row in found])
+        parts, values = [], []
+        for name, stratum in self._strata("category").items():
+            rows = self._tested(trials) & stratum
+            found = self._part(trials, rows, f"category={name}")
             yield from found[-1:]
-        if len(values) > 1:
-            whole, _ = self._part(trials, self._scoring.rows(trials[0], "test"))
-            mean = np.mean(values, axis=0).tolist()
-            seeds = [
-                replace(row, subset="macro", value=value) for row, value in zip(whole[:-1], mean[:-1], strict=True)
-            ]
-            yield from (*seeds, self._scoring.aggregate(seeds, np.nanmean(drawn, axis=0)))
+            if found and not np.isnan(found[-1].value):
+                parts.append(rows)
+                values.append([row.value for row in found[:-1]])
+        if len(parts) > 1:
+            yield from self._macro(trials, parts, np.mean(values, axis=0))
+
+    def _macro(self, trials: Sequence[Trial], parts: Sequence[np.ndarray], values: np.ndarray) -> Iterator[Score]:
+        """The mean over categories, seed by seed [S] and of all: a category's rows weigh more where it has fewer."""
+        scoring, whole = self._scoring, np.any(parts, axis=0)
+        rows = [scoring.row(trial, scoring.headline, whole) for trial in trials]
+        seeds = [replace(row, subset="macro", value=float(value)) for row, value in zip(rows, values, strict=True)]
+        linear = np.full(int(whole.sum()), values.mean())
+        for part in parts:
+            own = scoring.sign * scoring.row_scores(trials, part)
+            linear[part[whole]] += (own - own.mean()) * whole.sum() / (len(parts) * part.sum())
+        share = scoring.headline not in (NLL, R2)
+        yield from (*seeds, scoring.aggregate(seeds, of_rows(linear, scoring.draws(whole), scoring.level, share)))
 
     def _covariates(self, trials: Sequence[Trial]) -> Iterator[Score]:
         """Each stratum of each covariate."""
         for name, strata in self._bench.strata.items():
             for stratum in np.unique(strata[self._bench.test]).tolist():
-                yield from self._subset(trials, strata == stratum, f"{name}={stratum}")[0][-1:]
+                yield from self._part(trials, self._tested(trials) & (strata == stratum), f"{name}={stratum}")[-1:]
 
-    def _subset(self, trials: Sequence[Trial], stratum: np.ndarray, name: str) -> tuple[list[Score], np.ndarray]:
-        found, drawn = self._part(trials, self._scoring.rows(trials[0], "test") & stratum)
-        return [replace(row, subset=name) for row in found], drawn
+    def _tested(self, trials: Sequence[Trial]) -> np.ndarray:
+        return self._scoring.rows(trials[0], "test")
 
-    def _part(self, trials: Sequence[Trial], rows: np.ndarray) -> tuple[list[Score], np.ndarray]:
-        """The headline of each seed and of all over some test rows, and its draws; nothing where there are none."""
+    def _part(self, trials: Sequence[Trial], rows: np.ndarray, name: str = "") -> list[Score]:
+        """The headline of each seed and of all over some test rows; nothing where there are none."""
         if self._bench.pictures(rows) < 2:
-            return [], np.full(self._bench.ready.config.sweep.draws, np.nan)
-        metric = self._scoring.headline
-        found = [self._scoring.row(trial, metric, rows) for trial in trials]
-        drawn = self._scoring.drawn(trials, metric, rows)
-        return [*found, self._scoring.aggregate(found, drawn)], drawn
+            return []
+        scoring, metric = self._scoring, self._scoring.headline
+        found = [replace(scoring.row(trial, metric, rows), subset=name) for trial in trials]
+        return [*found, scoring.aggregate(found, scoring.interval(trials, metric, rows))]
 
     def _strata(self, name: str) -> dict[str, np.ndarray]:
         """{value: rows [N] bool} of a stratum that tells test rows apart."""

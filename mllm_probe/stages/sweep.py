@@ -100,7 +100,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         scores += rows
         comparisons.add(trials)
         reporter.progress("sweep", done + 1, steps(ready), "keys")
-    _tell(remarks, bench, source, reporter)
+    _tell(remarks, scoring, source, reporter)
     scores += comparisons.floors()
     tests, compared = comparisons.tests(scores, reporter)
     scores = comparisons.tested(scores, tests)
@@ -112,6 +112,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         "fingerprint": bench.scored.fingerprint,
         "remarks": remarks,
         "guards": guards.said,
+        "intervals": scoring.bounds_said(),
         "controls": ready.told,
         **compared,
         "seconds": times,
@@ -195,13 +196,14 @@ def _subject(trials: Sequence[Trial]) -> str:
     return f"{features} at {key.position}" if key and features != "single" else str(key)
 
 
-def _tell(remarks: Mapping[str, Sequence[str]], bench: Bench, source: Source, reporter: Reporter) -> None:
+def _tell(remarks: Mapping[str, Sequence[str]], scoring: Scoring, source: Source, reporter: Reporter) -> None:
     """What a reader of the scores should know of the fits, and what could not be fitted."""
+    bench = scoring.bench
     keys = len(bench.ready.keys) + len(places(bench.ready))
     for remark, named in remarks.items():
         rest = "" if len(named) <= NAMED else f" and {len(named) - NAMED} more"
         reporter.note(f"{len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
-    for said in (bench.left_out, bench.undecided(source)):
+    for said in (bench.left_out, bench.undecided(source), *scoring.bounds_said()):
         if said:
             reporter.note(said)
 

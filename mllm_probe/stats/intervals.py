@@ -6,6 +6,7 @@ Student's t. `share_limits` and `gap_limits` take sums by picture, many samples 
 Letters: S seeds, N rows, G pictures, C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +106,22 @@ def of_difference(a: np.ndarray, b: np.ndarray, pictures: Resamples, level: floa
         return of_rows(gap, pictures, level)
     (plus, sizes), (minus, _) = (_by_picture(np.maximum(one, 0), pictures) for one in (gap, -gap))
     return _between(*gap_limits(plus, minus, sizes, level))
+
+
+def p_above(between: Callable[[float], Interval], value: float) -> float | None:
+    """One-sided p of "the truth is not above 0": the least tail whose interval `between(level)` lies above 0.
+
+    1 where the value does not lie above 0, None where it has no interval; found to 1 % of p, and at least 1e-8.
+    """
+    if np.isnan(between(0.95).low):
+        return None
+    if value <= 0:
+        return 1.0
+    low, high = np.log(1e-8), np.log(0.5)
+    while high - low > 0.01:
+        middle = (low + high) / 2
+        low, high = (low, middle) if between(1 - 2 * np.exp(middle)).low > 0 else (middle, high)
+    return float(np.exp(high))
 
 
 def share_limits(sums: np.ndarray, sizes: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
