@@ -4,7 +4,7 @@ Validation chooses, test judges: `preferred` sees validation values only, everyt
 is rewarded for luck on the rows that chose it. Letters: L layers in order of depth, N test rows, R draws.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import binom
@@ -155,7 +155,8 @@ def shape(
     - nothing above chance: no layer is.
     - flat: all layers are within `margin` of each other (`equivalence`).
     - rising to the top, falling from the bottom: that layer is the only one that may be the best (`contenders`).
-    - plateau: layers of the hull of these are within `margin` of each other, and an end outside it may not be the best.
+    - plateau: layers of the hull of these are within `margin` of each other (p counts twice), and an end outside it
+      may not be the best.
     - peak: neither end may be the best, so the curve falls on both sides of what may.
 
     The last four also need one of the layers that may be the best above chance. Everything else is undecided. Raises
@@ -165,7 +166,7 @@ def shape(
     if chance is not None and len(chance) != len(scores):
         raise ProbeError(f"{len(chance)} p values against chance must be one for each of the {len(scores)} layers")
     hull = scores[among.first : among.last + 1]
-    plateau = equivalence(hull, draws, margin, alpha) if len(hull) > 1 else None
+    plateau = _picked(equivalence(hull, draws, margin), alpha) if len(hull) > 1 else None
     if chance is not None and min(chance) > alpha:
         return Shape(NOTHING, float(min(chance)), among, flat, plateau)
     if flat.holds:
@@ -173,6 +174,12 @@ def shape(
     above = np.inf if chance is None else min(chance[i] for i in among.layers)
     word, p = _curved(among, plateau) if above <= alpha else (UNDECIDED, np.nan)
     return Shape(word, max(p, float(above)) if p == p else p, among, flat, plateau)
+
+
+def _picked(same: Equivalence, alpha: float) -> Equivalence:
+    """p counts twice: the rows that judge these layers have picked them, and a layer on either side may be wrong."""
+    p = min(1.0, 2 * same.p)
+    return replace(same, holds=p <= alpha, p=p)
 
 
 def _curved(among: Contenders, plateau: Equivalence | None) -> tuple[str, float]:
