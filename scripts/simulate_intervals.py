@@ -61,7 +61,7 @@ class Found:
     def short(self, draws: int) -> bool:
         """Is the coverage below what is asked by more than two Monte Carlo errors?"""
         asked = 0.935 if self.cell.icc <= 0.1 else 0.92
-        return self.coverage < asked - 2 * np.sqrt(asked * (1 - asked) / draws) * (self.cell.icc <= 0.1)
+        return self.coverage < asked - 2 * np.sqrt(asked * (1 - asked) / draws)
 
 
 def cells(leads: tuple[float, ...] = (0.0,)) -> Iterator[Cell]:

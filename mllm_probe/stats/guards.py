@@ -19,8 +19,8 @@ def few_pictures(pictures: int) -> str | None:
     if pictures >= FEW:
         return None
     return (
-        f"{pictures} test pictures: intervals hold only if these pictures are like those that you mean, they are long, "
-        f"and layers that differ by less than some 10 points are not told apart; use {FEW} or more"
+        f"{pictures} test pictures: intervals hold for pictures like these, but they are long, and few pictures can be "
+        f"unlike the rest by chance; take {FEW} or more before you compare layers"
     )
 
 

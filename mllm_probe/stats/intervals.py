@@ -19,7 +19,8 @@ from mllm_probe.stats.linear import linearised
 from mllm_probe.stats.measures import measure, rows_of
 
 LEAST = 8  # pictures of each label from which measures that weigh labels have an interval
-SHOWN, DISAGREE, ENOUGH = 0.3, 0.2, 10  # this share of the pictures, or 10, must hold an error, or a disagreement
+# this share of the pictures, or 10, must hold an error; a decision that one side alone has right; a disagreement
+SHOWN, ALONE_RIGHT, DISAGREE, ENOUGH = 0.4, 0.3, 0.2, 10
 ALONE = 5  # where fewer pictures make up a variance, it is not known
 TIE = 1e-9
 BY_LABEL = frozenset({"balanced_accuracy", "auroc", "average_precision", "f1"})
@@ -127,7 +128,7 @@ def p_above(between: Callable[[float], Interval], value: float) -> float | None:
 def share_limits(sums: np.ndarray, sizes: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Right decisions by picture [.., G], of sizes [G] decisions -> both ends of the share's interval [..].
 
-    n = p (1 - p) / variance x (z / t with G - 1 degrees)^2, within 1 and N decisions; where fewer than 3 in 10
+    n = p (1 - p) / variance x (z / t with G - 1 degrees)^2, within 1 and N decisions; where fewer than 4 in 10
     pictures, and fewer than 10, hold an error (or a success), at most G. Means over seeds are fractional counts.
     """
     value, n = _decisions(sums, sizes, level, SHOWN, np.shape(sums)[-1])
@@ -139,12 +140,12 @@ def gap_limits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decisions that only one of two has right, and only the other, by picture [.., G] -> both ends of the difference.
 
-    Two shares, each by `share_limits`, but where few pictures hold one of them its number is at most that of all
-    disagreements; joined by the method of variance estimates recovery (Zou and Donner 2008), with their correlation
-    over pictures. Where nobody disagrees the ends are those of two shares of 0 of G.
+    Two shares as in `share_limits`, but where few pictures (3 in 10) hold one of them its number is at most that of all
+    disagreements, and at most G where few (2 in 10) hold these; joined by the method of variance estimates recovery
+    (Zou and Donner 2008) with their correlation over pictures. Nobody disagrees: the ends are those of 0 of G.
     """
     _, most = _decisions(plus + minus, sizes, level, DISAGREE, plus.shape[-1])
-    both = [_decisions(side, sizes, level, SHOWN, most) for side in (plus, minus)]
+    both = [_decisions(side, sizes, level, ALONE_RIGHT, most) for side in (plus, minus)]
     value = np.stack([both[0][0], both[1][0]], axis=-1)
     low, high = (np.stack(ends, axis=-1) for ends in zip(*(_exact(*side, level) for side in both), strict=True))
     residual = np.stack([plus, minus], axis=-2) - value[..., None] * sizes

@@ -1,0 +1,63 @@
+"""The set of layers that may be the best, and equivalence, with few pictures and few disagreements."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+from simulate_layers import alarms, held
+
+from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.peak import behind, contenders, equivalence
+
+
+@pytest.mark.parametrize("pictures", [10, 20, 60])
+def test_the_set_holds_the_best_layer(pictures: int) -> None:
+    """33 layers, 20 samples; where all are equal each layer counts, so that 660 answers are averaged."""
+    assert held("all at 0.8", pictures, 4, 0.9, 20)[0] >= 0.9
+    assert held("from 0.65 to 0.85 and back to 0.8", pictures, 4, 0.9, 20)[0] >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("pictures", [10, 20, 60])
+def test_the_set_holds_the_best_layer_in_93_percent(pictures: int) -> None:
+    """400 samples a curve, less two Monte Carlo errors; two minutes each."""
+    for curve in ("all at 0.8", "from 0.65 to 0.85 and back to 0.8"):
+        for passed_on in (0.9, 0.0):
+            assert held(curve, pictures, 4, passed_on, 400)[0] >= 0.93 - 2 * np.sqrt(0.93 * 0.07 / 400)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_noise_is_above_chance_in_5_percent_of_1000_sweeps() -> None:
+    """At most the 99th percentile of 1,000 tries at 0.05."""
+    assert 20 <= alarms(20, 1000) <= binom.ppf(0.99, 1000, 0.05)
+
+
+def test_three_of_ten_pictures_exclude_no_layer() -> None:
+    """All three that disagree favour the other layer: t is 1.96, but a coin does as much once in 8 times."""
+    scores = np.stack([np.ones(10), (np.arange(10) >= 3).astype(float)])
+    found = contenders(scores, Resamples(np.arange(10)))
+    assert found.layers == (0, 1) and found.p == pytest.approx((1.0, 1 / 8))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "wrong", "holds"), [(298, 0, False), (299, 0, True), (600, 1, True), (400, 1, False)]
+)
+def test_equal_layers_are_within_a_point_from_299_pictures_on(pictures: int, wrong: int, holds: bool) -> None:
+    scores = np.ones((2, pictures))
+    scores[0, :wrong] = 0
+    found = equivalence(scores, Resamples(np.arange(pictures), 1))
+    assert found.holds == holds and found.p >= binom.cdf(wrong, pictures, 0.01)
+
+
+def test_the_largest_picture_weighs_most() -> None:
+    """One of 300 pictures has half of the decisions: a disagreement there is a difference of one half."""
+    groups = np.append(np.arange(299), np.full(299, 299))
+    assert not equivalence(np.ones((2, 598)), Resamples(groups, 1)).holds
+
+
+def test_scores_without_bounds_that_are_equal_say_nothing() -> None:
+    """nll of two layers, the same in every picture: what another picture would do is not known."""
+    scores = -2 * np.ones((2, 400))
+    assert equivalence(scores, Resamples(np.arange(400), 1)).p == 1
+    assert not np.diag(behind(scores, Resamples(np.arange(400), 1), 0.01)).any()
