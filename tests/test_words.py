@@ -229,7 +229,9 @@ def test_marks_tell_what_each_layer_is_above(scores: pd.DataFrame) -> None:
     )
     written = io.StringIO()
     print_table(scores, summary(0.85), tests, Console(file=written, width=200))
-    assert "85.0 [83.0, 87.0] cf" in written.getvalue() and "86.0 [84.0, 88.0] c " in written.getvalue()
+    assert "85.0 [83.0, 87.0]* " in written.getvalue() and "86.0 [84.0, 88.0]c " in written.getvalue()
+    caption = " ".join(written.getvalue().split())
+    assert "*: above chance (permuted labels) and above the best constant answer" in caption
     words = said(reading(scores, tests))
     assert (
         "above chance, p = 0.001" in words

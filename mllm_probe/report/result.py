@@ -175,6 +175,8 @@ class Result:
         said = self.summary.get("guards")
         passed = "none tripped" if said == [] else "; ".join(said) if said else "none stopped the run"
         yield "guards", passed
+        for row in self.summary.get("intervals") or []:
+            yield "intervals", row
         yield "fits that did not converge", str(self.summary.get("unconverged", "not known"))
         for remark, named in (self.summary.get("remarks") or {}).items():
             yield (

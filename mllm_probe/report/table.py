@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ZERO_SHOT = "zero_shot"
-DESIGNED = "d"
+DESIGNED, BOTH = "d", "*"
 MARKS = {"above_chance": "c", "floor": "f"}
 MARKED = {
-    "above_chance": "c: above chance (permuted labels)",
-    "floor": "f: above the best constant answer",
+    "c": "c: above chance (permuted labels)",
+    "f": "f: above the best constant answer",
+    BOTH: f"{BOTH}: above chance (permuted labels) and above the best constant answer",
+    DESIGNED: f"{DESIGNED}: by design",
 }
 
 
@@ -40,12 +42,13 @@ def print_table(
     read = positions(sites)
     first = scores.iloc[0]
     title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {units.headed(metric)}"
-    table = Table(title=title, caption=_caption(sites, tests))
+    designed = rows[rows.family == BY_DESIGN]
+    marks = _marks(tests) | dict.fromkeys(zip(designed.site, designed.position, strict=True), DESIGNED)
+    table = Table(title=title, caption=_caption(sites, set(marks.values())))
     table.add_column("site")
     for position in read:
         table.add_column(position, justify="right")
     chosen = {position: entry["site"] for position, entry in summary.get("chosen", {}).items()}
-    marks = _marks(tests)
     for site in dict.fromkeys(sites.site):
         cells = {row.position: row for row in sites[sites.site == site].itertuples()}
         shown = (_cell(cells.get(at), metric, chosen.get(at) == site, marks.get((site, at), "")) for at in read)
@@ -65,11 +68,11 @@ def print_table(
 
 
 def _marks(tests: "pd.DataFrame") -> dict[tuple[str, str], str]:
-    """{(site, position): the letters of the floors that it is above}."""
+    """{(site, position): one character for the floors that it is above}, so that three columns fit a terminal."""
     found: dict[tuple[str, str], str] = {}
     for test, letter in MARKS.items():
         for row in tests[(tests.test == test) & beyond(tests)].itertuples():
-            found[row.site, row.position] = found.get((row.site, row.position), "") + letter
+            found[row.site, row.position] = BOTH if (row.site, row.position) in found else letter
     return found
 
 
@@ -123,20 +126,18 @@ def _cell(row: Any, metric: str, chosen: bool = False, marks: str = "") -> str:
     bounds = units.bounds(row.low, row.high, metric)
     text = units.number(row.value, metric) + f" [dim]{escape(bounds)}[/dim]" * bool(bounds)
     marks = DESIGNED if row.family == BY_DESIGN else marks
-    text += f" [cyan]{marks}[/cyan]" * bool(marks)
+    text += f"[cyan]{marks}[/cyan]" * bool(marks)
     return f"[bold green]{text}[/bold green]" if chosen else text
 
 
-def _caption(sites: "pd.DataFrame", tests: "pd.DataFrame") -> str:
+def _caption(sites: "pd.DataFrame", marks: set[str]) -> str:
     level = 100 * float(sites.ci_level.iloc[0])
     n, groups = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
-    tested = [said for test, said in MARKED.items() if (tests.test == test).any()]
-    tested += [f"{DESIGNED}: by design"] if (tests.verdict == BY_DESIGN).any() else []
     return "; ".join(
         (
             f"{n} test decisions on {groups} pictures",
             f"{level:g} % intervals over pictures",
             "bold: chosen on validation",
-            *tested,
+            *(said for mark, said in MARKED.items() if mark in marks),
         )
     )

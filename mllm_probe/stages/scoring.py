@@ -12,7 +12,6 @@ from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.headline import BALANCED, headline
 from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.guards import few_pictures
 from mllm_probe.stats.intervals import ALIKE, Interval, of, of_difference, of_rows
 from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, measure, weighed_alike
 from mllm_probe.stats.paired import row_scores
@@ -123,10 +122,8 @@ class Scoring:
         return replace(self.blank(trial), value=float(value), n=n, n_groups=pictures, **told)  # type: ignore[arg-type]
 
     def bounds_said(self) -> list[str]:
-        """What a reader should know of the intervals: that pictures are few, and which measures have none."""
-        few = few_pictures(self.bench.pictures(self.bench.test))
-        none = [f"no interval of {', '.join(metrics)}: {reason}" for reason, metrics in self._unbounded.items()]
-        return [*([few] if few else []), *none]
+        """Which measures have no interval, and why."""
+        return [f"no interval of {', '.join(metrics)}: {reason}" for reason, metrics in self._unbounded.items()]
 
     def validation(self, trials: Sequence[Trial]) -> float:
         """Mean headline on validation over the trials of some seeds; more is better."""
