@@ -25,6 +25,7 @@ from mllm_probe.sites import Key
 from mllm_probe.stages.align import galleries
 from mllm_probe.stages.alignment import said_alone, shown_alone
 from mllm_probe.stages.prepare import prepare
+from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.permutation import two_sided
 from mllm_probe.sugar.gallery import Gallery, draw_pictures
 from mllm_probe.sugar.readout import Centring, Cosines, States, centred, mapped, unit
@@ -220,6 +221,28 @@ def measures_of(pictures: int) -> list[Measure]:
     ]
 
 
+def test_an_interval_of_questions_that_are_all_answered_has_a_length() -> None:
+    """12 pictures and nothing wrong: draws of them are all 1, the exact interval begins at 0.025^(1/12). The questions
+    of one picture are no more than one."""
+    relevance = relevance_of(12, 3)
+    for target, names in ((TO_TEXT, np.arange(12)), (TO_IMAGE, np.arange(12).repeat(3))):
+        asked, pictures = Retrieval("retrieval", target, relevance, names), Resamples(names, 200)
+        assert interval(pictures.ratios(asked.hits(1.0 * relevance).T).T, 12).tolist() == [[1, 1]] * 3
+        for found in asked.intervals(1.0 * relevance, pictures, 0.95):
+            assert (found.low, found.high) == (pytest.approx(0.025 ** (1 / 12)), 1)
+    *_, statements, quadruples = measures_of(12)
+    for one in quadruples.intervals(np.eye(12).repeat(3, axis=1), Resamples(quadruples.groups, 200), 0.95):
+        assert (one.low, one.high) == (pytest.approx(0.025 ** (1 / 12)), 1)
+    (apart,) = statements.intervals(np.eye(12).repeat(3, axis=1), Resamples(statements.groups, 200), 0.95)
+    assert 0.7 < apart.low < 0.95 and apart.high == 1
+
+
+def test_few_pictures_give_an_auroc_no_interval_and_the_reason() -> None:
+    statements = measures_of(7)[2]
+    (found,) = statements.intervals(RNG.normal(size=(7, 21)), Resamples(statements.groups, 200), 0.95)
+    assert np.isnan([found.low, found.high]).all() and "7 test pictures" in found.reason
+
+
 def test_the_null_of_what_says_nothing_is_chance() -> None:
     measures = measures_of(40)
     nulls = permuted(measures, RNG.normal(size=(40, 120)), np.arange(40), 200, seed=0)
@@ -330,7 +353,7 @@ def test_the_command_reads_both_alone_and_the_second_time_from_the_cache(
     folder = folder_of(tmp_path)
     files = {path.name for path in folder.iterdir()}
     assert {"alignment.csv", "alignment.png", "alignment.pdf", "summary.json", "config.yaml", "status.json"} <= files
-    assert "pictures to captions" in out and "mapped cosine" in out
+    assert "pictures to captions" in out and "mapped cosine" in out and "nan" not in out
     table = load_scores(folder / "alignment.csv")
     check_rows(table)
     check_by_hand(table, asked, tmp_path, model)
@@ -386,8 +409,10 @@ def read(model: HFModel, sample: Sample, name: str) -> np.ndarray:
 
 def test_random_weights_have_rows_of_their_own(probe: Run, tmp_path: Path, checkpoint: Path) -> None:
     settings = ("align.documents=12", "align.permutations=0", "align.images_at=[last]", "align.texts_at=[last]")
-    code, _, err = probe("align", *QUICK, *settings, *tiny(checkpoint), "layers.range=[1,1]", "layers.stride=1")
+    settings = (*settings, "data.n=26", "dataset.pictures=26", "layers.range=[1,1]", "layers.stride=1")
+    code, out, err = probe("align", *QUICK, *settings, *tiny(checkpoint))
     assert code == 0, err
+    assert "no interval of auroc: a label stands in" in err and "nan" not in out
     table = load_scores(folder_of(tmp_path) / "alignment.csv")
     twin = table[table.control == "random_weights"]
     assert (

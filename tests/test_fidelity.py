@@ -174,6 +174,25 @@ def test_another_precision_can_be_the_reference(probe: Run, tmp_path: Path, chec
     assert error.min() > 0 and error.max() < 0.05, "bfloat16 has 8 bits"
 
 
+def test_answers_that_never_differ_may_differ_of_other_pictures(probe: Run, tmp_path: Path, checkpoint: Path) -> None:
+    """Draws of 30 pictures are then all 1; the exact interval goes down to 0.025^(1 / 30)."""
+    args = (
+        *QUICK,
+        *LAYERS,
+        "layers.towers=[lm]",
+        "model=custom",
+        f"model.path={checkpoint}",
+        "extract.answers=[Yes,No]",
+    )
+    code, _, err = probe("fidelity", *args, "model.quantization=none", "model.dtype=bfloat16", "fidelity.dtype=float32")
+    assert code == 0, err
+    table = load_agreements(done(tmp_path, "fidelity") / "fidelity.csv")
+    answers = table[table.measure == "answer_agreement"]
+    assert answers.site.tolist() == ["lm.01", "lm.02", "lm.03"] and (answers.value == 1).all()
+    assert (answers.n_groups == 30).all() and (answers.high == 1).all()
+    assert answers.low.to_numpy() == pytest.approx(0.025 ** (1 / 30))
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -1,6 +1,8 @@
 """The formulas behind `vision score` against values worked out by hand, naive loops, scipy and planted features."""
 
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from conftest import REAL
 from PIL import Image
 from scipy.optimize import minimize
+from scipy.stats import norm
 
 from mllm_probe.data.spair import Pair, View, read_pairs
 from mllm_probe.errors import ConfigError, DataError, ProbeError
@@ -21,12 +24,46 @@ from mllm_probe.vision.correspondence import (
     matcher,
     pck,
     pck_draws,
+    pck_interval,
     pixel_of,
     soft_argmax,
 )
 from mllm_probe.vision.frames import Frame, letterbox, squash
 from mllm_probe.vision.representation import Representation, representations
 from mllm_probe.vision.transferability import h_score, log_me, log_me_published
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_keypoints_that_are_all_found_have_an_interval_with_a_length(over: str) -> None:
+    """Draws are all 1, or all 0; what pairs and pictures are worth is at most the smaller number of the two."""
+    for pairs, worth in ((12, 5), (4, 4)):
+        found = [Matched(drawn_pair(n, 4), np.zeros(4), 400.0) for n in range(pairs)]
+        assert np.nanmin(pck_draws(found, 0.1, over, 200, 0)) == 1
+        between = pck_interval(found, 0.1, over, 200, 0)
+        assert (between.low, between.high) == (pytest.approx(0.025 ** (1 / worth)), 1)
+        missed = [replace(one, errors=one.errors + 999) for one in found]
+        between = pck_interval(missed, 0.1, over, 200, 0)
+        assert (between.low, between.high) == (0, pytest.approx(1 - 0.025 ** (1 / worth)))
+
+
+def ring(pictures: int, truth: float, rng: np.random.Generator) -> list[Matched]:
+    """Each picture with the next three, 4 keypoints a pair; the share `truth` is found, less of some pictures."""
+    luck, found = rng.normal(size=pictures), []
+    for first, step in product(range(pictures), (1, 2, 3)):
+        second = (first + step) % pictures
+        sides = [View(Path(f"{n}.png"), (9, 9), np.zeros((4, 2))) for n in (first, second)]
+        skill = norm.ppf(truth) + (luck[first] + luck[second]) / 2 + np.sqrt(0.5) * rng.normal(size=4)
+        found.append(Matched(Pair("", "cat", sides[0], sides[1], 100.0), np.where(skill > 0, 0.0, 99.0), 100.0))
+    return found
+
+
+@pytest.mark.parametrize(("pictures", "truth"), [(8, 0.9), (8, 0.98), (20, 0.5)])
+def test_intervals_of_pck_cover(pictures: int, truth: float) -> None:
+    """200 samples; 181 is the 0.5th percentile of 95 %."""
+    samples = [ring(pictures, truth, np.random.default_rng([i, pictures])) for i in range(200)]
+    found = [pck_interval(one, 0.1, OVER[i % 2], 200, i) for i, one in enumerate(samples)]
+    assert sum(one.low <= truth <= one.high for one in found) >= 181
+
 
 SPAIR = REAL / "spair_subset"
 RNG = np.random.default_rng(0)

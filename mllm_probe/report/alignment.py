@@ -122,6 +122,7 @@ def _cells(entry: dict[str, Any]) -> Iterator[str]:
     yield from (entry["site"], entry["position"])
     far = entry["p_holm"] is not None and entry["p_holm"] < ALPHA
     mark = ("*" if entry["value"] > entry["null"] else "↓") if far else ""
-    yield f"{100 * entry['value']:.1f}{mark} [dim]\\[{100 * entry['low']:.0f}, {100 * entry['high']:.0f}][/dim]"
+    bounds = "" if entry["low"] is None else f" [dim]\\[{100 * entry['low']:.0f}, {100 * entry['high']:.0f}][/dim]"
+    yield f"{100 * entry['value']:.1f}{mark}{bounds}"
     for name in ("null", "random_weights"):
         yield "" if entry[name] is None else f"{100 * entry[name]:.1f}"

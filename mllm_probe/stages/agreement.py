@@ -23,6 +23,7 @@ from mllm_probe.stages.prepared import Prepared, filled
 from mllm_probe.stages.readout import Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.bootstrap import Redraws, interval
+from mllm_probe.stats.intervals import of_rows
 from mllm_probe.stats.paired import difference
 from mllm_probe.stats.permutation import holm_within
 from mllm_probe.types import Rows, digest
@@ -77,9 +78,17 @@ class Agreements:
         """How often both sides give the same answer, if they stopped at the block of an answer's key."""
         (exact, _), (other, _) = self._both(key, list(self._groups))
         says = [(rows[:, 0] > rows[:, 1]).numpy() for rows in (exact[:], other[:])]
-        alike, draws = (says[0] == says[1]).astype(float), self._draws.of(np.asarray(list(self._groups.values())))
-        shown, more = Key(key.site, "last"), {"n": len(alike), "n_groups": draws.size}
-        return self._estimated(shown, "answer_agreement", alike.mean(), draws.ratios(alike[:, None])[:, 0], **more)
+        alike, pictures = says[0] == says[1], self._draws.of(np.asarray(list(self._groups.values())))
+        between = of_rows(alike, pictures, self._scoring.level, share=True)
+        more = {"n": len(alike), "n_groups": pictures.size, "value": float(alike.mean())}
+        return self._agreement(
+            Key(key.site, "last"),
+            "answer_agreement",
+            low=between.low,
+            high=between.high,
+            ci_level=self._scoring.level,
+            **more,
+        )
 
     def trials(self, key: Key) -> list[Trial]:
         """Probes fitted on each side and read on each; `features` names the pair."""

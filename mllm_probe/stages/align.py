@@ -56,6 +56,8 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     best = best_layers(load_scores(paths.alignment))
     write_json(paths.summary, {**alignment.facts, "extraction": done, "best": best})
     show_alignment(paths, reporter)
+    for line in alignment.bounds_said():
+        reporter.note(line)
 
 
 def check_settings(config: AlignConfig) -> None:

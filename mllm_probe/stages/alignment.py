@@ -20,7 +20,7 @@ from mllm_probe.score import NOT_APPLICABLE, Score
 from mllm_probe.settings import PERMUTED
 from mllm_probe.sites import Key, Site
 from mllm_probe.stages.prepared import Prepared
-from mllm_probe.stats.bootstrap import Redraws, interval
+from mllm_probe.stats.bootstrap import Redraws
 from mllm_probe.stats.permutation import holm_within, two_sided
 from mllm_probe.sugar.gallery import Documents, Gallery
 from mllm_probe.sugar.readout import Cosines, States, centred, mapped
@@ -82,6 +82,7 @@ class Alignment:
         }
         self._draws = Redraws(config.sweep.draws)
         self._delta: dict[str, float] = {}
+        self._unbounded: dict[str, str] = {}
         self._run = run_digest(config, ready.identity.digest, ready.examples)
 
     @property
@@ -94,7 +95,11 @@ class Alignment:
         for split, documents in self._documents.items():
             sizes[split] |= {"documents": len(documents.pictures.lengths)}
             sizes[split] |= {measure.task: len(measure.groups) for measure in self._single[split]}
-        return {"splits": sizes, "delta": self._delta}
+        return {"splits": sizes, "delta": self._delta, "intervals": self.bounds_said()}
+
+    def bounds_said(self) -> list[str]:
+        """Which measures have no interval, and why."""
+        return [f"no interval of {metric}: {reason}" for metric, reason in self._unbounded.items()]
 
     def baselines(self) -> Iterator[Score]:
         """What each measure gives for nothing: by chance, and by the number of words in a caption."""
@@ -190,13 +195,13 @@ class Alignment:
     def _measured(self, bare: Score, measure: Measure, table: np.ndarray) -> Iterator[Score]:
         """A row a metric, on test pictures with its interval."""
         values, level = measure.values(table), self._config.sweep.ci_level
-        limits = np.full((len(values), 2), np.nan)
-        if tested := bare.split == "test":
-            draws = self._draws.of(measure.groups)
-            limits = interval(measure.drawn(table, draws), draws.size, level)
-        for metric, value, (low, high) in zip(measure.metrics, values.tolist(), limits.tolist(), strict=True):
+        tested = bare.split == "test"
+        found = measure.intervals(table, self._draws.of(measure.groups), level) if tested else [None] * len(values)
+        for metric, value, between in zip(measure.metrics, values.tolist(), found, strict=True):
             row = replace(self._asked(bare, measure), metric=metric, value=value)
-            yield replace(row, low=low, high=high, ci_level=level) if tested else row
+            yield replace(row, low=between.low, high=between.high, ci_level=level) if between else row
+            if between and between.reason:
+                self._unbounded[metric] = between.reason
 
     def _asked(self, bare: Score, measure: Measure) -> Score:
         groups = measure.groups

@@ -14,7 +14,7 @@ from mllm_probe.report.vision_scores import MEAN, VisionScore
 from mllm_probe.sites import Site
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.vision.alignment import a_cos, a_loglik
-from mllm_probe.vision.correspondence import OVER, PER_IMAGE, Matched, pck, pck_draws
+from mllm_probe.vision.correspondence import OVER, PER_IMAGE, Matched, pck, pck_interval
 from mllm_probe.vision.transferability import h_score, log_me, log_me_published
 from mllm_probe.vision_settings import LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN, ScoreSettings
 
@@ -32,7 +32,9 @@ def correspondence(bare: VisionScore, found: Sequence[Matched], settings: ScoreS
                 n = len(members) if over == PER_IMAGE else sum(len(one.errors) for one in members)
                 row = replace(bare, alpha=alpha, over=over, match=settings.match, subset=subset)
                 row = replace(row, n_images=len(pictures), n=n, value=pck(members, alpha, over))
-                yield _between(row, pck_draws(members, alpha, over, settings.draws, settings.seed), settings)
+                level = settings.ci_level
+                between = pck_interval(members, alpha, over, settings.draws, settings.seed, level)
+                yield replace(row, low=between.low, high=between.high, ci_level=level)
 
 
 def likelihood(

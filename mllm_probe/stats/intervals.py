@@ -99,6 +99,20 @@ def of_rows(
     return _between(*_exact(np.clip(value, 0, 1), n, level))
 
 
+def of_drawn_share(
+    value: float, drawn: np.ndarray, pictures: int, decisions: float, most: float | None, level: float = 0.95
+) -> Interval:
+    """The interval of a share of decisions that belong to several pictures each: exact on the effective number that the
+    variance of its draws [R] gives, with G - 1 degrees, and at most `most` where too few pictures show a variance."""
+    if pictures < 2:
+        raise ProbeError(f"draws of {pictures} picture(s) say nothing about other pictures; 2 or more are needed")
+    known = drawn[~np.isnan(drawn)]
+    variance = known.var() if len(known) else 0.0
+    share = np.asarray(value)
+    n = _effective(share, np.asarray(variance), pictures - 1, level, decisions)
+    return _between(*_exact(share, np.minimum(n, most or n), level))
+
+
 def of_difference(a: np.ndarray, b: np.ndarray, pictures: Resamples, level: float = 0.95) -> Interval:
     """The interval of mean(a) - mean(b), scores [N] of the same rows: `gap_limits` for shares of right answers (scores
     within 0 and 1), Student's t for others."""

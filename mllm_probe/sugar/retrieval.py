@@ -2,7 +2,7 @@
 Winoground's quadruples (Thrush et al. 2022, arXiv 2204.03162).
 
 Every measure takes such a matrix and knows nothing of how it came about; ties never help. Letters: N pictures, T texts,
-Q questions, M metrics, R draws of the bootstrap.
+Q questions, M metrics.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from scipy.special import gammaln
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.exchange import blocks, exchanged
+from mllm_probe.stats.intervals import Interval, of, of_rows
 from mllm_probe.stats.ranks import auroc
 
 OWN, FALSE, LEFT_OUT = 1, 0, -1
@@ -24,7 +25,7 @@ RECALLS = (1, 5, 10)
 
 
 class Measure(Protocol):
-    """`groups` [Q] are the pictures by which questions are resampled; `metrics` name the values."""
+    """`groups` [Q] are the pictures of the questions; `metrics` name the values."""
 
     @property
     def task(self) -> str: ...
@@ -40,8 +41,8 @@ class Measure(Protocol):
     def values(self, similarity: np.ndarray) -> np.ndarray:
         """Similarities [N, T] -> [M]."""
 
-    def drawn(self, similarity: np.ndarray, draws: Resamples) -> np.ndarray:
-        """The same in each draw: [M, R]."""
+    def intervals(self, similarity: np.ndarray, pictures: Resamples, level: float) -> list[Interval]:
+        """Those of the values, M of them."""
 
 
 def ranks(similarity: np.ndarray, relevance: np.ndarray) -> np.ndarray:
@@ -73,8 +74,8 @@ class _Hits:
     def values(self, similarity: np.ndarray) -> np.ndarray:
         return self.hits(similarity).mean(axis=1)
 
-    def drawn(self, similarity: np.ndarray, draws: Resamples) -> np.ndarray:
-        return draws.ratios(self.hits(similarity).T.astype(float)).T
+    def intervals(self, similarity: np.ndarray, pictures: Resamples, level: float) -> list[Interval]:
+        return [of_rows(hits, pictures, level, share=True) for hits in self.hits(similarity)]
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,8 @@ class Statements:
     def values(self, similarity: np.ndarray) -> np.ndarray:
         return auroc(similarity[self.pictures, self.texts], self.labels, np.ones((1, len(self.labels))))
 
-    def drawn(self, similarity: np.ndarray, draws: Resamples) -> np.ndarray:
-        return draws.means("auroc", similarity[self.pictures, self.texts][None, None], self.labels)
+    def intervals(self, similarity: np.ndarray, pictures: Resamples, level: float) -> list[Interval]:
+        return [of("auroc", similarity[self.pictures, self.texts][None], self.labels, pictures, level=level)]
 
 
 def permuted(
