@@ -44,9 +44,9 @@ def look(truth: np.ndarray, sweep: int, pictures: int = 500) -> peak.Shape:
     return peak.shape(test, draws, np.zeros(LAYERS))
 
 
-def judged(truth: np.ndarray, sweeps: int) -> tuple[float, float, float]:
+def judged(truth: np.ndarray, sweeps: int, pictures: int = 500) -> tuple[float, float, float]:
     """Share of sweeps with a peak, share whose set holds the best layer, median length of the hull."""
-    found = [look(truth, sweep) for sweep in range(sweeps)]
+    found = [look(truth, sweep, pictures) for sweep in range(sweeps)]
     hulls = [s.among.last - s.among.first + 1 for s in found]
     holds = np.mean([BEST in s.among.layers for s in found])
     return float(np.mean([s.verdict == peak.PEAK for s in found])), float(holds), float(np.median(hulls))
@@ -327,18 +327,21 @@ def test_a_flat_curve_is_no_peak() -> None:
 
 
 @pytest.mark.slow
-def test_planted_peaks_in_200_sweeps() -> None:
-    """33 layers, best at 20, 5 points above the top; 500 test pictures x 4 decisions, 250 validation pictures, 5 seeds.
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("pictures", "most"), [(500, 8), (250, 10)])
+def test_planted_peaks_in_200_sweeps(pictures: int, most: int) -> None:
+    """33 layers, best at 20, 5 points above the top; test pictures x 4 decisions, 5 seeds. No probe is fitted.
 
-    No probe is fitted; about 20 s on one thread.
+    200, 100 % and 7 layers were found with 500 pictures, 197, 100 % and 9 with 250; a minute each.
     """
-    declared, holds, hull = judged(PEAKED, 200)
-    assert declared >= 0.8 and holds >= 0.93 and hull <= LAYERS / 4
+    declared, holds, hull = judged(PEAKED, 200, pictures)
+    assert declared >= 0.95 and holds >= 0.98 and hull <= most
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_flat_curves_in_200_sweeps() -> None:
-    """All 33 layers at 80 %: every one is the best, so the set must hold layer 20 as often as any. About 20 s."""
+    """All 33 layers at 80 %: every one is the best, so the set must hold layer 20 as often as any (94 % were found)."""
     declared, holds, _ = judged(np.full(LAYERS, 0.8), 200)
     assert declared <= 0.05 and holds >= 0.93
 
