@@ -99,7 +99,7 @@ class Scoring:
     def aggregate(self, rows: Sequence[Score], between: Interval) -> Score:
         """The row `all`: the mean over seeds, its interval over pictures; what has none is remembered by its reason.
         That all rows are alike is a remark of its own."""
-        if between.reason and between is not ALIKE and rows[0].real:
+        if between.reason not in ("", ALIKE.reason) and rows[0].real:
             self._unbounded.setdefault(between.reason, {}).setdefault(rows[0].metric.replace("_", " "))
         value, converged = float(np.mean([row.value for row in rows])), all(row.converged for row in rows)
         mean = replace(rows[0], seed="all", value=value, lambda_=None, converged=converged)
