@@ -24,7 +24,7 @@ def test_run_writes_everything_and_the_second_run_loads_nothing(
 ) -> None:
     code, out, err = probe("run", *tiny(checkpoint), *QUICK)
     assert code == 0, err
-    assert "lm.04.norm" in out and "question_only" in out and "validation prefers" in out
+    assert "lm.04.norm" in out and "question_only" in out and "layers here are above chance" in out
     (first,) = runs(tmp_path)
     names = {"scores.csv", "summary.json", "config.yaml", "splits.csv", "layers.png", "layers.pdf"}
     assert names | {"predictions.safetensors", "probes.safetensors"} <= {path.name for path in first.iterdir()}
@@ -59,12 +59,15 @@ def test_the_csv_keeps_its_contract(probe: Run, checkpoint: Path, tmp_path: Path
     contract = (
         "run cache model revision quantization dataset task target subset site tower layer part depth position "
         "features probe control train_template test_template seed split metric n n_groups n_train lambda converged "
-        "value low high ci_level p_value p_holm family"
+        "value low high ci_level p_value p_holm family headline"
     )
     assert tuple(contract.split()) == COLUMNS == tuple(table.columns)
     assert set(table.seed) == {"0", "1", "all"} and set(table.split) == {"val", "test"}
     whole = table[table.seed == "all"]
-    assert (whole.low <= whole.value + 1e-9).all() and (whole.value <= whole.high + 1e-9).all()
+    bounded = whole[whole.low.notna()]
+    assert (bounded.low <= bounded.value + 1e-9).all() and (bounded.value <= bounded.high + 1e-9).all()
+    shares = whole[(whole.metric == "accuracy") & (whole.probe != "constant")]
+    assert shares.low.notna().all() and (shares.high > shares.low).all(), "a share has an interval that is not a point"
     words = whole[(whole.control == "question_only") & (whole.metric == "accuracy")]
     assert words.value.tolist() == [0.5], "matched texts say nothing"
     own = whole[whole.features == "single"]
@@ -72,7 +75,9 @@ def test_the_csv_keeps_its_contract(probe: Run, checkpoint: Path, tmp_path: Path
     assert set(floor.control) == {"", "control_task"}
     assert floor[floor.control == ""].value.tolist() == [0.5], "the last token's embedding is the same for all"
     tested = whole[whole.p_holm.notna()]
-    assert set(tested.site + "@" + tested.position) == set((whole.site + "@" + whole.position)[whole.site != ""])
+    designed = whole[(whole.family == "by design") & (whole.control == "") & (whole.site != "")]
+    named = [set(rows.site + "@" + rows.position) for rows in (whole[whole.site != ""], designed, tested)]
+    assert named[2] == named[0] - named[1] and "lm.00@last" in named[1]
     assert (tested.metric == "accuracy").all() and (tested.control == "").all()
     assert (tested.p_value <= tested.p_holm).all() and set(tested.family) == {f"{len(tested)} keys"}
     summary = json.loads((folder / "summary.json").read_text())
