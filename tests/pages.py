@@ -53,6 +53,10 @@ def shown_run(folder: Path, checkpoint: Path) -> Path:
     return folder / "shown"
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"browsers read no {name} in JSON")
+
+
 class Markup(HTMLParser):
     """Tags in their order, attributes, the text that is read, and scripts by their type."""
 
@@ -90,4 +94,5 @@ class Markup(HTMLParser):
     @property
     def charts(self) -> dict[str, Any]:
         """{name: chart} of all that the page can draw."""
-        return {one["name"]: one for kind, text in self.scripts if kind.endswith("json") for one in json.loads(text)}
+        texts = [text for kind, text in self.scripts if kind.endswith("json")]
+        return {one["name"]: one for text in texts for one in json.loads(text, parse_constant=_no_number)}

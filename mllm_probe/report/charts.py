@@ -44,7 +44,8 @@ HOVER = (
     "%{{x}}<br><b>%{{y:{0}}}</b> [%{{customdata[0]:{0}}}, %{{customdata[1]:{0}}}]<br>"
     "%{{customdata[2]}} decisions on %{{customdata[3]}} pictures"
 )
-FLOOR = "<b>%{{y:{0}}}</b> [%{{customdata[0]:{0}}}, %{{customdata[1]:{0}}}]"
+FLOOR = "<b>%{{y:{0}}}</b>"
+BOUNDED = f"{FLOOR} [%{{{{customdata[0]:{{0}}}}}}, %{{{{customdata[1]:{{0}}}}}}]"
 SEQUENTIAL = "Cividis"  # read alike with and without colour vision
 
 
@@ -164,7 +165,7 @@ def _floors(rows: "pd.DataFrame", sites: "pd.DataFrame") -> Iterator[Any]:
     """Level lines of what reads no layer."""
     places = _ordered(sites)
     for row, colour in zip(floors(rows).itertuples(), (GREY, *COLOURS[::-1], *COLOURS), strict=False):
-        name = floor_name(row)
+        name, said = floor_name(row), BOUNDED if row.low == row.low else FLOOR
         yield {
             "type": "scatter",
             "mode": "lines",
@@ -172,7 +173,7 @@ def _floors(rows: "pd.DataFrame", sites: "pd.DataFrame") -> Iterator[Any]:
             "x": places,
             "y": [row.value] * len(places),
             "customdata": [[row.low, row.high]] * len(places),
-            "hovertemplate": f"{escape(name)}<br>{FLOOR.format(_form(row.metric))}<extra></extra>",
+            "hovertemplate": f"{escape(name)}<br>{said.format(_form(row.metric))}<extra></extra>",
             "line": {"color": DARK.get(colour, colour), "dash": "longdash", "width": 1.2},
         }
 

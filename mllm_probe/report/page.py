@@ -38,6 +38,19 @@ def write_page(paths: RunPaths, settings: ReportSettings) -> None:
         part.write_text(content, encoding="utf-8")
 
 
+def _strict(value: Any, **settings: Any) -> str:
+    """JSON as browsers read it, which know no NaN: a value that is missing is null."""
+
+    def known(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {name: known(one) for name, one in node.items()}
+        if isinstance(node, list | tuple):
+            return [known(one) for one in node]
+        return None if isinstance(node, float) and node != node else node
+
+    return json.dumps(known(value), allow_nan=False, **settings)
+
+
 def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:
     """The page. Without the plot library its figures stand still."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -45,6 +58,7 @@ def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] 
 
     files = FileSystemLoader(TEMPLATE)
     pages = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.policies["json.dumps_function"] = _strict
     script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
     library = Library.find()
     tables = [result.scores for result in results]
