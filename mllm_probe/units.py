@@ -81,8 +81,10 @@ def tied(text: str) -> str:
     return text.replace(" ", "\u00a0")
 
 
-def amount(value: float, metric: str) -> str:
-    """A difference without a sign, as short as it is: `1 point`, `0.01`."""
+def amount(value: float | None, metric: str) -> str:
+    """A difference without a sign, as short as it is: `1 point`, `0.01`; empty where it is not known."""
+    if value is None or value != value:
+        return ""
     one = unit(metric)
     shown = f"{one.scale * value:.3g}"
     return f"{shown}{one.gap.removesuffix('s') if shown == '1' else one.gap}"

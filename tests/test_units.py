@@ -34,6 +34,7 @@ def test_what_has_no_interval_shows_none() -> None:
 
 def test_an_amount_is_short_and_heads_tell_the_unit() -> None:
     assert units.amount(0.01, "accuracy") == "1 point" and units.amount(0.025, "accuracy") == "2.5 points"
+    assert units.amount(None, "accuracy") == units.amount(float("nan"), "nll") == ""
     assert units.amount(0.01, "r2") == "0.01" and units.amount(0.01, "nll") == "0.01 nats"
     assert [units.headed(name) for name in ("accuracy", "nll", "auroc")] == [
         "accuracy in %",

@@ -15,6 +15,7 @@ from mllm_probe.report.against import against
 from mllm_probe.report.beside import beside
 from mllm_probe.report.figures import headline_metric
 from mllm_probe.report.shapes import beyond, p_said, shape_said, shape_why
+from mllm_probe.score import BY_DESIGN
 from mllm_probe.settings import RANDOM
 from mllm_probe.sites import listed
 
@@ -99,7 +100,7 @@ class Reading:
     def above(self, test: str) -> bool | None:
         """Is the chosen block above chance, or above the best constant answer (floor)? None where it was not tested."""
         rows = self.rows(test)
-        rows = rows[rows.site == self.site]
+        rows = rows[(rows.site == self.site) & rows.p_adjusted.notna()]
         return None if rows.empty else bool(beyond(rows).all())
 
     def gap(self, row: Any) -> str:
@@ -109,11 +110,14 @@ class Reading:
     def sentence(self) -> str:
         """The run at this position in a line."""
         task, metric = self.scores.task.iloc[0], units.named(self.metric)
-        if self.above("above_chance") is False and not self._any_above:
+        chance = self.rows("above_chance")
+        own = chance[chance.site == self.site]
+        if len(own) and not self._any_above:
             return f"At {self.position}, no block is shown to read {task} above chance"
         said = f"{self.site} at {self.position}, chosen on validation, reads {task} with {metric} {self.score}"
         if self.above("above_chance") is False:
             said += ", which is not shown to be above chance"
+        said += ", by design" if BY_DESIGN in set(own.verdict) else ""
         return f"{said}{self._untrained}{self._set}"
 
     @property
@@ -130,8 +134,10 @@ class Reading:
         name = str(row.other).replace("_", " ")
         if row.verdict in ("above", "below"):
             return f", {row.verdict} {name} by {self.gap(row)}"
+        if row.verdict == BY_DESIGN or row.p_adjusted != row.p_adjusted:
+            return f", not tested against {name}" + f" ({row.verdict})" * bool(row.verdict)
         least = units.amount(row.detectable, self.metric)
-        return f", not shown to differ from {name} (least detectable {least})"
+        return f", not shown to differ from {name}" + f" (least detectable {least})" * bool(least)
 
     @property
     def _set(self) -> str:
@@ -169,12 +175,18 @@ class Reading:
 
     def _beyond(self, row: Any, floor: str) -> str:
         gap = f" ({self.gap(row)})" if row.test == "floor" else ""
-        p = p_said(row.p_adjusted)
-        return (
-            f"above {floor}{gap}, {p}"
-            if row.verdict.startswith("above")
-            else f"not shown to be above {floor}{gap}, {p}"
-        )
+        if row.p_adjusted != row.p_adjusted:
+            why = row.verdict or self._unbounded
+            return f"not tested against {floor}{gap}" + f": {why}" * bool(why)
+        shown = "" if row.verdict.startswith("above") else "not shown to be "
+        return f"{shown}above {floor}{gap}, {p_said(row.p_adjusted)}"
+
+    @property
+    def _unbounded(self) -> str:
+        """Why the headline has no interval, empty where it has one."""
+        start = f"no interval of {self.metric.replace('_', ' ')}: "
+        lines = self.summary.get("intervals") or []
+        return next((str(line).removeprefix(start) for line in lines if str(line).startswith(start)), "")
 
     def _how_much(self) -> Answer:
         """Against the highest other block; those that the chosen one is above, and those it is not told apart from."""
@@ -186,8 +198,9 @@ class Reading:
         detail += [f"below {self._counted(told['below'])}"] if told["below"] else []
         for name, end in (("rise", "bottom"), ("drop", "top")):
             for row in self.rows(name).itertuples():
-                least = f"; {units.amount(row.detectable, self.metric)} would be found in 80 % of such samples"
-                detail.append(f"minus the {end} block {row.other}: {self.gap(row)}, {p_said(row.p_adjusted)}{least}")
+                least = units.amount(row.detectable, self.metric)
+                could = f"; {least} would be found in 80 % of such samples" * bool(least)
+                detail.append(f"minus the {end} block {row.other}: {self.gap(row)}, {p_said(row.p_adjusted)}{could}")
         said = f"{self.gap(nearest)} against {nearest.other}, the highest of the others"
         return Answer("By how much?", said, tuple(detail))
 

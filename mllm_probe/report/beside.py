@@ -38,7 +38,7 @@ NO_CONTROLS = ("zero_shot", COPY_CEILING)  # the model's own answer, and a ceili
 
 @dataclass(frozen=True)
 class Beside:
-    """One control or floor; `designed`: it could not have another score."""
+    """One control or floor; `designed`: it could not have another score, at any of its layers there."""
 
     name: str
     row: Any
@@ -53,7 +53,7 @@ class Beside:
 
 
 def beside(scores: "pd.DataFrame", tests: "pd.DataFrame", position: str, site: str) -> list[Beside]:
-    """All at a position, the highest score first; `site` is the block that validation chose there."""
+    """All at a position, the best score first; `site` is the block that validation chose there."""
     rows, metric = headline(scores), headline_metric(scores)
     found = [*preferred_controls(scores, rows, position), *floors(rows).itertuples(), *_labels(rows, position, site)]
     held = tests[(tests.site == site) & (tests.position == position)]
@@ -65,9 +65,8 @@ def _told(row: Any, metric: str, held: "pd.DataFrame") -> Beside:
     name = str(row.control or row.probe)
     said = f"{words(row)}: {units.tied(units.value(row.value, row.low, row.high, metric))}"
     designed = row.family == BY_DESIGN
-    for pair in held[held.other == name].itertuples():
-        designed |= pair.verdict == BY_DESIGN
-        said += f"; {_over(pair, metric)}" if pair.verdict != BY_DESIGN else ""
+    for pair in held[(held.other == name) & (held.verdict != BY_DESIGN)].itertuples():
+        said += f"; {_over(pair, metric)}"
     said += f", {BY_DESIGN}" if designed else ""
     return Beside(words(row), row, MEANING.get(drawn_from(name), ""), said, designed)
 
@@ -79,8 +78,10 @@ def _over(row: Any, metric: str) -> str:
     where = f"{row.site} against its {row.site}" if row.test == "control" else row.site
     if row.verdict:
         return f"{where}: {'below' if row.verdict == 'below' else 'above'} by {gap}, {p}"
+    if row.p_adjusted != row.p_adjusted:
+        return f"{where}: not tested, {gap}"
     least = units.amount(row.detectable, metric)
-    return f"{where}: not shown to differ, {gap}, {p} (least detectable {least})"
+    return f"{where}: not shown to differ, {gap}, {p}" + f" (least detectable {least})" * bool(least)
 
 
 def _labels(rows: "pd.DataFrame", position: str, site: str) -> Iterator[Any]:
@@ -90,12 +91,15 @@ def _labels(rows: "pd.DataFrame", position: str, site: str) -> Iterator[Any]:
 
 
 def preferred_controls(scores: "pd.DataFrame", rows: "pd.DataFrame", position: str) -> Iterator[Any]:
-    """Each control of other inputs or weights at the layer validation prefers of it, as the real layers are chosen."""
+    """Each control of other inputs or weights at the layer validation prefers of it, as the real layers are chosen;
+    one that is so by design stands for a control only where all its layers are."""
     metric = headline_metric(scores)
     val = scores[(scores.split == "val") & (scores.headline) & (scores.subset == "")]
     here = rows[(rows.features == "single") & (rows.position == position)]
     here = here[here.control.map(drawn_from).isin(list(DASHES))]
     for control, found in here.groupby("control", sort=False):
+        free = found[found.family != BY_DESIGN]
+        found = found if free.empty else free
         liked = val[(val.control == control) & (val.position == position)].groupby("site").value.mean()
         best = preferred(liked.reindex(found.site).to_numpy(), metric in HIGHER_IS_BETTER)
         yield next(found.iloc[[best]].itertuples())

@@ -42,9 +42,9 @@ def print_table(
     read = positions(sites)
     first = scores.iloc[0]
     title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {units.headed(metric)}"
-    designed = rows[rows.family == BY_DESIGN]
-    marks = _marks(tests) | dict.fromkeys(zip(designed.site, designed.position, strict=True), DESIGNED)
-    table = Table(title=title, caption=_caption(sites, set(marks.values())))
+    marks, known = _marks(tests), {*sites.family, *floors(rows).family}
+    used = {*marks.values(), *([DESIGNED] if BY_DESIGN in known else [])}
+    table = Table(title=title, caption=_caption(sites, used))
     table.add_column("site")
     for position in read:
         table.add_column(position, justify="right")
@@ -60,10 +60,10 @@ def print_table(
     print_curves(_curves(sites), metric, console)
     readings = [Reading(scores, summary, tests, position) for position in summary.get("chosen", {})]
     said = (line for reading in readings for line in _said(reading))
-    known = (f"{escape(name)} by design: {escape(why)}" for name, why in (summary.get("by_design") or {}).items())
+    design = (f"{escape(name)} by design: {escape(why)}" for name, why in (summary.get("by_design") or {}).items())
     few = few_pictures(int(sites.n_groups.iloc[0]))
     own = (*_controls(scores, rows, read[:1]), *_answer(scores, rows, summary, tests), *([few] if few else []))
-    for line in (*said, *known, *gains(summary), *own):
+    for line in (*said, *design, *gains(summary), *own):
         console.print(line.replace("\u00a0", " "), highlight=False)
 
 

@@ -226,4 +226,6 @@ def save_tests(path: Path, tests: Sequence[Test]) -> None:
     with replacing(path) as part, part.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, [field.name for field in fields(Test)])
         writer.writeheader()
-        writer.writerows(asdict(test) for test in tests)
+        writer.writerows(
+            {name: None if cell != cell else cell for name, cell in asdict(test).items()} for test in tests
+        )
