@@ -44,7 +44,7 @@ def print_table(
     title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {units.headed(metric)}"
     marks, known = _marks(tests), {*sites.family, *floors(rows).family}
     used = {*marks.values(), *([DESIGNED] if BY_DESIGN in known else [])}
-    table = Table(title=title, caption=_caption(sites, used))
+    table = Table(title=title, caption=_caption(sites, used), pad_edge=False)
     table.add_column("site")
     for position in read:
         table.add_column(position, justify="right")
