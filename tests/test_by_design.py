@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from conftest import Run
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from test_study_report import at, score
 
 from mllm_probe.report.scores import load_scores
+from mllm_probe.stages.artifacts import _chosen
 from mllm_probe.stats.design import ALIKE, CONSTANT, PICTURE, nothing_to_know
 
 
@@ -72,3 +74,26 @@ def test_a_run_says_it_once_and_offers_it_nowhere(probe: Run, tmp_path: Path) ->
     other = tests[(tests.test == "control") & (tests.position == "last")]
     assert set(other[other.verdict == "by design"].other) == {"text_only", "vision_only"}
     assert set(other[other.verdict == "above"].other) == {"shuffled_picture"}
+
+
+def test_a_block_that_is_by_design_is_neither_chosen_nor_compared(probe: Run, tmp_path: Path) -> None:
+    """The state of the last token before the first layer is the same for all questions; blocks above it differ."""
+    quick = ("experiment=smoke", "sweep.draws=50", "sweep.permutations=100", "layers.towers=[lm]", "layers.stride=4")
+    code, _, err = probe("run", *quick, "controls=none", "extract.positions=[last]")
+    assert code == 0, err
+    folder = next((tmp_path / "outputs" / "run").rglob("scores.csv")).parent
+    summary, tests = json.loads((folder / "summary.json").read_text()), pd.read_csv(folder / "tests.csv")
+    assert set(summary["by_design"]) == {"question_only", "lm.00@last"}
+    assert summary["verdicts"]["last"]["blocks"] == ["lm.04", "lm.08"] and summary["chosen"]["last"]["site"] != "lm.00"
+    here = tests[(tests.site == "lm.00") | (tests.other == "lm.00")]
+    assert list(here.test) == ["above_chance"] and list(here.verdict) == ["by design"]
+
+
+def test_no_validation_score_makes_it_the_chosen_one() -> None:
+    rows = []
+    for layer, (family, value) in enumerate((("by design", 0.9), ("3 keys", 0.6), ("3 keys", 0.5))):
+        place = at("lm", layer, "last", layer / 8)
+        rows += [score(value, **{**place, "split": "val", "seed": "0"}), score(value, **place, family=family)]
+    chosen = _chosen(rows, "last")
+    assert chosen is not None and (chosen["site"], chosen["top_site"]) == ("lm.01", "lm.02")
+    assert _chosen(rows[:2], "last") is None

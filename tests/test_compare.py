@@ -27,6 +27,7 @@ from mllm_probe.report.predictions import Scored, load_scored
 from mllm_probe.report.scores import COLUMNS, load_scores
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.flips import max_t_flips
+from mllm_probe.stats.guards import rare_label
 from mllm_probe.stats.intervals import gap_limits
 from mllm_probe.stats.paired import Difference
 from mllm_probe.tools.labels import labelled
@@ -124,6 +125,21 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
     os.utime(two / "0" / "global" / "scores.csv", (0, 0))
     assert probe("compare", "two", "--out", "elsewhere/o")[0] == 0
     assert {path.name: path.read_bytes() for path in Path("elsewhere/o").iterdir()} == first
+
+
+def test_runs_are_not_compared_where_a_label_is_rare(
+    probe: Run, two: Path, runs: list[FinishedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight pictures of each label: the rows that a measure weighing labels would have."""
+    monkeypatch.setattr("mllm_probe.tools.ranking.rare_label", lambda _, *rows: rare_label("auroc", *rows))
+    rows, tested = ranking(runs, "last"), [run.chosen("last").value for run in runs]
+    assert rows[1].difference == pytest.approx(min(tested) - max(tested)) and rows[0].difference is None
+    assert all(row.may_be_best and row.p_value is row.p_adjusted is row.difference_low is None for row in rows)
+    code, out, err = probe("compare", "two", "--out", "o")
+    assert code == 0, err
+    said = "runs are not compared by AUROC: label 0 stands in 8 test pictures, and 30 are needed; each may be the best"
+    assert said in out and "may be the best (95 %)" not in out
+    assert set(ranked(Path("o")).uncompared) == {said.removeprefix("runs are ").partition(";")[0]}
 
 
 def by_hand(run: FinishedRun, position: str) -> tuple[list[str], list[float]]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def rare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _run(probe: Run, checkpoint: Path, rare: Path, *more: str) -> tuple[Path, str]:
     code, out, err = probe("run", *tiny(checkpoint), *READ, *ASKED, f"dataset.root={rare}", *more)
     assert code == 0, err
-    return sorted(Path("outputs/run").glob("*/*"))[-1], out
+    return sorted(Path("outputs/run").glob("*/*"))[-1], out + err
 
 
 def _decisions(run: Path) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
@@ -125,6 +126,22 @@ def test_one_setting_drives_selection_tests_and_tables(probe: Run, checkpoint: P
     for row in tests[tests.test == "above_chance"].itertuples():
         own = final[(final.site == row.site) & (final.position == row.position) & (final.features == "single")]
         assert row.value == pytest.approx(own.value.item(), abs=1e-9)
+    compared = tests[tests.test.isin(["difference", "drop", "rise", "contender"])]
+    if metric == "nll":
+        assert not any("not compared" in said for said in summary["intervals"]) and compared.p_value.notna().all()
+        return
+    y, test, _ = _decisions(run)
+    held = f"label 1 stands in {y[test].sum()} test pictures, and 30 are needed"
+    few = f"layers are not compared by {named(metric)}: {held}"
+    assert summary["intervals"].count(few) == 1 == " ".join(out.split()).count(few)
+    assert compared.value.notna().all()
+    assert compared[["low", "high", "p_value", "p_adjusted", "detectable"]].isna().all(axis=None)
+    assert set(compared[compared.test == "contender"].verdict) == {"may be the best"}
+    assert set(compared[compared.test != "contender"].verdict) == {""}
+    assert set(tests[tests.test == "shape"].verdict) <= {"nothing above chance", "undecided"}
+    assert tests[(tests.test == "above_chance") & (tests.verdict != "by design")].p_value.notna().all()
+    assert tests[tests.test == "floor"][["low", "p_value", "detectable"]].isna().all(axis=None)
+    assert not re.search(r"\bnan\b", out, re.IGNORECASE) and "nan" not in (run / "tests.csv").read_text().lower()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ from scipy.stats import binom
 from simulate_layers import alarms, held
 
 from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.flips import max_t_flips
+from mllm_probe.stats.guards import rare_label
+from mllm_probe.stats.paired import row_scores
 from mllm_probe.stats.peak import behind, contenders, equivalence
 
 
@@ -61,3 +64,36 @@ def test_scores_without_bounds_that_are_equal_say_nothing() -> None:
     scores = -2 * np.ones((2, 400))
     assert equivalence(scores, Resamples(np.arange(400), 1)).p == 1
     assert not np.diag(behind(scores, Resamples(np.arange(400), 1), 0.01)).any()
+
+
+def equal_layers_told_apart(metric: str, positives: int, negatives: int) -> int:
+    """In how many of 200 samples some of 7 layers differs from the first; all 8 say noise, one row a picture."""
+    y, told = np.repeat([1, 0], [positives, negatives]), 0
+    for seed in range(200):
+        logits = np.random.default_rng(seed).normal(size=(8, len(y)))
+        scores = np.stack([row_scores(layer[None], y, "binary", metric) for layer in logits])
+        told += int(max_t_flips(scores[1:] - scores[0], 499).p_adjusted.min() <= 0.05)
+    return told
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "auroc", "average_precision"])
+def test_equal_layers_are_compared_only_where_they_are_told_apart_in_5_percent(metric: str) -> None:
+    """18 of 200 is the 99th percentile at 0.05."""
+    for positives, negatives in ((30, 30), (30, 50)):
+        y = np.repeat([1, 0], [positives, negatives])
+        assert rare_label(metric, y, np.arange(len(y))) is None
+        assert equal_layers_told_apart(metric, positives, negatives) <= 18
+    y = np.repeat([1, 0], [10, 50])
+    assert "label 1 stands in 10 test pictures, and 30 are needed" in str(rare_label(metric, y, np.arange(60)))
+
+
+def test_signs_of_a_rare_label_cannot_be_flipped() -> None:
+    """Why: half of all samples, where 3 of 78 pictures have the label, tell equal layers apart."""
+    assert equal_layers_told_apart("balanced_accuracy", 3, 75) >= 80
+
+
+def test_a_label_is_counted_by_pictures_and_only_where_labels_are_weighed() -> None:
+    y = np.tile([1, 0], 40)
+    assert "label 0 stands in 20 test pictures" in str(rare_label("auroc", y, np.repeat(np.arange(20), 4)))
+    assert rare_label("auroc", y, np.repeat(np.arange(40), 2)) is None
+    assert all(rare_label(metric, y, np.zeros(80)) is None for metric in ("accuracy", "nll", "r2"))

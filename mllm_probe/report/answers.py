@@ -97,6 +97,11 @@ class Reading:
     def blocks(self) -> list[str]:
         return list(self.rows("contender").site)
 
+    @cached_property
+    def compared(self) -> bool:
+        """Whether blocks were tested against each other; not where a label is too rare."""
+        return bool(self.rows("contender").p_value.notna().any())
+
     def above(self, test: str) -> bool | None:
         """Is the chosen block above chance, or above the best constant answer (floor)? None where it was not tested."""
         rows = self.rows(test)
@@ -143,6 +148,8 @@ class Reading:
     def _set(self) -> str:
         if not self.among:
             return ""
+        if not self.compared:
+            return "; blocks are not compared, so each may be the best"
         named, several = listed(self.among, self.blocks), len(self.among) > 1
         if self.site not in self.among:
             return f"; the best block is another, {'one of ' * several}{named} ({self.level})"
@@ -161,7 +168,7 @@ class Reading:
 
     def _which(self) -> Answer:
         detail = [f"chosen on validation among the language model's blocks at {self.position}, scored once on test"]
-        if self.among:
+        if self.compared:
             detail.append(f"may be the best block ({self.level}): {listed(self.among, self.blocks)}")
         if self.among and self.site not in self.among:
             detail.append(f"{self.site} is not among them: validation chose another than the test pictures do")
@@ -193,6 +200,9 @@ class Reading:
         rivals = self.rows("difference").sort_values("value")
         told = {word: list(rivals.other[rivals.verdict == word]) for word in ("above", "below", "")}
         nearest = rivals.iloc[0]
+        said = f"{self.gap(nearest)} against {nearest.other}, the highest of the others"
+        if not self.compared:
+            return Answer("By how much?", said, ("not tested: a label is too rare among the test pictures",))
         detail = [f"above {self._counted(told['above'])} of {len(rivals)} other blocks (Holm)"]
         detail += [f"not told apart from {self._counted(told[''])}"] if told[""] else []
         detail += [f"below {self._counted(told['below'])}"] if told["below"] else []
@@ -201,7 +211,6 @@ class Reading:
                 least = units.amount(row.detectable, self.metric)
                 could = f"; {least} would be found in 80 % of such samples" * bool(least)
                 detail.append(f"minus the {end} block {row.other}: {self.gap(row)}, {p_said(row.p_adjusted)}{could}")
-        said = f"{self.gap(nearest)} against {nearest.other}, the highest of the others"
         return Answer("By how much?", said, tuple(detail))
 
     def _counted(self, sites: Sequence[str]) -> str:

@@ -130,7 +130,8 @@ def _points(at_home: "pd.DataFrame", change: Any) -> tuple[str, str]:
 
 
 def _gap(row: Any) -> str:
-    return f"{100 * row.value:z.1f} \\[{100 * row.low:z.1f}, {100 * row.high:z.1f}]"
+    between = "" if row.low != row.low else f" \\[{100 * row.low:z.1f}, {100 * row.high:z.1f}]"
+    return f"{100 * row.value:z.1f}{between}"
 
 
 def lost(table: "pd.DataFrame") -> Iterator[str]:
@@ -149,6 +150,8 @@ def _said(here: "pd.DataFrame", position: str) -> Iterator[str]:
         if len(rows) and rows.value.any():
             most, found = rows.loc[rows.value.abs().idxmax()], int((rows.p_holm < ALPHA).sum())
             many = f"p = {most.p_holm:.2g}; {found} of {len(rows)} sites differ (Holm)"
+            if rows.p_holm.isna().all():
+                many = "not tested: a label is too rare among the test pictures"
             yield f"{position}: {what} changes most at {most.site}, by {_gap(most)}, {many}"
         elif len(rows):
             yield f"{position}: {what} changes at no site"

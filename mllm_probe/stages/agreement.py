@@ -24,7 +24,7 @@ from mllm_probe.stages.readout import Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.bootstrap import Redraws, interval
 from mllm_probe.stats.intervals import of_rows
-from mllm_probe.stats.paired import difference
+from mllm_probe.stats.paired import known
 from mllm_probe.stats.permutation import holm_within
 from mllm_probe.types import Rows, digest
 
@@ -124,11 +124,11 @@ class Agreements:
     ) -> Agreement:
         """The first trials minus the others on the same test rows, in the unit of the score; p by sign flips."""
         rows = self._scoring.rows(trials[0], "test")
-        draws = self._scoring.draws(rows)
         a, b = (self._scoring.row_scores(each, rows) for each in (trials, others))
-        found = difference(a, b, draws, self._scoring.level)
-        bounds = {"low": found.low, "high": found.high, "ci_level": self._scoring.level, "p_value": found.p}
-        return self._agreement(key, name, value=found.value, **bounds, **self._pair(pair, int(rows.sum()), draws.size))
+        found = self._scoring.difference(a, b, rows)
+        bounds = {"low": known(found.low), "high": known(found.high), "p_value": known(found.p)}
+        more = self._pair(pair, int(rows.sum()), self._bench.pictures(rows))
+        return self._agreement(key, name, value=found.value, ci_level=self._scoring.level, **bounds, **more)
 
     def _pair(self, pair: tuple[str, str], n: int, pictures: int) -> dict[str, Any]:
         probe = self._ready.probe.name

@@ -22,8 +22,9 @@ from mllm_probe.report.predictions import Scored, load_logits, load_scored
 from mllm_probe.report.scores import load_scores
 from mllm_probe.stages.alignment import CENTRED, COSINE, MAPPED
 from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.guards import rare_label
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
-from mllm_probe.stats.paired import difference, row_scores
+from mllm_probe.stats.paired import difference, known, row_scores
 from mllm_probe.stats.peak import preferred
 from mllm_probe.stats.permutation import holm_within
 from mllm_probe.sugar.sequences import GAK
@@ -36,7 +37,8 @@ Trainings = Mapping[str, Mapping[int, RunPaths]]  # {arm: {seed: where}}
 
 @dataclass(frozen=True)
 class Measured:
-    """One measure of every arm on the same test rows: scores {arm: [S, N]} in `unit`, pictures [N]."""
+    """One measure of every arm on the same test rows: scores {arm: [S, N]} in `unit`, pictures [N]; `compared`:
+    whether their differences are tested."""
 
     name: str
     task: str
@@ -45,6 +47,7 @@ class Measured:
     unit: str
     groups: np.ndarray
     scores: Mapping[str, np.ndarray]
+    compared: bool = True
 
     @cached_property
     def draws(self) -> Resamples:
@@ -100,6 +103,7 @@ def _pairs(arms: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
 def _effect(measured: Measured, arm: str, against: str) -> Effect:
     a, b = measured.scores[arm], measured.scores[against]
     gap = difference(a.mean(axis=0), b.mean(axis=0), measured.draws, LEVEL)
+    gap = gap if measured.compared else gap.untested
     seeds = _listed(np.broadcast_to(a - b, a.shape).mean(axis=1))
     names = (measured.name, measured.task, measured.position, measured.layers, arm, against, measured.unit)
     n = len(measured.groups)
@@ -108,7 +112,7 @@ def _effect(measured: Measured, arm: str, against: str) -> Effect:
 
 def _corrected(rows: Sequence[Effect]) -> list[Effect]:
     """p after Holm, over the measures of a pair of arms."""
-    adjusted = holm_within([row.p_value for row in rows], [(row.arm, row.against) for row in rows])
+    adjusted = holm_within([known(row.p_value) for row in rows], [(row.arm, row.against) for row in rows])
     return [row if p is None else replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
 
 
@@ -147,10 +151,11 @@ def _probes(trainings: Trainings, name: str) -> Iterator[Measured]:
         chosen = {"all": range(len(sites)), sites[best]: [best]}
         keys, probe = [f"{site}@{position}" for site in sites], str(val.probe.iloc[0])
         right = _right(trainings, name, partial(_scores, scored=scored, keys=keys, probe=probe, metric=metric))
-        groups = np.asarray(scored.groups)[np.asarray(scored.test)]
+        labels, groups = (np.asarray(one)[np.asarray(scored.test)] for one in (scored.labels, scored.groups))
+        compared = rare_label(metric, labels, groups) is None
         for kind, (layers, rows) in product(KINDS, chosen.items()):
             scores = {arm: 100 * found[:, rows].mean(axis=1) for arm, found in right[kind].items()}
-            yield Measured(kind, str(here.task.iloc[0]), str(position), layers, "points", groups, scores)
+            yield Measured(kind, str(here.task.iloc[0]), str(position), layers, "points", groups, scores, compared)
 
 
 def _scored(trainings: Trainings, name: str) -> Scored:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.paths import replacing
-from mllm_probe.score import Score
+from mllm_probe.score import BY_DESIGN, Score
 from mllm_probe.sites import Site
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
@@ -46,7 +46,7 @@ def save_summary(
         "skipped": list(ready.collection.skipped),
         "samples": len(ready.examples.samples),
         "decisions": len(ready.examples.decisions),
-        "chosen": {p: chosen for p in positions if p not in more["by_design"] and (chosen := _chosen(headline, p))},
+        "chosen": {p: chosen for p in positions if (chosen := _chosen(headline, p))},
         "baselines": {s.control or s.probe: s.value for s in headline if not s.site and _is_final(s)},
         "unconverged": sum(not s.converged for s in headline if s.seed != "all" and s.split == "test"),
         "provenance": ready.store.provenance(),
@@ -62,11 +62,13 @@ def _is_final(score: Score) -> bool:
 
 
 def _chosen(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
-    """The language-model block validation prefers, its test score, and what is lost up to the highest block read."""
+    """The language-model block validation prefers, its test score, and what is lost up to the highest block read.
+    Blocks that are by design are none of them."""
     here = [s for s in scores if s.position == position and s.tower == "lm" and s.real]
+    designed = {score.site for score in here if score.family == BY_DESIGN}
     val: dict[str, list[float]] = {}
     for score in here:
-        if score.split == "val" and score.part == "block":
+        if score.split == "val" and score.part == "block" and score.site not in designed:
             val.setdefault(score.site, []).append(score.value)
     if not val:
         return None

@@ -17,9 +17,8 @@ from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.gains import signed
 from mllm_probe.stages.prepared import FLOORS
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import Test
+from mllm_probe.stages.verdicts import Test, numbers
 from mllm_probe.stats.flips import max_t_flips
-from mllm_probe.stats.paired import difference
 
 CONTROL = "control"  # the test of tests.csv: a layer minus the same layer of a control
 
@@ -93,6 +92,10 @@ class Controls:
             return rows
         draws = len({pair.control for pair in pairs})
         family = f"{name}, {len({pair.key for pair in pairs})} keys" + f" x {draws} draws" * (draws > 1)
+        rows += [self._row(family, pair) for pair in pairs if self._scoring.incomparable(pair.real.read)]
+        pairs = [pair for pair in pairs if not self._scoring.incomparable(pair.real.read)]
+        if not pairs:
+            return rows
         found = max_t_flips(self._sums(pairs), self._bench.ready.config.sweep.permutations)
         for pair, p, adjusted in zip(pairs, found.p.tolist(), found.p_adjusted.tolist(), strict=True):
             verdict = signed(float(pair.gap.mean()), adjusted)
@@ -105,8 +108,7 @@ class Controls:
         return np.stack([np.bincount(groups[pair.real.read], pair.gap, groups.max() + 1) for pair in pairs])
 
     def _row(self, family: str, pair: _Pair, **more: Any) -> Test:
-        draws = self._scoring.draws(pair.real.read)
-        one = difference(pair.real.rows, pair.other.rows, draws, self._scoring.level, permutations=1)
+        one = self._scoring.difference(pair.real.rows, pair.other.rows, pair.real.read, permutations=1)
         return Test(
             self._scoring.run,
             CONTROL,
@@ -115,9 +117,6 @@ class Controls:
             pair.key.position,
             str(pair.key.site),
             pair.control,
-            value=one.value,
-            low=one.low,
-            high=one.high,
-            detectable=one.detectable,
+            **numbers(one),
             **more,
         )

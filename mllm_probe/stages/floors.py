@@ -19,11 +19,11 @@ from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.headline import BALANCED, MEASURES, R2
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import Test
+from mllm_probe.stages.verdicts import Test, numbers
 from mllm_probe.stats.chance import statistic
 from mllm_probe.stats.intervals import Interval, of_difference, p_above
 from mllm_probe.stats.measures import METRICS
-from mllm_probe.stats.paired import difference
+from mllm_probe.stats.paired import known
 from mllm_probe.stats.permutation import MaxT, holm_within, max_t
 
 CONSTANT = "constant"
@@ -144,14 +144,16 @@ class Floors:
 
         def between(level: float) -> Interval:
             if scoring.headline not in FIXED:
+                if scoring.incomparable(rows):
+                    return Interval(np.nan, np.nan)
                 return of_difference(own, floor, draws, level)
             found, least = scoring.interval(trials, scoring.headline, rows, level), float(floor.mean())
             return Interval(found.low - least, found.high - least, found.reason)
 
         at = between(scoring.level)
-        one = difference(own, floor, draws, scoring.level, permutations=1)
-        bounds = {"value": one.value, "low": at.low, "high": at.high, "detectable": one.detectable}
-        return {**bounds, "p_value": p_above(between, one.value)}
+        one = scoring.difference(own, floor, rows, permutations=1)
+        bounds = {"low": known(at.low), "high": known(at.high), "p_value": p_above(between, one.value)}
+        return {**numbers(one), **bounds}
 
     def _by_design(self) -> list[Test]:
         """Keys that can score nothing else are told, and in no family."""

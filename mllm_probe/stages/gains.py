@@ -14,10 +14,10 @@ from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.stages.bench import COPY_CEILING, Trial
 from mllm_probe.stages.integrations import Place, places
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import ALPHA, Test
+from mllm_probe.stages.verdicts import ALPHA, Test, numbers
 from mllm_probe.stats.hypotheses import FAILS, HOLDS, UNDECIDED
-from mllm_probe.stats.paired import difference
-from mllm_probe.stats.permutation import holm
+from mllm_probe.stats.paired import known
+from mllm_probe.stats.permutation import holm_within
 from mllm_probe.vision.controls import BEST, FINAL, WIDTH
 
 INTEGRATION = "integration"  # the test of tests.csv: an integration minus one of its controls or another integration
@@ -80,13 +80,12 @@ class Gains:
     def _against(self, place: tuple[str, str], own: _Arm, others: Mapping[str, _Arm]) -> list[Test]:
         """The integration against each of its controls and each other integration, two-sided, corrected by Holm."""
         position, features = place
-        draws, level = self._scoring.draws(own.read), self._scoring.level
-        found = [difference(own.rows, other.rows, draws, level) for other in others.values()]
-        adjusted = holm(np.asarray([one.p for one in found])).tolist()
+        found = [self._scoring.difference(own.rows, other.rows, own.read) for other in others.values()]
+        raw = [known(one.p) for one in found]
         common = (self._scoring.run, INTEGRATION, f"{features} at {position}", self._bench.ready.probe.name, position)
         return [
-            Test(*common, own.site, name, one.value, one.low, one.high, one.p, p, one.detectable, signed(one.value, p))
-            for name, one, p in zip(others, found, adjusted, strict=True)
+            Test(*common, own.site, name, p_value=p, p_adjusted=q, verdict=signed(one.value, q), **numbers(one))
+            for name, one, p, q in zip(others, found, raw, holm_within(raw, [features] * len(raw)), strict=True)
         ]
 
     def _orders(self, tests: Sequence[Test]) -> list[dict[str, Any]]:
@@ -131,8 +130,8 @@ def _layers(place: Place) -> str:
     return f"no more than {' + '.join(summed)}"
 
 
-def signed(value: float, p: float) -> str:
-    return "" if p > ALPHA else ABOVE if value > 0 else BELOW
+def signed(value: float, p: float | None) -> str:
+    return "" if p is None or p > ALPHA else ABOVE if value > 0 else BELOW
 
 
 def _numbers(test: Test) -> dict[str, Any]:

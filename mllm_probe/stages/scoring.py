@@ -12,9 +12,10 @@ from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.headline import BALANCED, headline
 from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.guards import rare_label
 from mllm_probe.stats.intervals import ALIKE, Interval, of, of_difference, of_rows
 from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, measure, weighed_alike
-from mllm_probe.stats.paired import row_scores
+from mllm_probe.stats.paired import Difference, difference, row_scores
 
 YES_RATE = "yes_rate"  # the share of positive answers
 
@@ -26,6 +27,7 @@ class Scoring:
         self.bench, self._ready = bench, bench.ready
         self._draws: dict[bytes, Resamples] = {}
         self._unbounded: dict[str, dict[str, None]] = {}
+        self._uncompared: dict[bytes, str | None] = {}
         self.level = self._ready.config.sweep.ci_level
         self.headline = headline(bench)
         self.run = run_digest(self._ready.config, self._ready.identity.digest, self._ready.examples)
@@ -88,6 +90,18 @@ class Scoring:
         """The headline of some row scores [n], in its own sign."""
         return self.sign * float(scores.mean())
 
+    def incomparable(self, rows: np.ndarray) -> str | None:
+        """Why layers are not compared by the headline on the decisions `rows` [N] bool; None where they may be."""
+        name = rows.tobytes()
+        if name not in self._uncompared:
+            self._uncompared[name] = rare_label(self.headline, self.bench.y[rows], self.bench.groups[rows])
+        return self._uncompared[name]
+
+    def difference(self, a: np.ndarray, b: np.ndarray, rows: np.ndarray, permutations: int = 9999) -> Difference:
+        """Of row scores a and b [n] of the decisions `rows`; the value alone where they are not to be compared."""
+        found = difference(a, b, self.draws(rows), self.level, permutations)
+        return found.untested if self.incomparable(rows) else found
+
     def interval(self, trials: Sequence[Trial], metric: str, rows: np.ndarray, level: float | None = None) -> Interval:
         """Of a measure over some decisions, the mean over seeds; at `sweep.ci_level`, or another level."""
         logits = np.stack([self.logits(trial, metric, rows) for trial in trials])
@@ -111,7 +125,10 @@ class Scoring:
         pairs = zip(*([self.row(t, self.headline, test) for t in side] for side in (real, control)), strict=True)
         rows = [replace(a, metric="selectivity", headline=False, value=a.value - b.value) for a, b in pairs]
         a, b = (self.sign * self.row_scores(side, test) for side in (real, control))
-        return [*rows, self.aggregate(rows, of_difference(a, b, self.draws(test), self.level))]
+        between = Interval(np.nan, np.nan)
+        if not self.incomparable(test):
+            between = of_difference(a, b, self.draws(test), self.level)
+        return [*rows, self.aggregate(rows, between)]
 
     def row(self, trial: Trial, metric: str, rows: np.ndarray, **more: str) -> Score:
         """One measure over the decisions `rows` [N] bool."""
@@ -122,8 +139,9 @@ class Scoring:
         return replace(self.blank(trial), value=float(value), n=n, n_groups=pictures, **told)  # type: ignore[arg-type]
 
     def bounds_said(self) -> list[str]:
-        """Which measures have no interval, and why."""
-        return [f"no interval of {', '.join(metrics)}: {reason}" for reason, metrics in self._unbounded.items()]
+        """Which measures have no interval, and by which layers are not compared, each with the reason."""
+        said = [f"no interval of {', '.join(metrics)}: {reason}" for reason, metrics in self._unbounded.items()]
+        return [*said, *dict.fromkeys(f"layers are {one}" for one in self._uncompared.values() if one)]
 
     def validation(self, trials: Sequence[Trial]) -> float:
         """Mean headline on validation over the trials of some seeds; more is better."""

@@ -100,9 +100,9 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
         scores += rows
         comparisons.add(trials)
         reporter.progress("sweep", done + 1, steps(ready), "keys")
-    _tell(remarks, scoring, source, reporter)
     scores += comparisons.floors()
     tests, compared = comparisons.tests(scores, reporter)
+    _tell(remarks, scoring, source, reporter)
     scores = comparisons.tested(scores, tests)
     save_tests(paths.tests, tests)
     table.replace(scores)

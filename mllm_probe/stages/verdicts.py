@@ -21,9 +21,9 @@ from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.hypotheses import FEWEST, Curve
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
-from mllm_probe.stats.paired import Difference, difference
-from mllm_probe.stats.peak import Shape, preferred, shape
-from mllm_probe.stats.permutation import holm
+from mllm_probe.stats.paired import Difference, known
+from mllm_probe.stats.peak import Shape, preferred, shape, uncompared
+from mllm_probe.stats.permutation import holm, holm_within
 
 ALPHA = 0.05
 ABOVE, BELOW = "above", "below"
@@ -93,22 +93,25 @@ class Verdicts:
         found: list[Test] = []
         said: dict[str, Any] = {}
         for position in dict.fromkeys(key.position for key in self._rows):
-            keys = [k for k in self._rows if k.position == position and k.site.tower == "lm" and k.site.part == "block"]
-            if len(keys) > 1 and not all(self._design.has("", key) for key in keys):
+            keys = [key for key in self._rows if key.position == position and self._compared(key)]
+            if len(keys) > 1:
                 rows, line = self._position(keys, scores, _chance(floors, keys))
                 found += rows
                 said[position] = line
         return found, said
+
+    def _compared(self, key: Key) -> bool:
+        """Blocks of the language model, but those that can know nothing."""
+        return key.site.tower == "lm" and key.site.part == "block" and not self._design.has("", key)
 
     def _position(
         self, keys: Sequence[Key], scores: Sequence[Score], chance: np.ndarray | None
     ) -> tuple[list[Test], dict[str, Any]]:
         """The language-model blocks of one position, from bottom to top, with their p against chance."""
         rows = np.stack([self._rows[key] for key in keys])
-        draws, margin = self._scoring.draws(self._read[keys[0]]), self._bench.ready.config.sweep.margin
         better = self._scoring.headline in HIGHER_IS_BETTER
         chosen = preferred(np.asarray([self._validation(key, scores) for key in keys]), better)
-        form = shape(rows, draws, chance, margin, self._alpha)
+        form = self._form(self._read[keys[0]], rows, chance)
         above = chance is not None and min(chance[i] for i in form.among.layers) <= self._alpha
         self._keep(keys, rows, chosen, above)
         family = f"lm blocks at {keys[0].position}"
@@ -116,20 +119,28 @@ class Verdicts:
         found += [*self._differences(family, keys, rows, chosen), *self._gap(family, keys[chosen], rows[chosen])]
         return found, self._line(keys, form, chosen)
 
+    def _form(self, read: np.ndarray, rows: np.ndarray, chance: np.ndarray | None) -> Shape:
+        if self._scoring.incomparable(read):
+            return uncompared(len(rows), chance, self._alpha)
+        return shape(rows, self._scoring.draws(read), chance, self._margin, self._alpha)
+
+    @property
+    def _margin(self) -> float:
+        return self._bench.ready.config.sweep.margin
+
     def _shape(self, family: str, keys: Sequence[Key], rows: np.ndarray, form: Shape) -> Iterator[Test]:
         """Which blocks may be the best, which are equal, and the word that follows."""
         among, measured = form.among, self._scoring.measured
         for i, (key, p) in enumerate(zip(keys, among.p, strict=True)):
             verdict = MAY_BE_BEST if i in among.layers else ""
-            yield self._test("contender", family, key, value=measured(rows[i]), p_value=p, verdict=verdict)
-        pairs = [("equivalence", form.flat, form.flat.pair)]
+            yield self._test("contender", family, key, value=measured(rows[i]), p_value=known(p), verdict=verdict)
+        pairs = [("equivalence", form.flat, form.flat.pair)] if form.flat else []
         pairs += [("plateau", form.plateau, (among.first, among.last))] if form.plateau else []
         for name, same, (low, high) in pairs:
             more = {"p_value": same.p, "verdict": WITHIN if same.holds else ""}
             yield self._test(name, family, keys[low], other=str(keys[high].site), **more)
-        needed = None if np.isnan(form.p) else form.p
         last = str(keys[among.last].site) if among.last > among.first else ""
-        yield self._test("shape", family, keys[among.first], other=last, p_value=needed, verdict=form.verdict)
+        yield self._test("shape", family, keys[among.first], other=last, p_value=known(form.p), verdict=form.verdict)
 
     def _keep(self, keys: Sequence[Key], rows: np.ndarray, chosen: int, above: bool) -> None:
         """The curve of a position, for studies that compare two."""
@@ -138,42 +149,49 @@ class Verdicts:
             sites = tuple(str(key.site) for key in keys)
             depths = np.asarray([ready.anatomy.depth(key.site) for key in keys])
             groups, name = self._bench.groups[self._read[keys[0]]], f"{ready.task.name} at {position}"
-            self.curves[position] = Curve(sites, depths, rows, groups, chosen, name, above)
+            reason = self._scoring.incomparable(self._read[keys[0]]) or ""
+            self.curves[position] = Curve(sites, depths, rows, groups, chosen, name, above, reason)
 
     def _ends(self, family: str, keys: Sequence[Key], rows: np.ndarray, chosen: int) -> list[Test]:
-        """The chosen block against the top and the bottom one, one-sided, corrected by Holm; never against itself."""
+        """The chosen block against the top and the bottom one, one-sided; never against itself."""
         ends = [(name, end) for name, end in (("drop", len(keys) - 1), ("rise", 0)) if end != chosen]
-        draws = self._scoring.draws(self._read[keys[0]])
-        found = [difference(rows[chosen], rows[end], draws, self._scoring.level) for _, end in ends]
-        adjusted = holm(np.asarray([one.p_greater for one in found]))
-        return [
-            self._versus(name, family, (keys[chosen], keys[end]), one, (one.p_greater, float(p)))
-            for (name, end), one, p in zip(ends, found, adjusted, strict=True)
-        ]
+        return self._against(family, keys, rows, chosen, ends, "p_greater")
 
     def _differences(self, family: str, keys: Sequence[Key], rows: np.ndarray, chosen: int) -> list[Test]:
-        """The chosen block against every other one, two-sided, corrected by Holm."""
-        others = [i for i in range(len(keys)) if i != chosen]
-        draws = self._scoring.draws(self._read[keys[0]])
-        found = [difference(rows[chosen], rows[i], draws, self._scoring.level) for i in others]
-        adjusted = holm(np.asarray([one.p for one in found]))
-        return [
-            self._versus("difference", family, (keys[chosen], keys[i]), one, (one.p, float(p)))
-            for i, one, p in zip(others, found, adjusted, strict=True)
-        ]
+        """The chosen block against every other one, two-sided."""
+        others = [("difference", i) for i in range(len(keys)) if i != chosen]
+        return self._against(family, keys, rows, chosen, others, "p")
+
+    def _against(
+        self,
+        family: str,
+        keys: Sequence[Key],
+        rows: np.ndarray,
+        chosen: int,
+        others: Sequence[tuple[str, int]],
+        tail: str,
+    ) -> list[Test]:
+        """The chosen block minus others, each with the name of its test; corrected by Holm."""
+        found = [self._scoring.difference(rows[chosen], rows[i], self._read[keys[chosen]]) for _, i in others]
+        raw, tests = [known(getattr(one, tail)) for one in found], []
+        for (name, i), one, p, adjusted in zip(others, found, raw, holm_within(raw, [tail] * len(raw)), strict=True):
+            tested = {"p_value": p, "p_adjusted": adjusted, "verdict": _order(one.value, adjusted, self._alpha)}
+            tests.append(self._test(name, family, keys[chosen], other=str(keys[i].site), **numbers(one), **tested))
+        return tests
 
     def _gap(self, family: str, key: Key, right: np.ndarray) -> list[Test]:
         """The chosen block against the model's own answer: what it knows and does not say."""
         if self._answer is None or len(right) != len(self._answer):
             return []
-        found = difference(right, self._answer, self._scoring.draws(self._read[key]), self._scoring.level)
-        told = {"p_value": found.p, "p_adjusted": found.p, "verdict": _order(found.value, found.p, self._alpha)}
+        found = self._scoring.difference(right, self._answer, self._read[key])
+        p = known(found.p)
+        told = {"p_value": p, "p_adjusted": p, "verdict": _order(found.value, p, self._alpha)}
         return [self._test("gap", family, key, other=ZERO_SHOT, **told, **numbers(found))]
 
     def _line(self, keys: Sequence[Key], form: Shape, chosen: int) -> dict[str, Any]:
         return {
             "verdict": form.verdict,
-            "margin": form.flat.margin,
+            "margin": self._margin,
             "level": self._scoring.level,
             "chosen": str(keys[chosen].site),
             "may_be_best": [str(keys[i].site) for i in form.among.layers],
@@ -185,17 +203,12 @@ class Verdicts:
         place = (str(key.site), key.position, self._scoring.headline, "val")
         return float(np.mean([s.value for s in scores if s.real and (s.site, s.position, s.metric, s.split) == place]))
 
-    def _versus(self, name: str, family: str, pair: tuple[Key, Key], found: Difference, p: tuple[float, float]) -> Test:
-        """The first layer of the pair minus the second; p before and after correction."""
-        tested = {"p_value": p[0], "p_adjusted": p[1], "verdict": _order(found.value, p[1], self._alpha)}
-        return self._test(name, family, pair[0], other=str(pair[1].site), **numbers(found), **tested)
-
     def _test(self, name: str, family: str, key: Key, **more: Any) -> Test:
         return Test(self._scoring.run, name, family, self._probe, key.position, str(key.site), **more)
 
 
-def _order(value: float, p: float, alpha: float) -> str:
-    return "" if p > alpha else ABOVE if value > 0 else BELOW
+def _order(value: float, p: float | None, alpha: float) -> str:
+    return "" if p is None or p > alpha else ABOVE if value > 0 else BELOW
 
 
 def _chance(tests: Sequence[Test], keys: Sequence[Key]) -> np.ndarray | None:
@@ -207,9 +220,9 @@ def _chance(tests: Sequence[Test], keys: Sequence[Key]) -> np.ndarray | None:
     return None if None in p else np.asarray(p, np.float64)
 
 
-def numbers(found: Difference) -> dict[str, float]:
+def numbers(found: Difference) -> dict[str, Any]:
     """Its columns in tests.csv."""
-    return {name: getattr(found, name) for name in ("value", "low", "high", "detectable")}
+    return {name: known(getattr(found, name)) for name in ("value", "low", "high", "detectable")}
 
 
 def p_values(tests: Sequence[Test]) -> Mapping[str, tuple[float, float, str]]:

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mllm_probe.stats.intervals import BY_LABEL
+from mllm_probe.units import named
+
 ROUNDING = 1e-6  # outputs that differ by less, relative to the largest, are the same number computed twice
-FEW = 30  # test pictures
+FEW = 30  # test pictures, in all or of a label
 SEEN, RIGHT, LEAST = 0.5, 0.95, 10  # shares and number of test rows from which a question counts as an answer
 
 
@@ -22,6 +25,22 @@ def few_pictures(pictures: int) -> str | None:
         f"{pictures} test pictures: intervals hold for pictures like these, but they are long, and few pictures can be "
         f"unlike the rest by chance; take {FEW} or more before you compare layers"
     )
+
+
+def rare_label(metric: str, labels: np.ndarray, pictures: np.ndarray) -> str | None:
+    """Why layers or runs are `not compared by` a measure on test rows with labels and pictures [N].
+
+    Signs of linearised scores are not exchangeable where the few rows of a label outweigh all others: of 8 equal layers
+    some pair then alarms far more often than it should.
+    """
+    if metric not in BY_LABEL:
+        return None
+    held = {label: len(np.unique(pictures[labels == label])) for label in np.unique(labels).tolist()}
+    rarest = min(held, key=lambda label: held[label])
+    if held[rarest] >= FEW:
+        return None
+    said = f"label {rarest} stands in {held[rarest]} test pictures, and {FEW} are needed"
+    return f"not compared by {named(metric)}: {said}"
 
 
 def constant_predictions(logits: np.ndarray, where: str) -> str | None:

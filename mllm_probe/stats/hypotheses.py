@@ -28,7 +28,8 @@ class Curve:
 
     `sites` and `depths` [L] (0 to 1) name the layers from bottom to top, `groups` [N] the pictures; `chosen` indexes
     the layer validation prefers; `name` is what sentences call it; `above`: a layer that may be the best is above
-    chance. Raises ProbeError for fewer than 3 layers or shapes.
+    chance; `uncompared`: why its layers are not compared, if they are not. Raises ProbeError for fewer than 3 layers or
+    shapes.
     """
 
     sites: tuple[str, ...]
@@ -38,6 +39,7 @@ class Curve:
     chosen: int
     name: str
     above: bool = True
+    uncompared: str = ""
 
     def __post_init__(self) -> None:
         layers = len(self.sites)
@@ -93,7 +95,11 @@ class Judge:
     metric: str = "accuracy"
 
     def statements(self, whole: Curve, local: Curve) -> tuple[Statement, ...]:
-        """H1, H2 and H3 for the global and the local curve. Raises ProbeError for scores that are not finite."""
+        """H1, H2 and H3 for the global and the local curve. Raises ProbeError for scores that are not finite, or layers
+        that are not compared."""
+        for curve in (whole, local):
+            if curve.uncompared:
+                raise ProbeError(f"the layers of {curve.name} are {curve.uncompared}")
         return self.peaks(whole), self.no_same_fall(whole, local), self.peaks_later(whole, local)
 
     def peaks(self, curve: Curve) -> Statement:

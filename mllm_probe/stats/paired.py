@@ -39,6 +39,11 @@ class Difference:
     p_greater: float
     detectable: float
 
+    @property
+    def untested(self) -> "Difference":
+        """The value alone, of scores that may not be compared."""
+        return Difference(self.value, *[np.nan] * 6)
+
 
 def difference(
     a: np.ndarray, b: np.ndarray, draws: Resamples, level: float = 0.95, permutations: int = 9999, seed: int = 0
@@ -52,6 +57,11 @@ def difference(
     own = max(se, (between.high - between.low) / 2 / float(t((1 + level) / 2)))
     detectable = float(t(0.975) + t(0.8)) * (own if between.low <= between.high else np.nan)
     return Difference(float(gap.mean()), between.low, between.high, se, p, p_greater, detectable)
+
+
+def known(number: float) -> float | None:
+    """As a table keeps it: None for nan."""
+    return None if np.isnan(number) else number
 
 
 def row_scores(logits: np.ndarray, y: np.ndarray, kind: str = "binary", metric: str | None = None) -> np.ndarray:

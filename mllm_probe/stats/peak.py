@@ -134,13 +134,14 @@ class Shape:
     """The word for a curve, and the tests it rests on.
 
     `p` is the largest p of the tests that the word needs, the least against chance for "nothing above chance", nan for
-    "undecided". `flat` compares all layers; `plateau` those of the hull of `among`, where they are two or more.
+    "undecided". `flat` compares all layers; `plateau` those of the hull of `among`, where they are two or more; both
+    are None where layers are not compared.
     """
 
     verdict: str
     p: float
     among: Contenders
-    flat: Equivalence
+    flat: Equivalence | None
     plateau: Equivalence | None
 
 
@@ -174,6 +175,14 @@ def shape(
     above = np.inf if chance is None else min(chance[i] for i in among.layers)
     word, p = _curved(among, plateau) if above <= alpha else (UNDECIDED, np.nan)
     return Shape(word, max(p, float(above)) if p == p else p, among, flat, plateau)
+
+
+def uncompared(layers: int, chance: np.ndarray | None, alpha: float = 0.05) -> Shape:
+    """Of layers that are not compared: all may be the best, and the tests against chance alone give a word."""
+    among = Contenders(tuple(range(layers)), 0, layers - 1, (np.nan,) * layers)
+    if chance is not None and min(chance) > alpha:
+        return Shape(NOTHING, float(min(chance)), among, None, None)
+    return Shape(UNDECIDED, np.nan, among, None, None)
 
 
 def _picked(same: Equivalence, alpha: float) -> Equivalence:

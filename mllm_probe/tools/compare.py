@@ -191,7 +191,9 @@ def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
 
 def _said(rows: Sequence["Rank"], level: str) -> Iterator[str]:
     among = [row.label for row in rows if row.may_be_best]
-    if among:
+    if rows[0].uncompared:
+        yield f"runs are {rows[0].uncompared}; each may be the best"
+    elif among:
         yield f"may be the best ({level}): {', '.join(among)}"
     else:
         yield "not all were tested on the same decisions, so it is not said which may be the best"

@@ -17,6 +17,7 @@ from mllm_probe.paths import replacing
 from mllm_probe.report.predictions import load_logits
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
 from mllm_probe.stats.flips import max_t_flips
+from mllm_probe.stats.guards import rare_label
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.peak import contenders
@@ -27,7 +28,8 @@ from mllm_probe.tools.runs import FinishedRun
 class Rank:
     """One row of ranking.csv. `difference` is this run minus `reference`, more being better, with interval, sign-flip p
     and p adjusted over `family` (see `against`); they are None where the two were not tested on the same decisions.
-    `may_be_best`: the run is in the set that holds the truly best one with probability `ci_level`."""
+    `may_be_best`: the run is in the set that holds the truly best one with probability `ci_level`. `uncompared`: why
+    differences have neither interval nor p, and all may be the best."""
 
     task: str
     position: str
@@ -51,17 +53,19 @@ class Rank:
     p_adjusted: float | None = None
     family: str = ""
     may_be_best: bool | None = None
+    uncompared: str = ""
 
 
 @dataclass(frozen=True)
 class _Tested:
     """The test decisions [N] that a run's chosen layer read, in the order of their uids: their pictures, and a score
-    each. `fingerprint` is that of all decisions."""
+    each. `fingerprint` is that of all decisions; `uncompared`: why such scores are not compared, if so."""
 
     fingerprint: str
     decisions: np.ndarray
     groups: np.ndarray
     scores: np.ndarray
+    uncompared: str | None
 
     @classmethod
     def of(cls, run: FinishedRun, position: str) -> "_Tested":
@@ -71,8 +75,9 @@ class _Tested:
         uids = np.asarray(scored.decisions)[read]
         order = np.argsort(uids)
         said = scored.read_as(chosen.metric, logits)[:, read]
-        scores = row_scores(said, np.asarray(scored.labels)[read], scored.kind, chosen.metric)
-        return cls(scored.fingerprint, uids[order], np.asarray(scored.groups)[read][order], scores[order])
+        labels, groups = np.asarray(scored.labels)[read], np.asarray(scored.groups)[read]
+        scores, reason = row_scores(said, labels, scored.kind, chosen.metric), rare_label(chosen.metric, labels, groups)
+        return cls(scored.fingerprint, uids[order], groups[order], scores[order], reason)
 
     def alike(self, other: "_Tested") -> bool:
         return self.fingerprint == other.fingerprint and np.array_equal(self.decisions, other.decisions)
@@ -90,6 +95,8 @@ def ranking(runs: Sequence[FinishedRun], position: str, baseline: str | None = N
     rows = [_row(run, position, i + 1, reference) for i, run in enumerate(ordered)]
     tested = {run.label: _Tested.of(run, position) for run in ordered}
     paired = {name: one.scores for name, one in tested.items() if one.alike(tested[reference])}
+    if tested[reference].uncompared:
+        return [replace(row, **_apart(row.label, paired, reference, tested[reference].uncompared)) for row in rows]
     draws, level = Resamples(tested[reference].groups), rows[0].ci_level
     if len(paired) == len(rows):
         among = contenders(np.stack(list(paired.values())), draws, level)
@@ -120,6 +127,12 @@ def against(
         bounds = {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
         judged[name] = {**bounds, "p_value": p, "p_adjusted": adjusted, "family": family}
     return judged
+
+
+def _apart(label: str, paired: Mapping[str, np.ndarray], reference: str, reason: str | None) -> dict[str, Any]:
+    """The columns of Rank where runs are not compared: the bare difference, and each may be the best."""
+    gap = float(paired[label].mean() - paired[reference].mean()) if label in paired and label != reference else None
+    return {"difference": gap, "may_be_best": True, "uncompared": reason}
 
 
 def _row(run: FinishedRun, position: str, rank: int, reference: str) -> Rank:
