@@ -1,6 +1,6 @@
 """What intervals over pictures cover, and how long they are: simulated decisions, the true value known.
 
-    python scripts/simulate_intervals.py                # shares and differences, 4,000 draws a cell: 3 minutes
+    python scripts/simulate_intervals.py                # shares, differences, losses, 4,000 draws a cell: 5 minutes
     python scripts/simulate_intervals.py --draws 200    # some seconds
 
 Shares: a picture's chance of a right decision is drawn from a beta distribution around the true accuracy, so that two
@@ -10,7 +10,9 @@ Dirichlet distribution with the same correlation (`own`), or the share that diff
 Their decisions have a correlation of 0.5; `lead` is the first one's lead in accuracy. Averaged: each of five seeds
 agrees with the others about half of the decisions. Lengths are beside those of Clopper and Pearson's interval on the
 true effective number of decisions, N / (1 + (decisions a picture - 1) icc), around the same estimates; for differences
-of both shares' ones, joined. Prints tables in Markdown. Letters: R draws, G pictures, m decisions a picture.
+of both shares' ones, joined. Losses: predicted numbers with a true R2 and a residual of normal errors (`mae`), and the
+log loss of a calibrated probe with a true AUROC (`nll`), in normal scores with the correlation 0.3 in a picture; the
+length is the mean of the natural logarithm of high / low (of 1 - R2). Prints tables in Markdown. Letters: R draws, G pictures, m decisions a picture.
 """
 
 import argparse
@@ -23,11 +25,14 @@ import numpy as np
 from scipy.stats import beta, norm
 from scipy.stats import t as student
 
-from mllm_probe.stats.bootstrap import interval
-from mllm_probe.stats.intervals import gap_limits, share_limits
+from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.stats.intervals import gap_limits, of, share_limits
 
 ICCS, PICTURES, DECISIONS, ACCURACIES = (0.0, 0.1, 0.3), (10, 20, 40, 150), (1, 4, 40), (0.5, 0.8, 0.95, 0.99)
 LEADS, SEEDS, PHI = (0.0, 0.1), 5, 0.5
+# R2; the mean absolute error; the distance of two normals, whose AUROC is 0.76, 0.92 and 0.99
+LOSSES = (("r2", 0.0), ("r2", 0.5), ("r2", 0.9), ("mae", 0.5), ("nll", 1.0), ("nll", 2.0), ("nll", 3.3))
+FEW = (10, 15, 30, 60)
 Ends = tuple[np.ndarray, np.ndarray]
 Limits = Callable[[np.ndarray, int], Ends]
 
@@ -172,6 +177,54 @@ def differences(draws: int, how: str) -> list[Found]:
     return found
 
 
+def loss_sample(metric: str, setting: float, shape: tuple[int, ...], rng: np.random.Generator) -> Ends:
+    """Predictions and labels [.., G, m]: numbers of variance 1 with a true R2, or logits of a calibrated probe.
+
+    Normal scores, which correlate by 0.3 within a picture; a picture has one label.
+    """
+    signal, noise = (
+        np.sqrt(0.3) * rng.normal(size=(*shape[:-1], 1)) + np.sqrt(0.7) * rng.normal(size=shape)
+        if shape[-1] > 1
+        else rng.normal(size=shape)
+        for _ in range(2)
+    )
+    if metric != "nll":
+        return np.sqrt(setting) * signal, np.sqrt(setting) * signal + np.sqrt(1 - setting) * noise
+    y = np.broadcast_to(rng.integers(0, 2, (*shape[:-1], 1)), shape)
+    return setting * (noise + setting * (y - 0.5)), y
+
+
+def loss_truth(metric: str, setting: float) -> float:
+    """Of r2 as set, of mae and nll by their integrals over a normal score."""
+    if metric == "r2":
+        return setting
+    z = norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    if metric == "mae":
+        return float(np.sqrt(1 - setting) * np.abs(z).mean())
+    return float(np.logaddexp(0, -setting * (z + setting / 2)).mean())
+
+
+def loss_coverage(metric: str, setting: float, pictures: int, decisions: int, draws: int) -> tuple[float, float]:
+    """How often the tool's interval holds the true value, and the median of log(high / low) of the loss."""
+    rng, held = np.random.default_rng([pictures, decisions]), Resamples(np.repeat(np.arange(pictures), decisions), 1)
+    predicted, y = loss_sample(metric, setting, (draws, pictures, decisions), rng)
+    kind, ends = "binary" if metric == "nll" else "number", np.empty((draws, 2))
+    for i, (one, label) in enumerate(zip(predicted, y, strict=True)):
+        found = of(metric, one.reshape(1, -1), label.reshape(-1), held, kind)
+        ends[i] = found.low, found.high
+    true, loss = loss_truth(metric, setting), 1 - ends[:, ::-1] if metric == "r2" else ends
+    return float(np.mean((ends[:, 0] <= true) & (true <= ends[:, 1]))), float(np.median(np.log(loss[:, 1] / loss[:, 0])))
+
+
+def losses(draws: int) -> Iterator[str]:
+    yield "| measure | set to | decisions | " + " | ".join(f"{g} pictures" for g in FEW) + " |"
+    yield "|" + "---|" * (3 + len(FEW))
+    for (metric, setting), m in product(LOSSES, (1, 4)):
+        found = (loss_coverage(metric, setting, g, m, draws) for g in FEW)
+        said = " | ".join(f"{100 * coverage:.1f} ({length:.2f})" for coverage, length in found)
+        yield f"| {metric} | {setting} | {m} | {said} |"
+
+
 def _found(cell: Cell, true: float, ends: Ends, ideal: Ends) -> Found:
     covered = (ends[0] <= true + 1e-12) & (true - 1e-12 <= ends[1])
     return Found(cell, float(covered.mean()), float((ends[1] - ends[0]).mean() / (ideal[1] - ideal[0]).mean()))
@@ -202,7 +255,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Coverage of intervals over pictures.")
     parser.add_argument("--draws", type=int, default=4000, help="samples a cell (default: %(default)s)")
     parser.add_argument("--cells", action="store_true", help="a table of every cell of the tool's intervals, too")
+    parser.add_argument("--losses", action="store_true", help="only r2, mae and nll: a minute")
     given = parser.parse_args()
+    for line in losses(given.draws):
+        print(line, flush=True)
+    if given.losses:
+        return
     ours: dict[str, Callable[[int], list[Found]]] = {
         "share": shares,
         "share, mean of 5 seeds": partial(shares, sample=right_over_seeds),
