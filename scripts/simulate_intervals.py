@@ -10,9 +10,8 @@ Dirichlet distribution with the same correlation (`own`), or the share that diff
 Their decisions have a correlation of 0.5; `lead` is the first one's lead in accuracy. Averaged: each of five seeds
 agrees with the others about half of the decisions. Lengths are beside those of Clopper and Pearson's interval on the
 true effective number of decisions, N / (1 + (decisions a picture - 1) icc), around the same estimates; for differences
-of both shares' ones, joined. Losses: predicted numbers with a true R2 and a residual of normal errors (`mae`), and the
-log loss of a calibrated probe with a true AUROC (`nll`), in normal scores with the correlation 0.3 in a picture; the
-length is the mean of the natural logarithm of high / low (of 1 - R2). Prints tables in Markdown. Letters: R draws, G pictures, m decisions a picture.
+of both shares' ones, joined. Losses: see `loss_sample`; length is the median of log(high / low), of 1 - r2.
+Prints tables in Markdown. Letters: R draws, G pictures, m decisions a picture.
 """
 
 import argparse
@@ -213,7 +212,9 @@ def loss_coverage(metric: str, setting: float, pictures: int, decisions: int, dr
         found = of(metric, one.reshape(1, -1), label.reshape(-1), held, kind)
         ends[i] = found.low, found.high
     true, loss = loss_truth(metric, setting), 1 - ends[:, ::-1] if metric == "r2" else ends
-    return float(np.mean((ends[:, 0] <= true) & (true <= ends[:, 1]))), float(np.median(np.log(loss[:, 1] / loss[:, 0])))
+    return float(np.mean((ends[:, 0] <= true) & (true <= ends[:, 1]))), float(
+        np.median(np.log(loss[:, 1] / loss[:, 0]))
+    )
 
 
 def losses(draws: int) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """Quantised against not quantised: states by hand from the shards, probes by hand from their saved weights, and the
 command from two extractions to its figure."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import QUICK, Run, stored, tiny
+from rich.console import Console
 from safetensors.numpy import load_file
 from sklearn.metrics.pairwise import paired_cosine_distances
 
@@ -18,13 +21,14 @@ from mllm_probe.digests import Digests
 from mllm_probe.errors import ProbeError
 from mllm_probe.geometry import deviation as measured
 from mllm_probe.geometry.deviation import deviation
-from mllm_probe.report.fidelity import Agreement, load_agreements, lost
+from mllm_probe.report.fidelity import Agreement, load_agreements, lost, print_agreements
 from mllm_probe.report.scores import load_scores
 from mllm_probe.stages.agreement import corrected
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
 
 RNG = np.random.default_rng(0)
+TEXTS = ("run", "model", "revision", "quantization", "reference", "cache", "reference_cache", "dataset", "task")
 LAYERS = ("layers.range=[1,3]", "layers.stride=1", "layers.towers=[vision,lm]", "controls=none", "sweep.seeds=[0,1]")
 
 
@@ -63,15 +67,14 @@ def test_states_that_cannot_be_compared_are_errors() -> None:
 
 
 def test_holm_goes_over_the_sites_of_a_position_and_kind() -> None:
-    texts = ("run", "model", "revision", "quantization", "reference", "cache", "reference_cache", "dataset", "task")
-    blank = Agreement(**dict.fromkeys(texts, ""), site="lm.01", tower="lm", layer=1, part="block", depth=1.0,
+    blank = Agreement(**dict.fromkeys(TEXTS, ""), site="lm.01", tower="lm", layer=1, part="block", depth=1.0,
                       position="last", measure="difference", n=1, n_groups=1, value=0.0)  # fmt: skip
     rows = [replace(blank, p_value=p) for p in (0.01, 0.04, 0.03)]
     rows += [replace(blank, p_value=0.5, position="mean_text"), replace(blank, p_value=0.2, measure="transfer")]
     found = [row.p_holm for row in corrected([*rows, replace(blank, measure="cosine")])]
     assert found[:5] == pytest.approx([0.03, 0.06, 0.06, 0.5, 0.2]) and found[5] is None
     changes = [replace(row, low=0.0, high=0.1, value=i / 100) for i, row in enumerate(corrected(rows[:3]))]
-    said = next(iter(lost(pd.DataFrame(map(vars, changes)))))
+    said = next(iter(lost(pd.DataFrame(map(vars, [*changes, replace(blank, measure="accuracy")])))))
     assert said.endswith("p = 0.06; 1 of 3 sites differ (Holm)"), "the largest change with its own p, corrected"
 
 
@@ -166,12 +169,24 @@ def _decisions(here: Path) -> tuple[np.ndarray, list[str], np.ndarray]:
 
 def test_another_precision_can_be_the_reference(probe: Run, tmp_path: Path, checkpoint: Path) -> None:
     args = (*QUICK, *LAYERS, "model=custom", f"model.path={checkpoint}", "model.quantization=none")
-    code, out, err = probe("fidelity", *args, "model.dtype=bfloat16", "fidelity.dtype=float32", "task=objects")
+    code, out, err = probe(
+        "fidelity", *args, "model.dtype=bfloat16", "fidelity.dtype=float32", "task=objects", "sweep.metric=nll"
+    )
     assert code == 0, err
     assert "none (bfloat16) against none (float32)" in out
     table = load_agreements(done(tmp_path, "fidelity") / "fidelity.csv")
     error = table[(table.measure == "relative_error") & (table.layer > 0)].value
     assert error.min() > 0 and error.max() < 0.05, "bfloat16 has 8 bits"
+    _losses_are_not_shares(table[table.split == "test"].set_index(["site", "position"]))
+
+
+def _losses_are_not_shares(table: pd.DataFrame) -> None:
+    """A change of log loss has the sign of the loss, and an interval as short as pictures agree about it."""
+    change = table[table.measure == "difference"]
+    home = table[(table.measure == "nll") & (table.fitted_on == table.read_on)]
+    model, reference = (home[home.read_on == side].value for side in ("model", "reference"))
+    assert change.value.to_numpy() == pytest.approx((model - reference).to_numpy())
+    assert (change.high - change.low < 0.1).all()
 
 
 def test_answers_that_never_differ_may_differ_of_other_pictures(probe: Run, tmp_path: Path, checkpoint: Path) -> None:
@@ -214,3 +229,43 @@ def test_bad_settings_are_one_sentence(probe: Run, tmp_path: Path, args: tuple[s
     code, _, err = probe("fidelity", *args)
     assert code == 1 and message in err and "\n" not in err.strip()
     assert not list(tmp_path.glob("outputs/cache/*/groups"))
+
+
+def changes(metric: str, values: Sequence[float], ends: Sequence[float], error: float = 0.1) -> pd.DataFrame:
+    """Rows of `last` on 12 test pictures: the states', the probe's and its change at a site for each value."""
+    blank = Agreement(**dict.fromkeys(TEXTS, ""), site="", tower="lm", layer=1, part="block", depth=1.0,
+                      position="last", measure=metric, n=12, n_groups=12, low=ends[0], high=ends[1])  # fmt: skip
+    rows = []
+    for i, value in enumerate(values):
+        here = replace(blank, site=f"lm.0{i}", layer=i)
+        rows.append(replace(here, measure="relative_error", value=error))
+        rows.append(replace(here, value=0.868, fitted_on="reference", read_on="reference"))
+        more = {"fitted_on": "model", "read_on": "model", "p_value": 0.5, "p_holm": 1.0}
+        rows.append(replace(here, measure="difference", value=value, **more))
+    return pd.DataFrame(map(vars, rows))
+
+
+@pytest.mark.parametrize(
+    ("metric", "cell", "said", "head"),
+    [
+        ("r2", "0.002 [-0.004, 0.007]", "+0.002 [-0.004, 0.007], p", "probe: R2"),
+        ("nll", "0.002 [-0.004, 0.007]", "+0.002 nats [-0.004, 0.007], p", "log loss in nats, change in nats"),
+        ("accuracy", "0.2 [-0.4, 0.7]", "+0.2 points [-0.4, 0.7], p", "accuracy in %, change in points"),
+    ],
+)
+def test_changes_are_in_the_unit_of_the_measure(metric: str, cell: str, said: str, head: str) -> None:
+    table, console = changes(metric, [0.0, 0.002], (-0.004, 0.007)), Console(file=StringIO(), width=160)
+    print_agreements(table, console)
+    printed = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert all(one in printed for one in (cell, said, head, "86.8" if metric == "accuracy" else "0.868"))
+    assert "12 test pictures: intervals" in printed and "nan" not in printed
+
+
+def test_what_was_not_seen_to_change_may_have_changed() -> None:
+    """Intervals tell how far; only where no state differs, nothing can have changed."""
+    said = next(lost(changes("accuracy", [0.0, 0.0], (-0.168, 0.168))))
+    assert said == "last: the probe's score is not shown to change: +0.0 points [-16.8, 16.8] at every site"
+    said = next(lost(changes("r2", [0.0, 0.0], (np.nan, np.nan))))
+    assert said == "last: the probe's score is not shown to change: +0.000 at every site"
+    said = next(lost(changes("r2", [0.0, 0.0], (np.nan, np.nan), error=0.0)))
+    assert said == "last: the probe's score changes at no site, since no state that was compared differs"

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from mllm_probe import units
 from mllm_probe.paths import replacing
 from mllm_probe.report.figures import positions
 from mllm_probe.settings import METRICS
+from mllm_probe.stats.guards import few_pictures
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
 
@@ -92,6 +94,11 @@ def curve(here: "pd.DataFrame", fitted_on: str, read_on: str, split: str = "test
     return scores[(scores.fitted_on == fitted_on) & (scores.read_on == read_on)]
 
 
+def headline(table: "pd.DataFrame") -> str:
+    """The measure of the probe, in which its changes are, too."""
+    return str(table[table.measure.isin(HEADLINES)].measure.iloc[0])
+
+
 def print_agreements(table: "pd.DataFrame", console: Console | None = None) -> None:
     """A table for each position, one row a site; then what may be said of it."""
     console = console or Console()
@@ -99,14 +106,18 @@ def print_agreements(table: "pd.DataFrame", console: Console | None = None) -> N
         here = table[table.position == position]
         console.print(_view(here, position))
         for line in (*_said(here, position), *_answers(here)):
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, markup=False)
+    for line in _few(table):
+        console.print(line, highlight=False, markup=False)
 
 
 def _view(here: "pd.DataFrame", position: str) -> Table:
-    first = here.iloc[0]
+    first, metric = here.iloc[0], headline(here)
+    change = units.unit(metric).gap
     view = Table(
         title=f"{first.model}, {first.task} at {position}: {first.quantization} against {first.reference}",
-        caption="error: relative; FVU: variance unexplained; probe in %, change in points; *: p < 0.05, Holm",
+        caption=f"error: relative; FVU: variance unexplained; probe: {units.headed(metric)}"
+        f"{change and f', change in{change}'}; *: p < {ALPHA}, Holm",
         collapse_padding=True,
     )
     view.add_column("site", no_wrap=True)
@@ -115,7 +126,7 @@ def _view(here: "pd.DataFrame", position: str) -> Table:
     for site, rows in here[here.split == "test"].groupby("site", sort=False):
         cell = {(row.measure, row.fitted_on, row.read_on): row for row in rows.itertuples()}
         states = (_number(cell.get((name, "", "")), form) for name, form in STATES.items())
-        view.add_row(site, *states, *_points(curve(rows, *HOME), cell.get((CHANGED, MODEL, MODEL))))
+        view.add_row(site, *states, *_probed(curve(rows, *HOME), cell.get((CHANGED, MODEL, MODEL)), metric))
     return view
 
 
@@ -123,42 +134,52 @@ def _number(row: Any, form: str) -> str:
     return "" if row is None or row.value != row.value else f"{row.value:{form}}"
 
 
-def _points(at_home: "pd.DataFrame", change: Any) -> tuple[str, str]:
+def _probed(at_home: "pd.DataFrame", change: Any, metric: str) -> tuple[str, str]:
     if change is None:
         return "", ""
-    return f"{100 * at_home.value.iloc[0]:.1f}", f"{_gap(change)}{'*' if change.p_holm < ALPHA else ''}"
-
-
-def _gap(row: Any) -> str:
-    between = "" if row.low != row.low else f" \\[{100 * row.low:z.1f}, {100 * row.high:z.1f}]"
-    return f"{100 * row.value:z.1f}{between}"
+    moved = units.bare(change.value, change.low, change.high, metric)
+    return units.number(at_home.value.iloc[0], metric), f"{moved}{'*' if change.p_holm < ALPHA else ''}"
 
 
 def lost(table: "pd.DataFrame") -> Iterator[str]:
-    """The sentences of print_agreements, without markup."""
+    """The sentences of print_agreements."""
     for position in positions(table):
         here = table[table.position == position]
-        for line in (*_said(here, position), *_answers(here)):
-            yield line.strip().replace("\\[", "[")
+        yield from map(str.strip, (*_said(here, position), *_answers(here)))
+    yield from _few(table)
+
+
+def _few(table: "pd.DataFrame") -> Iterator[str]:
+    tested = table[table.measure.isin(SENTENCES)]
+    if said := len(tested) and few_pictures(int(tested.n_groups.iloc[0])):
+        yield said
 
 
 def _said(here: "pd.DataFrame", position: str) -> Iterator[str]:
-    """Where the curve changes most, and whether its best layer moves. The largest of many changes is large by luck,
-    too, and its interval knows nothing of that: its p after Holm does."""
+    """Where the curve changes, and whether its best layer moves."""
     for name, what in SENTENCES.items():
         rows = here[here.measure == name]
-        if len(rows) and rows.value.any():
-            most, found = rows.loc[rows.value.abs().idxmax()], int((rows.p_holm < ALPHA).sum())
-            many = f"p = {most.p_holm:.2g}; {found} of {len(rows)} sites differ (Holm)"
-            if rows.p_holm.isna().all():
-                many = "not tested: a label is too rare among the test pictures"
-            yield f"{position}: {what} changes most at {most.site}, by {_gap(most)}, {many}"
-        elif len(rows):
-            yield f"{position}: {what} changes at no site"
+        if len(rows):
+            yield f"{position}: {what} {_changed(rows, here)}"
     best = [_best(here, side) for side in SIDES]
     if all(best):
         same = "the same" if best[0] == best[1] else "another"
         yield f"  validation prefers {best[0]} of the reference, {best[1]} of the model: {same} block"
+
+
+def _changed(rows: "pd.DataFrame", here: "pd.DataFrame") -> str:
+    """The largest of many changes is large by luck, too, and its interval knows nothing of that: its p after Holm does.
+    That the test pictures show none does not say that others would not, but where no state differs nothing can."""
+    most = rows.loc[rows.value.abs().idxmax()]
+    gap = units.gap(most.value, most.low, most.high, headline(here))
+    if most.value:
+        many = f"p = {most.p_holm:.2g}; {int((rows.p_holm < ALPHA).sum())} of {len(rows)} sites differ (Holm)"
+        if rows.p_holm.isna().all():
+            many = "not tested: a label is too rare among the test pictures"
+        return f"changes most at {most.site}, by {gap}, {many}"
+    if not here[here.measure == "relative_error"].value.any():
+        return "changes at no site, since no state that was compared differs"
+    return f"is not shown to change: {gap} at every site"
 
 
 def _best(here: "pd.DataFrame", side: str) -> str:
@@ -172,5 +193,5 @@ def _best(here: "pd.DataFrame", side: str) -> str:
 def _answers(here: "pd.DataFrame") -> Iterator[str]:
     rows = here[here.measure == "answer_agreement"]
     for row in rows[rows.layer == rows.layer.max()].itertuples():
-        share = f"{100 * row.value:.1f} % \\[{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        share = units.value(row.value, row.low, row.high, "accuracy")
         yield f"  stopped at {row.site}, both answer alike in {share} of {row.n} prompts"

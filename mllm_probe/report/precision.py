@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.report.fidelity import CHANGED, HEADLINES, MODEL, MOVED, REFERENCE, curve
+from mllm_probe import units
+from mllm_probe.report.fidelity import CHANGED, MODEL, MOVED, REFERENCE, curve, headline
 from mllm_probe.report.figures import COLOURS, legend_below, positions, save
 from mllm_probe.report.heatmaps import in_order, name_sites
 from mllm_probe.report_settings import SCREEN
@@ -24,7 +25,7 @@ CURVES = {  # label: fitted on, read on, colour, dashes
     "the model's probe on reference states": (MODEL, REFERENCE, COLOURS[3], (0, (1, 1))),
 }
 CHANGES = {CHANGED: (COLOURS[1], "-"), MOVED: (COLOURS[2], (0, (4, 2)))}
-NAMES = ("deviation", "similarity", "{metric}", "change in points")
+NAMES = ("deviation", "similarity", "{metric}", "change{gap}")
 COLUMN, ROW = 3.4, 1.75  # inches
 
 
@@ -39,9 +40,10 @@ def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCR
         _draw_column(column, table[table.position == position])
         column[0].set_title(position, fontsize=10)
     panels[0, 0].set_ylim(bottom=0)
-    metric = str(table[table.measure.isin(HEADLINES)].measure.iloc[0])
+    metric = headline(table)
+    gap = units.unit(metric).gap
     for panel, name in zip(panels[:, 0], NAMES, strict=True):
-        panel.set_ylabel(name.format(metric=metric), fontsize=9.5)
+        panel.set_ylabel(name.format(metric=units.named(metric), gap=gap and f" in{gap}"), fontsize=9.5)
     first = table.iloc[0]
     figure.suptitle(f"{first.model}: {first.quantization} against {first.reference}, {first.task}", fontsize=11)
     legend_below(figure, list(panels.flat), width=2.6)
@@ -55,11 +57,12 @@ def _draw_column(column: Sequence[Any], here: "pd.DataFrame") -> None:
             _draw_line(panel, here[here.measure == measure], sites, colour, "-", label)
     for label, (fitted_on, read_on, colour, dashes) in CURVES.items():
         _draw_line(column[2], curve(here, fitted_on, read_on), sites, colour, dashes, label, band=False)
+    scale = units.unit(headline(here)).scale
     column[3].axhline(0, color="0.45", linewidth=0.8)
     for measure, (colour, dashes) in CHANGES.items():
         rows = here[here.measure == measure]
-        points = rows.assign(value=100 * rows.value, low=100 * rows.low, high=100 * rows.high)
-        _draw_line(column[3], points, sites, colour, dashes)
+        scaled = rows.assign(value=scale * rows.value, low=scale * rows.low, high=scale * rows.high)
+        _draw_line(column[3], scaled, sites, colour, dashes)
     for panel in column:
         name_sites(panel, sites)
 

@@ -122,9 +122,9 @@ class Agreements:
     def _difference(
         self, key: Key, name: str, pair: tuple[str, str], trials: Sequence[Trial], others: Sequence[Trial]
     ) -> Agreement:
-        """The first trials minus the others on the same test rows, in the unit of the score; p by sign flips."""
+        """The first trials minus the others on the same test rows, as the measure has it; p by sign flips."""
         rows = self._scoring.rows(trials[0], "test")
-        a, b = (self._scoring.row_scores(each, rows) for each in (trials, others))
+        a, b = (self._scoring.row_scores(each, rows) for each in (trials, others)[:: self._scoring.sign])
         found = self._scoring.difference(a, b, rows)
         bounds = {"low": known(found.low), "high": known(found.high), "p_value": known(found.p)}
         more = self._pair(pair, int(rows.sum()), self._bench.pictures(rows))

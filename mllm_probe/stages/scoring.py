@@ -124,7 +124,7 @@ class Scoring:
         test = self.rows(real[0], "test")
         pairs = zip(*([self.row(t, self.headline, test) for t in side] for side in (real, control)), strict=True)
         rows = [replace(a, metric="selectivity", headline=False, value=a.value - b.value) for a, b in pairs]
-        a, b = (self.sign * self.row_scores(side, test) for side in (real, control))
+        a, b = (self.row_scores(side, test) for side in (real, control)[:: self.sign])
         between = Interval(np.nan, np.nan)
         if not self.incomparable(test):
             between = of_difference(a, b, self.draws(test), self.level)

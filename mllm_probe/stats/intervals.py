@@ -60,8 +60,8 @@ def of(
     if metric in DRAWN:
         return _of_draws(metric, logits, y, pictures, kind, level, mask)
     if metric in LOSSES:
-        sums = sum(_terms(metric, one, y, pictures, kind, mask) for one in logits) / len(logits)
-        return _of_loss(metric, sums, level)
+        sums = [_terms(metric, one, y, pictures, kind, mask) for one in logits]
+        return _of_loss(metric, np.mean(sums, axis=0), level)
     recalls = metric == "balanced_accuracy" and kind != "labels"
     rows = np.mean([linearised("accuracy" if recalls else metric, one, y, kind, mask) for one in logits], axis=0)
     if metric not in BY_LABEL:
@@ -262,7 +262,7 @@ def _terms(
 
 
 def _of_loss(metric: str, sums: np.ndarray, level: float) -> Interval:
-    """Student's t on the logarithm of a loss above 0, or of 1 - r2, as it has a long tail upwards; sums [G, k] of terms.
+    """Student's t on the logarithm of a loss above 0 (of 1 - r2), as losses have a long tail upwards; sums [G, k].
 
     The variance is that of leaving out one picture at a time (Efron and Stein 1981), which counts what one picture
     moves in both sums of r2. Linearised, an interval is short by a fifth with 10 pictures.
