@@ -54,8 +54,7 @@ def of(
 
     Accuracy by `share_limits`; balanced accuracy by those of the recalls, joined; AUROC, average precision and F1 exact
     on the effective number, with the degrees of the rarest label's pictures; nll, mae and r2 by Student's t on the
-    logarithm of the loss (1 - r2), leaving out each picture; ece and spearman by percentiles of the draws. Raises
-    ProbeError as `measure`.
+    logarithm of the loss (1 - r2); ece and spearman by percentiles of the draws. Raises ProbeError as `measure`.
     """
     if metric in DRAWN:
         return _of_draws(metric, logits, y, pictures, kind, level, mask)
@@ -263,10 +262,7 @@ def _terms(
 
 def _of_loss(metric: str, sums: np.ndarray, level: float) -> Interval:
     """Student's t on the logarithm of a loss above 0 (of 1 - r2), as losses have a long tail upwards; sums [G, k].
-
-    The variance is that of leaving out one picture at a time (Efron and Stein 1981), which counts what one picture
-    moves in both sums of r2. Linearised, an interval is short by a fifth with 10 pictures.
-    """
+    The variance is that of leaving out one picture at a time (Efron and Stein 1981), as one moves both sums of r2."""
     every = np.vstack([sums.sum(axis=0), sums.sum(axis=0) - sums])
     value, *without = 1 - combine(metric, every) if metric == "r2" else combine(metric, every)
     if not value > 0:
