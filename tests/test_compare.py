@@ -119,6 +119,7 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
         best = json.loads((run / "summary.json").read_text())["chosen"][position]
         assert [row.site, row.value, row.low, row.high] == [best[n] for n in ("site", "value", "low", "high")]
         assert row.depth == int(row.site[3:]) / 8 and f"{row.site} ({row.depth:.2f})" in out
+    assert "accuracy in %" in out
     assert re.search(r"^mini +[▁▂▃▄▅▆▇█]{3}  [\d.]+ to [\d.]+ %$", out, re.MULTILINE)
     assert "may be the best (95 %): mini\n" in out and "32 test decisions on 8 pictures" in out
     first = {path.name: path.read_bytes() for path in Path("o").iterdir()}

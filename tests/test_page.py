@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def test_the_page_has_the_numbers_of_the_csv(made: Path) -> None:
             }
     for row in sites.itertuples():
         assert f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]" in page.words
+    assert re.search(r"selectivity\s*[+-]\d+\.\d points", page.words) and "nan" not in page.words.split()
     shown = {trace["name"]: trace for trace in charts["last"]["data"] if "name" in trace}
     for control in ("text_only", "random_weights", "control_task"):
         own = rows[(rows.control == control) & (rows.position == "last")]

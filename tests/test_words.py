@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from test_study_report import LAYERS, at, score, write
 
 from mllm_probe.report.answers import Reading, load_tests
-from mllm_probe.report.beside import beside
+from mllm_probe.report.beside import beside, beyond_covariates
+from mllm_probe.report.figures import floors
 from mllm_probe.report.scores import ScoreFile, load_scores
 from mllm_probe.report.table import print_table
 
@@ -161,20 +163,18 @@ def test_the_first_words_hold_the_layer_against_random_weights(
 
 
 def test_the_controls_card_counts_in_all_controls(tmp_path: Path) -> None:
-    """A control task at 85.6 % is not above the highest."""
+    """A control task at 85.6 % is not above the best."""
     place = at("lm", 8, "last", 1.0)
     own = [score(0.856, control="control_task", **place), score(0.5, control="permuted", **place)]
     scores = load_scores(write(tmp_path / "run", "entailment", CURVE, more=own))
     answer = reading(scores, table({"lm.08": 1.0})).answers()[-1]
-    assert answer.answer.replace("\xa0", " ").startswith("control task has 85.6 % [83.6, 87.6], the highest of ")
+    assert answer.answer.replace("\xa0", " ").startswith("control task has 85.6 % [83.6, 87.6], the best of ")
     found = {one.name: one for one in beside(scores, table({"lm.08": 1.0}), "last", "lm.08")}
     assert found["zero shot"].counts is found["copy ceiling"].counts is False
     assert max(one.row.value for one in found.values() if one.counts) == 0.856
 
 
-@pytest.mark.parametrize(
-    ("metric", "shown"), [("r2", "R2 0.420 [0.400, 0.440]"), ("nll", "log loss 0.420 nats [0.400, 0.440]")]
-)
+@pytest.mark.parametrize(("metric", "shown"), [("r2", "R2 0.420 [0.400, 0.440]"), ("nll", "log loss 0.420 nats")])
 def test_only_shares_are_percentages(tmp_path: Path, metric: str, shown: str) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -183,12 +183,16 @@ def test_only_shares_are_percentages(tmp_path: Path, metric: str, shown: str) ->
         score(-1e-9, metric=metric, probe="majority"),
         score(0.4, metric=metric, seed="0", split="val", **at("lm", 8, "last", 1.0)),
     ]
+    rows = rows if metric == "r2" else [replace(row, low=None, high=None) for row in rows]
     ScoreFile(folder / "scores.csv").add(rows)
     scores = load_scores(folder / "scores.csv")
     one = Reading(scores, {**summary(0.42), "metric": metric}, table({"lm.08": 1.0}), "last")
     assert shown in said(one) and "%" not in said(one).replace("(95 %)", "").replace("80 %", "")
     written = io.StringIO()
     print_table(scores, {**summary(0.42), "metric": metric}, table({"lm.08": 1.0}), Console(file=written, width=200))
+    assert "highest" not in said(one) and ("intervals over pictures" in " ".join(written.getvalue().split())) == (
+        metric == "r2"
+    )
     assert "42.0" not in written.getvalue() and not re.search(r"-0\.0+\b", written.getvalue())
 
 
@@ -246,3 +250,37 @@ def check_words(folder: Path) -> None:
         may = here[(here.test == "contender") & (here.verdict != "")].site
         assert (may.iloc[0], may.iloc[-1]) == (row.site, row.other or row.site)
     assert not (tests.site == tests.other).any(), "no layer is tested against itself"
+
+
+def test_what_goes_beyond_a_covariate_is_a_line(scores: pd.DataFrame) -> None:
+    beyond = {"test": "beyond", "other": "[b]words", "family": "4 keys, 3 strata of [b]words", "p_adjusted": 0.5}
+    found = {"verdict": "beyond the covariate", "p_adjusted": 0.012}
+    rows = [{"site": site} for site in SITES[:3]] + [{"position": "mean_text", "site": "lm.00"}]
+    tests = pd.DataFrame([COMMON | beyond | row | (found if i == 1 else {}) for i, row in enumerate(rows)])
+    line = "layers beyond [b]words: 1 of 3 at last, 0 of 1 at mean_text (least p = 0.012, max-T over 4 keys, 3 strata"
+    assert line in next(beyond_covariates(tests)).replace("\xa0", " ")
+    written = io.StringIO()
+    print_table(scores, summary(0.85), pd.concat([table({"lm.08": 1.0}), tests]), Console(file=written, width=300))
+    assert line in written.getvalue()
+
+
+def test_floors_are_explained_for_labels_and_numbers(scores: pd.DataFrame) -> None:
+    shown = scores[scores.probe == "majority"]
+    both = pd.concat([scores, shown.assign(control="covariate:words"), shown.assign(probe="constant")])
+    meaning = {one.name: one.meaning for one in beside(both, table({"lm.08": 1.0}), "last", "lm.08")}
+    assert "mean" in meaning["majority"] and "mean" in meaning["constant"] and "of words" in meaning["covariate:words"]
+
+
+def test_only_tested_blocks_are_counted(scores: pd.DataFrame) -> None:
+    tests = table({"lm.03": 1.0}, chance=0.3)
+    tests.loc[(tests.test == "above_chance") & (tests.site == "lm.00"), ["p_value", "p_adjusted"]] = None
+    words = said(reading(scores, tests))
+    assert "none of the 8 blocks that were tested is above chance" in words
+    assert "above chance: 0 of 8 layers here (max-T over 9 keys)" in words
+
+
+@pytest.mark.parametrize(("higher", "metric"), [(True, "accuracy"), (False, "nll")])
+def test_a_tower_is_shown_at_its_best_layer(higher: bool, metric: str) -> None:
+    rows = [score(v, control="vision_only", metric=metric, **at("vision", i, "x", 1)) for i, v in enumerate((0.4, 0.6))]
+    (best,) = floors(pd.DataFrame([asdict(row) for row in rows])).itertuples()
+    assert best.value == (0.6 if higher else 0.4)

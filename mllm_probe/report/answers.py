@@ -196,14 +196,15 @@ class Reading:
         return next((str(line).removeprefix(start) for line in lines if str(line).startswith(start)), "")
 
     def _how_much(self) -> Answer:
-        """Against the highest other block; those that the chosen one is above, and those it is not told apart from."""
+        """Against the best other block; those that the chosen one is above, and those it is not told apart from."""
         rivals = self.rows("difference").sort_values("value")
         told = {word: list(rivals.other[rivals.verdict == word]) for word in ("above", "below", "")}
         nearest = rivals.iloc[0]
-        said = f"{self.gap(nearest)} against {nearest.other}, the highest of the others"
+        said = f"{self.gap(nearest)} against {nearest.other}, the best of the others"
         if not self.compared:
             return Answer("By how much?", said, ("not tested: a label is too rare among the test pictures",))
-        detail = [f"above {self._counted(told['above'])} of {len(rivals)} other blocks (Holm)"]
+        others = f"{len(rivals)} other blocks" if len(rivals) > 1 else "the other block"
+        detail = [f"above {self._counted(told['above'])} of {others} (Holm)"]
         detail += [f"not told apart from {self._counted(told[''])}"] if told[""] else []
         detail += [f"below {self._counted(told['below'])}"] if told["below"] else []
         for name, end in (("rise", "bottom"), ("drop", "top")):
@@ -219,10 +220,10 @@ class Reading:
     def _shape(self) -> Answer:
         chance = self.rows("above_chance")
         detail = list(shape_why(self.here, self.blocks, self._margin))
+        chance = chance[chance.p_adjusted.notna()]
         if len(chance):
-            chance = chance[chance.p_adjusted.notna()]
             above, family = int(beyond(chance).sum()), "".join(chance.family[:1])
-            detail.append(f"{above} of {len(chance)} layers here are above chance (max-T over {family})")
+            detail.append(f"above chance: {above} of {len(chance)} layers here (max-T over {family})")
         return Answer("What is the shape of the curve?", self.shape, tuple(detail))
 
     @property
@@ -238,12 +239,13 @@ class Reading:
         return units.amount(self.summary["verdicts"][self.position]["margin"], self.metric)
 
     def _controlled(self) -> Answer:
-        """The highest of all controls and floors, then each of them beside the chosen layer."""
+        """The best of all controls and floors, then each of them beside the chosen layer."""
         found = beside(self.scores, self.tests, self.position, self.site)
         counted = [one for one in found if one.counts]
         detail = [one.said for one in found]
         rows = self.scores
         rows = rows[(rows.site == self.site) & (rows.position == self.position) & (rows.subset == "")]
+        rows = rows[rows.value.notna()]
         for row in rows[
             (rows.metric == "selectivity") & (rows.seed == "all") & (rows.features == "single")
         ].itertuples():
@@ -252,5 +254,5 @@ class Reading:
             return Answer("What do the controls say?", "none says anything", tuple(detail))
         top = counted[0]
         said = units.tied(units.value(top.row.value, top.row.low, top.row.high, self.metric))
-        most = f"{top.name} has {said}, the highest of {len(counted)} controls and floors"
+        most = f"{top.name} has {said}" + f", the best of {len(counted)} controls and floors" * (len(counted) > 1)
         return Answer("What do the controls say?", most, tuple(detail))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
 from mllm_probe.report.figures import COPY_CEILING, DASHES, floors, headline, headline_metric, words
-from mllm_probe.report.shapes import p_said
+from mllm_probe.report.shapes import beyond, p_said
 from mllm_probe.score import BY_DESIGN
 from mllm_probe.settings import CONTROL_TASK, PERMUTED, drawn_from
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEANING = {
-    "majority": "always the commonest label of training",
-    "constant": "the best constant answer: always the commonest test label",
+    "majority": "the same answer to all: the commonest label of training with its share, of numbers the mean",
+    "constant": "the best answer that is the same to all: the commonest test label with its share, of numbers the mean",
     "question_only": "a bag of words of the question, no picture",
     "zero_shot": "the model's own answer, no probe",
     "text_only": "the prompt without its picture",
@@ -33,6 +33,7 @@ MEANING = {
     CONTROL_TASK: "labels drawn by type (Hewitt and Liang), same layer",
     PERMUTED: "labels shuffled in training, same layer",
 }
+COVARIATE = "covariate:"
 NO_CONTROLS = ("zero_shot", COPY_CEILING)  # the model's own answer, and a ceiling
 
 
@@ -68,7 +69,13 @@ def _told(row: Any, metric: str, held: "pd.DataFrame") -> Beside:
     for pair in held[(held.other == name) & (held.verdict != BY_DESIGN)].itertuples():
         said += f"; {_over(pair, metric)}"
     said += f", {BY_DESIGN}" if designed else ""
-    return Beside(words(row), row, MEANING.get(drawn_from(name), ""), said, designed)
+    return Beside(words(row), row, _meaning(name), said, designed)
+
+
+def _meaning(name: str) -> str:
+    if name.startswith(COVARIATE):
+        return f"what the strata of {name.removeprefix(COVARIATE)} tell by themselves, no activations"
+    return MEANING.get(drawn_from(name), "")
 
 
 def _over(row: Any, metric: str) -> str:
@@ -82,6 +89,15 @@ def _over(row: Any, metric: str) -> str:
         return f"{where}: not tested, {gap}"
     least = units.amount(row.detectable, metric)
     return f"{where}: not shown to differ, {gap}, {p}" + f" (least detectable {least})" * bool(least)
+
+
+def beyond_covariates(tests: "pd.DataFrame") -> Iterator[str]:
+    """One line a covariate: how many layers read the label beyond it at each position."""
+    for name, found in tests[tests.test == "beyond"].groupby("other", sort=False):
+        each = found.groupby("position", sort=False)
+        places = ", ".join(f"{int(beyond(here).sum())} of {len(here)} at {position}" for position, here in each)
+        families = "; ".join(dict.fromkeys(found.family))
+        yield f"layers beyond {name}: {places} (least {p_said(found.p_adjusted.min())}, max-T over {families})"
 
 
 def _labels(rows: "pd.DataFrame", position: str, site: str) -> Iterator[Any]:

@@ -14,6 +14,7 @@ from mllm_probe.paths import replacing
 from mllm_probe.report.style import COLUMN, STYLES, Style, without_title
 from mllm_probe.report_settings import SCREEN
 from mllm_probe.settings import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY
+from mllm_probe.stats.measures import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,9 @@ def lens(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 def floors(rows: "pd.DataFrame") -> "pd.DataFrame":
     """One row each of what has no layers: baselines, the model's answer, and the best of one picture tower."""
-    single = rows[(rows.site != "") & rows.control.isin(ONE_VALUE)].sort_values("value", ascending=False)
+    single = rows[(rows.site != "") & rows.control.isin(ONE_VALUE)]
+    falling = single.metric.isin(HIGHER_IS_BETTER).all()
+    single = single.sort_values("value", ascending=not falling)
     import pandas as pd
 
     return pd.concat([rows[rows.site == ""], single.drop_duplicates("control")])

@@ -14,7 +14,7 @@ from mllm_probe import units
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.answers import Reading, leading, load_tests
-from mllm_probe.report.beside import Beside, beside
+from mllm_probe.report.beside import Beside, beside, beyond_covariates
 from mllm_probe.report.charts import Chart, geometry_charts, layer_charts
 from mllm_probe.report.examples import KINDS, Example, Examples, load_examples
 from mllm_probe.report.features import features_figure, gains
@@ -83,7 +83,8 @@ class Result:
         sites = real(self.rows)
         level = f"{100 * float(sites.ci_level.iloc[0]):.0f} %"
         n, groups = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
-        return f"{n} held-out decisions on {groups} pictures; {level} intervals over pictures"
+        bounds = f"; {level} intervals over pictures" if sites.low.notna().any() else ""
+        return f"{n} held-out decisions on {groups} pictures{bounds}"
 
     @property
     def few(self) -> str | None:
@@ -126,6 +127,11 @@ class Result:
             return beside(self.scores, self.tests, "", "")
         first = self.readings[0]
         return beside(self.scores, self.tests, first.position, first.site)
+
+    @property
+    def covariates(self) -> list[str]:
+        """How many layers read the label beyond each covariate."""
+        return list(beyond_covariates(self.tests))
 
     def blocks(self) -> Iterator[tuple[Reading, list[dict[str, Any]]]]:
         """Each reading with the rows of tests.csv on each of its blocks, by the test they are of."""
@@ -181,7 +187,7 @@ class Result:
         for remark, named in (self.summary.get("remarks") or {}).items():
             yield (
                 remark.replace("have ", "", 1),
-                f"{len(named)} keys: {', '.join(named[:4])}" + " ..." * (len(named) > 4),
+                ", ".join(named[:4]) + f" and {len(named) - 4} more" * (len(named) > 4),
             )
         for row in self.summary.get("skipped") or []:
             yield "skipped", row

@@ -34,7 +34,8 @@ def shape_why(here: "pd.DataFrame", blocks: Sequence[str], margin: str) -> Itera
     word = next(here[here.test == "shape"].itertuples()).verdict
     chance = here[(here.test == "above_chance") & here.site.isin(blocks)]
     if word == NOTHING:
-        yield f"none of {len(chance)} blocks is above chance, least {p_said(chance.p_adjusted.min())}"
+        tested = int(chance.p_adjusted.notna().sum())
+        yield f"none of the {tested} blocks that were tested is above chance, least {p_said(chance.p_adjusted.min())}"
         return
     contends = here[here.test == "contender"].set_index("site")
     if word in (RISING, FALLING):
@@ -56,8 +57,8 @@ def shape_why(here: "pd.DataFrame", blocks: Sequence[str], margin: str) -> Itera
 
 
 def beyond(rows: "pd.DataFrame") -> "pd.Series[bool]":
-    """Which rows of a test against chance or another floor found a layer above it."""
-    return rows.verdict.isin(("above chance", "above the best constant answer"))
+    """Which rows of a test against chance, another floor or a covariate found a layer above it."""
+    return rows.verdict.isin(("above chance", "above the best constant answer", "beyond the covariate"))
 
 
 def p_said(p: float) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from mllm_probe import units
 from mllm_probe.report.answers import Reading
-from mllm_probe.report.beside import preferred_controls
+from mllm_probe.report.beside import beyond_covariates, preferred_controls
 from mllm_probe.report.features import gains
 from mllm_probe.report.figures import floors, headline, headline_metric, positions, real, words
 from mllm_probe.report.shapes import beyond, p_said
@@ -61,9 +61,10 @@ def print_table(
     readings = [Reading(scores, summary, tests, position) for position in summary.get("chosen", {})]
     said = (line for reading in readings for line in _said(reading))
     design = (f"{escape(name)} by design: {escape(why)}" for name, why in (summary.get("by_design") or {}).items())
+    beyond_all = map(escape, beyond_covariates(tests))
     few = few_pictures(int(sites.n_groups.iloc[0]))
     own = (*_controls(scores, rows, read[:1]), *_answer(scores, rows, summary, tests), *([few] if few else []))
-    for line in (*said, *design, *gains(summary), *own):
+    for line in (*said, *design, *beyond_all, *gains(summary), *own):
         console.print(line.replace("\u00a0", " "), highlight=False)
 
 
@@ -136,7 +137,7 @@ def _caption(sites: "pd.DataFrame", marks: set[str]) -> str:
     return "; ".join(
         (
             f"{n} test decisions on {groups} pictures",
-            f"{level:g} % intervals over pictures",
+            *([f"{level:g} % intervals over pictures"] if sites.low.notna().any() else []),
             "bold: chosen on validation",
             *(said for mark, said in MARKED.items() if mark in marks),
         )

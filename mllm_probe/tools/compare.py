@@ -173,9 +173,10 @@ def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
     first = rows[0]
     level = f"{100 * first.ci_level:g} %"
     what = f"{first.task} at {first.position}: {units.headed(first.metric)}"
-    table = new_table(title=f"{what}, {level} intervals over pictures")
+    bounded = any(row.low == row.low for row in rows)
+    table = new_table(title=what + f", {level} intervals over pictures" * bounded)
     table.add_column("run", overflow="fold")
-    for name in ("layer (depth)", first.metric, "difference", "p"):
+    for name in ("layer (depth)", units.headed(first.metric), "difference", "p"):
         table.add_column(name, no_wrap=True)
     for row in rows:
         layer, value = f"{row.site} ({row.depth:.2f})", units.bare(row.value, row.low, row.high, first.metric)
