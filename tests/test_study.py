@@ -49,7 +49,7 @@ def check_headlines(folder: Path, headlines: list[dict[str, Any]]) -> None:
 
 
 def test_a_study_runs_both_tasks_and_is_printed_again(probe: Run, tmp_path: Path) -> None:
-    code, out, err = probe("run", *STUDY, "data.n=48", "layers=every4", "dataset.pictures=60")
+    code, out, err = probe("run", *STUDY, "data.n=48", "layers=every4", "layers.stride=2", "dataset.pictures=60")
     assert code == 0, err
     folder = studied(tmp_path)
     check_study(folder)
@@ -97,7 +97,7 @@ def test_a_wrong_local_task_is_refused_before_anything_is_read(probe: Run, tmp_p
 @pytest.mark.skipif(not (REAL / "coco_subset").is_dir(), reason="no COCO pictures beside the checkout")
 @pytest.mark.parametrize("family", ["mini", "paligemma"])
 def test_a_study_of_real_pictures(probe: Run, tmp_path: Path, family: str) -> None:
-    model = ["model=mini", "layers=every4"]
+    model = ["model=mini", "layers=every4", "layers.stride=2"]
     if family != "mini":
         path = FAMILIES[family](tmp_path / family)
         model = ["model=custom", f"model.path={path}", "model.dtype=float32", "layers.towers=[lm]"]
