@@ -249,11 +249,15 @@ def test_each_block_is_coded_by_the_probe_fitted_before_it(swept: Path) -> None:
     assert code["surplus_bits"] == pytest.approx(beyond, rel=1e-5), "down to half a bit"
 
 
-def test_tests_of_layers_are_a_file_and_lines_of_the_summary(swept: Path) -> None:
+def test_tests_of_layers_are_a_file_and_lines_of_the_summary(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
+    """Of the blocks lm.02 and lm.04; lm.00 is by design."""
+    code, _, err = probe("run", *tiny(checkpoint), *QUICK, *LM, "layers.stride=2", "sweep.seeds=[0,1]")
+    assert code == 0, err
+    swept = folder(tmp_path)
     tests = pd.read_csv(swept / "tests.csv", keep_default_na=False)
     always = {"above_chance", "floor", "contender", "shape", "equivalence", "difference", "gap"}
     assert always <= set(tests.test) <= always | {"drop", "rise", "plateau"}
-    assert set(tests[tests.test == "above_chance"].family) == {"4 keys", "by design"}, "layer 0 has seen no picture"
+    assert set(tests[tests.test == "above_chance"].family) == {"6 keys", "by design"}, "layer 0 has seen no picture"
     check_words(swept)
     summary = json.loads((swept / "summary.json").read_text())
     for position in ("last", "mean_text"):
