@@ -11,6 +11,7 @@ from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.controls import Controls
 from mllm_probe.stages.variants import random_draws
 from mllm_probe.stats.bootstrap import Resamples
+from mllm_probe.stats.paired import difference
 
 PICTURES, LAYERS = 200, 6
 KEYS = [Key.parse(f"lm.{layer:02d}@last") for layer in range(LAYERS)]
@@ -30,6 +31,8 @@ def scoring(*controls: str) -> Any:
         row_scores=lambda trials, rows: trials[0].logits,
         draws=lambda rows: draws,
         measured=lambda rows: float(rows.mean()),
+        incomparable=lambda rows: None,
+        difference=lambda a, b, rows, **more: difference(a, b, draws, 0.95, **more),
     )
 
 
