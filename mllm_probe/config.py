@@ -16,6 +16,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.label_settings import LabelSettings
 from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import (
+    CacheSettings,
     DataSettings,
     ExtractSettings,
     FidelitySettings,
@@ -61,6 +62,7 @@ class RunConfig:
     loggers: Any = field(default_factory=list)
     local: Any = None
     report: ReportSettings = field(default_factory=ReportSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     paths: PathSettings = field(default_factory=PathSettings)
     device: str = "auto"
     plugins: list[str] = field(default_factory=list)
@@ -102,6 +104,7 @@ class TuneConfig:
     data: DataSettings = field(default_factory=DataSettings)
     splits: SplitSettings = field(default_factory=SplitSettings)
     after: dict[str, str] = field(default_factory=dict)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     paths: PathSettings = field(default_factory=PathSettings)
     device: str = "auto"
     plugins: list[str] = field(default_factory=list)
@@ -123,6 +126,7 @@ class VisionScoreConfig:
     data: DataSettings = field(default_factory=DataSettings)
     pairs: PairSettings = field(default_factory=PairSettings)
     score: ScoreSettings = field(default_factory=ScoreSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     paths: PathSettings = field(default_factory=PathSettings)
     device: str = "auto"
     plugins: list[str] = field(default_factory=list)
@@ -178,6 +182,7 @@ HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "wait_
 NOT_SCIENCE = (
     "report",
     "paths",
+    "cache",
     "device",
     "plugins",
     "loggers",

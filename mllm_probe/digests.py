@@ -1,11 +1,25 @@
-"""What files hold, computed once: a memo keyed by path, size, modification time and inode. Knows no format."""
+"""What files hold, computed once: a memo of their digests, and how far it is trusted. Knows no format.
+
+    {path: "size|mtime|ctime|inode|sample DIGEST SEAL"}      what a file was when it was hashed
+    {"DIGEST|what": "value SEAL"}                            what was computed from a content
+
+A replaced file may have the size, the times and the inode of the one before (images of containers, archives unpacked
+with fixed times), so by default stretches of each file are read as well. Every entry is sealed: one that changed on
+the disk is forgotten, and what it said is computed again.
+"""
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from mllm_probe.errors import ConfigError, choices
 from mllm_probe.paths import replacing
+
+TRUSTS = STAT, SAMPLE, CONTENT = ("stat", "sample", "content")
+STRETCHES, STRETCH = 256, 4096  # read of a file with cache.trust=sample: 1 MiB; smaller files whole
 
 
 def file_digest(path: Path) -> str:
@@ -14,69 +28,125 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:32]
 
 
+def file_sample(path: Path) -> str:
+    """A digest of stretches spread evenly over a file, its beginning and its end among them."""
+    found = hashlib.sha256()
+    with path.open("rb", buffering=0) as handle:
+        spare = path.stat().st_size - STRETCHES * STRETCH
+        for number in range(STRETCHES) if spare > 0 else ():
+            handle.seek(number * STRETCH + spare * number // (STRETCHES - 1))
+            found.update(handle.read(STRETCH))
+        found.update(handle.read())
+    return found.hexdigest()[:16]
+
+
 class Digests:
-    """The one writer of the memo file; `save` keeps what was learnt."""
+    """The one writer of the memo file; `save` keeps what was learnt.
 
-    def __init__(self, memo: Path) -> None:
-        self._memo = memo
-        self._known: dict[str, str] = json.loads(memo.read_text()) if memo.exists() else {}
-        self._changed = False
+    `trust`: the memo is believed of a file whose size, times and inode are those it had (stat), whose stretches are,
+    too (sample), or never (content).
+    """
 
-    def of(self, path: Path, check: Callable[[Path], None] | None = None) -> str:
-        """The file's digest. `check` runs once per content and may raise."""
+    def __init__(self, memo: Path, trust: str = SAMPLE) -> None:
+        self._memo, self._trust = memo, trust
+        self._known: dict[str, str] = _read(memo) if memo.exists() else {}
+        self._learnt: dict[str, str] = {}
+        self._hashed: dict[str, tuple[str, str]] = {}  # {path: its stat and digest}, read whole by this process
 
-        def checked(path: Path) -> str:
-            if check:
-                check(path)
-            return file_digest(path)
+    def of(self, path: Path, check: Callable[[Path], None] | None = None, *, checked: bool = False) -> str:
+        """The file's digest. `check` runs once per content and may raise; `checked` files are checked where they are
+        read, so no sample of them is."""
+        if check:
+            with suppress(OSError):  # a file that cannot be read is for the check to name
+                if f"{(found := self._digest(path, checked))}|{check.__name__}" in self._known:
+                    return found
+            check(path)
+            self._learn(f"{self._digest(path, checked)}|{check.__name__}", "passed")
+        return self._digest(path, checked)
 
-        return self.remembered(path, check.__name__ if check else "", checked)
-
-    def remembered(self, path: Path, what: str, compute: Callable[[Path], str]) -> str:
-        """A short string that is computed from the file once; `what` tells it from others about the same file."""
-        key = _key(path, what)
-        if key not in self._known:
-            self._known[key] = compute(path)
-            self._changed = True
-        return self._known[key]
+    def remembered(self, path: Path, what: str, compute: Callable[[Path], str], *, checked: bool = False) -> str:
+        """A short string that is computed from a content once; `what` tells it from others about the same."""
+        if (known := self._known.get(f"{self._digest(path, checked)}|{what}")) is not None:
+            return known
+        value = compute(path)
+        self._learn(f"{self._whole(path)}|{what}", value)
+        return value
 
     def afresh(self, path: Path) -> str:
-        """Hash the file whatever the memo says, and put a wrong entry right.
-
-        A disk that rots changes neither size nor time, so the memo would vouch for such a file for ever.
-        """
-        found, key = file_digest(path), _key(path)
-        if self._known.get(key, found) != found:
-            self._known[key] = found
-            self._changed = True
-        return found
+        """Hash the file whatever the memo says, and put a wrong entry right: a disk that rots changes no time."""
+        self._hashed.pop(_name(path), None)
+        return self._whole(path)
 
     def save(self) -> None:
         """Keep what was learnt, and learn what other processes have kept meanwhile."""
-        if self._changed:
-            self._known = {**_read(self._memo), **self._known}
+        if self._learnt:
+            self._known = {**_kept(self._memo), **self._learnt}
             with replacing(self._memo) as part:
-                part.write_text(json.dumps(self._known, indent=0))
-        self._changed = False
+                part.write_text(json.dumps({key: _sealed(key, value) for key, value in self._known.items()}, indent=0))
+        self._learnt = {}
+
+    def _digest(self, path: Path, checked: bool) -> str:
+        if self._trust == CONTENT:
+            return self._whole(path)
+        seen, _, digest = self._known.get(_name(path), "").rpartition(" ")
+        stat, _, sample = seen.rpartition("|")
+        if stat == _stat(path) and (checked or self._trust == STAT or sample == file_sample(path)):
+            return digest
+        return self.afresh(path)
+
+    def _whole(self, path: Path) -> str:
+        """Read it whole, once in this process."""
+        name, stat = _name(path), _stat(path)
+        if self._hashed.get(name, ("", ""))[0] != stat:
+            self._hashed[name] = stat, file_digest(path)
+            self._learn(name, f"{stat}|{file_sample(path)} {self._hashed[name][1]}")
+        return self._hashed[name][1]
+
+    def _learn(self, key: str, value: str) -> None:
+        if self._known.get(key) != value:
+            self._known[key] = self._learnt[key] = value
+
+
+def _name(path: Path) -> str:
+    return str(path.resolve())
+
+
+def _stat(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+
+
+def _sealed(key: str, value: str) -> str:
+    return f"{value} {zlib.crc32(f'{key} {value}'.encode(errors='surrogatepass')):08x}"
 
 
 def _read(memo: Path) -> dict[str, str]:
-    """Nothing where another process damaged it; whoever opens it next says so."""
+    """The entries whose seals hold. Raises ValueError where the file holds no entries at all."""
     try:
-        return json.loads(memo.read_text())
+        found = json.loads(memo.read_text())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it holds no entries")
+    whole = {key: value for key, value in found.items() if isinstance(value, str)}
+    bare = {key: value.rpartition(" ")[0] for key, value in whole.items()}
+    return {key: value for key, value in bare.items() if _sealed(key, value) == whole[key]}
+
+
+def _kept(memo: Path) -> dict[str, str]:
+    """Nothing where another process damaged it; whoever opens it next starts it anew."""
+    try:
+        return _read(memo)
     except (OSError, ValueError):
         return {}
 
 
-def _key(path: Path, what: str = "") -> str:
-    stat = path.stat()
-    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}|{what}"
-
-
-def open_digests(memo: Path, kind: type[Digests] = Digests) -> Digests:
-    """A damaged memo costs time, not correctness: it is started anew."""
+def open_digests(memo: Path, trust: str = SAMPLE, kind: type[Digests] = Digests) -> Digests:
+    """A damaged memo costs time, not correctness: it is started anew. Raises ConfigError for an unknown trust."""
+    if trust not in TRUSTS:
+        raise ConfigError(f"cache.trust={trust} is unknown; {choices(trust, TRUSTS)}")
     try:
-        return kind(memo)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        return kind(memo, trust)
+    except ValueError:
         memo.replace(memo.with_suffix(".damaged"))
-        return kind(memo)
+        return kind(memo, trust)

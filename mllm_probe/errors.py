@@ -13,7 +13,7 @@
 A message is one sentence: what was wrong, the value seen, and what is allowed or mends it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -53,9 +53,15 @@ class PendingError(MllmProbeError):
     """Another process is filling the cache; the same command, repeated later, goes on."""
 
 
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def choices(seen: str, allowed: Iterable[str]) -> str:
     """The tail of a message: a guess at what was meant, then everything that is allowed."""
     names = sorted(allowed)
-    near = get_close_matches(seen, names, n=1)
+    near = [name for name in get_close_matches(seen, names, n=1) if name != seen]
     guess = f"did you mean '{near[0]}'? " if near else ""
     return f"{guess}choose one of: {', '.join(names)}"

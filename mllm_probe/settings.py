@@ -281,6 +281,15 @@ class TrainSettings:
 
 
 @dataclass
+class CacheSettings:
+    """What is believed of a file that was hashed before: all where its size, times and inode are the same with `trust`
+    stat; where stretches of it are, too, with sample; nothing with content, which reads checkpoints and pictures whole.
+    """
+
+    trust: str = "sample"
+
+
+@dataclass
 class PathSettings:
     """`outputs` is the folder that everything is written below."""
 

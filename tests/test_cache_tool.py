@@ -161,10 +161,15 @@ def test_verify_passes_whole_caches_and_changes_nothing(call: Call, own: OutputP
     assert everything(own) == before
 
 
-def test_verify_finds_a_flipped_bit_the_memo_vouches_for(call: Call, own: OutputPaths) -> None:
+def test_verify_finds_a_flipped_bit_the_memo_vouches_for(
+    call: Call, own: OutputPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllm_probe.digests._stat", lambda path: str(path.stat().st_mtime_ns))  # rot changes no time
+    for identity in (LEFT, RIGHT):
+        store_of(own, identity).coverage()
     path = finished(own, LEFT)[0].shard(1)
     flip(path)
-    assert not store_of(own, LEFT).coverage().damaged, "the memo does not see it, which is what verify is for"
+    assert not store_of(own, LEFT).coverage().damaged, "who reads it finds out, or verify, which reads all"
     code, out, err = call("verify")
     assert code == 1
     assert "mllm-probe: 1 file of 3 finished groups in 2 caches damaged or missing" in err

@@ -17,12 +17,14 @@ SPACES = ("sample", "prefix")
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: the uids of each row space, the prefix of each of its samples, and the keys by space."""
+    """One file: the uids of each row space, the prefix of each of its samples, the keys by space, and the checksums
+    of its tensors by name."""
 
     path: Path
     uids: Mapping[str, tuple[str, ...]]
     prefixes: Mapping[str, str]
     spaces: Mapping[Key, str]
+    sums: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path) -> "Shard":

@@ -17,15 +17,18 @@ several processes can fill one store.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mllm_probe.cache.checksums import CHECKSUMS, HEADER, checksums, header_sum, tensor_sum
 from mllm_probe.cache.coverage import Coverage, Damage, Shard
+from mllm_probe.cache.identity import plan_digest
 from mllm_probe.cache.rows import StoredRows
 from mllm_probe.digests import Digests
-from mllm_probe.errors import CacheError
+from mllm_probe.errors import CacheError, few
 from mllm_probe.paths import replacing
 from mllm_probe.sites import Key
 from mllm_probe.store_paths import CachePaths, GroupPaths
@@ -34,18 +37,21 @@ if TYPE_CHECKING:
     import torch
 
 SAME_STORE = ("device", "quantized_modules")
+MANIFEST = {"shards": list, "keys": list, "samples": int, "joined": bool, "retries": dict, "provenance": dict}
 SAME_GROUP = (*SAME_STORE, "torch", "transformers", "bitsandbytes", "pillow")
 
 
 class Store:
-    """One cache. `digests` remembers the content of shards, so that an unchanged file is hashed once."""
+    """One cache. `digests` remembers the content of shards, so that an unchanged file is hashed once; what is read of
+    it is held against checksums of the content that was hashed, whatever became of the file since."""
 
     def __init__(self, paths: CachePaths, digests: Digests) -> None:
         self.paths, self._digests = paths, digests
 
     def groups(self) -> dict[str, dict[str, Any]]:
         """{plan digest: manifest} of the finished groups, in a fixed order. Raises CacheError."""
-        return {path.parent.name: _json(path) for path in sorted(self.paths.root.glob("groups/*/manifest.json"))}
+        found = sorted(self.paths.root.glob("groups/*/manifest.json"))
+        return {path.parent.name: _json(path, MANIFEST) for path in found}
 
     def unfinished(self) -> set[str]:
         """The digests of the plans that were begun, and whose groups have no manifest yet."""
@@ -66,14 +72,26 @@ class Store:
             paths = self.paths.group(group)
             for number, expected in enumerate(entry["shards"]):
                 path = paths.shard(number)
-                if path.exists() and self._digests.of(path) == expected:
-                    shards.append(Shard.open(path))
+                if found := self._whole(path, expected):
+                    shards.append(found)
                 else:
                     damaged.append(Damage(group, number, path))
             if entry["joined"]:
-                joined |= _json(paths.plan)["prefixes"]
+                joined |= _joined(paths)
         self._digests.save()
         return Coverage(tuple(shards), joined, tuple(damaged))
+
+    def _whole(self, path: Path, expected: str) -> Shard | None:
+        """The shard where its content is the expected one, as far as it is read now; its tensors come later."""
+        if not path.exists():
+            return None
+        if self._digests.of(path, checked=True) != expected and self._digests.afresh(path) != expected:
+            return None
+        sums = json.loads(self._digests.remembered(path, CHECKSUMS, checksums, checked=True))
+        if header_sum(path) == sums[HEADER]:
+            return replace(Shard.open(path), sums=sums)
+        self._digests.afresh(path)
+        return None
 
     def read(self, key: Key, samples: Sequence[str], coverage: Coverage) -> tuple["torch.Tensor", np.ndarray]:
         """Values [T, D] in storage dtype and row bounds [B + 1], in the order of `samples`. Raises CacheError."""
@@ -89,7 +107,7 @@ class Store:
                 f"{key} of sample {uid} is not in {self.paths.root}; run `mllm-probe extract` with the same settings"
             )
         numbers, part = np.unique(shard, return_inverse=True)
-        loaded = [_load(coverage.shards[number].path, key) for number in numbers]
+        loaded = [self._load(coverage.shards[number], key) for number in numbers]
         first, many = place, np.ones(len(place), int)
         for number, (_, starts) in enumerate(loaded):
             if starts is not None:
@@ -99,6 +117,21 @@ class Store:
         bounds = np.cumsum([0, *many])
         row = np.repeat(first - bounds[:-1], many) + np.arange(bounds[-1])
         return StoredRows(tuple(values for values, _ in loaded), np.repeat(part, many), row), bounds
+
+    def _load(self, shard: Shard, key: Key) -> tuple["torch.Tensor", "torch.Tensor | None"]:
+        """A key's values, and its bounds where it has some, as they were written. Raises CacheError."""
+        from safetensors import safe_open
+
+        with safe_open(shard.path, framework="pt") as file:
+            found = {name: file.get_tensor(name) for name in (str(key), f"{key}#rows") if name in shard.sums}
+        if changed := [name for name, values in found.items() if tensor_sum(values) != shard.sums[name]]:
+            self._digests.afresh(shard.path)
+            self._digests.save()
+            raise CacheError(
+                f"{shard.path} is damaged: {changed[0]} is not what was written; `mllm-probe extract` or `run` with "
+                "the same settings extracts it again"
+            )
+        return found[str(key)], found.get(f"{key}#rows")
 
     def begin(self, group: str, plan: Mapping[str, Any], provenance: Mapping[str, Any]) -> GroupPaths:
         """Write down a group's plan and provenance, or refuse to go on with what another machine began.
@@ -123,13 +156,13 @@ class Store:
         for name in names:
             if known.get(name) != provenance.get(name):
                 raise CacheError(
-                    f"{self.paths.root} was filled with {name} {_brief(known.get(name))}, this run has "
-                    f"{_brief(provenance.get(name))}; use the same again, or another paths.outputs"
+                    f"{self.paths.root} was filled with {name} {_difference(known.get(name), provenance.get(name))}; "
+                    "use the same again, or another paths.outputs"
                 )
 
     def learn(self, path: Path) -> None:
         """Hash a shard that was just written, while the system still has it in memory."""
-        self._digests.of(path)
+        self._digests.remembered(path, CHECKSUMS, checksums, checked=True)
 
     def remember(self) -> None:
         """Tell other processes what was learnt, so that who finishes need not read every shard."""
@@ -141,7 +174,7 @@ class Store:
         Raises CacheError where a shard that was extracted again did not become what it had been.
         """
         paths = self.paths.group(group)
-        found = [self._digests.of(paths.shard(number)) for number in range(shards)]
+        found = [self._digests.of(paths.shard(number), checked=True) for number in range(shards)]
         before = _json(paths.manifest)["shards"] if paths.manifest.exists() else found
         if before != found:
             raise CacheError(f"{paths.root} was extracted again and differs; delete this folder to start it anew")
@@ -160,26 +193,49 @@ class Store:
         self._digests.save()
 
 
+def _difference(there: Any, here: Any) -> str:
+    """Of two lists what only one of them has, for they are long and may be equally long."""
+    if not (isinstance(there, list) and isinstance(here, list)):
+        return f"{_brief(there)}, this run has {_brief(here)}"
+    alone = {
+        "only there": set(map(str, there)) - set(map(str, here)),
+        "only here": set(map(str, here)) - set(map(str, there)),
+    }
+    named = [f"{where}: {few(sorted(names))}" for where, names in alone.items() if names] or ["the order differs"]
+    return f"{_brief(there)}, this run has {_brief(here)}; {', '.join(named)}"
+
+
 def _brief(value: Any) -> str:
     return f"{len(value)} modules" if isinstance(value, list) else str(value)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _joined(paths: GroupPaths) -> dict[str, str]:
+    """{sample: prefix} of a plan, which its group is named after."""
+    plan = _json(paths.plan, {"prefixes": dict})
+    if plan_digest(plan) != paths.root.name:
+        raise _damaged(paths.plan, "it is not the plan its group was made from")
+    return dict(plan["prefixes"])
+
+
+def _json(path: Path, entries: Mapping[str, type] | None = None) -> dict[str, Any]:
+    """An object that has these entries. Raises CacheError."""
     try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise CacheError(
-            f"{path} is damaged ({error}); `mllm-probe cache prune --damaged --yes` removes its group, and the same "
-            "command extracts it again"
-        ) from error
+        found = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, f"it holds {type(found).__name__} and no object")
+    for name, kind in (entries or {}).items():
+        if not isinstance(found.get(name), kind):
+            raise _damaged(path, f"its entry '{name}' is no {kind.__name__}")
+    return found
 
 
-def _load(path: Path, key: Key) -> tuple["torch.Tensor", "torch.Tensor | None"]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        name = f"{key}#rows"
-        return file.get_tensor(str(key)), file.get_tensor(name) if name in set(file.keys()) else None
+def _damaged(path: Path, why: object) -> CacheError:
+    return CacheError(
+        f"{path} is damaged ({why}); `mllm-probe cache prune --damaged --yes` removes its group, and the same command "
+        "extracts it again"
+    )
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:

@@ -83,7 +83,7 @@ class CacheView:
     @cached_property
     def _store(self) -> Store:
         paths = CachePaths(self.folder)
-        return Store(paths, open_digests(paths.digests, _Reader))
+        return Store(paths, open_digests(paths.digests, kind=_Reader))
 
     @cached_property
     def _coverage(self) -> Coverage:

@@ -149,7 +149,7 @@ def _side(ready: Prepared, config: AlignConfig, samples: Sequence[Sample], posit
     side = replace(ready, config=own, features=(), examples=Examples(unique, (), ready.examples.folds))
     if RANDOM not in chosen_controls(config.controls):
         return side
-    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests)
+    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust)
     twin = replace(loaded_otherwise(side, digests, weights="random", adapter=None), control=RANDOM)
     digests.save()
     return replace(side, variants=(twin,))

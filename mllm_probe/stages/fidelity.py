@@ -68,7 +68,7 @@ def check_settings(config: FidelityConfig) -> None:
 
 
 def _reference(ready: Prepared, config: FidelityConfig) -> Prepared:
-    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests)
+    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust)
     if config.fidelity.reference == BASE:
         other: dict[str, Any] = {"adapter": None}
     else:

@@ -79,7 +79,7 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
         reporter.note(size)
     checkpoint = find_checkpoint(config.model)
     outputs = OutputPaths(Path(config.paths.outputs))
-    digests = open_digests(outputs.digests)
+    digests = open_digests(outputs.digests, config.cache.trust)
     collection, examples = design.examples(config, digests, reporter)
     identity = identified(config, checkpoint, digests)
     store = Store(outputs.cache(identity.digest), digests)

@@ -63,9 +63,14 @@ class Prepared:
         seen = self.store.provenance()
         if not seen or "inside" not in seen:  # nothing stored yet, or by a release that read whole blocks alone
             return self.blueprint.anatomy
-        inside = {tower: tuple(parts) for tower, parts in seen["inside"].items()}
-        known = (seen["blocks"], seen["widths"], seen["causal"], seen["max_tokens"])
-        return Anatomy(*known, inside, tuple(seen["informed"]), seen["crossed"])
+        try:
+            return _anatomy(seen)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            root = self.store.paths.root
+            raise CacheError(
+                f"a manifest in {root} is damaged: its provenance does not describe a model ({error!r}); "
+                f"`mllm-probe cache prune {root.name} --yes` removes this cache, and the same command fills it again"
+            ) from error
 
     @cached_property
     def controls(self) -> tuple[str, ...]:
@@ -155,11 +160,25 @@ def chosen_controls(given: Any) -> tuple[str, ...]:
     return tuple(name for name in CONTROLS if name in given)
 
 
+def _anatomy(seen: Mapping[str, Any]) -> Anatomy:
+    blocks, widths = ({tower: int(n) for tower, n in seen[name].items()} for name in ("blocks", "widths"))
+    inside = {tower: tuple(parts) for tower, parts in seen["inside"].items()}
+    return Anatomy(
+        blocks, widths, seen["causal"], int(seen["max_tokens"]), inside, tuple(seen["informed"]), seen["crossed"]
+    )
+
+
 def filled(ready: Prepared) -> Coverage:
     """What the cache holds. Raises CacheError where something that was asked for has not been extracted."""
     coverage, samples = ready.store.coverage(), ready.examples.samples
     missing = coverage.missing(ready.stored, (sample.uid for sample in samples))
-    if lacking := sum(map(len, missing.values())):
+    lacking = sum(map(len, missing.values()))
+    if lacking and coverage.damaged:
+        raise CacheError(
+            f"{coverage.damaged[0].path} is damaged or gone; run `mllm-probe extract` with the same settings, which "
+            "extracts it again"
+        )
+    if lacking:
         raise CacheError(
             f"{ready.store.paths.root} lacks activations of {lacking} of {len(samples)} samples; "
             "run `mllm-probe extract` with the same settings first"

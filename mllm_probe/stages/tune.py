@@ -49,7 +49,7 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
     if size := needs(config.model):
         reporter.note(size)
     outputs = OutputPaths(Path(config.paths.outputs))
-    digests = open_digests(outputs.digests)
+    digests = open_digests(outputs.digests, config.cache.trust)
     learnt, held = _pictures(config, outputs, digests, reporter)
     planned = _material(config, target, learnt, held)
     _tell_memory(planned, target, reporter)
