@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+ALPHA = 0.05  # of every test, and of the sets that tests make; `ci_level` is of intervals alone
 BY_DESIGN = "by design"  # the family of a row whose value can be no other, and the verdict of a test of it
 NOT_APPLICABLE = "not_applicable"  # the metric of a row that says: this control has no such position
 

@@ -200,7 +200,8 @@ class ExtractSettings:
 
 @dataclass
 class SweepSettings:
-    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`.
+    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`; tests
+    and what may be the best stand at 0.05 whatever it is.
 
     `metric` is the measure that selects layers, is tested and is shown. auto: R squared of numbers; balanced accuracy
     where the commonest training label holds more than 1/C + 0.1 of the rows (of two labels 60 %), else accuracy.

@@ -97,3 +97,14 @@ def test_no_validation_score_makes_it_the_chosen_one() -> None:
     chosen = _chosen(rows, "last")
     assert chosen is not None and (chosen["site"], chosen["top_site"]) == ("lm.01", "lm.02")
     assert _chosen(rows[:2], "last") is None
+
+
+def test_the_only_block_that_may_know_something_is_held_against_the_answer(probe: Run, tmp_path: Path) -> None:
+    quick = ("experiment=smoke", "sweep.draws=50", "sweep.permutations=100", "layers.towers=[lm]", "layers.stride=8")
+    code, _, err = probe("run", *quick, "controls=none", "extract.positions=[last]")
+    assert code == 0, err
+    folder = next((tmp_path / "outputs" / "run").rglob("scores.csv")).parent
+    tests = pd.read_csv(folder / "tests.csv")
+    gap = tests[tests.test == "gap"]
+    assert list(gap.site) == ["lm.08"] and list(gap.other) == ["zero_shot"]
+    assert json.loads((folder / "summary.json").read_text())["verdicts"] == {}

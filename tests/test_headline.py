@@ -157,3 +157,17 @@ def test_a_measure_that_cannot_be_is_refused_before_weights(
 ) -> None:
     code, _, err = probe("run", *tiny(checkpoint), "dataset.pictures=12", *args)
     assert code == 1 and message in err and "loading" not in err
+
+
+def test_the_level_of_intervals_moves_no_test(probe: Run, tmp_path: Path) -> None:
+    """Only what `low` and `high` say; the words, p values and the set of what may be the best stand at 0.05."""
+    quick = ("experiment=smoke", "sweep.draws=50", "sweep.permutations=100", "layers.towers=[lm]", "controls=none")
+    found = {}
+    for level in (0.95, 0.5):
+        code, _, err = probe("run", *quick, f"sweep.ci_level={level}", f"hydra.run.dir={tmp_path / str(level)}")
+        assert code == 0, err
+        tests = pd.read_csv(tmp_path / str(level) / "tests.csv")
+        moved = ["run", "low", "high", "detectable"]
+        found[level] = (tests.drop(columns=moved), (tests.high - tests.low)[tests.test == "difference"].mean())
+    pd.testing.assert_frame_equal(found[0.95][0], found[0.5][0])
+    assert found[0.5][1] < 0.6 * found[0.95][1]

@@ -13,8 +13,9 @@ from mllm_probe.errors import ProbeError
 from mllm_probe.stats import guards
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.intervals import LEAST, Interval, gap_limits, of, of_difference, of_rows, p_above, share_limits
+from mllm_probe.stats.linear import linearised
 from mllm_probe.stats.measures import METRICS, measure
-from mllm_probe.stats.paired import difference, row_scores, sign_flip
+from mllm_probe.stats.paired import difference, sign_flip
 
 DRAWS = 200
 
@@ -284,7 +285,7 @@ def test_p_is_the_tail_whose_interval_touches_the_floor() -> None:
             one = of("balanced_accuracy", z, y, pictures, "binary", level)
             return Interval(one.low - 0.5, one.high - 0.5)
 
-        rows = row_scores(z, y, "binary", "balanced_accuracy")
+        rows = linearised("balanced_accuracy", z[0], y)
         p, flipped = p_above(over, rows.mean() - 0.5), sign_flip(rows - 0.5)[1]
         assert (p == 1) == (rows.mean() <= 0.5)
         if p < 0.4:

@@ -8,6 +8,8 @@ from simulate_layers import alarms, held
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.flips import max_t_flips
 from mllm_probe.stats.guards import rare_label
+from mllm_probe.stats.linear import linearised
+from mllm_probe.stats.measures import measure
 from mllm_probe.stats.paired import row_scores
 from mllm_probe.stats.peak import behind, contenders, equivalence
 
@@ -66,12 +68,17 @@ def test_scores_without_bounds_that_are_equal_say_nothing() -> None:
     assert not np.diag(behind(scores, Resamples(np.arange(400), 1), 0.01)).any()
 
 
-def equal_layers_told_apart(metric: str, positives: int, negatives: int) -> int:
-    """In how many of 200 samples some of 7 layers differs from the first; all 8 say noise, one row a picture."""
+def equal_layers_told_apart(metric: str, positives: int, negatives: int, unlike: float, linear: bool = False) -> int:
+    """In how many of 200 samples some of 7 layers differs from the first; all 8 say noise, one row a picture.
+
+    unlike: how far apart the layers are in saying yes. linear: by linearised scores instead of `row_scores`.
+    """
     y, told = np.repeat([1, 0], [positives, negatives]), 0
     for seed in range(200):
-        logits = np.random.default_rng(seed).normal(size=(8, len(y)))
-        scores = np.stack([row_scores(layer[None], y, "binary", metric) for layer in logits])
+        logits = np.random.default_rng(seed).normal(size=(8, len(y))) + unlike * np.linspace(-1, 1, 8)[:, None]
+        scores = np.stack(
+            [linearised(metric, z, y) if linear else row_scores(z[None], y, "binary", metric) for z in logits]
+        )
         told += int(max_t_flips(scores[1:] - scores[0], 499).p_adjusted.min() <= 0.05)
     return told
 
@@ -79,17 +86,30 @@ def equal_layers_told_apart(metric: str, positives: int, negatives: int) -> int:
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "auroc", "average_precision"])
 def test_equal_layers_are_compared_only_where_they_are_told_apart_in_5_percent(metric: str) -> None:
     """18 of 200 is the 99th percentile at 0.05."""
-    for positives, negatives in ((30, 30), (30, 50)):
-        y = np.repeat([1, 0], [positives, negatives])
+    for negatives, unlike in ((30, 0), (50, 1.5), (120, 0), (120, 1.5)):
+        y = np.repeat([1, 0], [30, negatives])
         assert rare_label(metric, y, np.arange(len(y))) is None
-        assert equal_layers_told_apart(metric, positives, negatives) <= 18
+        assert equal_layers_told_apart(metric, 30, negatives, unlike) <= 18
     y = np.repeat([1, 0], [10, 50])
     assert "label 1 stands in 10 test pictures, and 30 are needed" in str(rare_label(metric, y, np.arange(60)))
 
 
 def test_signs_of_a_rare_label_cannot_be_flipped() -> None:
-    """Why: half of all samples, where 3 of 78 pictures have the label, tell equal layers apart."""
-    assert equal_layers_told_apart("balanced_accuracy", 3, 75) >= 80
+    """Why: where 3 of 78 pictures have the label and layers say yes unlike often, most samples tell them apart."""
+    assert equal_layers_told_apart("balanced_accuracy", 3, 75, 1.5) >= 80
+
+
+def test_linearised_recalls_tell_equal_layers_apart() -> None:
+    """They add up to 0 within a label, so a layer that is always right about it seems to know no error."""
+    assert equal_layers_told_apart("balanced_accuracy", 30, 120, 1.5, linear=True) > 18
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "auroc", "average_precision", "f1"])
+def test_row_scores_have_the_measure_as_their_mean_whoever_weighs_labels(metric: str) -> None:
+    rng = np.random.default_rng(0)
+    y, z = (rng.random(90) < 0.2).astype(int), rng.normal(size=90)
+    expected = measure(metric, z, y)[0]
+    assert row_scores(z[None], y, "binary", metric, np.repeat(np.arange(30), 3)).mean() == pytest.approx(expected)
 
 
 def test_a_label_is_counted_by_pictures_and_only_where_labels_are_weighed() -> None:

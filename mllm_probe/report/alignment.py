@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from mllm_probe.score import ALPHA
 from mllm_probe.settings import PERMUTED, RANDOM
 from mllm_probe.stats.peak import preferred
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = ("features", "similarity", "position")
-ALPHA = 0.05
 SHORT = {"recall_at_1": "R@1", "auroc": "AUROC", "group_score": "group"}
 
 

@@ -15,7 +15,7 @@ from mllm_probe.report.against import against
 from mllm_probe.report.beside import beside
 from mllm_probe.report.figures import headline_metric
 from mllm_probe.report.shapes import beyond, p_said, shape_said, shape_why
-from mllm_probe.score import BY_DESIGN
+from mllm_probe.score import ALPHA, BY_DESIGN
 from mllm_probe.settings import RANDOM
 from mllm_probe.sites import listed
 
@@ -78,9 +78,10 @@ class Reading:
     def rows(self, test: str) -> "pd.DataFrame":
         return self.here[self.here.test == test]
 
-    @cached_property
+    @property
     def level(self) -> str:
-        return f"{100 * float(self.scores.ci_level.dropna().iloc[0]):g} %"
+        """Of the set of blocks that may be the best."""
+        return f"{100 * (1 - ALPHA):g} %"
 
     @cached_property
     def score(self) -> str:

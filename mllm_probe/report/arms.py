@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from mllm_probe.report.figures import COLOURS, legend_below, save
+from mllm_probe.score import ALPHA
 
 if TYPE_CHECKING:
     pass
 
 BASE, PLAIN, FULL, PERMUTED = "base", "lg", "lg_ld", "permuted"  # the model itself, and the arms that a claim needs
-ALPHA = 0.05
 CELL = 12  # characters of a number
 NAMES = {"captions": "caption loss", "refitted": "probe refitted", "reused": "base probe reused"}
 WORSE = ("captions",)  # less is better

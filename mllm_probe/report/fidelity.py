@@ -12,6 +12,7 @@ from rich.table import Table
 from mllm_probe import units
 from mllm_probe.paths import replacing
 from mllm_probe.report.figures import positions
+from mllm_probe.score import ALPHA
 from mllm_probe.settings import METRICS
 from mllm_probe.stats.guards import few_pictures
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
@@ -24,7 +25,6 @@ SIDES = REFERENCE, MODEL = "reference", "model"
 CHANGED, MOVED = "difference", "transfer"
 HOME = (REFERENCE, REFERENCE)
 HEADLINES = METRICS[1:]  # of `sweep.metric`, without auto
-ALPHA = 0.05
 SENTENCES = {CHANGED: "the probe's score", MOVED: "a reference probe's score on the model's states"}
 STATES = {"relative_error": ".3g", "fvu": ".3g", "cosine": ".4f", "cka": ".4f"}
 

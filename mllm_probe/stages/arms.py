@@ -209,6 +209,7 @@ def _scores(
     paths: RunPaths, pair: tuple[str, str], scored: Scored, keys: Sequence[str], probe: str, metric: str
 ) -> np.ndarray:
     """What each test row adds to the headline at each key [K, N]."""
-    test, y = np.asarray(scored.test), np.asarray(scored.labels)
+    test = np.asarray(scored.test)
+    y, groups = np.asarray(scored.labels)[test], np.asarray(scored.groups)[test]
     logits = (load_logits(paths.predictions, key, probe, " on ".join(pair)) for key in keys)
-    return np.stack([row_scores(scored.read_as(metric, z)[:, test], y[test], scored.kind, metric) for z in logits])
+    return np.stack([row_scores(scored.read_as(metric, z)[:, test], y, scored.kind, metric, groups) for z in logits])

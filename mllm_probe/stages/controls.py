@@ -14,10 +14,9 @@ from mllm_probe.settings import drawn_from
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.by_design import ByDesign
-from mllm_probe.stages.gains import signed
 from mllm_probe.stages.prepared import FLOORS
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import Test, numbers
+from mllm_probe.stages.verdicts import Test, numbers, signed
 from mllm_probe.stats.flips import max_t_flips
 
 CONTROL = "control"  # the test of tests.csv: a layer minus the same layer of a control

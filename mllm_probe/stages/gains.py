@@ -14,14 +14,13 @@ from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.stages.bench import COPY_CEILING, Trial
 from mllm_probe.stages.integrations import Place, places
 from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import ALPHA, Test, numbers
+from mllm_probe.stages.verdicts import ABOVE, BELOW, Test, numbers, signed
 from mllm_probe.stats.hypotheses import FAILS, HOLDS, UNDECIDED
 from mllm_probe.stats.paired import known
 from mllm_probe.stats.permutation import holm_within
 from mllm_probe.vision.controls import BEST, FINAL, WIDTH
 
 INTEGRATION = "integration"  # the test of tests.csv: an integration minus one of its controls or another integration
-ABOVE, BELOW = "above", "below"
 OTHER_LABELS = (CONTROL_TASK, PERMUTED, COPY_CEILING)
 LOSS = "it is below its final layer"
 NO_GAIN = "no gain over its final layer was shown"
@@ -128,10 +127,6 @@ def _layers(place: Place) -> str:
     share = 1 / (own.pooled + len(parts))
     summed = [f"{own.pooled * share:.3g} x {own.final}", *(f"{share:.3g} x {part}" for part in parts)]
     return f"no more than {' + '.join(summed)}"
-
-
-def signed(value: float, p: float | None) -> str:
-    return "" if p is None or p > ALPHA else ABOVE if value > 0 else BELOW
 
 
 def _numbers(test: Test) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _judged(config: RunConfig, whole: Swept, local: Swept, reporter: Reporter) -
     curves, others = whole.curves, local.curves
     shared = sorted(set(curves) & set(others), key=lambda position: position != "last")
     metric = str(whole.summary["metric"])
-    judge = Judge(config.sweep.draws, level=config.sweep.ci_level, margin=config.sweep.margin, metric=metric)
+    judge = Judge(config.sweep.draws, margin=config.sweep.margin, metric=metric)
     if not shared:
         reporter.note("no hypotheses: the tasks share no position that was read at three blocks of the language model")
         return {"position": None, "statements": []}

@@ -14,6 +14,7 @@ from mllm_probe.stages.headline import BALANCED, headline
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.guards import rare_label
 from mllm_probe.stats.intervals import ALIKE, Interval, of, of_difference, of_rows
+from mllm_probe.stats.linear import linearised
 from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, measure, weighed_alike
 from mllm_probe.stats.paired import Difference, difference, row_scores
 
@@ -79,7 +80,14 @@ class Scoring:
     def row_scores(self, trials: Sequence[Trial], rows: np.ndarray) -> np.ndarray:
         """What each of some decisions adds to the headline, the mean over seeds [n]; more is better."""
         logits = np.stack([self.logits(trial, self.headline, rows) for trial in trials])
-        return row_scores(logits, self.bench.truth(trials[0].control)[rows], self.bench.kind, self.headline)
+        truth, groups = self.bench.truth(trials[0].control)[rows], self.bench.groups[rows]
+        return row_scores(logits, truth, self.bench.kind, self.headline, groups)
+
+    def linearised(self, trials: Sequence[Trial], rows: np.ndarray) -> np.ndarray:
+        """The headline's linearised scores of some decisions, the mean over seeds [n], in its own sign."""
+        truth, kind = self.bench.truth(trials[0].control)[rows], self.bench.kind
+        each = (self.logits(trial, self.headline, rows) for trial in trials)
+        return np.mean([linearised(self.headline, logits, truth, kind) for logits in each], axis=0)
 
     @property
     def sign(self) -> int:

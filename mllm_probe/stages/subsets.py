@@ -61,7 +61,7 @@ class Subsets:
         seeds = [replace(row, subset="macro", value=float(value)) for row, value in zip(rows, values, strict=True)]
         linear = np.full(int(whole.sum()), values.mean())
         for part in parts:
-            own = scoring.sign * scoring.row_scores(trials, part)
+            own = scoring.linearised(trials, part)
             linear[part[whole]] += (own - own.mean()) * whole.sum() / (len(parts) * part.sum())
         share = scoring.headline not in (NLL, R2)
         yield from (*seeds, scoring.aggregate(seeds, of_rows(linear, scoring.draws(whole), scoring.level, share)))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.paths import replacing
-from mllm_probe.score import Score
+from mllm_probe.score import ALPHA, Score
 from mllm_probe.sites import Key
 from mllm_probe.stages.answers import ZERO_SHOT
 from mllm_probe.stages.bench import Trial
@@ -25,7 +25,6 @@ from mllm_probe.stats.paired import Difference, known
 from mllm_probe.stats.peak import Shape, preferred, shape, uncompared
 from mllm_probe.stats.permutation import holm, holm_within
 
-ALPHA = 0.05
 ABOVE, BELOW = "above", "below"
 MAY_BE_BEST, WITHIN = "may be the best", "within the margin"
 
@@ -68,7 +67,6 @@ class Verdicts:
 
     def __init__(self, scoring: Scoring, design: ByDesign) -> None:
         self._scoring, self._bench, self._design = scoring, scoring.bench, design
-        self._alpha = round(1 - scoring.level, 12)
         self._rows: dict[Key, np.ndarray] = {}
         self._read: dict[Key, np.ndarray] = {}
         self._probe = ""
@@ -94,10 +92,11 @@ class Verdicts:
         said: dict[str, Any] = {}
         for position in dict.fromkeys(key.position for key in self._rows):
             keys = [key for key in self._rows if key.position == position and self._compared(key)]
-            if len(keys) > 1:
-                rows, line = self._position(keys, scores, _chance(floors, keys))
+            if len(keys) == 1:  # nothing to compare it with but what the model answers
+                found += self._gap(f"lm blocks at {position}", keys[0], self._rows[keys[0]])
+            elif keys:
+                rows, said[position] = self._position(keys, scores, _chance(floors, keys))
                 found += rows
-                said[position] = line
         return found, said
 
     def _compared(self, key: Key) -> bool:
@@ -112,7 +111,7 @@ class Verdicts:
         better = self._scoring.headline in HIGHER_IS_BETTER
         chosen = preferred(np.asarray([self._validation(key, scores) for key in keys]), better)
         form = self._form(self._read[keys[0]], rows, chance)
-        above = chance is not None and min(chance[i] for i in form.among.layers) <= self._alpha
+        above = chance is not None and min(chance[i] for i in form.among.layers) <= ALPHA
         self._keep(keys, rows, chosen, above)
         family = f"lm blocks at {keys[0].position}"
         found = [*self._shape(family, keys, rows, form), *self._ends(family, keys, rows, chosen)]
@@ -121,8 +120,8 @@ class Verdicts:
 
     def _form(self, read: np.ndarray, rows: np.ndarray, chance: np.ndarray | None) -> Shape:
         if self._scoring.incomparable(read):
-            return uncompared(len(rows), chance, self._alpha)
-        return shape(rows, self._scoring.draws(read), chance, self._margin, self._alpha)
+            return uncompared(len(rows), chance)
+        return shape(rows, self._scoring.draws(read), chance, self._margin)
 
     @property
     def _margin(self) -> float:
@@ -175,7 +174,7 @@ class Verdicts:
         found = [self._scoring.difference(rows[chosen], rows[i], self._read[keys[chosen]]) for _, i in others]
         raw, tests = [known(getattr(one, tail)) for one in found], []
         for (name, i), one, p, adjusted in zip(others, found, raw, holm_within(raw, [tail] * len(raw)), strict=True):
-            tested = {"p_value": p, "p_adjusted": adjusted, "verdict": _order(one.value, adjusted, self._alpha)}
+            tested = {"p_value": p, "p_adjusted": adjusted, "verdict": signed(one.value, adjusted)}
             tests.append(self._test(name, family, keys[chosen], other=str(keys[i].site), **numbers(one), **tested))
         return tests
 
@@ -185,14 +184,14 @@ class Verdicts:
             return []
         found = self._scoring.difference(right, self._answer, self._read[key])
         p = known(found.p)
-        told = {"p_value": p, "p_adjusted": p, "verdict": _order(found.value, p, self._alpha)}
+        told = {"p_value": p, "p_adjusted": p, "verdict": signed(found.value, p)}
         return [self._test("gap", family, key, other=ZERO_SHOT, **told, **numbers(found))]
 
     def _line(self, keys: Sequence[Key], form: Shape, chosen: int) -> dict[str, Any]:
         return {
             "verdict": form.verdict,
             "margin": self._margin,
-            "level": self._scoring.level,
+            "level": 1 - ALPHA,
             "chosen": str(keys[chosen].site),
             "may_be_best": [str(keys[i].site) for i in form.among.layers],
             "blocks": [str(key.site) for key in keys],
@@ -207,8 +206,9 @@ class Verdicts:
         return Test(self._scoring.run, name, family, self._probe, key.position, str(key.site), **more)
 
 
-def _order(value: float, p: float | None, alpha: float) -> str:
-    return "" if p is None or p > alpha else ABOVE if value > 0 else BELOW
+def signed(value: float, p: float | None) -> str:
+    """The word of a two-sided test."""
+    return "" if p is None or p > ALPHA else ABOVE if value > 0 else BELOW
 
 
 def _chance(tests: Sequence[Test], keys: Sequence[Key]) -> np.ndarray | None:

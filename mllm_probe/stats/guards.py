@@ -39,7 +39,8 @@ def rare_label(metric: str, labels: np.ndarray, pictures: np.ndarray) -> str | N
     rarest = min(held, key=lambda label: held[label])
     if held[rarest] >= FEW:
         return None
-    said = f"label {rarest} stands in {held[rarest]} test pictures, and {FEW} are needed"
+    stands = f"{held[rarest]} test picture{'s' * (held[rarest] != 1)}"
+    said = f"label {rarest} stands in {stands}, and {FEW} are needed"
     return f"not compared by {named(metric)}: {said}"
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
-from mllm_probe.stats.intervals import of_difference
+from mllm_probe.stats.intervals import BY_LABEL, of_difference
 from mllm_probe.stats.linear import linearised
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 
@@ -64,16 +65,39 @@ def known(number: float) -> float | None:
     return None if np.isnan(number) else number
 
 
-def row_scores(logits: np.ndarray, y: np.ndarray, kind: str = "binary", metric: str | None = None) -> np.ndarray:
+def row_scores(
+    logits: np.ndarray,
+    y: np.ndarray,
+    kind: str = "binary",
+    metric: str | None = None,
+    pictures: np.ndarray | None = None,
+) -> np.ndarray:
     """Logits [S, N] or [S, N, C] of S seeds and labels [N] -> scores [N]: their mean is the measure, mean over seeds.
 
     metric: accuracy (r2 for numbers) unless it is named. Accuracy gives the share of seeds that are right about each
-    row. Larger is better throughout: nll, ece and mae enter negated. nan where the measure is undefined. Raises
-    ProbeError as `linear.linearised`.
+    row, balanced accuracy that share with the weight of the row's label, so that signs of differences may be flipped
+    as those of accuracy; other measures are linearised, and those that weigh labels longer by what few `pictures` [N]
+    (rows, if not given) of the rarest label leave open. Larger is better throughout: nll, ece and mae enter negated.
+    nan where the measure is undefined. Raises ProbeError as `linear.linearised`.
     """
     metric = metric or ("r2" if kind == "number" else "accuracy")
-    found = np.mean([linearised(metric, one, y, kind) for one in logits], axis=0)
+    weighed = metric == "balanced_accuracy" and kind != "labels"
+    found = np.mean([linearised("accuracy" if weighed else metric, one, y, kind) for one in logits], axis=0)
+    if weighed:
+        _, label, sizes = np.unique(y, return_inverse=True, return_counts=True)
+        return found * len(y) / (len(sizes) * sizes[label])
+    if metric in BY_LABEL and kind != "labels":
+        return found.mean() + (found - found.mean()) * _longer(y, np.arange(len(y)) if pictures is None else pictures)
     return found if metric in HIGHER_IS_BETTER else -found
+
+
+def _longer(y: np.ndarray, pictures: np.ndarray) -> float:
+    """By how much deviations of linearised scores are too short for flips of signs, which know no degrees of freedom.
+
+    Those of a label add up to 0, so that n pictures of it have n - 1 degrees: sqrt(n / (n - 1)) x t / z.
+    """
+    n = max(2, min(len(np.unique(pictures[y == label])) for label in np.unique(y)))
+    return float(np.sqrt(n / (n - 1)) * student.ppf(0.975, n - 1) / norm.ppf(0.975))
 
 
 def standard_errors(scores: np.ndarray, draws: Resamples) -> np.ndarray:

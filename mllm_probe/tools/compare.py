@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from mllm_probe import units
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.paths import ComparisonPaths, OutputPaths, replacing
+from mllm_probe.score import ALPHA
 from mllm_probe.tools.listing import add_row, count, new_table, wide_console
 
 if TYPE_CHECKING:
@@ -186,16 +187,16 @@ def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
     console.print(table)
     curves = {run.label: run.curve(first.position) for run in runs}
     print_curves({row.label: curves[row.label] for row in rows}, first.metric, console)
-    for line in (*_said(rows, level), ""):
+    for line in (*_said(rows), ""):
         console.print(line, markup=False)
 
 
-def _said(rows: Sequence["Rank"], level: str) -> Iterator[str]:
+def _said(rows: Sequence["Rank"]) -> Iterator[str]:
     among = [row.label for row in rows if row.may_be_best]
     if rows[0].uncompared:
         yield f"runs are {rows[0].uncompared}; each may be the best"
     elif among:
-        yield f"may be the best ({level}): {', '.join(among)}"
+        yield f"may be the best ({100 * (1 - ALPHA):g} %): {', '.join(among)}"
     else:
         yield "not all were tested on the same decisions, so it is not said which may be the best"
     if family := next((row.family for row in rows if row.family), ""):

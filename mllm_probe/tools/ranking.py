@@ -28,7 +28,7 @@ from mllm_probe.tools.runs import FinishedRun
 class Rank:
     """One row of ranking.csv. `difference` is this run minus `reference`, more being better, with interval, sign-flip p
     and p adjusted over `family` (see `against`); they are None where the two were not tested on the same decisions.
-    `may_be_best`: the run is in the set that holds the truly best one with probability `ci_level`. `uncompared`: why
+    `may_be_best`: the run is in the set that holds the truly best one with probability 0.95. `uncompared`: why
     differences have neither interval nor p, and all may be the best."""
 
     task: str
@@ -76,7 +76,8 @@ class _Tested:
         order = np.argsort(uids)
         said = scored.read_as(chosen.metric, logits)[:, read]
         labels, groups = np.asarray(scored.labels)[read], np.asarray(scored.groups)[read]
-        scores, reason = row_scores(said, labels, scored.kind, chosen.metric), rare_label(chosen.metric, labels, groups)
+        scores = row_scores(said, labels, scored.kind, chosen.metric, groups)
+        reason = rare_label(chosen.metric, labels, groups)
         return cls(scored.fingerprint, uids[order], groups[order], scores[order], reason)
 
     def alike(self, other: "_Tested") -> bool:
@@ -99,7 +100,7 @@ def ranking(runs: Sequence[FinishedRun], position: str, baseline: str | None = N
         return [replace(row, **_apart(row.label, paired, reference, tested[reference].uncompared)) for row in rows]
     draws, level = Resamples(tested[reference].groups), rows[0].ci_level
     if len(paired) == len(rows):
-        among = contenders(np.stack(list(paired.values())), draws, level)
+        among = contenders(np.stack(list(paired.values())), draws)
         rows = [replace(row, may_be_best=i in among.layers) for i, row in enumerate(rows)]
     judged = against(paired, reference, draws, level, picked=baseline is None)
     return [replace(row, **judged.get(row.label, {})) for row in rows]
