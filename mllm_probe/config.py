@@ -189,6 +189,7 @@ NOT_SCIENCE = (
     "model",
     "dataset.root",
     "dataset.file",
+    "data.links",
     "splits.file",
     "sweep.max_memory_gb",
     *(f"extract.{name}" for name in HOW),

@@ -19,6 +19,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.paths import replacing
 
 TRUSTS = STAT, SAMPLE, CONTENT = ("stat", "sample", "content")
+PASSED = "passed"  # of a check that has nothing to say
 STRETCHES, STRETCH = 256, 4096  # read of a file with cache.trust=sample: 1 MiB; smaller files whole
 
 
@@ -40,6 +41,10 @@ def file_sample(path: Path) -> str:
     return found.hexdigest()[:16]
 
 
+def _together(content: str, said: str) -> str:
+    return content if said == PASSED else hashlib.sha256(f"{content} {said}".encode()).hexdigest()[:32]
+
+
 class Digests:
     """The one writer of the memo file; `save` keeps what was learnt.
 
@@ -53,16 +58,19 @@ class Digests:
         self._learnt: dict[str, str] = {}
         self._hashed: dict[str, tuple[str, str]] = {}  # {path: its stat and digest}, read whole by this process
 
-    def of(self, path: Path, check: Callable[[Path], None] | None = None, *, checked: bool = False) -> str:
-        """The file's digest. `check` runs once per content and may raise; `checked` files are checked where they are
-        read, so no sample of them is."""
-        if check:
-            with suppress(OSError):  # a file that cannot be read is for the check to name
-                if f"{(found := self._digest(path, checked))}|{check.__name__}" in self._known:
-                    return found
-            check(path)
-            self._learn(f"{self._digest(path, checked)}|{check.__name__}", "passed")
-        return self._digest(path, checked)
+    def of(self, path: Path, check: Callable[[Path], str | None] | None = None, *, checked: bool = False) -> str:
+        """The file's digest. `check` runs once per content and may raise; what it says becomes part of the digest.
+        `checked` files are checked where they are read, so no sample of them is."""
+        if check is None:
+            return self._digest(path, checked)
+        with suppress(OSError):  # a file that cannot be read is for the check to name
+            found = self._digest(path, checked)
+            if (said := self._known.get(f"{found}|{check.__name__}")) is not None:
+                return _together(found, said)
+        said = check(path) or PASSED
+        found = self._digest(path, checked)
+        self._learn(f"{found}|{check.__name__}", said)
+        return _together(found, said)
 
     def remembered(self, path: Path, what: str, compute: Callable[[Path], str], *, checked: bool = False) -> str:
         """A short string that is computed from a content once; `what` tells it from others about the same."""

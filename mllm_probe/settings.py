@@ -148,11 +148,13 @@ class LayerSettings:
 @dataclass
 class DataSettings:
     """Which pictures of the data set: `n` of them (null = all), drawn by `seed`. What cannot be used ends the run with
-    `on_bad_row` stop, and is left out and named with skip."""
+    `on_bad_row` stop, and is left out and named with skip. Picture files that are `links` to files outside the data
+    set's folder are followed, or with refuse cannot be used."""
 
     n: int | None = None
     seed: int = 0
     on_bad_row: str = "stop"
+    links: str = "follow"
 
 
 @dataclass

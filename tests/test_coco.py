@@ -111,10 +111,10 @@ def test_a_bad_picture_is_named_or_skipped(tmp_path: Path, fault: str) -> None:
     [
         ({"captions.json": "{"}, "captions.json is not JSON"),
         ({"captions.json": {"images": []}}, "not a COCO annotation file: the list 'annotations' is missing"),
-        ({"captions.json": [1]}, "not a COCO annotation file: the list 'annotations' is missing"),
+        ({"captions.json": [1]}, "not a COCO annotation file: the list 'images' is missing"),
         (
             {"captions.json": {"images": IMAGES, "annotations": [{"image_id": 9}]}},
-            r"annotations\[0\]: 'caption' \(str\) is missing",
+            r"annotations\[0\]: 'caption' \(a text\) is missing",
         ),
         (
             {
@@ -152,3 +152,98 @@ def test_two_records_of_the_same_bytes_are_one_picture(tmp_path: Path) -> None:
     first, second = load(root).pictures
     assert (first.id, second.id) == ("9", "25")
     assert first.captions == ("A cat on a mat.", "Two cats.", "Two cats") and first.categories == {"cat", "person"}
+
+
+def joined(
+    *more: dict[str, Any], key: str = "images", file: str = "captions.json", first: Any = None
+) -> dict[str, Any]:
+    """What `write` is to change so that a list holds more rows, or others."""
+    captions = [{"id": i, "image_id": image, "caption": text} for i, (image, text) in enumerate(CAPTIONS)]
+    content = {"images": IMAGES, "annotations": captions}
+    if file == "instances.json":
+        names = [{"id": 1, "name": "person"}, {"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}]
+        content = {"images": IMAGES, "annotations": INSTANCES, "categories": names}
+    rows: Any = [*(content[key] if first is None else first), *more]
+    return {file: {**content, key: rows}}
+
+
+ONE_ID: dict[str, tuple[dict[str, Any], str]] = {
+    "two pictures": (
+        joined({"id": 9, "file_name": "other.jpg"}),
+        r"captions.json, images\[3\]: 'other.jpg' has the id 9, and so has 'COCO_val2014_000000000009.jpg' before it; "
+        "files that were joined need new ids, in their annotations too",
+    ),
+    "two records of a picture": (joined(IMAGES[1]), r"images\[3\]: '000000000025.jpg' has the id 25, and so has"),
+    "two pictures with objects": (
+        joined(IMAGES[0], file="instances.json"),
+        r"instances.json, images\[3\]: .* has the id 9, and so has",
+    ),
+    "two categories": (
+        joined({"id": 17, "name": "cow"}, key="categories", file="instances.json"),
+        r"instances.json, categories\[3\]: 'cow' has the id 17, and so has 'cat' before it",
+    ),
+    "another picture in each file": (
+        joined(first=[*IMAGES[:2], {"id": 30, "file_name": "x.jpg"}], file="instances.json"),
+        "instances.json: the picture of the id 30 is 'x.jpg', and '000000000030.jpg' in the file of captions",
+    ),
+    "a string": (
+        joined(first=[{"id": "9", "file_name": "a.jpg"}]),
+        r"""images\[0\]: 'id' is a text, "9", but must be a whole number, as in every file of COCO""",
+    ),
+    "a float": (
+        joined(first=[{"id": 9.0, "file_name": "a.jpg"}]),
+        r"images\[0\]: 'id' is a number with a point, 9.0, but must be a whole number",
+    ),
+    "a truth": (joined(first=[{"id": True, "file_name": "a.jpg"}]), "'id' is true or false, true, but must be a whole"),
+    "nothing": (joined({"image_id": None, "caption": "x"}, key="annotations"), "'image_id' is null, null, but must"),
+    "a string in an annotation": (
+        joined({"image_id": "9", "caption": "A cat."}, key="annotations"),
+        r"""captions.json, annotations\[6\]: 'image_id' is a text, "9", but must be a whole number""",
+    ),
+    "a float category": (
+        joined({"image_id": 9, "category_id": 17.0}, key="annotations", file="instances.json"),
+        "'category_id' is a number with a point, 17.0, but must be a whole number",
+    ),
+    "a number for a caption": (
+        joined({"image_id": 9, "caption": 3}, key="annotations"),
+        "'caption' is a whole number, 3, but must be a text",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONE_ID)
+def test_ids_that_do_not_name_one_thing_are_refused(tmp_path: Path, case: str) -> None:
+    """Else two pictures would share their captions and objects without a word."""
+    changes, message = ONE_ID[case]
+    root = write(tmp_path / "c", **changes)
+    for on_bad_row in ("stop", "skip"):
+        with pytest.raises(DataError, match=message) as caught:
+            load(root, on_bad_row=on_bad_row)
+        assert "\n" not in str(caught.value)
+
+
+def test_names_that_differ_as_those_of_2014_and_2017_are_one_picture(tmp_path: Path) -> None:
+    renamed = [{"id": 9, "file_name": "000000000009.jpg"}, *IMAGES[1:]]
+    found = load(write(tmp_path / "c", **joined(first=renamed, file="instances.json")))
+    assert found.pictures[0].categories == {"cat", "person"}
+    bare = [{"id": image["id"]} for image in IMAGES]
+    found = load(write(tmp_path / "d", **joined(first=bare, file="instances.json")))
+    assert found.pictures[0].categories == {"cat", "person"}, "nor need the second file name them"
+
+
+def test_categories_that_stand_there_twice_are_one(tmp_path: Path) -> None:
+    twice = joined({"id": 17, "name": "cat"}, key="categories", file="instances.json")
+    assert load(write(tmp_path / "c", **twice)).categories == ("cat", "dog", "person")
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_objects_without_captions(tmp_path: Path, official: bool) -> None:
+    root = write(tmp_path / "c")
+    (root / "captions.json").unlink()
+    if official:
+        (root / "annotations").mkdir()
+        (root / "instances.json").rename(root / "annotations" / "instances_val2017.json")
+        (root / "images").rename(root / "val2017")
+    pictures = load(root).pictures
+    assert [picture.categories for picture in pictures] == [{"cat", "person"}, {"dog"}, frozenset()]
+    assert not any(picture.captions for picture in pictures)

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.hub import Hub
-from mllm_probe.data.pictures import open_rgb
+from mllm_probe.data.pictures import ORIENTATION, open_rgb
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
 from mllm_probe.types import Collection
@@ -113,3 +114,84 @@ def test_pictures_that_cannot_be_decoded_stop_or_are_left_out(tmp_path: Path, fo
     found = Hub(str(tmp_path / "torn")).load(tmp_path / "out", skipping, Digests(tmp_path / "digests.json"))
     assert [(row.text, row.label) for row in found.rows] == [("A", ("cat", "dog")), ("C", ("dog",))]
     assert len(found.skipped) == 1 and "row 2" in found.skipped[0]
+
+
+def parquet(tmp_path: Path, name: str, images: list[Any], labels: list[Any], **kinds: Any) -> Path:
+    datasets = pytest.importorskip("datasets")
+    features = {"image": datasets.Image(), "text": datasets.Value("string"), "label": datasets.Value("string"), **kinds}
+    rows = {"image": images, "text": [f"{i}?" for i in range(len(images))], "label": labels}
+    made = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    (tmp_path / name).mkdir()
+    made.to_parquet(str(tmp_path / name / "train.parquet"))
+    return tmp_path / name
+
+
+def held(image: Image.Image, **options: Any) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def test_pictures_are_shown_as_those_of_every_reader(tmp_path: Path, folder: Path) -> None:
+    """16 bits, EXIF, transparency."""
+    ramp = np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    images = [
+        held(Image.fromarray(ramp.astype(np.uint16) * 257)),
+        held(Image.fromarray(ramp), exif=exif),
+        held(Image.new("RGBA", (8, 6), (255, 0, 0, 0))),
+    ]
+    rows = load(Hub(str(parquet(tmp_path, "odd", images, ["a", "b", "c"]))), tmp_path).rows
+    deep, turned, nothing = (np.asarray(open_rgb(row.picture.path))[..., 0] for row in rows)
+    assert np.array_equal(deep, ramp) and np.array_equal(turned, np.rot90(ramp, -1)) and (nothing == 255).all()
+
+
+def test_a_label_that_was_not_published_is_a_bad_row(tmp_path: Path, folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    images, named = [encoded(grey) for grey in GREYS], datasets.ClassLabel(names=["no", "yes"])
+    one = parquet(tmp_path, "one", images, [1, -1, 0, 1], label=named)
+    several = parquet(tmp_path, "several", images, [[0, 1], [0, -1], [1], [0]], label=datasets.Sequence(named))
+    for place in (one, several):
+        with pytest.raises(DataError, match="row 2: 'label' is empty, but must be a word, .*data.on_bad_row=skip"):
+            load(Hub(str(place)), tmp_path)
+        skipping = Selection(on_bad_row="skip")
+        found = Hub(str(place)).load(tmp_path / "out", skipping, Digests(tmp_path / "digests.json"))
+        assert [row.number for row in found.rows] == [1, 3, 4] and len(found.skipped) == 1
+
+
+def test_what_pillow_raises_is_a_sentence(tmp_path: Path, folder: Path) -> None:
+    told = PngImagePlugin.PngInfo()
+    told.add_text("comment", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    place = parquet(tmp_path, "long", [held(Image.new("L", (2, 2)), pnginfo=told), encoded(9)], ["a", "b"])
+    with pytest.raises(DataError, match="row 1 cannot be decoded"):
+        load(Hub(str(place)), tmp_path)
+    found = Hub(str(place)).load(tmp_path / "out", Selection(on_bad_row="skip"), Digests(tmp_path / "digests.json"))
+    assert [row.label for row in found.rows] == ["b"]
+
+
+def test_folders_of_save_to_disk_are_read(tmp_path: Path, folder: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.load_dataset(str(folder), split="train")
+    datasets.Dataset.from_dict(whole.to_dict(), features=whole.features).save_to_disk(str(tmp_path / "nameless"))
+    whole.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict(train=whole, test=whole.select([1])).save_to_disk(str(tmp_path / "both"))
+    for place, split, texts in [
+        ("nameless", "train", "ABCD"),
+        ("one", "train", "ABCD"),
+        ("both", "train", "ABCD"),
+        ("both", "test", "B"),
+    ]:
+        rows = load(asked(tmp_path / place, split=split), tmp_path).rows
+        assert [row.text for row in rows] == [f"{letter}?" for letter in texts], place
+    for place, said in [("one", "choose one of: train"), ("both", "choose one of: test, train")]:
+        with pytest.raises(DataError, match=f"{place} has no split 'val'; {said}"):
+            load(asked(tmp_path / place, split="val"), tmp_path)
+
+
+def test_the_code_of_a_data_set_is_not_run(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "scripted").mkdir()
+    (tmp_path / "scripted" / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(DataError, match="scripted is read by code that it brings, and no such code is run here; where"):
+        load(asked(tmp_path / "scripted"), tmp_path)
+    assert not (tmp_path / "ran").exists()

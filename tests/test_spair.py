@@ -91,7 +91,7 @@ def write_pf_pascal(root: Path, last: str = "3;4") -> Path:
     (root / "test_pairs_pf_pascal.csv").write_text(
         "source_image,target_image,class,XA,YA,XB,YB\n"
         "PF-dataset-PASCAL/JPEGImages/a.png,PF-dataset-PASCAL/JPEGImages/b.png,8.0,1.5;2;,3;4;,5;6;,7;8;\n"
-        f"JPEGImages/b.png,JPEGImages/a.png,20,1;2,3;4,5;6,{last}\n"
+        f"{root.name}/JPEGImages/b.png,{root.name}/JPEGImages/a.png,20,1;2,3;4,5;6,{last}\n"
     )
     return root
 
@@ -101,6 +101,19 @@ def test_pf_pascal_is_read_by_name_or_by_path(tmp_path: Path) -> None:
     assert [pair.category for pair in pairs] == ["cat", "tvmonitor"]
     np.testing.assert_array_equal(pairs[0].source.points, [[1.5, 3], [2, 4]])
     assert pairs[0].target.path.name == "b.png" and pairs[0].extent == 60
+
+
+@pytest.mark.parametrize("root", ["", "PF-dataset-PASCAL"])
+def test_pf_pascal_is_read_as_it_ships(tmp_path: Path, root: str) -> None:
+    """The pairs in a folder of their own, beside that of the pictures; either may be taken for the root."""
+    made = write_pf_pascal(tmp_path / "PF-dataset-PASCAL")
+    (tmp_path / "image_pairs").mkdir()
+    (made / "test_pairs_pf_pascal.csv").rename(tmp_path / "image_pairs" / "test_pairs.csv")
+    pairs, _ = read_pairs(tmp_path / root, "pf_pascal", "test")
+    assert [pair.target.path.resolve() for pair in pairs] == [
+        made / "JPEGImages" / "b.png",
+        made / "JPEGImages" / "a.png",
+    ]
 
 
 @pytest.mark.parametrize(

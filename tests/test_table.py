@@ -69,6 +69,21 @@ def test_every_format_holds_the_same_rows(tmp_path: Path, ending: str, first: in
     assert not collection.contradicts(collection.pictures[0], "What is this?")
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_list_may_be_a_part_of_one_object(tmp_path: Path, indent: int | None) -> None:
+    table = write(tmp_path / "t", ROWS, ".json")
+    file = tmp_path / "t" / "asked.json"
+    file.write_text(json.dumps({"version": "1.0", "names": ["a"], "data": ROWS}, indent=indent))
+    assert [(row.text, row.number) for row in load(table).rows] == [(r["text"], i) for i, r in enumerate(ROWS, 1)]
+    file.write_text(json.dumps({"train": ROWS, "test": ROWS}, indent=indent))
+    with pytest.raises(
+        DataError, match=r"asked.json holds several lists of rows \(train, test\); save the one that is m"
+    ):
+        load(table)
+    file.write_text(json.dumps({**ROWS[0], "label": ["a", "b"]}))
+    assert [row.label for row in load(table).rows] == [("a", "b")], "a single row is no list of rows"
+
+
 def test_labels_keep_their_kind_and_cells_of_csv_are_words(tmp_path: Path) -> None:
     labels = ["cat ", 3, 2.5, True, ["b", "a", "b"], []]
     rows = [{"picture": "0.png", "text": f"{i}?", "label": label} for i, label in enumerate(labels)]

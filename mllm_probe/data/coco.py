@@ -13,25 +13,37 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from mllm_probe.data.pictures import check_decodes, inside
+from mllm_probe.data.pictures import FOLLOW, LINKS, check_decodes, named_file
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError, MllmProbeError, choices
 from mllm_probe.types import Collection, Picture
 
 BAD_ROW = ("stop", "skip")
+KINDS: Mapping[type, str] = {
+    int: "a whole number",
+    str: "a text",
+    float: "a number with a point",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which pictures are taken: `n` of them (None = all), drawn with `seed`; `on_bad_row` is `stop` or `skip`."""
+    """Which pictures are taken: `n` of them (None = all), drawn with `seed`; `on_bad_row` is `stop` or `skip`, `links`
+    to files elsewhere are `follow`ed or `refuse`d."""
 
     n: int | None = None
     seed: int = 0
     on_bad_row: str = "stop"
+    links: str = FOLLOW
 
     def __post_init__(self) -> None:
-        if self.on_bad_row not in BAD_ROW:
-            raise DataError(f"data.on_bad_row={self.on_bad_row} is unknown; {choices(self.on_bad_row, BAD_ROW)}")
+        for name, allowed in (("on_bad_row", BAD_ROW), ("links", LINKS)):
+            if (value := getattr(self, name)) not in allowed:
+                raise DataError(f"data.{name}={value} is unknown; {choices(value, allowed)}")
         if self.n is not None and self.n < 1:
             raise DataError(f"data.n={self.n} selects no picture; give a number from 1, or null for all")
 
@@ -69,21 +81,33 @@ class Layout:
         for layout in (flat, nested):
             if layout.captions.is_file():
                 return layout
-        raise DataError(f"no COCO annotations in {root}: neither {flat.captions.name} nor {nested.captions} is there")
+        for layout in (flat, nested):
+            if layout.instances.is_file():
+                return layout
+        raise DataError(
+            f"no COCO annotations in {root}: neither {flat.captions.name} nor {nested.captions} is there, and no "
+            "instances beside them"
+        )
+
+    @property
+    def listed(self) -> Path:
+        """The file whose pictures are read: objects may be annotated where nobody wrote captions."""
+        return self.captions if self.captions.is_file() else self.instances
 
 
 def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests) -> Collection:
     """The selected pictures in the order of their ids, captions and categories attached."""
-    captions, seen, categories = _captions(layout.captions), *_objects(layout.instances)
-    licences = _licences(layout.captions)
-    images = sorted(_rows(layout.captions, "images", {"id": int, "file_name": str}), key=_id)
+    listed = _numbered(layout.listed, "images", file_name=str)
+    captions, (seen, categories) = _captions(layout.captions), _objects(layout.instances, listed)
+    licences = _licences(layout.listed)
+    images = sorted(listed.values(), key=_id)
     if selection.n is not None:
         images = sorted(Random(f"select/{selection.seed}").sample(images, min(selection.n, len(images))), key=_id)
     pictures: dict[str, Picture] = {}
     skipped: list[str] = []
     for record in images:
         try:
-            path, content = _checked(layout, record, digests)
+            path, content = _checked(layout, record, selection.links, digests)
         except MllmProbeError as error:
             if selection.on_bad_row == "stop":
                 raise DataError(f"{error}, or leave such rows out with data.on_bad_row=skip") from error
@@ -95,7 +119,7 @@ def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests)
         picture = Picture(str(number), path, content, said, named, counts, licence=licence)
         pictures[content] = _merged(pictures[content], picture) if content in pictures else picture
     if not pictures:
-        raise DataError(f"no usable picture is left in {layout.captions.parent} ({len(skipped)} skipped)")
+        raise DataError(f"no usable picture is left in {layout.listed.parent} ({len(skipped)} skipped)")
     return Collection(name, tuple(pictures.values()), categories, _not_said, tuple(skipped))
 
 
@@ -115,39 +139,59 @@ def _merged(first: Picture, twin: Picture) -> Picture:
     return replace(first, captions=captions, categories=named, counts=counts)
 
 
-def _checked(layout: Layout, record: Mapping[str, Any], digests: Digests) -> tuple[Path, str]:
+def _checked(layout: Layout, record: Mapping[str, Any], links: str, digests: Digests) -> tuple[Path, str]:
     """The picture's file and its digest. Raises DataError naming the row."""
-    row = f"{layout.captions.name}, picture id {record['id']}"
-    path = inside(layout.images, record["file_name"])
-    if not path.is_file():
-        raise DataError(f"{row}: {path} is missing; put the file there")
     try:
+        path = named_file(layout.images, record["file_name"], links)
         return path, digests.of(path, check_decodes)
     except DataError as error:
-        raise DataError(f"{row}: {error}; replace the file") from error
+        raise DataError(f"{layout.listed.name}, picture id {record['id']}: {error}") from error
 
 
 def _rows(path: Path, key: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
     """One list of an annotation file, each row checked to hold these fields. Raises DataError naming the row."""
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON ({error}); a COCO annotation file is expected") from error
-    rows = records.get(key) if isinstance(records, dict) else None
+    rows = _read(path).get(key)
     if not isinstance(rows, list):
         raise DataError(f"{path} is not a COCO annotation file: the list {key!r} is missing at its top level")
     for number, row in enumerate(rows):
+        where = f"{path}, {key}[{number}]"
+        if not isinstance(row, dict):
+            raise DataError(f"{where} is no object, found {str(row)[:80]}")
         for name, kind in fields.items():
-            if not isinstance(row, dict) or not isinstance(row.get(name), kind):
-                raise DataError(
-                    f"{path}, {key}[{number}]: {name!r} ({kind.__name__}) is missing, found {str(row)[:80]}"
-                )
+            if name not in row:
+                raise DataError(f"{where}: {name!r} ({KINDS[kind]}) is missing, found {str(row)[:80]}")
+            if type(row[name]) is not kind:
+                was = f"{KINDS.get(type(row[name]), 'no such value')}, {json.dumps(row[name])[:80]}"
+                raise DataError(f"{where}: {name!r} is {was}, but must be {KINDS[kind]}, as in every file of COCO")
     return rows
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """An annotation file; empty where it is JSON of another form. Raises DataError."""
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error}); a COCO annotation file is expected") from error
+    return records if isinstance(records, dict) else {}
+
+
+def _numbered(path: Path, key: str, **fields: type) -> dict[int, dict[str, Any]]:
+    """{id: row} of a list of things. Raises DataError where two have one id."""
+    found: dict[int, dict[str, Any]] = {}
+    for number, row in enumerate(_rows(path, key, {"id": int, **fields})):
+        first = found.setdefault(row["id"], row)
+        one, two = (str(each.get("file_name", each.get("name", ""))) for each in (first, row))
+        if first is not row and (key == "images" or one != two):
+            raise DataError(
+                f"{path}, {key}[{number}]: {two!r} has the id {row['id']}, and so has {one!r} before it; files that "
+                "were joined need new ids, in their annotations too"
+            )
+    return found
 
 
 def _licences(path: Path) -> Mapping[str, str]:
     """{licence id: its name and address}; files without them are common."""
-    found = json.loads(path.read_text(encoding="utf-8")).get("licenses")
+    found = _read(path).get("licenses")
     rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     return {str(row.get("id")): f"{row.get('name', '')} ({row.get('url', '')})" for row in rows}
 
@@ -161,19 +205,23 @@ def _licence(record: Mapping[str, Any], licences: Mapping[str, str]) -> str:
 def _captions(path: Path) -> Mapping[int, list[str]]:
     """Captions by picture id, whitespace (newlines too) folded to single blanks, repeats dropped, order kept."""
     found: dict[int, list[str]] = defaultdict(list)
-    for record in _rows(path, "annotations", {"image_id": int, "caption": str}):
+    for record in () if not path.is_file() else _rows(path, "annotations", {"image_id": int, "caption": str}):
         text = " ".join(record["caption"].split())
         if text and text not in found[record["image_id"]]:
             found[record["image_id"]].append(text)
     return found
 
 
-def _objects(path: Path) -> tuple[dict[int, tuple[frozenset[str], dict[str, int]]], tuple[str, ...]]:
+def _objects(
+    path: Path, listed: Mapping[int, Mapping[str, Any]]
+) -> tuple[dict[int, tuple[frozenset[str], dict[str, int]]], tuple[str, ...]]:
     """{picture id: its categories, and the instances of those without a crowd} where annotated; all category names."""
     if not path.is_file():
         return {}, ()
-    names = {row["id"]: row["name"] for row in _rows(path, "categories", {"id": int, "name": str})}
-    found: dict[int, Counter[str]] = {row["id"]: Counter() for row in _rows(path, "images", {"id": int})}
+    names = {number: row["name"] for number, row in _numbered(path, "categories", name=str).items()}
+    annotated = _numbered(path, "images")
+    _check_same(path, annotated, listed)
+    found: dict[int, Counter[str]] = {number: Counter() for number in annotated}
     crowds: set[tuple[int, str]] = set()
     for number, record in enumerate(_rows(path, "annotations", {"image_id": int, "category_id": int})):
         image, category = record["image_id"], record["category_id"]
@@ -187,6 +235,20 @@ def _objects(path: Path) -> tuple[dict[int, tuple[frozenset[str], dict[str, int]
         for image, counts in found.items()
     }
     return seen, tuple(sorted(set(names.values())))
+
+
+def _check_same(
+    path: Path, annotated: Mapping[int, Mapping[str, Any]], listed: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Whether an id is one picture in both files; a name may have more before it, as it has in COCO 2014."""
+    for number in annotated.keys() & listed.keys():
+        mine, its = (str(row.get("file_name", "")) for row in (annotated[number], listed[number]))
+        stems = (Path(mine).stem, Path(its).stem)
+        if not stems[0].endswith(stems[1]) and not stems[1].endswith(stems[0]):
+            raise DataError(
+                f"{path}: the picture of the id {number} is {mine!r}, and {its!r} in the file of captions; take two "
+                "files about the same pictures"
+            )
 
 
 def _not_said(picture: Picture, caption: str) -> bool:

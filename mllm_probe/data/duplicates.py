@@ -14,7 +14,7 @@ import numpy as np
 from PIL.Image import Resampling
 
 from mllm_probe.data.groups import joined
-from mllm_probe.data.pictures import open_rgb
+from mllm_probe.data.pictures import READING, open_rgb
 from mllm_probe.digests import Digests
 from mllm_probe.types import Picture
 
@@ -30,7 +30,9 @@ def grouped(pictures: Sequence[Picture], digests: Digests) -> tuple[Picture, ...
 
     Hashes are remembered in `digests`, so only the first run opens every picture.
     """
-    hashes = np.array([int(digests.remembered(p.path, "phash", perceptual_hash), 16) for p in pictures], np.uint64)
+    hashes = np.array(
+        [int(digests.remembered(p.path, f"phash, {READING}", perceptual_hash), 16) for p in pictures], np.uint64
+    )
     groups = [picture.group for picture in pictures]
     alike = ((groups[i], groups[j]) for i, j in look_alikes(hashes, [picture.path for picture in pictures]))
     name = joined(groups, alike)

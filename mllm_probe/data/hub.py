@@ -9,20 +9,23 @@ from typing import Any
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.folders import filled_once
+from mllm_probe.data.pictures import as_rgb
 from mllm_probe.data.table import Table
 from mllm_probe.digests import Digests
-from mllm_probe.errors import DataError, choices
+from mllm_probe.errors import DataError, MllmProbeError, choices
 from mllm_probe.paths import OutputPaths
 from mllm_probe.types import Collection, digest
 
-VERSION = 2  # raise it when what is written of the same data set changes
+VERSION = 3  # raise it when what is written of the same data set changes
 ROWS, PICTURES = "rows.jsonl", "images"
+SAVED = ("dataset_dict.json", "state.json")  # one of them lies in what `save_to_disk` wrote
 
 
 @dataclass(frozen=True)
 class Hub:
-    """`id` is a data set of huggingface.co or a local folder that `datasets.load_dataset` reads; `picture_column` holds
-    pictures, the others what they hold in a Table. Labels that the data set numbers and names are the names.
+    """`id` is a data set of huggingface.co, or a local folder that `datasets.load_dataset` reads or that `save_to_disk`
+    wrote; `picture_column` holds pictures, the others what they hold in a Table. Labels that the data set numbers and
+    names are the names, and none where it has -1. Code that a data set brings is not run.
     """
 
     id: str | None = None
@@ -49,15 +52,30 @@ class Hub:
 
     def _loaded(self, id: str) -> Any:
         try:
-            from datasets import load_dataset
-            from datasets.exceptions import DatasetsError
+            from datasets import load_dataset, load_from_disk
         except ImportError as error:
             raise DataError("dataset=hub needs datasets; pip install 'mllm-probe[hub]'") from error
         try:
+            if any((Path(id) / name).is_file() for name in SAVED):
+                return self._of_split(load_from_disk(id))
             return load_dataset(id, split=self.split, revision=self.revision)
-        except (DatasetsError, OSError, ValueError) as error:
+        except MllmProbeError:
+            raise
+        except Exception as error:  # datasets raises anything here
             said = " ".join(str(error).split())
+            if "scripts are no longer supported" in said or "custom code" in said:
+                raise DataError(
+                    f"dataset.id={id} is read by code that it brings, and no such code is run here; where you trust "
+                    "it, write the rows as parquet with it, and name that folder"
+                ) from error
             raise DataError(f"dataset.id={id}, dataset.split={self.split} cannot be loaded ({said[:300]})") from error
+
+    def _of_split(self, saved: Any) -> Any:
+        """What `save_to_disk` left: splits by name, or one that may have a name. Raises DataError."""
+        named = saved if isinstance(saved, dict) else {str(saved.split or self.split): saved}
+        if self.split not in named:
+            raise DataError(f"dataset.id={self.id} has no split '{self.split}'; {choices(self.split, named)}")
+        return named[self.split]
 
     def _columns(self, found: Any) -> dict[str, str]:
         """{column of the table: column of the data set}. Raises DataError."""
@@ -83,29 +101,36 @@ class Hub:
                 record: dict[str, Any] = plain | {name: row.get(column) for name, column in columns.items()}
                 record["picture"] = self._kept(folder / PICTURES, record["picture"], number)
                 if named and record["label"] is not None:
-                    record["label"] = named(record["label"])
+                    record["label"] = _names(record["label"], named)
                 out.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
-    def _row(self, found: Any, number: int, selection: Selection) -> Any:
-        """One that cannot be decoded is empty where bad rows are left out."""
+    def _row(self, found: Any, number: int, selection: Selection) -> dict[str, Any]:
+        """With its picture as it is shown; one that cannot be decoded is empty where bad rows are left out."""
         try:
-            return found[number]
-        except (OSError, ValueError, SyntaxError) as error:
+            row = dict(found[number])  # pictures come decoded, and upright
+            picture = row[self.picture_column]
+            return row | {self.picture_column: as_rgb(picture) if hasattr(picture, "convert") else picture}
+        except Exception as error:  # pillow and datasets raise anything here
             if selection.on_bad_row == "skip":
                 return {}
             raise DataError(f"dataset {self.id}, row {number + 1} cannot be decoded ({error})") from error
 
-    def _kept(self, folder: Path, picture: Any, number: int) -> str | None:
+    def _kept(self, folder: Path, pixels: Any, number: int) -> str | None:
         """The name of the picture's file, one for all rows with the same pixels."""
-        if picture is None:
+        if pixels is None:
             return None
-        if not hasattr(picture, "convert"):
+        if not hasattr(pixels, "convert"):
             raise DataError(
-                f"dataset {self.id}, row {number + 1}: '{self.picture_column}' is {str(picture)[:80]!r}, but must hold "
+                f"dataset {self.id}, row {number + 1}: '{self.picture_column}' is {str(pixels)[:80]!r}, but must hold "
                 "pictures; name their column with dataset.picture_column"
             )
-        pixels = picture.convert("RGB")
         content = hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).hexdigest()[:32]
         if not (folder / f"{content}.png").exists():
             pixels.save(folder / f"{content}.png")
         return f"{content}.png"
+
+
+def _names(label: Any, named: Any) -> Any:
+    """The names of a numbered label, or of several; none for -1, which stands for a label that was not published."""
+    numbers = label if isinstance(label, list) else [label]
+    return named(label) if all(number >= 0 for number in numbers) else None

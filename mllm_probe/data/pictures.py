@@ -1,28 +1,155 @@
-"""Picture files: finding one under its root, checking that it decodes, and opening it. Knows no annotations."""
+"""Picture files: finding one under its root, and the one way in which each is opened. Knows no annotations.
 
+Whatever a file holds, a model is shown RGB of 8 bits a colour: upright as its EXIF says, deeper greys scaled down by
+their bit depth, on white where it is transparent, of several frames the first.
+"""
+
+import warnings
+from os.path import normpath
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image
+from PIL.Image import Transpose
 
 from mllm_probe.errors import DataError
 from mllm_probe.paths import replacing
+
+LINKS = FOLLOW, REFUSE = "follow", "refuse"  # what is done with pictures that are links to files elsewhere
+READING = "upright, scaled to 8 bits, on white"  # of pictures that are more than 8-bit colours as they are stored
+WHITE = (255, 255, 255)
+ORIENTATION = 0x0112  # the EXIF tag
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and the value of a grey that runs from white to black
+SIXTEEN = ("PNG", "PPM")  # whose whole numbers of 32 bits are such of 16 that Pillow widened
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and large pictures; what cannot be read is refused
 
 
 def inside(root: Path, name: str) -> Path:
     """`root / name`, refused where a name from a data file would leave the root."""
     path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not Path(normpath(path)).is_relative_to(normpath(root)):
         raise DataError(f"picture name {name!r} leads outside {root}; names in annotation files must stay below it")
     return path
 
 
-def check_decodes(path: Path) -> None:
-    """Decode the whole picture, so that a truncated file is found before a model is loaded."""
+def named_file(root: Path, name: str, links: str = FOLLOW) -> Path:
+    """The file of that name below the root, which may be a link to wherever unless `links` is refuse.
+
+    Raises DataError.
+    """
+    path = inside(root, name)
+    try:
+        there = path.is_file()
+        real = path.resolve(strict=there)
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL: another column's text; links in a ring
+        raise DataError(f"{name[:80]!r} is no file name that can be opened; mend the row") from error
+    if not there and path.is_symlink():
+        raise DataError(f"picture {path} is a symbolic link to {path.readlink()}, where no file is; fetch that file")
+    if not there:
+        raise DataError(f"picture {path} is missing; put the file there")
+    if links == REFUSE and not real.is_relative_to(root.resolve()):
+        raise DataError(f"picture {path} is a link to {real}, outside {root}, and data.links=refuse takes no such file")
+    return path
+
+
+def open_rgb(path: Path, upright: bool = True) -> Image.Image:
+    """The picture as a model is shown it; `upright` False leaves it as stored, as keypoints and boxes count pixels.
+
+    Raises DataError for what cannot be decoded.
+    """
+    return _read(path, upright)[0]
+
+
+def check_decodes(path: Path) -> str:
+    """Decode the whole picture, so that a truncated file is found before a model is loaded; for Digests.of, how it is
+    read ("" where the stored colours are shown as they are). Raises DataError."""
+    _, plain = _read(path, upright=True)
+    return "" if plain else READING
+
+
+def _read(path: Path, upright: bool) -> tuple[Image.Image, bool]:
+    """The picture, and whether it is the stored colours as they are."""
     try:
         with Image.open(path) as image:
             image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"picture {path} cannot be decoded ({error})") from error
+            turn = UPRIGHT.get(_orientation(image)) if upright else None
+            pixels = as_rgb(image)
+            plain = turn is None and _is_plain(image)
+            return pixels if turn is None else pixels.transpose(turn), plain
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise DataError(f"picture {path} has more pixels than the {most} that are read; make it smaller") from error
+    except Exception as error:  # Pillow raises anything here
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"picture {path} cannot be decoded ({said}); replace the file") from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture as RGB, as it is stored. Raises ValueError where nothing says how bright its numbers are."""
+    if not _is_deep(image):
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        over = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, WHITE), over).convert("RGB")
+    values = np.asarray(image)
+    grey = np.rint(255 * (values / _white(image, values))).astype(np.uint8)
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    if (hidden := image.info.get("transparency")) is not None:
+        grey[values == hidden] = WHITE[0]
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _white(image: Image.Image, values: np.ndarray) -> float:
+    """The number that is white. Raises ValueError."""
+    if image.mode == "F":
+        if not (values.min() >= 0 and values.max() <= 1):  # not a number neither
+            raise ValueError(
+                f"it holds fractions from {values.min():g} to {values.max():g}, and only 0 (black) to 1 (white) are "
+                "read; save it with 8 or 16 bits"
+            )
+        return 1
+    if image.mode == "I" and image.format not in SIXTEEN:
+        raise ValueError(
+            "it holds whole numbers of 32 bits, of which none is said to be white; save it with 8 or 16 bits"
+        )
+    depth = getattr(image, "tag_v2", {}).get(BITS, (16,))[0]
+    return 2**depth - 1
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode in ("F", "I") or image.mode.startswith("I;16")
+
+
+def _is_plain(image: Image.Image) -> bool:
+    return not _is_deep(image) and not image.has_transparency_data
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 where nothing that can be read says otherwise."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # torn EXIF raises anything, and every viewer shows such a picture as it is stored
+        return 1
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of the picture as a model is shown it, in pixels."""
+    with Image.open(path) as image:
+        if image.format == "TIFF":
+            image.load()  # which turns it
+        width, height = image.size
+        return (height, width) if _orientation(image) > 4 else (width, height)
 
 
 GREY = (127, 127, 127)
@@ -30,16 +157,9 @@ GREY = (127, 127, 127)
 
 def write_blank(path: Path, folder: Path) -> Path:
     """An empty grey picture of the same size as the one at `path`, one file a size."""
-    with Image.open(path) as image:
-        size = image.size
-    made = folder / f"{size[0]}x{size[1]}.png"
+    width, height = size_of(path)
+    made = folder / f"{width}x{height}.png"
     if not made.exists():
         with replacing(made) as part:
-            Image.new("RGB", size, GREY).save(part, format="PNG")
+            Image.new("RGB", (width, height), GREY).save(part, format="PNG")
     return made
-
-
-def open_rgb(path: Path) -> Image.Image:
-    """The picture as RGB, whatever its file holds (greyscale, palette, alpha)."""
-    with Image.open(path) as image:
-        return image.convert("RGB")

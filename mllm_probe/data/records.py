@@ -1,4 +1,4 @@
-"""The rows of a data file, one mapping each: JSON lines, a JSON list, CSV or parquet. Knows no column by name."""
+"""The rows of a data file, one mapping each: JSON lines, a list in JSON, CSV or parquet. Knows no column by name."""
 
 import csv
 import json
@@ -32,17 +32,32 @@ def read_records(path: Path) -> list[Numbered]:
 
 
 def _json(path: Path) -> Iterator[Numbered]:
-    """A list of objects, or, as many published files named .json have it, an object a line."""
+    """A list of objects, alone or as a part of one object; or, as many published files named .json have it, an object
+    a line."""
     text = path.read_text(encoding="utf-8-sig")
-    if not text.lstrip().startswith("["):
-        yield from _lines(path)
-        return
     try:
         records = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error}); a list of objects is expected") from error
+        if text.lstrip().startswith("["):
+            raise DataError(f"{path} is not JSON ({error}); a list of objects is expected") from error
+        records = None
+    if isinstance(records, dict):
+        records = _list_in(path, records)
+    if not isinstance(records, list):
+        yield from _lines(path)
+        return
     for number, record in enumerate(records, 1):
         yield number, _object(path, number, record)
+
+
+def _list_in(path: Path, whole: Mapping[str, Any]) -> list[Any] | None:
+    """The list of objects that an object holds; None for a row that stands alone. Raises DataError for two lists."""
+    lists = {
+        key: value for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+    }
+    if len(lists) > 1:
+        raise DataError(f"{path} holds several lists of rows ({', '.join(lists)}); save the one that is meant alone")
+    return next(iter(lists.values()), None)
 
 
 def _lines(path: Path) -> Iterator[Numbered]:

@@ -5,10 +5,10 @@ SPair-71k (Min et al. 2019, arXiv 1908.10543), under its root: `PairAnnotation/S
 `Layout/large/SPLIT.txt` with one pair a line, without which every JSON file of the split is a pair. The keypoints are
 the pair file's own; image annotations are not needed.
 
-PF-PASCAL (Ham et al. 2018): `SPLIT_pairs_pf_pascal.csv` or `SPLIT_pairs.csv` with the columns source_image,
-target_image, class (1 to 20), XA, YA, XB, YB, coordinates joined by semicolons; pictures by their path, or by their
-name under JPEGImages. This layout was read off programs that use it, no original file was at hand; that its threshold
-is a share of the target picture's longer side is recalled.
+PF-PASCAL (Ham et al. 2018): `SPLIT_pairs_pf_pascal.csv` or `SPLIT_pairs.csv`, also in a folder `image_pairs` in or
+beside the root, with the columns source_image, target_image, class (1 to 20), XA, YA, XB, YB, coordinates joined by
+semicolons; pictures by their path, or by their name under JPEGImages. This layout was read off programs that use it, no
+original file was at hand; that its threshold is a share of the target picture's longer side is recalled.
 """
 
 import csv
@@ -110,10 +110,13 @@ def _side(root: Path, told: dict[str, Any], side: str) -> View:
 
 
 def _pf_pascal(root: Path, split: str) -> Iterator[Callable[[], Pair]]:
-    files = [root / f"{split}_pairs_pf_pascal.csv", root / f"{split}_pairs.csv"]
-    table = next((file for file in files if file.is_file()), None)
+    names = (f"{split}_pairs_pf_pascal.csv", f"{split}_pairs.csv")
+    folders = (root, root / "image_pairs", root.absolute().parent / "image_pairs")
+    table = next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
     if table is None:
-        raise DataError(f"no PF-PASCAL split {split} in {root}: neither {files[0].name} nor {files[1].name} is there")
+        raise DataError(
+            f"no PF-PASCAL split {split} in {root}: neither {names[0]} nor {names[1]} is there or in image_pairs"
+        )
     with table.open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     for number, row in enumerate(rows, start=2):
@@ -148,7 +151,7 @@ def _size(name: str, path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except OSError as error:
+    except Exception as error:  # Pillow raises anything here
         raise DataError(f"pair {name}: {path} cannot be read ({error})") from error
 
 

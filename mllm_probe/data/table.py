@@ -13,7 +13,7 @@ from typing import Any
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.groups import joined
-from mllm_probe.data.pictures import check_decodes, inside
+from mllm_probe.data.pictures import check_decodes, named_file
 from mllm_probe.data.records import Numbered, read_records
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
@@ -178,7 +178,8 @@ def _pictures(
     for name, lines in rows.items():
         more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
         try:
-            path, content = _checked(f"{file.name}, row {lines[0].number}{more}", folder, name, digests)
+            where = f"{file.name}, row {lines[0].number}{more}"
+            path, content = _checked(where, folder, name, selection.links, digests)
         except DataError as error:
             skipped.append(_said(error, selection))
         else:
@@ -186,17 +187,13 @@ def _pictures(
     return found, skipped
 
 
-def _checked(where: str, folder: Path, name: str, digests: Digests) -> tuple[Path, str]:
+def _checked(where: str, folder: Path, name: str, links: str, digests: Digests) -> tuple[Path, str]:
     """The picture's file and its digest. Raises DataError naming the row."""
     try:
-        path = inside(folder, name)
-        if not path.is_file():
-            raise DataError(f"picture {path} is missing; put the file there")
+        path = named_file(folder, name, links)
         return path, digests.of(path, check_decodes)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-    except (OSError, ValueError) as error:  # too long for a name, or with a NUL: another column's text
-        raise DataError(f"{where}: {name[:80]!r} is no file name that can be opened; mend the row") from error
 
 
 def _grouped(pictures: Mapping[str, Picture], lines: Sequence[Line]) -> dict[str, Picture]:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from PIL import Image
-
+from mllm_probe.data.pictures import size_of
 from mllm_probe.models.rendering import Rendering
 from mllm_probe.report.figures import COLOURS
 from mllm_probe.sites import Anatomy, Site
@@ -169,8 +168,7 @@ def inspection(
 
 
 def _shown(path: Path) -> Shown:
-    with Image.open(path) as image:
-        return Shown(str(path), *image.size)
+    return Shown(str(path), *size_of(path))
 
 
 def _spots(rendering: Rendering, positions: Sequence[str], anatomy: Anatomy) -> tuple[Spot, ...]:

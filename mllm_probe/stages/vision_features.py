@@ -31,12 +31,12 @@ class Features:
         self._encoders = [load_encoder(plans[name], settings.normalisation, device) for name in used]
         self._chosen, self._settings = chosen, settings
 
-    def of(self, paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:
-        """For each picture {representation: patch features [P * P, D] float32}, row by row."""
+    def of(self, paths: Sequence[Path], upright: bool = True) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:
+        """For each picture, `upright` or as stored, {representation: patch features [P * P, D] float32}, row by row."""
         draw = drawer(self._settings.geometry)
         for start in range(0, len(paths), self._settings.micro_batch):
             batch = paths[start : start + self._settings.micro_batch]
-            pictures = [open_rgb(path) for path in batch]
+            pictures = [open_rgb(path, upright) for path in batch]
             seen = {
                 encoder.plan.name: encoder.features([draw(picture, encoder.plan.size) for picture in pictures]).numpy()
                 for encoder in self._encoders
@@ -52,7 +52,8 @@ def matched(features: Features, pairs: Sequence[Pair], match: str, reporter: Rep
     done = 0
     for _, group in groupby(pairs, key=lambda pair: pair.category):
         members = list(group)
-        seen = dict(features.of(list(dict.fromkeys(side.path for p in members for side in (p.source, p.target)))))
+        paths = list(dict.fromkeys(side.path for p in members for side in (p.source, p.target)))
+        seen = dict(features.of(paths, upright=False))  # as keypoints count pixels
         for pair in members:
             source, target = seen[pair.source.path], seen[pair.target.path]
             for name in source:
