@@ -5,20 +5,27 @@ What the hub refuses is raised with the hub's own exceptions, at the one call th
 
 import json
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import encoders
 import huggingface_hub
 import pytest
+import torch
 from conftest import Run, blueprint_of, make_tokenizer, save_llava, tiny
 from families import FAMILIES
 from huggingface_hub import errors
+from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mllm_probe.errors import SpanError
+from mllm_probe.models.hf import load_model
+from mllm_probe.models.vit import VisionTransformer, plan_vit
 from mllm_probe.types import Sample
+from mllm_probe.vision_settings import EncoderSettings
 
 http = import_module(errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])  # the client that the hub uses
 SMALL = ("data.n=20", "dataset.pictures=20", "splits.blocks=2")
@@ -104,9 +111,72 @@ def template_of_two_pictures(folder: Path) -> None:
     template.write_text(template.read_text().replace("<image>", "<image><image>"))
 
 
+def in_config(**entries: object) -> Callable[[Path], None]:
+    """Other entries in config.json; `text_config__x` stands for text_config.x."""
+
+    def spoil(folder: Path) -> None:
+        save_llava(folder)
+        told = json.loads((folder / "config.json").read_text())
+        for name, value in entries.items():
+            part, _, inner = name.rpartition("__")
+            (told[part] if part else told)[inner] = value
+        (folder / "config.json").write_text(json.dumps(told))
+
+    return spoil
+
+
+def in_picture_processor(**entries: object) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        save_llava(folder)
+        told = json.loads((folder / "processor_config.json").read_text())
+        told["image_processor"] |= entries
+        (folder / "processor_config.json").write_text(json.dumps(told))
+
+    return spoil
+
+
+def adapter_beside_weights(folder: Path) -> None:
+    save_llava(folder)
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def adapter_alone(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def pickled(folder: Path) -> None:
+    save_llava(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": Namespace(weight=1)}, folder / "pytorch_model.bin")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (
+            adapter_beside_weights,
+            "checkpoint holds a low-rank adapter (adapter_config.json) beside the weights of a mo",
+        ),
+        (
+            adapter_alone,
+            "checkpoint holds a low-rank adapter and no model; choose the model it was trained on, and set",
+        ),
+        (pickled, "the model cannot be used (its weights are a pickle with more than tensors in it, which is code and"),
+        (in_config(text_config__num_hidden_layers=0), "text_config.num_hidden_layers=0, and a model has 1 or more"),
+        (in_config(vision_config__num_hidden_layers=0), "vision_config.num_hidden_layers=0, and a model has 1 or more"),
+        (
+            in_config(vision_feature_layer=99),
+            "vision_feature_layer=99, and the vision tower has 3 blocks, so layers 0 ",
+        ),
+        (in_config(vision_feature_layer=[-2, -9]), "vision_feature_layer=[-2, -9], and the vision tower has 3 blocks"),
+        (in_config(text_config__num_attention_heads=3), "the config cannot be used (Class validation error for valida"),
+        (in_config(text_config__hidden_act="nope"), "the model cannot be used ('nope' is unknown to transformers)"),
+        (in_picture_processor(image_mean=[0, 0, 0]), "image_mean=[0, 0, 0]; nothing is subtracted while image_std="),
+        (in_picture_processor(image_mean=[0.5]), "image_mean=[0.5]; it has another length than image_std="),
+        (in_picture_processor(image_std=[1, 0, 1]), "image_std=[1, 0, 1]; it must be above 0 for each colour"),
+        (in_picture_processor(rescale_factor=0), "rescale_factor=0; it must be above 0, mostly 1/255"),
+        (in_picture_processor(resample="x"), "resample=x; it is one of pillow's codes 0 to 5"),
         (text_only, "a model of type 'llama' does not write text about pictures; choose a multimodal checkpoint"),
         (unknown, "has no model of type 'nobodys', and the checkpoint brings no code of its own"),
         (processor_of_another, "the processor is another model's"),
@@ -117,6 +187,22 @@ def template_of_two_pictures(folder: Path) -> None:
 def test_checkpoints_that_do_not_fit(probe: Run, tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoil(tmp_path / "checkpoint")
     check(probe("run", *tiny(tmp_path / "checkpoint"), *SMALL), tmp_path, message)
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_attention_named_in_the_config_gives_way_to_the_setting(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    """A kernel of the hub would be fetched, and is code."""
+    in_config(**{name: "kernels-community/flash-attn"})(tmp_path / "kernel")
+    found = [load_model(blueprint_of(folder, attn="eager"), "cpu") for folder in (checkpoint, tmp_path / "kernel")]
+    assert [model.network.config._attn_implementation for model in found] == ["eager"] * 2
+
+
+def test_attention_named_in_an_encoders_config(tmp_path: Path) -> None:
+    encoders.save_dinov2(tmp_path / "encoder")
+    told = json.loads((tmp_path / "encoder" / "config.json").read_text())
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps({**told, "attn_implementation": "owner/kernel"}))
+    plan = plan_vit("own", EncoderSettings(size=32), tmp_path / "encoder")
+    assert VisionTransformer(plan, "own", "cpu").features([Image.new("RGB", (32, 32))]).shape == (1, 16, 32)
 
 
 def test_pictures_of_a_sample_and_tags_of_its_prompt(checkpoint: Path, samples: list[Sample]) -> None:

@@ -233,7 +233,7 @@ def test_weights_that_are_missing_are_not_drawn_at_random(folders: dict[str, Pat
         first = min(weights)
         del weights[first]
         save_file(weights, folder / part / file, {"format": "pt"})
-        with pytest.raises(ModelError, match=f"{part}: 1 of the weights are missing, {first} the first"):
+        with pytest.raises(ModelError, match=rf"{part}: 1 weight of the model \({first}\) is not in the files"):
             loaded(folder)
 
 

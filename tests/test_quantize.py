@@ -4,7 +4,9 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import encoders
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
@@ -13,17 +15,29 @@ from bitsandbytes.nn import Linear8bitLt
 from conftest import QUICK, Run, blueprint_of, stored, tiny
 from safetensors.torch import load_file, save_file
 
-from mllm_probe.errors import ModelError
+from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.extraction.taps import read_states
+from mllm_probe.label_settings import EmbedderSettings
+from mllm_probe.models.embedders import plan_embedder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.quantize import check_quantized, round_weights_alone
+from mllm_probe.models.vit import plan_vit
 from mllm_probe.settings import ModelSettings
 from mllm_probe.sites import Key
 from mllm_probe.types import Sample
+from mllm_probe.vision_settings import EncoderSettings
 
 KEYS = [
     Key.parse(name) for name in ("vision.03@mean_image", "connector@mean_image", "lm.04@last", "lm.04.norm@mean_text")
 ]
+
+
+NF4 = {
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "bfloat16",
+}
 
 
 def states(model: HFModel, samples: Sequence[Sample]) -> dict[Key, torch.Tensor]:
@@ -211,3 +225,77 @@ def test_random_weights_are_drawn_by_seed_and_are_not_the_checkpoints(
     assert torch.equal(one[key], again[key])
     assert error(one[key], other[key]) > 0.1
     assert error(one[key], states(nf4, samples[:2])[key]) > 0.1
+
+
+def saved(checkpoint: Path, folder: Path, **kind: Any) -> Path:
+    """A checkpoint as transformers saves it after quantising the language model."""
+    from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
+
+    shutil.copytree(checkpoint, folder)
+    left = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+    options = BitsAndBytesConfig(llm_int8_skip_modules=left, **kind)
+    model = LlavaForConditionalGeneration.from_pretrained(
+        checkpoint, quantization_config=options, dtype=torch.float32, device_map={"": "cpu"}
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("nf4", NF4),
+        ("int8", {"load_in_8bit": True}),
+    ],
+)
+def test_a_folder_saved_quantised_is_what_it_says(
+    checkpoint: Path, tmp_path: Path, samples: Sequence[Sample], name: str, kind: dict[str, Any]
+) -> None:
+    """Its states are those of the same weights quantised at loading, in the dtype of the settings."""
+    folder = saved(checkpoint, tmp_path / "saved", **kind)
+    found = load_model(blueprint_of(folder, quantization=name), "cpu")
+    here = load_model(blueprint_of(checkpoint, quantization=name), "cpu")
+    assert found.provenance()["quantized_modules"] == here.provenance()["quantized_modules"]
+    for key, value in states(here, samples).items():
+        assert error(states(found, samples)[key], value) < 1e-5
+    for other in {"none", "nf4", "int8"} - {name}:
+        with pytest.raises(ConfigError, match=f"are stored in {name} already; set model.quantization={name}"):
+            blueprint_of(folder, quantization=other)
+    drawn = blueprint_of(folder, quantization=name, weights="random")
+    assert load_model(drawn, "cpu").provenance()["quantized_modules"] == here.provenance()["quantized_modules"]
+
+
+def test_other_kinds_of_stored_weights_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    fp4 = saved(checkpoint, tmp_path / "fp4", load_in_4bit=True)
+    with pytest.raises(ModelError, match="quantised by bitsandbytes' fp4, which is not read here; take the"):
+        blueprint_of(fp4, quantization="nf4")
+    told = json.loads((checkpoint / "config.json").read_text())
+    for change, name in (
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "GPTQ"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "AWQ"),
+        ({"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+        ({"text_config": told["text_config"] | {"quantization_config": {"quant_method": "hqq"}}}, "hqq"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "MLX"),
+        ({"quantization": {"bits": 4}, "quantization_config": {"group_size": 64, "bits": 4}}, "MLX"),
+    ):
+        folder = tmp_path / name / str(len(change))
+        shutil.copytree(checkpoint, folder)
+        (folder / "config.json").write_text(json.dumps(told | change))
+        with pytest.raises(ModelError, match=f"the weights are quantised by {name}"):
+            blueprint_of(folder, quantization="nf4")
+    (checkpoint / "quantize_config.json").write_text("{}")
+    try:
+        with pytest.raises(ModelError, match="the weights are quantised by GPTQ"):
+            blueprint_of(checkpoint)
+    finally:
+        (checkpoint / "quantize_config.json").unlink()
+
+
+def test_encoders_are_not_read_from_quantised_weights(tmp_path: Path) -> None:
+    encoders.save_dinov2(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**told, "quantization_config": {"load_in_8bit": True}}))
+    with pytest.raises(ModelError, match=r"the weights are quantised \(int8\), and encoders.own reads plain ones"):
+        plan_vit("own", EncoderSettings(), tmp_path)
+    with pytest.raises(ModelError, match=r"the weights are quantised \(int8\), and labels.image reads plain ones"):
+        plan_embedder("image", EmbedderSettings(path=str(tmp_path)))

@@ -8,9 +8,10 @@ from typing import Any
 
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, ModelError
+from mllm_probe.models.checkpoint import ADAPTER
 from mllm_probe.settings import ModelSettings
 
-CONFIG, TENSORS, ORIGIN = "adapter_config.json", "adapter_model.safetensors", "origin.json"
+CONFIG, TENSORS, ORIGIN = ADAPTER, "adapter_model.safetensors", "origin.json"
 
 
 def need_peft() -> None:

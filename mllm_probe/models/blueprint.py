@@ -21,6 +21,8 @@ from mllm_probe.models.pictures import find_slots
 from mllm_probe.models.processor import check_vocabulary, first_line, load_processor
 from mllm_probe.models.projections import check_fits
 from mllm_probe.models.prompt import Layout, Prompter
+from mllm_probe.models.soundness import sound_config
+from mllm_probe.models.stored import as_asked, check_stored, stored_kind
 from mllm_probe.models.structure import Structure, find_structure, parameters_of
 from mllm_probe.models.tags import PICTURE, find_tag, pictured
 from mllm_probe.settings import ModelSettings, PromptSettings
@@ -38,7 +40,7 @@ class Blueprint:
     def __init__(self, folder: Path, settings: ModelSettings, prompt: PromptSettings, padding_side: str) -> None:
         self.folder, self.settings = folder, settings
         trust = settings.trust_remote_code
-        self.config = self.guarded("config", lambda: load_config(folder, trust))
+        self.config = self.guarded("config", self._config)
         model = self.bare()
         self.model_class = type(model)
         self.structure: Structure = find_structure(model, settings.blocks.named)
@@ -51,6 +53,11 @@ class Blueprint:
         check_vocabulary(folder, self.processor.tokenizer, image, model.get_input_embeddings().weight.shape[0])
         tag = self.guarded("processor", lambda: find_tag(self.processor, image))
         self.prompter = Prompter(self.processor, prompt, tag)
+
+    def _config(self) -> Any:
+        check_stored(self.folder, stored_kind(self.folder), self.settings)
+        config = sound_config(self.folder, load_config(self.folder, self.settings.trust_remote_code))
+        return as_asked(config, self.settings)
 
     def bare(self) -> Any:
         """The model without weights, on the meta device."""

@@ -25,6 +25,7 @@ PROCESSOR = ("processor", "processor_config.json", "preprocessor_config.json")  
 TOKENIZER = ("tokenizer", "tokenizer.json", "tokenizer_config.json")
 WEIGHTED = ("vae", "unet", "transformer", "text_encoder", "text_encoder_2", "image_encoder")  # folders of a pipeline
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # further copies of the weights of a pipeline
+ADAPTER = "adapter_config.json"
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
 
 
@@ -168,7 +169,9 @@ def _why_not(model: CheckpointSettings, setting: str, error: Exception) -> str:
 
 
 def check_parts(folder: Path, readers: Sequence[tuple[str, ...]] = (PROCESSOR,)) -> None:
-    """Raises ModelError where a checkpoint has no config, or nothing that reads its inputs."""
+    """Raises ModelError where a checkpoint has no config, or nothing that reads its inputs, or an adapter beside its
+    weights."""
+    refuse_adapter(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no checkpoint: it has no config.json")
     for reader, *names in readers:
@@ -177,3 +180,19 @@ def check_parts(folder: Path, readers: Sequence[tuple[str, ...]] = (PROCESSOR,))
                 f"{folder} has no {reader} (neither {' nor '.join(names)}); save the model's {reader} into the same "
                 "folder"
             )
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raises ModelError for a folder with a low-rank adapter, which transformers would apply without a word: to weights
+    that it is merged into already a second time."""
+    if not (folder / ADAPTER).is_file():
+        return
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} holds a low-rank adapter and no model; choose the model it was trained on, and set "
+            f"model.adapter={folder}"
+        )
+    raise ModelError(
+        f"{folder} holds a low-rank adapter ({ADAPTER}) beside the weights of a model, which may have it in them "
+        "already; move the adapter into a folder of its own, and set model.adapter to that one if it is to be applied"
+    )

@@ -30,8 +30,9 @@ from transformers import (
 )
 
 from mllm_probe.errors import ConfigError, ModelError, choices
-from mllm_probe.models.checkpoint import WEIGHTED
+from mllm_probe.models.checkpoint import WEIGHTED, refuse_adapter
 from mllm_probe.models.encoder_plan import EncoderPlan, check_size, guarded, pick_layer
+from mllm_probe.models.weights import load_weights
 from mllm_probe.vision_settings import EncoderSettings
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it, and it recommends a kernel
@@ -81,6 +82,7 @@ def _check_parts(name: str, folder: Path) -> None:
     if kind not in PARTS:
         raise ModelError(f"encoders.{name}: the features of a {kind} are not built ({folder}); {choices(kind, PARTS)}")
     for part in PARTS[kind]:
+        refuse_adapter(folder / part)
         if not (folder / part / (told := TOLD.get(part, "config.json"))).is_file():
             raise ModelError(f"encoders.{name}: {folder} lacks {part}/{told}, which a {kind} needs")
         whole = (folder / part / f"{stem}.safetensors{end}" for stem in WEIGHTS for end in ("", ".index.json"))
@@ -97,6 +99,8 @@ def _kind(folder: Path) -> str:
 
 class DiffusionModel:
     """Loaded; `plan` says what it gives. Raises ModelError."""
+
+    remarks: Sequence[str] = ()
 
     def __init__(self, plan: EncoderPlan, device: str) -> None:
         self.plan = plan
@@ -237,7 +241,7 @@ def _classes(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _load(folder: Path, kind: Any, device: str) -> Any:
-    """Raises ModelError where weights are missing, which the libraries would draw at random."""
+    """Raises ModelError where weights are missing."""
     if folder.name not in WEIGHTED:
         return kind.from_pretrained(folder)
     if device == META:
@@ -245,9 +249,9 @@ def _load(folder: Path, kind: Any, device: str) -> Any:
             if hasattr(kind, "load_config"):
                 return kind.from_config(kind.load_config(folder)).eval()
             return kind(kind.config_class.from_pretrained(folder)).eval()
-    part, told = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-    if lacking := sorted(told["missing_keys"]):
-        raise ModelError(f"{folder}: {len(lacking)} of the weights are missing, {lacking[0]} the first; fetch it again")
+    part, lacking = load_weights(kind, folder, use_safetensors=True)
+    if lacking.names:
+        raise lacking.error
     return part.float().eval().to(device)
 
 

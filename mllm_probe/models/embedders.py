@@ -8,6 +8,7 @@ labels.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.label_settings import CLASS, IMAGE, JOINT, LAST, MEAN, POOLER, POOLINGS, TEXT, EmbedderSettings
 from mllm_probe.models.checkpoint import PROCESSOR, TOKENIZER, find_checkpoint
 from mllm_probe.models.encoder_plan import guarded
+from mllm_probe.models.soundness import check_scaling, sound_config
+from mllm_probe.models.stored import refuse_quantised
+from mllm_probe.models.weights import load_weights
 from mllm_probe.settings import CheckpointSettings
 
 transformers.logging.set_verbosity_error()
@@ -55,7 +59,7 @@ def plan_embedder(kind: str, settings: CheckpointSettings) -> EmbedderPlan:
     folder = find_checkpoint(settings, f"labels.{kind}.path", readers=READERS[kind])
     plan = EmbedderPlan(kind, folder, pooling)
     with torch.device("meta"):
-        model = _guarded(plan, lambda: AutoModel.from_config(AutoConfig.from_pretrained(folder, **NO_CODE)))
+        model = _guarded(plan, lambda: AutoModel.from_config(_config(plan)))
         tower = _tower(plan, model)
     if kind == IMAGE and pooling in (CLASS, MEAN):
         return EmbedderPlan(kind, folder, pooling, _leading(plan, tower))
@@ -101,6 +105,11 @@ def _leading(plan: EmbedderPlan, tower: Any) -> int:
     return leading
 
 
+def _config(plan: EmbedderPlan) -> Any:
+    refuse_quantised(plan.folder, plan.name)
+    return sound_config(plan.folder, AutoConfig.from_pretrained(plan.folder, **NO_CODE))
+
+
 def _guarded(plan: EmbedderPlan, load: Callable[[], Any]) -> Any:
     return guarded(plan.kind, plan.folder, load, "labels")
 
@@ -114,10 +123,13 @@ class Embedder:
         self._texts: Any = None
         if plan.kind != TEXT:
             self._images = _guarded(plan, lambda: AutoImageProcessor.from_pretrained(plan.folder, **NO_CODE))
+            check_scaling(plan.folder, self._images)
         if plan.kind != IMAGE:
             self._texts = _guarded(plan, lambda: AutoTokenizer.from_pretrained(plan.folder, **NO_CODE))
-        model = _guarded(plan, lambda: AutoModel.from_pretrained(plan.folder, dtype=torch.float32, **NO_CODE))
+        load = partial(load_weights, AutoModel, plan.folder, _config(plan), part=True, dtype=torch.float32, **NO_CODE)
+        model, self._lacking = _guarded(plan, load)
         self._tower = _tower(plan, model).eval().to(device)
+        self.remarks = self._lacking.remarks
         self._prove()
 
     def pictures(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
@@ -181,6 +193,7 @@ class Embedder:
         if self.plan.kind != IMAGE:
             found.append(self.sentences(UNLIKE))
         for one, other in found:
+            self._lacking.check(one)
             if not (one - other).norm() > 1e-5 * one.norm():
                 raise ModelError(
                     f"{self.plan.name}: {type(self._tower).__name__} gives different inputs one vector by pooling="

@@ -13,7 +13,9 @@ from mllm_probe.vision_settings import EncoderSettings
 
 
 class Encoder(Protocol):
-    """A loaded encoder; `plan` says what it gives."""
+    """A loaded encoder; `plan` says what it gives, `remarks` what there is to say of its weights."""
+
+    remarks: Sequence[str]
 
     @property
     def plan(self) -> EncoderPlan: ...

@@ -25,32 +25,41 @@ from mllm_probe.models.projections import load_adapter
 from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules, round_weights_alone
 from mllm_probe.models.scale import scale_of
 from mllm_probe.models.tags import picture_places
+from mllm_probe.models.weights import WHOLE, Lacking, arrives, load_weights
 from mllm_probe.settings import ONE
-from mllm_probe.sites import Anatomy, Key, Site
+from mllm_probe.sites import ANSWER, Anatomy, Key, Site
 from mllm_probe.types import Sample
 
 
-def load_model(blueprint: Blueprint, device: str) -> "HFModel":
-    """The model with its weights, quantised as asked. Raises ModelError."""
+def load_model(blueprint: Blueprint, device: str, keys: Sequence[Key] | None = None) -> "HFModel":
+    """The model with its weights, quantised as asked, as far as `keys` need them (None: to its logits). Raises
+    ModelError."""
     settings = blueprint.settings
     check_device(settings, device)
     dtype = getattr(torch, settings.dtype)
     quantization = quantization_config(settings, blueprint.structure, dtype)
+    stored = hasattr(blueprint.config, "quantization_config")
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": settings.attn}
+    if quantization is not None and not stored:
+        options |= {"quantization_config": quantization}
     if quantization is not None or settings.placement != ONE:
-        options |= {"quantization_config": quantization, "device_map": device_map(settings, device)}
+        options |= {"device_map": device_map(settings, device)}
     source: Path | None = blueprint.folder
     if settings.weights == "random":
-        source, options = None, options | {"state_dict": _random_state(blueprint), "config": blueprint.config}
-    model = blueprint.guarded("model", lambda: blueprint.model_class.from_pretrained(source, **options))
+        source, options = None, options | {"state_dict": _random_state(blueprint)}
+    model, lacking = blueprint.guarded(
+        "model", lambda: load_weights(blueprint.model_class, source, blueprint.config, **options)
+    )
     if "device_map" in options:
         check_placed(getattr(model, "hf_device_map", {}), settings)
     else:
         model = model.to(device)
-    check_quantized(quantized_modules(model), settings, blueprint.structure)
     if adapter := adapter_folder(settings):
         blueprint.guarded("adapter", lambda: load_adapter(model, adapter))
-    return HFModel(model.eval(), blueprint, device)
+    loaded = HFModel(model.eval(), blueprint, device, lacking)
+    loaded.require(keys)
+    check_quantized(quantized_modules(model), settings, blueprint.structure)
+    return loaded
 
 
 def _random_state(blueprint: Blueprint) -> dict[str, torch.Tensor]:
@@ -61,10 +70,11 @@ def _random_state(blueprint: Blueprint) -> dict[str, torch.Tensor]:
 
 
 class HFModel:
-    """A loaded model. One instance lives for one extraction."""
+    """A loaded model; `remarks` are what there is to say of its weights. One instance lives for one extraction."""
 
-    def __init__(self, model: Any, blueprint: Blueprint, device: str) -> None:
-        self._model, self._blueprint, self._device = model, blueprint, device
+    def __init__(self, model: Any, blueprint: Blueprint, device: str, lacking: Lacking = WHOLE) -> None:
+        self._model, self._blueprint, self._device, self._lacking = model, blueprint, device, lacking
+        self.remarks = lacking.remarks
         self.anatomy: Anatomy = blueprint.anatomy
         round_weights_alone(model)
         spaced = any(name.endswith("image_newline") for name, _ in model.named_parameters())  # tokens without a feature
@@ -82,6 +92,25 @@ class HFModel:
 
     def module(self, site: Site) -> tuple[torch.nn.Module, bool]:
         return self._blueprint.structure.module(self._model, site)
+
+    def require(self, keys: Sequence[Key] | None) -> None:
+        """Raises ModelError where weights that the files lack lie on the way to these keys (None: to the logits)."""
+        if self._lacking.names and self._depends(keys):
+            raise self._lacking.error
+
+    def _depends(self, keys: Sequence[Key] | None) -> bool:
+        """Whether what is not-a-number, see `weights`, arrives there."""
+        structure, norm = self._blueprint.structure, Site("lm", self.anatomy.blocks["lm"], "norm")
+        answered = keys is None or any(key.position.startswith(ANSWER) for key in keys)
+        outputs = (self._model.get_output_embeddings(), self.module(norm)[0])
+        if answered and any(bool(value.isnan().any()) for part in outputs if part for value in part.parameters()):
+            return True
+        opaque = () if "vision" in structure.blocks else (f"{structure.whole.get('vision')}.",)  # it may round to words
+        there = dict(self._model.state_dict(keep_vars=True))
+        if any(name.startswith(opaque) or there[name].is_meta for name in self._lacking.names):
+            return True
+        sites = [norm] if keys is None else list(dict.fromkeys(key.site for key in keys))
+        return arrives([self.module(site) for site in sites], lambda: self._pass(self._blueprint.example()[0]))
 
     def unshared(self, longest: int) -> str | None:
         if not self.anatomy.causal:

@@ -7,6 +7,7 @@ data set and no score.
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 
 from mllm_probe.errors import ModelError
 from mllm_probe.models.encoder_plan import EncoderPlan, check_size, guarded, pick_layer
+from mllm_probe.models.soundness import check_scaling, sound_config
+from mllm_probe.models.stored import refuse_quantised
+from mllm_probe.models.weights import Lacking, load_weights
 from mllm_probe.vision_settings import EncoderSettings
 
 transformers.logging.set_verbosity_error()
@@ -33,7 +37,7 @@ LLAVA = -2  # the hidden state that LLaVA reads
 
 def plan_vit(name: str, settings: EncoderSettings, folder: Path) -> EncoderPlan:
     """Everything that can be wrong is found without weights. Raises ConfigError, ModelError."""
-    config = guarded(name, folder, lambda: AutoConfig.from_pretrained(folder))
+    config = _config(name, folder)
     with torch.device("meta"):
         tower = _tower(name, guarded(name, folder, lambda: AutoModel.from_config(config)))
         patch, own = _sides(name, tower)
@@ -43,6 +47,11 @@ def plan_vit(name: str, settings: EncoderSettings, folder: Path) -> EncoderPlan:
     blocks = len(states) - 1
     layer = pick_layer(name, settings.layer if settings.layer is not None else LLAVA, blocks)
     return EncoderPlan(name, folder, size, size // patch, states[layer].shape[-1], layer, blocks)
+
+
+def _config(name: str, folder: Path) -> Any:
+    guarded(name, folder, lambda: refuse_quantised(folder, f"encoders.{name}"))
+    return guarded(name, folder, lambda: sound_config(folder, AutoConfig.from_pretrained(folder)))
 
 
 def _tower(name: str, model: Any) -> Any:
@@ -84,9 +93,12 @@ class VisionTransformer:
         self.plan, self._device, self._scaling = plan, device, NORMALISATIONS[normalisation]
         folder = plan.folder
         self._processor = guarded(plan.name, folder, lambda: AutoImageProcessor.from_pretrained(folder))
-        model = guarded(plan.name, folder, lambda: AutoModel.from_pretrained(folder, dtype=torch.float32))
+        check_scaling(folder, self._processor)
+        load = partial(load_weights, AutoModel, folder, _config(plan.name, folder), part=True, dtype=torch.float32)
+        model, lacking = guarded(plan.name, folder, load)
+        self.remarks = lacking.remarks
         self._tower = _tower(plan.name, model).eval().to(device)
-        self._leading = self._proven()
+        self._leading = self._proven(lacking)
 
     def features(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """RGB pictures of the plan's size [B] -> patch features [B, P * P, D] float32 on the CPU, row by row."""
@@ -105,14 +117,16 @@ class VisionTransformer:
         with torch.inference_mode():
             return _states(self._tower, pixels.to(self._device))
 
-    def _proven(self) -> int:
+    def _proven(self, lacking: Lacking) -> int:
         """How many tokens (class, registers) stand before the patches. A change of the second and of the last patch of
         a picture must change the second and the last patch token at the embeddings, and no other token."""
         side, patch = self.plan.size, self.plan.size // self.plan.grid
         pictures = [Image.new("RGB", (side, side)) for _ in range(3)]
         pictures[1].paste((255, 255, 255), (patch, 0, 2 * patch, patch))
         pictures[2].paste((255, 255, 255), (side - patch, side - patch, side, side))
-        embedded = self._read(pictures)[0]
+        states = self._read(pictures)
+        lacking.check(states[self.plan.layer])
+        embedded = states[0]
         changed = (embedded[1:] - embedded[0]).abs().amax(dim=2) > 1e-4 * embedded.abs().max()
         leading = embedded.shape[1] - self.plan.grid**2
         expected = [[0, leading + 1], [1, embedded.shape[1] - 1]]

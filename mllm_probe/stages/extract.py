@@ -91,8 +91,11 @@ class Models:
             self._held.clear()  # before the next one takes its memory
             device = pick_device(ready.config.device)
             self._reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
-            self._held[name] = load_model(ready.blueprint, device)
+            self._held[name] = load_model(ready.blueprint, device, ready.stored)
+            for remark in self._held[name].remarks:
+                self._reporter.note(remark)
             name_cache(ready.store, ready.identity, ready.config.model.label)
+        self._held[name].require(ready.stored)
         return self._held[name]
 
 

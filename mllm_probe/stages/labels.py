@@ -107,6 +107,8 @@ def _vectors(
 
     write_json(paths.identity, identity)
     embedder = Embedder(plan, device)
+    for remark in embedder.remarks:
+        reporter.note(remark)
     sentences = [one.text for one in missing if one.text is not None]
     if sentences and (cut := embedder.cut(sentences)):
         reporter.note(

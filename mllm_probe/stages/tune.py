@@ -142,7 +142,10 @@ def _network(material: Material, reporter: Reporter) -> Any:
 
     model = material.blueprint.settings
     reporter.note(f"loading {model.label} ({model.precision}) on {material.device}")
-    return load_model(material.blueprint, material.device).network
+    loaded = load_model(material.blueprint, material.device)
+    for remark in loaded.remarks:
+        reporter.note(remark)
+    return loaded.network
 
 
 def _judged(rows: Sequence[HeldOut]) -> dict[str, Any]:

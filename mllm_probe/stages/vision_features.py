@@ -23,12 +23,19 @@ class Features:
     """The encoders with their weights. Raises ModelError."""
 
     def __init__(
-        self, plans: Mapping[str, "EncoderPlan"], chosen: Sequence[Representation], settings: ScoreSettings, device: str
+        self,
+        plans: Mapping[str, "EncoderPlan"],
+        chosen: Sequence[Representation],
+        settings: ScoreSettings,
+        device: str,
+        reporter: Reporter,
     ) -> None:
         from mllm_probe.models.encoders import load_encoder
 
         used = dict.fromkeys(encoder for one in chosen for encoder in one.encoders)
         self._encoders = [load_encoder(plans[name], settings.normalisation, device) for name in used]
+        for remark in dict.fromkeys(said for encoder in self._encoders for said in encoder.remarks):
+            reporter.note(remark)
         self._chosen, self._settings = chosen, settings
 
     def of(self, paths: Sequence[Path], upright: bool = True) -> Iterator[tuple[Path, dict[str, np.ndarray]]]:

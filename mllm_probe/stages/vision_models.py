@@ -10,6 +10,7 @@ import numpy as np
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.checkpoint import BUNDLED, find_checkpoint
+from mllm_probe.protocols import Reporter
 from mllm_probe.settings import PLAIN, ModelSettings, PromptSettings
 from mllm_probe.sites import Key, Site
 from mllm_probe.types import Picture, Sample
@@ -32,14 +33,17 @@ def named_model(model: ModelSettings, given: str) -> ModelSettings:
     raise ConfigError(f"mllms names {given}, which is neither a folder nor a bundled model nor OWNER/NAME on the hub")
 
 
-def load_plain(settings: ModelSettings, device: str, setting: str = "model.path") -> "HFModel":
+def load_plain(settings: ModelSettings, device: str, reporter: Reporter, setting: str = "model.path") -> "HFModel":
     """The model with the prompts that connectors are trained on: the picture, the caption, a new line. Raises
     ModelError."""
     from mllm_probe.models.blueprint import Blueprint
     from mllm_probe.models.hf import load_model
 
     folder = find_checkpoint(settings, setting)
-    return load_model(Blueprint(folder, settings, PromptSettings(chat=PLAIN), "right"), device)
+    model = load_model(Blueprint(folder, settings, PromptSettings(chat=PLAIN), "right"), device)
+    for remark in model.remarks:
+        reporter.note(remark)
+    return model
 
 
 def caption_log_probabilities(model: "HFModel", pictures: Sequence[Picture], batch: int) -> list[np.ndarray]:

@@ -47,7 +47,7 @@ def _of_encoders(asked: Asked, reporter: Reporter) -> Iterator[VisionScore]:
     of_pictures = [name for name in (CKA, MUTUAL_KNN, LOG_ME, LOG_ME_PUBLISHED, H_SCORE) if name in asked.measures]
     if not of_pictures and C_PCK not in asked.measures:
         return
-    features = Features(asked.plans, asked.chosen, asked.config.score, asked.device)
+    features = Features(asked.plans, asked.chosen, asked.config.score, asked.device, reporter)
     if C_PCK in asked.measures:
         found = matched(features, asked.pairs, asked.config.score.match, reporter)
         for one in asked.chosen:
@@ -60,7 +60,7 @@ def _of_pictures(asked: Asked, features: Features, measures: list[str], reporter
     """Captions are exchanged for a null, so of pictures that belong together one is compared with them."""
     settings = asked.config.score
     vectors = pooled(features, [picture.path for picture in asked.pictures], reporter)
-    texts = _texts(asked) if {CKA, MUTUAL_KNN} & set(measures) else None
+    texts = _texts(asked, reporter) if {CKA, MUTUAL_KNN} & set(measures) else None
     once = list({picture.group: i for i, picture in enumerate(asked.pictures)}.values())
     for one in asked.chosen:
         for measure in measures:
@@ -75,9 +75,9 @@ def _of_pictures(asked: Asked, features: Features, measures: list[str], reporter
                 reporter.note(f"{one.name}: {measure} is left out; {error}")
 
 
-def _texts(asked: Asked) -> tuple[np.ndarray, Site]:
+def _texts(asked: Asked, reporter: Reporter) -> tuple[np.ndarray, Site]:
     settings = asked.config.score
-    model = load_plain(asked.config.model, asked.device)
+    model = load_plain(asked.config.model, asked.device, reporter)
     return caption_states(model, asked.pictures, settings.text_layer, settings.micro_batch)
 
 
@@ -108,7 +108,7 @@ def _read(asked: Asked, name: str, reporter: Reporter) -> tuple[list[np.ndarray]
     """Log-probabilities of captions and projected tokens, as far as they are needed; then the model is gone."""
     batch, model = asked.config.score.micro_batch, asked.models[name]
     reporter.note(f"loading {model.label}, the model of {name}")
-    loaded = load_plain(model, asked.device, f"mllms.{name}")
+    loaded = load_plain(model, asked.device, reporter, f"mllms.{name}")
     told = A_LOGLIK in asked.measures and any(one.name == name for one in asked.chosen)
     return (
         caption_log_probabilities(loaded, asked.pictures, batch) if told else [],

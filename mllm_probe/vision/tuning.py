@@ -18,6 +18,8 @@ from mllm_probe.extraction.ahead import ahead
 from mllm_probe.integration import POOLED, recipe
 from mllm_probe.models.captions import Captioned, captioned, losses
 from mllm_probe.models.dense import NONE, DenseProjector, as_loaded, attach, export, final_state
+from mllm_probe.models.stored import refuse_quantised
+from mllm_probe.models.weights import load_weights
 from mllm_probe.train.material import HeldOut, Material
 from mllm_probe.train.order import rows_of
 from mllm_probe.types import Picture
@@ -51,6 +53,7 @@ class ConnectorTuning:
                 f"target=connector trains a connector in float32, but model.quantize={list(model.quantize)} names it; "
                 "leave it out there"
             )
+        refuse_quantised(material.blueprint.folder, "target=connector")  # it writes them into its checkpoint
         return len(captions(material.train))
 
     def slices(self, _: Material) -> tuple[()]:
@@ -116,8 +119,10 @@ class ConnectorApprentice:
         """The connector in float32. The base is loaded once more without quantisation, into the CPU's memory, in the
         dtype it was stored in."""
         blueprint = self._material.blueprint
-        base = blueprint.model_class.from_pretrained(blueprint.folder, dtype="auto")
-        export(base, self._projector).save_pretrained(folder)
+        base, lacking = load_weights(blueprint.model_class, blueprint.folder, blueprint.config, dtype="auto")
+        model = export(base, self._projector)
+        own = {name: value for name, value in model.state_dict().items() if name not in lacking.names}
+        model.save_pretrained(folder, state_dict=own)
         self._blueprint.processor.save_pretrained(folder)
 
 

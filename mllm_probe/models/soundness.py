@@ -1,0 +1,83 @@
+"""What the config of a model and the settings of its picture processor cannot be, however they came to be so.
+
+Asked before any weight is read: what passes here may still not fit the weights, which `weights` finds.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from mllm_probe.errors import ModelError
+
+FILTERS = range(6)  # pillow's codes of how a picture is resized
+KEPT = ("eager", "sdpa")  # kinds of attention that every machine has
+
+
+def sound_config(folder: Path, config: Any) -> Any:
+    """The config, with no kind of attention that must be fetched or installed. Raises ModelError."""
+    if getattr(config, "_attn_implementation", None) not in KEPT:
+        config._attn_implementation = None  # whoever loads the model names one, or transformers takes its own
+    for name, part in _parts(config):
+        blocks = getattr(part, "num_hidden_layers", None)
+        if isinstance(blocks, int) and blocks < 1:
+            raise ModelError(f"{folder}: config.json has {name}num_hidden_layers={blocks}, and a model has 1 or more")
+    _check_feature_layers(folder, config)
+    return config
+
+
+def _parts(config: Any) -> list[tuple[str, Any]]:
+    """The config and those inside it, each with the name that leads to it."""
+    inner = [(f"{name}.", getattr(config, name, None)) for name in getattr(config, "sub_configs", {})]
+    return [("", config), *((name, part) for name, part in inner if part is not None)]
+
+
+def _check_feature_layers(folder: Path, config: Any) -> None:
+    read = getattr(config, "vision_feature_layer", None)
+    blocks = getattr(getattr(config, "vision_config", None), "num_hidden_layers", None)
+    if read is None or not isinstance(blocks, int):
+        return
+    for layer in [read] if isinstance(read, int) else read:
+        if not -blocks - 1 <= layer <= blocks:
+            raise ModelError(
+                f"{folder}: config.json has vision_feature_layer={read}, and the vision tower has {blocks} blocks, so "
+                f"layers 0 to {blocks}, or -1 to {-blocks - 1} from the top"
+            )
+
+
+def check_scaling(folder: Path, images: Any) -> None:
+    """Whether a picture processor makes numbers of a picture that a model can have been trained on. Raises
+    ModelError."""
+
+    def told(name: str) -> Any:
+        return getattr(images, name, None)
+
+    def refuse(name: str, allowed: str) -> None:
+        value = list(told(name)) if isinstance(told(name), tuple) else told(name)
+        raise ModelError(f"{folder}: the picture processor has {name}={value}; {allowed}")
+
+    if told("do_resize") and told("resample") is not None and told("resample") not in FILTERS:
+        refuse("resample", "it is one of pillow's codes 0 to 5, mostly 2 (bilinear) or 3 (bicubic)")
+    if told("do_rescale") and not _numbers(told("rescale_factor"), least=0):
+        refuse("rescale_factor", "it must be above 0, mostly 1/255")
+    if not told("do_normalize"):
+        return
+    if not _numbers(told("image_std"), least=0):
+        refuse("image_std", "it must be above 0 for each colour")
+    if not _numbers(told("image_mean")):
+        refuse("image_mean", "it must be a number for each colour")
+    mean, std = _listed(told("image_mean")), _listed(told("image_std"))
+    if not any(mean) and any(value != 1 for value in std):
+        refuse("image_mean", f"nothing is subtracted while image_std={std} divides, which no model is trained with")
+    if len(mean) != len(std):
+        refuse("image_mean", f"it has another length than image_std={std}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _numbers(value: Any, least: float = -math.inf) -> bool:
+    """Whether it is a finite number above `least`, or a list of such."""
+    return all(isinstance(one, int | float) and math.isfinite(one) and one > least for one in _listed(value)) and bool(
+        _listed(value)
+    )
