@@ -47,6 +47,10 @@ def _check_type(value: Any, annotation: Any, what: str) -> None:
         for item in value:
             _check_type(item, typing.get_args(annotation)[0], what)
         return
+    if typing.get_origin(annotation) is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{what} is {value!r}, but must be names with values, such as {{name: value}}")
+        return
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     allowed = typing.get_args(annotation) if union else (annotation,)
     if any(option not in (int, float, str, bool, type(None)) for option in allowed):

@@ -8,6 +8,7 @@ the hand's ids proves the offsets; prompts about the same pictures share the hea
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,13 @@ import numpy as np
 from mllm_probe.batches import Survey
 from mllm_probe.errors import ConfigError, DataError, SpanError, choices
 from mllm_probe.models.tags import Tag
-from mllm_probe.settings import PLAIN, PromptSettings
+from mllm_probe.models.templates import OPENED, STAND_IN, Wrapping, find_template
+from mllm_probe.settings import AUTO, PLAIN, PromptSettings
 from mllm_probe.sites import ANSWER
 from mllm_probe.types import Sample, digest
 
 PLAIN_POSITIONS = ("last", "last_image", "mean_image", "mean_text", "mean_all")
 MARK_POSITIONS = ("mark", "before")
-STAND_IN = "\u2063text\u2063"  # invisible separators around it, so that no template holds it
-# for templates that write the date: the same prompt on every day
-TODAY = "{%- macro strftime_now(format) -%}01 Jan 2025{%- endmacro -%}"
 TOKEN_SPANS = ("text", "image", "all")
 CASES = (str.strip, str.lower, str.capitalize)  # of an answer, each with and without a blank before it
 
@@ -56,10 +55,16 @@ class Prompter:
         self._reserved = {getattr(processor, "video_token", None): "video", tag.text: "image", image: "image"}
         self._frames: dict[int, str] = {}
 
+    @cached_property
+    def _wrapping(self) -> Wrapping | None:
+        """By a chat template; a base model has none."""
+        template = find_template(self.processor) if self.settings.chat == AUTO else None
+        return Wrapping(self.processor, template, self.settings, self.tag.text) if template else None
+
     @property
     def templated(self) -> bool:
-        """Whether a chat template wraps the text; a base model has none."""
-        return self.settings.chat != "off" and bool(getattr(self.processor, "chat_template", None))
+        """Whether a chat template wraps the text."""
+        return self._wrapping is not None
 
     def render(self, sample: Sample) -> Prompt:
         """The rendered prompt of a sample. Raises DataError where the text holds a tag."""
@@ -101,18 +106,9 @@ class Prompter:
     def _templated(self, pictures: int, text: str) -> str:
         if self.settings.chat == PLAIN:
             return self.tag.text * pictures + text
-        if not self.templated:
+        if self._wrapping is None:
             return f"{self.tag.text}\n" * pictures + text if self.tag.text else text
-        content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
-        messages = [{"role": "user", "content": content}]
-        if self.settings.system:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.settings.system}]})
-        template = self.processor.chat_template
-        if isinstance(template, str) and "strftime_now" in template:
-            template = TODAY + template
-        return self.processor.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=self.settings.generation_prompt
-        )
+        return self._wrapping(pictures, text)
 
     def turn(self, sample: Sample) -> str:
         """What the generation prompt writes behind a sample's prompt, where the template has one."""
@@ -162,7 +158,13 @@ class Prompter:
         )
 
     def answers(self, words: Sequence[str]) -> list[list[int]]:
-        """For each word the ids that may begin it, whatever its case. Raises ConfigError where words begin alike."""
+        """For each word the ids that may begin it, whatever its case. Raises ConfigError where words begin alike, and
+        where no answer begins behind the prompt."""
+        if opened := OPENED.search(self._wrapped(0, STAND_IN)):
+            raise ConfigError(
+                f"extract.answers={list(words)}: the chat template ends in {opened[0].strip()}, so that the model "
+                "thinks first and its answer does not begin there; set extract.answers=null, or prompt.chat=off"
+            )
         spelled = [[blank + case(word) for case in CASES for blank in ("", " ")] for word in words]
         found = [{self.tokenizer.encode(text, add_special_tokens=False)[0] for text in one} for one in spelled]
         alike = set.intersection(*found) | {self.tokenizer.unk_token_id}

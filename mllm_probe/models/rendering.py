@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.models.prompt import Layout, Tail
+from mllm_probe.models.templates import described
 from mllm_probe.types import Sample
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ PICTURE = "picture"  # what a picture's token is called where it has the id of a
 class Rendering:
     """`pieces` [L] are the texts of the tokens; those at `special` are the tokenizer's signs, a picture's left out.
 
-    `bos` is how often the token that opens a text is there, `opening` what it looks like (empty: the tokenizer has
-    none). `turn` is what the generation prompt adds. `pixels` is the shape of what the processor made of the pictures.
+    `template` says how the prompt is wrapped. `bos` is how often the token that opens a text is there, `opening` what
+    it looks like (empty: the tokenizer has none). `turn` is what the generation prompt adds. `pixels` is the shape of
+    what the processor made of the pictures.
     """
 
     prompt: str
@@ -34,6 +36,7 @@ class Rendering:
     opening: str
     bos: int
     templated: bool
+    template: str
     turn: str
     pixels: tuple[int, ...]
 
@@ -55,6 +58,7 @@ class Rendering:
             opening=tokenizer.bos_token or "",
             bos=ids.count(tokenizer.bos_token_id),
             templated=prompter.templated,
+            template=described(prompter.processor, prompter.settings),
             turn=prompter.turn(sample),
             pixels=tuple(inputs["pixel_values"].shape) if "pixel_values" in inputs else (),
         )

@@ -98,7 +98,8 @@ class Label:
 
 @dataclass(frozen=True)
 class Inspection:
-    """`bos` is how often `opening`, the token that opens a text, is there; `turn` is what the generation prompt adds;
+    """`template` says how the text is wrapped, `bos` how often `opening`, the token that opens a text, is there; `turn`
+    is what the generation prompt adds;
     `pixels` is the shape of what the processor makes of the pictures, all of them together."""
 
     uid: str
@@ -106,6 +107,7 @@ class Inspection:
     text: str
     prompt: str
     templated: bool
+    template: str
     turn: str
     opening: str
     bos: int
@@ -119,9 +121,9 @@ class Inspection:
     def framing(self) -> str:
         """How the text became a prompt."""
         if not self.templated:
-            return "no chat template: the text stands behind the picture as it is"
+            return self.template
         said = f"it ends with the generation prompt {self.turn!r}" if self.turn else "no generation prompt"
-        return f"the checkpoint's chat template; {said}"
+        return f"{self.template}; {said}"
 
     @property
     def beginning(self) -> str:
@@ -153,6 +155,7 @@ def inspection(
         text=sample.text,
         prompt=rendering.prompt,
         templated=rendering.templated,
+        template=rendering.template,
         turn=rendering.turn,
         opening=rendering.opening,
         bos=rendering.bos,

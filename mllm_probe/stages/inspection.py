@@ -24,10 +24,12 @@ from mllm_probe.types import Decision, Examples, Sample
 FIRST = 3  # samples of a run
 
 
-def save_first(ready: Prepared, paths: RunPaths) -> None:
-    """Those of a run."""
-    shown = inspections(keep_first(ready), ready.config, ready.examples, ready.folds, ready.anatomy)
+def save_first(ready: Prepared, paths: RunPaths) -> str:
+    """Those of a run; what is to be said of how their prompts are wrapped."""
+    kept = keep_first(ready)
+    shown = inspections(kept, ready.config, ready.examples, ready.folds, ready.anatomy)
     save_inspections(paths, shown, ready.config, ready.task.name, ready.collection.name)
+    return kept[0].template
 
 
 def keep_first(ready: Prepared) -> list[Rendering]:

@@ -16,6 +16,7 @@ from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.adapters import adapter_digests
 from mllm_probe.models.checkpoint import connector_reads
+from mllm_probe.models.templates import from_tokenizer
 from mllm_probe.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
@@ -203,14 +204,22 @@ def identified(config: RunConfig, checkpoint: Path, digests: Digests) -> Identit
     """Raises ConfigError, ModelError for an adapter of another model."""
     files = folder_digests(checkpoint, digests)
     adapter = adapter_digests(config.model, weights_digest(files), digests)
-    return identify(files, **({"adapter": adapter} if adapter else {}), **requested(config))
+    return identify(files, **({"adapter": adapter} if adapter else {}), **requested(config, checkpoint))
 
 
-def requested(config: RunConfig) -> dict[str, Any]:
+def requested(config: RunConfig, checkpoint: Path) -> dict[str, Any]:
     """The settings that can change a stored number."""
     model = config.model
     rounded = "weights alone" if model.quantization == "int8" else ""  # older caches of int8 rounded what came in, too
-    asked = {"blocks": model.blocks.named, "trust_remote_code": model.trust_remote_code, "rounded": rounded}
+    template = (
+        "tokenizer_config.json" if from_tokenizer(checkpoint, config.prompt) else ""
+    )  # not read by older releases
+    asked = {
+        "chat_template": template,
+        "blocks": model.blocks.named,
+        "trust_remote_code": model.trust_remote_code,
+        "rounded": rounded,
+    }
     return {
         **{name: value for name, value in asked.items() if value},  # named where they are used, which is seldom
         "weights": model.weights,

@@ -82,7 +82,8 @@ class Swept:
 
 def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
     """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared."""
-    save_first(ready, paths)
+    template = save_first(ready, paths)
+    reporter.note(f"prompts: {template}")
     started, bench, source = time.monotonic(), Bench(ready), Source(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
@@ -110,6 +111,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     times = {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)}
     more = {
         "fingerprint": bench.scored.fingerprint,
+        "template": template,
         "remarks": remarks,
         "guards": guards.said,
         "intervals": scoring.bounds_said(),

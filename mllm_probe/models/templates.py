@@ -1,0 +1,131 @@
+"""Which chat template wraps a prompt, where it comes from, and what it makes of a question about pictures.
+
+A template is a program of the checkpoint's, so anything may be wrong with it: here that becomes one sentence. Messages
+hold their parts as a list; a template that was written for texts alone is given one text with the tags in it.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllm_probe.errors import MllmProbeError, ModelError
+from mllm_probe.settings import AUTO, PLAIN, PromptSettings
+
+DEFAULT = "default"  # of several named templates
+OWN = ("chat_template.jinja", "chat_template.json", "processor_config.json")  # a processor's, the first that has one
+TOKENIZER = "tokenizer_config.json"
+STAND_IN = "\u2063text\u2063"  # invisible separators around it, so that no template holds it
+# for templates that write the date: the same prompt on every day
+TODAY = "{%- macro strftime_now(format) -%}01 Jan 2025{%- endmacro -%}"
+OPENED = re.compile(r"[<\[][^<>\[\]/]*(?:think|thought|reason)[^<>\[\]/]*[>\]]\s*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The template itself, and the file it comes from."""
+
+    text: str
+    source: str
+
+    @property
+    def dated(self) -> str:
+        return TODAY + self.text if "strftime_now" in self.text else self.text
+
+
+def find_template(processor: Any) -> Template | None:
+    """The processor's own, else its tokenizer's; None where there is none. Raises ModelError where several have names,
+    none of them the default."""
+    folder = Path(str(getattr(processor.tokenizer, "name_or_path", "")))
+    for owner, source in ((processor, _own_file(folder)), (processor.tokenizer, TOKENIZER)):
+        found = getattr(owner, "chat_template", None)
+        if isinstance(found, Mapping):
+            if DEFAULT not in found:
+                raise ModelError(
+                    f"{folder}: {source} has chat templates named {', '.join(sorted(found))} and none named {DEFAULT}; "
+                    "rename the one that is meant, or set prompt.chat=off"
+                )
+            found = found[DEFAULT]
+        if found:
+            return Template(str(found), source)
+    return None
+
+
+def _own_file(folder: Path) -> str:
+    return next((name for name in OWN if _has(folder / name)), "the processor's class")
+
+
+def _has(path: Path) -> bool:
+    return path.is_file() and (path.suffix == ".jinja" or bool(_told(path).get("chat_template")))
+
+
+def _told(path: Path) -> Mapping[str, Any]:
+    try:
+        told = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def from_tokenizer(folder: Path, prompt: PromptSettings) -> bool:
+    """Whether prompts are wrapped by a template that stands in tokenizer_config.json alone, by the files."""
+    return prompt.chat == AUTO and not any(_has(folder / name) for name in OWN) and _has(folder / TOKENIZER)
+
+
+def described(processor: Any, settings: PromptSettings) -> str:
+    """What to tell people of how prompts are wrapped."""
+    if settings.chat != AUTO:
+        lines = "no line between them" if settings.chat == PLAIN else "a new line between them"
+        return f"no chat template (prompt.chat={settings.chat}): the picture and the text, {lines}"
+    template = find_template(processor)
+    if template is None:
+        return "no chat template, for the checkpoint has none: the picture and the text, a new line between them"
+    return f"the chat template in {template.source}"
+
+
+class Wrapping:
+    """Prompts of one template. Raises ModelError where it cannot wrap a question about a picture."""
+
+    def __init__(self, processor: Any, template: Template, settings: PromptSettings, tag: str) -> None:
+        self._processor, self._template, self._settings, self._tag = processor, template, settings, tag
+        self._joined = self._takes_texts_alone()
+
+    def __call__(self, pictures: int, text: str) -> str:
+        return self._rendered(pictures, text, self._joined)
+
+    def _takes_texts_alone(self) -> bool:
+        for joined in (False, True):
+            try:
+                if self._good(self._rendered(1, STAND_IN, joined)):
+                    return joined
+            except MllmProbeError:  # the same comes again where it is asked for a prompt
+                continue
+        return False
+
+    def _good(self, prompt: str) -> bool:
+        return prompt.count(STAND_IN) == 1 and (not self._tag or prompt.count(self._tag) == 1)
+
+    def _rendered(self, pictures: int, text: str, joined: bool) -> str:
+        tags = f"{self._tag}\n" * pictures if self._tag else ""
+        parts = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": tags + text if joined else parts}]
+        if system := self._settings.system:
+            own = system if joined else [{"type": "text", "text": system}]
+            messages.insert(0, {"role": "system", "content": own})
+        try:
+            return str(
+                self._processor.apply_chat_template(
+                    messages,
+                    chat_template=self._template.dated,
+                    add_generation_prompt=self._settings.generation_prompt,
+                )
+            )
+        except Exception as error:  # a template is a program, and raises what it likes
+            said = str(error).strip().partition("\n")[0] or type(error).__name__
+            less = "prompt.system=null leaves the system message out, " if system else ""
+            raise ModelError(
+                f"the chat template in {self._template.source} cannot be used ({type(error).__name__}: {said}); {less}"
+                "prompt.chat=off does without a template"
+            ) from error
