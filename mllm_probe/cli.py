@@ -9,11 +9,12 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mllm_probe.errors import MllmProbeError
-from mllm_probe.launch import job_name, limit_threads, perform
+from mllm_probe.launch import job_name, limit_threads, perform, stop_as_ctrl_c
 from mllm_probe.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script. Exits 0, 1 (an error of the run) or 2 (no such command)."""
     args = list(sys.argv[1:] if argv is None else argv)
+    stop_as_ctrl_c()
     if "COMP_LINE" in os.environ and any(arg.startswith("query=") for arg in args):
         args = _completion(args)
     if args[:1] == ["--version"]:
@@ -180,6 +182,7 @@ def _run_hydra(command: str, args: list[str]) -> None:
     from mllm_probe.sentences import sentence
 
     register_schemas()
+    _register_launchers()
     Multirun.folder = None
     if verbosity() == QUIET:
         logging.getLogger("hydra").setLevel(logging.WARNING)  # which job it launches
@@ -193,8 +196,8 @@ def _run_hydra(command: str, args: list[str]) -> None:
     )
     try:
         task()
-        if failed:
-            _fail("\nmllm-probe: ".join(failed))
+        if bad := "\nmllm-probe: ".join(failed) or told(Multirun.folder):
+            _fail(bad)
     except BrokenPipeError:
         _leave_pipe()
     except (MllmProbeError, HydraException, OmegaConfBaseException, OSError) as error:
@@ -207,6 +210,13 @@ def _run_hydra(command: str, args: list[str]) -> None:
         if began or wants_trace:  # a fault of ours, not of the composition: it deserves its traceback
             raise
         _fail(told(Multirun.folder) or sentence(command, error))
+
+
+def _register_launchers() -> None:
+    with suppress(ImportError):  # submitit is an extra
+        from mllm_probe.launchers import register
+
+        register()
 
 
 def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) -> Any:

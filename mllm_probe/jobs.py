@@ -9,12 +9,17 @@ import os
 import platform
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mllm_probe.paths import MultirunPaths, replacing
+from mllm_probe import __version__
+from mllm_probe.paths import replacing
 
 RUNNING, DONE, FAILED, PENDING = "running", "done", "failed", "pending"
+STOPPED = "stopped"  # by Ctrl-C or a signal
+INCOMPLETE = "incomplete"  # others were filling what it needs, and it has ended without
 T = TypeVar("T")
 
 
@@ -35,6 +40,7 @@ class Job:
 
     `number`: its place in the multirun, None for a run of its own. `done` of `total` steps of `stage`, counted in
     `unit`. `beat`: when it last showed that it lives. `ended` is None for a job that SLURM has set back into the queue.
+    `code`: see code_here.
     """
 
     command: str
@@ -51,6 +57,7 @@ class Job:
     beat: str = field(default_factory=now)
     ended: str | None = None
     restarts: int = 0
+    code: str = ""
     slurm: str | None = field(default_factory=slurm_id)
     host: str = field(default_factory=platform.node)
     pid: int = field(default_factory=os.getpid)
@@ -61,7 +68,9 @@ class Asked:
     """What a multirun was asked for: the overrides of each of its jobs, in order.
 
     `options`: what all jobs share beside them, such as the launcher's settings. `folder`: where the command was typed;
-    `host` and `pid`: the process that it is.
+    `host` and `pid`: the process that it is. `names`: what the jobs that were sent away are called there, in order: in
+    SLURM's queue 24_0, or 24 for a single one; on this machine the number of a process. `refused`: why the others were
+    not sent. `code`: see code_here.
     """
 
     command: str
@@ -69,15 +78,26 @@ class Asked:
     options: list[str]
     jobs: list[list[str]]
     folder: str
+    names: list[str] = field(default_factory=list)
+    refused: str = ""
+    code: str = ""
     host: str = field(default_factory=platform.node)
     pid: int = field(default_factory=os.getpid)
 
 
+@cache
+def code_here() -> str:
+    """The code of this process: the version, and a digest of the package's files, which may be edited in between."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    digest = sha256(b"".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    return f"{__version__} ({digest[:8]})"
+
+
 def read(kind: type[T], path: Path) -> T | None:
-    """The record in a file; None where there is no file or another release wrote it."""
+    """The record in a file; None where there is no file or it lacks what every release writes."""
     try:
         found = json.loads(path.read_text())
-        return kind(**{entry.name: found[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
+        return kind(**{entry.name: found[entry.name] for entry in fields(kind) if entry.name in found})  # type: ignore[arg-type]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -85,11 +105,3 @@ def read(kind: type[T], path: Path) -> T | None:
 def write(record: Any, path: Path) -> None:
     with replacing(path) as part:
         part.write_text(json.dumps(asdict(record), indent=1))
-
-
-def submitted(paths: MultirunPaths) -> list[str]:
-    """What the jobs of a multirun are called in SLURM's queue, in their order: 24_0, 24_1, or 24 for a single one."""
-    names = [folder.name.split("_") for folder in paths.submitted.glob("*")]
-    numbers = sorted(tuple(map(int, name)) for name in names if all(part.isdigit() for part in name))
-    arrays = {number[:1] for number in numbers if len(number) > 1}  # an array has a folder of its own, too
-    return ["_".join(map(str, number)) for number in numbers if number not in arrays]

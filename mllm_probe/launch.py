@@ -5,6 +5,8 @@ come from, and what is done about an error, is for the caller.
 """
 
 import os
+import signal
+import threading
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from mllm_probe.jobs import Job
     from mllm_probe.protocols import Reporter
 
+CHECKS = {"align": "check_settings", "fidelity": "check_settings", "geometry": "check_settings", "tune": "check"}
+
 
 def limit_threads() -> None:
     """One thread unless the user or the SLURM allotment says more; read by BLAS and torch when they are imported.
@@ -27,6 +31,18 @@ def limit_threads() -> None:
     the default.
     """
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+
+
+def stop_as_ctrl_c() -> None:
+    """Let the signals by which batch systems and closed terminals end a process end it as Ctrl-C does, in words."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
 
 
 def job_name(command: str) -> str:
@@ -43,6 +59,7 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     from mllm_probe.sentences import reason
 
     job, paths = job_name(command), RunPaths(Path(here.runtime.output_dir))
+    os.chdir(here.runtime.cwd)  # where relative paths are meant from, whatever hydra.job.chdir and sbatch say
     with RichReporter() as bars:
         if verbosity() == VERBOSE:
             bars.note(f"{command} writes to {paths.root}")
@@ -54,13 +71,29 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     return paths.root
 
 
+def check(command: str, config: "DictConfig") -> None:
+    """Refuse what can be seen to be wrong in the settings of a job alone; no file is read. Raises ConfigError."""
+    from mllm_probe.config import RunConfig, typed
+    from mllm_probe.stages.prepare import Design
+    from mllm_probe.stages.run import local_side
+
+    job = job_name(command)
+    settings = typed(config, job)
+    if job in CHECKS:
+        getattr(import_module(f"mllm_probe.stages.{job}"), CHECKS[job])(settings)
+    if isinstance(settings, RunConfig):
+        Design.of(settings)
+        if settings.local is not None:
+            Design.of(local_side(settings))
+
+
 def _first(command: str, here: "DictConfig") -> "Job":
     from omegaconf import OmegaConf
 
-    from mllm_probe.jobs import Job
+    from mllm_probe.jobs import Job, code_here
 
     number = OmegaConf.select(here, "job.num")  # missing in a run of its own
-    return Job(command, list(here.overrides.task), number)
+    return Job(command, list(here.overrides.task), number, code=code_here())
 
 
 def _dispatch(job: str, settings: Any, paths: RunPaths, reporter: "Reporter") -> None:

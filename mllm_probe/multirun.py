@@ -3,7 +3,7 @@
 Hydra calls `Multirun` through `hydra.callbacks`. The jobs themselves may run in other processes, on other machines.
 """
 
-import subprocess
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,10 +12,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
-from mllm_probe.errors import ConfigError
-from mllm_probe.jobs import DONE, Asked, read, submitted, write
+from mllm_probe.errors import ConfigError, MllmProbeError
+from mllm_probe.jobs import DONE, Asked, code_here, read, write
+from mllm_probe.launch import check
 from mllm_probe.paths import MultirunPaths
 from mllm_probe.tools.listing import count
 from mllm_probe.tools.standing import standings
@@ -38,18 +39,75 @@ class Multirun(Callback):  # type: ignore[misc]
         launcher = config.hydra.launcher
         name = str(launcher._target_).rpartition(".")[2]
         asked = _asked(config, LAUNCHERS.get(name, name))
-        if asked.launcher == "slurm":
-            try:
-                check_limits(launcher.timeout_min, launcher.signal_delay_s, launcher.max_num_timeout)
-            except ConfigError as error:
-                print(f"mllm-probe: {error}", file=sys.stderr)
-                sys.exit(1)
-            if not _accounted():
-                print("sacct does not answer: this command would wait for a killed job for ever", file=sys.stderr)
-        Multirun.folder = Path(config.hydra.sweep.dir)
-        write(asked, MultirunPaths(Multirun.folder).asked)
-        if asked.launcher != "basic" and verbosity() != QUIET:
-            print(f"`mllm-probe status {Multirun.folder}` shows how the jobs get on", file=sys.stderr)
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            if asked.launcher != "basic":
+                check_launcher(launcher)
+            known = check_folder(folder, asked)
+            _check_jobs(config, asked)
+        except MllmProbeError as error:
+            print(f"mllm-probe: {error}", file=sys.stderr)
+            sys.exit(1)
+        for status in MultirunPaths(folder).statuses():
+            status.unlink()  # of the same jobs, which begin anew
+        write(asked, MultirunPaths(folder).asked)
+        Multirun.folder = folder
+        if verbosity() != QUIET:
+            if known:
+                print(
+                    f"{folder} holds this sweep already; its jobs run again, and go on where they can", file=sys.stderr
+                )
+            if asked.launcher != "basic":
+                print(f"`mllm-probe status {shlex.quote(str(folder))}` shows how the jobs get on", file=sys.stderr)
+
+
+def check_launcher(launcher: Any) -> None:
+    """Refuse settings of a launcher under which no job can end well. Raises ConfigError."""
+    for name in ("nodes", "tasks_per_node"):
+        if (value := launcher[name]) != 1:
+            raise ConfigError(
+                f"hydra.launcher.{name}={value} would start every job {value} times in one folder; allow 1, and share "
+                "one extraction out with extract.shard and extract.num_shards"
+            )
+    if (value := launcher.get("jobs_per_task", 1)) < 1:
+        raise ConfigError(f"hydra.launcher.jobs_per_task={value} must be 1 or more")
+    if "signal_delay_s" in launcher:
+        check_limits(launcher.timeout_min, launcher.signal_delay_s, launcher.max_num_timeout)
+
+
+def check_folder(folder: Path, asked: Asked) -> bool:
+    """Whether the folder of a multirun holds the same one already, with no job that still goes on.
+
+    Raises ConfigError where it holds another one, or jobs that are not over.
+    """
+    paths = MultirunPaths(folder)
+    if not paths.asked.exists() and not paths.statuses():
+        return False
+    before = read(Asked, paths.asked)
+    if before is None or not asked.jobs or (before.command, before.jobs) != (asked.command, asked.jobs):
+        raise ConfigError(f"hydra.sweep.dir={folder} holds the jobs of another sweep; name a folder of its own")
+    jobs = standings(folder)
+    if going := [job for job in jobs if not job.over]:
+        raise ConfigError(
+            f"hydra.sweep.dir={folder} holds this very sweep, and {len(going)} of its {count(len(jobs), 'job')} are "
+            "not over; wait for them, or name another folder"
+        )
+    return True
+
+
+def _check_jobs(config: DictConfig, asked: Asked) -> None:
+    """The settings of every combination, before the first of them is begun. Raises ConfigError, OSError."""
+    loader = GlobalHydra.instance().config_loader()
+    common = set.intersection(*map(set, asked.jobs)) if len(asked.jobs) > 1 else set()
+    for overrides in asked.jobs:
+        job = loader.load_sweep_config(config, list(overrides))
+        with open_dict(job):
+            del job["hydra"]
+        try:
+            check(asked.command, job)
+        except MllmProbeError as error:
+            apart = " ".join(part for part in overrides if part not in common)
+            raise ConfigError(f"{apart}: {error}; no job was started") from error
 
 
 def check_limits(timeout_min: int, signal_delay_s: int, max_num_timeout: int) -> None:
@@ -68,28 +126,35 @@ def check_limits(timeout_min: int, signal_delay_s: int, max_num_timeout: int) ->
 
 
 def told(folder: Path | None) -> str | None:
-    """Which of the jobs that were launched from here are not done; None where none was launched, or all are."""
-    jobs = standings(folder) if folder and submitted(MultirunPaths(folder)) else []
+    """Which of the jobs that were sent away from here are not done; None where none was, or all are."""
+    asked = read(Asked, MultirunPaths(folder).asked) if folder else None
+    if folder is None or asked is None or not (asked.names or asked.refused):
+        return None
+    if not asked.names:
+        return asked.refused
+    jobs = standings(folder)
     bad = [job for job in jobs if job.state != DONE]
     if not bad:
         return None
     named = [f"{' '.join(job.overrides)}: {job.why or job.state}" for job in bad[:NAMED]]
     rest = [f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
-    said = f"{len(bad)} of {count(len(jobs), 'job')} not done; `mllm-probe status {folder}` says more"
+    where = shlex.quote(str(folder))
+    said = f"{len(bad)} of {count(len(jobs), 'job')} not done; `mllm-probe status {where}` says more"
     return "\n  ".join([said, *named, *rest])
 
 
 def left(folder: Path | None) -> str | None:
     """What to do about jobs in a queue for which nobody waits any more; None where there are none."""
-    if folder is None:
+    asked = read(Asked, MultirunPaths(folder).asked) if folder else None
+    if folder is None or asked is None or asked.launcher != "slurm":
         return None
-    asked, names = read(Asked, MultirunPaths(folder).asked), submitted(MultirunPaths(folder))
-    if asked is None or asked.launcher != "slurm" or not names:
+    names = list(dict.fromkeys(job.name for job in standings(folder) if job.name and not job.over))
+    if not names:
         return None
     arrays = dict.fromkeys(name.partition("_")[0] for name in names)
     return (
         f"stopped waiting; the jobs {', '.join(names)} go on: `scancel {' '.join(arrays)}` ends them, "
-        f"`mllm-probe status {folder}` shows how they get on"
+        f"`mllm-probe status {shlex.quote(str(folder))}` shows how they get on"
     )
 
 
@@ -98,11 +163,12 @@ def _asked(config: DictConfig, launcher: str) -> Asked:
     folders = [source.path for source in own.runtime.config_sources if source.provider == "command-line"]
     options = [option for option in own.overrides.hydra if not option.startswith(OWN)]
     return Asked(
-        command=own.job.config_name,
+        command=own.job.config_name.replace("_", " "),
         launcher=launcher,
         options=[*(part for folder in folders for part in ("--config-dir", folder)), *options],
         jobs=_jobs(own),
         folder=own.runtime.cwd,
+        code=code_here(),
     )
 
 
@@ -114,11 +180,3 @@ def _jobs(own: DictConfig) -> list[list[str]]:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     [jobs] = BasicSweeper.split_arguments(parser.parse_overrides([*given, *own.overrides.task]), None)
     return jobs
-
-
-def _accounted() -> bool:
-    """Whether SLURM remembers jobs that have ended."""
-    try:
-        return subprocess.run(["sacct", "-n", "-X", "-j", "1"], capture_output=True, timeout=20).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False

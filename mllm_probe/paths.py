@@ -261,10 +261,9 @@ class MultirunPaths:
     def asked(self) -> Path:
         return self.root / "multirun.json"
 
-    @property
-    def submitted(self) -> Path:
-        """Where submitit keeps a folder per job, named as the queue names the job."""
-        return self.root / ".submitit"
+    def log(self, name: str) -> Path:
+        """What a job that was sent away says on its way; `name`: what it is called there."""
+        return self.root / ".submitit" / name / f"{name}_0_log.err"
 
     def statuses(self) -> list[Path]:
         return sorted(self.root.rglob(STATUS))

@@ -47,7 +47,7 @@ def reason(command: str, error: BaseException) -> str:
     from mllm_probe.errors import MllmProbeError
 
     if isinstance(error, KeyboardInterrupt):
-        return "stopped by Ctrl-C; the same command goes on behind the finished shards"
+        return f"stopped by {error or 'Ctrl-C'}; the same command goes on behind the finished shards"
     if isinstance(error, MllmProbeError | HydraException | OmegaConfBaseException | OSError):
         return sentence(command, error)
     first = str(error).strip().partition("\n")[0]

@@ -41,9 +41,11 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
 KillWait=2
+MaxArraySize=5
 SchedulerParameters=sched_interval=1,bf_interval=2
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2000 State=UNKNOWN
 PartitionName=all Nodes={host} Default=YES MaxTime=60 DefMemPerCPU=200 State=UP
+PartitionName=brief Nodes={host} MaxTime=5 DefMemPerCPU=200 State=UP
 """
 SACCT = """\
 #!{python}

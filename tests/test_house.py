@@ -37,7 +37,8 @@ FLOORS = [
     {"report"},
     {"loggers"},
     {"stages", "tools"},
-    {"multirun", "launch"},
+    {"launch"},
+    {"multirun", "launchers"},
     {"cli", "api"},
     {"__main__"},
 ]
@@ -46,7 +47,7 @@ ONLY_IN = {
     "transformers": {"models"},
     "bitsandbytes": {"models"},
     "diffusers": {"models"},
-    "hydra": {"cli", "compose", "config", "multirun", "sentences"},
+    "hydra": {"cli", "compose", "config", "launchers", "multirun", "sentences"},
     "rich": {"report", "tools"},
     "peft": {"train"},
     "tensorboard": {"loggers"},

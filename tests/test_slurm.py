@@ -105,8 +105,8 @@ def test_a_killed_job_is_lost_and_one_that_waits_is_pending(drive: Drive, slurm:
     assert code == 0 and "2 jobs: 1 running, 1 pending" in out
     assert call(tmp_path, slurm, "scancel", str(said(tmp_path, 0)["slurm"]))[0] == 0
     code, err = finish(driver)
-    assert code == 1 and "jobs not done; `mllm-probe status sweep` says more" in err
-    until(lambda: said(tmp_path, 1).get("state") == "done", "the second job, which nobody waits for any more")
+    assert code == 1 and "1 of 2 jobs not done; `mllm-probe status sweep` says more" in err
+    assert said(tmp_path, 1)["state"] == "done", "one cancelled job does not end the wait for the other"
     code, out = status(tmp_path, slurm)
     assert code == 1 and "2 jobs: 1 done, 1 lost" in out and "cancelled, or killed" in out
     assert out.splitlines()[-1].endswith(" data.seed=0")
@@ -160,6 +160,41 @@ def test_ctrl_c_says_how_to_end_the_jobs(drive: Drive, slurm: Environment, tmp_p
     assert "2 jobs: 2 lost" in status(tmp_path, slurm)[1]
 
 
+def test_what_sbatch_refuses_is_one_sentence(drive: Drive, slurm: Environment, tmp_path: Path) -> None:
+    code, err = finish(drive("data.seed=0,1", "hydra.launcher.partition=gpu"))
+    assert code == 1 and "mllm-probe: sbatch refused the jobs (Invalid partition" in err and "Traceback" not in err
+    assert "change hydra.launcher.partition" in err
+    code, out = status(tmp_path, slurm)
+    assert code == 1 and "2 jobs: 2 failed" in out and "run them again" not in out
+
+
+def test_a_job_that_can_never_start_is_not_waited_for(drive: Drive, slurm: Environment, tmp_path: Path) -> None:
+    code, err = finish(drive("data.seed=0", "hydra.launcher.partition=brief"))
+    assert code == 1 and "SLURM never starts it (PartitionTimeLimit)" in err and "hydra.launcher.timeout_min" in err
+    code, out = status(tmp_path, slurm)
+    assert code == 1 and "1 job: 1 blocked" in out
+    (name,) = json.loads((tmp_path / "sweep" / "multirun.json").read_text())["names"]
+    assert call(tmp_path, slurm, "scancel", name)[0] == 0
+
+
+def test_what_a_job_does_is_settled_when_it_is_sent(drive: Drive, slurm: Environment, tmp_path: Path) -> None:
+    """A file of settings is edited while the job waits, which then begins in another folder."""
+    option = tmp_path / "conf" / "layers" / "few.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text("towers: [lm]\nrange: [2, 3]\n")
+    more = [f"+hydra.launcher.additional_parameters.{given}" for given in ("hold=true", f"chdir={tmp_path.parent}")]
+    driver = drive("layers=few", *more, "--config-dir", "conf")
+    until(lambda: list(tmp_path.glob("sweep/.submitit/*/*_submitted.pkl")), "the job to be submitted")
+    option.write_text("towers: [lm]\nrange: [1, 1]\n")
+    (name,) = json.loads((tmp_path / "sweep" / "multirun.json").read_text())["names"]
+    assert "JobHeldUser" in status(tmp_path, slurm)[1]
+    call(tmp_path, slurm, "scontrol", "release", name)
+    code, err = finish(driver)
+    assert code == 0, err
+    saved = (tmp_path / "sweep" / "0" / "config.yaml").read_text()
+    assert "range:\n  - 2\n  - 3\n" in saved and (tmp_path / "outputs" / "cache").is_dir()
+
+
 def test_three_models_by_two_tasks_end_in_one_table(checkpoint: Path, slurm: Environment, tmp_path: Path) -> None:
     """Six jobs share three caches; compare finds all of them in the sweep's folder."""
     models = ("model.quantization=none,nf4,int8", "task=entailment,objects")
@@ -169,6 +204,8 @@ def test_three_models_by_two_tasks_end_in_one_table(checkpoint: Path, slurm: Env
     assert code == 0
     code, out = status(tmp_path, slurm)
     assert code == 0 and "6 jobs: 6 done" in out
+    names = json.loads((tmp_path / "sweep" / "multirun.json").read_text())["names"]
+    assert len({name.partition("_")[0] for name in names}) == 2, "an array takes five here"
     assert len(list(tmp_path.glob("outputs/cache/*/identity.json"))) == 3
     compare = (sys.executable, "-m", "mllm_probe", "compare", "sweep", "--out", "table")
     code, out = call(tmp_path, slurm, *compare)

@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mllm_probe.errors import ConfigError, DataError, PendingError
 from mllm_probe.jobs import Asked, Job, now, read, write
-from mllm_probe.multirun import check_limits
+from mllm_probe.multirun import check_limits, left
 from mllm_probe.paths import MultirunPaths, RunPaths
 from mllm_probe.report.heartbeat import Heartbeat
 from mllm_probe.tools import standing
@@ -33,17 +33,18 @@ def said(folder: Path) -> dict[str, object]:
 
 
 def test_a_multirun_with_a_job_that_fails(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
-    """Real processes: one job ends well, one has no checkpoint; once it has, the command that status prints ends it."""
-    base = ("hydra/launcher=local", "model=custom", "model.dtype=float32", *QUICK)
-    code, _, err = probe("extract", "-m", *base, f"model.path={checkpoint},there", "hydra.sweep.dir=sweep")
+    """Real processes: one job has no checkpoint, the next batch ends well; once it has one, the command that status
+    prints ends it."""
+    base = ("hydra/launcher=local", "hydra.sweeper.max_batch_size=1", "model=custom", "model.dtype=float32", *QUICK)
+    code, _, err = probe("extract", "-m", *base, f"model.path=there,{checkpoint}", "hydra.sweep.dir=sweep")
     assert code == 1 and "1 of 2 jobs not done; `mllm-probe status sweep` says more" in err
     assert "model.path=there: the checkpoint folder there does not exist" in err and "Traceback" not in err
-    assert [said(tmp_path / "sweep" / n)["state"] for n in "01"] == ["done", "failed"]
-    good = said(tmp_path / "sweep" / "0")
+    assert [said(tmp_path / "sweep" / n)["state"] for n in "10"] == ["done", "failed"]
+    good = said(tmp_path / "sweep" / "1")
     assert good["stage"] == "extract" and good["done"] == good["total"] > 0
 
     code, out, _ = probe("status", "sweep")
-    assert code == 1 and "2 jobs: 1 done, 1 failed" in out and "failed (1): the checkpoint folder there does not" in out
+    assert code == 1 and "2 jobs: 1 done, 1 failed" in out and "failed (0): the checkpoint folder there does not" in out
     words = shlex.split(out.splitlines()[-1])
     assert words == ["mllm-probe", "extract", "-m", *base, "model.path=there"]
     (tmp_path / "there").symlink_to(checkpoint)
@@ -72,7 +73,10 @@ def test_report_leaves_no_status_where_it_is_called(probe: Run, tmp_path: Path) 
 
 def beat(folder: Path, error: BaseException | None) -> Job:
     path = RunPaths(folder).status
-    with suppress(PendingError, DataError, SystemExit), Heartbeat(Silent(), path, Job("run", []), str) as reporter:
+    with (
+        suppress(PendingError, DataError, SystemExit, KeyboardInterrupt),
+        Heartbeat(Silent(), path, Job("run", []), str) as reporter,
+    ):
         reporter.progress("sweep", 3, 10, "keys")
         if error:
             raise error
@@ -83,15 +87,23 @@ def beat(folder: Path, error: BaseException | None) -> Job:
 
 def test_what_a_job_says_last(tmp_path: Path) -> None:
     ends = [
-        beat(tmp_path, end) for end in (None, DataError("bad row"), PendingError("another fills it"), SystemExit(1))
+        beat(tmp_path, end)
+        for end in (
+            None,
+            DataError("bad row"),
+            PendingError("another fills it"),
+            KeyboardInterrupt("SIGTERM"),
+            SystemExit(1),
+        )
     ]
     assert [(job.state, job.error, bool(job.ended)) for job in ends] == [
         ("done", "", True),
         ("failed", "bad row", True),
-        ("pending", "another fills it", True),
+        ("incomplete", "another fills it", True),
+        ("stopped", "SIGTERM", True),
         ("pending", "", False),  # in SLURM's queue again
     ]
-    assert [job.restarts for job in ends] == [0, 1, 2, 3]
+    assert [job.restarts for job in ends] == [0, 1, 2, 3, 4]
     assert (ends[0].stage, ends[0].done, ends[0].total, ends[0].unit) == ("sweep", 3, 10, "keys")
     assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
 
@@ -156,35 +168,84 @@ def test_jobs_that_say_nothing_any_more_are_lost(multirun: MultirunPaths, probe:
     assert "data.seed=2" in out and "model=mini" not in out, "what all jobs share says nothing"
 
 
-def test_a_job_that_leaves_the_work_to_another_is_pending(multirun: MultirunPaths, probe: Run) -> None:
-    change(multirun, 0, state="pending", error="run abc fills it", ended=now(), pid=gone(), beat=LONG_AGO)
+def test_a_job_that_leaves_the_work_to_another_is_incomplete(multirun: MultirunPaths, probe: Run) -> None:
+    change(multirun, 0, state="incomplete", error="run abc fills it", ended=now(), pid=gone(), beat=LONG_AGO)
     change(multirun, 1, state="done", ended=now())
-    _, out, _ = probe("status", "sweep")
-    assert "pending (0): run abc fills it" in out
+    code, out, _ = probe("status", "sweep")
+    assert code == 1 and "incomplete (0): run abc fills it" in out
     assert out.splitlines()[-1] == "mllm-probe run -m data.seed=0,2 model=mini"
+    change(multirun, 0, state="pending")
+    assert states(multirun) == ["incomplete", "done", "lost"], "earlier releases called it pending"
 
 
-def test_slurm_has_the_last_word_where_it_can_be_asked(
-    multirun: MultirunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A squeue that lists what a file says; where it fails, heartbeats decide."""
+def test_a_job_of_another_sweep_in_the_same_folder_is_none_of_this_one(multirun: MultirunPaths, probe: Run) -> None:
+    """Also where its number fits: jobs are known by their overrides."""
+    change(multirun, 0, state="done", ended=now(), overrides=["data.seed=7", "model=mini"])
+    change(multirun, 1, state="done", ended=now())
+    assert states(multirun) == ["lost", "done", "lost"]
+    code, out, _ = probe("status", "sweep")
+    assert code == 1 and "data.seed=7" not in out and "3 jobs: 1 done, 2 lost" in out
+
+
+@pytest.fixture
+def queue(multirun: MultirunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a squeue lists in which these jobs are 24_0, 24_1 and 24_2; it fails where there is no such file."""
     asked = read(Asked, multirun.asked)
     assert asked is not None
-    write(replace(asked, launcher="slurm"), multirun.asked)
-    for name in ("24", "24_0", "24_1", "24_2"):
-        (multirun.submitted / name).mkdir(parents=True)
-    for number in range(2):
-        change(multirun, number, slurm=f"24_{number}", host="node1", beat=LONG_AGO)
+    write(replace(asked, launcher="slurm", names=["24_0", "24_1", "24_2"]), multirun.asked)
     squeue = tmp_path / "squeue"
     squeue.write_text(f"#!/bin/sh\nexec cat {tmp_path}/queue\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    (tmp_path / "queue").write_text("24_1 RUNNING\n24_2 PENDING\n")
+    return tmp_path / "queue"
+
+
+def test_slurm_has_the_last_word_where_it_can_be_asked(multirun: MultirunPaths, queue: Path) -> None:
+    """Where it cannot, heartbeats decide."""
+    for number in range(2):
+        change(multirun, number, slurm=f"24_{number}", host="node1", beat=LONG_AGO)
+    queue.write_text("24_1|RUNNING|None\n24_2|PENDING|Priority\n")
     assert states(multirun) == ["lost", "running", "pending"]
-    (tmp_path / "queue").write_text("24_0 PENDING\n24_1 RUNNING\n")
+    queue.write_text("24_0|PENDING|BeginTime\n24_1|RUNNING|None\n")
     assert states(multirun) == ["pending", "running", "lost"]
-    (tmp_path / "queue").unlink()
+    queue.unlink()
     assert states(multirun) == ["lost", "lost", "pending"]
+
+
+def test_a_job_that_slurm_can_never_start_is_blocked(multirun: MultirunPaths, queue: Path, probe: Run) -> None:
+    change(multirun, 0, state="done", ended=now(), slurm="24_0")
+    RunPaths(multirun.root / "1").status.unlink()
+    queue.write_text("24_1|PENDING|PartitionTimeLimit\n24_2|PENDING|Resources\n")
+    jobs = standing.standings(multirun.root)
+    assert [job.state for job in jobs] == ["done", "blocked", "pending"] and jobs[1].over and not jobs[2].over
+    code, out, _ = probe("status", "sweep")
+    assert code == 1 and "run them again" not in out, "the same command would be blocked again"
+    assert "SLURM never starts it (PartitionTimeLimit): `scancel` it, and change hydra.launcher.timeout_min" in out
+    assert "pending (2): SLURM's reason is Resources" in out
+    assert left(multirun.root) == (
+        "stopped waiting; the jobs 24_2 go on: `scancel 24` ends them, `mllm-probe status "
+        f"{multirun.root}` shows how they get on"
+    ), "an array that has ended needs no scancel"
+
+
+def test_a_job_that_never_began_names_its_log(multirun: MultirunPaths, queue: Path, probe: Run) -> None:
+    RunPaths(multirun.root / "1").status.unlink()
+    queue.write_text("24_0|RUNNING|None\n")
+    multirun.log("24_1").parent.mkdir(parents=True)
+    multirun.log("24_1").write_text("ModuleNotFoundError")
+    why = [job.why for job in standing.standings(multirun.root)]
+    assert why[1] == f"SLURM has no job 24_1 any more, and it never began; its log is {multirun.log('24_1')}"
+    assert why[2] == "SLURM has no job 24_2 any more, and it never began"
+
+
+def test_status_says_which_jobs_ran_other_code(multirun: MultirunPaths, probe: Run) -> None:
+    asked = read(Asked, multirun.asked)
+    assert asked is not None
+    write(replace(asked, code="1.0 (aa)"), multirun.asked)
+    change(multirun, 0, code="1.0 (aa)")
+    change(multirun, 1, code="1.0 (bb)")
+    _, out, _ = probe("status", "sweep")
+    assert "1 ran other code than was there when it was sent: 1.0 (bb), 1.0 (aa)" in out and "0 ran other" not in out
 
 
 VALUES = (("a", "'b, c'"), ("[1,2]", "[3]"), ("'it\\'s'", "{x:1,y:[2]}", "null"))

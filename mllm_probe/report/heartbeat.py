@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from mllm_probe.errors import PendingError
-from mllm_probe.jobs import DONE, FAILED, PENDING, Job, now, read, write
+from mllm_probe.jobs import DONE, FAILED, INCOMPLETE, PENDING, STOPPED, Job, now, read, write
 from mllm_probe.protocols import Reporter
 
 EVERY = 10.0  # seconds
@@ -64,5 +64,6 @@ class Heartbeat:
             return {"state": DONE, "ended": now()}
         if isinstance(error, SystemExit):  # submitit has asked SLURM to start the job anew, and leaves
             return {"state": PENDING, "note": "preempted or out of time, back in the queue"}
-        state = PENDING if isinstance(error, PendingError) else FAILED
+        states = {PendingError: INCOMPLETE, KeyboardInterrupt: STOPPED}
+        state = next((state for kind, state in states.items() if isinstance(error, kind)), FAILED)
         return {"state": state, "error": self._sentence(error), "ended": now()}

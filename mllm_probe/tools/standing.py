@@ -12,46 +12,72 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.jobs import DONE, FAILED, PENDING, RUNNING, Asked, Job, now, read, submitted
+from mllm_probe.jobs import DONE, FAILED, INCOMPLETE, PENDING, RUNNING, STOPPED, Asked, Job, now, read
 from mllm_probe.paths import MultirunPaths
 
 LOST = "lost"
-STATES = (DONE, RUNNING, PENDING, FAILED, LOST)
+BLOCKED = "blocked"  # it waits in the queue, and SLURM can never start it
+STATES = (DONE, RUNNING, PENDING, INCOMPLETE, STOPPED, FAILED, BLOCKED, LOST)
 SILENT = 120.0  # seconds without a heartbeat; a network file system may hold one back for a minute
 PATIENCE = 15.0  # seconds to wait for SLURM
-Queue = Mapping[str, str] | None  # {a job's name: its state} of what SLURM still knows; None where it cannot be asked
+Queue = Mapping[str, tuple[str, str]] | None  # {a job's name: (state, reason)} by SLURM; None where it cannot be asked
+MENDS = {  # {a reason of SLURM's that does not pass: the setting of hydra.launcher that mends it}
+    "PartitionTimeLimit": "timeout_min",
+    "PartitionNodeLimit": "nodes",
+    "QOSMaxWallDurationPerJobLimit": "timeout_min",
+    "AssocMaxWallDurationPerJobLimit": "timeout_min",
+    "MaxMemPerLimit": "mem_gb",
+    "QOSMaxMemoryPerJob": "mem_gb",
+    "AssocMaxMemPerJob": "mem_gb",
+    "QOSMaxCpuPerJobLimit": "cpus_per_task",
+    "AssocMaxCpuPerJobLimit": "cpus_per_task",
+    "QOSMaxGRESPerJob": "gpus_per_node",
+    "AssocMaxGRESPerJob": "gpus_per_node",
+    "BadConstraints": "constraint, mem_gb, cpus_per_task or gpus_per_node",
+    "InvalidAccount": "account",
+    "AccountNotAllowed": "account",
+    "InvalidQOS": "qos",
+    "QOSNotAllowed": "qos",
+    "DependencyNeverSatisfied": "additional_parameters",
+}
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One job. `job` is None before it begins, `slurm` its name in the queue, `asked` None outside a multirun."""
+    """One job. `job` is None before it begins, `name` what it is called where it was sent, `asked` None outside a
+    multirun."""
 
     command: str
     overrides: tuple[str, ...]
     state: str
     why: str
     job: Job | None
-    slurm: str | None
+    name: str | None
     asked: Asked | None
 
     @property
     def over(self) -> bool:
-        """Whether it stays as it is until somebody runs it again."""
-        return self.state in (DONE, FAILED, LOST) or (self.job is not None and self.job.ended is not None)
+        """Whether it stays as it is until somebody does something about it."""
+        return self.state not in (RUNNING, PENDING)
+
+    @property
+    def unfit(self) -> bool:
+        """Whether it was never taken with these settings, so that the same command would fare no better."""
+        return self.state == BLOCKED or (self.job is None and self.state == FAILED)
 
 
 def standings(folder: Path) -> list[Standing]:
     """Of a multirun in the order of its jobs, those that have not begun included; else of the runs below a folder."""
     paths = MultirunPaths(folder)
     asked = read(Asked, paths.asked)
-    names = dict(enumerate(submitted(paths))) if asked and asked.launcher == "slurm" else {}
-    queue = _queue([*names.values(), *(job.slurm for _, job in _said(paths))])
+    names = asked.names if asked and asked.launcher == "slurm" else []
+    queue = _queue([*names, *(job.slurm for _, job in _said(paths))])
     said = _said(paths)  # after the queue was asked, so that whoever has left it since has said how it ended
     if asked is None:
         return [_begun(path, job, None, queue) for path, job in said]
-    begun = {job.number: (path, job) for path, job in said if job.number is not None}
+    begun = {job.number: (path, job) for path, job in said if _is_of(asked, job)}
     return [
-        _begun(*begun[n], asked, queue) if n in begun else _not_begun(asked, n, names.get(n), queue)
+        _begun(*begun[n], asked, queue) if n in begun else _not_begun(paths, asked, n, queue)
         for n in sorted({*range(len(asked.jobs)), *begun})
     ]
 
@@ -60,10 +86,19 @@ def _said(paths: MultirunPaths) -> list[tuple[Path, Job]]:
     return [(path, job) for path in paths.statuses() if (job := read(Job, path))]
 
 
+def _is_of(asked: Asked, job: Job) -> bool:
+    """Whether this multirun asked for the job: its number alone would take another sweep's for it."""
+    if job.number is None or job.command != asked.command:
+        return False
+    return not asked.jobs or (job.number < len(asked.jobs) and asked.jobs[job.number] == job.overrides)
+
+
 def _begun(path: Path, job: Job, asked: Asked | None, queue: Queue) -> Standing:
     state, why = (job.state, job.error) if job.ended else _living(job, queue)
     if state == LOST and (last := read(Job, path)) and last.ended:  # between the two looks
         job, state, why = last, last.state, last.error
+    if state == PENDING and job.ended:  # the word of earlier releases
+        state = INCOMPLETE
     return Standing(job.command, tuple(job.overrides), state, why, job, job.slurm, asked)
 
 
@@ -73,7 +108,7 @@ def _living(job: Job, queue: Queue) -> tuple[str, str]:
     if job.slurm and queue is not None:
         if job.slurm not in queue:
             return LOST, f"SLURM has no job {job.slurm} any more: cancelled, or killed for its memory or its time"
-        if queue[job.slurm] == "PENDING":
+        if queue[job.slurm][0] == "PENDING":
             return PENDING, "back in SLURM's queue"
         return RUNNING, f"not heard of for {silent:.0f} s" if silent > SILENT else ""
     if job.host == platform.node() and not _alive(job.pid):
@@ -83,14 +118,35 @@ def _living(job: Job, queue: Queue) -> tuple[str, str]:
     return job.state, ""
 
 
-def _not_begun(asked: Asked, number: int, name: str | None, queue: Queue) -> Standing:
+def _not_begun(paths: MultirunPaths, asked: Asked, number: int, queue: Queue) -> Standing:
+    name = asked.names[number] if number < len(asked.names) else None
+    here = asked.host == platform.node()
     state, why = PENDING, ""
-    if name is not None and queue is not None:
-        why = queue.get(name, "").lower() if name in queue else f"SLURM has no job {name} any more, and it never began"
-        state = PENDING if name in queue else LOST
-    elif name is None and asked.host == platform.node() and not _alive(asked.pid):
+    if name is None and asked.refused:
+        state, why = FAILED, asked.refused
+    elif name is None and here and not _alive(asked.pid):
         state, why = LOST, "the command that was to start it has ended"
+    elif name is not None and asked.launcher == "slurm":
+        state, why = _queued(name, queue)
+    elif name is not None and here and not _alive(int(name)):
+        state, why = LOST, f"its process {name} ended before the job began"
+    if state == LOST and name is not None and (log := paths.log(name)).is_file():
+        why += f"; its log is {log}"
     return Standing(asked.command, tuple(asked.jobs[number]), state, why, None, name, asked)
+
+
+def _queued(name: str, queue: Queue) -> tuple[str, str]:
+    """Of a job that SLURM was given and that has not begun."""
+    if queue is None:
+        return PENDING, ""
+    if name not in queue:
+        return LOST, f"SLURM has no job {name} any more, and it never began"
+    state, reason = queue[name]
+    if state != "PENDING":
+        return PENDING, "about to begin"
+    if mend := MENDS.get(reason):
+        return BLOCKED, f"SLURM never starts it ({reason}): `scancel` it, and change hydra.launcher.{mend}"
+    return PENDING, "" if reason == "None" else f"SLURM's reason is {reason}"
 
 
 def seconds(earlier: str, later: str) -> float:
@@ -112,11 +168,12 @@ def _queue(names: Iterable[str | None]) -> Queue:
     arrays = {name.partition("_")[0] for name in names if name}
     if not arrays:
         return {}
-    command = ["squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={','.join(arrays)}"]
+    command = ["squeue", "--noheader", "--array", "--format=%i|%T|%r", f"--jobs={','.join(arrays)}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode and "Invalid job id" not in done.stderr:
         return None
-    return dict(line.split() for line in done.stdout.splitlines())
+    found = (line.split("|") for line in done.stdout.splitlines())
+    return {name: (state, reason) for name, state, reason in found}

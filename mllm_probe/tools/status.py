@@ -14,17 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_probe.errors import DataError
-from mllm_probe.jobs import DONE, FAILED, Job, now
+from mllm_probe.jobs import DONE, Job, now
 from mllm_probe.tools.listing import add_row, count, new_table, wide_console
-from mllm_probe.tools.standing import LOST, STATES, Standing, seconds, standings
+from mllm_probe.tools.standing import STATES, Standing, seconds, standings
 
-ABOUT = "How the jobs of a multirun stand; exit code 1 where one has failed or is lost."
+ABOUT = "How the jobs of a multirun stand; exit code 1 where one is over and not done."
 EVERY = 5.0  # seconds between two looks of --watch
 Box = tuple[tuple[str, ...], ...]
 
 
 def run(args: Sequence[str]) -> None:
-    """The command. Raises DataError where a folder holds no job; exits with 1 where one has failed or is lost."""
+    """The command. Raises DataError where a folder holds no job; exits with 1 where one is over and not done."""
     parser = argparse.ArgumentParser("mllm-probe status", description=ABOUT, allow_abbrev=False)
     folders = "of a multirun, or of runs; a job of a later one stands in for the same job of an earlier one"
     parser.add_argument("folders", nargs="+", metavar="FOLDER", type=Path, help=folders)
@@ -35,10 +35,11 @@ def run(args: Sequence[str]) -> None:
         jobs = _watched(jobs, given.folders)
     else:
         wide_console().print(_shown(jobs))
-    if commands := again([job for job in jobs if job.over and job.state != DONE]):
+    bad = [job for job in jobs if job.over and job.state != DONE]
+    if commands := again([job for job in bad if not job.unfit]):
         print("\nto run them again:", *commands, sep="\n")
     sys.stdout.flush()
-    if any(job.state in (FAILED, LOST) for job in jobs):
+    if bad:
         sys.exit(1)
 
 
@@ -119,8 +120,8 @@ def _time(job: Job) -> str:
 
 
 def _where(standing: Standing) -> Iterator[str]:
-    if standing.slurm:
-        yield f"job {standing.slurm}"
+    if standing.name:
+        yield f"job {standing.name}"
     if standing.job:
         yield standing.job.host
         if standing.job.restarts:
@@ -134,3 +135,6 @@ def _reasons(jobs: Sequence[Standing]) -> Iterator[Text]:
             alike.setdefault((job.state, job.why), []).append(str(number))
     for (state, why), numbers in alike.items():
         yield Text(f"{state} ({', '.join(numbers)}): {why}")
+    for number, job in enumerate(jobs):
+        if job.asked and job.job and job.asked.code and job.job.code not in ("", job.asked.code):
+            yield Text(f"{number} ran other code than was there when it was sent: {job.job.code}, {job.asked.code}")
