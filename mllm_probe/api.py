@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.dotted import quoted
 from mllm_probe.errors import CacheError, ConfigError, DataError, MllmProbeError
 from mllm_probe.launch import limit_threads, perform
 from mllm_probe.paths import SIDES, OutputPaths, RunPaths
@@ -165,7 +166,7 @@ def _done(command: str, overrides: tuple[str, ...], out: str | Path | None, quie
     for word in overrides:
         if word.startswith(("-", "hydra.mode=")):
             raise ConfigError(f"'{word}' is for the command line; call {command} once for each combination instead")
-    place = [] if out is None else [f"hydra.run.dir={_quoted(str(out))}"]
+    place = [] if out is None else [f"hydra.run.dir={quoted(str(out))}"]
     with _hushed() if quiet else nullcontext():
         try:
             return worked(command, [*overrides, *place], lambda config, here: perform(command, config, here))
@@ -173,11 +174,6 @@ def _done(command: str, overrides: tuple[str, ...], out: str | Path | None, quie
             from mllm_probe.sentences import sentence
 
             raise MllmProbeError(sentence(command, error)) from error
-
-
-def _quoted(text: str) -> str:
-    """As a value on the command line, whatever characters it has."""
-    return "'{}'".format(text.replace("'", "\\'"))
 
 
 @contextmanager

@@ -68,7 +68,8 @@ class Survey:
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass: sample uids [B], the model's inputs and, per (tower, position), what to read.
+    """One forward pass: sample uids [B] and their `names` for messages, the model's inputs and, per (tower, position),
+    what to read.
 
     `shared` is None where each sample has a sequence of its own; else it is the number of leading columns that hold
     the heads which the statements packed behind them share. `pictures` [P] tells, for the P pictures of the prompts,
@@ -80,6 +81,7 @@ class Batch:
     readings: Mapping[tuple[str, str], Reading]
     shared: int | None = None
     pictures: np.ndarray | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mllm_probe.dotted import quoted
 from mllm_probe.errors import MllmProbeError
 from mllm_probe.launch import job_name, limit_threads, perform, stop_as_ctrl_c
 from mllm_probe.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
@@ -24,7 +26,7 @@ COMMANDS = {
     "run": "extract activations, sweep probes over them, print and draw the result",
     "extract": "only fill the cache",
     "sweep": "only fit and score probes on a filled cache",
-    "report": "print and draw a finished run again: report run=FOLDER",
+    "report": "print and draw a finished run again: report FOLDER",
     "compare": "finished runs side by side: one CSV, a figure and a ranking a task",
     "geometry": "compare the layers of a filled cache with each other",
     "fidelity": "what quantisation, or an adapter, does to the layers and to their probes",
@@ -79,7 +81,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"mllm-probe {__version__}")
         sys.exit(0)
     command, rest = _command(_told_how_much(args))
+    if command == "report":
+        rest = [f"run={quoted(word)}" if _is_folder(word) else word for word in rest]
     (_run_plain if command in PLAIN else _run_hydra)(command, rest)
+
+
+def _is_folder(word: str) -> bool:
+    """Whether a word names a run's folder, as `status` and `compare` take it, and sets nothing."""
+    return not word.startswith("-") and ("=" not in word or Path(word).is_dir())
 
 
 def _told_how_much(args: list[str]) -> list[str]:

@@ -18,3 +18,8 @@ def show(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(show, value))}]"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def quoted(text: str) -> str:
+    """A value as Hydra's grammar takes it, whatever characters it has."""
+    return "'{}'".format(text.replace("'", "\\'"))

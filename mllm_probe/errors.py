@@ -4,7 +4,8 @@
     ├── ConfigError           a setting is unknown, out of range or does not fit another one
     ├── DataError             an annotation file, a row or a picture cannot be used
     ├── ModelError            a checkpoint, its processor or the device cannot be used
-    │   └── SpanError         a position cannot be found in a prompt
+    │   ├── SpanError         a position cannot be found in a prompt
+    │   └── PassError         the code of a model or its processor fails on a sample
     ├── CacheError            a stored activation is missing, damaged or of another model
     ├── ProbeError            a probe or a statistic cannot be computed from these rows
     ├── TrainError            a training cannot go on
@@ -34,6 +35,10 @@ class ModelError(MllmProbeError):
 
 
 class SpanError(ModelError):
+    pass
+
+
+class PassError(ModelError):
     pass
 
 

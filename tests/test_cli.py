@@ -49,7 +49,7 @@ def test_run_writes_everything_and_the_second_run_loads_nothing(
     ):
         assert (first / name).read_bytes() == (second / name).read_bytes(), f"{name} differs between equal runs"
 
-    code, out, _ = probe("report", f"run={first}")
+    code, out, _ = probe("report", str(first))
     assert code == 0 and "lm.04.norm" in out
 
 
@@ -252,11 +252,13 @@ def test_the_dispatcher(probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = probe("run", "--help")
     assert code == 0 and "mllm-probe run [GROUP=OPTION ...]" in out and "model: blip2, chameleon, custom, " in out
     code, out, _ = probe("report", "--help")
-    assert code == 0 and "mllm-probe report run=FOLDER" in out
+    assert code == 0 and "mllm-probe report FOLDER" in out
     code, out, _ = probe("run", "--cfg", "job", "model=llava", "task=objects")
     assert code == 0 and "hub_id: llava-hf/llava-1.5-7b-hf" in out
     code, _, err = probe("report")
-    assert code == 1 and "report needs run=FOLDER" in err
+    assert code == 1 and "report needs a FOLDER, or run=FOLDER" in err
+    code, _, err = probe("report", "no [where], 'here'")
+    assert code == 1 and "no [where], 'here'/scores.csv does not exist" in err
     code, _, err = probe("report", "run=nowhere")
     assert code == 1 and "scores.csv does not exist" in err
 

@@ -1,14 +1,19 @@
 """Groups and official splits decide who trains; what leaks is refused, and shown to leak where rows are drawn."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Run, tiny
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from test_tasks import balance
 
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.stages.artifacts import save_splits
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import TEST, VAL, Folds, leaks, read_splits, rowwise
 from mllm_probe.types import Collection, Decision, Examples, Picture, Sample
@@ -68,7 +73,66 @@ def test_official_splits_balance_the_tasks(scenes: Collection, tmp_path: Path) -
         assert sorted(texts[d.sample] for d in held if d.label) == sorted(texts[d.sample] for d in held if not d.label)
 
 
+def of_a_run(folder: Path, folds: Folds, pictures: list[Picture], seeds: tuple[int, ...] = (0, 1, 2)) -> str:
+    assigned = folds.assign(pictures)
+    save_splits(folder / "splits.csv", {seed: folds.splits(assigned, seed) for seed in seeds})
+    return str(folder / "splits.csv")
+
+
+def test_the_splits_of_a_run_are_taken_as_they_were(tmp_path: Path, scenes: Collection) -> None:
+    """Seed by seed, balanced in each split; of other data or seeds they are refused."""
+    pictures = list(scenes.pictures)
+    drawn = Folds(blocks=4)
+    folds = Folds(file=of_a_run(tmp_path, drawn, pictures), test=0.5, blocks=2)
+    assigned = folds.assign(pictures)
+    for seed in range(3):
+        assert folds.splits(assigned, seed) == drawn.splits(drawn.assign(pictures), seed)
+    examples = Entailment().examples(scenes, folds)
+    folds.check(examples, [0, 1, 2])
+    leaks(examples, folds, [0, 1, 2])
+    for seed in range(3):
+        cells = balance(examples, folds.splits(examples.folds, seed), "text")
+        assert all(counts[0] == counts[1] for counts in cells.values())
+    with pytest.raises(
+        ConfigError, match=r"has the splits of the seeds 0, 1, 2 and none of seed 7; set sweep.seeds=\[0,"
+    ):
+        folds.splits(assigned, 7)
+    with pytest.raises(DataError, match="does not list the group d00 of the selected picture 0 for every seed"):
+        folds.assign(PICTURES)
+
+
+def test_a_test_set_that_moves_between_seeds_is_refused(tmp_path: Path) -> None:
+    rows = [
+        f"{seed},{p.digest},{'test' if i < 10 + seed else 'train'}" for seed in (0, 1) for i, p in enumerate(PICTURES)
+    ]
+    with pytest.raises(DataError, match="group d10 is in the test split of some seeds only"):
+        Folds(file=listing(tmp_path, *rows, header="seed,group,split")).assign(PICTURES)
+
+
+def test_extract_needs_no_label_in_validation(probe: Run, tmp_path: Path, checkpoint: Path) -> None:
+    """What a cache holds does not depend on splits; a sweep over it says what they lack."""
+    for number in range(12):
+        Image.new("RGB", (40, 40), (20 * number, 90, 200 - 10 * number)).save(tmp_path / f"{number}.png")
+    rows = [{"picture": f"{i}.png", "text": "A?", "label": "yes" if i % 2 else "no"} for i in range(8)]
+    rows += [{"picture": f"{i}.png", "text": "A?", "label": "no"} for i in range(8, 12)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    named = [f"{i}.png,{'train' if i < 4 else 'test' if i < 8 else 'val'}" for i in range(12)]
+    words = ("task=custom", "dataset=table", f"dataset.root={tmp_path}", "dataset.file=rows.json", "guards=note")
+    words += (
+        *tiny(checkpoint),
+        "layers=lm",
+        f"splits.file={listing(tmp_path, *named)}",
+        "splits.near_duplicates=false",
+    )
+    code, _, err = probe("extract", *words)
+    assert code == 0, err
+    code, _, err = probe("sweep", *words)
+    assert code == 1 and "seed 0: the val split has the labels [0], 2 are needed" in err
+
+
 BAD = {
+    "line 2: found ',g,test', a group and its split are needed": ("seed,group,split", [",g,test"]),
+    "line 3: group g is in the val split and, further up, in test": ("seed,group,split", ["0,g,test", "0,g,val"]),
     "line 1: the header is 'image,split', 'picture,split' is needed": ("image,split", ["1,test"]),
     "line 1: the header is '', 'picture,split'": ("", []),
     "line 3: picture 2 has the unknown split 'tets'; did you mean 'test'?": ("picture,split", ["1,test", "2,tets"]),

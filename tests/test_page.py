@@ -229,7 +229,7 @@ def test_wrong_settings_are_one_sentence(probe: Run, made: Path) -> None:
         )
         code, _, err = probe(command, "report.style=papers")
         assert code == 1 and "report.style=papers is unknown; did you mean 'paper'?" in err
-    code, out, err = probe("report", f"run={made}", "report.pictures=none")
+    code, out, err = probe("report", str(made), "report.pictures=none")
     assert code == 0 and "open report.html there" in err + out
 
 

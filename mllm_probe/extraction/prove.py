@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mllm_probe.batches import Chunk
-from mllm_probe.errors import ModelError
+from mllm_probe.errors import ModelError, PassError
 from mllm_probe.extraction.taps import TOO_LITTLE, is_out_of_memory, read_states
 from mllm_probe.protocols import Extractable
 from mllm_probe.sites import Key, Site
@@ -53,8 +53,15 @@ def prove(model: Extractable, samples: Sequence[Sample], keys: Sequence[Key], lo
         return Proof(causal, why, noise=noise)
     try:
         packed = _states(model, samples, asked, shared=True)
-    except (RuntimeError, TypeError, ValueError, IndexError) as problem:  # its forward takes no packed prompts
-        return Proof(causal, f"its forward pass refuses packed prompts ({str(problem).splitlines()[0]})", noise=noise)
+    except (
+        PassError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        IndexError,
+    ) as problem:  # its forward takes no packed prompts
+        why = str(problem.__cause__ or problem).splitlines()[0]
+        return Proof(causal, f"its forward pass refuses packed prompts ({why})", noise=noise)
     if packed is None:
         return Proof(causal, "memory ran out with a few packed prompts", noise=noise)
     error = _difference(packed, alone)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.batches import Batch, Chunk, Reading
-from mllm_probe.errors import ModelError
+from mllm_probe.errors import MllmProbeError, ModelError, PassError
 from mllm_probe.protocols import Extractable
 from mllm_probe.sites import ANSWER, Key, Site
 
@@ -142,10 +142,27 @@ def launch(model: Extractable, batch: Batch, keys: Sequence[Key], dtype: "torch.
         if site == last:
             raise _Stop
 
-    with torch.inference_mode(), _hooked(model, by_site, receive), suppress(_Stop):
+    with torch.inference_mode(), _hooked(model, by_site, receive), suppress(_Stop), _told(batch):
         model.forward(batch)
     pinned = any(value.is_pinned() for value in values.values()) if torch.cuda.is_available() else False
     return Pending(batch, tuple(keys), values, _event() if pinned else None)
+
+
+@contextmanager
+def _told(batch: Batch) -> Iterator[None]:
+    """A model raises anything; a sentence names the prompts it read. Raises PassError."""
+    try:
+        yield
+    except (MllmProbeError, _Stop):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        first, more = batch.names[0] if batch.names else batch.uids[0], len(set(batch.names)) - 1
+        raise PassError(
+            f"the model cannot read the prompt about {first}{f' or about {more} others' if more > 0 else ''} "
+            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
+        ) from error
 
 
 def _to_pinned(values: "torch.Tensor") -> "torch.Tensor":

@@ -3,7 +3,7 @@
 import copy
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import transformers
 
 from mllm_probe.batches import Survey
 from mllm_probe.data.pictures import open_rgb
-from mllm_probe.errors import MllmProbeError, ModelError
+from mllm_probe.errors import MllmProbeError, ModelError, PassError
 from mllm_probe.models import dense as dense  # its class is known to transformers from here on
 from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.classes import load_config, make_model
@@ -45,10 +45,14 @@ class Blueprint:
         self.model_class = type(model)
         self.structure: Structure = find_structure(model, settings.blocks.named)
         self.parameters = parameters_of(model, self.structure)
+        self._positioned = any("position_embedding" in name for name, _ in model.named_parameters() if "vision" in name)
         if adapter := adapter_folder(settings):
             check_fits(model, adapter)
         self.processor = load_processor(folder, trust)
-        self.processor.tokenizer.padding_side = padding_side
+        tokenizer = self.processor.tokenizer
+        tokenizer.padding_side = padding_side
+        if tokenizer.pad_token is None:  # the mask hides it, whichever it is
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         image = getattr(self.config, "image_token_id", None) or getattr(self.config, "image_token_index", None)
         check_vocabulary(folder, self.processor.tokenizer, image, model.get_input_embeddings().weight.shape[0])
         tag = self.guarded("processor", lambda: find_tag(self.processor, image))
@@ -99,6 +103,15 @@ class Blueprint:
                 ) from error
             raise ModelError(f"{self.folder}: the {what} cannot be used ({first_line(error)})") from error
 
+    def refusal(self, path: Path) -> str:
+        """Why its processor cannot read a picture, "" where it can."""
+        sample = Sample(path.name, (path,), (path.name,), "picture", {})
+        try:
+            self.process([sample])
+        except PassError as error:
+            return first_line(error.__cause__ or error)
+        return ""
+
     def survey(self, samples: Sequence[Sample], keys: Sequence[Key]) -> Survey:
         """Render and tokenise all, process the longest: refuse what the model has no room for and unreadable keys.
 
@@ -107,6 +120,7 @@ class Blueprint:
         found = self.prompter.survey(samples)
         longest = max(samples, key=lambda sample: len(found.ids[sample.uid]))
         inputs = self.process([longest])
+        self._check_size(inputs)
         (layout,) = self.layouts([longest], inputs)
         for tower, position in dict.fromkeys((key.site.tower, key.position) for key in keys):
             layout.rows(position)
@@ -116,6 +130,21 @@ class Blueprint:
                 tokens = [len(layout.image)] if len(longest.images) == 1 else None
                 find_slots(inputs, len(longest.images), tokens, self.patch)
         return replace(found, picture_tokens=len(layout.ids) - len(found.ids[longest.uid]))
+
+    def _check_size(self, inputs: Mapping[str, Any]) -> None:
+        """Raises ModelError where pictures come in another size than the vision tower has learnt positions for."""
+        size = getattr(getattr(self.config, "vision_config", None), "image_size", None)
+        pixels = inputs.get("pixel_values")
+        if (
+            size is None or pixels is None or not self._positioned or "pixel_attention_mask" in inputs
+        ):  # it takes others
+            return
+        sides, found = [size, size] if isinstance(size, int) else list(size), list(pixels.shape[-2:])
+        if found != sides:
+            raise ModelError(
+                f"{self.folder}: the processor makes pictures of {found[1]} x {found[0]} pixels, and the vision tower "
+                f"reads {sides[1]} x {sides[0]}; the processor is another model's, or its size was changed"
+            )
 
     def example(self) -> tuple[Any, Layout]:
         """A small drawn picture with a word, as a sample would be processed."""
@@ -165,10 +194,22 @@ class Blueprint:
         if not samples[0].images:
             return self._without_pictures(texts)
         images = [[open_rgb(path) for path in sample.images] for sample in samples]
-        return self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        try:
+            return self.processor(text=texts, images=images, padding=True, return_tensors="pt")
+        except MllmProbeError:
+            raise
+        except Exception as error:  # transformers raises anything here
+            if len(samples) > 1:
+                for sample in samples:
+                    self.process([sample])  # to name the one
+            raise PassError(
+                f"{type(self.processor).__name__} cannot read the prompt about {samples[0].name} ({first_line(error)})"
+            ) from error
 
     def _without_pictures(self, texts: Sequence[str]) -> Any:
         try:
             return self.processor(text=texts, padding=True, return_tensors="pt")
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{type(self.processor).__name__} takes no prompt without a picture ({error})") from error
+        except Exception as error:  # transformers raises anything here
+            raise PassError(
+                f"{type(self.processor).__name__} takes no prompt without a picture ({first_line(error)})"
+            ) from error

@@ -78,7 +78,8 @@ class Collator:
         laid = Laid(layouts, places, which, real.numel(), inputs)
         pictures = np.concatenate(which) if repeated else None
         uids = tuple(sample.uid for sample in samples)
-        return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), pictures=pictures)
+        names = tuple(sample.name for sample in samples)
+        return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), pictures=pictures, names=names)
 
     def shared(self, samples: Sequence[Sample], keys: Sequence[Key], owners: Owners, anatomy: Anatomy) -> Batch:
         rows = self._rows(samples)
@@ -103,7 +104,8 @@ class Collator:
         masked = {POSITION_MASK: _pictured(flat, places, packed.ids.shape)} if POSITION_MASK in inputs else {}
         inputs = {name: value for name, value in inputs.items() if name not in PER_TOKEN} | _tensors(packed) | masked
         uids = tuple(layout.sample.uid for layout in flat)
-        return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), shared=packed.columns)
+        names = tuple(layout.sample.name for layout in flat)
+        return Batch(uids, inputs, self._readings(keys, laid, owners, anatomy), shared=packed.columns, names=names)
 
     def _rows(self, samples: Sequence[Sample]) -> list[list[tuple[Sample, Tail]]]:
         """Neighbours with the same pictures and the same prompt before them."""

@@ -81,7 +81,7 @@ def load_processor(folder: Path, trust_remote_code: bool) -> Any:
     return processor
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of transformers says, in brief, without advice that must not be followed here."""
     text = str(error).strip()
     if "weights_only" in text:

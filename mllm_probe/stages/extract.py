@@ -31,8 +31,8 @@ NOTHING = {"samples": 0, "forward_passes": 0, "seconds": 0.0, "complete": True}
 
 
 def extract(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
-    """The command: prepare, then extract what is missing."""
-    return extract_missing([prepare(config, paths, reporter)], reporter)[0]
+    """The command: prepare, then extract what is missing; labels are for the sweep to judge."""
+    return extract_missing([prepare(config, paths, reporter, scored=False)], reporter)[0]
 
 
 def extract_missing(experiments: Sequence[Prepared], reporter: Reporter) -> list[dict[str, Any]]:

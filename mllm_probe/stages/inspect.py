@@ -1,8 +1,9 @@
 """`mllm-probe inspect`: what the model will read, and where each state is taken. Loads no weights, opens no cache."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from mllm_probe.config import InspectConfig, save_config
 from mllm_probe.digests import open_digests
@@ -15,6 +16,9 @@ from mllm_probe.report.inspection_text import print_inspections
 from mllm_probe.stages.inspection import inspections, save_inspections
 from mllm_probe.stages.prepare import Design
 from mllm_probe.stages.run import local_side
+
+if TYPE_CHECKING:
+    from mllm_probe.models.blueprint import Blueprint
 
 
 def inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
@@ -38,15 +42,20 @@ def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None
         reporter.note(said)
     checkpoint = find_checkpoint(config.model, weights=False)
     digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust)
-    collection, examples = design.examples(config, digests, reporter)
+
+    @cache
+    def made() -> "Blueprint":
+        from mllm_probe.models.blueprint import Blueprint  # transformers: seconds, and not before the data is in order
+
+        return Blueprint(checkpoint, config.model, config.prompt, config.extract.padding_side)
+
+    collection, examples = design.examples(config, digests, reporter, made)
     digests.save()
     samples = examples.samples[: config.n]
     reporter.note(f"{design.task.name} on {collection.name}: {len(samples)} of {len(examples.samples)} samples")
     if len(samples) < config.n:
         reporter.note(f"n={config.n} is more than there are, so all are shown")
-    from mllm_probe.models.blueprint import Blueprint  # transformers: seconds, and not before the data is in order
-
-    blueprint = Blueprint(checkpoint, config.model, config.prompt, config.extract.padding_side)
+    blueprint = made()
     renderings = [Rendering.of(blueprint, sample) for sample in samples]
     shown = inspections(renderings, config, examples, design.folds, blueprint.anatomy)
     save_config(config, paths.config)

@@ -1,9 +1,9 @@
 """What every stage needs before a weight is loaded: examples, the cache they belong to, the keys asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllm_probe.building import build
 from mllm_probe.cache.store import Store, write_json
@@ -22,16 +22,25 @@ from mllm_probe.settings import (
     DTYPES,
     GUARDS,
     METRICS,
+    ONE,
     PADDING_SIDES,
     PREFIXES,
     ExtractSettings,
     SweepSettings,
 )
 from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
+from mllm_probe.stages.readable import readable
 from mllm_probe.stages.variants import with_variants
 from mllm_probe.tasks.covariates import covaried
 from mllm_probe.tasks.folds import Folds, leaks, rowwise
 from mllm_probe.types import Collection, Examples
+
+if TYPE_CHECKING:
+    from mllm_probe.models.blueprint import Blueprint
+
+
+NO_PICTURES = Collection("", (), (), lambda *_: False)
+NO_EXAMPLES = Examples((), (), {})
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,19 @@ class Design:
             Folds(splits.test, splits.val, splits.blocks, data.seed, splits.unit, splits.file),
         )
 
-    def examples(self, config: RunConfig, digests: Digests, reporter: Reporter) -> tuple[Collection, Examples]:
-        """The pictures and what is asked about them. Raises DataError."""
+    def examples(
+        self,
+        config: RunConfig,
+        digests: Digests,
+        reporter: Reporter,
+        made: Callable[[], "Blueprint"],
+        scored: bool = True,
+    ) -> tuple[Collection, Examples]:
+        """The pictures that the model of a blueprint can read, and what is asked about them; where they will be
+        `scored`, in splits that a probe can be. Raises DataError."""
         selection = Selection(**asdict(config.data))
         collection = self.dataset.load(Path(config.paths.outputs), selection, digests)
+        collection = readable(collection, selection.on_bad_row, made)
         if config.splits.near_duplicates:
             collection = together(collection, digests, reporter)
         for row in collection.skipped:
@@ -69,25 +87,32 @@ class Design:
         examples = covaried(examples, collection, getattr(self.task, "covariates", ()))
         for row in examples.skipped:
             reporter.note(f"skipped: {row}")
-        return collection, _in_folds(examples, self.folds, config.sweep.seeds, reporter)
+        examples = _in_folds(examples, self.folds, config.sweep.seeds, reporter)
+        if scored:
+            self.folds.check(examples, config.sweep.seeds)
+        return collection, examples
 
 
-def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
-    """Everything that can be wrong without loading the model is found here, cheapest first; then config.yaml."""
+def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter, scored: bool = True) -> Prepared:
+    """Everything that can be wrong without loading the model is found here, cheapest first; then config.yaml.
+
+    Splits are held to what probes need of them where rows will be `scored`.
+    """
     design = Design.of(config)
     if size := needs(config.model):
         reporter.note(size)
     checkpoint = find_checkpoint(config.model)
     outputs = OutputPaths(Path(config.paths.outputs))
     digests = open_digests(outputs.digests, config.cache.trust)
-    collection, examples = design.examples(config, digests, reporter)
     identity = identified(config, checkpoint, digests)
     store = Store(outputs.cache(identity.digest), digests)
+    built = (design.dataset, design.task, design.probe, design.features, design.folds)
+    bare = Prepared(config, *built, NO_PICTURES, NO_EXAMPLES, checkpoint, identity, store)
+    check_reading(bare)
+    collection, examples = design.examples(config, digests, reporter, lambda: bare.blueprint, scored)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
-    built = (design.dataset, design.task, design.probe, design.features, design.folds)
-    ready = Prepared(config, *built, collection, examples, checkpoint, identity, store)
-    ready = with_variants(ready, digests)
+    ready = with_variants(bare.about(collection, examples), digests)
     digests.save()
     for control, facts in ready.told.items():
         if own := facts.get("own_group"):
@@ -96,6 +121,15 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
                 "of the pictures of a fold are one group"
             )
     return ready
+
+
+def check_reading(ready: Prepared) -> None:
+    """Whether the model has the sites and positions asked for, before a picture is. Raises ConfigError, ModelError."""
+    if ready.config.device == "cuda" or ready.config.model.placement != ONE:
+        from mllm_probe.models.device import check_device, pick_device
+
+        check_device(ready.config.model, pick_device(ready.config.device))
+    _ = ready.stored
 
 
 def _features(given: Any, plugins: tuple[str, ...]) -> tuple[Feature, ...]:
@@ -118,12 +152,11 @@ def together(collection: Collection, digests: Digests, reporter: Reporter) -> Co
 
 
 def _in_folds(examples: Examples, folds: Folds, seeds: Sequence[int], reporter: Reporter) -> Examples:
-    """Raises DataError for splits that nothing can be learnt from, or that share a picture unasked."""
+    """Raises DataError for splits that share a picture unasked."""
     if folds.unit == "row":
         examples = rowwise(examples, folds)
         reporter.note("splits.unit=row: one picture may train and test, so scores are no evidence")
     leaks(examples, folds, seeds)
-    folds.check(examples, seeds)
     return examples
 
 

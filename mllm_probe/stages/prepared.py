@@ -1,7 +1,7 @@
 """What every stage works on: one experiment with its examples, cache and keys, and its controls. Loads no weight."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,6 +76,12 @@ class Prepared:
     @cached_property
     def controls(self) -> tuple[str, ...]:
         return chosen_controls(self.config.controls)
+
+    def about(self, collection: Collection, examples: Examples) -> "Prepared":
+        """The same of these; what costs seconds is not made twice."""
+        ready = replace(self, collection=collection, examples=examples)
+        vars(ready).update({name: vars(self)[name] for name in ("blueprint", "anatomy") if name in vars(self)})
+        return ready
 
     @property
     def told(self) -> dict[str, Mapping[str, Any]]:

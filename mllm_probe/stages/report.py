@@ -38,7 +38,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
     """Raises ConfigError, DataError."""
     config.report.check()
     if config.run is None:
-        raise ConfigError("report needs run=FOLDER, the folder of a finished run (it holds scores.csv)")
+        raise ConfigError("report needs a FOLDER, or run=FOLDER, the folder of a finished run (it holds scores.csv)")
     paths = RunPaths(Path(config.run))
     settings = config.report
     kinds: dict[Path, Callable[[RunPaths, Reporter], None]] = {

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,12 +29,16 @@ from mllm_probe.settings import DEVICES
 from mllm_probe.stages.after import follow, followers
 from mllm_probe.stages.labels import label_identity, plan_labels, slice_vectors
 from mllm_probe.stages.prepare import together
+from mllm_probe.stages.readable import readable
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.tasks.folds import TEST, Folds
 from mllm_probe.train.estimate import GB
 from mllm_probe.train.loop import train
 from mllm_probe.train.material import HeldOut, Material, Target
 from mllm_probe.types import Picture, digest
+
+if TYPE_CHECKING:
+    from mllm_probe.models.blueprint import Blueprint
 
 DRAWS, LEVEL = 2000, 0.95
 KNOWN = {one.name for one in fields(HeldOut)}
@@ -105,6 +109,9 @@ def _pictures(
     """Those to learn from, and those of the test set, which any probe of the same data and splits is tested on."""
     dataset = build(config.dataset, Dataset, tuple(config.plugins))  # type: ignore[type-abstract]
     collection = dataset.load(outputs.root, Selection(**asdict(config.data)), digests)
+    collection = readable(collection, config.data.on_bad_row, lambda: _blueprint(config))
+    for row in collection.skipped:
+        reporter.note(f"skipped: {row}")
     splits = config.splits
     if splits.near_duplicates:
         collection = together(collection, digests, reporter)
@@ -116,15 +123,18 @@ def _pictures(
 
 def _material(config: TuneConfig, target: Target, learnt: Sequence[Picture], held: Sequence[Picture]) -> Material:
     """All but the weights, with a number of steps. Raises ConfigError, ModelError, DataError."""
-    from mllm_probe.models.blueprint import Blueprint
     from mllm_probe.models.device import pick_device
 
-    checkpoint = find_checkpoint(config.model, weights=False)
-    blueprint = Blueprint(checkpoint, config.model, config.prompt, "right")
-    material = Material(blueprint, None, pick_device(config.device), learnt, held, config.train)
+    material = Material(_blueprint(config), None, pick_device(config.device), learnt, held, config.train)
     settings, examples = config.train, target.examples(material)
     steps = settings.steps or max(1, math.ceil(settings.epochs * examples / settings.batch))
     return replace(material, settings=replace(settings, steps=steps))
+
+
+def _blueprint(config: TuneConfig) -> "Blueprint":
+    from mllm_probe.models.blueprint import Blueprint
+
+    return Blueprint(find_checkpoint(config.model, weights=False), config.model, config.prompt, "right")
 
 
 def _tell_memory(material: Material, target: Target, reporter: Reporter) -> None:

@@ -3,7 +3,8 @@
 The test pictures are fixed by the data seed. The others are cut into blocks, and a probe seed picks which blocks
 validate. Tasks balance their labels inside every fold (test, or one block), so they are balanced in every split
 that any seed can draw, and no text says more in validation than it did in training. A file of official splits takes
-the place of the shares: its validation pictures, where it has any, are a fold of their own that every seed uses.
+the place of the shares: its validation pictures, where it has any, are a fold of their own that every seed uses. The
+splits.csv of a run holds the splits of its seeds; groups that lie alike in all of them are a fold.
 """
 
 import csv
@@ -21,14 +22,16 @@ from mllm_probe.types import Decision, Examples, Picture
 TEST, VAL = 0, -1  # folds of their own; blocks are numbered from 1
 SPLITS = ("train", "val", "test")
 MIN_PICTURES = 2  # a fold needs two pictures to exchange captions
-HEADER = ["picture", "split"]
+HEADER, OF_A_RUN = ["picture", "split"], ["seed", "group", "split"]
+ALL = ""  # seeds, where a file does not tell them apart
 
 
 @dataclass(frozen=True)
 class Folds:
     """Shares of the pictures: `test` for the test set, then `val` of the `blocks` for validation.
 
-    `file` is a CSV of picture,split that takes their place. `unit` row draws rows and not pictures, see `rowwise`.
+    `file` is a CSV of picture,split, or the splits.csv of a run, that takes their place. `unit` row draws rows and not
+    pictures, see `rowwise`.
     """
 
     test: float = 0.25
@@ -78,7 +81,10 @@ class Folds:
 
     def _official(self, pictures: Sequence[Picture], file: Path) -> dict[str, int]:
         """The folds of a file: its test and val pictures, and those that train as one fold or, without val, blocks."""
-        listed = read_splits(file)
+        seeded = read_splits(file)
+        if ALL not in seeded:
+            return _alike(pictures, seeded, file)
+        listed = seeded[ALL]
         split = _groups(pictures, listed, file)
         by_name = {name: self._shuffled(group for group, own in split.items() if own == name) for name in SPLITS}
         fixed = "val" in listed.values()
@@ -127,7 +133,18 @@ class Folds:
         return "take more pictures (data.n) or fewer splits.blocks"
 
     def splits(self, folds: Mapping[str, int], seed: int) -> dict[str, str]:
-        """{picture group: train | val | test} for one probe seed; a fold VAL is what every seed validates on."""
+        """{picture group: train | val | test} for one probe seed; a fold VAL is what every seed validates on.
+
+        Raises ConfigError for a seed that a run's own splits do not have.
+        """
+        listed = {ALL: {}} if self.file is None else read_splits(Path(self.file))
+        if ALL not in listed:
+            if str(seed) not in listed:
+                raise ConfigError(
+                    f"splits.file={self.file} has the splits of the seeds {', '.join(listed)} and none of seed {seed}; "
+                    f"set sweep.seeds=[{','.join(listed)}]"
+                )
+            return {group: listed[str(seed)][group] for group in folds}
         blocks = sorted(set(folds.values()) - {TEST})
         val = {VAL}
         if VAL not in folds.values():
@@ -181,31 +198,55 @@ def leaks(examples: Examples, folds: Folds, seeds: Sequence[int]) -> None:
                 )
 
 
-def read_splits(file: Path) -> dict[str, str]:
-    """{picture id or file name: split} of a CSV with the header picture,split. Raises DataError naming the line."""
-    found: dict[str, str] = {}
+def read_splits(file: Path) -> dict[str, dict[str, str]]:
+    """{seed, or ALL: {picture id, file name or group: split}} of a CSV with one of the two headers.
+
+    Raises DataError naming the line.
+    """
+    found: dict[str, dict[str, str]] = {}
     try:
         with file.open(encoding="utf-8-sig", newline="") as handle:
             rows = csv.reader(handle)
             header = [field.strip() for field in next(rows, [])]
-            if header != HEADER:
-                raise DataError(f"{file}, line 1: the header is {','.join(header)!r}, {','.join(HEADER)!r} is needed")
+            if header not in (HEADER, OF_A_RUN):
+                raise DataError(
+                    f"{file}, line 1: the header is {','.join(header)!r}, {','.join(HEADER)!r} is needed, or "
+                    f"{','.join(OF_A_RUN)!r} as a run writes it"
+                )
             for row in rows:
                 if row:
-                    _add(found, [field.strip() for field in row], f"{file}, line {rows.line_num}")
+                    _add(found, [field.strip() for field in row], header, f"{file}, line {rows.line_num}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"splits.file={file} cannot be read ({error}); give a CSV of picture,split") from error
-    return found
+    return found or {ALL: {}}
 
 
-def _add(found: dict[str, str], row: list[str], where: str) -> None:
-    if len(row) != len(HEADER) or not row[0]:
-        raise DataError(f"{where}: found {','.join(row)!r}, a picture and its split are needed")
-    name, split = row
+def _add(found: dict[str, dict[str, str]], row: list[str], header: list[str], where: str) -> None:
+    if len(row) != len(header) or not all(row[:-1]):
+        raise DataError(f"{where}: found {','.join(row)!r}, a {' and its '.join(header[-2:])} are needed")
+    *seed, name, split = row
     if split not in SPLITS:
-        raise DataError(f"{where}: picture {name} has the unknown split {split!r}; {choices(split, SPLITS)}")
-    if found.setdefault(name, split) != split:
-        raise DataError(f"{where}: picture {name} is in the {split} split and, further up, in {found[name]}; keep one")
+        raise DataError(f"{where}: {header[-2]} {name} has the unknown split {split!r}; {choices(split, SPLITS)}")
+    first = found.setdefault(seed[0] if seed else ALL, {}).setdefault(name, split)
+    if first != split:
+        raise DataError(f"{where}: {header[-2]} {name} is in the {split} split and, further up, in {first}; keep one")
+
+
+def _alike(pictures: Sequence[Picture], listed: Mapping[str, Mapping[str, str]], file: Path) -> dict[str, int]:
+    """{group: fold} by the splits of a run's seeds. Raises DataError."""
+    places: dict[str, tuple[str, ...]] = {}
+    for picture in pictures:
+        own = tuple(split[picture.group] for split in listed.values() if picture.group in split)
+        if len(own) < len(listed):
+            raise DataError(
+                f"splits.file={file} does not list the group {picture.group} of the selected picture {picture.id} for "
+                "every seed; it is the file of a run on other pictures, or with other splits.near_duplicates"
+            )
+        if "test" in own and set(own) != {"test"}:
+            raise DataError(f"splits.file={file}: group {picture.group} is in the test split of some seeds only")
+        places[picture.group] = own
+    blocks = sorted({own for own in places.values() if "test" not in own})
+    return {group: TEST if "test" in own else 1 + blocks.index(own) for group, own in places.items()}
 
 
 def _groups(pictures: Sequence[Picture], listed: Mapping[str, str], file: Path) -> dict[str, str]:
