@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mllm_probe import __version__
-from mllm_probe.paths import replacing
+from mllm_probe.paths import MultirunPaths, replacing
 
 RUNNING, DONE, FAILED, PENDING = "running", "done", "failed", "pending"
 STOPPED = "stopped"  # by Ctrl-C or a signal
 INCOMPLETE = "incomplete"  # others were filling what it needs, and it has ended without
+NUMBERS = ("number", "done", "total", "restarts", "pid")  # of the records below; their times, their lists of words
+TIMES, WORDS = ("started", "beat", "ended"), ("overrides", "options", "jobs", "names")
 T = TypeVar("T")
 
 
@@ -94,12 +96,33 @@ def code_here() -> str:
 
 
 def read(kind: type[T], path: Path) -> T | None:
-    """The record in a file; None where there is no file or it lacks what every release writes."""
+    """The record in a file; None where there is no file, it lacks what every release writes, or it was damaged."""
     try:
         found = json.loads(path.read_text())
-        return kind(**{entry.name: found[entry.name] for entry in fields(kind) if entry.name in found})  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, TypeError):
+        values = {entry.name: found[entry.name] for entry in fields(kind) if entry.name in found}  # type: ignore[arg-type]
+        return kind(**values) if all(map(_fits, values, values.values())) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether an entry of a record can be what it is called. Raises ValueError for a time that is none."""
+    if name in TIMES and value is not None:
+        return datetime.fromisoformat(value).tzinfo is not None
+    if name in WORDS:
+        rows = value if name == "jobs" else [value]
+        return isinstance(rows, list) and all(
+            isinstance(row, list) and all(isinstance(w, str) for w in row) for row in rows
+        )
+    if name in NUMBERS:
+        return (value is None and name == "number") or type(value) is int
+    return isinstance(value, str) or (value is None and name in ("slurm", "ended"))
+
+
+def unreadable(paths: MultirunPaths) -> list[Path]:
+    """The records of a multirun's folder that are there and say nothing."""
+    kinds = dict.fromkeys(paths.statuses(), Job) | ({paths.asked: Asked} if paths.asked.is_file() else {})
+    return [path for path, kind in kinds.items() if read(kind, path) is None]
 
 
 def write(record: Any, path: Path) -> None:

@@ -17,6 +17,7 @@ FLOORS = [
         "batches",
         "protocols",
         "errors",
+        "cells",
         "paths",
         "store_paths",
         "settings",

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from mllm_probe.report.markup import screen
 from mllm_probe.score import ALPHA
 from mllm_probe.settings import PERMUTED, RANDOM
 from mllm_probe.stats.peak import preferred
@@ -88,8 +90,9 @@ def _plain(value: Any) -> Any:
 def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> None:
     """One row per question and kind of similarity, where validation prefers it, in percent."""
     first = table.iloc[0]
+    what = escape(f"{first.model} ({first.quantization}) on {first.dataset}")
     view = Table(
-        title=f"{first.model} ({first.quantization}) on {first.dataset}: pictures and captions read alone, in %",
+        title=f"{what}: pictures and captions read alone, in %",
         caption="layer and position: chosen on validation; null: pictures exchanged; * above it, ↓ below it: two-sided "
         "p < 0.05, Holm over layers; random: the best layer of random weights",
         collapse_padding=True,
@@ -115,7 +118,7 @@ def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> No
         )
         for kind in sorted(by_kind):
             view.add_row(kind, *_cells(by_kind[kind]))
-    (console or Console()).print(view)
+    (console or screen()).print(view)
 
 
 def _cells(entry: dict[str, Any]) -> Iterator[str]:

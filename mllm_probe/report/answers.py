@@ -14,6 +14,7 @@ from mllm_probe import units
 from mllm_probe.report.against import against
 from mllm_probe.report.beside import beside
 from mllm_probe.report.figures import headline_metric
+from mllm_probe.report.readback import damaged, read_table
 from mllm_probe.report.shapes import beyond, p_said, shape_said, shape_why
 from mllm_probe.score import ALPHA, BY_DESIGN
 from mllm_probe.settings import RANDOM
@@ -22,6 +23,7 @@ from mllm_probe.sites import listed
 if TYPE_CHECKING:
     import pandas as pd
 
+NUMBERS = ("value", "low", "high", "p_value", "p_adjusted", "detectable")
 TEXTS = ("run", "test", "family", "probe", "position", "site", "other", "verdict")
 
 
@@ -39,9 +41,11 @@ def load_tests(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     if not path.is_file():
-        return pd.DataFrame(columns=[*TEXTS, "value", "low", "high", "p_value", "p_adjusted", "detectable"])
-    texts = dict.fromkeys(TEXTS, str)
-    return pd.read_csv(path, dtype=texts).fillna(dict.fromkeys(texts, ""))
+        return pd.DataFrame(columns=[*TEXTS, *NUMBERS])
+    table = read_table(path, dict.fromkeys(TEXTS, str), dict.fromkeys(NUMBERS, float))
+    if absent := {*TEXTS, *NUMBERS} - set(table.columns):
+        raise damaged(path, f"it lacks the column {min(absent)}")
+    return table
 
 
 def leading(summary: Mapping[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from mllm_probe.report.figures import COLOURS, legend_below, save
+from mllm_probe.report.markup import screen
 from mllm_probe.score import ALPHA
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ def what(row: Any) -> str:
 
 def print_arms(rows: Sequence[Effect], console: Console | None = None) -> None:
     """What each arm differs by from captions alone, then the one difference that a claim rests on."""
-    console = console or Console()
+    console = console or screen()
     against = [row for row in rows if row.against == PLAIN]
     arms = list(dict.fromkeys(row.arm for row in against))
     console.print(f"[bold]difference to {PLAIN}, mean over seeds of training[/bold]; *: p < 0.05, Holm")
-    console.print("".join(f"{arm:>{CELL}}" for arm in arms), highlight=False, soft_wrap=True)
+    console.print("".join(f"{arm:>{CELL}}" for arm in arms), highlight=False, markup=False, soft_wrap=True)
     for name in dict.fromkeys(map(what, against)):
         cells = {row.arm: row for row in against if what(row) == name}
         unit = next(iter(cells.values())).unit

@@ -76,7 +76,7 @@ def load_examples(path: Path) -> Examples | None:
         return None
     try:
         return Examples.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error!r}); repeat the sweep, its cache still serves") from error
 
 

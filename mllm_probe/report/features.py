@@ -33,7 +33,7 @@ def gains(summary: Mapping[str, Any]) -> Iterator[str]:
     metric = str(summary.get("metric", "accuracy"))
     for entry in summary.get("integrations", ()):
         score = units.value(entry["value"], None, None, metric)
-        what = f"{entry['features']} at {entry['position']} ({entry['layers']})"
+        what = escape(f"{entry['features']} at {entry['position']} ({entry['layers']})")
         yield f"{what}: {score}, [bold]{entry['verdict']}[/bold]"
         against = (f"{_named(name, entry)} {_gap(numbers, metric)}" for name, numbers in entry["against"].items())
         if entry["edge"]:
@@ -52,7 +52,7 @@ def _named(control: str, entry: Mapping[str, Any]) -> str:
     more = {FINAL: "", BEST: f", {entry['best_layer']},"}.get(
         control, ", the one validation chose of equal width without other layers,"
     )
-    return f"{name}{more}"
+    return escape(f"{name}{more}")
 
 
 def _gap(found: Mapping[str, float], metric: str) -> str:

@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_probe import units
+from mllm_probe.cells import cell
 from mllm_probe.paths import replacing
 from mllm_probe.report.figures import positions
+from mllm_probe.report.markup import escaped, screen
+from mllm_probe.report.readback import read_table
 from mllm_probe.score import ALPHA
 from mllm_probe.settings import METRICS
 from mllm_probe.stats.guards import few_pictures
@@ -78,14 +81,13 @@ def save_agreements(path: Path, rows: Iterable[Agreement]) -> None:
     with replacing(path) as part, part.open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(COLUMNS)
-        writer.writerows(["" if value is None else value for value in astuple(row)] for row in rows)
+        writer.writerows([cell(value) for value in astuple(row)] for row in rows)
 
 
 def load_agreements(path: Path) -> "pd.DataFrame":
-    import pandas as pd
-
+    """Raises DataError where the file is damaged."""
     texts = {name: str for name in COLUMNS if name not in NUMBERS}
-    return pd.read_csv(path, dtype=texts).fillna(dict.fromkeys(texts, ""))
+    return read_table(path, texts, dict.fromkeys(NUMBERS, float))
 
 
 def curve(here: "pd.DataFrame", fitted_on: str, read_on: str, split: str = "test") -> "pd.DataFrame":
@@ -101,7 +103,7 @@ def headline(table: "pd.DataFrame") -> str:
 
 def print_agreements(table: "pd.DataFrame", console: Console | None = None) -> None:
     """A table for each position, one row a site; then what may be said of it."""
-    console = console or Console()
+    console = console or screen()
     for position in positions(table):
         here = table[table.position == position]
         console.print(_view(here, position))
@@ -112,6 +114,7 @@ def print_agreements(table: "pd.DataFrame", console: Console | None = None) -> N
 
 
 def _view(here: "pd.DataFrame", position: str) -> Table:
+    here = escaped(here)
     first, metric = here.iloc[0], headline(here)
     change = units.unit(metric).gap
     view = Table(

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from mllm_probe.cells import cell
 from mllm_probe.paths import replacing
+from mllm_probe.report.markup import escaped, screen
+from mllm_probe.report.readback import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,22 +56,20 @@ def save_relations(path: Path, relations: Iterable[Relation]) -> None:
 def _cell(value: object) -> object:
     if isinstance(value, float):
         return "" if value != value else f"{value:.6g}"
-    return value
+    return cell(value)
 
 
 def load_relations(path: Path) -> "pd.DataFrame":
-    """The tidy table; empty numbers are nan, and an empty `site_b` is an empty text."""
-    import pandas as pd
-
+    """The tidy table; empty numbers are nan, and an empty `site_b` is an empty text. Raises DataError."""
     numbers = {"value": float, "null_mean": float, "null_high": float, "n": int}
     texts = {name: str for name in COLUMNS if name not in numbers}
-    return pd.read_csv(path, dtype=texts | numbers, keep_default_na=True).fillna(dict.fromkeys(texts, ""))
+    return read_table(path, texts, numbers)
 
 
 def print_relations(table: "pd.DataFrame", console: Console | None = None) -> None:
     """One row per measure and position: mean over neighbouring layers, the two ends, the least pair, the highest null;
     then the layers measured alone. Neighbours and ends only where a position is compared with itself."""
-    console = console or Console()
+    console, table = console or screen(), escaped(table)
     pairs, alone = table[table.site_b != ""], table[table.site_b == ""]
     if len(pairs):
         console.print(_pairs_table(pairs))

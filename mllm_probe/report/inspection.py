@@ -261,6 +261,14 @@ def lanes(spots: Sequence[Spot]) -> list[list[Spot]]:
     return found
 
 
+CODES = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
+
+
+def without_codes(page: str) -> str:
+    """A page in which no letter of a name is a command to whoever shows it."""
+    return page.translate(CODES)
+
+
 def visible(text: str, blanks: Mapping[str, str] = BLANKS) -> str:
     """A text in which nothing hides: blanks have signs, and what no printer shows stands as its code."""
     return "".join(blanks.get(c, c if c.isprintable() else ascii(c)[1:-1]) for c in text)

@@ -19,13 +19,14 @@ from rich.text import Text
 
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.report.inspection import HINT, PLAIN, Inspection, Piece, Spot, colours, facts, lanes, visible
+from mllm_probe.report.markup import screen
 
 COLUMNS, LINES = 24, 12  # at most, of a picture; a line holds two pixels
 INDENT = 2
 
 
 def print_inspections(shown: Sequence[Inspection], console: Console | None = None) -> None:
-    console = console or Console()
+    console = console or screen()
     colour = console.is_terminal and not console.no_color and console.color_system in ("256", "truecolor")
     for number, one in enumerate(shown, 1):
         console.print(Rule(f"[bold]{number} of {len(shown)}[/]", align="left", style="dim"))
@@ -132,6 +133,8 @@ def _legend(one: Inspection) -> Table:
     for _ in range(2):
         table.add_column(overflow="fold")
     for spot in one.spots:
-        table.add_row("", Text(f" {spot.sign} ", _on(style[spot.sign])), Text(visible(spot.title, PLAIN)), spot.said)
+        table.add_row(
+            "", Text(f" {spot.sign} ", _on(style[spot.sign])), Text(visible(spot.title, PLAIN)), Text(spot.said)
+        )
     table.add_row("", "", f"{one.tokens} tokens", Text(HINT, style="dim"))
     return table

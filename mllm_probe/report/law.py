@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from mllm_probe.report.markup import escaped, screen
 from mllm_probe.vision.law import A_ALONE, C_ALONE, COEFFICIENTS, LAW, LINEAR, RANDOM
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class PointRow:
 
 def print_laws(laws: "pd.DataFrame", groups: "pd.DataFrame", console: Console | None = None) -> None:
     """One row a benchmark and one a group; then what may be said of each group."""
-    console = console or Console()
+    console, laws, groups = console or screen(), escaped(laws), escaped(groups)
     first = laws.iloc[0]
     view = Table(
         title=f"{first.table}: performance as a quadratic in {first.a} and {first.c}",

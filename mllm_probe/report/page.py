@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe import units
+from mllm_probe.jobs import Job, read
 from mllm_probe.paths import SIDES, RunPaths, replacing
 from mllm_probe.report.charts import study_chart
 from mllm_probe.report.figures import headline, svg_uri
+from mllm_probe.report.inspection import without_codes
 from mllm_probe.report.library import MISSING, Library, script_digest
+from mllm_probe.report.readback import read_object
 from mllm_probe.report.result import Result
 from mllm_probe.report.shapes import p_said
 from mllm_probe.report.study import QUESTION, headline_said, study_figure, study_positions
@@ -25,17 +28,19 @@ TEMPLATE = Path(__file__).parent / "template"
 
 def command(paths: RunPaths) -> str:
     """What gives the same scores: `run` with the settings that status.json says were typed."""
-    found = json.loads(paths.status.read_text()) if paths.status.is_file() else {}
-    return shlex.join(["mllm-probe", "run", *found.get("overrides", ())])
+    if not paths.status.is_file():
+        return "mllm-probe run"
+    job = read(Job, paths.status)
+    return shlex.join(["mllm-probe", "run", *job.overrides]) if job else f"unknown: {paths.status.name} is damaged"
 
 
 def write_page(paths: RunPaths, settings: ReportSettings) -> None:
     """report.html of a run, or of a study with both its tasks, in one move. Raises DataError."""
-    study = json.loads(paths.study.read_text()) if paths.study.is_file() else None
+    study = read_object(paths.study) if paths.study.is_file() else None
     results = [Result(paths.side(side), settings, side) for side in SIDES] if study else [Result(paths, settings)]
     content = render(paths, results, study)
     with replacing(paths.page) as part:
-        part.write_text(content, encoding="utf-8")
+        part.write_text(without_codes(content), encoding="utf-8")
 
 
 def _strict(value: Any, **settings: Any) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from mllm_probe.report.markup import escaped, screen
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -71,7 +73,7 @@ class RecallRow:
 
 def print_policy(plan: "pd.DataFrame", recall: "pd.DataFrame", console: Console | None = None) -> None:
     """Recall at the budget of the plan, one row a benchmark; then the plan of each benchmark in a sentence."""
-    console = console or Console()
+    console, plan, recall = console or screen(), escaped(plan), escaped(recall)
     budget = int(max(1, (plan.turn.notna() | plan.seen).groupby(plan.benchmark).sum().max()))
     if len(recall):
         grid = at_budget(recall, budget)

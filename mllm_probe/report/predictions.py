@@ -67,7 +67,10 @@ def load_scored(path: Path) -> Scored:
         metadata = file.metadata() or {}
     if "labels" not in metadata:
         raise DataError(f"{path} is of an older release and holds no labels; repeat the sweep, its cache still serves")
-    return Scored.of(metadata)
+    try:
+        return Scored.of(metadata)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error!r}); repeat the sweep, its cache still serves") from error
 
 
 def load_logits(path: Path, key: str, probe: str, features: str = "") -> np.ndarray:

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from mllm_probe.report.markup import screen
 from mllm_probe.report.memory import memory
 from mllm_probe.verbosity import NORMAL, QUIET, VERBOSE, verbosity
 
@@ -42,7 +43,7 @@ class RichReporter:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console, self._level, self._began = console or Console(stderr=True), verbosity(), time.monotonic()
+        self._console, self._level, self._began = console or screen(stderr=True), verbosity(), time.monotonic()
         self._live = _is_live(self._console)
         self._bars = Progress(
             TextColumn("{task.description}"),

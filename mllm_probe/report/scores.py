@@ -1,14 +1,15 @@
 """scores.csv: written row by row while a sweep runs, read back by everything that shows results."""
 
 import csv
-import json
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.cells import cell
 from mllm_probe.errors import DataError
 from mllm_probe.paths import replacing
+from mllm_probe.report.readback import read_object, read_table
 from mllm_probe.score import Score
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 COLUMNS = tuple(field.name.rstrip("_") for field in fields(Score))
 NAMES = ("run", "cache", "revision", "subset", "site", "position", "control", "train_template", "test_template", "seed")
-TEXT = dict.fromkeys((*NAMES, "family"), str)
+TEXT = dict.fromkeys((*NAMES, "family", "model", "dataset", "task", "target", "features", "probe"), str)
 KINDS = {
     str: "str",
     int: "int64",
@@ -27,6 +28,8 @@ KINDS = {
     bool: "bool",
 }
 DTYPES = {field.name.rstrip("_"): KINDS[field.type] for field in fields(Score)}  # type: ignore[index]
+NUMBERS = {name: kind for name, kind in DTYPES.items() if kind.lower() in ("int64", "float64")}
+SUMMARY = {"run": str, "task": str, "metric": str, "fingerprint": str, "chosen": dict, "best": dict, "baselines": dict}
 
 
 class ScoreFile:
@@ -49,25 +52,14 @@ class ScoreFile:
 
 
 def _row(score: Score) -> list[object]:
-    return [_cell(getattr(score, field.name)) for field in fields(Score)]
-
-
-def _cell(value: object) -> object:
-    return "" if value is None or value != value else value
+    return [cell(getattr(score, field.name)) for field in fields(Score)]
 
 
 def load_scores(path: Path) -> "pd.DataFrame":
     """The tidy table. Raises DataError where the file is missing or has other columns."""
-    import pandas as pd
-
     if not path.is_file():
         raise DataError(f"{path} does not exist; give the folder of a finished run with run=FOLDER")
-    try:
-        table = pd.read_csv(path, dtype=TEXT, low_memory=False).fillna(dict.fromkeys(TEXT, ""))
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path} is empty; run the experiment again") from error
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged ({error}); run the experiment again") from error
+    table = read_table(path, TEXT, NUMBERS)
     if tuple(table.columns) != COLUMNS:
         raise DataError(
             f"{path} has other columns than this release writes: {', '.join(set(table.columns) ^ set(COLUMNS))}"
@@ -78,9 +70,6 @@ def load_scores(path: Path) -> "pd.DataFrame":
 
 
 def load_summary(path: Path) -> dict[str, Any]:
-    """Raises DataError where the file is no JSON; a run without one has an empty summary."""
-    try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:  # also of bytes that are no text
-        raise DataError(f"{path} is damaged ({error}); run the experiment again") from error
+    """Raises DataError where the file is damaged; a run without one has an empty summary."""
+    found = read_object(path, SUMMARY) if path.is_file() else {}
     return {"chosen": found["best"], **found} if "best" in found else found  # the name in older releases

@@ -26,6 +26,7 @@ from mllm_probe.report.figures import (
     spread,
     words,
 )
+from mllm_probe.report.markup import screen
 from mllm_probe.report.style import COLUMN, STYLES, Style
 from mllm_probe.report_settings import SCREEN
 
@@ -69,7 +70,7 @@ def headline_said(one: Mapping[str, Any]) -> str:
 
 def print_study(study: Mapping[str, Any], console: Console | None = None) -> None:
     """The question, what each task scores, then what became of each hypothesis and why."""
-    console, statements = console or Console(), study["statements"]
+    console, statements = console or screen(), study["statements"]
     console.print(f"[bold]{QUESTION}[/]", highlight=False)
     for one in study.get("headlines", ()):
         console.print(Padding(escape(headline_said(one)), (0, 0, 0, 2)), highlight=False)

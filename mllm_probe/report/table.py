@@ -12,6 +12,7 @@ from mllm_probe.report.answers import Reading
 from mllm_probe.report.beside import beyond_covariates, preferred_controls
 from mllm_probe.report.features import gains
 from mllm_probe.report.figures import floors, headline, headline_metric, positions, real, words
+from mllm_probe.report.markup import screen
 from mllm_probe.report.shapes import beyond, p_said
 from mllm_probe.report.sparkline import print_curves
 from mllm_probe.score import BY_DESIGN
@@ -36,7 +37,7 @@ def print_table(
 ) -> None:
     """One row per site, one column per position: the headline measure with its interval; floors, curves and words
     below."""
-    console = console or Console()
+    console = console or screen()
     rows, metric = headline(scores), headline_metric(scores)
     sites = real(rows)
     read = positions(sites)
@@ -44,7 +45,7 @@ def print_table(
     title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {units.headed(metric)}"
     marks, known = _marks(tests), {*sites.family, *floors(rows).family}
     used = {*marks.values(), *([DESIGNED] if BY_DESIGN in known else [])}
-    table = Table(title=title, caption=_caption(sites, used), pad_edge=False)
+    table = Table(title=escape(title), caption=_caption(sites, used), pad_edge=False)
     table.add_column("site")
     for position in read:
         table.add_column(position, justify="right")
@@ -55,7 +56,7 @@ def print_table(
         table.add_row(site, *shown)
     table.add_section()
     for row in floors(rows).itertuples():
-        table.add_row(row.control or row.probe, _cell(row, metric))
+        table.add_row(escape(row.control or row.probe), _cell(row, metric))
     console.print(table)
     print_curves(_curves(sites), metric, console)
     readings = [Reading(scores, summary, tests, position) for position in summary.get("chosen", {})]
@@ -98,7 +99,7 @@ def _controls(scores: "pd.DataFrame", rows: "pd.DataFrame", read: list[str]) -> 
     metric = headline_metric(scores)
     for position in read:
         found = [row for row in preferred_controls(scores, rows, position) if row.family != BY_DESIGN]
-        each = [f"{words(row)} {_cell(row, metric)} ({row.site})" for row in found]
+        each = [f"{escape(words(row))} {_cell(row, metric)} ({row.site})" for row in found]
         if each:
             yield f"controls at {position}, where validation prefers each: {', '.join(each)}"
 

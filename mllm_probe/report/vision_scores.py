@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from mllm_probe.cells import cell
 from mllm_probe.paths import replacing
+from mllm_probe.report.markup import escaped, screen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,14 +77,14 @@ def save_representations(path: Path, table: "pd.DataFrame") -> None:
     columns = [f"{m}{100 * a:03.0f}" if a == a else m for m, a in zip(rows.measure, rows.alpha, strict=True)]
     values = [100 * value if m in PERCENT else value for m, value in zip(rows.measure, rows.value, strict=True)]
     wide = rows.assign(measure=columns, value=values).pivot(index="representation", columns="measure", values="value")
+    wide = wide.reindex(index=rows.representation.unique(), columns=list(dict.fromkeys(columns))).rename(index=cell)
     with replacing(path) as part:
-        wide.reindex(index=rows.representation.unique(), columns=list(dict.fromkeys(columns))).to_csv(
-            part, float_format="%.8g", lineterminator="\n"
-        )
+        wide.to_csv(part, float_format="%.8g", lineterminator="\n")
 
 
 def print_vision(table: "pd.DataFrame", console: Console | None = None) -> None:
     """The headline rows, one section for each measure."""
+    table = escaped(table)
     view = Table(title="vision encoders", caption=_caption(table))
     for name in ("measure", "representation"):
         view.add_column(name, no_wrap=True)
@@ -96,7 +98,7 @@ def print_vision(table: "pd.DataFrame", console: Console | None = None) -> None:
             floor = row.null_high if row.null_high == row.null_high else row.chance
             numbers = (_short(factor * row.value), between, _short(floor), str(row.n))
             view.add_row("" if number else str(measure), row.representation, *numbers)
-    (console or Console()).print(view)
+    (console or screen()).print(view)
 
 
 def _caption(table: "pd.DataFrame") -> str:

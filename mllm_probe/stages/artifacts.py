@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.store import write_json
+from mllm_probe.cells import cell
 from mllm_probe.paths import replacing
 from mllm_probe.score import BY_DESIGN, Score
 from mllm_probe.sites import Site
@@ -25,7 +26,9 @@ def save_splits(path: Path, splits: Mapping[int, Mapping[str, str]]) -> None:
     with replacing(path) as part, part.open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(("seed", "group", "split"))
-        writer.writerows((seed, group, name) for seed, one in splits.items() for group, name in sorted(one.items()))
+        writer.writerows(
+            (seed, cell(group), name) for seed, one in splits.items() for group, name in sorted(one.items())
+        )
 
 
 def save_summary(

@@ -14,7 +14,7 @@ from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
 from mllm_probe.models.rendering import Rendering
 from mllm_probe.paths import RunPaths, replacing
-from mllm_probe.report.inspection import Inspection, inspection
+from mllm_probe.report.inspection import Inspection, inspection, without_codes
 from mllm_probe.report.inspection_page import page
 from mllm_probe.sites import Anatomy
 from mllm_probe.stages.prepared import Prepared
@@ -70,4 +70,4 @@ def save_inspections(paths: RunPaths, shown: Sequence[Inspection], config: RunCo
     facts = {"model": config.model.label, "task": task, "dataset": dataset, "seed": config.sweep.seeds[0]}
     write_json(paths.inspection("json"), {**facts, "samples": [asdict(one) for one in shown]})
     with replacing(paths.inspection("html")) as part:
-        part.write_text(page(f"{config.model.label}, {task} on {dataset}", shown), encoding="utf-8")
+        part.write_text(without_codes(page(f"{config.model.label}, {task} on {dataset}", shown)), encoding="utf-8")

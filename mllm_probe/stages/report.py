@@ -1,6 +1,5 @@
 """What a command ends with, and `mllm-probe report`: page, tables, figures of a finished run, from its files alone."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.plans import draw_plan, draw_recall
 from mllm_probe.report.policy import PlanRow, RecallRow, print_policy
 from mllm_probe.report.precision import draw_fidelity
+from mllm_probe.report.readback import blamed, read_object
 from mllm_probe.report.rows import load_rows, save_rows
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.study import draw_study, print_study
@@ -53,7 +53,8 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.policy: show_policy,
     }
     kind = next((kind for file, kind in kinds.items() if file.is_file()), kinds[paths.scores])
-    kind(paths, reporter)
+    with blamed(paths.root):
+        kind(paths, reporter)
 
 
 def show(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
@@ -78,7 +79,7 @@ def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) ->
     for side in SIDES:
         show_run(paths.side(side), settings)
     tables = [load_scores(paths.side(side).scores) for side in SIDES]
-    study = json.loads(paths.study.read_text())
+    study = read_object(paths.study)
     draw_study(tables[0], tables[1], study["statements"], [paths.curves("png"), paths.curves("pdf")], settings.style)
     print_study(study)
     write_page(paths, settings)

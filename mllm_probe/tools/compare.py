@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_probe import units
+from mllm_probe.cells import cell
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.paths import ComparisonPaths, OutputPaths, replacing
 from mllm_probe.score import ALPHA
 from mllm_probe.tools.listing import add_row, count, new_table, wide_console
 
 if TYPE_CHECKING:
+    from mllm_probe.paths import RunPaths
     from mllm_probe.protocols import Reporter
     from mllm_probe.tools.ranking import Rank
     from mllm_probe.tools.runs import FinishedRun
@@ -69,13 +71,13 @@ def _compare(given: argparse.Namespace, reporter: "Reporter") -> None:
 def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["FinishedRun"]]:
     """{task: its runs with their labels}, checked. Raises DataError."""
     from mllm_probe.tools.labels import labelled
-    from mllm_probe.tools.runs import check_data, check_measure, find_runs, load_run
+    from mllm_probe.tools.runs import check_data, check_measure, find_runs
 
     found, failed = find_runs([Path(folder) for folder in given.runs])
     if failed:
         reporter.note(f"left out, without a finished sweep: {', '.join(map(str, failed))}")
     tasks: dict[str, list[FinishedRun]] = {}
-    for one in _different(map(load_run, found), reporter):
+    for one in _different(_loaded(found, reporter), reporter):
         tasks.setdefault(one.task, []).append(one)
     if max(map(len, tasks.values())) < 2:
         said = ", ".join(f"{run.name} ({task})" for task, (run,) in tasks.items())
@@ -90,6 +92,23 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
         elif unsaid:
             reporter.note(f"{task}: the runs differ in {', '.join(unsaid)}, too")
     return tasks
+
+
+def _loaded(found: Sequence["RunPaths"], reporter: "Reporter") -> list["FinishedRun"]:
+    """The runs whose files can be read; the others are named. Raises DataError where none can."""
+    from mllm_probe.tools.runs import load_run
+
+    runs, errors = [], []
+    for paths in found:
+        try:
+            runs.append(load_run(paths))
+        except DataError as error:
+            errors.append(error)
+    if len(runs) < 2 and errors:
+        raise errors[0]
+    for left_out in errors:
+        reporter.note(f"left out: {left_out}")
+    return runs
 
 
 def _different(runs: Iterable["FinishedRun"], reporter: "Reporter") -> list["FinishedRun"]:
@@ -150,7 +169,7 @@ def _save_scores(runs: Sequence["FinishedRun"], paths: ComparisonPaths, parquet:
         writer.writerow((*COLUMNS, "label", "path"))
         for run, more in zip(runs, added, strict=True):
             with run.paths.scores.open(newline="") as own:
-                writer.writerows((*row, *more) for row in list(csv.reader(own))[1:])
+                writer.writerows((*row, *map(cell, more)) for row in list(csv.reader(own))[1:])
     if parquet:
         import pandas as pd
 

@@ -20,8 +20,8 @@ WIDE = 240  # columns, where the output goes into a file or another program and 
 
 
 def wide_console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+    console = Console(highlight=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDE)
 
 
 def gigabytes(size: int) -> str:
@@ -42,8 +42,8 @@ def new_table(title: str | None = None, caption: str | None = None) -> Table:
         box=None,
         padding=(0, 2, 0, 0),
         pad_edge=False,
-        title=title,
-        caption=caption,
+        title=title and escape(title),
+        caption=caption and escape(caption),
         title_justify="left",
         caption_justify="left",
     )
@@ -118,7 +118,7 @@ def list_groups(cache: Cache) -> None:
         release = f"its format {cache.foreign} is another release's" if cache.foreign is not None else "it has no group"
         print(f"{cache.name}: {_settings(cache)}; {release}")
         return
-    table = new_table(title=escape(f"{cache.name}: {_settings(cache)}"))
+    table = new_table(title=f"{cache.name}: {_settings(cache)}")
     table.add_column("group", no_wrap=True)
     for name in ("state", "keys"):
         table.add_column(name, overflow="fold")

@@ -17,6 +17,7 @@ from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.figures import blocks, headline, real
 from mllm_probe.report.predictions import Scored, load_scored
+from mllm_probe.report.readback import blamed
 from mllm_probe.report.scores import load_scores, load_summary
 
 if TYPE_CHECKING:
@@ -136,13 +137,21 @@ def _is_finished(folder: Path) -> bool:
 
 def load_run(paths: RunPaths) -> FinishedRun:
     """Raises DataError where a file is missing, damaged or of an older release."""
+    with blamed(paths.root):
+        return _loaded(paths)
+
+
+def _loaded(paths: RunPaths) -> FinishedRun:
+    """What is read of it later is looked at now."""
     summary = load_summary(paths.summary)
     if "fingerprint" not in summary:
         raise DataError(
             f"{paths.root} is of an older release and does not say what data it was scored on; repeat the sweep, its "
             "cache still serves"
         )
-    return FinishedRun(paths, load_scores(paths.scores), summary, _settings(paths.config))
+    found = FinishedRun(paths, load_scores(paths.scores), summary, _settings(paths.config))
+    _ = summary["run"], found.task, summary["metric"], found.level, [one["site"] for one in summary["chosen"].values()]
+    return found
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def _settings(path: Path) -> dict[str, Any]:
         found = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; repeat the run, its cache still serves") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise DataError(f"{path} is no readable YAML; repeat the run, its cache still serves") from error
     return flat(found if isinstance(found, Mapping) else {})  # type: ignore[arg-type]
 

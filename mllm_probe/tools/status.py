@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_probe.errors import DataError
-from mllm_probe.jobs import DONE, Job, now
+from mllm_probe.jobs import DONE, Job, now, unreadable
+from mllm_probe.paths import MultirunPaths
 from mllm_probe.tools.listing import add_row, count, new_table, wide_console
 from mllm_probe.tools.standing import STATES, Standing, seconds, standings
 
@@ -35,6 +36,8 @@ def run(args: Sequence[str]) -> None:
         jobs = _watched(jobs, given.folders)
     else:
         wide_console().print(_shown(jobs))
+    for path in [path for folder in given.folders for path in unreadable(MultirunPaths(folder))]:
+        print(f"{path} is damaged, or of another release, and is left out")
     bad = [job for job in jobs if job.over and job.state != DONE]
     if commands := again([job for job in bad if not job.unfit]):
         print("\nto run them again:", *commands, sep="\n")
@@ -75,6 +78,8 @@ def _jobs(folders: Sequence[Path]) -> list[Standing]:
     found: list[Standing] = []
     for folder in folders:
         later = standings(folder)
+        if not later and (bad := unreadable(MultirunPaths(folder))):
+            raise DataError(f"{bad[0]} is damaged, or of another release, and {folder} holds no other job")
         if not later:
             raise DataError(f"{folder} holds no job; name the folder of a multirun, such as outputs/multirun/DATE/TIME")
         named = {(job.command, job.overrides) for job in later}

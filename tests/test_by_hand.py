@@ -1,0 +1,129 @@
+"""Files of finished runs that were cut or edited by hand: each command names the file, and none ends in a traceback."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, Run, tiny
+
+from mllm_probe import cli
+from mllm_probe.jobs import Job, read, write
+from mllm_probe.report.rows import load_rows
+from mllm_probe.report.vision_scores import VisionScore
+
+NO_OBJECTS = ("", "[]", "null", "3", '"text"', "{", "[" * 100_000, "\x00\xff")
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.main(["run", *tiny(checkpoint), *QUICK, "layers.stride=4", "controls=none", "hydra.run.dir=run"])
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def edited(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def refused(answer: tuple[int, str, str], said: str) -> None:
+    code, _, err = answer
+    last = err.strip().splitlines()[-1]
+    assert code == 1 and last.startswith("mllm-probe: ") and said in last and "Traceback" not in err, err
+    assert last.endswith("repeat the run, its cache still serves")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "scores.csv", "tests.csv"])
+def test_report_names_a_file_that_is_none(probe: Run, run: Path, name: str) -> None:
+    for text in NO_OBJECTS if name == "summary.json" else ("", "\x00\xff", "{}", "a,b\n1,2\n"):
+        (run / name).write_text(text)
+        code, _, err = probe("report", "run=run")
+        assert code == 1 and f"mllm-probe: run/{name} " in err.strip().splitlines()[-1], (text, err)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "scores.csv", "tests.csv"])
+def test_report_names_a_value_of_another_type(probe: Run, run: Path, name: str) -> None:
+    path = run / name
+    if name == "summary.json":
+        edited(path, lambda found: found.update(chosen=[1]))
+        refused(probe("report", "run=run"), "run/summary.json is damaged (its entry 'chosen' is no dict)")
+        return
+    header, first, *rest = path.read_text().splitlines()
+    cells = first.split(",")
+    cells[header.split(",").index("value")] = "high"
+    path.write_text("\n".join([header, ",".join(cells), *rest]))
+    refused(probe("report", "run=run"), f"run/{name} is damaged ('high' in column value is no number)")
+
+
+@pytest.mark.parametrize("entry", ["baselines", "chosen", "verdicts", "versions", "extraction"])
+def test_report_survives_entries_that_are_gone_or_strange(probe: Run, run: Path, entry: str) -> None:
+    path = run / "summary.json"
+    whole = json.loads(path.read_text())
+    for content in (
+        {name: value for name, value in whole.items() if name != entry},
+        whole | {entry: {"last": 3}},
+        whole | {entry: {"last": {"site": None}}},
+    ):
+        path.write_text(json.dumps(content))
+        code, _, err = probe("report", "run=run")
+        assert "Traceback" not in err and (code == 0 or err.strip().splitlines()[-1].startswith("mllm-probe: ")), err
+
+
+def test_a_page_says_that_its_command_is_lost(probe: Run, run: Path) -> None:
+    for text in NO_OBJECTS:
+        (run / "status.json").write_text(text)
+    assert probe("report", "run=run")[0] == 0
+    assert "unknown: status.json is damaged" in (run / "report.html").read_text()
+
+
+def test_compare_leaves_out_what_it_cannot_read(probe: Run, run: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        there = Path(shutil.copytree(run, tmp_path / "runs" / str(number)))
+        edited(there / "summary.json", lambda found, number=number: found.update(run=f"{number}"))
+    (tmp_path / "runs" / "1" / "summary.json").write_text("[]")
+    code, out, err = probe("compare", "runs", "--out", "o", "--anyway")
+    assert code == 0, err
+    assert "left out: runs/1/summary.json is damaged (it holds list and no object)" in " ".join(err.split())
+    edited(tmp_path / "runs" / "2" / "summary.json", lambda found: found["chosen"].update(last=3))
+    code, out, err = probe("compare", "runs", "--out", "p", "--anyway")
+    assert code == 1 and not out and "mllm-probe: runs/1/summary.json is damaged" in err
+
+
+@pytest.mark.parametrize("change", [{"beat": "soon"}, {"overrides": "x"}, {"pid": None}, {"done": "3"}, {"error": 3}])
+def test_status_names_a_record_and_goes_on(probe: Run, tmp_path: Path, change: dict[str, object]) -> None:
+    for number in range(2):
+        (tmp_path / "jobs" / str(number)).mkdir(parents=True)
+        write(
+            Job("run", ["a=1"], number, state="done", ended="2026-01-01T00:00:00+00:00"),
+            tmp_path / "jobs" / str(number) / "status.json",
+        )
+    path = tmp_path / "jobs" / "0" / "status.json"
+    assert read(Job, path)
+    edited(path, lambda found: found.update(change))
+    code, out, err = probe("status", "jobs")
+    assert code == 0 and "1 job: 1 done" in out and not err
+    assert "jobs/0/status.json is damaged, or of another release, and is left out" in out
+    (tmp_path / "jobs" / "1" / "status.json").unlink()
+    code, out, err = probe("status", "jobs")
+    assert code == 1 and "mllm-probe: jobs/0/status.json is damaged, or of another release, and" in err
+
+
+def test_a_table_of_records_is_read_whole_or_refused(tmp_path: Path) -> None:
+    from mllm_probe.errors import DataError
+
+    path = tmp_path / "vision.csv"
+    for text in ("", "a,b\n1,2\n", "\x00"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"vision.csv is damaged \("):
+            load_rows(path, VisionScore)
