@@ -13,6 +13,8 @@ from mllm_probe.settings import ModelSettings
 
 CONFIG, TENSORS, ORIGIN = ADAPTER, "adapter_model.safetensors", "origin.json"
 
+PICKLED = "adapter_model.bin"
+
 
 def need_peft() -> None:
     """Raises ModelError."""
@@ -36,6 +38,11 @@ def adapter_digests(settings: ModelSettings, base: str, digests: Digests) -> dic
     need_peft()
     if settings.weights == "random":
         raise ConfigError("model.adapter changes trained weights, but model.weights=random has none; leave one out")
+    if (folder / PICKLED).is_file() and not (folder / TENSORS).is_file():
+        raise ModelError(
+            f"model.adapter={folder} has its weights in {PICKLED}, a pickle, which may hold code and is not opened; "
+            f"save them as {TENSORS}, as peft's save_pretrained does"
+        )
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise ModelError(f"model.adapter={folder} has no {name}; give the folder that `mllm-probe tune` left")

@@ -19,7 +19,7 @@ from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.classes import load_config, make_model
 from mllm_probe.models.pictures import find_slots
 from mllm_probe.models.processor import check_vocabulary, first_line, load_processor
-from mllm_probe.models.projections import check_fits
+from mllm_probe.models.projections import read_adapter
 from mllm_probe.models.prompt import Layout, Prompter
 from mllm_probe.models.soundness import sound_config
 from mllm_probe.models.stored import as_asked, check_stored, stored_kind
@@ -46,8 +46,8 @@ class Blueprint:
         self.structure: Structure = find_structure(model, settings.blocks.named)
         self.parameters = parameters_of(model, self.structure)
         self._positioned = any("position_embedding" in name for name, _ in model.named_parameters() if "vision" in name)
-        if adapter := adapter_folder(settings):
-            check_fits(model, adapter)
+        adapter = adapter_folder(settings)
+        self.adapter = self.guarded("adapter", lambda: read_adapter(self.bare(), adapter)) if adapter else {}
         self.processor = load_processor(folder, trust)
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = padding_side

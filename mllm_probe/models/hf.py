@@ -55,7 +55,7 @@ def load_model(blueprint: Blueprint, device: str, keys: Sequence[Key] | None = N
     else:
         model = model.to(device)
     if adapter := adapter_folder(settings):
-        blueprint.guarded("adapter", lambda: load_adapter(model, adapter))
+        blueprint.guarded("adapter", lambda: load_adapter(model, adapter, blueprint.adapter))
     loaded = HFModel(model.eval(), blueprint, device, lacking)
     loaded.require(keys)
     check_quantized(quantized_modules(model), settings, blueprint.structure)

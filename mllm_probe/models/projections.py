@@ -5,12 +5,12 @@ was. Found by structure, as the towers are.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -19,7 +19,7 @@ from mllm_probe.models.adapters import TENSORS, origin_of
 from mllm_probe.models.structure import Structure, attention_of
 
 NAMES = (("q_proj", "query", "wq"), ("v_proj", "value", "wv"))  # what families call W_q and W_v
-LOW_RANK = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])\.weight")
+LOW_RANK, MAGNITUDE = ".lora_", ".lora_magnitude_vector"  # the second is DoRA's, by the name it is saved under
 
 
 def projections(model: nn.Module, structure: Structure, named: Sequence[str] | None) -> str:
@@ -48,36 +48,45 @@ def low_rank_parameters(model: nn.Module, pattern: str, rank: int) -> int:
     return sum(rank * (part.in_features + part.out_features) for part in parts if isinstance(part, nn.Linear))
 
 
-def check_fits(model: nn.Module, folder: Path) -> None:
-    """Every matrix of the adapter must have its place in the model, which may be without weights. Raises ModelError."""
-    try:
-        with safe_open(folder / TENSORS, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"model.adapter={folder}: {TENSORS} cannot be read ({error})") from error
+def read_adapter(model: Any, folder: Path) -> dict[str, torch.Tensor]:
+    """{name in the model: float32 values} of an adapter's tensors; transformers maps names of older releases itself.
+    `model` is one without weights, which is spent. Raises ModelError for an adapter that does not fill its places.
+    """
     own_class = type(model).__name__
     if (trained := origin_of(folder).get("class", own_class)) != own_class:
         raise _other(model, folder, f"it was trained on a {trained}")
-    parts = dict(model.named_modules())
-    for name, shape in shapes.items():
-        found = LOW_RANK.fullmatch(name)
-        own = parts.get(found[1]) if found else None
-        if found is None or not isinstance(own, nn.Linear):
-            raise _other(model, folder, f"{name} has no place there")
-        side, width = (1, own.in_features) if found[2] == "A" else (0, own.out_features)
-        if shape[side] != width:
-            raise _other(model, folder, f"{name} is for a matrix {shape[side]} wide, and that one is {width} wide")
+    model.float().hf_device_map = {"": "cpu"}  # where what is loaded goes
+    _inject(model, folder)
+    return {name: value.data for name, value in model.named_parameters() if not value.is_meta}
 
 
-def load_adapter(model: Any, folder: Path) -> None:
-    """In float32, as it was trained. Raises ModelError for an adapter that does not fill its own places."""
-    found = model.load_adapter(str(folder), use_safetensors=True)
-    if odd := sorted({*found.missing_keys, *found.unexpected_keys}):
-        raise _other(model, folder, f"{odd[0]} is on one side alone")
-    for name, value in load_file(folder / TENSORS).items():  # transformers has rounded them to the model's dtype
-        if place := LOW_RANK.fullmatch(name):
-            own = model.get_submodule(f"{place[1]}.lora_{place[2]}.{model.active_adapters()[0]}").weight
-            own.data = value.to(own.device, torch.float32)
+def load_adapter(model: Any, folder: Path, values: Mapping[str, torch.Tensor]) -> None:
+    """Its low-rank matrices in float32, as they were trained; whole modules and biases in the model's dtype. Raises
+    ModelError."""
+    _inject(model, folder)
+    for name, value in values.items():
+        if LOW_RANK in name:
+            own = model.get_parameter(name)
+            own.data = value.to(own.device)  # transformers has rounded it to the model's dtype
+
+
+def _inject(model: Any, folder: Path) -> None:
+    try:
+        state = load_file(folder / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"model.adapter={folder}: {TENSORS} cannot be read ({error})") from error
+    state = {f"{name}.weight" if name.endswith(MAGNITUDE) else name: value for name, value in state.items()}
+    try:
+        found = model.load_adapter(str(folder), adapter_state_dict=state, ignore_mismatched_sizes=True)
+    except ValueError as error:  # peft finds none of the modules that the adapter's config names
+        raise _other(model, folder, str(error).partition("\n")[0].partition(". ")[0]) from error
+    if odd := sorted(found.mismatched_keys):
+        name, there, here = odd[0]
+        raise _other(model, folder, f"{name} is {list(there)}, and its place there is {list(here)} wide")
+    if odd := sorted(found.unexpected_keys):
+        raise _other(model, folder, f"{odd[0].replace('.default', '')} has no place there")
+    if odd := sorted(found.missing_keys):
+        raise _other(model, folder, f"it has nothing for {odd[0].replace('.default', '')}")
 
 
 def _other(model: nn.Module, folder: Path, why: str) -> ModelError:

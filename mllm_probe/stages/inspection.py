@@ -14,6 +14,7 @@ from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
 from mllm_probe.models.rendering import Rendering
 from mllm_probe.paths import RunPaths, replacing
+from mllm_probe.protocols import Reporter
 from mllm_probe.report.inspection import Inspection, inspection, without_codes
 from mllm_probe.report.inspection_page import page
 from mllm_probe.sites import Anatomy
@@ -24,11 +25,12 @@ from mllm_probe.types import Decision, Examples, Sample
 FIRST = 3  # samples of a run
 
 
-def save_first(ready: Prepared, paths: RunPaths) -> str:
-    """Those of a run; what is to be said of how their prompts are wrapped."""
+def save_first(ready: Prepared, paths: RunPaths, reporter: Reporter) -> str:
+    """Those of a run; how their prompts are wrapped, which is said."""
     kept = keep_first(ready)
     shown = inspections(kept, ready.config, ready.examples, ready.folds, ready.anatomy)
     save_inspections(paths, shown, ready.config, ready.task.name, ready.collection.name)
+    reporter.note(f"prompts: {kept[0].template}")
     return kept[0].template
 
 

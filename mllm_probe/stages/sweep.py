@@ -82,8 +82,7 @@ class Swept:
 
 def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
     """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared."""
-    template = save_first(ready, paths)
-    reporter.note(f"prompts: {template}")
+    template = save_first(ready, paths, reporter)
     started, bench, source = time.monotonic(), Bench(ready), Source(ready)
     scoring, table = Scoring(bench), ScoreFile(paths.scores)
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
