@@ -5,6 +5,7 @@ Plain dataclasses that OmegaConf fills and checks. Knows nothing of Hydra, torch
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 QUANTIZATIONS = ("none", "int8", "nf4")
 WEIGHTS = ("pretrained", "random")
@@ -88,8 +89,9 @@ class ModelSettings(CheckpointSettings):
     Results call it `name`. `weights` random are drawn from `seed`, not read. `quantization` is that of the weights of
     the towers in `quantize`; all else is in `dtype`, as is what is computed. `attn` is transformers' attention.
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
-    fit on them. `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint
-    brings itself runs with `trust_remote_code` only.
+    fit on them. `processor` holds settings of the checkpoint's picture processor that are to be others, such as
+    {max_pixels: 401408}. `blocks` are found by structure; those named here take the place of those found. Code that a
+    checkpoint brings itself runs with `trust_remote_code` only.
     """
 
     name: str = "custom"
@@ -102,6 +104,7 @@ class ModelSettings(CheckpointSettings):
     attn: str = "sdpa"
     trust_remote_code: bool = False
     placement: str = "one"
+    processor: Any = None
     blocks: BlockSettings = field(default_factory=BlockSettings)
 
     @property

@@ -17,13 +17,14 @@ from mllm_probe.errors import MllmProbeError, ModelError, PassError
 from mllm_probe.models import dense as dense  # its class is known to transformers from here on
 from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.classes import load_config, make_model
+from mllm_probe.models.completion import complete, set_up
 from mllm_probe.models.pictures import find_slots
-from mllm_probe.models.processor import check_vocabulary, first_line, load_processor
+from mllm_probe.models.processor import check_vocabulary, first_line, load_processor, told_by
 from mllm_probe.models.projections import read_adapter
 from mllm_probe.models.prompt import Layout, Prompter
 from mllm_probe.models.soundness import sound_config
 from mllm_probe.models.stored import as_asked, check_stored, stored_kind
-from mllm_probe.models.structure import Structure, find_structure, parameters_of
+from mllm_probe.models.structure import Structure, class_tokens, find_structure, parameters_of
 from mllm_probe.models.tags import PICTURE, find_tag, pictured
 from mllm_probe.settings import ModelSettings, PromptSettings
 from mllm_probe.sites import ANSWER, Anatomy, Key
@@ -48,7 +49,9 @@ class Blueprint:
         self._positioned = any("position_embedding" in name for name, _ in model.named_parameters() if "vision" in name)
         adapter = adapter_folder(settings)
         self.adapter = self.guarded("adapter", lambda: read_adapter(self.bare(), adapter)) if adapter else {}
+        self.remarks: list[str] = []
         self.processor = load_processor(folder, trust)
+        self._set_up(model)
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = padding_side
         if tokenizer.pad_token is None:  # the mask hides it, whichever it is
@@ -57,6 +60,15 @@ class Blueprint:
         check_vocabulary(folder, self.processor.tokenizer, image, model.get_input_embeddings().weight.shape[0])
         tag = self.guarded("processor", lambda: find_tag(self.processor, image))
         self.prompter = Prompter(self.processor, prompt, tag)
+
+    def _set_up(self, model: Any) -> None:
+        """The processor as the settings, and config.json where its files say nothing, want it."""
+        told = {name: value for file in told_by(self.folder) for name, value in file.items()}
+        seen = "vision" in self.structure.blocks
+        leading = class_tokens(model.get_submodule(self.structure.whole["vision"])) if seen else 0
+        if filled := complete(self.processor, self.config, told, leading):
+            self.remarks.append(f"{self.folder}: the processor's files lack {filled}, taken from config.json")
+        set_up(self.folder, self.processor, self.settings.processor)
 
     def _config(self) -> Any:
         check_stored(self.folder, stored_kind(self.folder), self.settings)

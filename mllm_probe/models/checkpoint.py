@@ -42,6 +42,8 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
     ):
         if value not in allowed:
             raise ConfigError(f"{name}={value} is unknown; {choices(value, allowed)}")
+    if model.processor is not None and not isinstance(model.processor, dict):
+        raise ConfigError(f"model.processor={model.processor} must be null or settings, such as {{max_pixels: 401408}}")
 
 
 def find_checkpoint(

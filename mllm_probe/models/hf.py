@@ -74,7 +74,7 @@ class HFModel:
 
     def __init__(self, model: Any, blueprint: Blueprint, device: str, lacking: Lacking = WHOLE) -> None:
         self._model, self._blueprint, self._device, self._lacking = model, blueprint, device, lacking
-        self.remarks = lacking.remarks
+        self.remarks = [*blueprint.remarks, *lacking.remarks]
         self.anatomy: Anatomy = blueprint.anatomy
         round_weights_alone(model)
         spaced = any(name.endswith("image_newline") for name, _ in model.named_parameters())  # tokens without a feature

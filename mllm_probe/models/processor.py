@@ -57,7 +57,7 @@ def load_processor(folder: Path, trust_remote_code: bool) -> Any:
     """A processor of the checkpoint's own class, for text and pictures. Raises ModelError."""
     name, brought = None, False
     try:
-        brought = any(file.get("auto_map") for file in _told(folder))
+        brought = any(file.get("auto_map") for file in told_by(folder))
         name = _class_name(folder, trust_remote_code)
         processor = _loaded(folder, trust_remote_code, name)
     except Exception as error:  # transformers raises anything here
@@ -113,14 +113,14 @@ def check_vocabulary(folder: Path, tokenizer: Any, image: int | None, rows: int)
         )
 
 
-def _told(folder: Path) -> list[dict[str, Any]]:
+def told_by(folder: Path) -> list[dict[str, Any]]:
     """What the files of a processor say. Raises what a damaged one raises."""
     return [safe_load_json_file(str(folder / file)) for file in NAMED_IN if (folder / file).is_file()]
 
 
 def _class_name(folder: Path, trust_remote_code: bool) -> str | None:
     """As AutoProcessor finds it; None for a class that transformers does not have."""
-    files = _told(folder)
+    files = told_by(folder)
     if trust_remote_code and any("AutoProcessor" in (file.get("auto_map") or {}) for file in files):
         return None
     named = [file["processor_class"] for file in files if file.get("processor_class")]

@@ -15,7 +15,7 @@ from torch import nn
 from mllm_probe.errors import ModelError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.pictures import Scale, Slots, find_slots
-from mllm_probe.models.structure import Structure
+from mllm_probe.models.structure import Structure, class_tokens
 from mllm_probe.sites import Site
 
 PADDED = 8  # Mllama fills the tokens of a tile up to a multiple of this
@@ -33,7 +33,7 @@ def scale_of(model: Any, blueprint: Blueprint, forward: Callable[[Mapping[str, A
     try:
         inputs, slots = _one_picture(blueprint)
         seen = _counted(model, structure, lambda: forward(inputs))
-        leading = _leading(model.get_submodule(structure.whole["vision"])) if "vision" in structure.blocks else 0
+        leading = class_tokens(model.get_submodule(structure.whole["vision"])) if "vision" in structure.blocks else 0
         found = _scale(seen, slots, leading)
     except (ModelError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -91,8 +91,3 @@ def _scale(seen: Mapping[str, int], slots: Slots, leading: int) -> Scale:
     if each != expected and each != -(-expected // PADDED) * PADDED:
         raise ModelError(f"{each} tokens a tile where {expected} were expected, {leading} of them no patches")
     return Scale(tokens, leading if slots.patches else 0)
-
-
-def _leading(vision: nn.Module) -> int:
-    """Class tokens in front of the patches."""
-    return sum(name.endswith(("class_embedding", "cls_token")) for name, _ in vision.named_parameters())

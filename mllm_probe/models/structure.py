@@ -161,6 +161,11 @@ def parameters_of(model: nn.Module, structure: Structure) -> dict[str, int]:
     return {**counts, "rest": rest}
 
 
+def class_tokens(vision: nn.Module) -> int:
+    """In front of the patches of a vision tower."""
+    return sum(name.endswith(("class_embedding", "cls_token")) for name, _ in vision.named_parameters())
+
+
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 

@@ -56,6 +56,8 @@ def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None
     if len(samples) < config.n:
         reporter.note(f"n={config.n} is more than there are, so all are shown")
     blueprint = made()
+    for remark in blueprint.remarks:
+        reporter.note(remark)
     renderings = [Rendering.of(blueprint, sample) for sample in samples]
     shown = inspections(renderings, config, examples, design.folds, blueprint.anatomy)
     save_config(config, paths.config)

@@ -217,11 +217,11 @@ def requested(config: RunConfig, checkpoint: Path) -> dict[str, Any]:
     """The settings that can change a stored number."""
     model = config.model
     rounded = "weights alone" if model.quantization == "int8" else ""  # older caches of int8 rounded what came in, too
-    template = (
-        "tokenizer_config.json" if from_tokenizer(checkpoint, config.prompt) else ""
-    )  # not read by older releases
+    # older releases did not read the tokenizer's
+    template = "tokenizer_config.json" if from_tokenizer(checkpoint, config.prompt) else ""
     asked = {
         "chat_template": template,
+        "processor": model.processor,
         "blocks": model.blocks.named,
         "trust_remote_code": model.trust_remote_code,
         "rounded": rounded,
