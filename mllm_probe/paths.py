@@ -2,8 +2,6 @@
 one. Knows names, not contents."""
 
 import os
-import platform
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mllm_probe.store_paths import DIGESTS, CachePaths, PartPaths, TrainingPaths, VectorPaths, plain_name
+from mllm_probe.temporaries import temporary
 
 
 def config_dir() -> Path:
@@ -267,18 +266,6 @@ class MultirunPaths:
 
     def statuses(self) -> list[Path]:
         return sorted(self.root.rglob(STATUS))
-
-
-TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
-
-
-def is_temporary(path: Path) -> bool:
-    return TEMPORARY.fullmatch(path.name) is not None
-
-
-def temporary(path: Path) -> Path:
-    """A neighbour that only this process writes to."""
-    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ FLOORS = [
         "protocols",
         "errors",
         "cells",
+        "temporaries",
         "paths",
         "store_paths",
         "settings",

@@ -21,11 +21,10 @@ from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 
-from mllm_probe.paths import temporary
 from mllm_probe.store_paths import GroupPaths
+from mllm_probe.temporaries import is_temporary, pid_namespace, temporary
 
 BEAT, STALE = 10.0, 60.0  # seconds between two signs of life, and without one until a claim is dead
-NAMESPACE = Path("/proc/self/ns/pid")  # containers of one host may number their processes apart
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Owner:
 
     @classmethod
     def here(cls) -> "Owner":
-        namespace = str(NAMESPACE.readlink()) if NAMESPACE.exists() else ""
+        namespace = pid_namespace()
         job, restart = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         return cls(platform.node(), namespace, os.getpid(), job, restart, secrets.token_hex(8))
 
@@ -178,6 +177,13 @@ def _now(claim: Path) -> float:
         return clock.stat().st_mtime
     finally:
         clock.unlink(missing_ok=True)
+
+
+def is_orphan(path: Path) -> bool:
+    """Whether it is a temporary file whose writer, on this host, was killed."""
+    *_, namespace, pid = path.name.split(".")
+    ours = is_temporary(path) and path.name.endswith(f".{platform.node()}.{pid_namespace()}.{pid}")
+    return ours and namespace != "" and pid.isdigit() and not _runs(int(pid))
 
 
 def _runs(pid: int) -> bool:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.cache.checksums import CHECKSUMS, HEADER, checksums, header_sum, tensor_sum
+from mllm_probe.cache.claims import is_orphan
 from mllm_probe.cache.coverage import Coverage, Damage, Shard
 from mllm_probe.cache.identity import plan_digest
 from mllm_probe.cache.rows import StoredRows
@@ -56,6 +57,13 @@ class Store:
     def unfinished(self) -> set[str]:
         """The digests of the plans that were begun, and whose groups have no manifest yet."""
         return {path.parent.name for path in self.paths.root.glob("groups/*/plan.json")} - self.groups().keys()
+
+    def tidy(self) -> None:
+        """Remove what processes that were killed here left half written."""
+        for folder in (self.paths.root.parent, self.paths.root, *self.paths.root.glob("groups/*")):
+            for path in folder.glob(".*"):
+                if is_orphan(path):
+                    path.unlink(missing_ok=True)
 
     def provenance(self) -> dict[str, Any]:
         """That of a finished group, empty where there is none; device and quantised modules are alike in all."""

@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.cache.claims import is_orphan
 from mllm_probe.cache.identity import FORMAT, plan_digest
 from mllm_probe.errors import CacheError, choices
-from mllm_probe.paths import is_temporary
 from mllm_probe.store_paths import CachePaths, GroupPaths, is_claim
+from mllm_probe.temporaries import is_temporary
 
 IDLE = 3600.0  # seconds; what was written later may belong to a process that still runs
 
@@ -192,7 +193,7 @@ def leftovers(root: Path, now: float) -> list[Doomed]:
     found = []
     for path, seen in sorted(walk(root).items()):
         kind = "temporary file" if is_temporary(path) else "claim" if is_late_claim(path) else ""
-        if kind and stat.S_ISREG(seen.st_mode) and now - seen.st_mtime > IDLE:
+        if kind and stat.S_ISREG(seen.st_mode) and (now - seen.st_mtime > IDLE or is_orphan(path)):
             found.append(Doomed(path, f"{kind} of a killed process", seen.st_size))
     return found
 

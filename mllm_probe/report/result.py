@@ -162,8 +162,10 @@ class Result:
         """(heading, examples with their pictures) of each kind that there is."""
         if self.examples is None:
             return
+        folders = [self.paths.root / place for place in self.summary.get("pictures_in", ())]
         for kind, (label, number) in KINDS.items():
-            found = [(one, [framed(s, self.settings.pictures) for s in one.pictures]) for one in self.examples.of(kind)]
+            shown = self.examples.of(kind)
+            found = [(one, [framed(s, folders, self.settings.pictures) for s in one.pictures]) for one in shown]
             if found:
                 yield (number if self.examples.wrong is None else label), found
 

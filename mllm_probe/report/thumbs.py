@@ -1,5 +1,6 @@
 """Pictures of examples, found again and put into a page. Says of each that is gone or was changed that it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,10 @@ class Framed:
     gone: str = ""
 
 
-def framed(seen: Seen, pictures: str) -> Framed:
-    """`pictures` as in ReportSettings."""
-    path = Path(seen.path)
+def framed(seen: Seen, folders: Sequence[Path], pictures: str) -> Framed:
+    """The picture in the first of `folders` that has it; `pictures` as in ReportSettings."""
+    places = [folder / seen.path for folder in folders] or [Path(seen.path)]
+    path = next((place for place in places if place.is_file()), places[0])
     if pictures == NONE:
         return Framed(path.name, gone="left out (report.pictures=none)")
     try:

@@ -14,6 +14,7 @@ from mllm_probe.cells import cell
 from mllm_probe.paths import replacing
 from mllm_probe.score import BY_DESIGN, Score
 from mllm_probe.sites import Site
+from mllm_probe.stages.examples import below, folder_of
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
@@ -31,6 +32,12 @@ def save_splits(path: Path, splits: Mapping[int, Mapping[str, str]]) -> None:
         )
 
 
+def _places(ready: Prepared, run: Path) -> list[str]:
+    """Where the pictures of examples.json are found: a folder here, and seen from the run's own, should both move."""
+    folder = folder_of(ready.examples.samples)
+    return [str(folder), below(run, folder)]
+
+
 def save_summary(
     path: Path, ready: Prepared, scores: Sequence[Score], metric: str, more: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -46,6 +53,7 @@ def save_summary(
         "metric": metric,
         "answers": ready.config.extract.answers,
         "pictures": len(ready.collection.pictures),
+        "pictures_in": _places(ready, path.parent),
         "skipped": list(ready.collection.skipped),
         "samples": len(ready.examples.samples),
         "decisions": len(ready.examples.decisions),

@@ -1,6 +1,8 @@
 """Which test decisions a run shows to people: at the chosen layer, the surest right and wrong and the least sure."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from mllm_probe.report.answers import leading
 from mllm_probe.report.examples import Example, Examples, Seen, Verdicts
 from mllm_probe.report.predictions import Scored, load_logits
 from mllm_probe.stages.prepared import Prepared
+from mllm_probe.types import Sample
 
 
 def save_examples(paths: RunPaths, ready: Prepared, scored: Scored, summary: Mapping[str, Any]) -> None:
@@ -24,20 +27,34 @@ def save_examples(paths: RunPaths, ready: Prepared, scored: Scored, summary: Map
     rows, truth = np.flatnonzero(read), np.asarray(scored.labels)[read]
     found = Verdicts.of(logits[:, rows], truth, scored.kind)
     licences = {picture.digest: picture.licence for picture in ready.collection.pictures}
+    folder = folder_of(ready.examples.samples)
     shown = tuple(
-        _example(kind, ready, licences, int(rows[i]), float(found.said[i]), float(found.sure[i]))
+        _example(kind, ready, folder, licences, int(rows[i]), float(found.said[i]), float(found.sure[i]))
         for kind, i in found.chosen(np.asarray(scored.groups)[rows])
     )
     wrong = None if scored.kind == "number" else int((~found.right).sum())
     write_json(paths.examples, Examples(key, probe.name, len(rows), wrong, shown).to_json())
 
 
-def _example(kind: str, ready: Prepared, licences: Mapping[str, str], number: int, said: float, sure: float) -> Example:
+def folder_of(samples: Sequence[Sample]) -> Path:
+    """The deepest folder that holds all pictures of an experiment: files of results name them from there, so that they
+    do not change with the place of the data."""
+    parents = {path.parent for sample in samples for path in sample.images}
+    return Path(os.path.commonpath([os.path.normpath(parent.absolute()) for parent in parents])) if parents else Path()
+
+
+def below(folder: Path, path: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _example(
+    kind: str, ready: Prepared, folder: Path, licences: Mapping[str, str], number: int, said: float, sure: float
+) -> Example:
     """`licences` {picture digest: what its data set says}."""
     decision = ready.examples.decisions[number]
     sample = next(one for one in ready.examples.samples if one.uid == decision.sample)
     pictures = tuple(
-        Seen(str(path.resolve()), digest, licences.get(digest, ""))
+        Seen(below(folder, path), digest, licences.get(digest, ""))
         for path, digest in zip(sample.images, sample.digests, strict=True)
     )
     certain = sure if ready.probe.log_odds and ready.examples.kind != "number" else None

@@ -13,6 +13,7 @@ from mllm_probe.models.rendering import Rendering
 from mllm_probe.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.inspection_text import print_inspections
+from mllm_probe.stages.examples import folder_of
 from mllm_probe.stages.inspection import inspections, save_inspections
 from mllm_probe.stages.prepare import Design
 from mllm_probe.stages.run import local_side
@@ -61,5 +62,5 @@ def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None
     renderings = [Rendering.of(blueprint, sample) for sample in samples]
     shown = inspections(renderings, config, examples, design.folds, blueprint.anatomy)
     save_config(config, paths.config)
-    save_inspections(paths, shown, config, design.task.name, collection.name)
+    save_inspections(paths, shown, config, design.task.name, collection.name, folder_of(examples.samples))
     print_inspections(shown)

@@ -7,8 +7,9 @@ needs neither the processor nor transformers to show them.
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
@@ -18,6 +19,7 @@ from mllm_probe.protocols import Reporter
 from mllm_probe.report.inspection import Inspection, inspection, without_codes
 from mllm_probe.report.inspection_page import page
 from mllm_probe.sites import Anatomy
+from mllm_probe.stages.examples import below, folder_of
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Decision, Examples, Sample
@@ -29,7 +31,8 @@ def save_first(ready: Prepared, paths: RunPaths, reporter: Reporter) -> str:
     """Those of a run; how their prompts are wrapped, which is said."""
     kept = keep_first(ready)
     shown = inspections(kept, ready.config, ready.examples, ready.folds, ready.anatomy)
-    save_inspections(paths, shown, ready.config, ready.task.name, ready.collection.name)
+    folder = folder_of(ready.examples.samples)
+    save_inspections(paths, shown, ready.config, ready.task.name, ready.collection.name, folder)
     reporter.note(f"prompts: {kept[0].template}")
     return kept[0].template
 
@@ -51,7 +54,7 @@ def _kept(path: Path, sample: Sample) -> Rendering | None:
     """What cannot be read is made again."""
     try:
         return Rendering.from_json(sample, json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -67,9 +70,17 @@ def inspections(
     return [inspection(one, asked[one.layout.sample.uid], split, positions, anatomy) for one in renderings]
 
 
-def save_inspections(paths: RunPaths, shown: Sequence[Inspection], config: RunConfig, task: str, dataset: str) -> None:
-    """The records as they are, and the page."""
+def _placed(one: Inspection, folder: Path) -> dict[str, Any]:
+    """Pictures by their names below `folder`."""
+    pictures = [replace(picture, path=below(folder, Path(picture.path))) for picture in one.pictures]
+    return asdict(replace(one, pictures=tuple(pictures)))
+
+
+def save_inspections(
+    paths: RunPaths, shown: Sequence[Inspection], config: RunConfig, task: str, dataset: str, folder: Path
+) -> None:
+    """The records as they are, and the page; `folder` holds all pictures."""
     facts = {"model": config.model.label, "task": task, "dataset": dataset, "seed": config.sweep.seeds[0]}
-    write_json(paths.inspection("json"), {**facts, "samples": [asdict(one) for one in shown]})
+    write_json(paths.inspection("json"), {**facts, "samples": [_placed(one, folder) for one in shown]})
     with replacing(paths.inspection("html")) as part:
         part.write_text(without_codes(page(f"{config.model.label}, {task} on {dataset}", shown)), encoding="utf-8")

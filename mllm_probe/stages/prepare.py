@@ -106,6 +106,7 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter, scored: bool
     digests = open_digests(outputs.digests, config.cache.trust)
     identity = identified(config, checkpoint, digests)
     store = Store(outputs.cache(identity.digest), digests)
+    store.tidy()
     built = (design.dataset, design.task, design.probe, design.features, design.folds)
     bare = Prepared(config, *built, NO_PICTURES, NO_EXAMPLES, checkpoint, identity, store)
     check_reading(bare)
