@@ -89,9 +89,9 @@ class ModelSettings(CheckpointSettings):
     Results call it `name`. `weights` random are drawn from `seed`, not read. `quantization` is that of the weights of
     the towers in `quantize`; all else is in `dtype`, as is what is computed. `attn` is transformers' attention.
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
-    fit on them. `processor` holds settings of the checkpoint's picture processor that are to be others, such as
-    {max_pixels: 401408}. `blocks` are found by structure; those named here take the place of those found. Code that a
-    checkpoint brings itself runs with `trust_remote_code` only.
+    fit on them. `processor` holds settings of its picture processor that are to be others ({max_pixels: 401408}).
+    `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint brings
+    itself runs with `trust_remote_code` only.
     """
 
     name: str = "custom"
@@ -205,16 +205,15 @@ class ExtractSettings:
 
 @dataclass
 class SweepSettings:
-    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`; tests
-    and what may be the best stand at 0.05 whatever it is.
+    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`; tests and what
+    may be the best stand at 0.05 whatever it is.
 
     `metric` is the measure that selects layers, is tested and is shown. auto: R squared of numbers; balanced accuracy
     where the commonest training label holds more than 1/C + 0.1 of the rows (of two labels 60 %), else accuracy.
-    `analyses` cost further fits. `permutations` of the held-out labels
-    test the whole sweep at once, and layers count as alike when they differ by less than `margin` (0.01 = one point).
-    `baseline` is the key that v_information is given beside each layer; `enough_bits` a decision is the loss at which
-    mdl counts a label as learnt. Features of more than `max_memory_gb` are
-    read from the cache for every product.
+    `analyses` cost further fits. `permutations` of the held-out labels test the whole sweep at once; layers count as
+    alike when they differ by less than `margin` (0.01 = one point). `baseline` is the key that v_information is given
+    beside each layer; `enough_bits` a decision is the loss at which mdl counts a label as learnt. Features of more than
+    `max_memory_gb` are read from the cache for every product.
     """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -254,7 +253,6 @@ class GeometrySettings:
 class FidelitySettings:
     """What a model is held against: with `reference` unquantized the same one, not quantised, in `dtype` (null =
     model.dtype); with base the same one, quantised alike, without its adapter.
-
     CKA is taken of one prompt a picture, of at most `max_rows` drawn by `seed`, after `clip` as in GeometrySettings.
     """
 
