@@ -277,6 +277,20 @@ def test_every_file_of_the_checkpoint_is_part_of_the_identity(checkpoint: Path, 
     assert before.digest != identify(folder_digests(copy, Digests(tmp_path / "a.json")), **SETTINGS).digest
 
 
+@pytest.mark.parametrize(
+    "name", ["original/params.json", "notes.txt", "LICENSE", "curve.png", "run-1/model.safetensors"]
+)
+def test_files_that_no_loader_reads_are_not(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    """Where the checkpoint brings code, that may read them."""
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    before, digests = folder_digests(copy, Digests(tmp_path / "a.json")), Digests(tmp_path / "b.json")
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text("something")
+    assert folder_digests(copy, digests) == before
+    (copy / "modeling_own.py").touch()
+    assert {name, "modeling_own.py"} <= set(folder_digests(copy, digests))
+
+
 def test_random_weights_count_by_seed_and_not_by_file() -> None:
     random = SETTINGS | {"weights": "random", "init_seed": 0}
     one, two = ({"model.safetensors": digest, "config.json": "c"} for digest in "ab")

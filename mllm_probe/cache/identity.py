@@ -15,6 +15,8 @@ from mllm_probe.types import digest
 LAYERS = "0 = input of block 1; k = output of block k; norm = after the final norm"  # the convention, spelled out
 FORMAT = 2  # of the shards and their index
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+READ = (*WEIGHTS, ".json", ".jinja", ".model", ".tiktoken", "vocab.txt", "merges.txt", "dict.txt")  # at the top
+TEMPLATES = "additional_chat_templates"  # the one folder below that transformers looks into
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,18 @@ class Identity:
 
 
 def folder_digests(folder: Path, digests: Digests) -> dict[str, str]:
-    """{file name: content digest} of all files of a checkpoint, weights, processor and templates alike."""
+    """{file name: content digest} of the files of a checkpoint that a loader reads: weights, processor and templates
+    alike. Code that it brings may read any file, and a pipeline has its parts in folders, so there all of them count.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(folder)): digests.of(path) for path in files if path.suffix != ".md"}
+    names = {str(path.relative_to(folder)): path for path in files if path.suffix != ".md"}
+    if "model_index.json" not in names and not any(name.endswith(".py") for name in names):
+        names = {name: path for name, path in names.items() if _is_read(path, folder)}
+    return {name: digests.of(path) for name, path in names.items()}
+
+
+def _is_read(path: Path, folder: Path) -> bool:
+    return path.parent in (folder, folder / TEMPLATES) and path.name.endswith(READ)
 
 
 def weights_digest(files: Mapping[str, str]) -> str:
