@@ -37,6 +37,10 @@ MARKS = {"object": (TEXT.index("zebra"), TEXT.index("zebra") + 5)}
 PLANTED = 1234.5
 TOLERANCE = 5e-6  # relative, float32
 OPTIONS = ("llava", "llava_next", "qwen2_5_vl", "kosmos2", "smolvlm")  # also run under their own names
+M_ROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+SCALED = ("gemma3", "paligemma", "paligemma2")  # embeddings times the root of their width
+POSITIONED = ("blip2", "kosmos2")  # positions are added to embeddings
+SEES_THE_TEXT = ("paligemma", "paligemma2", "instructblip")  # at picture tokens; the last by its Q-Former
 DEEPSTACK = ("qwen3_vl",)  # adds picture features to the states between its first blocks
 
 
@@ -137,6 +141,65 @@ def test_every_layer_equals_the_blocks_called_by_hand(
     if last.shape[-1] != len(post):  # some models have no body without the output head
         post = torch.nn.functional.linear(post, model._model.get_output_embeddings().weight)
     assert close(post, last[-1]), "the model's own last state is post-norm"
+
+
+@torch.inference_mode()
+def test_what_enters_the_first_block_is_the_embedding(
+    family: tuple[str, Path], model: HFModel, pair: list[Sample]
+) -> None:
+    """Times the root of the width in Gemma's models; BLIP-2's OPT and Kosmos-2 add positions to it."""
+    token = model._blueprint.process(pair[:1])["input_ids"][0, -1]
+    row = model._model.get_input_embeddings().weight[token]
+    factor = len(row) ** 0.5 if family[0] in SCALED else 1.0
+    assert close(read(model, pair[:1], "lm.00@last")["lm.00@last"][0], factor * row) != (family[0] in POSITIONED)
+
+
+def test_who_sees_the_text_behind_the_picture(family: tuple[str, Path], model: HFModel, pair: list[Sample]) -> None:
+    if model.anatomy.crossed:
+        pytest.skip("no token of its prompts stands for a picture")
+    other = replace(pair[0], uid="other", text=f"{pair[0].text} Or is it not?")
+    one, two = (read(model, [sample], "lm.03@mean_image")["lm.03@mean_image"][0] for sample in (pair[0], other))
+    assert close(one, two) != (family[0] in SEES_THE_TEXT)
+
+
+@torch.inference_mode()
+def test_features_that_are_added_between_blocks_are_not_in_the_site(
+    family: tuple[str, Path], model: HFModel, pair: list[Sample]
+) -> None:
+    """lm.01 is what block 1 returned. What block 2 receives is that too, but at picture tokens under DeepStack."""
+    inputs, received = model._blueprint.process(pair[:1]), []
+    handle = lm_blocks(model)[1].register_forward_pre_hook(
+        lambda _m, args, more: received.append(args[0] if args else more["hidden_states"]), with_kwargs=True
+    )
+    names = ("lm.01@last", *(() if model.anatomy.crossed else ("lm.01@mean_image",)))
+    try:
+        model._model.base_model(**inputs, use_cache=False)
+        got = read(model, pair[:1], *names)
+    finally:
+        handle.remove()
+    assert close(got["lm.01@last"][0], received[0][0, -1])
+    if not model.anatomy.crossed:
+        there = received[0][0, picture_tokens(model, inputs)].mean(dim=0)
+        assert close(got["lm.01@mean_image"][0], there) != (family[0] in DEEPSTACK)
+
+
+def test_positions_in_three_axes_and_merged_patches(
+    family: tuple[str, Path], model: HFModel, pair: list[Sample]
+) -> None:
+    """Qwen: text behind a picture goes on at its longer side, not at its number of tokens; a picture is two equal
+    frames, and a picture token stands for 2 x 2 patches of them."""
+    inputs = model._blueprint.process(pair[:1])
+    positions = model._rotary(inputs)
+    assert (len(positions) > 1) == (family[0] in M_ROPE)
+    if family[0] in M_ROPE:
+        places = picture_tokens(model, inputs)
+        (grid,) = inputs["image_grid_thw"].tolist()
+        assert (positions[-3:, 0, -1] == positions[-1, 0, -1]).all(), "text has one position on all axes"
+        gone = positions[-1, 0, places[-1] + 1] - positions[-1, 0, places[0] - 1]
+        assert gone == max(grid[1:]) // 2 + 1 < len(places) + 1
+        assert grid[0] * grid[1] * grid[2] == 4 * len(places)
+        frames = inputs["pixel_values"].reshape(len(inputs["pixel_values"]), 3, 2, -1)
+        assert torch.equal(frames[:, :, 0], frames[:, :, 1])
 
 
 def test_what_is_inside_a_block_adds_up(model: HFModel, pair: list[Sample]) -> None:
