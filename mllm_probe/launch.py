@@ -54,6 +54,7 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     """Do the job in the folder that Hydra has made for it, and say which that is; `here` is Hydra's own part of the
     settings. Errors pass through."""
     from mllm_probe.config import typed
+    from mllm_probe.leaving import leaving
     from mllm_probe.report.heartbeat import Heartbeat
     from mllm_probe.report.progress import RichReporter
     from mllm_probe.sentences import reason
@@ -66,7 +67,8 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
         if here.output_subdir is None:
             _dispatch(job, typed(config, job), paths, bars)
         else:
-            with Heartbeat(bars, paths.status, _first(command, here), partial(reason, command)) as reporter:
+            heart = Heartbeat(bars, paths.status, _first(command, here), partial(reason, command))
+            with leaving(heart, paths.root, here, Path(config.paths.outputs)), heart as reporter:
                 _dispatch(job, typed(config, job), paths, reporter)
     return paths.root
 

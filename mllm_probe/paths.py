@@ -39,6 +39,11 @@ class OutputPaths:
         return CachePaths(self.caches / identity)
 
     @property
+    def latest(self) -> Path:
+        """A link to the folder of the job or multirun that ran last."""
+        return self.root / "latest"
+
+    @property
     def digests(self) -> Path:
         return self.caches / DIGESTS
 

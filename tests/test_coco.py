@@ -11,6 +11,7 @@ from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
+from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.types import Collection
 
 IMAGES = [
@@ -247,3 +248,5 @@ def test_objects_without_captions(tmp_path: Path, official: bool) -> None:
     pictures = load(root).pictures
     assert [picture.categories for picture in pictures] == [{"cat", "person"}, {"dog"}, frozenset()]
     assert not any(picture.captions for picture in pictures)
+    with pytest.raises(DataError, match="no picture of coco has a caption; take others, or task=objects"):
+        Entailment(on_bad_row="skip")._claims(load(root), dict.fromkeys((p.group for p in pictures), 1))

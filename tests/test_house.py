@@ -39,6 +39,7 @@ FLOORS = [
     {"report"},
     {"loggers"},
     {"stages", "tools"},
+    {"leaving"},
     {"launch"},
     {"multirun", "launchers"},
     {"cli", "api"},

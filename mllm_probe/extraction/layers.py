@@ -9,19 +9,30 @@ from mllm_probe.sites import INSIDE, PICTURE_POSITIONS, TOWERS, Anatomy, Key, Si
 PARTS = ("block", *INSIDE)
 
 
+def check_layers(settings: LayerSettings) -> None:
+    """What no model can be read by. Raises ConfigError."""
+    for tower in settings.towers or ():
+        if tower not in TOWERS:
+            raise ConfigError(f"layers.towers names the unknown tower '{tower}'; {choices(tower, TOWERS)}")
+    for part in settings.parts:
+        if part not in PARTS:
+            raise ConfigError(f"layers.parts names '{part}', which is unknown; {choices(part, PARTS)}")
+    if not settings.parts:
+        raise ConfigError(f"layers.parts is empty, so nothing would be read; name one of: {', '.join(PARTS)}")
+    if settings.stride < 1:
+        raise ConfigError(f"layers.stride={settings.stride} must be 1 or more")
+
+
 def select_sites(settings: LayerSettings, anatomy: Anatomy) -> tuple[Site, ...]:
     """The sites asked for, in the order the data passes them. Raises ConfigError."""
     towers = anatomy.towers if settings.towers is None else settings.towers
+    check_layers(settings)
     for tower in towers:
-        if tower not in TOWERS:
-            raise ConfigError(f"layers.towers names the unknown tower '{tower}'; {choices(tower, TOWERS)}")
         if tower not in anatomy.towers:
             raise ConfigError(
                 f"layers.towers names {tower}, which this model lacks; it has {', '.join(anatomy.towers)}"
             )
     _check_parts(settings, towers, anatomy)
-    if settings.stride < 1:
-        raise ConfigError(f"layers.stride={settings.stride} must be 1 or more")
     wanted = {tower: set(_layers(settings, tower, anatomy)) for tower in towers}
     parts = {*settings.parts, *(("norm",) if settings.norm else ())}
     return tuple(site for site in anatomy.sites() if site.layer in wanted.get(site.tower, ()) and site.part in parts)
@@ -29,12 +40,8 @@ def select_sites(settings: LayerSettings, anatomy: Anatomy) -> tuple[Site, ...]:
 
 def _check_parts(settings: LayerSettings, towers: Sequence[str], anatomy: Anatomy) -> None:
     for part in settings.parts:
-        if part not in PARTS:
-            raise ConfigError(f"layers.parts names '{part}', which is unknown; {choices(part, PARTS)}")
         if part in INSIDE and not any(part in anatomy.inside.get(tower, ()) for tower in towers):
             raise ConfigError(f"layers.parts names {part}, and no block of {', '.join(towers)} has one of its own")
-    if not settings.parts:
-        raise ConfigError(f"layers.parts is empty, so nothing would be read; name one of: {', '.join(PARTS)}")
 
 
 def _layers(settings: LayerSettings, tower: str, anatomy: Anatomy) -> range:

@@ -46,6 +46,11 @@ class Heartbeat:
         with suppress(*((OSError,) if error else ())):  # what the job died of is the better news
             write(last, self._path)
 
+    @property
+    def began(self) -> bool:
+        """Whether any work was done that is counted in steps."""
+        return bool(self._job.stage)
+
     def note(self, text: str) -> None:
         self._job = replace(self._job, note=text)
         self._reporter.note(text)

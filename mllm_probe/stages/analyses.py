@@ -30,12 +30,10 @@ ERASED, REREAD, EDIT_RATIO = "leace", "leace_reread", "edit_ratio"
 Load = Callable[[Key], Readout]
 
 
-def check_analyses(ready: Prepared) -> None:
-    """Raises ConfigError or ProbeError for what cannot be analysed, before anything is extracted for it."""
-    sweep, kind, probe = ready.config.sweep, ready.examples.kind, ready.probe
+def check_wishes(ready: Prepared) -> None:
+    """Raises ConfigError for analyses that the probe and the keys alone rule out."""
+    sweep, probe = ready.config.sweep, ready.probe
     for name in sweep.analyses:
-        if name != ERASURE and kind not in ("binary", "classes"):
-            raise ConfigError(f"sweep.analyses={name} counts bits of labels, and the target is of kind {kind}")
         if name != ERASURE and not probe.log_odds:
             raise ConfigError(
                 f"sweep.analyses={name} counts bits, and what probe={probe.name} says is no log-odds; "
@@ -50,6 +48,14 @@ def check_analyses(ready: Prepared) -> None:
             f"sweep.baseline={sweep.baseline} is not among the keys that are read, such as {ready.keys[0]}; add its "
             "tower to layers.towers and its position to extract.positions, or name another key"
         )
+
+
+def check_analyses(ready: Prepared) -> None:
+    """Raises ConfigError or ProbeError for what cannot be analysed, before anything is extracted for it."""
+    sweep, kind = ready.config.sweep, ready.examples.kind
+    for name in sweep.analyses:
+        if name != ERASURE and kind not in ("binary", "classes"):
+            raise ConfigError(f"sweep.analyses={name} counts bits of labels, and the target is of kind {kind}")
     if MDL in sweep.analyses:
         Sending(Bench(ready))
     if ERASURE in sweep.analyses:

@@ -23,14 +23,14 @@ from mllm_probe.stages.parts import LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show_fidelity
-from mllm_probe.stages.sweep import check_probe
+from mllm_probe.stages.sweep import check_probe, check_reads
 from mllm_probe.stages.variants import loaded_otherwise
 
 
 def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> None:
     """The command: extract both sides, then fidelity.csv, its figure and a table. Raises ConfigError, CacheError."""
     check_settings(config)
-    ready = prepare(replace(config, controls=[]), paths, reporter)
+    ready = prepare(replace(config, controls=[]), paths, reporter, early=check_reads)
     check_probe(ready)
     reference = _reference(ready, config)
     extract_all([ready, reference], reporter)

@@ -12,6 +12,7 @@ from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.digests import Digests, open_digests
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.extraction.layers import check_layers
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import OutputPaths, RunPaths
@@ -57,6 +58,7 @@ class Design:
     def of(cls, config: RunConfig) -> "Design":
         """Raises ConfigError for all that can be seen in the config alone."""
         _check(config)
+        Selection(**asdict(config.data))
         plugins, data, splits = tuple(config.plugins), config.data, config.splits
         return cls(
             build(config.dataset, Dataset, plugins),  # type: ignore[type-abstract]
@@ -93,10 +95,17 @@ class Design:
         return collection, examples
 
 
-def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter, scored: bool = True) -> Prepared:
+def prepare(
+    config: RunConfig,
+    paths: RunPaths,
+    reporter: Reporter,
+    scored: bool = True,
+    early: Callable[[Prepared], None] = lambda _: None,
+) -> Prepared:
     """Everything that can be wrong without loading the model is found here, cheapest first; then config.yaml.
 
-    Splits are held to what probes need of them where rows will be `scored`.
+    Splits are held to what probes need of them where rows will be `scored`. `early` may raise before a picture is
+    opened.
     """
     design = Design.of(config)
     if size := needs(config.model):
@@ -110,6 +119,7 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter, scored: bool
     built = (design.dataset, design.task, design.probe, design.features, design.folds)
     bare = Prepared(config, *built, NO_PICTURES, NO_EXAMPLES, checkpoint, identity, store)
     check_reading(bare)
+    early(bare)
     collection, examples = design.examples(config, digests, reporter, lambda: bare.blueprint, scored)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
@@ -125,11 +135,14 @@ def prepare(config: RunConfig, paths: RunPaths, reporter: Reporter, scored: bool
 
 
 def check_reading(ready: Prepared) -> None:
-    """Whether the model has the sites and positions asked for, before a picture is. Raises ConfigError, ModelError."""
+    """Whether the model has the sites and positions asked for, and a file of splits the seeds, before a picture is
+    opened. Raises ConfigError, DataError, ModelError."""
     if ready.config.device == "cuda" or ready.config.model.placement != ONE:
         from mllm_probe.models.device import check_device, pick_device
 
         check_device(ready.config.model, pick_device(ready.config.device))
+    for seed in ready.config.sweep.seeds if ready.config.splits.file else ():
+        ready.folds.listed(seed)
     _ = ready.stored
 
 
@@ -170,6 +183,7 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"extract.padding_side={side} is unknown; {choices(side, PADDING_SIDES)}")
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"extract.dtype={dtype} is unknown; {choices(dtype, DTYPES)}")
+    check_layers(config.layers)
     _check_work(config.extract)
     _check_sweep(config.sweep)
     chosen_controls(config.controls)

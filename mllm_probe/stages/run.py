@@ -12,11 +12,13 @@ from mllm_probe.protocols import Reporter
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report.study import study_headline
 from mllm_probe.settings import ExtractSettings
+from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.extract import extract_all
+from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show, show_study
-from mllm_probe.stages.sweep import Swept, check_probe, sweep_cached
+from mllm_probe.stages.sweep import Swept, check_probe, check_reads, sweep_cached
 from mllm_probe.stats.hypotheses import Judge
 
 OF_A_SIDE = ("positions", "answers")  # what a task sets of `extract`
@@ -36,8 +38,10 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
 
 
 def _ready(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
-    ready = prepare(config, paths, reporter)
+    ready = prepare(config, paths, reporter, early=check_reads)
     check_probe(ready)
+    if config.guards == "stop":  # else the sweep notes it
+        Guards(Bench(ready), reporter).question()
     return ready
 
 

@@ -22,7 +22,7 @@ from mllm_probe.protocols import Probe, Reporter
 from mllm_probe.report.scores import ScoreFile
 from mllm_probe.score import Score
 from mllm_probe.sites import Key
-from mllm_probe.stages.analyses import Analyses, check_analyses
+from mllm_probe.stages.analyses import Analyses, check_analyses, check_wishes
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
@@ -41,7 +41,7 @@ from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.subsets import Subsets
 from mllm_probe.stages.verdicts import save_tests
 from mllm_probe.stats.hypotheses import Curve
-from mllm_probe.types import LayerData
+from mllm_probe.types import KINDS, LayerData
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ BASELINES = 2  # question-only and majority, in every run
 def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
     loggers = chosen_loggers(config.loggers)
-    ready = prepare(config, paths, reporter)
+    ready = prepare(config, paths, reporter, early=check_reads)
     check_probe(ready)
     for each in (ready, *ready.variants):
         try:
@@ -139,14 +139,11 @@ def steps(ready: Prepared) -> int:
     return len(ready.keys) + made + shown + own + BASELINES + len(ready.examples.decisions[0].covariates)
 
 
-def check_probe(ready: Prepared) -> None:
-    """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
-    probe, kind = ready.probe, ready.examples.kind
-    if kind not in probe.kinds or kind == "labels":
-        raise ConfigError(
-            f"probe={probe.name} fits targets of kind {', '.join(probe.kinds)}, and task={ready.task.name} has "
-            f"targets of kind {kind}; choose another probe, for numbers probe=ridge"
-        )
+def check_reads(ready: Prepared) -> None:
+    """Refuse what the probe cannot read as far as the settings tell, before a picture is opened. Raises ConfigError."""
+    probe, kind = ready.probe, getattr(ready.task, "kind", None)
+    if kind in KINDS:
+        _check_kind(ready, "binary" if kind == "labels" else kind)
     ragged = [position for position in ready.config.extract.positions if position.startswith("tokens:")]
     if probe.reads == "tokens" and len(ragged) < len(ready.config.extract.positions):
         raise ConfigError(
@@ -158,6 +155,13 @@ def check_probe(ready: Prepared) -> None:
             f"position {ragged[0]} holds a row for every token, and probe={probe.name} reads one row a decision; "
             "choose probe=attention, or a pooled position such as mean_text"
         )
+    check_wishes(ready)
+
+
+def check_probe(ready: Prepared) -> None:
+    """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
+    probe = ready.probe
+    _check_kind(ready, ready.examples.kind)
     check_analyses(ready)
     headline(Bench(ready))
     if probe.reads == "pairs" and not any(decision.side for decision in ready.examples.decisions):
@@ -274,3 +278,12 @@ def _tensor(values: np.ndarray) -> "torch.Tensor":
     import torch
 
     return torch.from_numpy(values)
+
+
+def _check_kind(ready: Prepared, kind: str) -> None:
+    probe = ready.probe
+    if kind not in probe.kinds or kind == "labels":
+        raise ConfigError(
+            f"probe={probe.name} fits targets of kind {', '.join(probe.kinds)}, and task={ready.task.name} has "
+            f"targets of kind {kind}; choose another probe, for numbers probe=ridge"
+        )

@@ -125,6 +125,10 @@ class Entailment:
             texts = list(picture.captions)
             Random(f"captions/{self.seed}/{picture.id}").shuffle(texts)
             claims[fold_of[picture.group]] += [(picture, text) for text in texts[: self.captions_per_picture]]
+        if not claims:
+            raise DataError(
+                f"no picture of {collection.name} has a caption; take others, or task=objects, which needs none"
+            )
         return claims, tuple(skipped)
 
     def _asked(

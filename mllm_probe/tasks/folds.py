@@ -98,6 +98,21 @@ class Folds:
         train = dict.fromkeys(by_name["train"], 1) if fixed else self._blocks(by_name["train"])
         return train | dict.fromkeys(by_name["test"], TEST) | dict.fromkeys(by_name["val"], VAL)
 
+    def listed(self, seed: int) -> Mapping[str, str] | None:
+        """{group: split} where `file` is that of a run, None where it is one for every seed.
+
+        Raises DataError, and ConfigError for a seed that the run did not have.
+        """
+        found = read_splits(Path(str(self.file)))
+        if ALL in found:
+            return None
+        if str(seed) not in found:
+            raise ConfigError(
+                f"splits.file={self.file} has the splits of the seeds {', '.join(found)} and none of seed {seed}; "
+                f"set sweep.seeds=[{','.join(found)}]"
+            )
+        return found[str(seed)]
+
     def check(self, examples: Examples, seeds: Sequence[int]) -> None:
         """Refuse splits that a probe cannot learn from or be judged on, before anything costly begins.
 
@@ -137,14 +152,8 @@ class Folds:
 
         Raises ConfigError for a seed that a run's own splits do not have.
         """
-        listed = {ALL: {}} if self.file is None else read_splits(Path(self.file))
-        if ALL not in listed:
-            if str(seed) not in listed:
-                raise ConfigError(
-                    f"splits.file={self.file} has the splits of the seeds {', '.join(listed)} and none of seed {seed}; "
-                    f"set sweep.seeds=[{','.join(listed)}]"
-                )
-            return {group: listed[str(seed)][group] for group in folds}
+        if self.file is not None and (listed := self.listed(seed)) is not None:
+            return {group: listed[group] for group in folds}
         blocks = sorted(set(folds.values()) - {TEST})
         val = {VAL}
         if VAL not in folds.values():

@@ -1,0 +1,56 @@
+"""What a job leaves: no folder where it was refused before any work, else the link `latest` to what ran last."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mllm_probe.errors import MllmProbeError, PendingError
+from mllm_probe.paths import OutputPaths, RunPaths
+from mllm_probe.temporaries import temporary
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mllm_probe.report.heartbeat import Heartbeat
+
+
+@contextmanager
+def leaving(heart: "Heartbeat", folder: Path, here: "DictConfig", outputs: Path) -> Iterator[None]:
+    """Around a job with a `folder` of its own; jobs of a multirun keep theirs, for its status is read there."""
+    swept = here.mode is not None and here.mode.name == "MULTIRUN"
+    ran = Path(here.sweep.dir) if swept else folder
+    try:
+        yield
+    except MllmProbeError as error:
+        if swept or heart.began or isinstance(error, PendingError):
+            _point(outputs, ran)
+        else:
+            _clear(folder, {str(here.output_subdir), f"{here.job.name}.log"}, outputs)
+        raise
+    _point(outputs, ran)
+
+
+def _clear(folder: Path, hydras: set[str], outputs: Path) -> None:
+    """Remove the folder, and those above it that are empty then. One that holds more than a job writes before its work
+    stays as it is: it was there before."""
+    own = RunPaths(folder)
+    if {path.name for path in folder.iterdir()} <= {*hydras, own.status.name, own.config.name, own.identity.name}:
+        shutil.rmtree(folder)
+        for above in folder.parents:
+            if above == outputs.absolute() or not above.is_relative_to(outputs.absolute()):
+                break
+            with suppress(OSError):  # not empty
+                above.rmdir()
+
+
+def _point(outputs: Path, folder: Path) -> None:
+    """Where a file system has no links, or `latest` is a folder of the user's, there is none."""
+    link = OutputPaths(outputs).latest
+    part = temporary(link)
+    with suppress(OSError):
+        part.symlink_to(os.path.relpath(folder, outputs), target_is_directory=True)
+        part.replace(link)
+    part.unlink(missing_ok=True)
