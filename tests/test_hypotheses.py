@@ -63,9 +63,9 @@ def test_sentences_say_what_was_found_of_each_part_and_with_what_interval() -> N
         for n in ("rise", "fall")
     }
     assert found["H1"].sentence == (
-        "entailment at last: validation chose lm.05, the best layer is lm.05 (95 %); the rise is shown, the bottom "
-        f"layer lm.00 is not among them (lm.05 minus it: {points['rise']}); the fall is shown, the top layer lm.08 is "
-        f"not among them (lm.05 minus it: {points['fall']}); H1 holds"
+        "entailment at last: validation chose lm.05, the best layer is lm.05 (95 %); the rise is shown, the lowest "
+        f"layer compared, lm.00, is not among them (lm.05 minus it: {points['rise']}); the fall is shown, the highest "
+        f"layer compared, lm.08, is not among them (lm.05 minus it: {points['fall']}); H1 holds"
     )
     assert "objects at last from lm.00 to lm.04: +3" in found["H2"].sentence
     assert found["H3"].sentence.endswith("within 1 point of its best at lm.03 (depth 0.38) (97.5 % each); H3 holds")
@@ -75,7 +75,9 @@ def test_a_hypothesis_that_fails_says_which_part_does() -> None:
     """Of a rising curve nothing falls, and no word is said against the local one."""
     found = judged(RISING, SATURATING, 800)
     assert found["H1"].verdict == FAILS and found["H1"].parts == {"rise": HOLDS, "fall": FAILS}
-    assert "there is no fall, the top layer lm.08 is within 1 point of every layer" in found["H1"].sentence
+    assert (
+        "there is no fall, the highest layer compared, lm.08, is within 1 point of every layer" in found["H1"].sentence
+    )
     assert found["H2"].verdict == FAILS and found["H2"].parts == {"rise": HOLDS, "fall": FAILS}
     assert "entailment at last does not fall more than objects at last, at most by +0." in found["H2"].sentence
     assert "the rise is shown, objects at last from lm.00 to lm.04" in found["H2"].sentence

@@ -52,6 +52,28 @@ def judged(truth: np.ndarray, sweeps: int, pictures: int = 500) -> tuple[float, 
     return float(np.mean([s.verdict == peak.PEAK for s in found])), float(holds), float(np.median(hulls))
 
 
+@pytest.mark.parametrize(
+    ("truth", "known", "verdict"),
+    [
+        ([0.9, 0.9, 0.9, 0.9], (False, False), peak.FLAT),
+        ([0.9, 0.9, 0.9, 0.9], (True, False), peak.PLATEAU),
+        ([0.9, 0.8, 0.7, 0.6], (False, False), peak.FALLING),
+        ([0.9, 0.8, 0.7, 0.6], (True, False), peak.PEAK),
+        ([0.6, 0.7, 0.8, 0.9], (True, False), peak.RISING),
+        ([0.6, 0.7, 0.8, 0.9], (False, True), peak.PEAK),
+        ([0.5, 0.5, 0.5, 0.5], (True, True), peak.NOTHING),
+    ],
+)
+def test_an_end_that_can_know_nothing_is_known_to_be_low(
+    truth: list[float], known: tuple[bool, bool], verdict: str
+) -> None:
+    """Answers of layers that err about the same decisions, the weaker layers about more of them."""
+    order = np.random.default_rng(0).permutation(1000) / 1000
+    scores = np.stack([order < share for share in truth]).astype(float)
+    chance = np.ones(4) if max(truth) == 0.5 else np.zeros(4)
+    assert peak.shape(scores, Resamples(np.arange(1000), 200), chance, known=known).verdict == verdict
+
+
 # ---- max-T ----
 
 

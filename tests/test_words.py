@@ -31,25 +31,34 @@ def word(rows: pd.DataFrame, alpha: float = 0.05) -> str:
     chance = {site: 1.0 if pd.isna(value) else value for site, value in chance.items()}
     if chance and all(value > alpha for value in chance.values()):
         return "nothing above chance"
-    if rows[rows.test == "equivalence"].p_value.iloc[0] <= alpha:
+    known = rows.site[(rows.test == "above_chance") & (rows.verdict == "by design") & rows.site.str.match(r"lm\.\d+$")]
+    under, over = any(site < blocks[0] for site in known), any(site > blocks[-1] for site in known)
+    if rows[rows.test == "equivalence"].p_value.iloc[0] <= alpha and not (under or over):
         return "flat"
     if not chance or all(chance[site] > alpha for site in may):
         return "undecided"
-    low, high = blocks[0] not in may, blocks[-1] not in may
+    low, high = under or blocks[0] not in may, over or blocks[-1] not in may
     plateau = rows[rows.test == "plateau"]
     if len(plateau) and plateau.p_value.iloc[0] <= alpha and (low or high):
         return "plateau"
     if low and high:
         return "peak"
-    return {blocks[-1]: "rising to the top", blocks[0]: "falling from the bottom"}.get("".join(may), "undecided")
+    ends = {blocks[-1]: "rising to the top"} if not over else {}
+    ends |= {blocks[0]: "falling from the bottom"} if not under else {}
+    return ends.get("".join(may), "undecided")
 
 
 def table(
-    among: dict[str, float], chance: float | None = 0.001, flat: float = 0.4, plateau: float = 0.3
+    among: dict[str, float],
+    chance: float | None = 0.001,
+    flat: float = 0.4,
+    plateau: float = 0.3,
+    below: bool = False,
 ) -> pd.DataFrame:
-    """Rows of a position; among: the blocks that may be the best, with p."""
-    rows: list[dict[str, Any]] = []
-    for site in SITES:
+    """Rows of a position; among: the blocks that may be the best, with p; below: lm.00 can know nothing."""
+    sites = SITES[below:]
+    rows: list[dict[str, Any]] = [{"test": "above_chance", "site": SITES[0], "verdict": "by design"}] * below
+    for site in sites:
         p = among.get(site, 0.001)
         rows.append({"test": "contender", "site": site, "p_value": p, "verdict": "may be the best" * (p > 0.05)})
         if chance is not None:
@@ -57,14 +66,14 @@ def table(
             rows.append(
                 {"test": "above_chance", "site": site, "p_value": chance, "p_adjusted": chance, "verdict": told}
             )
-    hull = [site for site in SITES if site in among]
+    hull = [site for site in sites if site in among]
     rows.append(
-        {"test": "equivalence", "site": SITES[0], "other": SITES[-1], "p_value": flat, "verdict": "w" * (flat <= 0.05)}
+        {"test": "equivalence", "site": sites[0], "other": sites[-1], "p_value": flat, "verdict": "w" * (flat <= 0.05)}
     )
     if len(hull) > 1:
         told = "within the margin" * (plateau <= 0.05)
         rows.append({"test": "plateau", "site": hull[0], "other": hull[-1], "p_value": plateau, "verdict": told})
-    for site in SITES:
+    for site in sites:
         if site != "lm.08":
             gap = CURVE[8] - CURVE[SITES.index(site)]
             low, high = {"lm.03": (-0.15, -0.033)}.get(site, (gap - 0.025, gap + 0.025))
@@ -119,6 +128,14 @@ def test_a_chosen_layer_outside_the_set_is_not_called_the_best(scores: pd.DataFr
         ({"lm.06": 0.3, "lm.07": 1.0, "lm.08": 0.8}, {}, "Undecided"),
         ({"lm.08": 1.0}, {}, "Rising to the top, lm.08"),
         ({"lm.00": 1.0}, {}, "Falling from the bottom, lm.00"),
+        ({"lm.01": 1.0}, {"below": True}, "A peak at lm.01"),
+        ({"lm.08": 1.0}, {"below": True}, "Rising to the top, lm.08"),
+        (
+            dict.fromkeys(SITES[1:], 0.5),
+            {"below": True, "flat": 0.001, "plateau": 0.002},
+            "A plateau from lm.01 to lm.08",
+        ),
+        (dict.fromkeys(SITES[1:], 0.5), {"below": True}, "Undecided"),
         (dict.fromkeys(SITES, 0.5), {"flat": 0.02}, "Flat within 1 point"),
         (dict.fromkeys(SITES, 0.5), {}, "Undecided"),
         ({"lm.03": 1.0}, {"chance": 0.3}, "Nothing above chance"),
@@ -131,6 +148,9 @@ def test_the_shape_is_said_with_its_tests(
     tests = table(among, **more)  # type: ignore[arg-type]
     card = reading(scores, tests).answers()[2]
     assert card.answer == shape
+    assert ("the bottom block lm.00 can know nothing" in card.detail) == (
+        "below" in more and shape != "Rising to the top, lm.08"
+    )
     numbers = {f"{p:.2g}" for p in [*tests.p_value.dropna(), *tests.p_adjusted.dropna()]}
     told = set(re.findall(r"p\s=\s([\d.e-]+)", "; ".join(card.detail).replace("\xa0", " ")))
     assert told and told <= numbers, "each p is that of a row"

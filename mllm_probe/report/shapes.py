@@ -5,7 +5,8 @@ and `above_chance` at one position. Tests nothing again.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mllm_probe.sites import listed
+from mllm_probe.score import BY_DESIGN
+from mllm_probe.sites import Site, listed
 from mllm_probe.stats.peak import FALLING, FLAT, NOTHING, PEAK, PLATEAU, RISING, UNDECIDED
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ def shape_why(here: "pd.DataFrame", blocks: Sequence[str], margin: str) -> Itera
     if word in (RISING, FALLING):
         yield f"no other block may be the best, greatest {p_said(contends[contends.verdict == ''].p_value.max())}"
     elif word != FLAT:
-        for end, row in (("bottom", contends.loc[blocks[0]]), ("top", contends.loc[blocks[-1]])):
-            yield f"the {end} block {row.name} {'may be' if row.verdict else 'is not'} the best, {p_said(row.p_value)}"
+        yield from _ends(here, contends, blocks)
     for row in here[here.test.isin(EQUAL.get(word, ()))].itertuples():
         ends = f"{blocks[0]} to {blocks[-1]}" if row.test == "equivalence" else f"{row.site} to {row.other}"
         if row.test == "plateau" and word == UNDECIDED and (row.site, row.other) == (blocks[0], blocks[-1]):
@@ -54,6 +54,19 @@ def shape_why(here: "pd.DataFrame", blocks: Sequence[str], margin: str) -> Itera
         yield "none of the blocks that may be the best is above chance"
     if chance.empty:
         yield "it could not be tested whether any block is above chance"
+
+
+def _ends(here: "pd.DataFrame", contends: "pd.DataFrame", blocks: Sequence[str]) -> Iterator[str]:
+    """May the bottom and the top block be the best; of one that is `by design` this is known without a test."""
+    known = sorted(Site.parse(site) for site in here.site[(here.test == "above_chance") & (here.verdict == BY_DESIGN)])
+    known = [site for site in known if (site.tower, site.part) == ("lm", "block")]
+    for end, place in (("bottom", 0), ("top", -1)):
+        row = contends.loc[blocks[place]]
+        outer = sorted([*known, Site.parse(row.name)])[place]
+        if outer in known:
+            yield f"the {end} block {outer} can know nothing"
+        else:
+            yield f"the {end} block {row.name} {'may be' if row.verdict else 'is not'} the best, {p_said(row.p_value)}"
 
 
 def beyond(rows: "pd.DataFrame") -> "pd.Series[bool]":

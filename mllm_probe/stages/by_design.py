@@ -66,10 +66,11 @@ class ByDesign:
         return said
 
     def marked(self, scores: Sequence[Score], metric: str) -> list[Score]:
-        """The headline rows over seeds that these are, with the family `by design`."""
+        """The headline rows over seeds that these are, with the family `by design` and without an interval: the value
+        is known."""
         places = {(control, str(key or "")) for (control, key), why in self.found.items() if why}
         return [
-            replace(row, family=BY_DESIGN)
+            replace(row, family=BY_DESIGN, low=None, high=None)
             if row.seed == "all"
             and row.metric == metric
             and row.features in ("single", "words")

@@ -91,7 +91,7 @@ class Verdicts:
         found: list[Test] = []
         said: dict[str, Any] = {}
         for position in dict.fromkeys(key.position for key in self._rows):
-            keys = [key for key in self._rows if key.position == position and self._compared(key)]
+            keys = [key for key in self._rows if self._block(key, position) and not self._design.has("", key)]
             if len(keys) == 1:  # nothing to compare it with but what the model answers
                 found += self._gap(f"lm blocks at {position}", keys[0], self._rows[keys[0]])
             elif keys:
@@ -99,9 +99,9 @@ class Verdicts:
                 found += rows
         return found, said
 
-    def _compared(self, key: Key) -> bool:
-        """Blocks of the language model, but those that can know nothing."""
-        return key.site.tower == "lm" and key.site.part == "block" and not self._design.has("", key)
+    def _block(self, key: Key, position: str) -> bool:
+        """Blocks of the language model; those that can know nothing are known to be low, and not compared."""
+        return key.site.tower == "lm" and key.site.part == "block" and key.position == position
 
     def _position(
         self, keys: Sequence[Key], scores: Sequence[Score], chance: np.ndarray | None
@@ -110,7 +110,7 @@ class Verdicts:
         rows = np.stack([self._rows[key] for key in keys])
         better = self._scoring.headline in HIGHER_IS_BETTER
         chosen = preferred(np.asarray([self._validation(key, scores) for key in keys]), better)
-        form = self._form(self._read[keys[0]], rows, chance)
+        form = self._form(keys, rows, chance)
         above = chance is not None and min(chance[i] for i in form.among.layers) <= ALPHA
         self._keep(keys, rows, chosen, above)
         family = f"lm blocks at {keys[0].position}"
@@ -118,10 +118,13 @@ class Verdicts:
         found += [*self._differences(family, keys, rows, chosen), *self._gap(family, keys[chosen], rows[chosen])]
         return found, self._line(keys, form, chosen)
 
-    def _form(self, read: np.ndarray, rows: np.ndarray, chance: np.ndarray | None) -> Shape:
+    def _form(self, keys: Sequence[Key], rows: np.ndarray, chance: np.ndarray | None) -> Shape:
+        read, layers = self._read[keys[0]], [key.site.layer for key in keys]
         if self._scoring.incomparable(read):
             return uncompared(len(rows), chance)
-        return shape(rows, self._scoring.draws(read), chance, self._margin)
+        others = [key.site.layer for key in self._rows if self._block(key, keys[0].position) and key not in keys]
+        known = any(layer < layers[0] for layer in others), any(layer > layers[-1] for layer in others)
+        return shape(rows, self._scoring.draws(read), chance, self._margin, known=known)
 
     @property
     def _margin(self) -> float:

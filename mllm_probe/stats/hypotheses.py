@@ -111,7 +111,7 @@ class Judge:
         """
         draws = self._draws(curve.groups)
         among, late = contenders(curve.rows, draws, self.level), behind(curve.rows, draws, self.margin).max(axis=0)
-        ends = {"rise": (0, "bottom"), "fall": (len(curve.sites) - 1, "top")}
+        ends = {"rise": (0, "lowest"), "fall": (len(curve.sites) - 1, "highest")}
         parts = {
             name: self._end(curve, name, end, word, (end in among.layers, float(late[end])), draws)
             for name, (end, word) in ends.items()
@@ -125,7 +125,7 @@ class Judge:
     def _end(self, curve: Curve, name: str, end: int, word: str, found: tuple[bool, float], draws: Resamples) -> Part:
         """Is the curve lower at one end? `found`: may that end be the best, and p of "it is behind by the margin"."""
         contends, late = found
-        place = f"the {word} layer {curve.sites[end]}"
+        place = f"the {word} layer compared, {curve.sites[end]},"
         numbers: dict[str, float | str] = {}
         shown = ""
         if curve.chosen != end:

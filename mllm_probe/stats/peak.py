@@ -146,16 +146,24 @@ class Shape:
 
 
 def shape(
-    scores: np.ndarray, draws: Resamples, chance: np.ndarray | None, margin: float = 0.01, alpha: float = 0.05
+    scores: np.ndarray,
+    draws: Resamples,
+    chance: np.ndarray | None,
+    margin: float = 0.01,
+    alpha: float = 0.05,
+    known: tuple[bool, bool] = (False, False),
 ) -> Shape:
     """The shape of the curve of scores [L, N] of test rows, from the bottom layer to the top one.
 
-    chance [L]: p of each layer against chance, adjusted over them; None where that could not be tested. The words, of
-    which each needs all its tests at alpha (intersection-union, Berger 1982), so that alpha is not divided:
+    chance [L]: p of each layer against chance, adjusted over them; None where that could not be tested. known: does
+    the curve go on below, or above, with layers that can know nothing and are not compared? Such an end is lower than
+    what is above chance, without a test. The words, of which each needs all its tests at alpha (intersection-union,
+    Berger 1982), so that alpha is not divided:
 
     - nothing above chance: no layer is.
-    - flat: all layers are within `margin` of each other (`equivalence`).
-    - rising to the top, falling from the bottom: that layer is the only one that may be the best (`contenders`).
+    - flat: all layers are within `margin` of each other (`equivalence`), and no end is known to be lower.
+    - rising to the top, falling from the bottom: that layer is an end, and the only one that may be the best
+      (`contenders`).
     - plateau: layers of the hull of these are within `margin` of each other (p counts twice), and an end outside it
       may not be the best.
     - peak: neither end may be the best, so the curve falls on both sides of what may.
@@ -170,10 +178,10 @@ def shape(
     plateau = _picked(equivalence(hull, draws, margin), alpha) if len(hull) > 1 else None
     if chance is not None and min(chance) > alpha:
         return Shape(NOTHING, float(min(chance)), among, flat, plateau)
-    if flat.holds:
+    if flat.holds and not any(known):
         return Shape(FLAT, flat.p, among, flat, plateau)
     above = np.inf if chance is None else min(chance[i] for i in among.layers)
-    word, p = _curved(among, plateau) if above <= alpha else (UNDECIDED, np.nan)
+    word, p = _curved(among, plateau, known) if above <= alpha else (UNDECIDED, np.nan)
     return Shape(word, max(p, float(above)) if p == p else p, among, flat, plateau)
 
 
@@ -191,14 +199,15 @@ def _picked(same: Equivalence, alpha: float) -> Equivalence:
     return replace(same, holds=p <= alpha, p=p)
 
 
-def _curved(among: Contenders, plateau: Equivalence | None) -> tuple[str, float]:
+def _curved(among: Contenders, plateau: Equivalence | None, known: tuple[bool, bool]) -> tuple[str, float]:
     """The word that the contenders allow, and the largest p it needs of them."""
     top = len(among.p) - 1
-    outside = [among.p[end] for end, out in ((0, among.first > 0), (top, among.last < top)) if out]
+    ends = ((known[0], 0, among.first > 0), (known[1], top, among.last < top))
+    outside = [0.0 if sure else among.p[end] for sure, end, out in ends if sure or out]
     if plateau is not None and plateau.holds and outside:
         return PLATEAU, max(*outside, plateau.p)
     if len(outside) == 2:
         return PEAK, max(outside)
-    if among.layers in ((0,), (top,)):
+    if among.layers in ((0,), (top,)) and not known[among.first > 0]:
         return RISING if among.first else FALLING, max(p for i, p in enumerate(among.p) if i not in among.layers)
     return UNDECIDED, np.nan
