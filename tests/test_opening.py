@@ -185,7 +185,7 @@ def in_table(root: Path, *names: str, **selection: str) -> Collection:
 
 @pytest.mark.parametrize("load", [in_coco, in_table])
 def test_the_target_of_a_link_may_lie_anywhere_and_the_name_may_not(
-    tmp_path: Path, load: Callable[..., Collection]
+    tmp_path: Path, load: Callable[..., Collection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, store = tmp_path / "set", tmp_path / "store"
     root.mkdir()
@@ -206,6 +206,10 @@ def test_the_target_of_a_link_may_lie_anywhere_and_the_name_may_not(
     ]:
         with pytest.raises(DataError, match=said):
             load(root, name)
+    monkeypatch.chdir(root)
+    for name in ("../store/blob.png", "images/../../store/blob.png"):
+        with pytest.raises(DataError, match="leads outside"):
+            named_file(Path(), name)
     with pytest.raises(
         DataError, match=r"a.png is a link to .*blob.png, outside .*, and data.links=refuse takes no such"
     ):

@@ -37,7 +37,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and large pict
 def inside(root: Path, name: str) -> Path:
     """`root / name`, refused where a name from a data file would leave the root."""
     path = root / name
-    if not Path(normpath(path)).is_relative_to(normpath(root)):
+    if not Path(normpath(path.absolute())).is_relative_to(normpath(root.absolute())):
         raise DataError(f"picture name {name!r} leads outside {root}; names in annotation files must stay below it")
     return path
 
