@@ -41,6 +41,7 @@ M_ROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 SCALED = ("gemma3", "paligemma", "paligemma2")  # embeddings times the root of their width
 POSITIONED = ("blip2", "kosmos2")  # positions are added to embeddings
 SEES_THE_TEXT = ("paligemma", "paligemma2", "instructblip")  # at picture tokens; the last by its Q-Former
+SEES_AHEAD = ("gemma3", "paligemma", "paligemma2")  # picture tokens see later ones
 DEEPSTACK = ("qwen3_vl",)  # adds picture features to the states between its first blocks
 
 
@@ -160,6 +161,23 @@ def test_who_sees_the_text_behind_the_picture(family: tuple[str, Path], model: H
     other = replace(pair[0], uid="other", text=f"{pair[0].text} Or is it not?")
     one, two = (read(model, [sample], "lm.03@mean_image")["lm.03@mean_image"][0] for sample in (pair[0], other))
     assert close(one, two) != (family[0] in SEES_THE_TEXT)
+
+
+@torch.inference_mode()
+def test_which_picture_tokens_see_later_ones(family: tuple[str, Path], model: HFModel, pair: list[Sample]) -> None:
+    """A constant planted at the last picture token behind block 2 changes the first one behind block 3."""
+    inputs = model._blueprint.process(pair[:1])
+    places, found = [] if model.anatomy.crossed else picture_tokens(model, inputs), []
+    if not places:
+        pytest.skip("no token of its prompts stands for a feature of the picture")
+    handle = lm_blocks(model)[2].register_forward_hook(lambda _m, _a, out: found.append(first(out)[0, places[0]]))
+    try:
+        model._model.base_model(**inputs, use_cache=False)
+        with planted(model, 0, places[-1]):
+            model._model.base_model(**inputs, use_cache=False)
+    finally:
+        handle.remove()
+    assert close(*found) != (family[0] in SEES_AHEAD)
 
 
 @torch.inference_mode()

@@ -45,7 +45,8 @@ class Lacking:
             why.append(f"{_counted(self.missing, 'weight', ' of the model')} {_are(self.missing)} not in the files")
         if self.other:
             name, shapes = self.other[0]
-            why.append(f"{len(self.other)} do not have the shape that config.json asks for ({name}: {shapes})")
+            have = "weights have" if len(self.other) > 1 else "weight has"
+            why.append(f"{len(self.other)} {have} another shape than config.json asks for ({name}: {shapes})")
         if self.left:
             why.append(f"{_counted(self.left, 'tensor', ' in the files')} {_are(self.left)} of no weight of this model")
         return ModelError(f"{self.folder}: {', '.join(why)}; nothing is drawn in their place, so {_mending(self.left)}")
@@ -63,6 +64,7 @@ class Lacking:
             said.append(f"{folder}: the names of the weights begin with '{self.wrapper}', which is left out")
         if self.names:
             found = f"{_counted(self.names, 'weight', ' of the model')} {_are(self.names)} not in the files"
+            found += ", or not in the shape that config.json asks for" if self.other else ""
             said.append(f"{folder}: {found}; nothing that is read depends on them")
         if self.left:
             found = f"{_counted(self.left, 'tensor', ' in the files')} {_are(self.left)} of no weight of this model"

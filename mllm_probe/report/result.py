@@ -203,7 +203,9 @@ class Result:
         """Versions and what the model was loaded as."""
         shown = {"class", "device", "dtype", "attn", "padding_side", "revision"}
         loaded = {n: v for n, v in self.summary.get("provenance", {}).items() if n in shown and v is not None}
-        named = {name: self.summary.get(name) for name in ("run", "cache", "fingerprint", "template")}
+        named = {name: self.summary.get(name) for name in ("run", "cache", "fingerprint")}
+        if wrapped := self.summary.get("template"):
+            named["template"] = wrapped
         return {**named, **loaded, **self.summary.get("versions", {})}
 
     @property
