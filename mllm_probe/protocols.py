@@ -58,7 +58,8 @@ class Dataset(Protocol):
 
 
 class Task(Protocol):
-    """A question about pictures."""
+    """A question about pictures. A `kind` beside these, that of its labels (see Problem), lets a probe that cannot fit
+    them be refused before a picture is opened."""
 
     @property
     def name(self) -> str: ...

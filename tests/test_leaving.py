@@ -20,6 +20,7 @@ REFUSED = {  # {what is wrong: words, what is said of them}
     ),
     "no checkpoint": (("model=custom", "model.path=nowhere"), "nowhere does not exist"),
     "a probe of tokens": (("probe=attention",), "probe=attention reads a row for every token"),
+    "a number for a probe of labels": (("task=count", "probe=logistic"), "task=count has targets of kind number"),
     "bits of margins": (("probe=mean_difference", "sweep.analyses=[mdl]"), "says is no log-odds"),
     "no such baseline": (("sweep.analyses=[v_information]", "sweep.baseline=lm.99@last"), "is not among the keys"),
     "no file of splits": (("splits.file=nowhere.csv",), "splits.file=nowhere.csv cannot be read"),

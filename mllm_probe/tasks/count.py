@@ -27,6 +27,7 @@ class Count:
     covariates: Sequence[str] = ()
     seed: int = 0
     name: ClassVar[str] = "count"
+    kind: ClassVar[str] = "number"
 
     def __post_init__(self) -> None:
         if self.categories is not None and (not self.categories or isinstance(self.categories, str)):

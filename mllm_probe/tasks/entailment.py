@@ -44,6 +44,7 @@ class Entailment:
     seed: int = 0
     on_bad_row: str = "stop"
     name: ClassVar[str] = "entailment"
+    kind: ClassVar[str] = "binary"
 
     def __post_init__(self) -> None:
         if not 1 <= self.captions_per_picture <= MOST_CAPTIONS:

@@ -41,6 +41,7 @@ class Objects:
     covariates: Sequence[str] = ()
     seed: int = 0
     name: ClassVar[str] = "objects"
+    kind: ClassVar[str] = "binary"
 
     def __post_init__(self) -> None:
         for setting, allowed in (("prompt", PROMPTS), ("absent", ABSENT), ("balance", BALANCES)):
