@@ -62,7 +62,7 @@ def biased(all_: Weights) -> Weights:
     return {**all_, "language_model.model.layers.0.self_attn.q_proj.bias": torch.zeros(64)}
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 @pytest.mark.parametrize(
     ("change", "config", "message"),
     [
@@ -89,9 +89,10 @@ def biased(all_: Weights) -> Weights:
             {"vision_config__num_hidden_layers": 2},
             r"16 tensors in the files .* are of blocks, or parts of blocks",
         ),
+        (without("post_layernorm"), {"text_config__num_hidden_layers": 2}, r"18 tensors in the files .* are of blocks"),
         (biased, {}, r"1 tensor in the files .* is of blocks, or parts of blocks"),
     ],
-    ids=["connector", "mlp", "head", "authors", "heads", "blocks", "vision blocks", "bias"],
+    ids=["connector", "mlp", "head", "authors", "heads", "blocks", "vision blocks", "blocks and more", "bias"],
 )
 def test_what_states_and_answers_need_is_not_drawn(
     checkpoint: Path,

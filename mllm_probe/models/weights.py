@@ -101,14 +101,17 @@ def _find_lacking(model: nn.Module, folder: Path | None, told: Any) -> Lacking:
     mismatched = [*told["mismatched_keys"], *_misshapen(model)]
     other = sorted((name, f"{list(there)}, not {list(here)}") for name, there, here in mismatched)
     left = sorted(told["unexpected_keys"])
-    lists = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
-    inside = [name for name in left if any(name.startswith(f"{blocks}.") for blocks in lists)]
-    if inside and not missing:
+    found = Lacking(folder, tuple(missing), tuple(other), tuple(left))
+    lists = [f"{name}." for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
+    inside = [name for name in left if name.startswith(tuple(lists))]
+    if inside and any(name.startswith(tuple(lists)) for name in missing):
+        raise found.error  # blocks under other names
+    if inside:
         raise ModelError(
             f"{folder}: {_counted(inside, 'tensor', ' in the files')} {_are(inside)} of blocks, or parts of blocks, "
             "that config.json does not have, so the model would not be the one that was trained; mend config.json"
         )
-    return Lacking(folder, tuple(missing), tuple(other), tuple(left))
+    return found
 
 
 def _misshapen(model: nn.Module) -> list[tuple[str, Sequence[int], Sequence[int]]]:
