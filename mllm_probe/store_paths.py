@@ -17,6 +17,13 @@ class PartPaths:
     def part(self, name: str) -> Path:
         return self.root / f"{plain_name(name)}.safetensors"
 
+    def claim(self, number: int, generation: int) -> Path:
+        """0: whose turn it is to fit; others: who is at this sweep."""
+        return self.root / f"{number:05d}.{generation}.claim"
+
+    def claimed(self) -> set[int]:
+        return {int(path.name.partition(".")[0]) for path in self.root.glob("*.claim") if is_claim(path)}
+
 
 @dataclass(frozen=True)
 class TrainingPaths:

@@ -192,3 +192,12 @@ def test_so_do_the_other_signals_of_batch_systems() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_jobs_that_cannot_differ_all_end_with_results(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
+    """They are one sweep twice, at once."""
+    args = (*tiny(checkpoint), *FEW, "controls=none", "guards=note", "hydra/launcher=local", "hydra.sweep.dir=sweep")
+    code, _, err = probe("run", "-m", *args, "extract.workers=1,2")
+    assert code == 0, err
+    scores = [(tmp_path / "sweep" / n / "scores.csv").read_bytes() for n in "01"]
+    assert len(set(scores)) == 1 and not list(tmp_path.glob("outputs/unfinished/*"))

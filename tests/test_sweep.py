@@ -1,6 +1,7 @@
 """A sweep from the command line: controls, analyses, tests over layers, and what a killed one leaves."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import QUICK, Run, stored, tiny
+from conftest import QUICK, Run, Silent, stored, tiny
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import accuracy_score, log_loss
 from test_words import check_words
@@ -380,14 +381,43 @@ def test_bits_are_refused_where_outputs_are_no_log_odds(probe: Run, checkpoint: 
     assert not metrics & {"nll", "ece"} and {"accuracy", "auroc"} <= metrics
 
 
-def test_equal_sweeps_at_once_do_not_lose_each_other_in_silence(tmp_path: Path) -> None:
+def test_equal_sweeps_at_once_share_their_parts(tmp_path: Path) -> None:
+    """The second waits for its turn and fits nothing; the first leaves the parts to it, and it removes them."""
     trial = Trial(Key.parse("lm.01@last"), "", "logistic", 0, np.zeros(3, np.float32), {"converged": 1.0}, {})
     one, two = (Parts(PartPaths(tmp_path / "parts")) for _ in range(2))
-    for parts in (one, two):
-        parts.get("lm.01@last", lambda: [trial])
+    begun, done, said = threading.Event(), threading.Event(), Silent()
+
+    def second() -> None:
+        with two.turn(said):
+            begun.set()
+            two.get("lm.01@last", lambda: pytest.fail("it is there"))
+            two.join(LOGITS, tmp_path / "two", {})
+            done.wait(60)
+
+    with one.turn(Silent()):
+        one.get("lm.01@last", lambda: [trial])
+        other = threading.Thread(target=second)
+        other.start()
+        while not said.notes:
+            assert not begun.wait(0.01), "two at once"
+        one.join(LOGITS, tmp_path / "one", {})
     one.clear()
-    with pytest.raises(CacheError, match="another process finished the same sweep meanwhile"):
-        two.join(LOGITS, tmp_path / "out.safetensors", {})
+    assert begun.wait(60)
+    done.set()
+    other.join()
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert "fits the same sweep: waiting for it" in said.notes[0]
+    two.clear()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_parts_that_are_gone_are_named(tmp_path: Path) -> None:
+    parts = Parts(PartPaths(tmp_path / "parts"))
+    trial = Trial(Key.parse("lm.01@last"), "", "logistic", 0, np.zeros(3, np.float32), {"converged": 1.0}, {})
+    parts.get("lm.01@last", lambda: [trial])
+    parts.clear()
+    with pytest.raises(CacheError, match="lost the part of lm.01@last: another process removed it"):
+        parts.join(LOGITS, tmp_path / "out.safetensors", {})
 
 
 def test_what_changes_a_label_changes_the_run() -> None:

@@ -20,11 +20,20 @@ from itertools import count
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
+from typing import Protocol
 
-from mllm_probe.store_paths import GroupPaths
 from mllm_probe.temporaries import is_temporary, pid_namespace, temporary
 
 BEAT, STALE = 10.0, 60.0  # seconds between two signs of life, and without one until a claim is dead
+
+
+class Claimable(Protocol):
+    """A folder whose parts are claimed by number, such as the shards of a group."""
+
+    @property
+    def root(self) -> Path: ...
+
+    def claim(self, number: int, generation: int) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Claims:
 
     def __init__(self) -> None:
         self._owner = Owner.here()
-        self._held: dict[tuple[GroupPaths, int], int] = {}  # shard: generation
+        self._held: dict[tuple[Claimable, int], int] = {}  # shard: generation
         self._left = Event()
         self._thread = Thread(target=self._beat, name="claims", daemon=True)
 
@@ -74,7 +83,7 @@ class Claims:
         self._thread.join()
         self.clear()
 
-    def take(self, paths: GroupPaths, number: int) -> bool:
+    def take(self, paths: Claimable, number: int) -> bool:
         """Whether the shard is this process's to fill, claimed now or before."""
         if self.holds(paths, number):
             return True
@@ -89,7 +98,7 @@ class Claims:
         self._held[paths, number] = generation
         return True
 
-    def holds(self, paths: GroupPaths, number: int) -> bool:
+    def holds(self, paths: Claimable, number: int) -> bool:
         """Whether this process has a claim that nobody has taken over."""
         generation = self._held.get((paths, number))
         if generation is None or paths.claim(number, generation + 1).exists():
@@ -99,7 +108,15 @@ class Claims:
         except FileNotFoundError:
             return False
 
-    def release(self, paths: GroupPaths, number: int) -> None:
+    def lives_elsewhere(self, paths: Claimable, number: int) -> bool:
+        """Whether another process that lives holds the newest claim."""
+        try:
+            generation = _next(paths, number)
+            return generation > 0 and not self.holds(paths, number) and self._lives(paths.claim(number, generation - 1))
+        except FileNotFoundError:
+            return False
+
+    def release(self, paths: Claimable, number: int) -> None:
         """Give a claim up, those it took over from first; where it was taken over, the others' stay."""
         if self.holds(paths, number):
             for generation in range(self._held[paths, number] + 1):
@@ -145,7 +162,7 @@ class Claims:
         return True
 
 
-def holder(paths: GroupPaths, number: int) -> Owner | None:
+def holder(paths: Claimable, number: int) -> Owner | None:
     """Whose the newest claim to a shard is, dead or alive."""
     with suppress(FileNotFoundError):
         if generation := _next(paths, number):
@@ -153,7 +170,7 @@ def holder(paths: GroupPaths, number: int) -> Owner | None:
     return None
 
 
-def _next(paths: GroupPaths, number: int) -> int:
+def _next(paths: Claimable, number: int) -> int:
     """The generation behind the newest claim's."""
     return next(n for n in count() if not paths.claim(number, n).exists())
 

@@ -36,8 +36,9 @@ def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> Non
     extract_all([ready, reference], reporter)
     agreements = Agreements(ready, reference, config.fidelity)
     parts = Parts(OutputPaths(Path(config.paths.outputs)).parts(agreements.run))
-    save_agreements(paths.fidelity, corrected(list(_rows(agreements, ready, parts, reporter))))
-    parts.join(LOGITS, paths.predictions, agreements.scored.metadata())
+    with parts.turn(reporter):
+        save_agreements(paths.fidelity, corrected(list(_rows(agreements, ready, parts, reporter))))
+        parts.join(LOGITS, paths.predictions, agreements.scored.metadata())
     parts.clear()
     show_fidelity(paths, reporter, config.report)
 

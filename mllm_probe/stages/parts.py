@@ -1,25 +1,32 @@
 """What a sweep has fitted so far, one file a key, until the run's own files are joined from them.
 
-A killed sweep finds its parts again by the digest of everything that could change a score. Memory holds one key at a
-time, however many there are.
+A killed sweep finds its parts again by the digest of everything that could change a score. So does another process with
+the same sweep, which waits for its turn meanwhile. Memory holds one key at a time, however many there are.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mllm_probe.cache.claims import Claims, holder
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import replacing
+from mllm_probe.protocols import Reporter
 from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Trial
 from mllm_probe.store_paths import PartPaths
 
 LOGITS, FITS = "logits/", "fits/"
+TURN = 0  # the number of the claim to fit; those of the processes that are at the sweep are higher
+POLL = 0.5  # seconds between two looks
 TOLD = ("control", "probe", "seed", "facts", "features")
 
 
@@ -29,6 +36,17 @@ class Parts:
     def __init__(self, paths: PartPaths) -> None:
         self._paths = paths
         self._names: dict[str, None] = {}
+
+    @contextmanager
+    def turn(self, reporter: Reporter) -> Iterator[None]:
+        """Alone at this sweep. Whoever comes meanwhile waits, and finds the parts."""
+        with Claims() as claims:
+            next(n for n in count(TURN + 1) if claims.take(self._paths, n))
+            if not claims.take(self._paths, TURN):
+                reporter.note(f"{holder(self._paths, TURN) or 'another process'} fits the same sweep: waiting for it")
+                while not claims.take(self._paths, TURN):
+                    time.sleep(POLL)
+            yield
 
     def get(self, name: str, make: Callable[[], Sequence[Trial]]) -> list[Trial]:
         """The trials of a part: read where an earlier process left them, else made and written."""
@@ -48,12 +66,12 @@ class Parts:
     def join(self, prefix: str, out: Path, metadata: Mapping[str, str]) -> None:
         """One safetensors file of all tensors named `prefix`..., copied one by one: no two are in memory at once.
 
-        Raises CacheError where another process has finished the same sweep meanwhile, and cleared its parts.
+        Raises CacheError where parts are gone, as when this process slept so long that another one took its turn.
         """
         if gone := [name for name in self._names if not self._paths.part(name).exists()]:
             raise CacheError(
-                f"{self._paths.root} lost the part of {gone[0]}: another process finished the same sweep "
-                "meanwhile, and its run folder has the same results"
+                f"{self._paths.root} lost the part of {gone[0]}: another process removed it, or finished the same "
+                "sweep while this one slept; the same command begins it anew"
             )
         tensors = [tensor for name in self._names for tensor in _tensors(self._paths.part(name), prefix)]
         header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -77,7 +95,13 @@ class Parts:
         return {trial.name: dict(trial.facts) for name in self._names for trial in _load(self._paths.part(name))}
 
     def clear(self) -> None:
-        shutil.rmtree(self._paths.root, ignore_errors=True)
+        """Remove all, unless another process is at the same sweep, which then does so."""
+        with Claims() as claims:
+            if not claims.take(self._paths, TURN):
+                return
+            others = self._paths.claimed() - {TURN}
+            if not any(claims.lives_elsewhere(self._paths, number) for number in others):
+                shutil.rmtree(self._paths.root, ignore_errors=True)
 
 
 def _save(path: Path, trials: Sequence[Trial]) -> None:

@@ -81,11 +81,18 @@ class Swept:
 
 
 def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
-    """Write every file of the run; scores.csv grows key by key, and is whole when the layers have been compared."""
-    template = save_first(ready, paths, reporter)
-    started, bench, source = time.monotonic(), Bench(ready), Source(ready)
-    scoring, table = Scoring(bench), ScoreFile(paths.scores)
+    """Write every file of the run, when no other process is at the same one."""
+    scoring = Scoring(Bench(ready))
     parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
+    with parts.turn(reporter):
+        return _swept(scoring, parts, paths, reporter, extraction)
+
+
+def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
+    """scores.csv grows key by key, and is whole when the layers have been compared."""
+    bench, ready = scoring.bench, scoring.bench.ready
+    template = save_first(ready, paths, reporter)
+    started, source, table = time.monotonic(), Source(ready), ScoreFile(paths.scores)
     guards = Guards(bench, reporter)
     guards.question()
     guards.vectors(source)
