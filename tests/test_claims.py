@@ -334,3 +334,12 @@ def test_a_claim_is_kept_young(group: GroupPaths, monkeypatch: pytest.MonkeyPatc
             assert time.monotonic() < until
             time.sleep(0.01)
     assert not group.root.exists()
+
+
+def test_a_sweep_says_how_far_an_unfinished_extraction_is(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
+    base = (*tiny(checkpoint), *DATA)
+    assert probe("extract", *base, "extract.num_shards=3")[0] == 0
+    code, _, err = probe("sweep", *base)
+    there = len(list(tmp_path.glob("outputs/cache/*/groups/*/*.safetensors")))
+    assert code == 1 and f", and {there} of 6 shards of an unfinished extraction are there" in err
+    assert err.rstrip().endswith("with the same settings first, which goes on behind them")

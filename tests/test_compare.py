@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest, norm
 
 from mllm_probe import cli
+from mllm_probe.jobs import Job, read, write
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.comparison import draw_comparison
 from mllm_probe.report.predictions import Scored, load_scored
@@ -126,6 +127,12 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
     os.utime(two / "0" / "global" / "scores.csv", (0, 0))
     assert probe("compare", "two", "--out", "elsewhere/o")[0] == 0
     assert {path.name: path.read_bytes() for path in Path("elsewhere/o").iterdir()} == first
+    status = RunPaths(two / "2").status
+    job = read(Job, status)
+    assert job is not None
+    write(replace(job, state="running", ended=None, pid=os.getpid()), status)
+    _, _, err = probe("compare", "two", "--out", "o")
+    assert "not over yet in these folders: 1 job; `mllm-probe status` shows them" in err
 
 
 def test_runs_are_not_compared_where_a_label_is_rare(

@@ -65,6 +65,16 @@ class Store:
                 if is_orphan(path):
                     path.unlink(missing_ok=True)
 
+    def begun(self) -> tuple[int, int]:
+        """How many shards of unfinished groups are there, and how many their plans name. Raises CacheError."""
+        there = planned = 0
+        for digest in self.unfinished():
+            group = self.paths.group(digest)
+            numbers = {unit["shard"] for unit in _json(group.plan, {"units": list})["units"]}
+            there += sum(group.shard(number).exists() for number in numbers)
+            planned += len(numbers)
+        return there, planned
+
     def provenance(self) -> dict[str, Any]:
         """That of a finished group, empty where there is none; device and quantised modules are alike in all."""
         return next((dict(entry["provenance"]) for entry in self.groups().values()), {})

@@ -186,9 +186,11 @@ def filled(ready: Prepared) -> Coverage:
             "extracts it again"
         )
     if lacking:
+        there, planned = ready.store.begun()
+        begun = f", and {there} of {planned} shards of an unfinished extraction are there" if planned else ""
         raise CacheError(
-            f"{ready.store.paths.root} lacks activations of {lacking} of {len(samples)} samples; "
-            "run `mllm-probe extract` with the same settings first"
+            f"{ready.store.paths.root} lacks activations of {lacking} of {len(samples)} samples{begun}; "
+            f"run `mllm-probe extract` with the same settings first{', which goes on behind them' if begun else ''}"
         )
     return coverage
 

@@ -18,6 +18,7 @@ from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.paths import ComparisonPaths, OutputPaths, replacing
 from mllm_probe.score import ALPHA
 from mllm_probe.tools.listing import add_row, count, new_table, wide_console
+from mllm_probe.tools.standing import standings
 
 if TYPE_CHECKING:
     from mllm_probe.paths import RunPaths
@@ -73,7 +74,10 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
     from mllm_probe.tools.labels import labelled
     from mllm_probe.tools.runs import check_data, check_measure, find_runs
 
-    found, failed = find_runs([Path(folder) for folder in given.runs])
+    folders = [Path(folder) for folder in given.runs]
+    found, failed = find_runs(folders)
+    if going := [job for folder in folders for job in standings(folder) if not job.over]:
+        reporter.note(f"not over yet in these folders: {count(len(going), 'job')}; `mllm-probe status` shows them")
     if failed:
         reporter.note(f"left out, without a finished sweep: {', '.join(map(str, failed))}")
     tasks: dict[str, list[FinishedRun]] = {}
