@@ -17,6 +17,13 @@ class PartPaths:
     def part(self, name: str) -> Path:
         return self.root / f"{plain_name(name)}.safetensors"
 
+    def attempt(self, token: str) -> Path:
+        """What one process extracted for the sweep."""
+        return self.root / f"attempt.{token}.json"
+
+    def attempts(self) -> list[Path]:
+        return sorted(self.root.glob("attempt.*.json"))
+
     def claim(self, number: int, generation: int) -> Path:
         """0: whose turn it is to fit; others: who is at this sweep."""
         return self.root / f"{number:05d}.{generation}.claim"

@@ -1,5 +1,6 @@
 """A sweep from the command line: controls, analyses, tests over layers, and what a killed one leaves."""
 
+import itertools
 import json
 import threading
 from dataclasses import replace
@@ -13,13 +14,16 @@ import pytest
 from conftest import QUICK, Run, Silent, stored, tiny
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import accuracy_score, log_loss
+from test_faults import DATA
 from test_words import check_words
 
+from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.config import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
 from mllm_probe.report.predictions import load_scored
 from mllm_probe.report.scores import load_scores
 from mllm_probe.sites import Key
+from mllm_probe.stages import run
 from mllm_probe.stages.analyses import erasing
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
@@ -429,3 +433,31 @@ def test_what_changes_a_label_changes_the_run() -> None:
     moved = replace(one, folds={name: 1 - fold for name, fold in one.folds.items()})
     digests = [run_digest(config, "cache", examples) for examples in (one, flipped, retyped, moved)]
     assert len(set(digests)) == 4
+
+
+def test_a_summary_tells_of_all_attempts(
+    probe: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One dies in its third shard, one when all is extracted; the third one's summary is that of a run in peace."""
+    args = (*tiny(checkpoint), *DATA, "layers.towers=[lm]", "layers.range=[3,4]", "sweep.draws=50", "guards=note", "controls=none")
+    write, sweep, shards = ShardWriter.write, run.sweep_cached, itertools.count()
+
+    def dies(*given: Any, **named: Any) -> None:
+        raise DataError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "write", lambda writer: write(writer) if next(shards) < 2 else dies())
+        assert probe("run", *args)[0] == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "sweep_cached", dies)
+        assert probe("run", *args)[0] == 1
+    assert run.sweep_cached is sweep
+    for more in (), ("paths.outputs=peace",):
+        code, _, err = probe("run", *args, *more)
+        assert code == 0, err
+    killed, peace = (
+        json.loads(next(tmp_path.glob(f"{place}/run/*/*/summary.json")).read_text()) for place in ("outputs", "peace")
+    )
+    assert killed["extraction"].pop("seconds") > 0 and peace["extraction"].pop("seconds") > 0
+    assert killed["extraction"] == peace["extraction"] and not peace["extraction"]["hit"]
+    assert not list(tmp_path.glob("outputs/unfinished/*"))

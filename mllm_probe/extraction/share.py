@@ -5,7 +5,7 @@ claims a shard before it fills it, so that processes with the same plans share t
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +22,17 @@ POLL = 0.5  # seconds between two looks at the shards of others
 
 @dataclass(frozen=True)
 class Work:
-    """How a process takes part: the dtype it stores, its threads, its share, and how long it waits for others."""
+    """How a process takes part: the dtype it stores, its threads, its share, and how long it waits for others.
+
+    `wrote` is told of every shard that it has written: how many samples it holds, and how many passes it took.
+    """
 
     storage: str
     workers: int = 1
     shard: int = 0
     num_shards: int = 1
     wait_s: float = 0.0
+    wrote: Callable[[int, int], None] = lambda samples, passes: None
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ class Extraction:
             if pieces > 1 and not job.retry.exists():
                 write_json(job.retry, {"pieces": pieces, "equal": "within tolerance"})
             writer.write()
+            self._work.wrote(job.samples, sum(len(_split(unit.samples, pieces)) for unit in job.units))
             self._store.learn(job.path)
         claims.release(job.paths, job.number)
 

@@ -165,7 +165,8 @@ def _with_others(
 
 def _work(ready: Prepared) -> Work:
     settings = ready.config.extract
-    return Work(storage_dtype(ready.config), settings.workers, settings.shard, settings.num_shards, settings.wait_s)
+    share = (settings.workers, settings.shard, settings.num_shards, settings.wait_s)
+    return Work(storage_dtype(ready.config), *share, ready.attempts.wrote)
 
 
 def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:

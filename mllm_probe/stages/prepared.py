@@ -20,6 +20,7 @@ from mllm_probe.models.templates import from_tokenizer
 from mllm_probe.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
+from mllm_probe.stages.attempts import Attempts
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Collection, Examples
 from mllm_probe.vision.controls import Arms
@@ -33,7 +34,7 @@ class Prepared:
     """One experiment, or one of its controls, ready to extract or to sweep.
 
     `control` is empty for the experiment itself, whose `variants` are the controls that need passes of their own;
-    `facts` are what a control says of itself.
+    `facts` are what a control says of itself. `attempts` is one for an experiment and its controls.
     """
 
     config: RunConfig
@@ -50,6 +51,7 @@ class Prepared:
     control: str = ""
     variants: tuple["Prepared", ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    attempts: Attempts = field(default_factory=Attempts)
 
     @cached_property
     def blueprint(self) -> "Blueprint":

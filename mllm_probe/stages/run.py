@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.config import RunConfig
+from mllm_probe.config import RunConfig, run_digest
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
-from mllm_probe.paths import SIDES, RunPaths
+from mllm_probe.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report.study import study_headline
@@ -46,12 +47,15 @@ def _ready(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
 
 
 def _swept(experiments: Sequence[Prepared], paths: Sequence[RunPaths], reporter: Reporter) -> list[Swept]:
+    for ready in experiments:
+        run = run_digest(ready.config, ready.identity.digest, ready.examples)
+        ready.attempts.begin(OutputPaths(Path(ready.config.paths.outputs)).parts(run))
     extractions = extract_all(experiments, reporter)
     done = []
     for ready, own, extraction in zip(experiments, paths, extractions, strict=True):
         if len(experiments) > 1:
             reporter.note(f"{own.root.name}: {ready.task.name}")
-        done.append(sweep_cached(ready, own, reporter, extraction))
+        done.append(sweep_cached(ready, own, reporter, ready.attempts.summed(extraction)))
     return done
 
 
