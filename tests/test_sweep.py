@@ -439,7 +439,15 @@ def test_a_summary_tells_of_all_attempts(
     probe: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One dies in its third shard, one when all is extracted; the third one's summary is that of a run in peace."""
-    args = (*tiny(checkpoint), *DATA, "layers.towers=[lm]", "layers.range=[3,4]", "sweep.draws=50", "guards=note", "controls=none")
+    args = (
+        *tiny(checkpoint),
+        *DATA,
+        "layers.towers=[lm]",
+        "layers.range=[3,4]",
+        "sweep.draws=50",
+        "guards=note",
+        "controls=none",
+    )
     write, sweep, shards = ShardWriter.write, run.sweep_cached, itertools.count()
 
     def dies(*given: Any, **named: Any) -> None:
