@@ -81,14 +81,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"mllm-probe {__version__}")
         sys.exit(0)
     command, rest = _command(_told_how_much(args))
-    if command == "report":
-        rest = [f"run={quoted(word)}" if _is_folder(word) else word for word in rest]
-    (_run_plain if command in PLAIN else _run_hydra)(command, rest)
+    (_run_plain if command in PLAIN else _run_hydra)(command, as_settings(command, rest))
 
 
-def _is_folder(word: str) -> bool:
-    """Whether a word names a run's folder, as `status` and `compare` take it, and sets nothing."""
-    return not word.startswith("-") and ("=" not in word or Path(word).is_dir())
+def as_settings(command: str, words: list[str]) -> list[str]:
+    """The arguments with what `report` takes as `status` and `compare` take it, a bare folder, as a setting."""
+    if command != "report":
+        return words
+    bare = [not word.startswith("-") and ("=" not in word or Path(word).is_dir()) for word in words]
+    return [f"run={quoted(word)}" if alone else word for word, alone in zip(words, bare, strict=True)]
 
 
 def _told_how_much(args: list[str]) -> list[str]:

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from markdown_pages import PAGES, ROOT, TAGS, Block, anchors, blocks, files, holds_commands, links, name
 from reference_sources import parser_of
 
-from mllm_probe.cli import COMMANDS, PLAIN
+from mllm_probe.cli import COMMANDS, PLAIN, as_settings
 from mllm_probe.config import register_schemas, typed
 from mllm_probe.paths import config_dir
 from mllm_probe.report.scores import COLUMNS
@@ -99,6 +99,7 @@ def check_command(arguments: list[str], where: str) -> None:
     if command.startswith("-"):
         return
     assert command in COMMANDS, f"{where}: {command}"
+    rest = as_settings(command, rest)
     if command in PLAIN:
         check_plain(parser_of(command), rest, where)
         return
