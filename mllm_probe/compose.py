@@ -1,7 +1,10 @@
 """The settings of a command, composed inside a process: what the command line would make of the same words."""
 
+import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mllm_probe.config import register_schemas, typed
@@ -13,6 +16,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 T = TypeVar("T")
+# What the names of settings that name a file or a folder end with; and what is quoted already, or Hydra's own
+PATHS = ("path", "adapter", "root", "file", "outputs", "dir", "run", "table")
+QUOTED = re.compile(r"""['"].*['"]$|[\[{].*[\]}]$|\w+\(.*\)$|.*\$\{""", re.DOTALL)
+STRUCTURE = "[]{}(),='\"`"  # of values that are more than a text
 
 
 def composed(job: str, overrides: Sequence[str]) -> Any:
@@ -23,7 +30,7 @@ def composed(job: str, overrides: Sequence[str]) -> Any:
 
     try:
         with _hydra(job):
-            return typed(compose(job, list(overrides)), job)
+            return typed(compose(job, readable(overrides)), job)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(sentence(job.replace("_", " "), error)) from error
 
@@ -44,11 +51,57 @@ def worked(job: str, overrides: Sequence[str], work: Callable[["DictConfig", "Di
 
     try:
         with _hydra(job) as hydra:
-            return hydra.run(job, task, list(overrides), with_log_configuration=False).return_value
+            return hydra.run(job, task, readable(overrides), with_log_configuration=False).return_value
     except Exception as error:
         if begun:
             raise
         raise ConfigError(sentence(job.replace("_", " "), error)) from error
+
+
+def readable(words: Sequence[str]) -> list[str]:
+    """The words of a command as Hydra's grammar takes them: settings that name files or folders are quoted, and ~ in
+    them is the home folder. Raises ConfigError, with what to type, for other words that only quotes make readable."""
+    sweeps = not {"-m", "--multirun"}.isdisjoint(words)
+    return [_path(word, sweeps) if _names_path(word) else _checked(word) for word in words]
+
+
+def _names_path(word: str) -> bool:
+    name, given, value = word.partition("=")
+    plain = given and value not in ("", "null") and not QUOTED.match(value)
+    return bool(plain) and name.rpartition(".")[2] in PATHS
+
+
+def _path(word: str, sweeps: bool) -> str:
+    name, _, value = word.partition("=")
+    several = sweeps and "," in value and not Path(value).expanduser().exists()
+    return f"{name}={','.join(map(_quoted, value.split(',') if several else [value]))}"
+
+
+def _quoted(value: str) -> str:
+    text = str(Path(value).expanduser()) if value.startswith("~") else value
+    text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{text}'"
+
+
+def _checked(word: str) -> str:
+    name, _, value = word.partition("=")
+    if not value or word.startswith("-") or _parses(word) or not _parses(quoted := f"{name}={_quoted(value)}"):
+        return word
+    if value.isprintable() and not set(value) & set(STRUCTURE):
+        return quoted
+    typed = shlex.quote(quoted) if set(quoted) & set('"$`\\!') else f'"{quoted}"'
+    raise ConfigError(f"{word} cannot be read; where its value is meant as one text, type {typed}")
+
+
+def _parses(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from mllm_probe import cli
 from mllm_probe.config import RunConfig
 from mllm_probe.paths import config_dir
 
-PATIENCE = 60  # seconds that a case may take
+PATIENCE = 60  # seconds of the processor that a case may take
 PICTURES = 8
 LONGEST = 3000  # letters of a sentence
 OTHERS = ("", "[]", "null", "3", '"text"', "{}", "{", "[" * 9999, "\x00\x01", "a,b\n1,2\n")
@@ -160,8 +160,8 @@ def called(*args: str) -> Ended:
     out, err = io.StringIO(), io.StringIO()
     os.environ["HYDRA_FULL_ERROR"] = ""
     before, sys.argv = sys.argv, ["mllm-probe"]
-    signal.signal(signal.SIGALRM, _late)
-    signal.alarm(PATIENCE)
+    signal.signal(signal.SIGPROF, _late)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         with redirect_stdout(out), redirect_stderr(err):
             cli.main(list(args))
@@ -171,7 +171,7 @@ def called(*args: str) -> Ended:
     except Exception:
         return Ended(-1, out.getvalue(), err.getvalue(), traceback.format_exc())
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         sys.argv = before
 
 
@@ -205,6 +205,8 @@ def wrong(bench: Bench, ended: Ended) -> str:
     """What is wrong with the end of a run, nothing where it is an allowed one."""
     if found := unclear(ended):
         return found
+    if ended.code == 0 and not (bench.folder / "run" / "summary.json").is_file():
+        return "no results and no error"
     if ended.code == 0:
         run, scores = told(bench.folder / "run")
         if run == bench.run_digest and scores != bench.scores:
@@ -289,7 +291,7 @@ OPTIONS = (
     "task.target",
     "task.name",
 )
-OPTIONS += ("task.covariates", "dataset.name", "dataset.root", "probe.strengths", "hydra.run.dir", "~sweep", "~layers")
+OPTIONS += ("task.covariates", "dataset.name", "dataset.root", "probe.strengths", "~sweep", "~layers")
 SETTINGS = sorted({*named(RunConfig), *OPTIONS} - {*LEFT_ALONE})
 KINDS: dict[str, Callable[[Bench, Random], tuple[str, str]]] = {
     "settings": settings,
