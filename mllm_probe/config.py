@@ -14,6 +14,7 @@ from mllm_probe import __version__
 from mllm_probe.align_settings import AlignSettings
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.label_settings import LabelSettings
+from mllm_probe.odd_values import refuse_odd
 from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import (
     CacheSettings,
@@ -206,10 +207,21 @@ def register_schemas() -> None:
 
 
 def typed(config: DictConfig, command: str) -> Any:
-    """The composed config as its dataclass. Raises ConfigError for keys that `+key=value` smuggled in."""
+    """The composed config as its dataclass. Raises ConfigError for keys that `+key=value` smuggled in or `~key` took
+    out, and for values that nobody can mean."""
+    _refuse_removed(config, SCHEMAS[command], "")
     found = OmegaConf.to_object(config)
     _refuse_unknown(found, SCHEMAS[command], "")
+    refuse_odd(found)
     return found
+
+
+def _refuse_removed(node: Any, schema: Any, where: str) -> None:
+    for entry in dataclasses.fields(schema):
+        if entry.name not in node:
+            raise ConfigError(f"'{where}{entry.name}' cannot be removed with ~; leave that word out")
+        if dataclasses.is_dataclass(entry.type):
+            _refuse_removed(node[entry.name], entry.type, f"{where}{entry.name}.")
 
 
 def _refuse_unknown(node: Any, schema: Any, where: str) -> None:

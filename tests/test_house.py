@@ -18,6 +18,7 @@ FLOORS = [
         "protocols",
         "errors",
         "cells",
+        "odd_values",
         "temporaries",
         "paths",
         "store_paths",

@@ -216,6 +216,10 @@ def _check_sweep(sweep: SweepSettings) -> None:
 
 
 def _check_work(extract: ExtractSettings) -> None:
+    if extract.answers is not None and len(set(extract.answers)) != 2:
+        raise ConfigError(
+            f"extract.answers={extract.answers} must hold two different words, for label 1 and 0, or be null"
+        )
     if extract.prefix not in PREFIXES:
         raise ConfigError(f"extract.prefix={extract.prefix} is unknown; {choices(extract.prefix, PREFIXES)}")
     for name, least in (("micro_batch", 1), ("workers", 0), ("num_shards", 1), ("gpus", 1), ("wait_s", 0)):
