@@ -180,13 +180,21 @@ def _leave_pipe() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _readable(args: list[str]) -> list[str]:
+    from mllm_probe.compose import readable
+
+    try:
+        return readable(args)
+    except MllmProbeError as error:
+        _fail(str(error))
+
+
 def _run_hydra(command: str, args: list[str]) -> None:
     limit_threads()
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from mllm_probe.compose import readable
     from mllm_probe.config import register_schemas
     from mllm_probe.multirun import Multirun, left, told
     from mllm_probe.paths import config_dir
@@ -199,10 +207,7 @@ def _run_hydra(command: str, args: list[str]) -> None:
         logging.getLogger("hydra").setLevel(logging.WARNING)  # which job it launches
     wants_trace = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentences below are ours
-    try:
-        sys.argv = [f"mllm-probe {command}", *readable(args)]
-    except MllmProbeError as error:
-        _fail(str(error))
+    sys.argv = [f"mllm-probe {command}", *_readable(args)]
     failed: list[str] = []
     began: list[str] = []
     task = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=job_name(command))(
