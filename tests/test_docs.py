@@ -108,7 +108,10 @@ def check_command(arguments: list[str], where: str) -> None:
     if "--config-dir" in flags or "-sc" in flags:  # options of the reader's own: docs/extend.md is tried as a whole
         return
     register_schemas()
-    overrides = OverridesParser.create().parse_overrides([word for word in rest if word not in flags])
+    settings = [word for word in rest if word not in flags]
+    if command == "report":
+        settings = [word if "=" in word else f"run={word}" for word in settings]
+    overrides = OverridesParser.create().parse_overrides(settings)
     (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         for job in jobs:
