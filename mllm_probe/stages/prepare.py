@@ -56,7 +56,7 @@ class Design:
 
     @classmethod
     def of(cls, config: RunConfig) -> "Design":
-        """Raises ConfigError for all that can be seen in the config alone."""
+        """Raises ConfigError, DataError for all that can be seen in the config alone."""
         _check(config)
         Selection(**asdict(config.data))
         plugins, data, splits = tuple(config.plugins), config.data, config.splits
