@@ -239,7 +239,7 @@ def test_keypoints_lie_in_stored_pixels(tmp_path: Path, monkeypatch: pytest.Monk
     seen: list[bytes] = []
 
     class Encoder:
-        plan = SimpleNamespace(name="e", size=8)
+        plan, remarks = SimpleNamespace(name="e", size=8), ()
 
         def features(self, pictures: list[Image.Image]) -> torch.Tensor:
             seen.extend(picture.tobytes() for picture in pictures)
@@ -249,7 +249,7 @@ def test_keypoints_lie_in_stored_pixels(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("mllm_probe.stages.vision_features.drawer", lambda _: lambda picture, _: picture)
     monkeypatch.setattr("mllm_probe.stages.vision_features.find_keypoints", lambda *_: None)
     one = SimpleNamespace(name="e", encoders=("e",), features=lambda parts: parts["e"])
-    features = Features({"e": None}, [one], ScoreSettings(), "cpu")  # type: ignore[dict-item, list-item]
+    features = Features({"e": None}, [one], ScoreSettings(), "cpu", Silent())  # type: ignore[dict-item, list-item]
     path = turned(tmp_path / "t.png", 6)
     side = View(path, (8, 6), np.zeros((1, 2)))
     matched(features, [Pair("p", "cat", side, side, 6.0)], "soft", Silent())
