@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -43,6 +44,7 @@ COMMANDS = {
 }
 # {command: module of tools}; all others are Hydra jobs, see launch.job_name
 PLAIN = {"compare": "compare", "status": "status", "cache": "cache", "list": "catalogue", "doctor": "doctor"}
+LONGEST = 4000  # letters of an error on the screen
 FLAGS = f"--{QUIET}", f"--{VERBOSE}"
 USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m] [--quiet | --verbose]
 
@@ -72,6 +74,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script. Exits 0, 1 (an error of the run) or 2 (no such command)."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if not sys.warnoptions:  # what libraries warn their programmers of; python -W shows it
+        warnings.simplefilter("ignore")
     stop_as_ctrl_c()
     if "COMP_LINE" in os.environ and any(arg.startswith("query=") for arg in args):
         args = _completion(args)
@@ -267,5 +271,6 @@ def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) 
 
 
 def _fail(sentence: str) -> NoReturn:
-    print(f"mllm-probe: {sentence}", file=sys.stderr)
+    more = f" ... and {len(sentence) - LONGEST:,} letters more" if len(sentence) > LONGEST else ""
+    print(f"mllm-probe: {sentence[:LONGEST]}{more}", file=sys.stderr)
     sys.exit(1)

@@ -22,6 +22,8 @@ def sentence(command: str, error: BaseException) -> str:
         return cannot_use(error, "paths.outputs=FOLDER")
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | AttributeError) and isinstance(cause, OmegaConfBaseException):
+        if str(cause.key) == "seed" and "sweep" in (cause.parent_node or ()):
+            return f"'seed' is no setting of `{command}`; sweep.seeds=[3] draws train and validation by seed 3"
         names = [str(name) for name in cause.parent_node or ()]
         return f"'{cause.full_key}' is no setting of `{command}`; {choices(str(cause.key), names)}"
     first = str(error).strip().splitlines()[0]
@@ -30,6 +32,9 @@ def sentence(command: str, error: BaseException) -> str:
         return f"{option} sets {foreign[2]}, which `mllm-probe {command}` does not have; it is for another command"
     if first.startswith("Ambiguous value"):
         return f"{first}; add -m to run every combination"
+    if isinstance(cause, OmegaConfBaseException) and "ListConfig" in str(cause):
+        key = cause.full_key or first.rpartition("'")[2] or "it"
+        return f"{key} must be a list in brackets, as layers.range=[4,8] is"
     reason = str(cause).strip().splitlines()[0] if isinstance(cause, OmegaConfBaseException | HydraException) else ""
     return f"{first}: {reason}" if reason else f"{first}; see `mllm-probe {command} --help`"
 
