@@ -4,6 +4,7 @@ What the hub refuses is raised with the hub's own exceptions, at the one call th
 """
 
 import json
+import os
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mllm_probe.errors import SpanError
 from mllm_probe.models.hf import load_model
 from mllm_probe.models.vit import VisionTransformer, plan_vit
+from mllm_probe.models.whole import check_small, check_weights
 from mllm_probe.types import Sample
 from mllm_probe.vision_settings import EncoderSettings
 
@@ -151,9 +153,35 @@ def pickled(folder: Path) -> None:
     torch.save({"lm_head.weight": Namespace(weight=1)}, folder / "pytorch_model.bin")
 
 
+def pointer(name: str) -> Callable[[Path], None]:
+    """What a clone without Git LFS holds in place of a large file."""
+
+    def spoil(folder: Path) -> None:
+        save_llava(folder)
+        (folder / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * 'a'}\nsize 123\n")
+
+    return spoil
+
+
+def cut(size: int) -> Callable[[Path], None]:
+    return lambda folder: os.truncate(save_llava(folder) / "model.safetensors", size)
+
+
+def part_not_there(folder: Path) -> None:
+    name = "model-00001-of-00002.safetensors"
+    (save_llava(folder) / "model.safetensors").rename(folder / name)
+    index = {"metadata": {}, "weight_map": {"a": name, "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (pointer("model.safetensors"), "model.safetensors is a pointer of Git LFS in place of the file; run `git lfs"),
+        (pointer("tokenizer.json"), "tokenizer.json is a pointer of Git LFS in place of the file"),
+        (cut(100_000), "model.safetensors is cut off or damaged (100000 of "),
+        (cut(5), "model.safetensors is cut off or damaged (5 bytes, no head of safetensors); fetch it again"),
+        (part_not_there, "the index of the weights lists model-00002-of-00002.safetensors, which is not there"),
         (
             adapter_beside_weights,
             "checkpoint holds a low-rank adapter (adapter_config.json) beside the weights of a mo",
@@ -214,3 +242,9 @@ def test_pictures_of_a_sample_and_tags_of_its_prompt(checkpoint: Path, samples: 
     both = Sample("both", one.images + other.images, one.digests + other.digests, one.text, {})
     with pytest.raises(SpanError, match="the prompt holds 1 image tags for 2 pictures"):
         blueprint.process([both])
+
+
+def test_pointers_that_no_loader_reads_do_no_harm(tmp_path: Path) -> None:
+    pointer("consolidated.safetensors")(tmp_path / "copy")
+    check_small(tmp_path / "copy")
+    check_weights(tmp_path / "copy", needed=True)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mllm_probe.errors import ConfigError, ModelError, choices
+from mllm_probe.models.whole import check_small
 from mllm_probe.settings import (
     ATTENTIONS,
     CHATS,
@@ -174,6 +175,7 @@ def check_parts(folder: Path, readers: Sequence[tuple[str, ...]] = (PROCESSOR,))
     """Raises ModelError where a checkpoint has no config, or nothing that reads its inputs, or an adapter beside its
     weights."""
     refuse_adapter(folder)
+    check_small(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no checkpoint: it has no config.json")
     for reader, *names in readers:

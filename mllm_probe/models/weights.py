@@ -17,6 +17,7 @@ from torch import nn
 
 from mllm_probe.errors import ModelError
 from mllm_probe.models.quantize import QUANTIZED_CLASSES
+from mllm_probe.models.whole import check_weights
 
 WRAPPERS = ("base_model.model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 COUNTERS = "num_batches_tracked"  # of a batch norm in training; no state depends on it
@@ -80,9 +81,11 @@ def load_weights(
 ) -> tuple[Any, Lacking]:
     """A model of class `kind` by `from_pretrained`, and what its files lack. It may be a `part` of what they hold.
 
-    Weights that are lacking are not-a-number. Raises ModelError where the files hold blocks, or parts of blocks, that
-    the model has no place for, and whatever transformers raises.
+    Weights that are lacking are not-a-number. Raises ModelError where a file is cut off, a pointer or not there, or
+    the files hold blocks, or parts of blocks, that the model has no place for, and whatever transformers raises.
     """
+    if folder is not None:
+        check_weights(folder, needed=True)
     if wrapper := _wrapper(folder):
         options["key_mapping"] = {f"^{re.escape(wrapper)}": ""}
     more = {} if config is None else {"config": config}

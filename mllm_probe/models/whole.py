@@ -1,0 +1,78 @@
+"""Whether the files of a checkpoint are there from end to end: a download that was cut off, or a pointer in place of a
+file, is named before anything is loaded.
+"""
+
+import json
+from pathlib import Path
+
+from mllm_probe.errors import ModelError
+
+WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
+SMALL = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    *(f"{name}.index.json" for name in WEIGHTS),
+)
+POINTER = b"version https://git-lfs"
+LENGTH = 8  # bytes that hold the length of a safetensors header
+
+
+def check_small(folder: Path) -> None:
+    """Raises ModelError where one of the small files is a pointer of Git LFS."""
+    for name in SMALL:
+        _refuse_pointer(folder / name)
+
+
+def check_weights(folder: Path, needed: bool = False) -> None:
+    """Raises ModelError where a file of weights is a pointer or cut off, or, if they are `needed`, not there."""
+    for path in _listed(folder):
+        if not path.is_file():
+            if needed:
+                raise ModelError(f"{folder}: the index of the weights lists {path.name}, which is not there; fetch it")
+            continue
+        _refuse_pointer(path)
+        size, whole = path.stat().st_size, _whole_size(path)
+        if size != whole:
+            told = f"{size} of {whole} bytes" if whole else f"{size} bytes, no head of safetensors"
+            raise ModelError(f"{path} is cut off or damaged ({told}); fetch it again")
+
+
+def _listed(folder: Path) -> list[Path]:
+    """By the index where there is one that can be read; whoever loads the weights says what is wrong with another."""
+    for name in WEIGHTS:
+        index, single = folder / f"{name}.index.json", folder / name
+        if index.is_file():
+            try:
+                return [folder / part for part in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return []
+        if single.is_file():
+            return [single]
+    return []
+
+
+def _refuse_pointer(path: Path) -> None:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) != POINTER:
+            return
+    raise ModelError(f"{path} is a pointer of Git LFS in place of the file; run `git lfs pull` in its repository")
+
+
+def _whole_size(path: Path) -> int:
+    """How long the file is by what its head says; 0 where it has none."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(LENGTH), "little")
+            if length > path.stat().st_size:
+                return 0
+            head = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+        return LENGTH + length + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return 0
