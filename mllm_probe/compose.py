@@ -74,7 +74,15 @@ def _names_path(word: str) -> bool:
 def _path(word: str, sweeps: bool) -> str:
     name, _, value = word.partition("=")
     several = sweeps and "," in value and not Path(value).expanduser().exists()
-    return f"{name}={','.join(map(_quoted, value.split(',') if several else [value]))}"
+    return f"{name}={','.join(map(_text, value.split(',') if several else [value]))}"
+
+
+def _text(value: str) -> str:
+    """As typed where the grammar reads it as just that text, else quoted."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    plain = _parses(f"a={value}") and OverridesParser.create().parse_override(f"a={value}").value() == value
+    return value if plain and not value.startswith("~") else _quoted(value)
 
 
 def _quoted(value: str) -> str:

@@ -120,7 +120,7 @@ def test_a_run_has_every_control_in_its_table(probe: Run, tmp_path: Path) -> Non
     assert at[""] > 0.8 > 0.65 > at["random_weights"]
     assert at["text_only"] == at["blank_picture"] == 0.5, "texts are matched, and nothing else differs"
     chance = whole[(whole.metric == "accuracy") & whole.control.isin(["shuffled_picture", "random_weights"])]
-    assert (chance.low <= 0.5).mean() > 0.8
+    assert len(chance) > 8 and (chance[chance.family != "by design"].low <= 0.5).mean() > 0.8
     check_missing(whole)
     check_answers(whole)
     random = whole[whole.control.str.startswith("random_weights")]

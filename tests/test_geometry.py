@@ -480,7 +480,7 @@ def check_transfer(table: pd.DataFrame, scores: pd.DataFrame) -> None:
 
 WRONG = [
     (("geometry.measures=[ckaa]",), "geometry.measures names the unknown measure 'ckaa'; did you mean 'cka'"),
-    (("geometry.measures=[]",), "must hold at least one measure, each once"),
+    (("geometry.measures=[]",), "must hold at least one"),
     (("geometry.max_rows=3",), "geometry.max_rows=3 must be 4 or more"),
     (("geometry.k=0",), "geometry.k=0 must be 1 or more"),
     (("geometry.k=30",), "geometry.k=30 must be below the number of rows, which is 30"),

@@ -49,7 +49,7 @@ def test_home_is_where_the_user_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_hydras_own_stays() -> None:
     own = ["model.path=null", "model.path='a b'", "dataset.root=${paths.outputs}/x", "model.path=choice(a,b)", "x=1"]
     assert readable([*own, "-m", "--cfg", "job"]) == [*own, "-m", "--cfg", "job"]
-    assert readable(["-m", "model.path=a b,~"]) == ["-m", f"model.path='a b','{Path.home()}'"]
+    assert readable(["-m", "model.path=a b,~"]) == ["-m", f"model.path=a b,'{Path.home()}'"]
 
 
 def test_a_sweep_over_paths_leaves_a_comma_in_a_name(tmp_path: Path) -> None:
