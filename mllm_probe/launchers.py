@@ -31,7 +31,7 @@ from mllm_probe.tools.standing import PATIENCE, standings
 
 PLACE = "hydra_plugins.mllm_probe"  # Hydra takes launchers from this package only
 OFTEN, SELDOM = 1.0, 15.0  # seconds between two looks at the jobs, at first and later
-ENDING = 10.0  # seconds for a process to end
+ENDING = 30.0  # seconds for a process to end
 MENDS = (  # (what sbatch says, settings of hydra.launcher)
     ("account", "account"),
     ("qos", "qos"),

@@ -244,7 +244,7 @@ def test_two_menders_of_one_shard(probe: Run, checkpoint: Path, whole: Path, tmp
         victim.write_bytes(good)
         theirs.release(group, 2)
 
-    Timer(3, mend).start()
+    Timer(8, mend).start()
     code, _, err = probe("extract", *tiny(checkpoint), *DATA)
     assert code == 0 and "waiting for 120 s at most" in err and "loading" not in err
     assert cache(tmp_path) == cache(whole)
