@@ -204,6 +204,15 @@ def part_not_there(folder: Path) -> None:
         (in_picture_processor(image_mean=[0.5]), "image_mean=[0.5]; it has another length than image_std="),
         (in_picture_processor(image_std=[1, 0, 1]), "image_std=[1, 0, 1]; it must be above 0 for each colour"),
         (in_picture_processor(rescale_factor=0), "rescale_factor=0; it must be above 0, mostly 1/255"),
+        (
+            in_picture_processor(do_rescale=False),
+            "makes -1.79 of black and 947 of white, which no model is trained with",
+        ),
+        (in_picture_processor(rescale_factor=1.0), "do_rescale=True, rescale_factor=1, image_mean=[0.48"),
+        (
+            in_picture_processor(image_mean=[123, 116, 103], image_std=[58, 57, 57]),
+            "image_mean=[123, 116, 103] and image_std=[58, 57, 57] do not belong together",
+        ),
         (in_picture_processor(resample="x"), "resample=x; it is one of pillow's codes 0 to 5"),
         (text_only, "a model of type 'llama' does not write text about pictures; choose a multimodal checkpoint"),
         (unknown, "has no model of type 'nobodys', and the checkpoint brings no code of its own"),

@@ -10,6 +10,7 @@ from typing import Any
 from mllm_probe.errors import ModelError
 
 FILTERS = range(6)  # pillow's codes of how a picture is resized
+FARTHEST = 30  # from 0 a colour may lie; means and deviations of published models give 3 or less
 KEPT = ("eager", "sdpa")  # kinds of attention that every machine has
 
 
@@ -70,6 +71,20 @@ def check_scaling(folder: Path, images: Any) -> None:
         refuse("image_mean", f"nothing is subtracted while image_std={std} divides, which no model is trained with")
     if len(mean) != len(std):
         refuse("image_mean", f"it has another length than image_std={std}")
+    _check_range(folder, images, mean, std)
+
+
+def _check_range(folder: Path, images: Any, mean: list[float], std: list[float]) -> None:
+    """Whether black and white come out as numbers near 0, of either sign."""
+    factor = images.rescale_factor if getattr(images, "do_rescale", None) else 1
+    for middle, spread in zip(mean, std, strict=True):
+        black, white = -middle / spread, (255 * factor - middle) / spread
+        if middle > 255 * factor or max(abs(black), abs(white)) > FARTHEST:
+            raise ModelError(
+                f"{folder}: the picture processor makes {black:.3g} of black and {white:.3g} of white, which no model "
+                f"is trained with; do_rescale={getattr(images, 'do_rescale', None)}, rescale_factor={factor:.3g}, "
+                f"image_mean={mean} and image_std={std} do not belong together"
+            )
 
 
 def _listed(value: Any) -> list[Any]:
