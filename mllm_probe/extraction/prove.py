@@ -31,12 +31,16 @@ class Proof:
     noise: float = 0.0
 
 
-def prove(model: Extractable, samples: Sequence[Sample], keys: Sequence[Key], longest: int) -> Proof:
-    """`samples`: some neighbours with a common picture and some others; `longest`: tokens of the longest prompt."""
+def prove(
+    model: Extractable, samples: Sequence[Sample], keys: Sequence[Key], longest: int, top: int | None = None
+) -> Proof:
+    """`samples`: some neighbours with a common picture and some others; `longest`: tokens of the longest prompt; `top`:
+    the highest block that can be read, where it is not the last."""
     sites = [key.site for key in keys if key.site.tower == "lm"]
     if not sites:
         return Proof(model.anatomy.causal)
-    seen = Key(Site("lm", model.anatomy.blocks["lm"]), "last_image")  # at the top, whatever is asked
+    top = model.anatomy.blocks["lm"] if top is None else top
+    seen = Key(Site("lm", top), "last_image")  # at the top, whatever is asked
     asked = tuple(dict.fromkeys([*(Key(site, "last") for site in sites), seen]))
     samples = [_twin(samples[0]), *samples]
     alone = [_alone(model, sample, asked) for sample in samples]

@@ -98,6 +98,11 @@ class HFModel:
         if self._lacking.names and self._depends(keys):
             raise self._lacking.error
 
+    def top(self, keys: Sequence[Key]) -> int:
+        """The highest block of the language model that can be read: where weights are lacking, that of these keys."""
+        asked = [key.site.layer for key in keys if key.site.tower == "lm"]
+        return max(asked, default=0) if self._lacking.names else self.anatomy.blocks["lm"]
+
     def _depends(self, keys: Sequence[Key] | None) -> bool:
         """Whether what is not-a-number, see `weights`, arrives there."""
         structure, norm = self._blueprint.structure, Site("lm", self.anatomy.blocks["lm"], "norm")

@@ -173,7 +173,8 @@ def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     """Whether statements share their prompt heads; where they do not, one line says why."""
     if not request.pictured:
         return Proof(request.ready.anatomy.causal, why="there is no picture to share")
-    proof = prove(model, request.proof_samples(), request.ready.stored, request.longest)
+    keys = request.ready.stored
+    proof = prove(model, request.proof_samples(), keys, request.longest, model.top(keys))
     if request.ready.config.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
         return replace(proof, why="extract.prefix=off")
     if proof.why:
