@@ -158,7 +158,8 @@ def test_jobs_of_one_task_share_a_process(probe: Run, checkpoint: Path, tmp_path
 def test_local_jobs_stop_with_the_command_that_waits_for_them(checkpoint: Path, tmp_path: Path) -> None:
     """The signal goes to that process alone."""
     args = (*tiny(checkpoint), *DATA, "hydra/launcher=local", "hydra.sweep.dir=sweep", "data.seed=0,1")
-    command = [sys.executable, "-m", "mllm_probe", "extract", "-m", *args, "extract.micro_batch=1"]
+    long = ("data.n=1000", "dataset.pictures=1000", "extract.micro_batch=1")
+    command = [sys.executable, "-m", "mllm_probe", "extract", "-m", *args, *long]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     driver = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
     until(lambda: len(statuses(tmp_path / "sweep")) == 2, "both jobs")
