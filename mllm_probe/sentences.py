@@ -32,9 +32,11 @@ def sentence(command: str, error: BaseException) -> str:
         return f"{option} sets {foreign[2]}, which `mllm-probe {command}` does not have; it is for another command"
     if first.startswith("Ambiguous value"):
         return f"{first}; add -m to run every combination"
-    if isinstance(cause, OmegaConfBaseException) and "ListConfig" in str(cause):
+    if isinstance(cause, OmegaConfBaseException) and "is not a ListConfig" in str(cause):
         key = cause.full_key or first.rpartition("'")[2] or "it"
         return f"{key} must be a list in brackets, as layers.range=[4,8] is"
+    if merged := re.match(r"Error merging override ([^=]+)=.*: Cannot merge DictConfig with", first):
+        return f"{merged[1]} must be names with values in braces, such as {{name: value}}"
     reason = str(cause).strip().splitlines()[0] if isinstance(cause, OmegaConfBaseException | HydraException) else ""
     return f"{first}: {reason}" if reason else f"{first}; see `mllm-probe {command} --help`"
 

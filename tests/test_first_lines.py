@@ -17,6 +17,13 @@ def test_a_list_is_told_by_its_brackets(word: str) -> None:
     assert str(error.value) == f"{word.partition('=')[0]} must be a list in brackets, as layers.range=[4,8] is"
 
 
+def test_a_mapping_is_told_by_its_braces() -> None:
+    with pytest.raises(
+        ConfigError, match="^task.templates must be names with values in braces, such as {name: value}$"
+    ):
+        composed("run", ["task.templates=[]"])
+
+
 def test_a_seed_is_found() -> None:
     with pytest.raises(ConfigError, match=r"'seed' is no setting of `run`; sweep.seeds=\[3\] draws train and"):
         composed("run", ["seed=3"])
