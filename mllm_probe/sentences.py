@@ -35,7 +35,8 @@ def sentence(command: str, error: BaseException) -> str:
     if isinstance(cause, OmegaConfBaseException) and "is not a ListConfig" in str(cause):
         key = cause.full_key or first.rpartition("'")[2] or "it"
         return f"{key} must be a list in brackets, as layers.range=[4,8] is"
-    if merged := re.match(r"Error merging override ([^=]+)=.*: Cannot merge DictConfig with", first):
+    merged = re.match(r"Error merging override ([^=]+)=", first)
+    if merged and str(cause).startswith("Cannot merge DictConfig with"):
         return f"{merged[1]} must be names with values in braces, such as {{name: value}}"
     reason = str(cause).strip().splitlines()[0] if isinstance(cause, OmegaConfBaseException | HydraException) else ""
     return f"{first}: {reason}" if reason else f"{first}; see `mllm-probe {command} --help`"
