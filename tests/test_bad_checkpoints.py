@@ -20,6 +20,7 @@ from conftest import Run, blueprint_of, make_tokenizer, save_llava, tiny
 from families import FAMILIES
 from huggingface_hub import errors
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mllm_probe.errors import SpanError
@@ -167,6 +168,13 @@ def cut(size: int) -> Callable[[Path], None]:
     return lambda folder: os.truncate(save_llava(folder) / "model.safetensors", size)
 
 
+def whole_numbers(folder: Path) -> None:
+    file = save_llava(folder) / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("layers.2.mlp.down_proj.weight") and "language" in name)
+    save_file({**weights, name: (100 * weights[name]).to(torch.int8)}, file, {"format": "pt"})
+
+
 def part_not_there(folder: Path) -> None:
     name = "model-00001-of-00002.safetensors"
     (save_llava(folder) / "model.safetensors").rename(folder / name)
@@ -181,6 +189,10 @@ def part_not_there(folder: Path) -> None:
         (pointer("tokenizer.json"), "tokenizer.json is a pointer of Git LFS in place of the file"),
         (cut(100_000), "model.safetensors is cut off or damaged (100000 of "),
         (cut(5), "model.safetensors is cut off or damaged (5 bytes, no head of safetensors); fetch it again"),
+        (
+            whole_numbers,
+            "layers.2.mlp.down_proj.weight in whole numbers (I8), and config.json names no kind of",
+        ),
         (part_not_there, "the index of the weights lists model-00002-of-00002.safetensors, which is not there"),
         (
             adapter_beside_weights,

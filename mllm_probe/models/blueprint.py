@@ -26,7 +26,7 @@ from mllm_probe.models.soundness import sound_config
 from mllm_probe.models.stored import as_asked, check_stored, stored_kind
 from mllm_probe.models.structure import Structure, class_tokens, find_structure, parameters_of
 from mllm_probe.models.tags import PICTURE, find_tag, pictured
-from mllm_probe.models.whole import check_weights
+from mllm_probe.models.whole import check_numbers, check_weights
 from mllm_probe.settings import ModelSettings, PromptSettings
 from mllm_probe.sites import ANSWER, Anatomy, Key
 from mllm_probe.types import Sample
@@ -72,9 +72,12 @@ class Blueprint:
         set_up(self.folder, self.processor, self.settings.processor)
 
     def _config(self) -> Any:
+        kind = stored_kind(self.folder)
+        check_stored(self.folder, kind, self.settings)
         if self.settings.weights != "random":
             check_weights(self.folder)
-        check_stored(self.folder, stored_kind(self.folder), self.settings)
+            if kind is None:
+                check_numbers(self.folder)
         config = sound_config(self.folder, load_config(self.folder, self.settings.trust_remote_code))
         return as_asked(config, self.settings)
 

@@ -4,6 +4,7 @@ file, is named before anything is loaded.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mllm_probe.errors import ModelError
 
@@ -18,6 +19,7 @@ SMALL = (
     *(f"{name}.index.json" for name in WEIGHTS),
 )
 POINTER = b"version https://git-lfs"
+WHOLE_NUMBERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 LENGTH = 8  # bytes that hold the length of a safetensors header
 
 
@@ -39,6 +41,18 @@ def check_weights(folder: Path, needed: bool = False) -> None:
         if size != whole:
             told = f"{size} of {whole} bytes" if whole else f"{size} bytes, no head of safetensors"
             raise ModelError(f"{path} is cut off or damaged ({told}); fetch it again")
+
+
+def check_numbers(folder: Path) -> None:
+    """Raises ModelError for weights that are whole numbers: so kinds of quantisation store them, and read as they are
+    they would be too large by a factor that nothing tells. For folders whose config names no such kind."""
+    for path in filter(Path.is_file, _listed(folder)):
+        for name, entry in _head(path)[1].items():
+            if name.endswith(("weight", "bias")) and str(entry.get("dtype")) in WHOLE_NUMBERS:
+                raise ModelError(
+                    f"{path} holds {name} in whole numbers ({entry['dtype']}), and config.json names no kind of "
+                    "quantisation that they belong to; take the checkpoint that was not quantised"
+                )
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -66,13 +80,22 @@ def _refuse_pointer(path: Path) -> None:
 
 def _whole_size(path: Path) -> int:
     """How long the file is by what its head says; 0 where it has none."""
+    length, head = _head(path)
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(LENGTH), "little")
-            if length > path.stat().st_size:
-                return 0
-            head = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
-        return LENGTH + length + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return LENGTH + length + max(ends, default=0) if length else 0
+    except (KeyError, TypeError, IndexError):
         return 0
+
+
+def _head(path: Path) -> tuple[int, dict[str, Any]]:
+    """Its length in bytes, and what it says of each tensor; 0 and nothing where it is none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH), "little")
+        if length > path.stat().st_size:
+            return 0, {}
+        try:
+            head = json.loads(file.read(length))
+        except ValueError:
+            return 0, {}
+    return (length, head) if isinstance(head, dict) else (0, {})
