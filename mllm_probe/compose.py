@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mllm_probe.config import register_schemas, typed
+from mllm_probe.dotted import quoted
 from mllm_probe.errors import ConfigError
 from mllm_probe.paths import config_dir
 from mllm_probe.sentences import sentence
@@ -79,37 +80,34 @@ def _path(word: str, sweeps: bool) -> str:
 
 def _text(value: str) -> str:
     """As typed where the grammar reads it as just that text, else quoted."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    plain = _parses(f"a={value}") and OverridesParser.create().parse_override(f"a={value}").value() == value
+    read = _parsed(f"a={value}")
+    plain = read is not None and read.value() == value
     return value if plain and not value.startswith("~") else _quoted(value)
 
 
 def _quoted(value: str) -> str:
-    text = str(Path(value).expanduser()) if value.startswith("~") else value
-    text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
-    return f"'{text}'"
+    return quoted(str(Path(value).expanduser()) if value.startswith("~") else value)
 
 
 def _checked(word: str) -> str:
     name, _, value = word.partition("=")
-    if not value or word.startswith("-") or _parses(word) or not _parses(quoted := f"{name}={_quoted(value)}"):
+    if not value or word.startswith("-") or _parsed(word) or not _parsed(whole := f"{name}={_quoted(value)}"):
         return word
     if value.isprintable() and not set(value) & set(STRUCTURE):
-        return quoted
-    typed = shlex.quote(quoted) if set(quoted) & set('"$`\\!') else f'"{quoted}"'
+        return whole
+    typed = shlex.quote(whole) if set(whole) & set('"$`\\!') else f'"{whole}"'
     raise ConfigError(f"{word} cannot be read; where its value is meant as one text, type {typed}")
 
 
-def _parses(word: str) -> bool:
+def _parsed(word: str) -> Any:
+    """Hydra's reading of a word, None where it has none."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        OverridesParser.create().parse_override(word)
+        return OverridesParser.create().parse_override(word)
     except HydraException:
-        return False
-    return True
+        return None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Nested settings as flat ones with dotted names, and a setting as one would type it."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,5 +22,6 @@ def show(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """A value as Hydra's grammar takes it, whatever characters it has."""
-    return "'{}'".format(text.replace("'", "\\'"))
+    """A value as Hydra's grammar takes it, whatever characters it has: backslashes count before a quote alone."""
+    text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{text}'"

@@ -58,6 +58,11 @@ class PendingError(MllmProbeError):
     """Another process is filling the cache; the same command, repeated later, goes on."""
 
 
+def count(number: int, name: str) -> str:
+    """`1 key`, `2 keys`."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
 def few(names: Sequence[str], most: int = 3) -> str:
     """The first of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

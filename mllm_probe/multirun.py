@@ -14,11 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
-from mllm_probe.errors import ConfigError, MllmProbeError
+from mllm_probe.errors import ConfigError, MllmProbeError, count
 from mllm_probe.jobs import DONE, Asked, code_here, read, write
 from mllm_probe.launch import check
 from mllm_probe.paths import MultirunPaths
-from mllm_probe.tools.listing import count
 from mllm_probe.tools.standing import standings
 from mllm_probe.verbosity import QUIET, verbosity
 

@@ -4,7 +4,6 @@ transformers draws at random what it does not find. Here such tensors are not-a-
 depends on them can be told from what does not, and no state made of them passes for one.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from mllm_probe.errors import ModelError
 from mllm_probe.models.quantize import QUANTIZED_CLASSES
-from mllm_probe.models.whole import check_weights
+from mllm_probe.models.whole import check_weights, tensor_names
 
 WRAPPERS = ("base_model.model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 COUNTERS = "num_batches_tracked"  # of a batch norm in training; no state depends on it
@@ -178,18 +176,6 @@ def _wrapper(folder: Path | None) -> str:
     while step := next((one for one in WRAPPERS if names and all(name.startswith(one) for name in names)), ""):
         names, found = [name.removeprefix(step) for name in names], found + step
     return found
-
-
-def tensor_names(folder: Path) -> list[str]:
-    """Of all tensors in the files of a checkpoint, by its index where it has one; none where there are none to read."""
-    index = folder / "model.safetensors.index.json"
-    try:
-        if index.is_file():
-            return list(json.loads(index.read_text())["weight_map"])
-        with safe_open(folder / "model.safetensors", "pt") as file:
-            return list(file.keys())
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        return []  # whoever loads them says what is wrong
 
 
 def _mending(left: Sequence[str]) -> str:

@@ -43,11 +43,16 @@ def check_weights(folder: Path, needed: bool = False) -> None:
             raise ModelError(f"{path} is cut off or damaged ({told}); fetch it again")
 
 
+def tensor_names(folder: Path) -> list[str]:
+    """Of all tensors in the files of weights; none where there are none to read."""
+    return [name for path in filter(Path.is_file, _listed(folder)) for name in _tensors(path)]
+
+
 def check_numbers(folder: Path) -> None:
     """Raises ModelError for weights that are whole numbers: so kinds of quantisation store them, and read as they are
     they would be too large by a factor that nothing tells. For folders whose config names no such kind."""
     for path in filter(Path.is_file, _listed(folder)):
-        for name, entry in _head(path)[1].items():
+        for name, entry in _tensors(path).items():
             if name.endswith(("weight", "bias")) and str(entry.get("dtype")) in WHOLE_NUMBERS:
                 raise ModelError(
                     f"{path} holds {name} in whole numbers ({entry['dtype']}), and config.json names no kind of "
@@ -82,10 +87,14 @@ def _whole_size(path: Path) -> int:
     """How long the file is by what its head says; 0 where it has none."""
     length, head = _head(path)
     try:
-        ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+        ends = [entry["data_offsets"][1] for entry in head.values()]
         return LENGTH + length + max(ends, default=0) if length else 0
     except (KeyError, TypeError, IndexError):
         return 0
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    return _head(path)[1]
 
 
 def _head(path: Path) -> tuple[int, dict[str, Any]]:
@@ -98,4 +107,7 @@ def _head(path: Path) -> tuple[int, dict[str, Any]]:
             head = json.loads(file.read(length))
         except ValueError:
             return 0, {}
-    return (length, head) if isinstance(head, dict) else (0, {})
+    if not isinstance(head, dict):
+        return 0, {}
+    head.pop("__metadata__", None)
+    return length, head

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.errors import ProbeError
+from mllm_probe.errors import ProbeError, count
 from mllm_probe.protocols import Reporter
 from mllm_probe.score import ALPHA, BY_DESIGN, Score
 from mllm_probe.sites import Key
@@ -91,7 +91,7 @@ class Floors:
         values = [scoring.measured(scoring.row_scores(same, rows)) for same in trials]
         columns = zip(keys, values, result.p.tolist(), result.p_adjusted.tolist(), strict=True)
         return [
-            self._test(ABOVE_CHANCE, key, _keys(len(keys)), value=value, p_value=p, p_adjusted=a)
+            self._test(ABOVE_CHANCE, key, count(len(keys), "key"), value=value, p_value=p, p_adjusted=a)
             for key, value, p, a in columns
         ]
 
@@ -109,7 +109,7 @@ class Floors:
         except ProbeError:
             reporter.note(f"no test beyond {name}: no labels could change places within its {cuts} strata")
             return []
-        family = f"{_keys(len(keys))}, {cuts} strata of {name}"
+        family = f"{count(len(keys), 'key')}, {cuts} strata of {name}"
         more = (result.statistic - result.expected).tolist()
         columns = zip(keys, more, result.p.tolist(), result.p_adjusted.tolist(), strict=True)
         return [
@@ -129,7 +129,7 @@ class Floors:
         """One-sided, by the interval of what a key has over the answer; Holm over the keys that have one."""
         found = [self._over_constant(trials) for trials in self._trials.values()]
         adjusted = holm_within([one["p_value"] for one in found], [CONSTANT] * len(found))
-        family = _keys(len(found))
+        family = count(len(found), "key")
         return [
             self._test(FLOOR, key, family, other=CONSTANT, p_adjusted=p, **one)
             for key, one, p in zip(self._trials, found, adjusted, strict=True)
@@ -177,7 +177,3 @@ class Floors:
         verdict = WORDS[name] if p is not None and p <= ALPHA else ""
         place = (family, self._trials[key][0].probe, key.position, str(key.site))
         return Test(self._scoring.run, name, *place, verdict=verdict, **more)
-
-
-def _keys(number: int) -> str:
-    return f"{number} key{'s' * (number != 1)}"

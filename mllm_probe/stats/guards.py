@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mllm_probe.errors import count
 from mllm_probe.stats.intervals import BY_LABEL
 from mllm_probe.units import named
 
@@ -39,8 +40,7 @@ def rare_label(metric: str, labels: np.ndarray, pictures: np.ndarray) -> str | N
     rarest = min(held, key=lambda label: held[label])
     if held[rarest] >= FEW:
         return None
-    stands = f"{held[rarest]} test picture{'s' * (held[rarest] != 1)}"
-    said = f"label {rarest} stands in {stands}, and {FEW} are needed"
+    said = f"label {rarest} stands in {count(held[rarest], 'test picture')}, and {FEW} are needed"
     return f"not compared by {named(metric)}: {said}"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import beta, norm
 from scipy.stats import t as student
 
-from mllm_probe.errors import ProbeError
+from mllm_probe.errors import ProbeError, count
 from mllm_probe.stats.bootstrap import Resamples, check_level, interval, picture_sums
 from mllm_probe.stats.linear import linearised
 from mllm_probe.stats.measures import measure, rows_of
@@ -69,8 +69,8 @@ def of(
     held = [len(np.unique(pictures.member[row[labels == label]])) for label in np.unique(labels)]
     least = min(held) if len(held) > 1 else 0
     if least < LEAST:
-        said = f"a label stands in {least} test pictures; {metric.replace('_', ' ')} has an interval from {LEAST} on"
-        return Interval(np.nan, np.nan, said)
+        said = f"a label stands in {count(least, 'test picture')}; {metric} has an interval from {LEAST} on"
+        return Interval(np.nan, np.nan, said.replace("_", " "))
     return _of_recalls(rows, y, pictures, level) if recalls else of_rows(rows, pictures, level, True, least)
 
 

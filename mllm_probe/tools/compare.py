@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from mllm_probe import units
 from mllm_probe.cells import cell
-from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.errors import ConfigError, DataError, choices, count
 from mllm_probe.paths import ComparisonPaths, OutputPaths, replacing
 from mllm_probe.score import ALPHA
-from mllm_probe.tools.listing import add_row, count, new_table, wide_console
+from mllm_probe.tools.listing import add_row, new_table, wide_console
 from mllm_probe.tools.standing import standings
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mllm_probe.cache.upkeep import Cache, Group, last_written, total_bytes
 from mllm_probe.dotted import flat, show
+from mllm_probe.errors import count
 from mllm_probe.sites import Key
 from mllm_probe.types import digest
 
@@ -26,10 +27,6 @@ def wide_console() -> Console:
 
 def gigabytes(size: int) -> str:
     return f"{size / 1e9:.3f}" if size >= 1e6 or not size else "<0.001"
-
-
-def count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def day(seconds: float) -> str:
