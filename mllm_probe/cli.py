@@ -9,8 +9,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -210,7 +210,6 @@ def _run_hydra(command: str, args: list[str]) -> None:
     if verbosity() == QUIET:
         logging.getLogger("hydra").setLevel(logging.WARNING)  # which job it launches
     wants_trace = bool(os.environ.get("HYDRA_FULL_ERROR"))
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the sentences below are ours
     sys.argv = [f"mllm-probe {command}", *_readable(args)]
     failed: list[str] = []
     began: list[str] = []
@@ -218,7 +217,8 @@ def _run_hydra(command: str, args: list[str]) -> None:
         _task(command, failed, began, wants_trace)
     )
     try:
-        task()
+        with _raising():
+            task()
         if bad := "\nmllm-probe: ".join(failed) or told(Multirun.folder):
             _fail(bad)
     except BrokenPipeError:
@@ -233,6 +233,19 @@ def _run_hydra(command: str, args: list[str]) -> None:
         if began or wants_trace:  # a fault of ours, not of the composition: it deserves its traceback
             raise
         _fail(told(Multirun.folder) or sentence(command, error))
+
+
+@contextmanager
+def _raising() -> Iterator[None]:
+    """Hydra raises, so that the sentences are ours. What this process starts later is told nothing of it."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _register_launchers() -> None:
