@@ -51,7 +51,8 @@ USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m] [
 commands:
 {commands}
 
---quiet leaves results on stdout and errors on stderr and says nothing else; --verbose says more, and when.
+--quiet leaves results and, as the last line, their folder on stdout, errors on stderr, and says nothing else;
+--verbose says more, and when.
 """
 ABOUT = "mllm-probe: which layers of a multimodal language model hold global meaning, and which local\n"
 EXAMPLES = """
@@ -66,7 +67,7 @@ examples:
   mllm-probe list models                              what there is to choose from
   mllm-probe doctor                                   is everything in place?
   mllm-probe cache ls                                 what lies in outputs/cache, and how large it is
-  mllm-probe COMMAND --help                           its groups and settings
+  mllm-probe COMMAND --help                           its groups and settings, what they mean and may be
   eval "$(mllm-probe run -sc install=bash)"           tab completion (bash; zsh and fish alike)
 """
 
@@ -85,7 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"mllm-probe {__version__}")
         sys.exit(0)
     command, rest = _command(_told_how_much(args))
-    (_run_plain if command in PLAIN else _run_hydra)(command, as_settings(command, rest))
+    if command in PLAIN:
+        _run_plain(PLAIN[command], rest)
+    elif {"-h", "--help"}.isdisjoint(rest):
+        _run_hydra(command, as_settings(command, rest))
+    else:
+        _run_plain("explain", [command, *rest])
 
 
 def as_settings(command: str, words: list[str]) -> list[str]:
@@ -139,17 +145,22 @@ def _usage(words: Sequence[str]) -> str:
 
 
 def _completion(args: list[str]) -> list[str]:
-    """Words of commands while these are typed; then Hydra's own completion, the command taken out of the line; plain
-    commands are none of Hydra's and may have subcommands instead."""
+    """Words of commands while these are typed, then what --help lists; for all else Hydra's own completion, the command
+    taken out of the line. Plain commands are none of Hydra's and may have subcommands instead."""
     line = os.environ["COMP_LINE"]
     first, *done, typed = line.split(" ") if " " in line else ("", "")
     done = [word for word in done if word not in FLAGS]
     command = next((name for n in (1, 2) if (name := " ".join(done[:n])) in COMMANDS), "")
     if not command or command in PLAIN:
-        plain = getattr(_plain(command), "COMMANDS", ()) if done == [command] else ()
+        plain = getattr(_tool(PLAIN[command]), "COMMANDS", ()) if done == [command] else ()
         print("\n".join(word for word in plain or _next_words(done) if word.startswith(typed)))
         sys.exit(0)
     words = command.split()
+    from mllm_probe.tools.completion import completions
+
+    if found := completions(command, done[len(words) :], typed):
+        print("\n".join(found))
+        sys.exit(0)
     os.environ["COMP_LINE"] = " ".join([first, *done[len(words) :], typed])
     if "COMP_POINT" in os.environ:
         gone = len(line) - len(os.environ["COMP_LINE"])
@@ -157,23 +168,23 @@ def _completion(args: list[str]) -> list[str]:
     return [*words, *args]
 
 
-def _plain(command: str) -> Any:
-    return import_module(f"mllm_probe.tools.{PLAIN[command]}")
+def _tool(name: str) -> Any:
+    return import_module(f"mllm_probe.tools.{name}")
 
 
-def _run_plain(command: str, args: list[str]) -> None:
-    """A plain command: nothing is composed, so neither Hydra nor torch is imported."""
+def _run_plain(tool: str, args: list[str]) -> None:
+    """A plain command, or help: nothing is composed, so neither Hydra nor torch is imported."""
     from mllm_probe.sentences import cannot_use
 
     try:
-        _plain(command).run(args)
+        _tool(tool).run(args)
         sys.stdout.flush()  # here, where a closed pipe is still expected
     except BrokenPipeError:
         _leave_pipe()
     except (MllmProbeError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):  # what the other commands take for it, too
             raise
-        place = getattr(_plain(command), "PLACE", "--outputs FOLDER")
+        place = getattr(_tool(tool), "PLACE", "--outputs FOLDER")
         _fail(cannot_use(error, place) if isinstance(error, OSError) else str(error))
     except KeyboardInterrupt:
         _fail("stopped; the same command begins anew")

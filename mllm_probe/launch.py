@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.paths import RunPaths
-from mllm_probe.verbosity import VERBOSE, verbosity
+from mllm_probe.verbosity import VERBOSE, name_folder, verbosity
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -70,6 +70,7 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
             heart = Heartbeat(bars, paths.status, _first(command, here), partial(reason, command))
             with leaving(heart, paths.root, here, Path(config.paths.outputs)), heart as reporter:
                 _dispatch(job, typed(config, job), paths, reporter)
+            name_folder(paths.root)
     return paths.root
 
 

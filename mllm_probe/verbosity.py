@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mllm_probe.errors import ConfigError, choices
 
@@ -16,6 +17,12 @@ def verbosity() -> str:
     if level not in LEVELS:
         raise ConfigError(f"{VARIABLE}={level} is unknown; {choices(level, LEVELS)}")
     return level
+
+
+def name_folder(folder: Path) -> None:
+    """Where quiet was asked for, the folder of the results on a line of its own on stdout, for a script to take."""
+    if verbosity() == QUIET:
+        print(folder, flush=True)
 
 
 @contextmanager

@@ -101,14 +101,6 @@ def refusals() -> dict[str, dict[str, str]]:
     return found
 
 
-def heading(path: Path) -> str:
-    """The comment that a YAML file begins with."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comment = [line for line in lines if not line.startswith("# @package")]
-    end = next((i for i, line in enumerate(comment) if not line.startswith("#")), len(comment))
-    return " ".join(line.removeprefix("#").strip() for line in comment[:end])
-
-
 def remarks(path: Path) -> dict[str, str]:
     """{key: its comment}: what stands behind it, or in the lines above it where these are indented as it is."""
     found: dict[str, str] = {}

@@ -276,7 +276,7 @@ def test_commands_of_two_words(probe: Run) -> None:
     code, _, err = probe("visoin", "fit")
     assert code == 2 and "'visoin' is no command" in err and " vision," in err
     code, out, _ = probe("vision", "fit", "--help")
-    assert code == 0 and "mllm-probe vision fit [key=value ...]" in out and "a: a_loglik" in out
+    assert code == 0 and "mllm-probe vision fit [key=value ...]" in out and "fit.a=a_loglik" in out
     code, _, err = probe("vision", "policy", "policy.x=1")
     assert code == 1 and "'policy.x' is no setting of `vision policy`" in err
 

@@ -34,6 +34,7 @@ from mllm_probe.stats.paired import Difference
 from mllm_probe.tools.labels import labelled
 from mllm_probe.tools.ranking import against, ranking
 from mllm_probe.tools.runs import FinishedRun, load_run
+from mllm_probe.verbosity import speaking
 
 SMALL = (
     "data.n=30",
@@ -125,7 +126,9 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
     assert "may be the best (95 %): mini\n" in out and "32 test decisions on 8 pictures" in out
     first = {path.name: path.read_bytes() for path in Path("o").iterdir()}
     os.utime(two / "0" / "global" / "scores.csv", (0, 0))
-    assert probe("compare", "two", "--out", "elsewhere/o")[0] == 0
+    with speaking("quiet"):
+        code, out, err = probe("compare", "two", "--out", "elsewhere/o")
+    assert (code, err) == (0, "") and out.splitlines()[-1] == "elsewhere/o", "the last line is the folder"
     assert {path.name: path.read_bytes() for path in Path("elsewhere/o").iterdir()} == first
     status = RunPaths(two / "2").status
     job = read(Job, status)

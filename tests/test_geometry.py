@@ -536,7 +536,7 @@ def test_help_and_completion(probe: Run) -> None:
     code, out, _ = probe("--help")
     assert code == 0 and "compare the layers of a filled cache" in out
     code, out, _ = probe("geometry", "--help")
-    assert code == 0 and "mllm-probe geometry [GROUP=OPTION ...]" in out and "max_rows: 2000" in out
+    assert code == 0 and "mllm-probe geometry [GROUP=OPTION ...]" in out and "geometry.max_rows=2000" in out
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import write_map
 from draw_concepts import drawings
 from markdown_pages import PAGES, anchors
 from reference_sources import CONF, nodes, refusals
-from write_reference import PAGE, page
+from write_reference import PAGE, known, page
 
 from mllm_probe.cli import COMMANDS
 from mllm_probe.config import SCHEMAS
+from mllm_probe.tools.reference import REFERENCE
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,12 @@ def text() -> str:
 
 def test_the_reference_is_up_to_date(text: str) -> None:
     assert PAGE.read_text(encoding="utf-8") == text, "the code or conf/ says something else now; run `make docs`"
+
+
+def test_what_help_and_the_tab_key_know_is_up_to_date() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == known(), (
+        "the code or conf/ says something else now; run `make docs`"
+    )
 
 
 def test_the_map_is_up_to_date() -> None:

@@ -123,9 +123,13 @@ def test_quiet_and_verbose(probe: Run, checkpoint: Path, monkeypatch: pytest.Mon
     code, out, err = probe("run", "-m", "--quiet", *tiny(checkpoint), *QUICK, "data.seed=0")
     assert (code, err) == (0, "") and "HYDRA" not in out and "lm.04.norm" in out
     assert re.search(r"lm, last +[▁▂▃▄▅▆▇█]{2}  ", out)
+    assert (Path(out.splitlines()[-1]) / "scores.csv").is_file(), "the last line is the folder"
     code, out, err = probe("--quiet", "run", *tiny(checkpoint), *QUICK, "task=object")
     assert code == 1 and err.startswith("mllm-probe: task=object is unknown") and not out
-    code, _, err = probe("extract", *tiny(checkpoint), *QUICK, "--verbose")
+    code, out, err = probe("extract", *tiny(checkpoint), *QUICK, "--quiet")
+    assert (code, err) == (0, "") and (Path(out.strip()) / "status.json").is_file() and len(out.splitlines()) == 1
+    code, out, err = probe("extract", *tiny(checkpoint), *QUICK, "--verbose")
+    assert not out
     first, *rest = err.splitlines()
     assert code == 0 and re.fullmatch(r"0\.0 s: extract writes to .*/outputs/extract/\S+", first)
     assert rest and all(re.match(r"\d+\.\d s: ", line) for line in rest)

@@ -1,6 +1,7 @@
 """`list` and `doctor`: what can be chosen, and whether this machine is fit for it."""
 
 import json
+import re
 import socket
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import Run
 from mllm_probe.paths import config_dir
 from mllm_probe.tools import doctor
 from mllm_probe.tools.catalogue import COMMANDS
+from mllm_probe.tools.reference import heading
 
 
 def test_every_option_is_listed_with_what_it_is(probe: Run) -> None:
@@ -24,12 +26,30 @@ def test_every_option_is_listed_with_what_it_is(probe: Run) -> None:
     assert "(Qwen/Qwen2.5-VL-7B-Instruct)" in said["qwen2_5_vl"]
 
 
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_what_an_option_is_is_listed_whole_on_a_narrow_terminal(
+    probe: Run, width: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither after a full stop within a sentence, as in `et al.`, nor where a word is longer than its column."""
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    for args in (("list",), ("list", "experiments"), ("doctor",)):
+        code, out, _ = probe(*args)
+        assert code == 0 and "…" not in out
+    code, out, _ = probe("list", "experiments")
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in out.splitlines()]
+    start = lines[1].index("what it is")
+    listed = "".join("".join(line[start:].split()) for line in lines[2:])
+    for path in (config_dir() / "experiment").glob("*.yaml"):
+        assert "".join(heading(path).split()) in listed, path
+
+
 def test_one_kind_and_a_folder_of_ones_own(probe: Run, tmp_path: Path) -> None:
     (tmp_path / "own" / "model").mkdir(parents=True)
     (tmp_path / "own" / "model" / "ours.yaml").write_text("# Our model,\n# in two lines.\n# More.\nhub_id: we/ours\n")
     code, out, _ = probe("list", "models", "--config-dir", str(tmp_path / "own"))
-    assert code == 0 and "Our model, in two lines. (we/ours)" in out and "entailment" not in out
-    assert "More." not in out
+    assert code == 0 and "Our model, in two lines. More. (we/ours)" in out and "entailment" not in out
     code, _, err = probe("list", "models", "--config-dir", "nowhere")
     assert code == 1 and err.strip() == (
         "mllm-probe: --config-dir nowhere does not exist; name the folder that holds model/, task/, ..."

@@ -1,17 +1,17 @@
 """`mllm-probe list`: the options of conf/, one line each, as their files say it. Imports no torch and no Hydra."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mllm_probe.errors import ConfigError
 from mllm_probe.paths import config_dir
 from mllm_probe.tools.listing import add_row, new_table, wide_console
+from mllm_probe.tools.reference import options
 
 GROUPS = ("model", "task", "dataset", "probe", "encoder", "experiment", "target")
 COMMANDS = {f"{group}s": group for group in GROUPS} | {name: name for name in ("layers", "features")}
 COMMANDS |= {"launchers": "hydra/launcher"}
-PACKAGE = "# @package"
 
 
 def run(args: Sequence[str]) -> None:
@@ -32,18 +32,6 @@ def _show(group: str, folders: Sequence[Path]) -> None:
     table = new_table(title=f"{group}=...")
     for name in ("option", "what it is"):
         table.add_column(name)
-    for path in (path for folder in folders for path in sorted((folder / group).glob("*.yaml"))):
-        add_row(table, path.stem, " ".join(about(path)))
+    for option, what in options(group, folders).items():
+        add_row(table, option, what)
     wide_console().print(table)
-
-
-def about(path: Path) -> Iterator[str]:
-    """The comment a file begins with, up to its first full stop at the end of a line, and where weights come from."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(PACKAGE)]
-    for line in lines:
-        if not line.startswith("#"):
-            break
-        yield line.removeprefix("#").strip()
-        if line.rstrip().endswith("."):
-            break
-    yield from (f"({line.partition(':')[2].strip()})" for line in lines if line.startswith("hub_id:"))

@@ -19,6 +19,7 @@ from mllm_probe.paths import ComparisonPaths, OutputPaths, replacing
 from mllm_probe.score import ALPHA
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 from mllm_probe.tools.standing import standings
+from mllm_probe.verbosity import name_folder
 
 if TYPE_CHECKING:
     from mllm_probe.paths import RunPaths
@@ -67,6 +68,7 @@ def _compare(given: argparse.Namespace, reporter: "Reporter") -> None:
     for rows in ranks:
         _show(rows, rivals[rows[0].task])
     reporter.note(f"everything is in {paths.root}")
+    name_folder(paths.root)
 
 
 def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["FinishedRun"]]:

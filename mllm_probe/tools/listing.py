@@ -47,8 +47,8 @@ def new_table(title: str | None = None, caption: str | None = None) -> Table:
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """As text, because `[lm]` would otherwise be taken for a style."""
-    table.add_row(*map(Text, cells))
+    """As text, because `[lm]` would otherwise be taken for a style; what does not fit goes on in the next line."""
+    table.add_row(*(Text(cell, overflow="fold", no_wrap=False) for cell in cells))
 
 
 def list_caches(caches: Sequence[Cache]) -> None:
