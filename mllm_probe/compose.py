@@ -31,7 +31,7 @@ def composed(job: str, overrides: Sequence[str]) -> Any:
 
     try:
         with _hydra(job):
-            return typed(compose(job, readable(overrides)), job)
+            return typed(compose(job, readable(overrides)), job, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(sentence(job.replace("_", " "), error)) from error
 

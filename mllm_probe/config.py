@@ -4,6 +4,7 @@ Hydra stops here: below this file there are plain dataclasses and objects, never
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mllm_probe import __version__
 from mllm_probe.align_settings import AlignSettings
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.label_settings import LabelSettings
+from mllm_probe.model_names import settled
 from mllm_probe.odd_values import refuse_odd
 from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import (
@@ -206,13 +208,15 @@ def register_schemas() -> None:
         store.store(name=f"{command}_schema", node=schema)
 
 
-def typed(config: DictConfig, command: str) -> Any:
-    """The composed config as its dataclass. Raises ConfigError for keys that `+key=value` smuggled in or `~key` took
-    out, and for values that nobody can mean."""
+def typed(config: DictConfig, command: str, words: Sequence[str] = ()) -> Any:
+    """The composed config as its dataclass; `words` are those that the user typed. Raises ConfigError for keys that
+    `+key=value` smuggled in or `~key` took out, and for values that nobody can mean."""
     _refuse_removed(config, SCHEMAS[command], "")
-    found = OmegaConf.to_object(config)
+    found: Any = OmegaConf.to_object(config)
     _refuse_unknown(found, SCHEMAS[command], "")
     refuse_odd(found)
+    if hasattr(found, "model"):
+        found.model = settled(found.model, words)
     return found
 
 

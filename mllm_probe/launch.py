@@ -7,6 +7,7 @@ come from, and what is done about an error, is for the caller.
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -60,34 +61,36 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     from mllm_probe.sentences import reason
 
     job, paths = job_name(command), RunPaths(Path(here.runtime.output_dir))
+    words = words_of(here)
     os.chdir(here.runtime.cwd)  # where relative paths are meant from, whatever hydra.job.chdir and sbatch say
     with RichReporter() as bars:
         if verbosity() == VERBOSE:
             bars.note(f"{command} writes to {paths.root}")
         if here.output_subdir is None:
-            _dispatch(job, typed(config, job), paths, bars)
+            _dispatch(job, typed(config, job, words), paths, bars)
         else:
             heart = Heartbeat(bars, paths.status, _first(command, here), partial(reason, command))
             with leaving(heart, paths.root, here, Path(config.paths.outputs)), heart as reporter:
-                _dispatch(job, typed(config, job), paths, reporter)
+                _dispatch(job, typed(config, job, words), paths, reporter)
             name_folder(paths.root)
     return paths.root
 
 
-def check(command: str, config: "DictConfig") -> None:
-    """Refuse what can be seen to be wrong in the settings of a job alone; no file is read. Raises ConfigError."""
+def check(command: str, config: "DictConfig", words: Sequence[str]) -> Any:
+    """The settings of a job, once what can be seen to be wrong in them alone is refused. Raises ConfigError."""
     from mllm_probe.config import RunConfig, typed
     from mllm_probe.stages.prepare import Design
     from mllm_probe.stages.run import local_side
 
     job = job_name(command)
-    settings = typed(config, job)
+    settings = typed(config, job, words)
     if job in CHECKS:
         getattr(import_module(f"mllm_probe.stages.{job}"), CHECKS[job])(settings)
     if isinstance(settings, RunConfig):
         Design.of(settings)
         if settings.local is not None:
             Design.of(local_side(settings))
+    return settings
 
 
 def _first(command: str, here: "DictConfig") -> "Job":
@@ -96,7 +99,15 @@ def _first(command: str, here: "DictConfig") -> "Job":
     from mllm_probe.jobs import Job, code_here
 
     number = OmegaConf.select(here, "job.num")  # missing in a run of its own
-    return Job(command, list(here.overrides.task), number, code=code_here())
+    return Job(command, words_of(here), number, code=code_here())
+
+
+def words_of(here: "DictConfig") -> list[str]:
+    """The settings as they were typed: `${...}` in them is the job's own, and means nothing in Hydra's settings."""
+    from omegaconf import OmegaConf
+
+    words: list[str] = OmegaConf.to_container(here.overrides.task, resolve=False)  # type: ignore[assignment]
+    return words
 
 
 def _dispatch(job: str, settings: Any, paths: RunPaths, reporter: "Reporter") -> None:

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, open_dict
 
 from mllm_probe.errors import ConfigError, MllmProbeError, count
 from mllm_probe.jobs import DONE, Asked, code_here, read, write
-from mllm_probe.launch import check
+from mllm_probe.launch import check, words_of
+from mllm_probe.model_names import namesakes
 from mllm_probe.paths import MultirunPaths
 from mllm_probe.tools.standing import standings
 from mllm_probe.verbosity import QUIET, verbosity
@@ -98,15 +99,24 @@ def _check_jobs(config: DictConfig, asked: Asked) -> None:
     """The settings of every combination, before the first of them is begun. Raises ConfigError, OSError."""
     loader = GlobalHydra.instance().config_loader()
     common = set.intersection(*map(set, asked.jobs)) if len(asked.jobs) > 1 else set()
+    models = []
     for overrides in asked.jobs:
         job = loader.load_sweep_config(config, list(overrides))
         with open_dict(job):
             del job["hydra"]
         try:
-            check(asked.command, job)
+            settings = check(asked.command, job, overrides)
         except MllmProbeError as error:
             apart = " ".join(part for part in overrides if part not in common)
             raise ConfigError(f"{apart}: {error}; no job was started") from error
+        if model := getattr(settings, "model", None):
+            models.append((model.label, vars(model)))
+    if alike := namesakes(models):
+        name, setting = alike
+        raise ConfigError(
+            f"models with different model.{setting} would all be called {name}; add 'model.name=${{model.{setting}}}', "
+            "or give each a model.name in a command of its own; no job was started"
+        )
 
 
 def check_limits(timeout_min: int, signal_delay_s: int, max_num_timeout: int) -> None:
@@ -177,5 +187,5 @@ def _jobs(own: DictConfig) -> list[list[str]]:
         return []
     given = [f"{name}={value}" for name, value in (own.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    [jobs] = BasicSweeper.split_arguments(parser.parse_overrides([*given, *own.overrides.task]), None)
+    [jobs] = BasicSweeper.split_arguments(parser.parse_overrides([*given, *words_of(own)]), None)
     return jobs

@@ -4,8 +4,9 @@ Plain dataclasses that OmegaConf fills and checks. Knows nothing of Hydra, torch
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from mllm_probe.model_names import called
 
 QUANTIZATIONS = ("none", "int8", "nf4")
 WEIGHTS = ("pretrained", "random")
@@ -86,15 +87,16 @@ class CheckpointSettings:
 class ModelSettings(CheckpointSettings):
     """Where a multimodal model is and how it is loaded, with the low-rank `adapter` in a folder (null: none).
 
-    Results call it `name`. `weights` random are drawn from `seed`, not read. `quantization` is that of the weights of
-    the towers in `quantize`; all else is in `dtype`, as is what is computed. `attn` is transformers' attention.
+    Results call it `name` (null: by its hub id, its folder, or its base and what was trained). `weights` random are
+    drawn from `seed`, not read. `quantization` is that of the weights of the towers in `quantize`; all else is in
+    `dtype`, as is what is computed. `attn` is transformers' attention.
     `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
     fit on them. `processor` holds settings of its picture processor that are to be others ({max_pixels: 401408}).
     `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint brings
     itself runs with `trust_remote_code` only.
     """
 
-    name: str = "custom"
+    name: str | None = None
     adapter: str | None = None
     weights: str = "pretrained"
     seed: int = 0
@@ -109,12 +111,8 @@ class ModelSettings(CheckpointSettings):
 
     @property
     def label(self) -> str:
-        """What the results call the model: its folder where a path was given, the folder of a training's adapter, and
-        whether the weights are random."""
-        name = Path(self.path).name if self.path is not None else self.name
-        if self.adapter is not None:
-            folder = Path(self.adapter)
-            name += f"+{folder.parent.name if folder.name == 'checkpoint' else folder.name}"
+        """What the results call the model (see model_names), and whether its weights are random."""
+        name = called(self.name, self.path, self.bundled, self.hub_id, self.adapter)
         return name if self.weights == "pretrained" else f"{name}-random"
 
     @property

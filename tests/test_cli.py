@@ -195,7 +195,7 @@ def test_errors_are_one_sentence_and_leave_no_cache(
 def test_llava_says_what_it_needs_before_it_fails(probe: Run) -> None:
     code, _, err = probe("run", "model=llava", "task=entailment")
     assert code == 1
-    assert "model=llava needs the checkpoint llava-hf/llava-1.5-7b-hf (about 14.1 GB)" in err
+    assert "llava needs the checkpoint llava-hf/llava-1.5-7b-hf (about 14.1 GB)" in err
 
 
 def coco_folder(root: Path, caption: str = "A grey square.") -> Path:

@@ -23,6 +23,7 @@ FLOORS = [
         "paths",
         "store_paths",
         "settings",
+        "model_names",
         "vision_settings",
         "label_settings",
         "report_settings",

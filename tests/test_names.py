@@ -25,7 +25,6 @@ NAMES = ("A[/bold]", "[red]A", "A :car:", "=1+1", "nan", "é 模")
 
 def test_a_run_ends_whatever_it_is_called(probe: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("mllm_probe.settings.ModelSettings.label", property(lambda self: self.name))
     less = ("layers.stride=4", "controls=none", "hydra.run.dir=run")
     for name in (NAMES[0], NAMES[3]):
         monkeypatch.setattr("mllm_probe.data.scenes.Scenes.name", name)

@@ -396,11 +396,11 @@ def test_the_command_tunes_and_run_probes_the_adapter(probe: Run, tmp_path: Path
     assert code == 0, err
     scores = pd.read_csv(tmp_path / "adapted" / "scores.csv", keep_default_na=False)
     assert set(scores.model) == {
-        "mini+tuned",
+        "mini+sugar_lg_ld",
         "mini-random",
     }  # random weights have no adapter, and their cache is there
     (own,) = {path.parent.name for path in caches.glob("*/identity.json")} - set(before)
-    assert set(scores[scores.model == "mini+tuned"].cache) - {""} == {own}
+    assert set(scores[scores.model == "mini+sugar_lg_ld"].cache) - {""} == {own}
     plain = next(name for name, model in before.items() if model == "mini")
     for key, same in (("lm.08@last", False), ("lm.00@last", True)):
         one, other = (stored(caches / cache, key) for cache in (plain, own))

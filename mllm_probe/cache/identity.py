@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.digests import Digests
+from mllm_probe.model_names import ORIGIN
 from mllm_probe.types import digest
 
 LAYERS = "0 = input of block 1; k = output of block k; norm = after the final norm"  # the convention, spelled out
@@ -45,7 +46,7 @@ def folder_digests(folder: Path, digests: Digests) -> dict[str, str]:
 
 
 def _is_read(path: Path, folder: Path) -> bool:
-    return path.parent in (folder, folder / TEMPLATES) and path.name.endswith(READ)
+    return path.parent in (folder, folder / TEMPLATES) and path.name.endswith(READ) and path.name != ORIGIN
 
 
 def weights_digest(files: Mapping[str, str]) -> str:

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, ModelError
+from mllm_probe.model_names import ORIGIN
 from mllm_probe.models.checkpoint import ADAPTER
 from mllm_probe.settings import ModelSettings
 
-CONFIG, TENSORS, ORIGIN = ADAPTER, "adapter_model.safetensors", "origin.json"
+CONFIG, TENSORS = ADAPTER, "adapter_model.safetensors"
 
 PICKLED = "adapter_model.bin"
 
@@ -50,7 +52,7 @@ def adapter_digests(settings: ModelSettings, base: str, digests: Digests) -> dic
     if told and told["base"] != base:
         raise ModelError(
             f"model.adapter={folder} was trained on other weights (those of {told['model']}, digest {told['base']}) "
-            f"than model={settings.name} has (digest {base}); choose the model it was trained on"
+            f"than {replace(settings, adapter=None).label} has (digest {base}); choose the model it was trained on"
         )
     return {name: digests.of(folder / name) for name in (CONFIG, TENSORS)}
 
@@ -67,6 +69,6 @@ def origin_of(folder: Path) -> dict[str, Any]:
 
 
 def write_origin(folder: Path, base: str, model: str, model_class: str, training: Mapping[str, Any]) -> None:
-    """Beside an adapter: the digest of the weights it was trained on, their model's name and class, and how."""
+    """Beside what was trained: the digest of the weights it was trained on, their model's name and class, and how."""
     told = {"base": base, "model": model, "class": model_class, "training": training}
     (folder / ORIGIN).write_text(json.dumps(told, indent=2) + "\n")

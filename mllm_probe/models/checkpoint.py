@@ -97,7 +97,7 @@ def needs(model: ModelSettings, weights: bool = True) -> str | None:
         return None
     size = f"about {model.download_gb:g} GB" if model.download_gb else "of unknown size"
     size = size if weights else "its config and processor alone"
-    return f"model={model.name} needs the checkpoint {model.hub_id} ({size}), from the local hub cache or a download"
+    return f"{model.label} needs the checkpoint {model.hub_id} ({size}), from the local hub cache or a download"
 
 
 def _from_hub(model: CheckpointSettings, setting: str, weights: bool) -> Path:

@@ -46,7 +46,7 @@ def follow(
     commands: Mapping[str, Follower], setting: str, model: ModelSettings, paths: RunPaths, reporter: Reporter
 ) -> None:
     """Run them one by one with the checkpoint of the training, which `setting` of the model takes."""
-    trained: dict[str, Any] = {setting: str(paths.checkpoint)}
+    trained: dict[str, Any] = {"name": None, setting: str(paths.checkpoint)}
     for name, command in commands.items():
         reporter.note(f"{name}, with the trained model")
         paths.side(name).root.mkdir(parents=True, exist_ok=True)

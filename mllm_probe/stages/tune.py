@@ -20,6 +20,7 @@ from mllm_probe.config import TuneConfig, plain, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.model_names import words_for
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Reporter
@@ -76,7 +77,7 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
     rows = apprentice.held_out()
     save_rows(paths.held_out, type(rows[0]), rows)
     apprentice.save(paths.checkpoint)
-    probed = target.probed.format(model=config.model.name)
+    probed = target.probed.format(model=words_for(config.model.path, config.model.bundled, config.model.hub_id))
     known = {"run": run, "target": target.name, **target.told, "seed": config.train.seed, "unit": target.unit}
     write_json(paths.summary, {**known, "probed": probed, **_judged(rows)})
     show_training(paths, reporter)

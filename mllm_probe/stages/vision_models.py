@@ -23,7 +23,7 @@ TOKENS = Key(Site("connector"), "tokens:image")
 
 def named_model(model: ModelSettings, given: str) -> ModelSettings:
     """The settings of `model` for another checkpoint: a folder, a bundled name or a hub id."""
-    bare = replace(model, name=given, path=None, bundled=None, hub_id=None, revision=None, download_gb=None)
+    bare = replace(model, name=None, path=None, bundled=None, hub_id=None, revision=None, download_gb=None)
     if Path(given).expanduser().is_dir():
         return replace(bare, path=given)
     if (BUNDLED / given).is_dir():

@@ -29,7 +29,7 @@ class SugarTuning(SugarSettings):
 
     name: ClassVar[str] = "sugar"
     unit: ClassVar[str] = "documents"
-    probed: ClassVar[str] = "model={model} model.adapter"
+    probed: ClassVar[str] = "{model} model.adapter"
 
     @property
     def told(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _compare(given: argparse.Namespace, reporter: "Reporter") -> None:
 
 def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["FinishedRun"]]:
     """{task: its runs with their labels}, checked. Raises DataError."""
-    from mllm_probe.tools.labels import labelled
+    from mllm_probe.tools.labels import labelled, shared_name
     from mllm_probe.tools.runs import check_data, check_measure, find_runs
 
     folders = [Path(folder) for folder in given.runs]
@@ -93,6 +93,8 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
         if not given.anyway:
             check_data(runs)
         tasks[task], unsaid = labelled(runs)
+        if shared := shared_name(runs):
+            reporter.note(f"{task}: {shared}")
         if len(runs) < 2:
             reporter.note(f"{task}: {runs[0].name} alone, so only compare.csv has it")
         elif unsaid:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mllm_probe.config import NOT_SCIENCE
 from mllm_probe.dotted import show
+from mllm_probe.model_names import ADDRESS, namesakes
 from mllm_probe.tools.runs import FinishedRun
 
 LONGEST = 40  # characters of a setting in a label
@@ -31,6 +32,19 @@ def labelled(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]
         elif name and len(set(values)) > 1:
             unsaid.append(name)
     return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)], unsaid
+
+
+def shared_name(runs: Sequence[FinishedRun]) -> str | None:
+    """What to do about different models that have one name, None where each has its own."""
+    models = {str(run.summary["cache"]): run for run in runs}.values()
+    named = [(str(run.summary["model"]), {s: run.settings.get(f"model.{s}") for s in ADDRESS}) for run in models]
+    if (found := namesakes(named)) is None:
+        return None
+    name, setting = found
+    return (
+        f"models with different model.{setting} are all called {name}; to give each its own name, repeat its command "
+        "with model.name=NAME (its activations are in the cache)"
+    )
 
 
 def _settings(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str]]]:

@@ -63,7 +63,7 @@ class Target(Protocol):
 
     @property
     def probed(self) -> str:
-        """The settings of `run` that take what was saved; {model} stands for the option of the base."""
+        """The settings of `run` that take what was saved; {model} stands for those that choose the base."""
 
     def examples(self, material: Material) -> int:
         """How many there are to learn from. Raises ConfigError, DataError."""

@@ -6,9 +6,9 @@ as long.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.extraction.ahead import ahead
 from mllm_probe.integration import POOLED, recipe
+from mllm_probe.models.adapters import write_origin
 from mllm_probe.models.captions import Captioned, captioned, losses
 from mllm_probe.models.dense import NONE, DenseProjector, as_loaded, attach, export, final_state
 from mllm_probe.models.stored import refuse_quantised
@@ -66,14 +67,15 @@ class ConnectorTuning:
         network, processor = material.network, material.blueprint.processor
         chosen = recipe(self.connector, final_state(network.config), self.layers, self.groups, self.pooled)
         network.requires_grad_(False)
-        return ConnectorApprentice(material, attach(network, processor, chosen, self.reduction, material.settings.seed))
+        projector = attach(network, processor, chosen, self.reduction, material.settings.seed)
+        return ConnectorApprentice(material, projector, asdict(self))
 
 
 class ConnectorApprentice:
     """The loss of a step is the mean over the caption tokens of all its rows, however they are cut up."""
 
-    def __init__(self, material: Material, projector: DenseProjector) -> None:
-        self._material, self._projector = material, projector
+    def __init__(self, material: Material, projector: DenseProjector, told: Mapping[str, Any]) -> None:
+        self._material, self._projector, self._told = material, projector, told
         self._blueprint = material.blueprint.fork()
         self._rows = captions(material.train)
         self._steps: Iterator[tuple[int, list[Captioned]]] | None = None
@@ -116,14 +118,16 @@ class ConnectorApprentice:
         ]
 
     def save(self, folder: Path) -> None:
-        """The connector in float32. The base is loaded once more without quantisation, into the CPU's memory, in the
-        dtype it was stored in."""
+        """The connector in float32, and what it was trained on. The base is loaded once more without quantisation, into
+        the CPU's memory, in the dtype it was stored in."""
         blueprint = self._material.blueprint
         base, lacking = load_weights(blueprint.model_class, blueprint.folder, blueprint.config, dtype="auto")
         model = export(base, self._projector)
         own = {name: value for name, value in model.state_dict().items() if name not in lacking.names}
         model.save_pretrained(folder, state_dict=own)
         self._blueprint.processor.save_pretrained(folder)
+        settings = blueprint.settings
+        write_origin(folder, self._material.base, settings.label, blueprint.model_class.__name__, self._told)
 
 
 def captions(pictures: Sequence[Picture]) -> list[Caption]:
