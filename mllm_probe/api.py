@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mllm_probe.cache.view import CacheView
+    from mllm_probe.report.fits import LinearProbe
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,27 @@ class Result:
             raise DataError(f"{self._paths.predictions} is of an older release and names no samples; repeat the sweep")
         columns = (scored.decisions, scored.samples, scored.labels, scored.groups, scored.test)
         return pd.DataFrame(dict(zip(("decision", "sample", "label", "group", "test"), columns, strict=True)))
+
+    @property
+    def predictions(self) -> "pd.DataFrame":
+        """What the probe said of each decision at the layers that validation chose, a row for each position, seed and
+        decision: its words, picture and label, the row, id and columns of your table, `said`, `right` (1, 0, or the
+        share of a tie) and probabilities. Raises DataError for a run of a release that did not write it."""
+        from mllm_probe.report.decided import load_predictions
+
+        return load_predictions(self._paths)
+
+    def probe(self, key: str, seed: int | None = None) -> "LinearProbe":
+        """The linear probe at a key such as lm.07@last, of a seed (None = the run's first): its `direction`, and what
+        it makes of other rows. Raises ConfigError, DataError."""
+        from mllm_probe.report.figures import real
+        from mllm_probe.report.fits import load_probe
+        from mllm_probe.report.predictions import load_scored
+
+        rows = real(self.scores)
+        first = min(int(each) for each in rows.seed if each != "all") if seed is None else seed
+        names = load_scored(self._paths.predictions).names
+        return load_probe(self._paths.probes, key, str(rows.probe.iloc[0]), first, names)
 
     @property
     def cache(self) -> "CacheView":

@@ -20,6 +20,7 @@ T = TypeVar("T")
 # What the names of settings that name a file or a folder end with; and what is quoted already, or Hydra's own
 PATHS = ("path", "adapter", "root", "file", "outputs", "dir", "run", "table")
 QUOTED = re.compile(r"""['"].*['"]$|[\[{].*[\]}]$|\w+\(.*\)$|.*\$\{""", re.DOTALL)
+MAPPINGS = ("task.labels", "extract.answers")  # settings that are names with names
 STRUCTURE = "[]{}(),='\"`"  # of values that are more than a text
 
 
@@ -63,7 +64,13 @@ def readable(words: Sequence[str]) -> list[str]:
     """The words of a command as Hydra's grammar takes them: settings that name files or folders are quoted, and ~ in
     them is the home folder. Raises ConfigError, with what to type, for other words that only quotes make readable."""
     sweeps = not {"-m", "--multirun"}.isdisjoint(words)
-    return [_path(word, sweeps) if _names_path(word) else _checked(word) for word in words]
+    return [_path(word, sweeps) if _names_path(word) else _checked(_mapping(word)) for word in words]
+
+
+def _mapping(word: str) -> str:
+    """Names in braces as one text, since Hydra's grammar takes few letters in them and 1 for true."""
+    name, _, value = word.partition("=")
+    return f"{name}={quoted(value)}" if name in MAPPINGS and value[:1] + value[-1:] == "{}" else word
 
 
 def _names_path(word: str) -> bool:

@@ -84,6 +84,10 @@ class RunPaths:
     def predictions(self) -> Path:
         return self.root / "predictions.safetensors"
 
+    def decided(self, kind: str) -> Path:
+        """What the probe said of each decision, for people: `csv`, or `parquet` where it is large."""
+        return self.root / f"predictions.{kind}"
+
     @property
     def probes(self) -> Path:
         return self.root / "probes.safetensors"

@@ -1,9 +1,12 @@
-"""One row of scores.csv. Knows the columns, not how a value came about."""
+"""One row of scores.csv, and the columns of predictions.csv. Knows no way in which a value came about."""
 
 from dataclasses import dataclass
 
 ALPHA = 0.05  # of every test, and of the sets that tests make; `ci_level` is of intervals alone
 BY_DESIGN = "by design"  # the family of a row whose value can be no other, and the verdict of a test of it
+# Columns of predictions.csv: what is known of a decision, and what the probe of a layer and a seed said of it
+ASKED = ("decision", "row", "id", "picture", "text", "category", "target", "label", "group")
+TOLD = ("position", "site", "seed", "split", "said", "right", "probability", "probability_of_label")
 NOT_APPLICABLE = "not_applicable"  # the metric of a row that says: this control has no such position
 
 

@@ -182,13 +182,13 @@ class ExtractSettings:
     go through the model at once, or as many tokens where `prefix` auto lets the statements about a picture share it;
     null = what suits the device. `workers` threads prepare pictures ahead. This process is number `shard` of
     `num_shards`; `gpus` starts as many processes here. Processes that need the same share the shards out; one that
-    finds only shards that others fill waits for `wait_s` seconds. `answers` are the words for label 1 and label 0 whose
-    log-odds are the model's own answer (null: it has none).
-    Prompts of a batch are padded on `padding_side`. What would take more than `max_disk_gb` is refused.
+    finds only shards that others fill waits for `wait_s` seconds. `answers` are words for the labels, by
+    their names ({yes: Yes, no: No}; a list where it is plain which is meant), whose log-odds are the model's own answer
+    (null: it has none). Prompts of a batch are padded on `padding_side`. More than `max_disk_gb` is refused.
     """
 
     positions: list[str] = field(default_factory=lambda: ["last"])
-    answers: list[str] | None = None
+    answers: Any = None
     micro_batch: int | None = None
     dtype: str | None = None
     padding_side: str = "right"

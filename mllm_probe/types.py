@@ -52,13 +52,14 @@ class Picture:
 @dataclass(frozen=True)
 class Row:
     """One line of a table of questions: `label` is a word, a number, or the words that hold of several; `number` is
-    where it stands, for messages; `columns` are its other cells."""
+    where it stands, for messages; `columns` are its other cells; `id` is what the user calls it, "" for nothing."""
 
     picture: Picture
     text: str
     label: str | float | tuple[str, ...]
     number: int
     columns: Mapping[str, str | float] = field(default_factory=dict, hash=False)
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Decision:
     None: the probe has one output. `template` is the wording where it is not the task's own: such decisions are tested
     only. `given`: the prompt gives the label away, so it belongs to the copy ceiling and to no score of the model.
     `covariates` are what might explain the label without the meaning that is asked about, "" where one is not known.
+    `row` is the number of the row in a table that asks, None where no table does.
     """
 
     uid: str
@@ -138,13 +140,15 @@ class Decision:
     template: str = ""
     given: bool = False
     covariates: Mapping[str, str | float] = field(default_factory=dict)
+    row: int | None = None
 
 
 @dataclass(frozen=True)
 class Examples:
     """A task applied to a data set: the samples, the decisions about them, and the fold of each group (see Folds).
 
-    `kind` is that of the decisions' labels, see Problem. `skipped` says what was left out, a sentence each.
+    `kind` is that of the decisions' labels, see Problem. `skipped` says what was left out, `said` what labels were
+    taken for, a sentence each. `names` are what labels 0, 1, ... are called (none: numbers).
     """
 
     samples: tuple[Sample, ...]
@@ -152,6 +156,13 @@ class Examples:
     folds: Mapping[str, int]
     kind: str = "binary"
     skipped: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+
+
+def label_said(names: Sequence[str], label: float) -> str:
+    """What a label is called, the number itself where it has no name."""
+    return names[int(label)] if names else f"{label:g}"
 
 
 class Rows(Protocol):
@@ -163,6 +174,7 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice) -> "torch.Tensor": ...
 
 
+NO_YES = ("no", "yes")  # what labels 0 and 1 of a question are called
 KINDS = ("binary", "classes", "labels", "number")
 
 

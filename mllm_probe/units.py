@@ -17,7 +17,7 @@ class Unit:
 
 
 PERCENT, PLAIN, NATS = Unit(100, 1, " %", " points"), Unit(1, 3, "", ""), Unit(1, 3, " nats", " nats")
-UNITS = dict.fromkeys(("accuracy", "balanced_accuracy", "f1", "ece", "yes_rate"), PERCENT) | {"nll": NATS}
+UNITS = dict.fromkeys(("accuracy", "balanced_accuracy", "f1", "ece", "yes_rate", "recall"), PERCENT) | {"nll": NATS}
 NAMES = {
     "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy",

@@ -127,7 +127,7 @@ def test_extract_needs_no_label_in_validation(probe: Run, tmp_path: Path, checkp
     code, _, err = probe("extract", *words)
     assert code == 0, err
     code, _, err = probe("sweep", *words)
-    assert code == 1 and "seed 0: the val split has the labels [0], 2 are needed" in err
+    assert code == 1 and "seed 0: the val split has the label no alone, two are needed" in err
 
 
 BAD = {

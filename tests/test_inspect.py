@@ -212,7 +212,7 @@ def test_the_command_needs_no_weights_and_touches_no_cache(probe: Run, checkpoin
     for n in ("1", "2", "2"):
         code, out, err = probe("inspect", *tiny(bare), *QUICK, f"n={n}")
         assert code == 0, err
-    assert "2 of 2" in out and "mean_image" in out and "caption = 1" in out and "mark caption" in out
+    assert "2 of 2" in out and "mean_image" in out and "caption: yes" in out and "mark caption" in out
     first, second, again = sorted((tmp_path / "outputs" / "inspect").glob("*/*"))
     assert {"inspect.json", "inspect.html", "config.yaml"} <= {path.name for path in second.iterdir()}
     assert [len(json.loads((f / "inspect.json").read_text())["samples"]) for f in (first, second)] == [1, 2]

@@ -48,7 +48,6 @@ def asked(*labels: Any, task: Questions | None = None, **more: Any) -> Examples:
         (["b", "a", "b"], "binary", [1, 0, 1]),
         ([10.0, 9.0], "binary", [1, 0]),
         (["red", "blue", "green", "blue"], "classes", [2, 0, 1, 0]),
-        (["2", "10", "x", "1"], "classes", [1, 2, 3, 0]),
         ([3.0, 1.5, 2.0], "number", [3.0, 1.5, 2.0]),
         (["3", "1.5", "-2"], "number", [3.0, 1.5, -2.0]),
     ],
@@ -64,6 +63,8 @@ def test_what_is_set_wins() -> None:
     assert [d.label for d in asked("yes", "no", task=Questions(positive="no")).decisions] == [0, 1]
     classes = asked(7.0, 30.0, 8.0, task=Questions(kind="classes"))
     assert classes.kind == "classes" and [d.label for d in classes.decisions] == [0, 2, 1]
+    mixed = asked("2", "10", "x", "1", task=Questions(kind="classes"))
+    assert [d.label for d in mixed.decisions] == [1, 2, 3, 0] and mixed.names == ("1", "2", "10", "x")
     number = asked("0", "1", task=Questions(kind="number", target="size"))
     assert number.kind == "number" and [(d.label, d.target) for d in number.decisions] == [(0.0, "size"), (1.0, "size")]
 
@@ -115,8 +116,9 @@ def test_a_repeated_row_counts_once_and_a_contradiction_is_named() -> None:
     message = "rows 1 and 5 ask 'Same\\?' about picture p0 and answer it 'yes' and 'no'; keep one"
     with pytest.raises(DataError, match=message):
         Questions().examples(repeated("yes", "yes", "no"), FOLDS)
+    assert examples.said == ("1 row repeated from further up and not counted again: 3",)
     lists = repeated(("a", "b"), ("b", "a")).rows[:2]
-    assert len(Questions()._asked(lists)) == 1
+    assert len(Questions()._asked(lists)[0]) == 1
     with pytest.raises(DataError, match=r"answer it \['a, b'\] and \['a', 'b'\]; keep one"):
         Questions()._asked(repeated(("a, b",), ("a", "b")).rows)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Hub:
     text_column: str = "text"
     label_column: str = "label"
     group_column: str | None = None
+    id_column: str | None = None
+    columns: Sequence[str] = ()
     name: str = "hub"
 
     def load(self, outputs: Path, selection: Selection, digests: Digests) -> Collection:
@@ -47,7 +49,9 @@ class Hub:
         if not folder.exists():
             with filled_once(folder) as part:
                 self._write(part, found, columns, selection)
-        table = Table(str(folder), ROWS, PICTURES, group_column="group" if self.group_column else None, name=self.name)
+        group = "group" if self.group_column else None
+        own = {"id_column": self.id_column, "columns": self.columns, "name": self.name}
+        table = Table(str(folder), ROWS, PICTURES, group_column=group, **own)  # type: ignore[arg-type]
         return table.load(outputs, selection, digests)
 
     def _loaded(self, id: str) -> Any:

@@ -16,8 +16,11 @@ from mllm_probe.data.groups import joined
 from mllm_probe.data.pictures import check_decodes, named_file
 from mllm_probe.data.records import Numbered, read_records
 from mllm_probe.digests import Digests
-from mllm_probe.errors import DataError
+from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.score import ASKED, TOLD
 from mllm_probe.types import Collection, Picture, Row
+
+COLUMNS = ("picture_column", "text_column", "label_column", "group_column", "id_column")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Table:
 
     Columns hold a picture's file name, the text, the label (a word, a number, or a list of the words that hold) and,
     where `group_column` is given, what pictures share that must stay on one side of a split: the patient, the film.
-    A picture without a value there is a group of its own. In CSV every cell is a word.
+    A picture without a value there is a group of its own. In CSV every cell is a word. `id_column`, where each row has
+    another name, and `columns` travel to predictions.csv.
     """
 
     root: str | None = None
@@ -36,7 +40,17 @@ class Table:
     text_column: str = "text"
     label_column: str = "label"
     group_column: str | None = None
+    id_column: str | None = None
+    columns: Sequence[str] = ()
     name: str = "table"
+
+    def __post_init__(self) -> None:
+        for name in self.columns:
+            if name in (*ASKED, *TOLD) or self.columns.count(name) > 1:
+                raise ConfigError(
+                    f"dataset.columns names '{name}', which predictions.csv has already; leave it out, or give that "
+                    "column of the table another name"
+                )
 
     def load(self, outputs: Path, selection: Selection, digests: Digests) -> Collection:
         """Read the rows, draw `selection.n` of the pictures they name, and check those. Raises DataError."""
@@ -55,7 +69,9 @@ class Table:
             raise DataError(f"no usable row is left in {file} ({len(skipped)} skipped)")
         lines = [line for line in lines if line.picture in pictures]
         pictures = _grouped(pictures, lines)
-        rows = tuple(Row(pictures[line.picture], line.text, line.label, line.number, line.columns) for line in lines)
+        rows = tuple(
+            Row(pictures[line.picture], line.text, line.label, line.number, line.columns, line.id) for line in lines
+        )
         different = {picture.digest: picture for picture in pictures.values()}
         return Collection(self.name, tuple(different.values()), (), _never, tuple(skipped), rows)
 
@@ -63,10 +79,17 @@ class Table:
         """The rows whose cells are in order, and a sentence for each other one."""
         records = read_records(file)
         self._check_columns(file, records)
-        lines, skipped = [], []
+        lines: list[Line] = []
+        skipped: list[str] = []
+        first: dict[str, int] = {}
         for number, record in records:
             try:
-                lines.append(self._line(f"{file.name}, row {number}", number, record))
+                line = self._line(where := f"{file.name}, row {number}", number, record)
+                if line.id and first.setdefault(line.id, number) != number:
+                    raise DataError(
+                        f"{where}: the id {line.id!r} is that of row {first[line.id]}; give each row its own"
+                    )
+                lines.append(line)
             except DataError as error:
                 skipped.append(_said(error, selection))
         return lines, skipped
@@ -75,8 +98,8 @@ class Table:
         """A column that no row has is a slip in the settings, not a bad row."""
         readable = [(number, record) for number, record in records if not isinstance(record, DataError)]
         seen = {str(name): None for _, record in readable for name in record}
-        for setting in ("picture_column", "text_column", "label_column", "group_column"):
-            wanted = getattr(self, setting)
+        named = {name: getattr(self, name) for name in COLUMNS} | {f"columns={name}": name for name in self.columns}
+        for setting, wanted in named.items():
             if readable and wanted is not None and wanted not in seen:
                 raise DataError(
                     f"{file}, row {readable[0][0]} and all others: no column '{wanted}' (dataset.{setting}); "
@@ -91,7 +114,13 @@ class Table:
         group = record.get(self.group_column) if self.group_column is not None else None
         label = _label(where, record, self.label_column)
         columns = {str(name): found for name, cell in record.items() if (found := _plain(cell)) != ""}
-        return Line(number, picture, text, label, "" if group is None else str(group).strip(), columns)
+        id = self._id(where, record) if self.id_column is not None else ""
+        return Line(number, picture, text, label, "" if group is None else str(group).strip(), columns, id)
+
+    def _id(self, where: str, record: Mapping[str, Any]) -> str:
+        """A whole number is a name, too."""
+        value = _cell(where, record, str(self.id_column))
+        return str(value) if type(value) is int else _word(where, record, str(self.id_column), "the name of the row")
 
 
 @dataclass(frozen=True)
@@ -104,6 +133,7 @@ class Line:
     label: str | float | tuple[str, ...]
     group: str
     columns: Mapping[str, str | float]
+    id: str
 
 
 def _never(picture: Picture, caption: str) -> bool:

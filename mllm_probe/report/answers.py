@@ -49,9 +49,10 @@ def load_tests(path: Path) -> "pd.DataFrame":
 
 
 def leading(summary: Mapping[str, Any]) -> str | None:
-    """The position whose chosen block validation likes most, the first of the run where that is not known."""
+    """The position whose chosen block validation likes most, of equals the first by name: so the page, which reads a
+    sorted file, names the one that the run chose its examples at."""
     chosen, worse = summary.get("chosen") or {}, -1 if summary.get("metric") == "nll" else 1
-    return max(chosen, key=lambda position: worse * chosen[position].get("validation", 0.0), default=None)
+    return max(sorted(chosen), key=lambda position: worse * chosen[position].get("validation", 0.0), default=None)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,16 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
     return found
 
 
+def class_chart(scores: "pd.DataFrame", position: str, names: Sequence[str]) -> list[Chart]:
+    """The recall of these classes against layer at a position; none where a run kept none."""
+    rows = scores[(scores.metric == "recall") & (scores.position == position) & (scores.control == "")]
+    lines: list[Any] = []
+    for name, colour in zip(names, COLOURS * len(names), strict=False):
+        if len(own := rows[rows.subset == f"label={name}"]):
+            lines += _curve(own, name, colour)
+    return [_chart(f"recall at {position}", lines, rows, "recall")] if lines else []
+
+
 def _chart(name: str, data: list[Any], sites: "pd.DataFrame", metric: str) -> Chart:
     places = _ordered(sites)
     bounds = {"minallowed": -0.02, "maxallowed": 1.02} if units.unit(metric) == units.PERCENT else {}

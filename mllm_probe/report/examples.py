@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from mllm_probe.errors import DataError
+from mllm_probe.types import label_said
 
 SHOWN = 6  # of each kind
 WRONG, UNSURE, RIGHT = "wrong", "unsure", "right"
@@ -50,13 +51,19 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Those chosen at `key` of `tested` decisions; the mean over seeds has `wrong` ones (None for numbers)."""
+    """Those chosen at `key` of `tested` decisions; the mean over seeds has `wrong` ones (None for numbers). `names` are
+    what labels 0, 1, ... are called; a run of an older release kept none."""
 
     key: str
     probe: str
     tested: int
     wrong: int | None
     shown: tuple[Example, ...]
+    names: tuple[str, ...] = ()
+
+    def called(self, label: float) -> str:
+        """What a label, or what was said, is called; numbers to three digits."""
+        return label_said(self.names, label) if self.names else f"{label:.3g}"
 
     def of(self, kind: str) -> list[Example]:
         return [one for one in self.shown if one.kind == kind]
@@ -67,7 +74,7 @@ class Examples:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Examples":
         shown = (Example(**{**one, "pictures": tuple(Seen(**s) for s in one["pictures"])}) for one in found["shown"])
-        return cls(**{**found, "shown": tuple(shown)})
+        return cls(**{**found, "shown": tuple(shown), "names": tuple(found.get("names", ()))})
 
 
 def load_examples(path: Path) -> Examples | None:

@@ -13,7 +13,7 @@ from mllm_probe.data.pictures import size_of
 from mllm_probe.models.rendering import Rendering
 from mllm_probe.report.figures import COLOURS
 from mllm_probe.sites import Anatomy, Site
-from mllm_probe.types import Decision
+from mllm_probe.types import Decision, label_said
 
 POSITION, MARK = "position", "mark"
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
@@ -84,10 +84,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Label:
-    """A decision, and its split with the first of the run's seeds."""
+    """A decision, what its label is called, and its split with the first of the run's seeds."""
 
     target: str
     label: int | float
+    name: str
     split: str
     mark: str | None
     head: str | None
@@ -145,8 +146,10 @@ def inspection(
     split: Mapping[str, str],
     positions: Sequence[str],
     anatomy: Anatomy,
+    names: Sequence[str] = (),
 ) -> Inspection:
-    """`decisions` are those about the sample, `split` names that of each group. Raises SpanError."""
+    """`decisions` are those about the sample, whose labels have `names`; `split` names that of each group. Raises
+    SpanError."""
     sample, layout = rendering.layout.sample, rendering.layout
     spots = _spots(rendering, positions, anatomy)
     return Inspection(
@@ -164,8 +167,9 @@ def inspection(
         pieces=_pieces(rendering, spots),
         spots=spots,
         labels=tuple(
-            Label(d.target, d.label, split[d.group], d.mark, d.head, dict(d.strata), d.template, d.given)
+            Label(d.target, d.label, said, split[d.group], d.mark, d.head, dict(d.strata), d.template, d.given)
             for d in decisions
+            for said in [label_said(names, d.label)]
         ),
     )
 
@@ -246,7 +250,7 @@ def _words(label: Label) -> str:
     more = [f"in other words: {label.template}"] if label.template else []
     more += ["the prompt gives it away"] if label.given else []
     more += [f"read at {label.mark}"] if label.mark else []
-    return "; ".join([f"{label.target} = {label.label:g}, {label.split}", *filter(None, [named]), *more])
+    return "; ".join([f"{label.target}: {label.name}, {label.split}", *filter(None, [named]), *more])
 
 
 def lanes(spots: Sequence[Spot]) -> list[list[Spot]]:

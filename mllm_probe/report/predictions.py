@@ -24,7 +24,8 @@ class Scored:
     """N decisions: who they are, their labels, their pictures, and which are tested. `kind` as in types.Problem.
 
     `samples`: the uids of what the model read for each. `log_shares`: of each label among the training rows, by seed;
-    empty where the probe's logits are no log-odds. Files of older releases have neither.
+    empty where the probe's logits are no log-odds. `names` are what labels 0, 1, ... are called, see types.Examples.
+    Files of older releases lack the last three.
     """
 
     decisions: tuple[str, ...]
@@ -34,6 +35,7 @@ class Scored:
     kind: str
     samples: tuple[str, ...] = ()
     log_shares: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -49,9 +51,9 @@ class Scored:
         uids, labels, groups, test = (json.loads(metadata[name]) for name in ("decisions", "labels", "groups", "test"))
         samples = tuple(json.loads(metadata.get("samples", "[]")))
         shares = {int(seed): tuple(row) for seed, row in json.loads(metadata.get("log_shares", "{}")).items()}
-        return cls(
-            tuple(uids), tuple(labels), tuple(groups), tuple(test), json.loads(metadata["kind"]), samples, shares
-        )
+        names = tuple(json.loads(metadata.get("names", "[]")))
+        kind = json.loads(metadata["kind"])
+        return cls(tuple(uids), tuple(labels), tuple(groups), tuple(test), kind, samples, shares, names)
 
     def read_as(self, metric: str, logits: np.ndarray) -> np.ndarray:
         """Logits [S, N] or [S, N, C] of real labels, seeds in ascending order, as a measure reads them."""

@@ -15,7 +15,8 @@ from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.answers import Reading, leading, load_tests
 from mllm_probe.report.beside import Beside, beside, beyond_covariates
-from mllm_probe.report.charts import Chart, geometry_charts, layer_charts
+from mllm_probe.report.charts import Chart, class_chart, geometry_charts, layer_charts
+from mllm_probe.report.classes import Confusion
 from mllm_probe.report.examples import KINDS, Example, Examples, load_examples
 from mllm_probe.report.features import features_figure, gains
 from mllm_probe.report.fidelity import load_agreements, lost
@@ -29,7 +30,7 @@ from mllm_probe.report.figures import (
     svg_uri,
 )
 from mllm_probe.report.geometry import load_relations
-from mllm_probe.report.predictions import load_scored
+from mllm_probe.report.predictions import load_logits, load_scored
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.thumbs import Framed, framed
 from mllm_probe.report_settings import NONE, ReportSettings
@@ -153,6 +154,23 @@ class Result:
         rows = rows[(rows.seed == "all") & (rows.split == "test") & (rows.control == "") & (rows.subset == "")]
         rows = rows[(rows.features == "single") & (rows.train_template == rows.test_template) & rows.value.notna()]
         return list(rows.itertuples())
+
+    @cached_property
+    def confusion(self) -> Confusion | None:
+        """At the layer that validation chose; None where labels have no names or predictions were not kept."""
+        if not self.readings or not self.paths.predictions.is_file():
+            return None
+        key = f"{self.readings[0].site}@{self.readings[0].position}"
+        probe = str(real(self.rows).probe.iloc[0])
+        scored = load_scored(self.paths.predictions)
+        return Confusion.of(key, scored, load_logits(self.paths.predictions, key, probe), self.metric)
+
+    @property
+    def class_charts(self) -> list[Chart]:
+        """The recall of the classes shown, layer by layer."""
+        found = self.confusion
+        names = [one.name for one in found.labels()] if found else []
+        return class_chart(self.scores, self.readings[0].position, names) if names else []
 
     @cached_property
     def examples(self) -> Examples | None:

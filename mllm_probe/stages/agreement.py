@@ -77,7 +77,7 @@ class Agreements:
     def answers(self, key: Key) -> Agreement:
         """How often both sides give the same answer, if they stopped at the block of an answer's key."""
         (exact, _), (other, _) = self._both(key, list(self._groups))
-        says = [(rows[:, 0] > rows[:, 1]).numpy() for rows in (exact[:], other[:])]
+        says = [rows[:].flip(1).argmax(1).numpy() for rows in (exact, other)]
         alike, pictures = says[0] == says[1], self._draws.of(np.asarray(list(self._groups.values())))
         between = of_rows(alike, pictures, self._scoring.level, share=True)
         more = {"n": len(alike), "n_groups": pictures.size, "value": float(alike.mean())}

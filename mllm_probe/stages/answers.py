@@ -18,14 +18,19 @@ FEATURES = "answer"
 def answers(bench: Bench, source: Source) -> Iterator[list[Trial]]:
     """One list of trials a block; those of the top, where it is read, once more as the baseline of no layer."""
     for key in bench.ready.answer_keys:
-        logits = source.readout(key).data.rows[:].double().numpy()
-        odds = (logits[:, 0] - logits[:, 1]).astype(np.float32)
-        yield _trials(bench, Key(key.site, "last"), "", LENS, odds)
+        logits = said(bench, source, key)
+        yield _trials(bench, Key(key.site, "last"), "", LENS, logits)
         if key.site.layer == bench.ready.anatomy.blocks["lm"]:
-            yield _trials(bench, None, ZERO_SHOT, FEATURES, odds)
+            yield _trials(bench, None, ZERO_SHOT, FEATURES, logits)
 
 
-def _trials(bench: Bench, key: Key | None, control: str, probe: str, odds: np.ndarray) -> list[Trial]:
-    """Log-odds need no seed, but validation rows differ by it."""
+def said(bench: Bench, source: Source, key: Key) -> np.ndarray:
+    """The model's answers at a key as a probe's logits: log-odds [N] of two labels, a logit a class [N, C] of more."""
+    logits = source.readout(key).data.rows[:].double().numpy()
+    return ((logits[:, 0] - logits[:, 1]) if bench.kind == "binary" else logits).astype(np.float32)
+
+
+def _trials(bench: Bench, key: Key | None, control: str, probe: str, logits: np.ndarray) -> list[Trial]:
+    """They need no seed, but validation rows differ by it."""
     facts = {"converged": 1.0, "log_odds": 1.0, "answer": 1.0}
-    return [Trial(key, control, probe, seed, odds, facts, {}, FEATURES) for seed in bench.seeds]
+    return [Trial(key, control, probe, seed, logits, facts, {}, FEATURES) for seed in bench.seeds]

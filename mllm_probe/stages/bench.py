@@ -137,7 +137,7 @@ class Bench:
         uids, labels, groups, test = (tuple(array.tolist()) for array in (self.uids, self.y, self.groups, self.test))
         told = self.kind != "number" and self.ready.probe.log_odds
         shares = {seed: tuple(self.log_shares("", seed).tolist()) for seed in self.seeds} if told else {}
-        return Scored(uids, labels, groups, test, self.kind, samples, shares)
+        return Scored(uids, labels, groups, test, self.kind, samples, shares, self.ready.examples.names)
 
     @cached_property
     def _numbers(self) -> np.ndarray:

@@ -33,7 +33,7 @@ def save_examples(paths: RunPaths, ready: Prepared, scored: Scored, summary: Map
         for kind, i in found.chosen(np.asarray(scored.groups)[rows])
     )
     wrong = None if scored.kind == "number" else int((~found.right).sum())
-    write_json(paths.examples, Examples(key, probe.name, len(rows), wrong, shown).to_json())
+    write_json(paths.examples, Examples(key, probe.name, len(rows), wrong, shown, scored.names).to_json())
 
 
 def folder_of(samples: Sequence[Sample]) -> Path:

@@ -9,9 +9,16 @@ from mllm_probe.errors import ProbeError
 from mllm_probe.probes.majority import Majority
 from mllm_probe.protocols import Reporter
 from mllm_probe.sites import Key, before_question
+from mllm_probe.stages.answers import said
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.readout import Readout, Source
-from mllm_probe.stats.guards import constant_predictions, identical_vectors, question_decides
+from mllm_probe.stages.scoring import Scoring
+from mllm_probe.stats.guards import constant_predictions, identical_vectors, question_decides, worse_than_chance
+from mllm_probe.stats.intervals import of
+from mllm_probe.stats.measures import measure
+from mllm_probe.tasks.answer_words import answered, bound
+
+SURE = 0.999  # of the interval that must lie below chance: one in 2,000 models that guess is stopped
 
 
 @dataclass(frozen=True)
@@ -22,8 +29,14 @@ class Guards:
     reporter: Reporter
     said: list[str] = field(default_factory=list)
 
+    def first(self, scoring: Scoring, source: Source) -> None:
+        """What can be seen before anything is fitted."""
+        self.question()
+        self.vectors(source)
+        self.answers(scoring, source)
+
     def question(self) -> None:
-        """Before anything is fitted: do the words alone give the label?"""
+        """Do the words alone give the label?"""
         bench = self.bench
         if bench.kind == "number":
             return
@@ -50,6 +63,19 @@ class Guards:
             labels, groups = [d.label for d in asked], [d.group for d in asked]
             rows = readout.data.rows[:].float().numpy()
             self.told(identical_vectors(rows, labels, groups, [d.sample for d in asked], str(key)))
+
+    def answers(self, scoring: Scoring, source: Source) -> None:
+        """Are the model's own answers worse than chance, as exchanged words make them?"""
+        bench, ready = self.bench, self.bench.ready
+        trained = ready.config.model.weights != "random"
+        for key in ready.answer_keys if trained else ():
+            if key.site.layer == ready.anatomy.blocks["lm"]:
+                logits = said(bench, source, key)
+                rows = bench.test & ~np.isnan(logits.reshape(len(logits), -1)[:, 0])
+                value = float(measure("auroc", logits[rows], bench.y[rows], kind=bench.kind)[0])
+                between = of("auroc", logits[None, rows], bench.y[rows], scoring.draws(rows), bench.kind, SURE)
+                words = bound(ready.config.extract.answers, ready.examples)
+                self.told(worse_than_chance(value, between.high, answered(words, ready.examples)))
 
     def told(self, sentence: str | None) -> None:
         if sentence is None:

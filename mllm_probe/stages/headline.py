@@ -5,6 +5,7 @@ import numpy as np
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stats.measures import METRICS
+from mllm_probe.types import label_said
 
 AUTO, ACCURACY, BALANCED, NLL, R2 = "auto", "accuracy", "balanced_accuracy", "nll", "r2"
 TWO_LABELS = (BALANCED, "auroc", "average_precision")  # undefined where a split holds one label only
@@ -47,8 +48,9 @@ def _check_labels(bench: Bench, metric: str) -> None:
         for split in ("val", "test"):
             found = np.unique(bench.y[bench.split_of[seed] == split])
             if len(found) < 2:
+                names = bench.ready.examples.names
                 raise ConfigError(
                     f"{metric} needs two labels in every split, and {split} of seed {seed} has "
-                    f"{'none' if not len(found) else f'label {found[0]} only'}; take more pictures (data.n), or set "
-                    "sweep.metric=accuracy"
+                    f"{'none' if not len(found) else f'label {label_said(names, found[0])} only'}; take more pictures "
+                    "(data.n), or set sweep.metric=accuracy"
                 )

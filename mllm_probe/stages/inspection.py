@@ -67,7 +67,8 @@ def inspections(
     for decision in examples.decisions:
         asked[decision.sample].append(decision)
     positions = config.extract.positions
-    return [inspection(one, asked[one.layout.sample.uid], split, positions, anatomy) for one in renderings]
+    names = examples.names
+    return [inspection(one, asked[one.layout.sample.uid], split, positions, anatomy, names) for one in renderings]
 
 
 def _placed(one: Inspection, folder: Path) -> dict[str, Any]:

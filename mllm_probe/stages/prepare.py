@@ -32,8 +32,11 @@ from mllm_probe.settings import (
 from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
 from mllm_probe.stages.readable import readable
 from mllm_probe.stages.variants import with_variants
+from mllm_probe.tasks.answer_words import bound, check_words
 from mllm_probe.tasks.covariates import covaried
 from mllm_probe.tasks.folds import Folds, leaks, rowwise
+from mllm_probe.tasks.questions import DROP
+from mllm_probe.tasks.rare import without_rare
 from mllm_probe.types import Collection, Examples
 
 if TYPE_CHECKING:
@@ -60,9 +63,11 @@ class Design:
         _check(config)
         Selection(**asdict(config.data))
         plugins, data, splits = tuple(config.plugins), config.data, config.splits
+        task: Task = build(config.task, Task, plugins, seed=data.seed, on_bad_row=data.on_bad_row)  # type: ignore[type-abstract]
+        check_words(config.extract.answers, getattr(task, "kind", None))
         return cls(
             build(config.dataset, Dataset, plugins),  # type: ignore[type-abstract]
-            build(config.task, Task, plugins, seed=data.seed, on_bad_row=data.on_bad_row),  # type: ignore[type-abstract]
+            task,
             build(config.probe, Probe, plugins),  # type: ignore[type-abstract]
             _features(config.features, plugins),
             Folds(splits.test, splits.val, splits.blocks, data.seed, splits.unit, splits.file),
@@ -87,9 +92,14 @@ class Design:
             reporter.note(f"skipped: {row}")
         examples = self.task.examples(collection, self.folds)
         examples = covaried(examples, collection, getattr(self.task, "covariates", ()))
+        for sentence in examples.said:
+            reporter.note(sentence)
+        bound(config.extract.answers, examples)
+        examples = _in_folds(examples, self.folds, config.sweep.seeds, reporter)
+        if getattr(self.task, "rare", None) == DROP:
+            examples = without_rare(examples, self.folds, config.sweep.seeds)
         for row in examples.skipped:
             reporter.note(f"skipped: {row}")
-        examples = _in_folds(examples, self.folds, config.sweep.seeds, reporter)
         if scored:
             self.folds.check(examples, config.sweep.seeds)
         return collection, examples
@@ -216,10 +226,6 @@ def _check_sweep(sweep: SweepSettings) -> None:
 
 
 def _check_work(extract: ExtractSettings) -> None:
-    if extract.answers is not None and len(set(extract.answers)) != 2:
-        raise ConfigError(
-            f"extract.answers={extract.answers} must hold two different words, for label 1 and 0, or be null"
-        )
     if extract.prefix not in PREFIXES:
         raise ConfigError(f"extract.prefix={extract.prefix} is unknown; {choices(extract.prefix, PREFIXES)}")
     for name, least in (("micro_batch", 1), ("workers", 0), ("num_shards", 1), ("gpus", 1), ("wait_s", 0)):

@@ -21,6 +21,7 @@ from mllm_probe.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
 from mllm_probe.stages.attempts import Attempts
+from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Collection, Examples
 from mllm_probe.vision.controls import Arms
@@ -111,9 +112,9 @@ class Prepared:
     @cached_property
     def answer_keys(self) -> tuple[Key, ...]:
         """The model's own answer at the blocks asked for, where each prompt asks one thing and its end is read."""
-        words, decisions = self.config.extract.answers, self.examples.decisions
+        words, decisions = bound(self.config.extract.answers, self.examples), self.examples.decisions
         asked = len({d.sample for d in decisions}) == len({(d.sample, d.head) for d in decisions})
-        open_ended = self.control or self.examples.kind != "binary" or any(decision.side for decision in decisions)
+        open_ended = self.control or any(decision.side for decision in decisions)
         if not words or open_ended or not asked or "last" not in self.config.extract.positions:
             return ()
         blocks = [site for site in self.sites if site.tower == "lm" and site.part == "block"]

@@ -55,7 +55,7 @@ class Scoring:
     def _metrics(self, trial: Trial) -> tuple[str, ...]:
         """Outputs that are no log-odds have neither a log loss nor a calibration; an answer has a share of yes."""
         wanted = METRICS[self.bench.kind]
-        if trial.facts.get("answer"):
+        if trial.facts.get("answer") and self.bench.kind == "binary":
             wanted = (*wanted, YES_RATE)
         return wanted if trial.facts["log_odds"] else tuple(name for name in wanted if name not in ("nll", "ece"))
 
@@ -102,7 +102,9 @@ class Scoring:
         """Why layers are not compared by the headline on the decisions `rows` [N] bool; None where they may be."""
         name = rows.tobytes()
         if name not in self._uncompared:
-            self._uncompared[name] = rare_label(self.headline, self.bench.y[rows], self.bench.groups[rows])
+            self._uncompared[name] = rare_label(
+                self.headline, self.bench.y[rows], self.bench.groups[rows], self._ready.examples.names
+            )
         return self._uncompared[name]
 
     def difference(self, a: np.ndarray, b: np.ndarray, rows: np.ndarray, permutations: int = 9999) -> Difference:

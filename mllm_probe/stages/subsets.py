@@ -1,5 +1,5 @@
-"""Parts of the test set that have rows of their own: other wordings, named or not, each category and their mean,
-the strata of covariates."""
+"""Parts of the test set that have rows of their own: other wordings, named or not, each class, each category and their
+mean, the strata of covariates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +12,7 @@ from mllm_probe.stages.bench import REWORDED, Trial
 from mllm_probe.stages.headline import NLL, R2
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.intervals import of_rows
+from mllm_probe.stats.paired import row_scores
 
 NAMED = {"yes": "named", "no": "not_named"}
 
@@ -28,7 +29,8 @@ class Subsets:
         real = [trial for trial in trials if trial.key and not trial.control]
         if not real:
             return []
-        return [*self._wordings(real), *self._named(real), *self._categories(real), *self._covariates(real)]
+        found = (self._wordings, self._named, self._classes, self._categories, self._covariates)
+        return [row for part in found for row in part(real)]
 
     def _wordings(self, trials: Sequence[Trial]) -> Iterator[Score]:
         """Prompt transfer: the same probes on statements in other words (Yu and Lee 2025, anchor and variants)."""
@@ -40,6 +42,23 @@ class Subsets:
     def _named(self, trials: Sequence[Trial]) -> Iterator[Score]:
         for value, rows in self._strata("named").items():
             yield from self._part(trials, self._tested(trials) & rows, NAMED[value])
+
+    def _classes(self, trials: Sequence[Trial]) -> Iterator[Score]:
+        """The recall of each of several classes: the share of its decisions that are said to be of it."""
+        bench, scoring, tested = self._bench, self._scoring, self._tested(trials)
+        if bench.kind != "classes":
+            return
+        logits = np.stack([scoring.logits(trial, scoring.headline, tested) for trial in trials])
+        right = row_scores(logits, bench.y[tested], bench.kind)
+        for code, name in enumerate(bench.ready.examples.names):
+            rows = tested & (bench.y == code)
+            if bench.pictures(rows) > 1:
+                own = right[rows[tested]]
+                between = of_rows(own, scoring.draws(rows), scoring.level, share=True)
+                row = replace(
+                    scoring.row(trials[0], "accuracy", rows), metric="recall", subset=f"label={name}", headline=False
+                )
+                yield replace(scoring.aggregate([row], between), value=float(own.mean()))
 
     def _categories(self, trials: Sequence[Trial]) -> Iterator[Score]:
         """Each category and, as `macro`, their mean."""

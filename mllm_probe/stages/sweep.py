@@ -28,6 +28,7 @@ from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
 from mllm_probe.stages.by_design import QUESTION_ONLY
 from mllm_probe.stages.comparisons import Comparisons
+from mllm_probe.stages.decided import save_decided
 from mllm_probe.stages.examples import save_examples
 from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.headline import headline
@@ -94,8 +95,7 @@ def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, 
     template = save_first(ready, paths, reporter)
     started, source, table = time.monotonic(), Source(ready), ScoreFile(paths.scores)
     guards = Guards(bench, reporter)
-    guards.question()
-    guards.vectors(source)
+    guards.first(scoring, source)
     comparisons = Comparisons(scoring, source)
     scores: list[Score] = []
     remarks: dict[str, list[str]] = {}
@@ -128,6 +128,7 @@ def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, 
     }
     summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
     save_examples(paths, ready, bench.scored, summary)
+    save_decided(paths, bench, summary, reporter)
     return Swept(summary, comparisons.curves, parts.clear)
 
 

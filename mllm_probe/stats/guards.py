@@ -5,12 +5,13 @@ Knows no task, no layer and no file. Letters: S seeds, N rows, D width, C classe
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mllm_probe.errors import count
+from mllm_probe.errors import count, few
 from mllm_probe.stats.intervals import BY_LABEL
+from mllm_probe.types import label_said
 from mllm_probe.units import named
 
 ROUNDING = 1e-6  # outputs that differ by less, relative to the largest, are the same number computed twice
@@ -28,8 +29,9 @@ def few_pictures(pictures: int) -> str | None:
     )
 
 
-def rare_label(metric: str, labels: np.ndarray, pictures: np.ndarray) -> str | None:
+def rare_label(metric: str, labels: np.ndarray, pictures: np.ndarray, names: Sequence[str] = ()) -> str | None:
     """Why layers or runs are `not compared by` a measure on test rows with labels and pictures [N].
+    `names` are those of the labels.
 
     Signs of linearised scores are not exchangeable where the few rows of a label outweigh all others: of 8 equal layers
     some pair then alarms far more often than it should.
@@ -40,8 +42,20 @@ def rare_label(metric: str, labels: np.ndarray, pictures: np.ndarray) -> str | N
     rarest = min(held, key=lambda label: held[label])
     if held[rarest] >= FEW:
         return None
-    said = f"label {rarest} stands in {count(held[rarest], 'test picture')}, and {FEW} are needed"
+    said = f"label {label_said(names, rarest)} stands in {count(held[rarest], 'test picture')}, and {FEW} are needed"
     return f"not compared by {named(metric)}: {said}"
+
+
+def worse_than_chance(auroc: float, high: float, words: Mapping[str, str]) -> str | None:
+    """Do the model's own answers order the labels the wrong way round? `high` ends the AUROC's interval, `words` are
+    {label: the answer that stands for it}."""
+    if not high < 0.5:
+        return None
+    told = few([f"{word!r} for the label {label}" for label, word in words.items()])
+    return (
+        f"the model's own answers are worse than chance (AUROC {auroc:.3f}, at most {high:.3f}) with {told}; look "
+        "whether each word of extract.answers stands for its label, and whether labels say what the prompt asks"
+    )
 
 
 def constant_predictions(logits: np.ndarray, where: str) -> str | None:

@@ -19,7 +19,7 @@ from mllm_probe.tasks.folds import TEST, Folds
 from mllm_probe.tasks.matching import Claim, exchange
 from mllm_probe.tasks.similar import similar
 from mllm_probe.tasks.swap import swap
-from mllm_probe.types import Collection, Decision, Examples, Picture, Sample, digest
+from mllm_probe.types import NO_YES, Collection, Decision, Examples, Picture, Sample, digest
 
 NEGATIVES = ("random", "similar", "object_swap")
 MOST_CAPTIONS = 5  # what COCO has of each picture
@@ -94,7 +94,7 @@ class Entailment:
                     decisions[decision.uid] = decision
         if not decisions:
             raise DataError(f"dataset {collection.name}: {self._nothing()}, so nothing can be asked")
-        return Examples(tuple(samples.values()), tuple(decisions.values()), fold_of, skipped=skipped)
+        return Examples(tuple(samples.values()), tuple(decisions.values()), fold_of, skipped=skipped, names=NO_YES)
 
     def _nothing(self) -> str:
         if self.negatives == "object_swap":

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.errors import ConfigError, DataError, choices, few
 from mllm_probe.settings import UNITS
-from mllm_probe.types import Decision, Examples, Picture
+from mllm_probe.types import Decision, Examples, Picture, label_said
 
 TEST, VAL = 0, -1  # folds of their own; blocks are numbered from 1
 SPLITS = ("train", "val", "test")
@@ -127,14 +127,22 @@ class Folds:
             for decision in counted:
                 rows[split[decision.group]].append(decision)
             for name, held in rows.items():
-                self._check_split(f"seed {seed}: the {name} split", held, classes)
+                self._check_split(f"seed {seed}: the {name} split", held, classes, examples.names)
 
-    def _check_split(self, where: str, held: Sequence[Decision], classes: set[int | float]) -> None:
+    def _check_split(
+        self, where: str, held: Sequence[Decision], classes: set[int | float], names: Sequence[str]
+    ) -> None:
         if not held:
             raise DataError(f"{where} is empty: nothing is asked about its pictures; {self._more()}")
         labels = {decision.label for decision in held}
-        if len(labels) < 2 or classes - labels:
-            raise DataError(f"{where} has the labels {sorted(labels)}, {len(classes) or 2} are needed; {self._more()}")
+        if absent := [label_said(names, label) for label in sorted(classes - labels)]:
+            raise DataError(
+                f"{where} lacks {len(absent)} of {len(classes)} classes: {few(absent, 6)}; {self._more()}, "
+                "or leave such classes out with task.rare=drop"
+            )
+        if len(labels) < 2:
+            only = ", ".join(label_said(names, label) for label in labels)
+            raise DataError(f"{where} has the label {only} alone, two are needed; {self._more()}")
         group, size = Counter(decision.group for decision in held).most_common(1)[0]
         if size > len(held) / 2:
             raise DataError(

@@ -14,7 +14,7 @@ from typing import ClassVar
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.tasks.candidates import ABSENT, BALANCES, BY_PICTURE, Candidate, Company, Drawing
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Collection, Decision, Examples, Picture, Sample, digest
+from mllm_probe.types import NO_YES, Collection, Decision, Examples, Picture, Sample, digest
 
 LISTED = "This image contains the following types of objects: {categories}"
 PROMPTS = {"single": "Is there {a_category} in this image?", "list": LISTED, "none": LISTED, "present_only": LISTED}
@@ -127,7 +127,7 @@ class Objects:
             samples[sample.uid] = sample
             decision = self._decision(one, sample, one in listed)
             decisions[decision.uid] = decision
-        return Examples(tuple(samples.values()), tuple(decisions.values()), fold_of)
+        return Examples(tuple(samples.values()), tuple(decisions.values()), fold_of, names=NO_YES)
 
     def _decision(self, one: Candidate, sample: Sample, listed: bool) -> Decision:
         single = self.prompt == "single"

@@ -5,26 +5,30 @@ Nothing is balanced here: what the texts alone give away is for the controls to 
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.errors import ConfigError, DataError, choices, count, few
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import KINDS, Collection, Decision, Examples, Row, Sample, digest
+from mllm_probe.tasks.naming import Label, Names, doubts, name_of, number, words
+from mllm_probe.types import KINDS, NO_YES, Collection, Decision, Examples, Row, Sample, digest
 
 AUTO = "auto"
 YES = ("yes", "true", "1")  # what label 1 of two is called where nobody says
+RARE = REFUSE, DROP = "refuse", "drop"
 Asked = tuple[Sample, Row]
-Label = str | float | tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Questions:
     """`kind` auto: lists of words are labels; numbers, more than two different ones, a number; two labels are binary;
-    more are classes, numbered in sorted order.
+    more are classes, numbered in sorted order. A few whole numbers could be either, so they need a `kind`.
 
-    `positive` names the label of two that is 1; None: the one called yes, true or 1 (in any case), else the second in
-    sorted order. Of kind labels, each label that holds of some rows is a binary decision about all, with its own head.
+    `labels` renames labels of the table, or leaves them out, see `naming`. `positive` names the label of two that is 1;
+    None: the one called yes, true or 1 (in any case), else the second in sorted order. Of kind labels, each label that
+    holds of some rows is a binary decision about all, with its own head. A class that some split lacks is refused, or
+    with `rare` drop left out with its rows.
     """
 
     template: str = "{text}"
@@ -32,6 +36,8 @@ class Questions:
     positive: str | None = None
     target: str = "answer"
     covariates: Sequence[str] = ()
+    labels: Mapping[str, Any] | str | None = None
+    rare: str = REFUSE
     name: str = "custom"
 
     def __post_init__(self) -> None:
@@ -41,6 +47,9 @@ class Questions:
             raise ConfigError(f"task.kind={self.kind} is unknown; {choices(self.kind, (AUTO, *KINDS))}")
         if self.positive is not None and self.kind not in (AUTO, "binary"):
             raise ConfigError(f"task.positive={self.positive} needs task.kind=binary or auto, not {self.kind}")
+        if self.rare not in RARE:
+            raise ConfigError(f"task.rare={self.rare} is unknown; {choices(self.rare, RARE)}")
+        Names.of(self.labels)
 
     def examples(self, collection: Collection, folds: Folds) -> Examples:
         """Samples and decisions in the order of the rows, a repeated row once. Raises DataError."""
@@ -48,20 +57,28 @@ class Questions:
             raise DataError(
                 f"dataset {collection.name} has no table of questions; task={self.name} needs dataset=table"
             )
-        asked = self._asked(collection.rows)
+        names = Names.of(self.labels)
+        rows, said = names.called(collection.rows)
+        if not rows:
+            raise DataError(f"task.labels leaves out all {len(collection.rows)} rows")
+        doubts(rows, names.settled, self.kind)
+        asked, repeated = self._asked(rows)
+        kind = _kind(rows) if self.kind == AUTO else self.kind
         group_of = {picture.digest: picture.group for picture in collection.pictures}
-        kind = _kind(collection.rows) if self.kind == AUTO else self.kind
+        samples, fold_of = tuple(sample for sample, _ in asked), folds.assign(collection.pictures)
+        said += repeated
         if kind == "labels":
-            decisions, skipped = self._several(asked, group_of)
-        else:
-            decisions, skipped = self._single(asked, group_of, kind), ()
-        fold_of = folds.assign(collection.pictures)
-        samples = tuple(sample for sample, _ in asked)
-        return Examples(samples, decisions, fold_of, "binary" if kind == "labels" else kind, skipped)
+            decisions, whole = self._several(asked, group_of)
+            return Examples(samples, decisions, fold_of, "binary", whole, NO_YES, tuple(said))
+        code_of = _numbers(asked) if kind == "number" else self._codes(asked, kind)
+        called = () if kind == "number" else tuple(sorted(code_of, key=lambda name: code_of[name]))
+        return Examples(samples, self._single(asked, group_of, code_of), fold_of, kind, (), called, tuple(said))
 
-    def _asked(self, rows: Sequence[Row]) -> list[Asked]:
-        """Each question once. Raises DataError where it is answered in two ways."""
+    def _asked(self, rows: Sequence[Row]) -> tuple[list[Asked], list[str]]:
+        """Each question once, and what is said of those that are repeated. Raises DataError where one is answered in
+        two ways."""
         found: dict[str, Asked] = {}
+        again: list[str] = []
         for row in rows:
             sample = self._sample(row)
             _, first = found.setdefault(sample.uid, (sample, row))
@@ -70,18 +87,22 @@ class Questions:
                     f"rows {first.number} and {row.number} ask {row.text!r} about picture {row.picture.id} and "
                     f"answer it {_held(first.label)!r} and {_held(row.label)!r}; keep one of them"
                 )
-        return list(found.values())
+            if first is not row:
+                again.append(str(row.number))
+        said = f"{count(len(again), 'row')} repeated from further up and not counted again: {few(again, 6)}"
+        return list(found.values()), [said] if again else []
 
     def _sample(self, row: Row) -> Sample:
         start = self.template.index("{text}")
         marks = {"text": (start, start + len(row.text))}
         return Sample.of([row.picture], self.template.replace("{text}", row.text), marks)
 
-    def _single(self, asked: Sequence[Asked], group_of: dict[str, str], kind: str) -> tuple[Decision, ...]:
-        label_of = _numbers(asked) if kind == "number" else self._codes(asked, kind)
+    def _single(
+        self, asked: Sequence[Asked], group_of: dict[str, str], code_of: Mapping[str, int | float]
+    ) -> tuple[Decision, ...]:
         types = _types(asked)
         return tuple(
-            self._decision(sample, row, group_of, label_of[_name(row.label)], types.get(row.text))
+            self._decision(sample, row, group_of, code_of[name_of(row.label)], types.get(row.text))
             for sample, row in asked
         )
 
@@ -89,7 +110,7 @@ class Questions:
         """{label: its number}."""
         rows = [row for _, row in asked]
         _refuse(rows, tuple, f"task.kind={kind} takes one word or number a row")
-        names = sorted({_name(row.label) for row in rows}, key=_order)
+        names = sorted({name_of(row.label) for row in rows}, key=_order)
         if len(names) < 2:
             raise DataError(f"all {len(rows)} rows have the label {names[0]!r}; two different ones are needed")
         if kind == "binary":
@@ -116,14 +137,14 @@ class Questions:
     ) -> tuple[tuple[Decision, ...], tuple[str, ...]]:
         """A decision for each row and label, and a sentence for each label that holds of all rows."""
         _refuse([row for _, row in asked], (str, float), "task.kind=labels takes a list of words a row")
-        held = Counter(name for _, row in asked for name in _words(row))
+        held = Counter(name for _, row in asked for name in words(row.label))
         heads = sorted(name for name, n in held.items() if n < len(asked))
         if not heads:
             raise DataError(
                 f"no label holds of some of the {len(asked)} rows and not of others, so nothing can be asked"
             )
         decisions = tuple(
-            self._decision(sample, row, group_of, int(head in _words(row)), head, head)
+            self._decision(sample, row, group_of, int(head in words(row.label)), head, head)
             for sample, row in asked
             for head in heads
         )
@@ -142,15 +163,15 @@ class Questions:
         group = group_of[row.picture.digest]
         strata = {"picture": row.picture.id} | ({} if head is None else {"category": head})
         known = Decision(uid, sample.uid, self.target, label, group, mark="text", type=type, strata=strata, head=head)
-        return replace(known, covariates=row.columns)
+        return replace(known, covariates=row.columns, row=row.number)
 
 
 def _kind(rows: Sequence[Row]) -> str:
     """What the labels look like, see Questions."""
     if any(isinstance(row.label, tuple) for row in rows):
         return "labels"
-    names = {_name(row.label) for row in rows}
-    if len(names) > 2 and all(_number(name) is not None for name in names):
+    names = {name_of(row.label) for row in rows}
+    if len(names) > 2 and all(number(name) is not None for name in names):
         return "number"
     return "binary" if len(names) == 2 else "classes"
 
@@ -165,12 +186,12 @@ def _numbers(asked: Sequence[Asked]) -> dict[str, int | float]:
     """{label: what it says}. Raises DataError naming the row."""
     found: dict[str, int | float] = {}
     for _, row in asked:
-        number = _number(name := _name(row.label))
-        if number is None:
+        amount = number(name := name_of(row.label))
+        if amount is None:
             raise DataError(
                 f"row {row.number} has the label {name!r}, but task.kind=number takes a finite number a row"
             )
-        found[name] = number
+        found[name] = amount
     return found
 
 
@@ -180,33 +201,12 @@ def _types(asked: Sequence[Asked]) -> dict[str, str]:
     return {text: text for text in texts} if 2 * len(texts) <= len(asked) else {}
 
 
-def _words(row: Row) -> tuple[str, ...]:
-    return row.label if isinstance(row.label, tuple) else ()
-
-
 def _held(label: Label) -> str | list[str]:
     """A label to compare: words that hold a comma stay apart."""
-    return sorted(label) if isinstance(label, tuple) else _name(label)
-
-
-def _name(label: Label) -> str:
-    """A label in words, whole numbers without a point; the words of a list in sorted order."""
-    if isinstance(label, tuple):
-        return ", ".join(sorted(label))
-    if isinstance(label, float):
-        return str(int(label)) if label.is_integer() else repr(label)
-    return label
-
-
-def _number(name: str) -> float | None:
-    try:
-        number = float(name)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    return sorted(label) if isinstance(label, tuple) else name_of(label)
 
 
 def _order(name: str) -> tuple[float, str]:
     """Numbers by size, then words."""
-    number = _number(name)
-    return (math.inf if number is None else number, name)
+    found = number(name)
+    return (math.inf if found is None else found, name)

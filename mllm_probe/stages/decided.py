@@ -1,0 +1,41 @@
+"""predictions.csv of a sweep: decisions with their words, pictures and the user's own columns, and what was said."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mllm_probe.paths import RunPaths
+from mllm_probe.protocols import Reporter
+from mllm_probe.report.decided import prediction_table, save_predictions
+from mllm_probe.report.predictions import load_logits
+from mllm_probe.score import ASKED
+from mllm_probe.stages.bench import Bench
+from mllm_probe.stages.examples import below, folder_of
+from mllm_probe.stages.prepared import Prepared
+from mllm_probe.types import label_said
+
+
+def save_decided(paths: RunPaths, bench: Bench, summary: Mapping[str, Any], reporter: Reporter) -> None:
+    """Of a run whose validation chose a layer; nothing where it chose none."""
+    chosen = {(position, entry["site"]): f"{entry['site']}@{position}" for position, entry in summary["chosen"].items()}
+    if not chosen:
+        return
+    logits = {place: load_logits(paths.predictions, key, bench.ready.probe.name) for place, key in chosen.items()}
+    table = prediction_table(_asked(bench.ready), bench.scored, logits, bench.split_of, summary["metric"])
+    if said := save_predictions(paths, table):
+        reporter.note(said)
+
+
+def _asked(ready: Prepared) -> dict[str, list[Any]]:
+    """{column: a cell for each decision}."""
+    examples, folder = ready.examples, folder_of(ready.examples.samples)
+    samples = {sample.uid: sample for sample in examples.samples}
+    rows = {row.number: row for row in ready.collection.rows}
+    own = tuple(getattr(ready.dataset, "columns", ()))
+    told = []
+    for one in examples.decisions:
+        sample, row = samples[one.sample], rows.get(one.row or -1)
+        label = label_said(examples.names, one.label) if examples.names else one.label
+        pictures = "; ".join(below(folder, path) for path in sample.images)
+        cells = [one.uid, one.row, row.id if row else "", pictures, sample.text, one.head or "", one.target, label]
+        told.append([*cells, one.group, *(row.columns.get(name, "") if row else "" for name in own)])
+    return {name: [cells[i] for cells in told] for i, name in enumerate((*ASKED, *own))}
