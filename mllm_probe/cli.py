@@ -33,6 +33,7 @@ COMMANDS = {
     "fidelity": "what quantisation, or an adapter, does to the layers and to their probes",
     "align": "how well pictures and captions match, layer by layer: retrieval, documents, quadruples",
     "tune": "train a connector, or adapters of the language model",
+    "check": "what a run would make of your table of questions, or of a folder in COCO's layout; no weights",
     "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
     "vision score": "how well vision encoders suit a multimodal model: A score, C score and others",
     "vision fit": "how well A and C scores of vision representations explain benchmarks",
@@ -43,7 +44,8 @@ COMMANDS = {
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
 # {command: module of tools}; all others are Hydra jobs, see launch.job_name
-PLAIN = {"compare": "compare", "status": "status", "cache": "cache", "list": "catalogue", "doctor": "doctor"}
+PLAIN = {"check": "check", "compare": "compare", "status": "status", "cache": "cache"}
+PLAIN |= {"list": "catalogue", "doctor": "doctor"}
 LONGEST = 4000  # letters of an error on the screen
 FLAGS = f"--{QUIET}", f"--{VERBOSE}"
 USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m] [--quiet | --verbose]

@@ -282,3 +282,31 @@ def test_labels_drawn_per_picture_are_learnt_only_where_rows_leak() -> None:
     by_row = Folds(blocks=5, unit="row")
     assert abs(accuracy(examples, by_picture, features, labels) - 0.5) < 0.12  # 50 test pictures: 1.7 standard errors
     assert accuracy(rowwise(examples, by_row), by_row, features, labels) > 0.9
+
+
+def test_few_pictures_of_several_labels_are_spread_over_the_splits() -> None:
+    """40 pictures of three classes, and 30 of which 8 are rare: every split of every seed holds all labels, and each
+    fold its share of them; drawn without a look at labels, many data seeds leave a split without one."""
+    for labels, most in ((["a", "b", "c"] * 13 + ["a"], 1), (["x"] * 22 + ["y"] * 8, 1)):
+        pictures = PICTURES[: len(labels)]
+        strata = dict(zip((picture.group for picture in pictures), labels, strict=True))
+        lacking = 0
+        for seed in range(30):
+            folds = Folds(blocks=5, seed=seed)
+            for given in (strata, None):
+                assigned = folds.assign(pictures, given)
+                splits = [folds.splits(assigned, each) for each in range(5)]
+                held = [{(split[group], strata[group]) for group in split} for split in splits]
+                whole = all(len(one) == 3 * len(set(labels)) for one in held)
+                assert whole or given is None
+                lacking += not whole
+            spread = Counter((folds.assign(pictures, strata)[group], label) for group, label in strata.items())
+            for label in set(labels):
+                sizes = [spread[fold, label] for fold in range(1, 6)]
+                assert max(sizes) - min(sizes) <= most
+        assert lacking > 3
+
+
+def test_one_stratum_changes_no_split() -> None:
+    folds = Folds(blocks=5)
+    assert folds.assign(PICTURES, {p.group: "same" for p in PICTURES}) == folds.assign(PICTURES)

@@ -62,7 +62,7 @@ class Design:
         """Raises ConfigError, DataError for all that can be seen in the config alone."""
         _check(config)
         Selection(**asdict(config.data))
-        plugins, data, splits = tuple(config.plugins), config.data, config.splits
+        plugins, data = tuple(config.plugins), config.data
         task: Task = build(config.task, Task, plugins, seed=data.seed, on_bad_row=data.on_bad_row)  # type: ignore[type-abstract]
         check_words(config.extract.answers, getattr(task, "kind", None))
         return cls(
@@ -70,7 +70,7 @@ class Design:
             task,
             build(config.probe, Probe, plugins),  # type: ignore[type-abstract]
             _features(config.features, plugins),
-            Folds(splits.test, splits.val, splits.blocks, data.seed, splits.unit, splits.file),
+            folds_of(config),
         )
 
     def examples(
@@ -83,26 +83,41 @@ class Design:
     ) -> tuple[Collection, Examples]:
         """The pictures that the model of a blueprint can read, and what is asked about them; where they will be
         `scored`, in splits that a probe can be. Raises DataError."""
-        selection = Selection(**asdict(config.data))
-        collection = self.dataset.load(Path(config.paths.outputs), selection, digests)
-        collection = readable(collection, selection.on_bad_row, made)
-        if config.splits.near_duplicates:
-            collection = together(collection, digests, reporter)
-        for row in collection.skipped:
-            reporter.note(f"skipped: {row}")
-        examples = self.task.examples(collection, self.folds)
-        examples = covaried(examples, collection, getattr(self.task, "covariates", ()))
-        for sentence in examples.said:
-            reporter.note(sentence)
-        bound(config.extract.answers, examples)
-        examples = _in_folds(examples, self.folds, config.sweep.seeds, reporter)
-        if getattr(self.task, "rare", None) == DROP:
-            examples = without_rare(examples, self.folds, config.sweep.seeds)
-        for row in examples.skipped:
-            reporter.note(f"skipped: {row}")
-        if scored:
-            self.folds.check(examples, config.sweep.seeds)
-        return collection, examples
+        collection = collected(self.dataset, config, digests, reporter, made)
+        return collection, asked(self.task, self.folds, collection, config, reporter, scored)
+
+
+def collected(
+    dataset: Dataset, config: RunConfig, digests: Digests, reporter: Reporter, made: Callable[[], "Blueprint"]
+) -> Collection:
+    """The pictures that can be used, those that look the same in one group. Raises DataError."""
+    selection = Selection(**asdict(config.data))
+    collection = dataset.load(Path(config.paths.outputs), selection, digests)
+    collection = readable(collection, selection.on_bad_row, made)
+    if config.splits.near_duplicates:
+        collection = together(collection, digests, reporter)
+    for row in collection.skipped:
+        reporter.note(f"skipped: {row}")
+    return collection
+
+
+def asked(
+    task: Task, folds: Folds, collection: Collection, config: RunConfig, reporter: Reporter, scored: bool
+) -> Examples:
+    """What is asked about them. Raises ConfigError, DataError."""
+    examples = task.examples(collection, folds)
+    examples = covaried(examples, collection, getattr(task, "covariates", ()))
+    for sentence in examples.said:
+        reporter.note(sentence)
+    bound(config.extract.answers, examples)
+    examples = _in_folds(examples, folds, config.sweep.seeds, reporter)
+    if getattr(task, "rare", None) == DROP:
+        examples = without_rare(examples, folds, config.sweep.seeds)
+    for row in examples.skipped:
+        reporter.note(f"skipped: {row}")
+    if scored:
+        folds.check(examples, config.sweep.seeds)
+    return examples
 
 
 def prepare(
@@ -154,6 +169,11 @@ def check_reading(ready: Prepared) -> None:
     for seed in ready.config.sweep.seeds if ready.config.splits.file else ():
         ready.folds.listed(seed)
     _ = ready.stored
+
+
+def folds_of(config: RunConfig) -> Folds:
+    splits = config.splits
+    return Folds(splits.test, splits.val, splits.blocks, config.data.seed, splits.unit, splits.file)
 
 
 def _features(given: Any, plugins: tuple[str, ...]) -> tuple[Feature, ...]:

@@ -1,4 +1,5 @@
-"""Which picture may train, validate or test. Knows the groups of pictures and official splits, no labels.
+"""Which picture may train, validate or test. Knows the groups of pictures and official splits; of labels only what a
+task that does not balance them itself says of each group.
 
 The test pictures are fixed by the data seed. The others are cut into blocks, and a probe seed picks which blocks
 validate. Tasks balance their labels inside every fold (test, or one block), so they are balanced in every split
@@ -54,12 +55,22 @@ class Folds:
                 f"splits.unit=row draws rows whatever their picture, so splits.file={self.file} cannot hold; set one"
             )
 
-    def assign(self, pictures: Sequence[Picture]) -> dict[str, int]:
-        """{picture group: fold}; the pictures of a group share a fold. Raises DataError."""
+    def assign(self, pictures: Sequence[Picture], strata: Mapping[str, str] | None = None) -> dict[str, int]:
+        """{picture group: fold}; the pictures of a group share a fold. Groups of each of `strata` {group: its stratum}
+        are spread over the folds as evenly as their number allows. Raises DataError."""
         if self.file is not None:
             return self._official(pictures, Path(self.file))
         groups = self._shuffled(picture.group for picture in pictures)
+        if strata and len(set(strata.values())) > 1:
+            return self._drawn(self._spread(groups, strata), "pictures", "take more")
         return self._drawn(groups, "pictures", "take more")
+
+    def _spread(self, groups: Sequence[str], strata: Mapping[str, str]) -> list[str]:
+        """Stratum by stratum, those for the test set, taken at even distances, first."""
+        ordered = sorted(groups, key=lambda group: strata.get(group, ""))  # stable: shuffled within a stratum
+        n_test = round(self.test * len(ordered))
+        test = {(2 * k + 1) * len(ordered) // (2 * n_test) for k in range(n_test)}
+        return [ordered[i] for i in sorted(test)] + [one for i, one in enumerate(ordered) if i not in test]
 
     def _shuffled(self, groups: Iterable[str]) -> list[str]:
         found = sorted(set(groups))

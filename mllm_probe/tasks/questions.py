@@ -65,7 +65,8 @@ class Questions:
         asked, repeated = self._asked(rows)
         kind = _kind(rows) if self.kind == AUTO else self.kind
         group_of = {picture.digest: picture.group for picture in collection.pictures}
-        samples, fold_of = tuple(sample for sample, _ in asked), folds.assign(collection.pictures)
+        strata = {} if kind in ("labels", "number") else _strata(asked, group_of)
+        samples, fold_of = tuple(sample for sample, _ in asked), folds.assign(collection.pictures, strata)
         said += repeated
         if kind == "labels":
             decisions, whole = self._several(asked, group_of)
@@ -193,6 +194,14 @@ def _numbers(asked: Sequence[Asked]) -> dict[str, int | float]:
             )
         found[name] = amount
     return found
+
+
+def _strata(asked: Sequence[Asked], group_of: Mapping[str, str]) -> dict[str, str]:
+    """{group: the labels of its rows}."""
+    found: dict[str, list[str]] = {}
+    for _, row in asked:
+        found.setdefault(group_of[row.picture.digest], []).append(name_of(row.label))
+    return {group: "|".join(sorted(labels)) for group, labels in found.items()}
 
 
 def _types(asked: Sequence[Asked]) -> dict[str, str]:
