@@ -44,8 +44,7 @@ COMMANDS = {
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
 # {command: module of tools}; all others are Hydra jobs, see launch.job_name
-PLAIN = {"check": "check", "compare": "compare", "status": "status", "cache": "cache"}
-PLAIN |= {"list": "catalogue", "doctor": "doctor"}
+PLAIN = {name: name for name in ("check", "compare", "status", "cache", "doctor")} | {"list": "catalogue"}
 LONGEST = 4000  # letters of an error on the screen
 FLAGS = f"--{QUIET}", f"--{VERBOSE}"
 USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m] [--quiet | --verbose]
@@ -257,8 +256,7 @@ def _raising() -> Iterator[None]:
         yield
     finally:
         os.environ.pop("HYDRA_FULL_ERROR")
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
+        os.environ.update({} if before is None else {"HYDRA_FULL_ERROR": before})
 
 
 def _register_launchers() -> None:
