@@ -158,6 +158,20 @@ def test_a_phone_shows_all_without_moving_sideways(opened: Open) -> None:
     assert min(float(size.removesuffix("px")) for size in browser.execute_script(f"return {letters}")) >= 12
 
 
+def test_a_wide_table_says_that_it_scrolls(opened: Open) -> None:
+    """On a phone, whose browsers show no scroll bar; where all fits, nothing is said."""
+    told = (
+        "return [...document.querySelectorAll('.wide')].map(w => [w.scrollWidth > w.clientWidth + 1, "
+        "getComputedStyle(w, '::before').content !== 'none'])"
+    )
+    for width, some in ((390, True), (1200, False)):
+        browser = opened(width)
+        browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+        browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        found = browser.execute_script(told)
+        assert found and all(wider == said for wider, said in found) and any(wider for wider, _ in found) == some
+
+
 def luminance(colour: str) -> float:
     """Of `rgb(r, g, b)`, as WCAG 2 defines it."""
     parts = [int(part) / 255 for part in colour.partition("(")[2].rstrip(")").split(",")[:3]]

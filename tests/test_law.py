@@ -294,7 +294,8 @@ def test_vision_fit_writes_tables_figure_and_words(probe: Run, tmp_path: Path) -
     code, out, err = probe("vision", "fit", "fit.benchmarks=[mmbench,mme,okvqa,seed]")
     assert code == 0, err
     words = " ".join(out.split())
-    assert "vision: A and C explain 94.1 % in sample, 70.3 % left out, A alone 86.5 % left out: C adds nothing" in words
+    said = "vision: R² of A and C is 0.941 in sample, 0.703 left out, of A alone 0.865 left out: C adds nothing"
+    assert said in words and "%" not in words, "R² is a plain number"
     (folder,) = results(tmp_path, "vision_fit")
     assert {"fit.csv", "groups.csv", "points.csv", "fit.png", "fit.pdf", "config.yaml"} <= {
         path.name for path in folder.iterdir()
@@ -322,9 +323,7 @@ def test_vision_fit_with_the_released_alignment_score(probe: Run) -> None:
     )
     assert code == 0 and "left out: representations.csv, row 6" in err
     words = " ".join(out.split())
-    assert (
-        "explain 95.7 % in sample, 84.9 % left out" in words and "C adds 19.5 points out of sample with a_cos" in words
-    )
+    assert "is 0.957 in sample, 0.849 left out" in words and "C adds 0.195 out of sample with a_cos" in words
     assert "ocr" not in words
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.report.alignment import QUESTIONS, Question, chance, curves
-from mllm_probe.report.figures import COLOURS, DASHES, legend_below, save
+from mllm_probe.report.colours import CHANCE, DASHES, OTHER_LABELS, of_positions
+from mllm_probe.report.figures import legend_below, save
 from mllm_probe.report.heatmaps import in_order, name_sites
 from mllm_probe.settings import PERMUTED, RANDOM
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEATURES = {"centred": "states centred", "mapped": "centred, pictures mapped linearly"}
-FLOORS = {RANDOM: DASHES[RANDOM], PERMUTED: ("#882255", (0, (1, 2)))}
+FLOORS = {RANDOM: DASHES[RANDOM], PERMUTED: (OTHER_LABELS[PERMUTED], (0, (1, 2)))}
 NAMES = {RANDOM: "random weights", PERMUTED: "pictures exchanged"}
 STYLES = {"cosine": "-", "gak": "-", "aligned_mean": (0, (4, 2)), "bag_mean": (0, (1, 1))}
 
@@ -37,7 +38,7 @@ def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
     _name_styles(panels[-1, 0])
     first = table.iloc[0]
     figure.suptitle(
-        f"{first.model} ({first.quantization}) on {first.dataset}: pictures and captions read alone", fontsize=11
+        f"Where pictures and captions meet in {first.model} ({first.quantization}) on {first.dataset}", fontsize=11
     )
     legend_below(figure, list(panels.flat), width=2.9)
     save(figure, paths)
@@ -46,7 +47,7 @@ def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
 def _draw_panel(panel: Any, question: Question, table: "pd.DataFrame", features: str, sites: Sequence[str]) -> None:
     rows = question.rows(table)
     here = rows[rows.features == features]
-    colours = dict(zip(dict.fromkeys(here[here.site != ""].position), COLOURS * 9, strict=False))
+    colours = of_positions(list(dict.fromkeys(here[here.site != ""].position)))
     for (_, similarity, position), line in curves(here):
         x, style = [sites.index(site) for site in line.site], STYLES[similarity]
         solid = style == "-"
@@ -68,7 +69,7 @@ def _draw_panel(panel: Any, question: Question, table: "pd.DataFrame", features:
         for line in (line for name, line in curves(here, control) if name == highest):
             x = [sites.index(site) for site in line.site]
             panel.plot(x, line.value, color=colour, linestyle=dashes, linewidth=1.1, label=NAMES[control])
-    panel.axhline(chance(rows), color="0.45", linewidth=0.8, linestyle="--", label="chance")
+    panel.axhline(chance(rows), color=CHANCE, linewidth=0.8, linestyle="--", label="chance")
     name_sites(panel, sites)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from mllm_probe.report.figures import COLOURS, legend_below, save
+from mllm_probe.report.colours import COLOURS
+from mllm_probe.report.figures import legend_below, save
 from mllm_probe.report.markup import screen
 from mllm_probe.score import ALPHA
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
-from mllm_probe.report.figures import COPY_CEILING, DASHES, floors, headline, headline_metric, words
+from mllm_probe.report.colours import COPY_CEILING, DASHES
+from mllm_probe.report.figures import floors, headline, headline_metric, words
 from mllm_probe.report.shapes import beyond, p_said
 from mllm_probe.score import BY_DESIGN
 from mllm_probe.settings import CONTROL_TASK, PERMUTED, drawn_from

@@ -9,10 +9,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
+from mllm_probe.report.colours import COLOURS, DASHES, LENS, MODEL, OTHER_LABELS, of_floor, of_positions, on_page
 from mllm_probe.report.figures import (
-    COLOURS,
-    DASHES,
-    LENS,
     TITLES,
     blocks,
     controls,
@@ -26,20 +24,15 @@ from mllm_probe.report.figures import (
 )
 from mllm_probe.report.heatmaps import SCALES
 from mllm_probe.report.heatmaps import TITLES as MEASURES
-from mllm_probe.settings import CONTROL_TASK, PERMUTED
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Chart = dict[str, Any]
 BAND = 0.18  # opacity of an interval
-GREY = "#868686"  # of what is no layer; seen on white and on black
-OTHER_LABELS = {CONTROL_TASK: ("#661100", "dash"), PERMUTED: ("#6699CC", "dash")}
-LINES = {
-    **{name: (colour if colour.startswith("#") else GREY, "dot") for name, (colour, _) in DASHES.items()},
-    **OTHER_LABELS,
+LINES = {name: (colour, "dot") for name, (colour, _) in DASHES.items()} | {
+    name: (colour, "dash") for name, colour in OTHER_LABELS.items()
 }
-DARK = {"#332288": "#8878d8", "#882255": "#c65a93", "#661100": "#c8765f"}  # muted colours that black would swallow
 HOVER = (
     "%{{x}}<br><b>%{{y:{0}}}</b> [%{{customdata[0]:{0}}}, %{{customdata[1]:{0}}}]<br>"
     "%{{customdata[2]}} decisions on %{{customdata[3]}} pictures"
@@ -55,7 +48,7 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
     rows = headline(scores)
     sites = real(rows)
     read, probes = positions(sites), list(dict.fromkeys(sites.probe))
-    metric, colour = headline_metric(scores), dict(zip(positions(sites), COLOURS * 9, strict=False))
+    metric, colour = headline_metric(scores), of_positions(positions(sites))
     found = []
     for probe in probes:
         own = sites[sites.probe == probe]
@@ -129,7 +122,7 @@ def _curve(rows: "pd.DataFrame", name: str, colour: str, dash: str = "solid", sh
 
 
 def _line(rows: "pd.DataFrame", label: str, colour: str, dash: str, shown: bool, entry: bool) -> Iterator[Any]:
-    x, colour = [_place(site) for site in rows.site], DARK.get(colour, colour)
+    x, colour = [_place(site) for site in rows.site], on_page(colour)
     same = {"legendgroup": label, "visible": True if shown else "legendonly", "type": "scatter"}
     line = {"color": colour, "dash": dash, "width": 2.4 if dash == "solid" else 1.6}
     yield {
@@ -168,13 +161,13 @@ def _controls(scores: "pd.DataFrame", rows: "pd.DataFrame", here: "pd.DataFrame"
             yield from _curve(line, words(line.iloc[0]), colour, dash)
     if position == "last":
         lens = rows[(rows.probe == LENS) & (rows.control == "") & rows.site.isin(here.site)]
-        yield from _curve(lens, "logit lens", GREY, "dashdot")
+        yield from _curve(lens, "logit lens", MODEL, "dashdot")
 
 
 def _floors(rows: "pd.DataFrame", sites: "pd.DataFrame") -> Iterator[Any]:
     """Level lines of what reads no layer."""
     places = _ordered(sites)
-    for row, colour in zip(floors(rows).itertuples(), (GREY, *COLOURS[::-1], *COLOURS), strict=False):
+    for row in floors(rows).itertuples():
         name, said = floor_name(row), BOUNDED if row.low == row.low else FLOOR
         yield {
             "type": "scatter",
@@ -184,7 +177,7 @@ def _floors(rows: "pd.DataFrame", sites: "pd.DataFrame") -> Iterator[Any]:
             "y": [row.value] * len(places),
             "customdata": [[row.low, row.high]] * len(places),
             "hovertemplate": f"{escape(name)}<br>{said.format(_form(row.metric))}<extra></extra>",
-            "line": {"color": DARK.get(colour, colour), "dash": "longdash", "width": 1.2},
+            "line": {"color": on_page(of_floor(row.control or row.probe)), "dash": "longdash", "width": 1.2},
         }
 
 

@@ -10,7 +10,8 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
-from mllm_probe.report.figures import COLOURS, blocks, headline, headline_metric, legend_below, real, save
+from mllm_probe.report.colours import CHANCE, COLOURS
+from mllm_probe.report.figures import blocks, headline, headline_metric, legend_below, real, save
 from mllm_probe.report.style import COLUMN, PAGE
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def draw_comparison(
     for panel in list(panels.flat)[len(positions) :]:
         panel.set_visible(False)
     first = next(iter(runs.values()))
-    figure.suptitle(f"{first.task.iloc[0]} on {first.dataset.iloc[0]}", fontsize=9)
+    figure.suptitle(f"How well each run reads {first.task.iloc[0]} on {first.dataset.iloc[0]}", fontsize=9)
     for panel in used[-columns:]:
         panel.set_xlabel("relative depth in the language model", fontsize=8)
         panel.tick_params(labelbottom=True)
@@ -79,4 +80,4 @@ def _draw_chance(panel: Any, runs: Mapping[str, "pd.DataFrame"]) -> None:
     rows = [headline(scores) for scores in runs.values()]
     found = {round(float(value), 4) for one in rows for value in one[one.probe == "majority"].value}
     if len(found) == 1:
-        panel.axhline(*found, color="0.35", linewidth=0.8, linestyle=":", zorder=0.9, label="chance")
+        panel.axhline(*found, color=CHANCE, linewidth=0.8, linestyle="--", zorder=0.9, label="chance")

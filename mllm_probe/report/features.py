@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from mllm_probe import units
-from mllm_probe.report.figures import COLOURS, DASHES, headline, headline_metric, legend_below, real, save
+from mllm_probe.report.colours import COLOURS, DASHES
+from mllm_probe.report.figures import headline, headline_metric, legend_below, real, save
 from mllm_probe.report.shapes import p_said
 from mllm_probe.report_settings import SCREEN
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
@@ -98,7 +99,8 @@ def features_figure(scores: "pd.DataFrame", summary: Mapping[str, Any]) -> Any:
         row[0].set_ylabel(f"{units.named(headline_metric(scores))} on held-out pictures", fontsize=9)
     panels[0, 0].set_ylim(bottom=min(floor, bars.low.min()))
     first = scores.iloc[0]
-    figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=11)
+    said = f"What several layers of {first.model} ({first.quantization}) read together: {first.task} on {first.dataset}"
+    figure.suptitle(said, fontsize=11)
     legend_below(figure, list(panels.flat))
     return figure
 

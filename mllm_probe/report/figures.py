@@ -3,37 +3,30 @@
 Reads a table only, and knows which of its rows are a curve and which a line.
 """
 
+import logging
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
 from mllm_probe.paths import replacing
+from mllm_probe.report.colours import COPY_CEILING, DASHES, LENS, MODEL, of_floor, of_positions
 from mllm_probe.report.style import COLUMN, STYLES, Style, without_title
 from mllm_probe.report_settings import SCREEN
-from mllm_probe.settings import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY
+from mllm_probe.settings import CONNECTOR_ONLY, VISION_ONLY
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, colour-blind safe
 TITLES = {"vision": "vision tower", "qformer": "Q-Former", "connector": "connector", "lm": "language model"}
 PART_MARKS = {"block": ("o", 1.4), "attn": ("^", 0.8), "mlp": ("s", 0.8)}
-DASHES: dict[
-    str, tuple[str, Any]
-] = {  # colour (Tol's muted scheme) and dashes of the controls with layers of their own
-    TEXT_ONLY: ("#882255", (0, (5, 2))),
-    BLANK: ("#999933", (0, (3, 2))),
-    SHUFFLED: ("#332288", (0, (5, 2, 1, 2))),
-    RANDOM: ("0.45", (0, (2, 2))),
-}
-COPY_CEILING = "copy_ceiling"
 ONE_VALUE = (VISION_ONLY, CONNECTOR_ONLY, COPY_CEILING)
-LENS = "logit_lens"
 APART = 0.052  # least distance of two labels, as a share of the panel's height
+ROWS = 4  # of a legend, which every figure has room for
+TRUETYPE = 42  # matplotlib's own choice, Type 3, is refused by journals
 
 
 def headline_metric(scores: "pd.DataFrame") -> str:
@@ -106,19 +99,22 @@ def layers_figure(scores: "pd.DataFrame", style: str = SCREEN) -> Any:
     rows, look = headline(scores), STYLES[style]
     sites = real(rows)
     towers = [tower for tower in TITLES if tower in set(sites.tower)]
-    widths = [max(2.2, sites[sites.tower == tower].site.nunique()) for tower in towers]
+    numbers = [sites[sites.tower == tower].site.nunique() for tower in towers]
+    widths = [max(2.2, look.least * sum(numbers), number) for number in numbers]  # room for the name of a tower
     size = (COLUMN, 3.1) if look.paper else (min(12.0, 3.6 + 0.42 * sum(widths)), 4.2)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(towers), sharey=True, width_ratios=widths, squeeze=False)[0]
-    colour = dict(zip(positions(sites), COLOURS * 9, strict=False))
-    for panel, tower in zip(panels, towers, strict=True):
-        _draw_panel(panel, sites[sites.tower == tower], colour, look)
+    colour = of_positions(positions(sites))
+    for panel, tower, width in zip(panels, towers, widths, strict=True):
+        room = (size[0] - look.margins) * width / sum(widths)
+        _draw_panel(panel, sites[sites.tower == tower], colour, look, room)
         _draw_controls(panel, rows[rows.tower == tower], sites[sites.tower == tower], next(iter(colour)))
-        panel.set_title(TITLES[tower], fontsize=look.text)
+        panel.set_title(TITLES[tower], fontsize=look.small if look.paper else look.text)
     draw_floors(panels, floors(rows), named=not look.paper)
     panels[0].set_ylabel(f"{units.named(headline_metric(scores))} on held-out pictures", fontsize=look.text)
     first = scores.iloc[0]
-    figure.suptitle(f"{first.model} ({first.quantization}), {first.task} on {first.dataset}", fontsize=look.title)
+    said = f"How well each layer of {first.model} ({first.quantization}) reads {first.task} on {first.dataset}"
+    figure.suptitle(said, fontsize=look.title)
     legend_below(figure, panels, tuple(colour), look.entry, look.small if look.paper else 9)
     return figure
 
@@ -129,17 +125,24 @@ def legend_below(
     """Every label once, those in `first` before the others, in as many columns of `width` inches as there is room."""
     found = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     marks = {label: found[label] for label in [*first, *(label for label in found if label not in first)]}
-    columns = min(len(marks), int(figure.get_figwidth() / width))
+    longest = 0.45 + 0.0072 * size * max(len(line) for label in marks for line in label.split("\n"))
+    columns = max(1, min(len(marks), int(figure.get_figwidth() / max(width, longest))))
+    more = max(0, -(-len(marks) // columns) - ROWS) * 1.5 * size / 72
+    figure.set_figheight(figure.get_figheight() + more)  # else they would take it from the panels
     style = {"loc": "outside lower center", "frameon": False, "fontsize": size, "handlelength": 2.6}
-    figure.legend(marks.values(), marks.keys(), ncols=max(columns, 1), **style)
+    figure.legend(marks.values(), marks.keys(), ncols=columns, **style)
 
 
 def save(figure: Any, paths: Sequence[Path], style: str = SCREEN) -> None:
     if STYLES[style].paper:
         without_title(figure)
-    for path in paths:
-        with replacing(path) as part:
-            figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=undated(path))
+    import matplotlib as mpl
+
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells each table of each font it cuts down
+    with mpl.rc_context({"pdf.fonttype": TRUETYPE}):
+        for path in paths:
+            with replacing(path) as part:
+                figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=undated(path))
 
 
 def svg_uri(figure: Any) -> str:
@@ -162,18 +165,29 @@ def _places(rows: "pd.DataFrame") -> tuple[dict[str, int], list[str]]:
     return place, list(names)
 
 
-def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: dict[str, str], look: Style) -> None:
+def _shown(names: Sequence[str], room: float) -> list[int]:
+    """Which names stand along an axis of that many letters: evenly from the first, and the state after the norm."""
+    widest = max(map(len, names)) + 1
+    step = -(-len(names) // max(1, int(room / widest)))
+    last = len(names) - 1 if names[-1].endswith("n") else len(names)
+    evenly = [i for i in range(0, last, step) if last == len(names) or last - i >= step]
+    return [*evenly, *range(last, len(names))] if evenly else [0, *range(max(last, 1), len(names))]
+
+
+def _draw_panel(panel: Any, rows: "pd.DataFrame", colour: Mapping[str, str], look: Style, room: float) -> None:
+    """`room` inches wide."""
     place, ticks = _places(rows)
-    step = 1 + len(ticks) // 8 if look.paper else 1
+    shown = _shown(ticks, room * 72 / (0.65 * look.small))
     for (position, part), line in rows.groupby(["position", rows.part.replace("norm", "block")], sort=False):
         x, (marker, width) = [place[site] for site in line.site], PART_MARKS[part]
         label = position if part == "block" else f"{position}, {part}"
-        panel.plot(x, line.value, marker=marker, markersize=3.5, linewidth=width, color=colour[position], label=label)
+        style = {"marker": marker, "markersize": min(3.5, 0.9 * room * 72 / len(ticks)), "linewidth": width}
+        panel.plot(x, line.value, **style, color=colour[position], label=label)
         if part == "block":
             panel.fill_between(x, line.low, line.high, color=colour[position], alpha=0.18, linewidth=0)
-    panel.set_xticks(range(0, len(ticks), step), ticks[::step], fontsize=look.small)
+    panel.set_xticks(shown, [ticks[i] for i in shown], fontsize=look.small)
     panel.tick_params(axis="y", labelsize=look.small if look.paper else None)
-    said = "layer (n: after the final norm)" if ticks[-1].endswith("n") and not look.paper else "layer"
+    said = f"layer (n: {look.norm})" if ticks[-1].endswith("n") else "layer"
     panel.set_xlabel(said if len(ticks) > 1 else "", fontsize=look.text)
     panel.grid(axis="y", color="0.92")
     panel.set_axisbelow(True)
@@ -189,7 +203,7 @@ def _draw_controls(panel: Any, rows: "pd.DataFrame", sites: "pd.DataFrame", posi
         label = f"{position}, {words(line.iloc[0])}"
         panel.plot(line.site.map(place), line.value, color=colour, linestyle=dashes, linewidth=1.1, label=label)
     for _, line in lens(here).groupby("probe"):
-        panel.plot(line.site.map(place), line.value, color="0.15", linestyle=":", linewidth=1.3, label="logit lens")
+        panel.plot(line.site.map(place), line.value, color=MODEL, linestyle=":", linewidth=1.3, label="logit lens")
 
 
 def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame", named: bool = True) -> None:
@@ -200,7 +214,8 @@ def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame", named: bool = True)
     for panel in panels:
         for i, row in enumerate(rows.itertuples()):
             dashes = ("--" if not row.control else ":") if named else (0, (4, 1.5 + i))
-            line = panel.axhline(row.value, color="0.45", linewidth=0.8, linestyle=dashes, zorder=0.9, gid=words(row))
+            style = {"color": of_floor(row.control or row.probe), "linewidth": 0.8, "linestyle": dashes, "zorder": 0.9}
+            line = panel.axhline(row.value, **style, gid=words(row))
             line.set_label("_" if named else floor_name(row))
     panels[0].set_ylim(low - 0.02 * (high - low), high + 0.02 * (high - low))
     if not named:
@@ -217,7 +232,8 @@ def draw_floors(panels: Sequence[Any], rows: "pd.DataFrame", named: bool = True)
             va="center",
             fontsize=8,
             color="0.3",
-            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": of_floor(row.control or row.probe), "linewidth": 0.6}
+            | {"shrinkA": 1, "shrinkB": 0},
         )
 
 

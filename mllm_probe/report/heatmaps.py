@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.report.figures import COLOURS, save
+from mllm_probe.report.colours import of_positions
 from mllm_probe.report.figures import TITLES as TOWERS
+from mllm_probe.report.figures import save
 from mllm_probe.report_settings import SCREEN
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCR
         _draw_pairs(parts[0], pairs)
     if len(alone):
         _draw_curves(parts[-1], alone)
-    figure.suptitle(f"{table.model.iloc[0]}: how its layers lie to each other", fontsize=11)
+    figure.suptitle(f"How alike the layers of {table.model.iloc[0]} are", fontsize=11)
     save(figure, paths, style)
 
 
@@ -132,7 +133,7 @@ def name_sites(panel: Any, sites: Sequence[str]) -> None:
 def _draw_curves(part: Any, alone: "pd.DataFrame") -> None:
     measures = list(dict.fromkeys(alone.measure))
     sites = in_order(set(alone.site_a))
-    colours = dict(zip(dict.fromkeys(alone.position), COLOURS * 9, strict=False))
+    colours = of_positions(list(dict.fromkeys(alone.position)))
     panels = part.subplots(1, len(measures), squeeze=False)[0]
     for panel, measure in zip(panels, measures, strict=True):
         for position, colour in colours.items():

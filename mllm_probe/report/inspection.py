@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mllm_probe.data.pictures import size_of
 from mllm_probe.models.rendering import Rendering
-from mllm_probe.report.figures import COLOURS
+from mllm_probe.report.colours import COLOURS
 from mllm_probe.sites import Anatomy, Site
 from mllm_probe.types import Decision, label_said
 

@@ -95,7 +95,7 @@ def print_laws(laws: "pd.DataFrame", groups: "pd.DataFrame", console: Console | 
     first = laws.iloc[0]
     view = Table(
         title=f"{first.table}: performance as a quadratic in {first.a} and {first.c}",
-        caption="R² in %: in sample / each point predicted by the others; adj: of A and C, adjusted; rank: Spearman of "
+        caption="R²: in sample / each point predicted by the others; adj: of A and C, adjusted; rank: Spearman of "
         "what A and C predict of points left out; random: mean R² of as many random scores",
         collapse_padding=True,
     )
@@ -114,14 +114,19 @@ def print_laws(laws: "pd.DataFrame", groups: "pd.DataFrame", console: Console | 
 
 def _cells(rows: "pd.DataFrame") -> Iterator[str]:
     of = {row.model: row for row in rows.itertuples()}
-    yield from (f"{100 * of[model].r2:.0f} / {percent(of[model].r2_left_out, 0)}" for model in SHOWN)
-    numbers = ((100 * of[LAW].r2_adjusted, ".0f"), (of[LAW].rank_left_out, ".2f"), (100 * of[RANDOM].r2, ".0f"))
-    yield from ("" if value != value else f"{value:{form}}" for value, form in numbers)
+    yield from (f"{_short(of[model].r2)}/{_short(of[model].r2_left_out)}" for model in SHOWN)
+    numbers = (of[LAW].r2_adjusted, of[LAW].rank_left_out, of[RANDOM].r2)
+    yield from ("" if value != value else _short(value) for value in numbers)
 
 
-def percent(share: float, digits: int) -> str:
-    """Of an R²; how far it lies below nothing says nothing."""
-    return f"{100 * share:.{digits}f}" if share > -1 else "< -100"
+def _short(value: float) -> str:
+    """For a table that fits 80 columns: `.95`, `-.13`."""
+    return r2(value, 2).replace("0.", ".", 1)
+
+
+def r2(value: float, digits: int = 3) -> str:
+    """How far it lies below nothing says nothing."""
+    return f"{value:.{digits}f}" if value > -1 else "< -1"
 
 
 def _groups(groups: "pd.DataFrame", a: str) -> Iterator[str]:
@@ -130,10 +135,10 @@ def _groups(groups: "pd.DataFrame", a: str) -> Iterator[str]:
         of = {row.model: row for row in rows.itertuples()}
         law, alone = of[LAW].r2_left_out, of[A_ALONE].r2_left_out
         gain = law - max(alone, 0)
-        found = f"adds {100 * gain:.1f} points" if gain > 0 else "adds nothing"
+        found = f"adds {gain:.3f}" if gain > 0 else "adds nothing"
         yield (
-            f"{name}: A and C explain {percent(of[LAW].r2, 1)} % in sample, {percent(law, 1)} % left out, A alone "
-            f"{percent(alone, 1)} % left out: C {found} out of sample with {a}"
+            f"{name}: R² of A and C is {r2(of[LAW].r2)} in sample, {r2(law)} left out, of A alone {r2(alone)} left "
+            f"out: C {found} out of sample with {a}"
         )
 
 

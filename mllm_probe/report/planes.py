@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.report.figures import save
-from mllm_probe.report.law import percent
+from mllm_probe.report.law import r2
 from mllm_probe.vision.law import LAW, MODELS, Surface, terms
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def draw_laws(laws: "pd.DataFrame", points: "pd.DataFrame", paths: Sequence[Path
         law = laws[(laws.benchmark == name) & (laws.model == LAW)].iloc[0]
         _draw_surface(panel, here, law)
         name_points(panel, here)
-        panel.set_title(f"{name}: R² {percent(law.r2, 0)} %, left out {percent(law.r2_left_out, 0)} %", fontsize=9)
+        panel.set_title(f"{name}: R² {r2(law.r2, 2)}, left out {r2(law.r2_left_out, 2)}", fontsize=9)
     first = laws.iloc[0]
-    figure.suptitle(f"{first.table}: level lines of the law, fitted to all that was measured", fontsize=11)
+    figure.suptitle(f"What A and C say of each benchmark: {first.table}, level lines of the law", fontsize=11)
     label(figure, points, first.a, first.c, "star: the best; colours end at the measured range")
     save(figure, paths)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.report.figures import COLOURS, save
+from mllm_probe.report.colours import COLOURS
+from mllm_probe.report.figures import save
 from mllm_probe.report.planes import label, name_points, panels_for
 from mllm_probe.report.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM
 
@@ -28,7 +29,7 @@ def draw_plan(plan: "pd.DataFrame", paths: Sequence[Path]) -> None:
         name_points(panel, here)
         panel.set_title(name, fontsize=9)
     first = plan.iloc[0]
-    figure.suptitle(f"{first.table}: whom the policy trains", fontsize=11)
+    figure.suptitle(f"Which representations the policy trains: {first.table}", fontsize=11)
     marks = "filled: trained; orange: drawn, #: in this turn; ring: in the shortlist; star: the best"
     label(figure, plan, first.a_column, first.c_column, marks)
     save(figure, paths)
@@ -80,5 +81,5 @@ def draw_recall(recall: "pd.DataFrame", paths: Sequence[Path]) -> None:
     figure.axes[0].set_ylabel("% of trials that find the best")
     figure.axes[1].legend(frameon=False, fontsize=8.5, loc="lower right")
     first = recall.iloc[0]
-    figure.suptitle(f"{first.table}: {first.a_column} and {first.c_column}, {first.trials} trials", fontsize=11)
+    figure.suptitle(f"How often the policy finds the best: {first.table}, {first.trials} trials", fontsize=11)
     save(figure, paths)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
+from mllm_probe.report.colours import COLOURS
 from mllm_probe.report.fidelity import CHANGED, MODEL, MOVED, REFERENCE, curve, headline
-from mllm_probe.report.figures import COLOURS, legend_below, positions, save
+from mllm_probe.report.figures import legend_below, positions, save
 from mllm_probe.report.heatmaps import in_order, name_sites
 from mllm_probe.report_settings import SCREEN
 
@@ -45,7 +46,9 @@ def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCR
     for panel, name in zip(panels[:, 0], NAMES, strict=True):
         panel.set_ylabel(name.format(metric=units.named(metric), gap=gap and f" in{gap}"), fontsize=9.5)
     first = table.iloc[0]
-    figure.suptitle(f"{first.model}: {first.quantization} against {first.reference}, {first.task}", fontsize=11)
+    figure.suptitle(
+        f"What {first.quantization} changes in {first.model} against {first.reference}, {first.task}", fontsize=11
+    )
     legend_below(figure, list(panels.flat), width=2.6)
     save(figure, paths, style)
 

@@ -12,9 +12,8 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from mllm_probe import units
+from mllm_probe.report.colours import CHANCE, COLOURS, DASHES
 from mllm_probe.report.figures import (
-    COLOURS,
-    DASHES,
     blocks,
     controls,
     floors,
@@ -116,7 +115,10 @@ def study_figure(
     _name_ends(panel, names, look)
     _draw_chance(panel, tables)
     first = whole.iloc[0]
-    figure.suptitle(f"{first.model} ({first.quantization}) on {first.dataset}", fontsize=look.title)
+    said = (
+        f"The whole picture and single objects, layer by layer: {first.model} ({first.quantization}) on {first.dataset}"
+    )
+    figure.suptitle(said, fontsize=look.title)
     ends = "" if look.paper else " (0: embeddings, 1: top layer)"
     panel.set_xlabel(f"relative depth in the language model{ends}", fontsize=look.text)
     panel.set_ylabel(f"{units.named(headline_metric(whole))} on held-out pictures", fontsize=look.text)
@@ -209,5 +211,5 @@ def _draw_chance(panel: Any, tables: Sequence["pd.DataFrame"]) -> None:
     for value, tasks in found.items():
         lone = len(tasks) == 1 and len(found) > 1
         label = f"chance, {tables[tasks[0]].task.iloc[0]}" if lone else "chance"
-        colour = COLOURS[tasks[0]] if lone else "0.35"
-        panel.axhline(value, color=colour, linewidth=0.8, label=label, zorder=0.9)
+        colour = COLOURS[tasks[0]] if lone else CHANCE
+        panel.axhline(value, color=colour, linewidth=0.8, linestyle="--", label=label, zorder=0.9)

@@ -13,16 +13,23 @@ COLUMN, PAGE = 3.3, 7.0  # inches: a paper's column, and its page of two columns
 
 @dataclass(frozen=True)
 class Style:
-    """Points of `title`, `text` (what stands along the axes), `small` (ticks, legend); `entry` inches of the legend."""
+    """Points of `title`, `text` (what stands along the axes), `small` (ticks, legend); `entry` inches of the legend;
+    `margins` inches beside the panels, of which none is narrower than the share `least`; `norm` what n is called."""
 
     title: float
     text: float
     small: float
     entry: float
+    margins: float
+    least: float
+    norm: str
     paper: bool
 
 
-STYLES = {SCREEN: Style(11, 10, 8, 1.85, paper=False), PAPER: Style(8, 8, 7, 1.5, paper=True)}
+STYLES = {
+    SCREEN: Style(11, 10, 8, 1.85, 2.4, 0.09, "after the final norm", paper=False),
+    PAPER: Style(8, 8, 7, 1.5, 0.7, 0.26, "norm", paper=True),
+}
 
 
 def without_title(figure: Any) -> None:

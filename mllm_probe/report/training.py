@@ -8,7 +8,8 @@ from typing import Any
 
 from mllm_probe.paths import RunPaths, replacing
 from mllm_probe.protocols import Reporter
-from mllm_probe.report.figures import COLOURS, save
+from mllm_probe.report.colours import COLOURS
+from mllm_probe.report.figures import save
 
 DRAWN = ("loss", "lg", "ld")  # columns of losses.csv
 SMOOTHED = 0.05  # the share of all steps that the drawn mean goes over

@@ -62,6 +62,13 @@ function prepare(box) {
   if (charts.length) show(box, charts, 0);
 }
 
+// A table that is wider than the screen says so: phones show no scroll bar.
+function watch(wide) {
+  const tell = () => wide.classList.toggle("more", wide.scrollWidth > wide.clientWidth + 1);
+  const seen = new ResizeObserver(tell); // also when a table is unfolded
+  for (const one of [wide, ...wide.children]) seen.observe(one);
+}
+
 async function unpack() {
   const packed = document.getElementById("library");
   if (!packed || !("DecompressionStream" in window)) return;
@@ -79,4 +86,5 @@ async function unpack() {
   narrow.addEventListener("change", again);
 }
 
+document.querySelectorAll(".wide").forEach(watch);
 unpack();

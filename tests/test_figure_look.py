@@ -1,0 +1,173 @@
+"""What a figure must be for a paper whatever is drawn: letters that journals take, nothing over another thing, a colour
+for a meaning."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from test_study_report import HALF, LAYERS, PEAKED, PLATEAU, at, drawn, score, write
+
+from mllm_probe.report.alignments import FLOORS as EXCHANGED
+from mllm_probe.report.charts import layer_charts
+from mllm_probe.report.comparison import draw_comparison
+from mllm_probe.report.figures import draw_layers, layers_figure
+from mllm_probe.report.heatmaps import draw_geometry
+from mllm_probe.report.scores import ScoreFile, load_scores
+from mllm_probe.report.study import draw_study, study_figure
+
+__all__ = ["drawn"]
+VISION = {32: 24, 80: 48}  # blocks of the vision tower beside so many of the language model
+
+
+def deep(folder: Path, layers: int, task: str = "entailment") -> pd.DataFrame:
+    """A run of a model with that many blocks, a Q-Former and a connector; three positions, controls and floors."""
+    rows = []
+    for tower, number in (("vision", VISION[layers]), ("qformer", 2), ("connector", 0), ("lm", layers)):
+        for layer in range(number + 1):
+            read = ("last", "mean_text", "mean_image") if tower == "lm" else ("mean_image",)
+            places = [at(tower, layer, name, layer / max(number, 1)) for name in read]
+            places += [{**one, "part": "norm", "site": f"{one['site']}.norm"} for one in places if layer == layers]
+            low = {"last": 0, "mean_text": 0.05, "mean_image": 0.1}
+            rows += [score(0.6 + 0.3 * np.sin(layer / 20) - low[p["position"]], task=task, **p) for p in places]
+            if tower == "lm":
+                rows += [score(value, task=task, control=name, **places[0]) for name, value in HALF.items()]
+    for name, value in (("zero_shot", 0.62), ("question_only", 0.507)):
+        rows.append(score(value, task=task, control=name, probe="answer"))
+    for name, value in (("vision_only", 0.505), ("copy_ceiling", 0.985)):
+        rows.append(score(value, task=task, control=name, **at("lm", 3, "last", 0.1)))
+    rows.append(score(0.5, task=task, probe="majority"))
+    folder.mkdir()
+    ScoreFile(folder / "scores.csv").add(rows)
+    return load_scores(folder / "scores.csv")
+
+
+def shown(figure: Any) -> Iterator[Text]:
+    """Every text that is drawn: of ticks, axes, panels, legends and of the figure itself."""
+    for part in (figure, *figure.subfigs):
+        yield from filter(None, (part._suptitle, part._supxlabel, part._supylabel))
+        yield from (text for legend in part.legends for text in legend.get_texts())
+    for panel in (panel for panel in figure.axes if panel.get_visible()):
+        yield from (panel.title, panel._left_title, panel._right_title, panel.xaxis.label, panel.yaxis.label)
+        yield from panel.texts
+        yield from panel.get_legend().get_texts() if panel.get_legend() else ()
+        for axis in (panel.xaxis, panel.yaxis):
+            yield from (tick.label1 for tick in axis._update_ticks() if tick.label1.get_visible())
+
+
+def collisions(figure: Figure) -> list[str]:
+    """Pairs of texts whose boxes lie over each other, and texts that leave the figure."""
+    FigureCanvasAgg(figure).draw()
+    texts = [text for text in shown(figure) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts]  # of annotations without their arrow
+    page = figure.bbox.padded(2)
+    out = [f"{name} leaves the figure" for name, b in boxes if b.x0 < page.x0 or b.x1 > page.x1 or b.y0 < page.y0]
+    out += [f"{name} leaves the figure" for name, box in boxes if box.y1 > page.y1]
+    wide = [(name, box.expanded(1, 0.9).padded(1, -0.5)) for name, box in boxes]  # words need a gap, lines do not
+    over = [f"{a} over {b}" for i, (a, one) in enumerate(wide) for b, two in wide[:i] if one.overlaps(two)]
+    return out + over
+
+
+def relations(layers: int) -> pd.DataFrame:
+    sites = [f"{tower}.{i:02d}" for tower, n in (("vision", VISION[layers]), ("lm", layers)) for i in range(n + 1)]
+    common = {"model": "mini", "position": "last", "null_high": 0.1}
+    pairs = [{"measure": "cka", "site_a": a, "site_b": b, "value": 0.5} | common for a in sites for b in sites]
+    alone = [{"measure": "entropy", "site_a": a, "site_b": "", "value": 2.0} | common for a in sites]
+    return pd.DataFrame(pairs + alone)
+
+
+Draw = Callable[[Path, int], None]
+DRAWS: Mapping[str, Draw] = {
+    "layers": lambda folder, n: draw_layers(deep(folder / "a", n), [folder / "a.png"]),
+    "layers on paper": lambda folder, n: draw_layers(deep(folder / "a", n), [folder / "a.png"], "paper"),
+    "study": lambda folder, n: draw_study(
+        deep(folder / "a", n), deep(folder / "b", n, "objects"), [], [folder / "a.png"]
+    ),
+    "study on paper": lambda folder, n: draw_study(
+        deep(folder / "a", n), deep(folder / "b", n, "objects"), [], [folder / "a.png"], "paper"
+    ),
+    "comparison": lambda folder, n: draw_comparison(
+        {name: deep(folder / name[:5], n) for name in ("llava-1.5-7b, nf4", "qwen2.5-vl-7b, a longer label of a run")},
+        dict.fromkeys([(a, "last") for a in ("llava-1.5-7b, nf4", "qwen2.5-vl-7b, a longer label of a run")], "lm.05"),
+        ["last"],
+        [folder / "a.png"],
+    ),
+    "geometry": lambda folder, n: draw_geometry(relations(n), [folder / "a.png"]),
+}
+
+
+@pytest.mark.parametrize("layers", list(VISION))
+@pytest.mark.parametrize("name", list(DRAWS))
+def test_nothing_lies_over_another_thing(name: str, layers: int, tmp_path: Path, drawn: list[Figure]) -> None:
+    DRAWS[name](tmp_path, layers)
+    assert not collisions(drawn[0])
+    assert min(panel.get_window_extent().height for panel in drawn[0].axes if panel.lines) > drawn[0].dpi, "an inch"
+
+
+@pytest.mark.parametrize("style", ["screen", "paper"])
+@pytest.mark.parametrize("layers", [LAYERS, 32, 80])
+def test_the_state_after_the_norm_has_its_tick(layers: int, style: str, tmp_path: Path) -> None:
+    if layers == LAYERS:
+        top = {**at("lm", 8, "last", 1.0), "site": "lm.08.norm", "part": "norm"}
+        scores, last = load_scores(write(tmp_path / "a", "entailment", PEAKED, more=[score(0.9, **top)])), "8n"
+    else:
+        scores, last = deep(tmp_path / "a", layers), f"{layers}n"
+    panel = layers_figure(scores, style).axes[-1]
+    names = [label.get_text() for label in panel.get_xticklabels()]
+    assert names[0] == "0" and names[-1] == last and "n: " in panel.get_xlabel()
+
+
+def test_letters_in_a_pdf_are_truetype(tmp_path: Path) -> None:
+    """Type 3, which journals refuse, is matplotlib's own choice. No figure is written but by `save`."""
+    draw_layers(deep(tmp_path / "a", 32), [tmp_path / "a.pdf"], "paper")
+    written = (tmp_path / "a.pdf").read_bytes()
+    assert b"/FontFile2" in written and b"/Type3" not in written and b"/CIDFontType2" in written
+    if shutil.which("pdffonts"):
+        said = subprocess.run(["pdffonts", tmp_path / "a.pdf"], capture_output=True, text=True, check=True).stdout
+        assert "TrueType" in said and "Type 3" not in said
+    package = Path(__file__).parents[1] / "mllm_probe"
+    writers = [path.name for path in package.rglob("*.py") if re.search(r"\.savefig\(", path.read_text())]
+    assert writers == ["figures.py"]
+
+
+def coloured(figure: Figure) -> dict[str, str]:
+    """{what a line is: its colour}."""
+    from matplotlib.colors import to_hex
+
+    lines = [line for panel in figure.axes for line in panel.lines]
+    return {str(line.get_gid() or line.get_label()): to_hex(line.get_color()) for line in lines}
+
+
+def test_a_colour_has_one_meaning(tmp_path: Path) -> None:
+    """In the figure of layers, of a study and in the page's charts; no floor and no control has that of a position."""
+    scores = load_scores(write(tmp_path / "a", "entailment", PEAKED))
+    local = load_scores(write(tmp_path / "b", "objects", PLATEAU))
+    still, study = coloured(layers_figure(scores)), coloured(study_figure(scores, local, []))
+    chart = next(one for one in layer_charts(scores) if one["name"] == "last")
+    live = {trace["name"]: trace["line"]["color"].lower() for trace in chart["data"] if "name" in trace}
+    positions = {name: still.pop(name) for name in ("last", "mean_text", "mean_image")}
+    assert live.pop("last") == positions["last"] and not set(positions.values()) & {*still.values(), *live.values()}
+    assert study["chance"] == still["majority"]
+    same = {"text only", "blank picture", "random weights", "zero shot", "question only", "vision only"}
+    named = {name.removeprefix("last, "): colour for name, colour in still.items()}
+    from mllm_probe.report.colours import on_page
+
+    for name in same:
+        assert live[name] == on_page(named[name]), name
+    apart = [named[name] for name in (*same, "majority", "shuffled picture", "copy ceiling")]
+    assert len(set(apart)) == len(apart)
+    assert EXCHANGED["permuted"][0] != named["text only"]
+
+
+def test_a_position_keeps_its_colour_whatever_else_was_read(tmp_path: Path) -> None:
+    scores = load_scores(write(tmp_path / "a", "entailment", PEAKED))
+    fewer = scores[scores.position != "last"]
+    assert coloured(layers_figure(fewer))["mean_text"] == coloured(layers_figure(scores))["mean_text"]
