@@ -33,7 +33,7 @@ def composed(job: str, overrides: Sequence[str]) -> Any:
     try:
         with _hydra(job):
             return typed(compose(job, readable(overrides)), job, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
         raise ConfigError(sentence(job.replace("_", " "), error)) from error
 
 

@@ -63,6 +63,16 @@ def count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
+def first_line(error: BaseException) -> str:
+    """What a library says, in brief; the kind of its error where it says nothing."""
+    return str(error).strip().partition("\n")[0].rstrip() or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch's OutOfMemoryError is a RuntimeError; the CPU's allocator raises a plain one."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
 def few(names: Sequence[str], most: int = 3) -> str:
     """The first of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -1,6 +1,17 @@
 """Errors as one sentence, whoever raised them. What is no error of the user's keeps its traceback elsewhere."""
 
 import re
+from typing import Any, get_args, get_origin, get_type_hints
+
+RANGE = "layers.range"  # two numbers, where other lists may hold one
+WANTED = {  # what OmegaConf says, in part, and what was wanted
+    r"to Integer|subclass of int": "a whole number",
+    "to Float|subclass of float": "a number",
+    "valid bool": "true or false",
+    "to string|subclass of str": "one text",
+    "^Cannot merge DictConfig": "names with values in braces, such as {name: value}",
+    "is not a subclass of|Cannot assign": "settings, each by its own name behind a dot",
+}
 
 
 def sentence(command: str, error: BaseException) -> str:
@@ -8,38 +19,72 @@ def sentence(command: str, error: BaseException) -> str:
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-    from mllm_probe.errors import MllmProbeError, choices
+    from mllm_probe.errors import MllmProbeError, choices, first_line
 
     if isinstance(error, MllmProbeError):
         return str(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if option.startswith("submitit_"):
-            return "hydra/launcher=slurm, slurm_cpu and local need submitit: pip install 'mllm-probe[slurm]'"
-        if error.options is not None:
-            return f"{group}={option} is unknown; {choices(option, error.options)}"
+    if isinstance(error, MissingConfigException):
+        return _no_option(command, error)
     if isinstance(error, OSError):
         return cannot_use(error, "paths.outputs=FOLDER")
+    if isinstance(error, TypeError | ValueError):  # Hydra's, of what stands where the name of an option should
+        return "a group takes the name of an option, and its settings have a dot, such as layers.range=[4,8]"
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | AttributeError) and isinstance(cause, OmegaConfBaseException):
         if str(cause.key) == "seed" and "sweep" in (cause.parent_node or ()):
             return f"'seed' is no setting of `{command}`; sweep.seeds=[3] draws train and validation by seed 3"
         names = [str(name) for name in cause.parent_node or ()]
         return f"'{cause.full_key}' is no setting of `{command}`; {choices(str(cause.key), names)}"
-    first = str(error).strip().splitlines()[0]
+    first = first_line(error)
     if foreign := re.match(r"In '([^']+)': Could not override '([^']+)'", first):
         option = "=".join(foreign[1].rsplit("/", 1))
         return f"{option} sets {foreign[2]}, which `mllm-probe {command}` does not have; it is for another command"
     if first.startswith("Ambiguous value"):
         return f"{first}; add -m to run every combination"
-    if isinstance(cause, OmegaConfBaseException) and "is not a ListConfig" in str(cause):
-        key = cause.full_key or first.rpartition("'")[2] or "it"
-        return f"{key} must be a list in brackets, as layers.range=[4,8] is"
-    merged = re.match(r"Error merging override ([^=]+)=", first)
-    if merged and str(cause).startswith("Cannot merge DictConfig with"):
-        return f"{merged[1]} must be names with values in braces, such as {{name: value}}"
-    reason = str(cause).strip().splitlines()[0] if isinstance(cause, OmegaConfBaseException | HydraException) else ""
+    if torn := re.match(r"Error parsing override '(.*)'$", first):
+        return f"'{torn[1]}' cannot be read; write NAME=VALUE"
+    if gone := re.match(r"Error merging override ~([\w.]+)|Could not delete from config. '([\w.]+)' does not", first):
+        return f"'{gone[1] or gone[2]}' cannot be removed with ~; leave that word out"
+    merged = re.match(r"Error merging override \+*([\w.@/]+)=(.*)", first)
+    if merged and (wanted := _wanted(merged[1], merged[2], cause)):
+        return wanted
+    reason = first_line(cause) if isinstance(cause, OmegaConfBaseException | HydraException) else ""
     return f"{first}: {reason}" if reason else f"{first}; see `mllm-probe {command} --help`"
+
+
+def _no_option(command: str, error: Any) -> str:
+    from mllm_probe.errors import choices
+
+    named = error.missing_cfg_file or re.sub(r".*Could not load '([^']+)'.*", r"\1", str(error), flags=re.DOTALL)
+    group, _, option = str(named).rpartition("/")
+    if option.startswith("submitit_"):
+        return "hydra/launcher=slurm, slurm_cpu and local need submitit: pip install 'mllm-probe[slurm]'"
+    if error.options is None:
+        return f"{group} names '{option}', which is unknown; `mllm-probe {command} --help` lists what there is"
+    return f"{group}={option} is unknown; {choices(option, error.options)}"
+
+
+def _wanted(key: str, value: str, cause: Any) -> str:
+    """What a setting of another type must be, "" where OmegaConf's words are not known."""
+    said = str(cause)
+    if "is not a ListConfig" in said:
+        return f"{key} must be a list in brackets, such as {key}={_listed(key, value, cause.object_type)}"
+    for words, wanted in WANTED.items():
+        if re.search(words, said.partition("\n")[0]):
+            each = "each of " if "[" in str(getattr(cause, "full_key", "")) else ""
+            return f"{each}{key}={value} must be {wanted}"
+    return ""
+
+
+def _listed(key: str, value: str, owner: Any) -> str:
+    """The value as a list that the setting takes, or another where it cannot be one of its items."""
+    if key == RANGE:
+        return "[4,8]"
+    hint = get_type_hints(owner)[key.rpartition(".")[2]]
+    (item,) = next(get_args(one) for one in (hint, *get_args(hint)) if get_origin(one) is list)  # not what may be null
+    if item in (int, float):
+        return f"[{value}]" if re.fullmatch(r"-?\d+", value) else "[3]"
+    return f"[[{value}]]" if get_origin(item) is list else f"[{value}]"
 
 
 def cannot_use(error: OSError, setting: str) -> str:
@@ -52,13 +97,13 @@ def reason(command: str, error: BaseException) -> str:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from mllm_probe.errors import MllmProbeError
+    from mllm_probe.errors import MllmProbeError, first_line
 
     if isinstance(error, KeyboardInterrupt):
         return f"stopped by {error or 'Ctrl-C'}; the same command goes on behind the finished shards"
     if isinstance(error, MllmProbeError | HydraException | OmegaConfBaseException | OSError):
         return sentence(command, error)
-    first = str(error).strip().partition("\n")[0]
+    first = first_line(error)
     if type(error).__name__ == "UncompletedJobError":  # submitit's, from within its signal handler
         return f"{first} hydra.launcher.max_num_timeout allows more of them, hydra.launcher.timeout_min longer ones"
     return f"{type(error).__name__}: {first}"

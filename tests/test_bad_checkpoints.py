@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import Run, blueprint_of, make_tokenizer, save_llava, tiny
 from families import FAMILIES
+from families_more import save_paligemma2
 from huggingface_hub import errors
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -154,6 +155,21 @@ def pickled(folder: Path) -> None:
     torch.save({"lm_head.weight": Namespace(weight=1)}, folder / "pytorch_model.bin")
 
 
+def written(name: str, text: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (save_llava(folder) / name).write_text(text)
+
+    return spoil
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (save_llava(folder) / name).unlink()
+
+
+def attention_by_eager(folder: Path) -> None:
+    save_paligemma2(folder)
+
+
 def pointer(name: str) -> Callable[[Path], None]:
     """What a clone without Git LFS holds in place of a large file."""
 
@@ -210,8 +226,41 @@ def part_not_there(folder: Path) -> None:
             "vision_feature_layer=99, and the vision tower has 3 blocks, so layers 0 ",
         ),
         (in_config(vision_feature_layer=[-2, -9]), "vision_feature_layer=[-2, -9], and the vision tower has 3 blocks"),
-        (in_config(text_config__num_attention_heads=3), "the config cannot be used (Class validation error for valida"),
-        (in_config(text_config__hidden_act="nope"), "the model cannot be used ('nope' is unknown to transformers)"),
+        (
+            in_config(text_config__num_attention_heads=3),
+            "the config cannot be used (config.json: The hidden size (64) is not a multiple of",
+        ),
+        (
+            in_config(text_config__hidden_act="nope"),
+            "config.json has text_config.hidden_act=nope, which is unknown here",
+        ),
+        (in_config(dtype="float99"), "config.json has dtype=float99, which torch does not have; it is bfloat16, float"),
+        (in_config(text_config__torch_dtype=5), "config.json has text_config.torch_dtype=5, which torch does not have"),
+        (in_config(quantization_config="nf4"), "config.json has quantization_config=nf4, and what it names must be an"),
+        (in_config(quantization_config=[1]), "config.json has quantization_config=[1], and what it names must be an"),
+        (in_config(text_config__quantization_config={}), "quantization_config={}, and what it names must be an object"),
+        (in_config(text_config="x"), "config.json has text_config='x', which is of a wrong type"),
+        (in_config(vision_feature_select_strategy="x"), "vision_feature_select_strategy=x, not one of 'default', 'fu"),
+        (in_config(text_config__num_key_value_heads=0), "the config cannot be used (integer division or modulo by zer"),
+        (written("config.json", "[]"), "config.json holds no JSON object, cut off or damaged; fetch it again"),
+        (written("config.json", '{"a":'), "config.json holds no JSON object, cut off or damaged; fetch it again"),
+        (written("tokenizer.json", "[]"), "tokenizer.json holds no JSON object, cut off or damaged; fetch it again"),
+        (written("processor_config.json", "null"), "processor_config.json holds no JSON object, cut off or damaged"),
+        (written("model.safetensors.index.json", "[]"), "index.json names no files of weights (its weight_map); fe"),
+        (
+            without("tokenizer.json"),
+            "its tokenizer has no file here, such as tokenizer.json; save the model's tokenizer",
+        ),
+        (without("model.safetensors"), "checkpoint has no weights (model.safetensors, or model.safetensors.index.json"),
+        (in_config(text_config={}), "have another shape than config.json asks for (lm_head.weight: [306, 64] in the f"),
+        (in_config(text_config__hidden_size=None), "hidden_size=None, which is of a wrong type"),
+        (in_config(vision_config={}), "[64, 64] in the files, [64, 768] by config.json); nothing is drawn in their"),
+        (in_config(text_config__num_hidden_layers=40), "324 weights of the model (model.language_model.layers.10"),
+        (
+            in_picture_processor(size={"longest_edge": 3}),
+            "or 'shortest_edge' key. Got {longest_edge: 3}; fetch or mend",
+        ),
+        (attention_by_eager, "Gemma2Model has no such attention; set model.attn=eager"),
         (in_picture_processor(image_mean=[0, 0, 0]), "image_mean=[0, 0, 0]; nothing is subtracted while image_std="),
         (in_picture_processor(image_mean=[0.5]), "image_mean=[0.5]; it has another length than image_std="),
         (in_picture_processor(image_std=[1, 0, 1]), "image_std=[1, 0, 1]; it must be above 0 for each colour"),

@@ -4,8 +4,10 @@ The oracles know nothing of taps and spans: blocks called by hand one after the 
 by decoding. `docs/families.md` must say what is found here; MLLM_PROBE_WRITE_DOCS=1 writes its table anew.
 """
 
+import json
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -321,6 +323,21 @@ def test_bfloat16_and_nf4_are_read(family: tuple[str, Path], pair: list[Sample])
         assert bool(inside) == ("quantization" in settings)
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_what_is_stored_in_few_bits_fits_its_config(family: tuple[str, Path], tmp_path: Path, kind: str) -> None:
+    """The shapes in the heads of the files are those of packed matrices; of plain files they are read by all tests."""
+    settings = {"dtype": "bfloat16", "quantization": kind, **SETTINGS.get(family[0], {})}
+    loaded = load_model(blueprint_of(family[1], **settings), "cpu")
+    shutil.copytree(family[1], tmp_path / "stored", ignore=shutil.ignore_patterns("*.safetensors"))
+    loaded.network.save_pretrained(tmp_path / "stored")
+    blueprint_of(tmp_path / "stored", **settings)
+    told = json.loads((tmp_path / "stored" / "config.json").read_text())
+    (told.get("text_config") or told)["hidden_size"] = 32
+    (tmp_path / "stored" / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError):
+        blueprint_of(tmp_path / "stored", **settings)
+
+
 def test_the_whole_way_to_scores(probe: Run, family: tuple[str, Path], tmp_path: Path) -> None:
     more = (f"model.{name}={value}" for name, value in SETTINGS.get(family[0], {}).items())
     args = (
@@ -334,7 +351,7 @@ def test_the_whole_way_to_scores(probe: Run, family: tuple[str, Path], tmp_path:
     code, _, err = probe("run", *args, *small, "layers.stride=2", "extract.positions=[last,mean_image]")
     assert code == 0, err
     table = load_scores(next((tmp_path / "outputs" / "run").glob("*/*")) / "scores.csv")
-    anatomy = blueprint_of(family[1]).anatomy
+    anatomy = blueprint_of(family[1], **SETTINGS.get(family[0], {})).anatomy
     assert set(table.tower.dropna()) == set(anatomy.towers)
     assert ("mean_image" in set(table[table.tower == "lm"].position)) != anatomy.crossed
     assert table[(table.site != "") & (table.metric == "accuracy")].value.between(0, 1).all()

@@ -256,7 +256,9 @@ def test_a_non_finite_state_stops_the_run_and_leaves_no_shard(
     block = model._model.model.language_model.layers[1]
     handle = block.register_forward_hook(lambda _m, _a, out: torch.full_like(out, float("nan")))
     try:
-        with pytest.raises(ModelError, match=r"lm.02@\w+ of sample \w+ is not finite in torch.float32"):
+        with pytest.raises(
+            ModelError, match=r"lm.02@\w+ of sample \w+ is not finite; all is float32 already, so weights or"
+        ):
             fill(model, store, samples, KEYS, shared=True)
     finally:
         handle.remove()

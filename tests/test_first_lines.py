@@ -1,5 +1,6 @@
 """What libraries say first is no help: the sentence names the setting and what it takes."""
 
+import re
 import warnings
 
 import pytest
@@ -10,18 +11,52 @@ from mllm_probe.compose import composed
 from mllm_probe.errors import ConfigError, choices
 
 
-@pytest.mark.parametrize("word", ["layers.range=x", "layers.range=4", "sweep.seeds=3", "extract.positions=last"])
-def test_a_list_is_told_by_its_brackets(word: str) -> None:
+@pytest.mark.parametrize(
+    ("job", "key"),
+    [
+        ("run", "sweep.seeds"),
+        ("run", "layers.range"),
+        ("run", "extract.answers"),
+        ("vision_score", "score.alphas"),
+        ("geometry", "geometry.across"),
+    ],
+)
+def test_a_list_is_told_by_an_example_of_itself(job: str, key: str) -> None:
+    """Which can be typed as it stands."""
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)} must be a list in brackets, such as .*\]$") as error:
+        composed(job, [f"{key}=x"])
+    example = str(error.value).rpartition(" ")[2]
+    assert example.startswith(f"{key}=[")
+    composed(job, [example])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("sweep.seeds=3", "sweep.seeds must be a list in brackets, such as sweep.seeds=[3]"),
+        ("layers.range=4", "layers.range must be a list in brackets, such as layers.range=[4,8]"),
+        ("task.templates=[]", "task.templates=[] must be names with values in braces, such as {name: value}"),
+        ("sweep.seeds=[a]", "each of sweep.seeds=[a] must be a whole number"),
+        ("sweep.seeds=[null]", "each of sweep.seeds=[null] must be a whole number"),
+        ("data.n=1.5", "data.n=1.5 must be a whole number"),
+        ("extract.max_disk_gb=x", "extract.max_disk_gb=x must be a number"),
+        ("model.trust_remote_code=maybe", "model.trust_remote_code=maybe must be true or false"),
+        ("model.attn=[a]", "model.attn=[a] must be one text"),
+        ("data=3", "data=3 must be settings, each by its own name behind a dot"),
+        ("~model.name", "'model.name' cannot be removed with ~; leave that word out"),
+        ("~nothing", "'nothing' cannot be removed with ~; leave that word out"),
+        ("data.n", "'data.n' cannot be read; write NAME=VALUE"),
+        ("model=[a,b]", "model names 'b', which is unknown; `mllm-probe run --help` lists what there is"),
+        (
+            "layers=[4,8]",
+            "a group takes the name of an option, and its settings have a dot, such as layers.range=[4,8]",
+        ),
+    ],
+)
+def test_words_of_libraries_are_told_by_the_setting(word: str, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         composed("run", [word])
-    assert str(error.value) == f"{word.partition('=')[0]} must be a list in brackets, as layers.range=[4,8] is"
-
-
-def test_a_mapping_is_told_by_its_braces() -> None:
-    with pytest.raises(
-        ConfigError, match="^task.templates must be names with values in braces, such as {name: value}$"
-    ):
-        composed("run", ["task.templates=[]"])
+    assert str(error.value) == said
 
 
 def test_a_seed_is_found() -> None:

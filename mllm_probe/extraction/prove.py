@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mllm_probe.batches import Chunk
-from mllm_probe.errors import ModelError, PassError
-from mllm_probe.extraction.taps import TOO_LITTLE, is_out_of_memory, read_states
+from mllm_probe.errors import ModelError, PassError, first_line, is_out_of_memory
+from mllm_probe.extraction.taps import TOO_LITTLE, read_states
 from mllm_probe.protocols import Extractable
 from mllm_probe.sites import Key, Site
 from mllm_probe.types import Sample
@@ -64,7 +64,7 @@ def prove(
         ValueError,
         IndexError,
     ) as problem:  # its forward takes no packed prompts
-        why = str(problem.__cause__ or problem).splitlines()[0]
+        why = first_line(problem.__cause__ or problem)
         return Proof(causal, f"its forward pass refuses packed prompts ({why})", noise=noise)
     if packed is None:
         return Proof(causal, "memory ran out with a few packed prompts", noise=noise)

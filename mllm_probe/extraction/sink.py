@@ -6,8 +6,8 @@ from threading import Thread
 from types import TracebackType
 
 from mllm_probe.cache.writer import ShardWriter
-from mllm_probe.errors import ModelError
-from mllm_probe.extraction.taps import Pending, is_out_of_memory
+from mllm_probe.errors import ModelError, first_line, is_out_of_memory
+from mllm_probe.extraction.taps import Pending
 
 DEPTH = 2  # passes that may wait here; the model pauses when the disk is that far behind
 
@@ -60,5 +60,5 @@ class Sink:
 def _plainly(error: BaseException) -> BaseException:
     """Memory that runs out here is the host's, and smaller passes do not help."""
     if isinstance(error, RuntimeError) and is_out_of_memory(error):
-        return ModelError(f"the host's memory does not suffice to gather a shard ({str(error).splitlines()[0]})")
+        return ModelError(f"the host's memory does not suffice to gather a shard ({first_line(error)})")
     return error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.batches import Batch, Chunk, Reading
-from mllm_probe.errors import MllmProbeError, ModelError, PassError
+from mllm_probe.errors import MllmProbeError, ModelError, PassError, first_line, is_out_of_memory
 from mllm_probe.protocols import Extractable
 from mllm_probe.sites import ANSWER, Key, Site
 
@@ -24,14 +24,8 @@ if TYPE_CHECKING:
 GATHER_VALUES = 16_000_000  # at most so many numbers are gathered at once for a mean
 
 
+EXACT = "float32"
 TOO_LITTLE = "memory does not suffice for a single sample; use a smaller model, fewer layers, or model.quantization=nf4"
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """OutOfMemoryError is a RuntimeError; the CPU's allocator raises a plain one."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class _Stop(Exception):
@@ -106,12 +100,13 @@ class Pending:
     keys: tuple[Key, ...]
     values: Mapping[Key, "torch.Tensor"]
     event: Any
+    model: Extractable
 
     def chunk(self) -> Chunk:
         """Wait, check that all is there and finite. Raises ModelError."""
         if self.event is not None:
             self.event.synchronize()
-        _check(self.values, self.keys, self.batch)
+        _check(self.values, self.keys, self.batch, self.model)
         rows = {key: self.batch.readings[key.site.tower, key.position].rows for key in self.keys}
         return Chunk(self.batch.uids, self.values, rows)
 
@@ -145,7 +140,7 @@ def launch(model: Extractable, batch: Batch, keys: Sequence[Key], dtype: "torch.
     with torch.inference_mode(), _hooked(model, by_site, receive), suppress(_Stop), _told(batch):
         model.forward(batch)
     pinned = any(value.is_pinned() for value in values.values()) if torch.cuda.is_available() else False
-    return Pending(batch, tuple(keys), values, _event() if pinned else None)
+    return Pending(batch, tuple(keys), values, _event() if pinned else None, model)
 
 
 @contextmanager
@@ -161,7 +156,7 @@ def _told(batch: Batch) -> Iterator[None]:
         first, more = batch.names[0] if batch.names else batch.uids[0], len(set(batch.names)) - 1
         raise PassError(
             f"the model cannot read the prompt about {first}{f' or about {more} others' if more > 0 else ''} "
-            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
 
 
@@ -208,7 +203,7 @@ def _hooked(model: Extractable, sites: Mapping[Site, Any], receive: Any) -> Iter
             handle.remove()
 
 
-def _check(values: Mapping[Key, "torch.Tensor"], keys: Sequence[Key], batch: Batch) -> None:
+def _check(values: Mapping[Key, "torch.Tensor"], keys: Sequence[Key], batch: Batch, model: Extractable) -> None:
     import torch
 
     silent = [str(key) for key in keys if key not in values]
@@ -220,4 +215,14 @@ def _check(values: Mapping[Key, "torch.Tensor"], keys: Sequence[Key], batch: Bat
             row = int((~finite).nonzero()[0])
             rows = batch.readings[key.site.tower, key.position].rows
             uid = batch.uids[int((rows <= row).sum()) - 1]
-            raise ModelError(f"{key} of sample {uid} is not finite in {values[key].dtype}; try extract.dtype=float32")
+            raise ModelError(f"{key} of sample {uid} is not finite; {_finer(values[key].dtype, model)}")
+
+
+def _finer(stored: "torch.dtype", model: Extractable) -> str:
+    """What to try, by where numbers can still have more room."""
+    kind, computed = str(stored).removeprefix("torch."), model.provenance().get("dtype")
+    if kind != EXACT:
+        return f"it is stored in {kind}, so try extract.dtype={EXACT}"
+    if computed != EXACT:
+        return f"the model computes in {computed}, so try model.dtype={EXACT}"
+    return f"all is {EXACT} already, so weights or settings of the checkpoint are at fault; fetch it again"

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.errors import ConfigError, choices
+from mllm_probe.errors import ConfigError, choices, first_line
 from mllm_probe.loggers.mlflow import MLflow
 from mllm_probe.loggers.record import Logger, recorded
 from mllm_probe.loggers.tensorboard import TensorBoard
@@ -36,8 +36,7 @@ def log_runs(names: Sequence[str], runs: Sequence[RunPaths], outputs: str, repor
             try:
                 said = LOGGERS[name].log(recorded(paths, OutputPaths(Path(outputs))))
             except Exception as error:  # packages of others, and services, fail in as many ways as there are of them
-                first = str(error).strip().partition("\n")[0]
-                said = f"not logged, {type(error).__name__}: {first}"
+                said = f"not logged, {type(error).__name__}: {first_line(error)}"
             reporter.note(f"{name}: {said}")
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +12,17 @@ import transformers
 
 from mllm_probe.batches import Survey
 from mllm_probe.data.pictures import open_rgb
-from mllm_probe.errors import MllmProbeError, ModelError, PassError
+from mllm_probe.errors import MllmProbeError, ModelError, PassError, is_out_of_memory
 from mllm_probe.models import dense as dense  # its class is known to transformers from here on
 from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.classes import load_config, make_model
 from mllm_probe.models.completion import complete, set_up
 from mllm_probe.models.pictures import find_slots
-from mllm_probe.models.processor import check_vocabulary, first_line, load_processor, told_by
+from mllm_probe.models.processor import check_vocabulary, load_processor, told_by
 from mllm_probe.models.projections import read_adapter
 from mllm_probe.models.prompt import Layout, Prompter
+from mllm_probe.models.reasons import because, briefly
+from mllm_probe.models.shapes import check_shapes
 from mllm_probe.models.soundness import sound_config
 from mllm_probe.models.stored import as_asked, check_stored, stored_kind
 from mllm_probe.models.structure import Structure, class_tokens, find_structure, parameters_of
@@ -45,6 +46,8 @@ class Blueprint:
         self.config = self.guarded("config", self._config)
         model = self.bare()
         self.model_class = type(model)
+        if settings.weights != "random":
+            self.guarded("model", lambda: check_shapes(model, folder))
         self.structure: Structure = find_structure(model, settings.blocks.named)
         self.parameters = parameters_of(model, self.structure)
         self._positioned = any("position_embedding" in name for name, _ in model.named_parameters() if "vision" in name)
@@ -84,7 +87,7 @@ class Blueprint:
     def bare(self) -> Any:
         """The model without weights, on the meta device."""
         with torch.device("meta"):
-            return self.guarded("model", lambda: make_model(self.config, self.settings.trust_remote_code))
+            return self.guarded("config", lambda: make_model(self.config, self.settings))
 
     @property
     def anatomy(self) -> Anatomy:
@@ -108,18 +111,15 @@ class Blueprint:
             return load()
         except MllmProbeError:
             raise
-        except torch.OutOfMemoryError as error:
-            raise ModelError(
-                f"{self.folder}: the {what} does not fit into the memory of the device; use model.quantization=nf4, or "
-                "several cards with model.placement=spread"
-            ) from error
         except Exception as error:
-            if lacking := re.search(r"requires the (\w+) library but it was not found", str(error)):
-                name = lacking[1]
+            if is_out_of_memory(error):
                 raise ModelError(
-                    f"{self.folder}: the {what} needs {name}, which is not installed; run `pip install {name}`"
+                    f"{self.folder}: the {what} does not fit into the memory of the device; use "
+                    "model.quantization=nf4, or several cards with model.placement=spread"
                 ) from error
-            raise ModelError(f"{self.folder}: the {what} cannot be used ({first_line(error)})") from error
+            raise ModelError(
+                f"{self.folder}: the {what} cannot be used ({because(self.folder, error, what)})"
+            ) from error
 
     def refusal(self, path: Path) -> str:
         """Why its processor cannot read a picture, "" where it can."""
@@ -127,7 +127,7 @@ class Blueprint:
         try:
             self.process([sample])
         except PassError as error:
-            return first_line(error.__cause__ or error)
+            return briefly(error.__cause__ or error)
         return ""
 
     def survey(self, samples: Sequence[Sample], keys: Sequence[Key]) -> Survey:
@@ -221,7 +221,7 @@ class Blueprint:
                 for sample in samples:
                     self.process([sample])  # to name the one
             raise PassError(
-                f"{type(self.processor).__name__} cannot read the prompt about {samples[0].name} ({first_line(error)})"
+                f"{type(self.processor).__name__} cannot read the prompt about {samples[0].name} ({briefly(error)})"
             ) from error
 
     def _without_pictures(self, texts: Sequence[str]) -> Any:
@@ -229,5 +229,5 @@ class Blueprint:
             return self.processor(text=texts, padding=True, return_tensors="pt")
         except Exception as error:  # transformers raises anything here
             raise PassError(
-                f"{type(self.processor).__name__} takes no prompt without a picture ({first_line(error)})"
+                f"{type(self.processor).__name__} takes no prompt without a picture ({briefly(error)})"
             ) from error

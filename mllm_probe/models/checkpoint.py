@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from mllm_probe.errors import ConfigError, ModelError, choices
-from mllm_probe.models.whole import check_small
+from mllm_probe.errors import ConfigError, ModelError, choices, first_line
+from mllm_probe.models.whole import check_small, need_weights
 from mllm_probe.settings import (
     ATTENTIONS,
     CHATS,
@@ -58,6 +58,8 @@ def find_checkpoint(
     read inputs. Raises ConfigError, ModelError."""
     folder = find_folder(model, setting, weights)
     check_parts(folder, readers)
+    if weights and not (isinstance(model, ModelSettings) and model.weights == "random"):
+        need_weights(folder)
     return folder
 
 
@@ -167,8 +169,7 @@ def _why_not(model: CheckpointSettings, setting: str, error: Exception) -> str:
             f"{what} is not on this machine, and {why}; run `hf download {model.hub_id}` where there is a network, or "
             f"give a local folder with {setting}=FOLDER"
         )
-    said = str(error).strip().partition("\n")[0]
-    return f"{what} could not be fetched ({type(error).__name__}: {said}); the same command tries again"
+    return f"{what} could not be fetched ({type(error).__name__}: {first_line(error)}); the same command tries again"
 
 
 def check_parts(folder: Path, readers: Sequence[tuple[str, ...]] = (PROCESSOR,)) -> None:

@@ -19,6 +19,8 @@ from transformers import (
 )
 
 from mllm_probe.errors import ModelError
+from mllm_probe.models.soundness import KEPT, check_dtypes
+from mllm_probe.settings import ModelSettings
 
 BROUGHT = (
     AutoModelForImageTextToText,
@@ -39,6 +41,7 @@ def untrusted(folder: Path, part: str) -> ModelError:
 def load_config(folder: Path, trust_remote_code: bool) -> Any:
     """The config of a model that takes pictures and text. Raises ModelError, and whatever transformers raises."""
     told = json.loads((folder / "config.json").read_text())
+    check_dtypes(folder, told)
     kind, brought = told.get("model_type"), bool(told.get("auto_map"))
     if kind not in CONFIG_MAPPING and not brought:
         raise ModelError(
@@ -58,8 +61,10 @@ def load_config(folder: Path, trust_remote_code: bool) -> Any:
     )
 
 
-def make_model(config: Any, trust_remote_code: bool) -> Any:
-    """A model of the config's class, with weights of its own drawing on the default device."""
-    brought = getattr(config, "auto_map", None) or {}
-    auto = next((auto for auto in BROUGHT if trust_remote_code and auto.__name__ in brought), AutoModelForMultimodalLM)
-    return auto.from_config(config, trust_remote_code=trust_remote_code)
+def make_model(config: Any, settings: ModelSettings) -> Any:
+    """A model of the config's class, with weights of its own drawing on the default device, and the kind of attention
+    that was asked for, unless it is one that not every machine has. Raises whatever transformers raises."""
+    brought, trust = getattr(config, "auto_map", None) or {}, settings.trust_remote_code
+    auto = next((auto for auto in BROUGHT if trust and auto.__name__ in brought), AutoModelForMultimodalLM)
+    attn = {"attn_implementation": settings.attn} if settings.attn in KEPT else {}
+    return auto.from_config(config, trust_remote_code=trust, **attn)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.models.processor import first_line
+from mllm_probe.models.reasons import briefly
 from mllm_probe.models.soundness import check_scaling
 from mllm_probe.models.tags import PICTURE
 
@@ -37,7 +37,7 @@ def set_up(folder: Path, processor: Any, settings: Mapping[str, Any] | None) -> 
         changed = kind.from_dict(images.to_dict(), **settings)
         changed(images=[PICTURE], return_tensors="pt")
     except Exception as error:  # transformers raises anything here
-        said = first_line(error)
+        said = briefly(error)
         raise ConfigError(f"model.processor={dict(settings)} cannot be used by {kind.__name__} ({said})") from error
     for name, switch in SWITCHES.items():
         if name in settings and not getattr(changed, switch, True):

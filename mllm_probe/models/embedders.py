@@ -21,6 +21,7 @@ from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.label_settings import CLASS, IMAGE, JOINT, LAST, MEAN, POOLER, POOLINGS, TEXT, EmbedderSettings
 from mllm_probe.models.checkpoint import PROCESSOR, TOKENIZER, find_checkpoint
 from mllm_probe.models.encoder_plan import guarded
+from mllm_probe.models.shapes import check_shapes
 from mllm_probe.models.soundness import check_scaling, sound_config
 from mllm_probe.models.stored import refuse_quantised
 from mllm_probe.models.weights import load_weights
@@ -60,7 +61,8 @@ def plan_embedder(kind: str, settings: CheckpointSettings) -> EmbedderPlan:
     plan = EmbedderPlan(kind, folder, pooling)
     with torch.device("meta"):
         model = _guarded(plan, lambda: AutoModel.from_config(_config(plan)))
-        tower = _tower(plan, model)
+    _guarded(plan, lambda: check_shapes(model, folder))
+    tower = _tower(plan, model)
     if kind == IMAGE and pooling in (CLASS, MEAN):
         return EmbedderPlan(kind, folder, pooling, _leading(plan, tower))
     return plan

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
-from mllm_probe.models.processor import first_line
+from mllm_probe.models.reasons import because
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,5 @@ def guarded(name: str, folder: Path, load: Callable[[], Any], group: str = "enco
     except MllmProbeError:
         raise
     except Exception as error:
-        raise ModelError(f"{group}.{name}: {folder} cannot be used as an encoder ({first_line(error)})") from error
+        why = because(folder, error, "encoder")
+        raise ModelError(f"{group}.{name}: {folder} cannot be used as an encoder ({why})") from error

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from mllm_probe.batches import Batch
-from mllm_probe.errors import ModelError
+from mllm_probe.errors import ModelError, first_line
 from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.attention import sharing
 from mllm_probe.models.blueprint import Blueprint
@@ -167,7 +167,7 @@ class HFModel:
                 self._model.base_model(**self._moved(inputs), use_cache=False)
         except ValueError as error:
             if "features" in str(error) and "token" in str(error):  # said by the model, with both counts
-                raise ModelError(f"{type(self._model).__name__}: {str(error).splitlines()[0]}") from error
+                raise ModelError(f"{type(self._model).__name__}: {first_line(error)}") from error
             raise
 
     def _moved(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:

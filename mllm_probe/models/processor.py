@@ -22,6 +22,7 @@ from transformers.utils import is_torchvision_available, safe_load_json_file
 
 from mllm_probe.errors import ModelError
 from mllm_probe.models.classes import untrusted
+from mllm_probe.models.reasons import because
 from mllm_probe.models.soundness import check_scaling
 
 NAMED_IN = (  # where AutoProcessor looks for the name of a processor's class, in its order
@@ -70,7 +71,8 @@ def load_processor(folder: Path, trust_remote_code: bool) -> Any:
                 f"{folder}: {kind} needs torchvision even for pictures, and it is not installed; "
                 "run `pip install torchvision`"
             ) from error
-        raise ModelError(f"{folder}: {kind} cannot be used ({first_line(error)})") from error
+        why = because(folder, error, "processor")
+        raise ModelError(f"{folder}: {kind} cannot be used ({why})") from error
     for part in ("image_processor", "tokenizer"):
         if not hasattr(processor, part):
             raise ModelError(
@@ -79,23 +81,6 @@ def load_processor(folder: Path, trust_remote_code: bool) -> Any:
             )
     check_scaling(folder, processor.image_processor)
     return processor
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of transformers says, in brief, without advice that must not be followed here."""
-    text = str(error).strip()
-    if "weights_only" in text:
-        return "its weights are a pickle with more than tensors in it, which is code and not run; save *.safetensors"
-    if "above report" in text:
-        return "the tensors in its files do not fit together as its config says; fetch or save it again"
-    if isinstance(error, KeyError):
-        return f"{text} is unknown to transformers"
-    first, _, rest = text.partition("\n")
-    return (
-        f"{first} {rest.strip().partition(chr(10))[0]}".strip()
-        if first.endswith(":")
-        else first or type(error).__name__
-    )
 
 
 def check_vocabulary(folder: Path, tokenizer: Any, image: int | None, rows: int) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.models.adapters import TENSORS, origin_of
+from mllm_probe.models.reasons import briefly
 from mllm_probe.models.structure import Structure, attention_of
 
 NAMES = (("q_proj", "query", "wq"), ("v_proj", "value", "wv"))  # what families call W_q and W_v
@@ -79,7 +80,7 @@ def _inject(model: Any, folder: Path) -> None:
     try:
         found = model.load_adapter(str(folder), adapter_state_dict=state, ignore_mismatched_sizes=True)
     except ValueError as error:  # peft finds none of the modules that the adapter's config names
-        raise _other(model, folder, str(error).partition("\n")[0].partition(". ")[0]) from error
+        raise _other(model, folder, briefly(error)) from error
     if odd := sorted(found.mismatched_keys):
         name, there, here = odd[0]
         raise _other(model, folder, f"{name} is {list(there)}, and its place there is {list(here)} wide")

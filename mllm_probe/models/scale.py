@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mllm_probe.errors import ModelError
+from mllm_probe.errors import ModelError, first_line
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.pictures import Scale, Slots, find_slots
 from mllm_probe.models.structure import Structure, class_tokens
@@ -36,9 +36,9 @@ def scale_of(model: Any, blueprint: Blueprint, forward: Callable[[Mapping[str, A
         leading = class_tokens(model.get_submodule(structure.whole["vision"])) if "vision" in structure.blocks else 0
         found = _scale(seen, slots, leading)
     except (ModelError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         failed = ModelError(
-            f"the picture towers of {type(model).__name__} cannot be told apart ({reason}); use layers.towers=[lm]"
+            f"the picture towers of {type(model).__name__} cannot be told apart ({first_line(error)}); use "
+            "layers.towers=[lm]"
         )
 
         def refuse() -> Scale:

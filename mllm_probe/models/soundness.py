@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mllm_probe.errors import ModelError
 
 FILTERS = range(6)  # pillow's codes of how a picture is resized
@@ -24,6 +26,18 @@ def sound_config(folder: Path, config: Any) -> Any:
             raise ModelError(f"{folder}: config.json has {name}num_hidden_layers={blocks}, and a model has 1 or more")
     _check_feature_layers(folder, config)
     return config
+
+
+def check_dtypes(folder: Path, told: Any, where: str = "") -> None:
+    """Raises ModelError for what config.json calls a dtype and torch does not have."""
+    for name, inner in told.items() if isinstance(told, dict) else ():
+        check_dtypes(folder, inner, f"{where}{name}.")
+        named = name == "dtype" or (name == "torch_dtype" and told.get("dtype") is None)
+        if named and inner is not None and not isinstance(getattr(torch, str(inner), None), torch.dtype):
+            raise ModelError(
+                f"{folder}: config.json has {where}{name}={inner}, which torch does not have; it is bfloat16, float16 "
+                "or float32 mostly"
+            )
 
 
 def _parts(config: Any) -> list[tuple[str, Any]]:

@@ -27,9 +27,14 @@ MARKS = {
 
 def stored_kind(folder: Path) -> str | None:
     """None for plain numbers, nf4 and int8 for bitsandbytes', else what it is called. Raises what a damaged config
-    raises."""
+    raises, ModelError for what is no description of it."""
     config = json.loads((folder / "config.json").read_text())
     told = _quantization(config)
+    if told is not None and not (told and isinstance(told, dict)):
+        raise ModelError(
+            f"{folder}: config.json has quantization_config={told}, and what it names must be an object with a "
+            "quant_method; mend it, or take the checkpoint that was not quantised"
+        )
     if told is None:
         if isinstance(config.get("quantization"), dict):
             return "mlx"
@@ -44,13 +49,14 @@ def stored_kind(folder: Path) -> str | None:
     return str(told.get("bnb_4bit_quant_type", "fp4"))  # the library's own default
 
 
-def _quantization(config: Any) -> dict[str, Any] | None:
+def _quantization(config: Any) -> Any:
     """What the config says of it, or one inside it."""
     if not isinstance(config, dict):
         return None
-    if told := config.get("quantization_config") or config.get("compression_config"):
-        return dict(told)
-    return next((found for part in config.values() if (found := _quantization(part))), None)
+    for name in ("quantization_config", "compression_config"):
+        if config.get(name) is not None:
+            return config[name]
+    return next((found for part in config.values() if (found := _quantization(part)) is not None), None)
 
 
 def check_stored(folder: Path, kind: str | None, settings: ModelSettings) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mllm_probe.errors import ModelError, SpanError
+from mllm_probe.models.reasons import MENDING, briefly
 
 PICTURE = Image.new("RGB", (64, 48), (200, 120, 40))
 WORDS = "example words"
@@ -44,7 +45,9 @@ def find_tag(processor: Any, image: int | None) -> Tag:
     if bare:
         return Tag("", None, image, _lead(processor))
     if why:
-        raise ModelError(f"{type(processor).__name__} cannot process a picture at {named}: {why}")
+        raise ModelError(
+            f"{type(processor).__name__} cannot process a picture at {named}: {why}; {MENDING['processor']}"
+        )
     raise ModelError(
         f"{type(processor).__name__} writes no {tokenizer.convert_ids_to_tokens(image or 0)} (token {image}, the "
         f"image token of config.json) for a picture at {named}; the processor is another model's"
@@ -67,7 +70,7 @@ def _tokens(processor: Any, text: str, image: int | None) -> tuple[int, str]:
     try:
         inputs = processor(text=[text], images=[[PICTURE]], return_tensors="pt")
     except Exception as error:  # each family has its own way to say that tags and pictures do not match
-        return 0, str(error).strip().partition("\n")[0] or type(error).__name__
+        return 0, briefly(error)
     return int(pictured(inputs, image).sum()), ""
 
 

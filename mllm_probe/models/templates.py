@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.errors import MllmProbeError, ModelError
+from mllm_probe.errors import MllmProbeError, ModelError, first_line
 from mllm_probe.settings import AUTO, PLAIN, PromptSettings
 
 DEFAULT = "default"  # of several named templates
@@ -123,9 +123,9 @@ class Wrapping:
                 )
             )
         except Exception as error:  # a template is a program, and raises what it likes
-            said = str(error).strip().partition("\n")[0] or type(error).__name__
             less = "prompt.system=null leaves the system message out, " if system else ""
             raise ModelError(
-                f"the chat template in {self._template.source} cannot be used ({type(error).__name__}: {said}); {less}"
+                f"the chat template in {self._template.source} cannot be used ({type(error).__name__}: "
+                f"{first_line(error)}); {less}"
                 "prompt.chat=off does without a template"
             ) from error

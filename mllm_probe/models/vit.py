@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 
 from mllm_probe.errors import ModelError
 from mllm_probe.models.encoder_plan import EncoderPlan, check_size, guarded, pick_layer
+from mllm_probe.models.shapes import check_shapes
 from mllm_probe.models.soundness import check_scaling, sound_config
 from mllm_probe.models.stored import refuse_quantised
 from mllm_probe.models.weights import Lacking, load_weights
@@ -39,7 +40,10 @@ def plan_vit(name: str, settings: EncoderSettings, folder: Path) -> EncoderPlan:
     """Everything that can be wrong is found without weights. Raises ConfigError, ModelError."""
     config = _config(name, folder)
     with torch.device("meta"):
-        tower = _tower(name, guarded(name, folder, lambda: AutoModel.from_config(config)))
+        model = guarded(name, folder, lambda: AutoModel.from_config(config))
+    guarded(name, folder, lambda: check_shapes(model, folder))
+    with torch.device("meta"):
+        tower = _tower(name, model)
         patch, own = _sides(name, tower)
         size = settings.size or own
         check_size(name, size, patch)

@@ -15,7 +15,7 @@ from torch import nn
 
 from mllm_probe.errors import ModelError
 from mllm_probe.models.quantize import QUANTIZED_CLASSES
-from mllm_probe.models.whole import check_weights, tensor_names
+from mllm_probe.models.whole import check_weights, tensors_of
 
 WRAPPERS = ("base_model.model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 COUNTERS = "num_batches_tracked"  # of a batch norm in training; no state depends on it
@@ -84,23 +84,29 @@ def load_weights(
     """
     if folder is not None:
         check_weights(folder, needed=True)
-    if wrapper := _wrapper(folder):
-        options["key_mapping"] = {f"^{re.escape(wrapper)}": ""}
     more = {} if config is None else {"config": config}
     model, told = kind.from_pretrained(
-        folder, output_loading_info=True, ignore_mismatched_sizes=True, **more, **options
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **more, **renaming(folder), **options
     )
-    lacking = replace(_find_lacking(model, folder, told), wrapper=wrapper)
+    lacking = replace(find_lacking(model, folder, told), wrapper=_wrapper(folder))
     for name in lacking.names:
         _spoil(model, name)
     return model, replace(lacking, left=()) if part and not lacking.names else lacking
 
 
-def _find_lacking(model: nn.Module, folder: Path | None, told: Any) -> Lacking:
+def renaming(folder: Path | None) -> dict[str, Any]:
+    """What `from_pretrained` is told where a wrapper has put something before every name."""
+    wrapper = _wrapper(folder)
+    return {"key_mapping": {f"^{re.escape(wrapper)}": ""}} if wrapper else {}
+
+
+def find_lacking(model: nn.Module, folder: Path | None, told: Any) -> Lacking:
     """From what a library tells of its loading. Raises ModelError for more blocks than the model has."""
     missing = sorted(name for name in told["missing_keys"] if not name.endswith(COUNTERS))
     mismatched = [*told["mismatched_keys"], *_misshapen(model)]
-    other = sorted((name, f"{list(there)}, not {list(here)}") for name, there, here in mismatched)
+    other = sorted(
+        (name, f"{list(there)} in the files, {list(here)} by config.json") for name, there, here in mismatched
+    )
     left = sorted(told["unexpected_keys"])
     found = Lacking(folder, tuple(missing), tuple(other), tuple(left))
     lists = [f"{name}." for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
@@ -171,7 +177,7 @@ def arrives(places: Sequence[tuple[nn.Module, bool]], forward: Callable[[], None
 
 def _wrapper(folder: Path | None) -> str:
     """What a wrapper (torch.compile, distributed training, peft) has put before the name of every tensor."""
-    names = [] if folder is None else tensor_names(folder)
+    names = [] if folder is None else list(tensors_of(folder))
     found = ""
     while step := next((one for one in WRAPPERS if names and all(name.startswith(one) for name in names)), ""):
         names, found = [name.removeprefix(step) for name in names], found + step

@@ -43,9 +43,20 @@ def check_weights(folder: Path, needed: bool = False) -> None:
             raise ModelError(f"{path} is cut off or damaged ({told}); fetch it again")
 
 
-def tensor_names(folder: Path) -> list[str]:
-    """Of all tensors in the files of weights; none where there are none to read."""
-    return [name for path in filter(Path.is_file, _listed(folder)) for name in _tensors(path)]
+def need_weights(folder: Path) -> None:
+    """Raises ModelError where no file of weights lies that a loader looks for."""
+    if not _listed(folder) and not any(folder.glob("*.bin")) and not any(folder.glob("*.gguf")):
+        raise ModelError(
+            f"{folder} has no weights ({WEIGHTS[0]}, or {WEIGHTS[0]}.index.json and its parts); fetch or "
+            "save them there"
+        )
+
+
+def tensors_of(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """{name: (file, what its head says)} of all tensors in the files of weights; none where there are none to read."""
+    return {
+        name: (path, told) for path in filter(Path.is_file, _listed(folder)) for name, told in _tensors(path).items()
+    }
 
 
 def check_numbers(folder: Path) -> None:
@@ -61,14 +72,14 @@ def check_numbers(folder: Path) -> None:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """By the index where there is one that can be read; whoever loads the weights says what is wrong with another."""
+    """By the index where there is one. Raises ModelError for one that cannot be read."""
     for name in WEIGHTS:
         index, single = folder / f"{name}.index.json", folder / name
         if index.is_file():
             try:
                 return [folder / part for part in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-            except (ValueError, KeyError, TypeError, AttributeError):
-                return []
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ModelError(f"{index} names no files of weights (its weight_map); fetch it again") from error
         if single.is_file():
             return [single]
     return []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cells import bare
-from mllm_probe.errors import DataError
+from mllm_probe.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,5 +63,5 @@ def blamed(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
-        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        why = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(f"a file in {folder} is damaged or was changed by hand ({why}); {REPEAT}") from error

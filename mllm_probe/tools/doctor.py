@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.errors import first_line
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -116,9 +117,8 @@ def _nf4(_: Path) -> Iterator[Finding]:
 
         error = nf4_error(device)
     except Exception as problem:  # bitsandbytes fails in as many ways as there are builds of it
-        said = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         remedy = "pip install --upgrade bitsandbytes, or model.quantization=none"
-        yield Finding("nf4", f"fails on {device}: {said}", PROBLEM, remedy)
+        yield Finding("nf4", f"fails on {device}: {first_line(problem)}", PROBLEM, remedy)
         return
     mark = OK if error < LARGEST else PROBLEM
     yield Finding("nf4", f"works on {device}, a round trip is {error:.2f} off at most", mark)
