@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,12 +70,24 @@ def test_deep_greys_are_those_of_the_8_bit_file(tmp_path: Path, kind: str) -> No
     [
         (GREYS.astype(np.float32), "fractions from 0 to 235"),
         (np.full((2, 2), np.nan, np.float32), "fractions from nan to nan"),
-        (GREYS.astype(np.int32), "whole numbers of 32 bits, of which none is said to be white"),
+        (GREYS.astype(np.int32), "signed numbers, of which none is said to be black"),
     ],
 )
 def test_numbers_without_a_white_are_refused(tmp_path: Path, values: np.ndarray, said: str) -> None:
     with pytest.raises(DataError, match=rf"a.tif cannot be decoded \(it holds {said}.*save it with 8 or 16 bits"):
         open_rgb(save(tmp_path / "a.tif", values))
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("i1", 8), ("<i2", 16), ("<i4", 32)])
+def test_signed_numbers_are_refused(tmp_path: Path, dtype: str, bits: int) -> None:
+    path = tiff(tmp_path / "a.tif", np.array([[-5, 0, 5]], dtype), bits, 2)
+    with pytest.raises(DataError, match="signed numbers, of which none is said to be black; save it with 8 or 16"):
+        open_rgb(path)
+
+
+def test_unsigned_numbers_of_32_bits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="whole numbers of 32 bits, of which none is said to be white"):
+        open_rgb(tiff(tmp_path / "a.tif", np.array([[0, 5]], "<u4"), 32))
 
 
 def turned(path: Path, orientation: int) -> Path:
@@ -124,6 +137,31 @@ def hidden(path: Path, mode: str) -> Path:
 def test_nothing_is_white(tmp_path: Path, mode: str) -> None:
     pixels = np.asarray(open_rgb(hidden(tmp_path / "a.png", mode)))
     assert np.array_equal(pixels[:, 2:], np.full((4, 2, 3), 255)) and not pixels[:, :2].any()
+
+
+def png(path: Path, bits: int, kind: int, row: bytes, width: int, hidden: bytes) -> Path:
+    """One row of a PNG by hand: `kind` 0 is grey, 2 colours; `hidden` stands for nothing."""
+    head, data = struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0), zlib.compress(b"\0" + row)
+    parts = ((b"IHDR", head), (b"tRNS", hidden), (b"IDAT", data), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+@pytest.mark.parametrize(("bits", "row", "grey"), [(1, 0b01000000, 255), (2, 0b00011011, 85), (4, 0x01, 17)])
+def test_a_grey_of_few_bits_that_stands_for_nothing(tmp_path: Path, bits: int, row: int, grey: int) -> None:
+    """The value 1, and no other that is as bright as the number 1 of 8 bits."""
+    path = png(tmp_path / "a.png", bits, 0, bytes([row]), 2, b"\0\1")
+    assert np.asarray(open_rgb(path))[0, :, 0].tolist() == [0, 255]
+    path = png(tmp_path / "a.png", bits, 0, bytes([row]), 2, b"\0\0")
+    assert np.asarray(open_rgb(path))[0, :, 0].tolist() == [255, grey]
+
+
+def test_a_colour_of_16_bits_that_stands_for_nothing(tmp_path: Path) -> None:
+    """Pillow has 8 bits of it, which others share."""
+    row = struct.pack(">6H", 1000, 2000, 3000, 1001, 2000, 3000)
+    with pytest.raises(DataError, match="a colour of 16 bits stands for nothing, .* with an alpha channel"):
+        open_rgb(png(tmp_path / "a.png", 16, 2, row, 2, struct.pack(">3H", 1000, 2000, 3000)))
 
 
 def test_half_of_a_colour_is_half_white(tmp_path: Path) -> None:

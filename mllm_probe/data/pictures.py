@@ -29,6 +29,8 @@ UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and the value of a grey that runs from white to black
+NUMBERS, SIGNED = 339, 2  # the TIFF tag that says of what kind the numbers are, and such as are below 0 too
+FEW_BITS = {"L;2": 2, "L;4": 4}  # how Pillow calls greys of a PNG that it widens to 8 bits
 SIXTEEN = ("PNG", "PPM")  # whose whole numbers of 32 bits are such of 16 that Pillow widened
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and large pictures; what cannot be read is refused
@@ -81,6 +83,7 @@ def _read(path: Path, upright: bool) -> tuple[Image.Image, bool]:
     """The picture, and whether it is the stored colours as they are."""
     try:
         with Image.open(path) as image:
+            _scale_hidden(image)
             image.load()
             turn = UPRIGHT.get(_orientation(image)) if upright else None
             pixels = as_rgb(image)
@@ -94,8 +97,26 @@ def _read(path: Path, upright: bool) -> tuple[Image.Image, bool]:
         raise DataError(f"picture {path} cannot be decoded ({said}); replace the file") from error
 
 
+def _scale_hidden(image: Image.Image) -> None:
+    """The value of a PNG that stands for nothing, as the file counts, in the 8 bits that Pillow makes of the others;
+    what unpacks them is known until it is loaded. Raises ValueError where those 8 bits do not tell it from others."""
+    hidden = image.info.get("transparency")
+    if hidden is None or image.format != "PNG" or not image.tile:
+        return
+    packed = image.tile[0].args
+    if packed == "RGB;16B":
+        raise ValueError("a colour of 16 bits stands for nothing, which is not read; save it with an alpha channel")
+    if packed in FEW_BITS:
+        bits = FEW_BITS[packed]
+        image.info["transparency"] = (hidden % 2**bits) * 255 // (2**bits - 1)
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """A decoded picture as RGB, as it is stored. Raises ValueError where nothing says how bright its numbers are."""
+    if SIGNED in getattr(image, "tag_v2", {}).get(NUMBERS, ()):
+        raise ValueError(
+            "it holds signed numbers, of which none is said to be black; save it with 8 or 16 bits, unsigned"
+        )
     if not _is_deep(image):
         if not image.has_transparency_data:
             return image.convert("RGB")
