@@ -200,9 +200,7 @@ def test_processors_that_are_none(folders: dict[str, Path], tmp_path: Path) -> N
     with pytest.raises(ModelError, match=r"Qwen2VLProcessor cannot be used \((?!.*torchvision)"):
         load_processor(folder, False)
     (folder / "processor_config.json").write_text("{")
-    with pytest.raises(
-        ModelError, match=r"the processor cannot be used \(.*processor_config.json' is not a valid JSON"
-    ):
+    with pytest.raises(ModelError, match=r"the processor cannot be used \(processor_config.json holds no JSON object"):
         load_processor(folder, False)
     (folder / "processor_config.json").write_text(json.dumps({"processor_class": "NobodysProcessor"}))
     with pytest.raises(ModelError, match=r"NobodysProcessor loads as Qwen2VLImageProcessorPil, which has no image_p"):
@@ -261,7 +259,7 @@ def test_a_processor_of_another_model(weightless: Path, probe: Run) -> None:
     sizes = json.loads((weightless / "config.json").read_text())
     sizes["text_config"]["vocab_size"] += 1
     (weightless / "config.json").write_text(json.dumps(sizes))
-    code, _, err = probe("run", *tiny(weightless), "data.n=20", "dataset.pictures=20")
+    code, _, err = probe("inspect", *tiny(weightless), "data.n=20", "dataset.pictures=20")
     assert code == 1 and "Traceback" not in err
     assert (
         "LlavaProcessor writes no <other> (token 3, the image token of config.json) for a picture at <image>; "

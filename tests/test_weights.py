@@ -162,6 +162,35 @@ def test_wrapped_names_are_unwrapped(
     assert f"begin with '{wrapper}', which is left out" in model.remarks[0]
 
 
+FEW = torch.float8_e4m3fn
+
+
+def eighths(all_: Weights) -> Weights:
+    """The matrices of the language model as 8-bit floats, which have no scale."""
+    return {name: v.to(FEW) if "language" in name and v.dim() == 2 else v for name, v in all_.items()}
+
+
+def scaled(all_: Weights) -> Weights:
+    scales = {f"{name}_scale_inv": torch.ones(1, 1) for name, v in eighths(all_).items() if v.dtype == FEW}
+    return {**eighths(all_), **scales}
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_floats_of_8_bits_are_read_in_the_dtype_that_is_asked_for(
+    checkpoint: Path, tmp_path: Path, samples: Sequence[Sample], dtype: str, quantization: str
+) -> None:
+    few = changed(checkpoint, tmp_path / "few", eighths)
+    wide = changed(few, tmp_path / "wide", lambda all_: {name: v.float() for name, v in all_.items()})
+    states = []
+    for folder in (few, wide):
+        model = load_model(blueprint_of(folder, quantization=quantization, dtype=dtype), "cpu", [LM])
+        states.append(read_states(model, model.collate(samples[:2], [LM]), [LM], torch.float32).values[LM])
+    assert torch.equal(*states) and bool(states[0].isfinite().all())
+    with pytest.raises(ModelError, match="28 tensors in the files .*weight_scale_inv the first.* are of blocks"):
+        blueprint_of(changed(checkpoint, tmp_path / "scaled", scaled), quantization=quantization, dtype=dtype)
+
+
 def test_vision_encoders(tmp_path: Path) -> None:
     whole = encoders.save_dinov2(tmp_path / "whole")
     pictures = [Image.new("RGB", (32, 32), "red")]

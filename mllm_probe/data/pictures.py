@@ -101,13 +101,12 @@ def _scale_hidden(image: Image.Image) -> None:
     """The value of a PNG that stands for nothing, as the file counts, in the 8 bits that Pillow makes of the others;
     what unpacks them is known until it is loaded. Raises ValueError where those 8 bits do not tell it from others."""
     hidden = image.info.get("transparency")
-    if hidden is None or image.format != "PNG" or not image.tile:
+    packed = [tile.args for tile in getattr(image, "tile", ())]
+    if hidden is None or image.format != "PNG" or not packed:
         return
-    packed = image.tile[0].args
-    if packed == "RGB;16B":
+    if packed[0] == "RGB;16B":
         raise ValueError("a colour of 16 bits stands for nothing, which is not read; save it with an alpha channel")
-    if packed in FEW_BITS:
-        bits = FEW_BITS[packed]
+    if bits := FEW_BITS.get(packed[0], 0):
         image.info["transparency"] = (hidden % 2**bits) * 255 // (2**bits - 1)
 
 
