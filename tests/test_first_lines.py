@@ -16,7 +16,7 @@ from mllm_probe.errors import ConfigError, choices
     [
         ("run", "sweep.seeds"),
         ("run", "layers.range"),
-        ("run", "extract.answers"),
+        ("run", "layers.towers"),
         ("vision_score", "score.alphas"),
         ("geometry", "geometry.across"),
     ],
