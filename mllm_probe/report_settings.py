@@ -1,23 +1,64 @@
 """How results are shown: the settings under `report` of `run` and of `report`. Changes no number."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mllm_probe.errors import ConfigError, choices
 
 PICTURES = NONE, THUMBS, FULL = "none", "thumbs", "full"
 STYLES = SCREEN, PAPER = "screen", "paper"
+AUTO = "auto"
+METRICS = (  # all that mllm_probe.stats.measures takes of any kind of label
+    "accuracy",
+    "balanced_accuracy",
+    "auroc",
+    "average_precision",
+    "nll",
+    "ece",
+    "f1",
+    "r2",
+    "mae",
+    "spearman",
+)
+SMALLEST, LARGEST = 1, 40  # inches of a figure
 
 
 @dataclass
 class ReportSettings:
     """`pictures` of the examples in report.html: none, thumbs, or full as the data set has them. `style` of the
-    figures: screen, or paper for a column of 3.3 inches, 8 point, without a title."""
+    figures: screen, or paper for a column of 3.3 inches, 8 point, without a title.
+
+    `metric` is the measure that page, tables, figures and curves show (auto: the one that layers were chosen by, which
+    sentences and tests keep); `positions` and `towers` are those that are shown (null = all that were read); `size` is
+    width and height of each figure in inches (null = what suits it).
+    """
 
     pictures: str = THUMBS
     style: str = SCREEN
+    metric: str = AUTO
+    positions: list[str] | None = None
+    towers: list[str] | None = None
+    size: list[float] | None = None
 
     def check(self) -> None:
         """Raises ConfigError."""
         for name, allowed in (("pictures", PICTURES), ("style", STYLES)):
             if (value := getattr(self, name)) not in allowed:
                 raise ConfigError(f"report.{name}={value} is unknown; {choices(value, allowed)}")
+        if self.metric not in (known := (AUTO, *METRICS)):
+            raise ConfigError(f"report.metric={self.metric} is unknown; {choices(self.metric, known)}")
+        size = self.size
+        if size is not None and (len(size) != 2 or not all(SMALLEST <= inches <= LARGEST for inches in size)):
+            raise ConfigError(
+                f"report.size={size} must be width and height in inches, each from {SMALLEST} to {LARGEST}, as "
+                "report.size=[7,4] is"
+            )
+
+    def check_read(self, positions: Collection[str], towers: Collection[str]) -> None:
+        """Raises ConfigError for what will not be read."""
+        for name, read in (("positions", positions), ("towers", towers)):
+            for one in getattr(self, name) or ():
+                if one not in read:
+                    raise ConfigError(
+                        f"report.{name} names '{one}', which this run does not read; {choices(one, read)}"
+                    )

@@ -72,10 +72,14 @@ def integrations(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def draw_features(
-    scores: "pd.DataFrame", summary: Mapping[str, Any], paths: Sequence[Path], style: str = SCREEN
+    scores: "pd.DataFrame",
+    summary: Mapping[str, Any],
+    paths: Sequence[Path],
+    style: str = SCREEN,
+    size: Sequence[float] | None = None,
 ) -> None:
     """features_figure as files."""
-    save(features_figure(scores, summary), paths, style)
+    save(features_figure(scores, summary), paths, style, size)
 
 
 def features_figure(scores: "pd.DataFrame", summary: Mapping[str, Any]) -> Any:

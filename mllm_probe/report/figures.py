@@ -87,13 +87,16 @@ def by_site(sites: "pd.DataFrame", read: Sequence[str]) -> Iterator[tuple[str, l
         yield site, [rows.get(position) for position in read]
 
 
-def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN) -> None:
+def draw_layers(
+    scores: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN, size: Sequence[float] | None = None
+) -> None:
     """layers_figure as files."""
-    save(layers_figure(scores, style), paths, style)
+    save(layers_figure(scores, style, size), paths, style, size)
 
 
-def layers_figure(scores: "pd.DataFrame", style: str = SCREEN) -> Any:
-    """One panel per tower that was read, widths by their number of layers, one line per position."""
+def layers_figure(scores: "pd.DataFrame", style: str = SCREEN, given: Sequence[float] | None = None) -> Any:
+    """One panel per tower that was read, widths by their number of layers, one line per position; `given` is the size
+    in inches, where it is not to be what suits the layers."""
     from matplotlib.figure import Figure
 
     rows, look = headline(scores), STYLES[style]
@@ -102,6 +105,7 @@ def layers_figure(scores: "pd.DataFrame", style: str = SCREEN) -> Any:
     numbers = [sites[sites.tower == tower].site.nunique() for tower in towers]
     widths = [max(2.2, look.least * sum(numbers), number) for number in numbers]  # room for the name of a tower
     size = (COLUMN, 3.1) if look.paper else (min(12.0, 3.6 + 0.42 * sum(widths)), 4.2)
+    size = (given[0], given[1]) if given else size
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(towers), sharey=True, width_ratios=widths, squeeze=False)[0]
     colour = of_positions(positions(sites))
@@ -133,7 +137,10 @@ def legend_below(
     figure.legend(marks.values(), marks.keys(), ncols=columns, **style)
 
 
-def save(figure: Any, paths: Sequence[Path], style: str = SCREEN) -> None:
+def save(figure: Any, paths: Sequence[Path], style: str = SCREEN, size: Sequence[float] | None = None) -> None:
+    """`size` in inches, where one was asked for."""
+    if size is not None:
+        figure.set_size_inches(size[0], size[1])
     if STYLES[style].paper:
         without_title(figure)
     import matplotlib as mpl

@@ -32,7 +32,9 @@ TICKS = 12  # at most so many names along an axis
 PANEL, ROW, CURVE = 2.7, 3.1, 2.3  # inches: width and height of a heat map, height of a curve
 
 
-def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN) -> None:
+def draw_geometry(
+    table: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN, size: Sequence[float] | None = None
+) -> None:
     """Rows of panels are positions, columns are measures; below them the curves, one line a position."""
     from matplotlib.figure import Figure
 
@@ -46,7 +48,7 @@ def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCR
     if len(alone):
         _draw_curves(parts[-1], alone)
     figure.suptitle(f"How alike the layers of {table.model.iloc[0]} are", fontsize=11)
-    save(figure, paths, style)
+    save(figure, paths, style, size)
 
 
 def _draw_pairs(part: Any, pairs: "pd.DataFrame") -> None:

@@ -66,7 +66,7 @@ def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] 
     pages.policies["json.dumps_function"] = _strict
     script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
     library = Library.find()
-    tables = [result.scores for result in results]
+    tables = [result.selected for result in results]
     return pages.get_template("page.html").render(
         results=results,
         study=study,

@@ -30,7 +30,9 @@ NAMES = ("deviation", "similarity", "{metric}", "change{gap}")
 COLUMN, ROW = 3.4, 1.75  # inches
 
 
-def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN) -> None:
+def draw_fidelity(
+    table: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN, size: Sequence[float] | None = None
+) -> None:
     """Rows: how far the states are apart, how alike they are, the probe's curves and how these change."""
     from matplotlib.figure import Figure
 
@@ -50,7 +52,7 @@ def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path], style: str = SCR
         f"What {first.quantization} changes in {first.model} against {first.reference}, {first.task}", fontsize=11
     )
     legend_below(figure, list(panels.flat), width=2.6)
-    save(figure, paths, style)
+    save(figure, paths, style, size)
 
 
 def _draw_column(column: Sequence[Any], here: "pd.DataFrame") -> None:

@@ -32,6 +32,7 @@ from mllm_probe.report.figures import (
 from mllm_probe.report.geometry import load_relations
 from mllm_probe.report.predictions import load_logits, load_scored
 from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.report.selection import selected
 from mllm_probe.report.thumbs import Framed, framed
 from mllm_probe.report_settings import NONE, ReportSettings
 from mllm_probe.stats.guards import few_pictures
@@ -72,8 +73,19 @@ class Result:
         return self.scores.iloc[0]
 
     @cached_property
+    def selected(self) -> "pd.DataFrame":
+        """The scores that layers are shown by, see report.metric, report.positions and report.towers."""
+        return selected(self.scores, self.settings)
+
+    @cached_property
     def metric(self) -> str:
+        """That layers were chosen and tested by."""
         return headline_metric(self.scores)
+
+    @cached_property
+    def shown_metric(self) -> str:
+        """That layers are shown by."""
+        return headline_metric(self.selected)
 
     @property
     def title(self) -> str:
@@ -96,22 +108,23 @@ class Result:
     def readings(self) -> list[Reading]:
         """A reading of each position, the one that validation prefers first."""
         lead = leading(self.summary)
-        ordered = sorted(self.summary.get("chosen") or {}, key=lambda position: position != lead)
+        chosen = [position for position in self.summary.get("chosen") or {} if position in self.positions]
+        ordered = sorted(chosen, key=lambda position: position != lead)
         return [Reading(self.scores, self.summary, self.tests, position) for position in ordered]
 
     @property
     def charts(self) -> list[Chart]:
-        return layer_charts(self.scores)
+        return layer_charts(self.selected)
 
     @property
     def figure(self) -> str:
         """layers.svg as an address."""
-        return svg_uri(layers_figure(self.scores))
+        return svg_uri(layers_figure(self.selected, given=self.settings.size))
 
     def grid(self) -> Iterator[tuple[str, list[Mapping[str, Any] | None]]]:
         """(site, a cell for each position): the row of scores.csv, `heat` from 0 to 1, and whether validation chose
         it."""
-        sites = real(self.rows)
+        sites = real(headline(self.selected))
         low, high = float(sites.value.min()), float(sites.value.max())
         chosen = {position: entry["site"] for position, entry in (self.summary.get("chosen") or {}).items()}
         for site, cells in by_site(sites, self.positions):
@@ -120,7 +133,7 @@ class Result:
 
     @cached_property
     def positions(self) -> list[str]:
-        return positions(real(self.rows))
+        return positions(real(headline(self.selected)))
 
     def controls(self) -> list[Beside]:
         """Each floor and control at the leading position, where validation prefers it."""
@@ -236,7 +249,7 @@ class Result:
         if not self.summary.get("integrations"):
             return [], ""
         said = [Text.from_markup(line).plain for line in gains(self.summary)]
-        return said, svg_uri(features_figure(self.scores, self.summary))
+        return said, svg_uri(features_figure(self.selected, self.summary))
 
     @cached_property
     def lost(self) -> list[str]:

@@ -85,9 +85,10 @@ def draw_study(
     statements: Sequence[Statement],
     paths: Sequence[Path],
     style: str = SCREEN,
+    size: Sequence[float] | None = None,
 ) -> None:
     """study_figure as files."""
-    save(study_figure(whole, local, statements, style), paths, style)
+    save(study_figure(whole, local, statements, style), paths, style, size)
 
 
 def study_figure(

@@ -33,17 +33,22 @@ MARKED = {
 
 
 def print_table(
-    scores: "pd.DataFrame", summary: dict[str, Any], tests: "pd.DataFrame", console: Console | None = None
+    scores: "pd.DataFrame",
+    summary: dict[str, Any],
+    tests: "pd.DataFrame",
+    console: Console | None = None,
+    shown: "pd.DataFrame | None" = None,
 ) -> None:
     """One row per site, one column per position: the headline measure with its interval; floors, curves and words
-    below."""
-    console = console or screen()
-    rows, metric = headline(scores), headline_metric(scores)
+    below. The table and the curves are of `shown` (None = of all scores), words of what the sweep selected by."""
+    console, shown = console or screen(), scores if shown is None else shown
+    rows, metric = headline(shown), headline_metric(shown)
     sites = real(rows)
     read = positions(sites)
     first = scores.iloc[0]
     title = f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {units.headed(metric)}"
-    marks, known = _marks(tests), {*sites.family, *floors(rows).family}
+    same = metric == headline_metric(scores)  # tests are of that measure
+    marks, known = _marks(tests) if same else {}, {*sites.family, *floors(rows).family}
     used = {*marks.values(), *([DESIGNED] if BY_DESIGN in known else [])}
     table = Table(title=escape(title), caption=_caption(sites, used), pad_edge=False)
     table.add_column("site")
@@ -52,19 +57,20 @@ def print_table(
     chosen = {position: entry["site"] for position, entry in summary.get("chosen", {}).items()}
     for site in dict.fromkeys(sites.site):
         cells = {row.position: row for row in sites[sites.site == site].itertuples()}
-        shown = (_cell(cells.get(at), metric, chosen.get(at) == site, marks.get((site, at), "")) for at in read)
-        table.add_row(site, *shown)
+        texts = (_cell(cells.get(at), metric, chosen.get(at) == site, marks.get((site, at), "")) for at in read)
+        table.add_row(site, *texts)
     table.add_section()
     for row in floors(rows).itertuples():
         table.add_row(escape(row.control or row.probe), _cell(row, metric))
     console.print(table)
     print_curves(_curves(sites), metric, console)
-    readings = [Reading(scores, summary, tests, position) for position in summary.get("chosen", {})]
+    readings = [Reading(scores, summary, tests, position) for position in chosen if position in read]
     said = (line for reading in readings for line in _said(reading))
     design = (f"{escape(name)} by design: {escape(why)}" for name, why in (summary.get("by_design") or {}).items())
     beyond_all = map(escape, beyond_covariates(tests))
     few = few_pictures(int(sites.n_groups.iloc[0]))
-    own = (*_controls(scores, rows, read[:1]), *_answer(scores, rows, summary, tests), *([few] if few else []))
+    whole = headline(scores)
+    own = (*_controls(scores, whole, read[:1]), *_answer(scores, whole, summary, tests), *([few] if few else []))
     for line in (*said, *design, *beyond_all, *gains(summary), *own):
         console.print(line.replace("\u00a0", " "), highlight=False)
 

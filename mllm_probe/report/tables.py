@@ -46,8 +46,10 @@ class Grid:
     words: tuple[str, ...]
 
     @classmethod
-    def of(cls, scores: "pd.DataFrame", summary: Mapping[str, Any], tests: "pd.DataFrame") -> "Grid":
-        rows, metric = headline(scores), headline_metric(scores)
+    def of(
+        cls, scores: "pd.DataFrame", summary: Mapping[str, Any], tests: "pd.DataFrame", shown: "pd.DataFrame"
+    ) -> "Grid":
+        rows, metric = headline(shown), headline_metric(shown)
         sites, first = real(rows), scores.iloc[0]
         read = tuple(positions(sites))
         chosen = {position: entry["site"] for position, entry in (summary.get("chosen") or {}).items()}
@@ -61,16 +63,20 @@ class Grid:
             f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {units.headed(metric)} "
             f"[{level:.0f} % interval over pictures], {n} test decisions on {groups} pictures"
         )
-        readings = [Reading(scores, summary, tests, position) for position in chosen]
+        readings = [Reading(scores, summary, tests, position) for position in chosen if position in read]
         said = tuple(f"{one.sentence}. {one.shape}".replace("\u00a0", " ").strip() for one in readings)
         return cls(title, read, found, base, said)
 
 
 def save_tables(
-    scores: "pd.DataFrame", summary: Mapping[str, Any], tests: "pd.DataFrame", path: Callable[[str], Path]
+    scores: "pd.DataFrame",
+    summary: Mapping[str, Any],
+    tests: "pd.DataFrame",
+    path: Callable[[str], Path],
+    shown: "pd.DataFrame | None" = None,
 ) -> None:
-    """Both files, `path` naming each by its kind."""
-    grid = Grid.of(scores, summary, tests)
+    """Both files, `path` naming each by its kind; their rows are `shown` (None = all)."""
+    grid = Grid.of(scores, summary, tests, scores if shown is None else shown)
     for kind, lines in (("md", _markdown(grid)), ("tex", _latex(grid))):
         with replacing(path(kind)) as part:
             part.write_text("\n".join([*lines, ""]), encoding="utf-8")

@@ -10,6 +10,7 @@ from mllm_probe.types import label_said
 AUTO, ACCURACY, BALANCED, NLL, R2 = "auto", "accuracy", "balanced_accuracy", "nll", "r2"
 TWO_LABELS = (BALANCED, "auroc", "average_precision")  # undefined where a split holds one label only
 MEASURES = (ACCURACY, *TWO_LABELS, NLL, R2)  # which may be chosen: each has a best constant answer and a score a row
+OF_ODDS = (NLL, "ece")  # measures of a probe that gives log-odds
 LOPSIDED = 0.1  # how far above 1 / C the commonest training label may lie
 
 
@@ -34,6 +35,19 @@ def headline(bench: Bench) -> str:
     if found in TWO_LABELS:
         _check_labels(bench, found)
     return found
+
+
+def check_shown(bench: Bench) -> None:
+    """Refuse what `report` names and this run will not have, before anything is read. Raises ConfigError."""
+    settings, kind, keys = bench.ready.config.report, bench.kind, bench.ready.keys
+    odds = bench.ready.probe.log_odds
+    allowed = [name for name in METRICS[kind] if odds or name not in OF_ODDS]
+    if settings.metric not in (AUTO, *allowed):
+        raise ConfigError(
+            f"report.metric={settings.metric} is not measured in this run, whose target is of kind {kind}; "
+            f"{choices(settings.metric, [AUTO, *allowed])}"
+        )
+    settings.check_read({key.position for key in keys}, {key.site.tower for key in keys})
 
 
 def lopsided(bench: Bench) -> bool:

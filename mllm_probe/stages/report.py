@@ -26,6 +26,7 @@ from mllm_probe.report.precision import draw_fidelity
 from mllm_probe.report.readback import blamed, read_object
 from mllm_probe.report.rows import load_rows, save_rows
 from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.report.selection import check_selection, selected
 from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
 from mllm_probe.report.tables import save_tables
@@ -58,7 +59,8 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
 
 
 def show(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
-    """The files and the table of a run, then report.html and where everything is."""
+    """The files and the table of a run, then report.html and where everything is. Raises ConfigError."""
+    check_selection([load_scores(paths.scores)], settings)
     show_run(paths, settings)
     write_page(paths, settings)
     reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
@@ -67,20 +69,23 @@ def show(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
 def show_run(paths: RunPaths, settings: ReportSettings) -> None:
     """Draw layers.png and layers.pdf and those of features, write table.md and table.tex, print the table."""
     scores, summary, tests = load_scores(paths.scores), load_summary(paths.summary), load_tests(paths.tests)
-    draw_layers(scores, [paths.figure("png"), paths.figure("pdf")], settings.style)
-    save_tables(scores, summary, tests, paths.table)
+    shown = selected(scores, settings)
+    draw_layers(shown, [paths.figure("png"), paths.figure("pdf")], settings.style, settings.size)
+    save_tables(scores, summary, tests, paths.table, shown)
     if summary.get("integrations"):
-        draw_features(scores, summary, [paths.features("png"), paths.features("pdf")], settings.style)
-    print_table(scores, summary, tests)
+        draw_features(shown, summary, [paths.features("png"), paths.features("pdf")], settings.style, settings.size)
+    print_table(scores, summary, tests, shown=shown)
 
 
 def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Both tasks, then study.png and study.pdf, what became of the hypotheses, and one page of it all."""
+    tables = [load_scores(paths.side(side).scores) for side in SIDES]
+    check_selection(tables, settings)
     for side in SIDES:
         show_run(paths.side(side), settings)
-    tables = [load_scores(paths.side(side).scores) for side in SIDES]
-    study = read_object(paths.study)
-    draw_study(tables[0], tables[1], study["statements"], [paths.curves("png"), paths.curves("pdf")], settings.style)
+    study, files = read_object(paths.study), [paths.curves("png"), paths.curves("pdf")]
+    whole, local = (selected(table, settings) for table in tables)
+    draw_study(whole, local, study["statements"], files, settings.style, settings.size)
     print_study(study)
     write_page(paths, settings)
     reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
@@ -89,7 +94,7 @@ def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) ->
 def show_geometry(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Draw geometry.png and geometry.pdf, print the table and say where everything is."""
     table = load_relations(paths.geometry)
-    draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")], settings.style)
+    draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")], settings.style, settings.size)
     print_relations(table)
     reporter.note(f"everything is in {paths.root}")
 
@@ -97,7 +102,7 @@ def show_geometry(paths: RunPaths, reporter: Reporter, settings: ReportSettings)
 def show_fidelity(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Draw fidelity.png and fidelity.pdf, print the table and say where everything is."""
     table = load_agreements(paths.fidelity)
-    draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")], settings.style)
+    draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")], settings.style, settings.size)
     print_agreements(table)
     reporter.note(f"everything is in {paths.root}")
 

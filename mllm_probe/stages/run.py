@@ -12,7 +12,9 @@ from mllm_probe.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report.study import study_headline
+from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import ExtractSettings
+from mllm_probe.sites import TOWERS
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.guards import Guards
@@ -63,19 +65,21 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     """Both tasks are checked before either is read. What is fitted is kept until both are done, for a killed run."""
     sides = [paths.side(side) for side in SIDES]
     both = []
-    for one, own in zip((replace(config, local=None), local_side(config)), sides, strict=True):
+    configs = (replace(config, local=None, report=_of_a_side(config.report)), local_side(config))
+    positions = [position for side in configs for position in side.extract.positions]
+    config.report.check_read(positions, config.layers.towers or TOWERS)
+    for side, own in zip(configs, sides, strict=True):
         own.root.mkdir(parents=True, exist_ok=True)
-        both.append(_ready(one, own, reporter))
-    whole, local = _swept(both, sides, reporter)
-    judged = _judged(config, whole, local, reporter)
+        both.append(_ready(side, own, reporter))
+    swept = _swept(both, sides, reporter)
+    judged = _judged(config, swept[0], swept[1], reporter)
     position = str(judged["position"])
     told = [
-        study_headline(load_scores(own.scores), one.summary, position)
-        for own, one in zip(sides, (whole, local), strict=True)
+        study_headline(load_scores(own.scores), one.summary, position) for own, one in zip(sides, swept, strict=True)
     ]
     write_json(paths.study, {**judged, "headlines": [one for one in told if one]})
-    for swept in (whole, local):
-        swept.clear()
+    for one in swept:
+        one.clear()
     show_study(paths, reporter, config.report)
 
 
@@ -91,7 +95,12 @@ def local_side(config: RunConfig) -> RunConfig:
                 f"'local.extract.{name}' is set for both tasks by extract.{name}; {choices(name, OF_A_SIDE)}"
             )
     settings: ExtractSettings = replace(config.extract, **{"answers": None, **extract})
-    return replace(config, task=given["task"], extract=settings, local=None)
+    return replace(config, task=given["task"], extract=settings, local=None, report=_of_a_side(config.report))
+
+
+def _of_a_side(report: ReportSettings) -> ReportSettings:
+    """Without the positions, of which each side reads its own."""
+    return replace(report, positions=None)
 
 
 def _judged(config: RunConfig, whole: Swept, local: Swept, reporter: Reporter) -> dict[str, object]:

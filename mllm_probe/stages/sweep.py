@@ -31,7 +31,7 @@ from mllm_probe.stages.comparisons import Comparisons
 from mllm_probe.stages.decided import save_decided
 from mllm_probe.stages.examples import save_examples
 from mllm_probe.stages.guards import Guards
-from mllm_probe.stages.headline import headline
+from mllm_probe.stages.headline import check_shown, headline
 from mllm_probe.stages.inspection import save_first
 from mllm_probe.stages.integrations import Integrations, places, shown_at
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
@@ -171,7 +171,8 @@ def check_probe(ready: Prepared) -> None:
     probe = ready.probe
     _check_kind(ready, ready.examples.kind)
     check_analyses(ready)
-    headline(Bench(ready))
+    headline(bench := Bench(ready))
+    check_shown(bench)
     if probe.reads == "pairs" and not any(decision.side for decision in ready.examples.decisions):
         raise ConfigError(
             f"probe={probe.name} reads contrast pairs, and task={ready.task.name} asks each question once; "

@@ -1,0 +1,127 @@
+"""What `report` may be told: the measure, the positions and the towers that are shown, and how large figures are."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, Run, tiny
+from matplotlib.figure import Figure
+from PIL import Image
+from test_study_report import PEAKED, PLATEAU, at, drawn, lines, score, write
+
+from mllm_probe.errors import ConfigError
+from mllm_probe.paths import RunPaths
+from mllm_probe.report.result import Result
+from mllm_probe.report.scores import load_scores
+from mllm_probe.report.selection import check_selection, selected
+from mllm_probe.report.study import study_figure
+from mllm_probe.report_settings import METRICS, ReportSettings
+from mllm_probe.settings import METRICS as SELECTS
+from mllm_probe.stats import measures
+
+__all__ = ["drawn"]
+AUROC = [score(0.5 + 0.05 * i, metric="auroc", headline=False, **at("lm", i, "last", i / 8)) for i in range(9)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The files of a run, as `report` reads them."""
+    chosen = {"last": {"site": "lm.05", "value": 0.93, "low": 0.91, "high": 0.95, "validation": 0.9}}
+    write(tmp_path / "run", "entailment", PEAKED, more=AUROC)
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({"chosen": chosen, "metric": "accuracy"}))
+    return tmp_path / "run"
+
+
+def test_every_measure_may_be_shown() -> None:
+    assert set(METRICS) == {name for names in measures.METRICS.values() for name in names}
+    assert {*SELECTS} - {"auto"} <= {*METRICS}
+
+
+def test_the_page_figures_tables_and_curves_follow(
+    probe: Run, folder: Path, drawn: list[Figure], tmp_path: Path
+) -> None:
+    wanted = ("report.metric=auroc", "report.positions=[last]", "report.towers=[lm]", "report.size=[5,3]")
+    code, out, err = probe("report", str(folder), *wanted)
+    assert code == 0, err
+    (panel,) = drawn[0].axes
+    assert lines(drawn[0])["last"] == pytest.approx([0.5 + 0.05 * i for i in range(9)])
+    assert panel.get_title() == "language model" and panel.get_ylabel().startswith("AUROC")
+    with Image.open(folder / "layers.png") as image:
+        assert image.size == (800, 480)
+    box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", (folder / "layers.pdf").read_bytes())
+    assert box is not None and [float(side) for side in box.groups()] == [360, 216]
+    assert "AUROC" in out and "0.900" in out and "vision.00" not in out and "mean_text" not in out
+    assert re.search(r"lm, last +\S+ +0.500 to 0.900", out)
+    assert "reads entailment with accuracy 93.0 %" in out, "what validation chose keeps its measure"
+    table = (folder / "table.md").read_text()
+    assert "AUROC" in table and "0.900" in table and "mean\\_image" not in table
+    page = (folder / "report.html").read_text()
+    assert "The same as numbers (AUROC" in page and '<th scope="col">mean_image</th>' not in page
+    assert "accuracy\u00a093.0" in page or "accuracy 93.0" in page.replace("\u00a0", " ")
+    names = {chart["name"] for chart in Result(RunPaths(folder), ReportSettings(positions=["last"])).charts}
+    assert names == {"all positions", "last", "map"}
+
+
+def test_what_is_not_asked_for_is_as_it_was(folder: Path) -> None:
+    scores = load_scores(folder / "scores.csv")
+    assert selected(scores, ReportSettings()) is scores
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "report.metric=auc",
+            "report.metric=auc is unknown; did you mean 'auroc'? choose one of: accuracy, auroc, aut",
+        ),
+        ("report.metric=r2", "report.metric=r2 was not measured in this run; choose one of: accuracy, auroc"),
+        ("report.positions=[lst]", "report.positions names 'lst', which this run did not read; did you mean 'last'? "),
+        ("report.towers=[qformer]", "report.towers names 'qformer', which this run did not read; choose one of: lm, "),
+        ("'report.towers=[vision]' 'report.positions=[last]'", "leave no layer of entailment"),
+        ("report.size=[7]", "report.size=[7.0] must be width and height in inches, each from 1 to 40"),
+        ("report.size=[7,400]", "report.size=[7.0, 400.0] must be width and height in inches"),
+        ("report.positions=[]", "report.positions=[] "),
+    ],
+)
+def test_wrong_values_are_one_sentence_and_nothing_is_written(
+    probe: Run, folder: Path, setting: str, message: str
+) -> None:
+    words = [word.strip("'") for word in setting.split(" ")]
+    code, out, err = probe("report", str(folder), *words)
+    assert code == 1 and err.startswith("mllm-probe: ") and message in err and len(err.splitlines()) == 1 and not out
+    assert {path.name for path in folder.iterdir()} == {"scores.csv", "summary.json"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "report.metric=r2",
+            "report.metric=r2 is not measured in this run, whose target is of kind binary; choose one",
+        ),
+        ("report.positions=[mean_all]", "report.positions names 'mean_all', which this run does not read; did you"),
+        ("report.towers=[qformer]", "report.towers names 'qformer', which this run does not read; choose one of: conn"),
+    ],
+)
+def test_a_run_refuses_them_before_it_reads_anything(
+    probe: Run, checkpoint: Path, tmp_path: Path, setting: str, message: str
+) -> None:
+    code, _, err = probe("run", *tiny(checkpoint), *QUICK, setting)
+    assert code == 1 and message in err and len(err.splitlines()) == 1
+    assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.rglob("scores.csv"))
+
+
+def test_a_study_is_shown_by_the_positions_of_either_side(tmp_path: Path) -> None:
+    whole = load_scores(write(tmp_path / "a", "entailment", PEAKED))
+    local = load_scores(write(tmp_path / "b", "objects", PLATEAU))
+    settings = ReportSettings(positions=["mean_text"])
+    check_selection([whole, local], settings)
+    figure = study_figure(selected(whole, settings), selected(local, settings), [])
+    assert lines(figure)["entailment (global)"] == pytest.approx([value - 0.04 for value in PEAKED])
+    for wrong, said in (
+        (ReportSettings(towers=["vision"]), "must hold lm, whose blocks a study compares"),
+        (ReportSettings(positions=["mark:object"]), "names 'mark:object', which this run did not read"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            check_selection([whole, local], wrong)
