@@ -75,6 +75,14 @@ def test_what_the_hub_refuses(
     check(found, tmp_path, f"model.hub_id={NAME} ", *parts)
 
 
+def test_a_revision_is_of_the_hub_alone(probe: Run, tmp_path: Path, checkpoint: Path) -> None:
+    """It would stand in the column `revision` of scores that know nothing of it."""
+    bundled = probe("run", "model=mini", "model.revision=v9", *SMALL)
+    check(bundled, tmp_path, "model.revision=v9 is a version of a checkpoint on the hub, and this one is bundled")
+    folder = probe("run", *tiny(checkpoint), "model.revision=v9", *SMALL)
+    check(folder, tmp_path, f"and model.path={checkpoint} is a folder; leave it out")
+
+
 def test_offline_and_no_name_of_the_hub(probe: Run, tmp_path: Path) -> None:
     """With the hub's own code, which HF_HUB_OFFLINE keeps from the network."""
     offline = "is not on this machine, and HF_HUB_OFFLINE is set; run `hf download llava-hf/llava-1.5-7b-hf`"

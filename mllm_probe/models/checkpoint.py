@@ -65,6 +65,12 @@ def find_checkpoint(
 
 def find_folder(model: CheckpointSettings, setting: str, weights: bool = True) -> Path:
     """As `find_checkpoint`, but the folder may be a diffusion pipeline, and its parts are not checked."""
+    if model.revision is not None and (model.path is not None or model.bundled is not None):
+        place = "this one is bundled" if model.path is None else f"{setting}={model.path} is a folder"
+        raise ConfigError(
+            f"{setting.replace('.path', '.revision')}={model.revision} is a version of a checkpoint on the hub, and "
+            f"{place}; leave it out"
+        )
     if model.path is not None:
         folder = Path(model.path).expanduser()
     elif model.bundled is not None:
