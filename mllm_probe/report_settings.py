@@ -20,6 +20,8 @@ METRICS = (  # all that mllm_probe.stats.measures takes of any kind of label
     "mae",
     "spearman",
 )
+SIZE = "size"
+CHOICES = ("metric", "positions", "towers", SIZE)  # of what is shown
 SMALLEST, LARGEST = 1, 40  # inches of a figure
 
 
@@ -53,6 +55,12 @@ class ReportSettings:
                 f"report.size={size} must be width and height in inches, each from {SMALLEST} to {LARGEST}, as "
                 "report.size=[7,4] is"
             )
+
+    def check_followed(self, *followed: str) -> None:
+        """Raises ConfigError for a choice of what is shown that some results, which follow those named, do not."""
+        for name in CHOICES:
+            if name not in followed and getattr(self, name) != getattr(ReportSettings(), name):
+                raise ConfigError(f"report.{name} does nothing here; it is for the results of `mllm-probe run`")
 
     def check_read(self, positions: Collection[str], towers: Collection[str]) -> None:
         """Raises ConfigError for what will not be read."""

@@ -112,6 +112,18 @@ def test_a_run_refuses_them_before_it_reads_anything(
     assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.rglob("scores.csv"))
 
 
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [("geometry", "report.metric=auroc"), ("fidelity", "report.towers=[lm]"), ("align", "report.size=[7,4]")],
+)
+def test_results_that_do_not_follow_a_setting_refuse_it(
+    probe: Run, checkpoint: Path, tmp_path: Path, command: str, setting: str
+) -> None:
+    code, _, err = probe(command, *tiny(checkpoint), *QUICK, setting)
+    said = f"mllm-probe: {setting.partition('=')[0]} does nothing here; it is for the results of `mllm-probe run`\n"
+    assert (code, err) == (1, said) and not list(tmp_path.rglob("manifest.json"))
+
+
 def test_a_study_is_shown_by_the_positions_of_either_side(tmp_path: Path) -> None:
     whole = load_scores(write(tmp_path / "a", "entailment", PEAKED))
     local = load_scores(write(tmp_path / "b", "objects", PLATEAU))

@@ -62,6 +62,7 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
 
 def check_settings(config: AlignConfig) -> None:
     """Raises ConfigError for what can be seen before any file is read."""
+    config.report.check_followed()
     settings = config.align
     least = {"pictures": FEWEST, "most": FEWEST, "documents": FEWEST, "remove_components": 0, "permutations": 0}
     for name, fewest in least.items():

@@ -31,7 +31,7 @@ from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
 from mllm_probe.report.tables import save_tables
 from mllm_probe.report.vision_scores import VisionScore, print_vision
-from mllm_probe.report_settings import ReportSettings
+from mllm_probe.report_settings import SIZE, ReportSettings
 from mllm_probe.stages.arms import effects
 
 
@@ -53,9 +53,11 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.fit: show_fit,
         paths.policy: show_policy,
     }
-    kind = next((kind for file, kind in kinds.items() if file.is_file()), kinds[paths.scores])
+    found = next((file for file in kinds if file.is_file()), paths.scores)
+    if found not in (paths.study, paths.scores):
+        settings.check_followed(*([SIZE] if found in (paths.geometry, paths.fidelity) else []))
     with blamed(paths.root):
-        kind(paths, reporter)
+        kinds[found](paths, reporter)
 
 
 def show(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
