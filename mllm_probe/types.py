@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mllm_probe.errors import DataError
+from mllm_probe.errors import DataError, is_whole
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ class Sample:
     @classmethod
     def of(cls, pictures: Sequence[Picture], text: str, marks: Mapping[str, tuple[int, int]]) -> "Sample":
         """Raises DataError for a text that no tokenizer reads."""
-        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        if not is_whole(text):
             raise DataError(
                 f"picture {pictures[0].id}: the text {text!a} holds half a character (a lone surrogate); mend it "
                 "in the data file"

@@ -127,6 +127,15 @@ def test_a_bad_picture_is_named_or_skipped(tmp_path: Path, fault: str) -> None:
             },
             r"annotations\[0\] has the unknown category id 3",
         ),
+        (
+            {"captions.json": {"images": IMAGES, "annotations": [{"image_id": 9, "caption": "\ud800 cat"}]}},
+            r"annotations\[0\]: 'caption' holds half a character \(a lone surrogate\), '\\ud800 cat'; mend it",
+        ),
+        (
+            {"instances.json": {"images": IMAGES, "categories": [{"id": 3, "name": " "}], "annotations": []}},
+            r"instances.json, categories\[0\]: 'name' is empty; mend it",
+        ),
+        ({"captions.json": {"images": [{"id": 1, "file_name": ""}], "annotations": []}}, "'file_name' is empty; mend"),
         ({"captions.json": {"images": [{"id": 1, "file_name": "../../x.jpg"}], "annotations": []}}, "leads outside"),
     ],
 )
@@ -134,6 +143,14 @@ def test_wrong_files_are_one_sentence(tmp_path: Path, changes: dict[str, Any], m
     with pytest.raises(DataError, match=message) as caught:
         load(write(tmp_path / "c", **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_mark_of_byte_order_is_no_fault(tmp_path: Path) -> None:
+    root = write(tmp_path / "c")
+    plain = load(root).pictures
+    for name in ("captions.json", "instances.json"):
+        (root / name).write_text((root / name).read_text(), encoding="utf-8-sig")
+    assert load(root).pictures == plain
 
 
 def test_no_root_and_an_empty_root(tmp_path: Path) -> None:

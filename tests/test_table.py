@@ -100,6 +100,17 @@ def test_rows_of_a_csv_count_lines_of_the_file(tmp_path: Path) -> None:
     assert [(row.number, row.text) for row in load(table).rows] == [(2, "one\ntwo"), (4, "What, then?"), (6, "Why?")]
 
 
+@pytest.mark.parametrize("ending", ["list.json", ".jsonl"])
+@pytest.mark.parametrize("column", ["picture", "text", "label", "other"])
+def test_half_a_character_is_a_bad_row(tmp_path: Path, ending: str, column: str) -> None:
+    """In a label it met the file of predictions, after all the work."""
+    rows = [{"picture": f"{i}.png", "text": "?", "label": "a", "other": "x"} for i in range(2)]
+    table = write(tmp_path, [rows[0], {**rows[1], column: "\ud800"}, {**rows[1], "text": "\U0001f600"}], ending)
+    with pytest.raises(DataError, match=r"row 2 holds half a character \(a lone surrogate\); mend it, or leave such"):
+        load(table)
+    assert [row.text for row in load(table, on_bad_row="skip").rows] == ["?", "\U0001f600"]
+
+
 def test_other_columns_and_whole_paths(tmp_path: Path) -> None:
     root = pictures(tmp_path / "t")
     file = tmp_path / "elsewhere.jsonl"

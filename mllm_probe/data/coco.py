@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from mllm_probe.data.pictures import FOLLOW, LINKS, check_decodes, named_file
 from mllm_probe.digests import Digests
-from mllm_probe.errors import DataError, MllmProbeError, choices
+from mllm_probe.errors import DataError, MllmProbeError, choices, is_whole
 from mllm_probe.types import Collection, Picture
 
 BAD_ROW = ("stop", "skip")
@@ -163,13 +163,17 @@ def _rows(path: Path, key: str, fields: Mapping[str, type]) -> list[dict[str, An
             if type(row[name]) is not kind:
                 was = f"{KINDS.get(type(row[name]), 'no such value')}, {json.dumps(row[name])[:80]}"
                 raise DataError(f"{where}: {name!r} is {was}, but must be {KINDS[kind]}, as in every file of COCO")
+            if kind is str and not is_whole(row[name]):
+                raise DataError(f"{where}: {name!r} holds half a character (a lone surrogate), {row[name]!a}; mend it")
+            if name in ("name", "file_name") and not row[name].strip():
+                raise DataError(f"{where}: {name!r} is empty; mend it")
     return rows
 
 
 def _read(path: Path) -> dict[str, Any]:
     """An annotation file; empty where it is JSON of another form. Raises DataError."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); a COCO annotation file is expected") from error
     return records if isinstance(records, dict) else {}

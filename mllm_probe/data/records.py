@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.errors import DataError, choices
+from mllm_probe.errors import DataError, choices, is_whole
 
 Record = Mapping[str, Any]
 Numbered = tuple[int, Record | DataError]  # a row that cannot be read stands as its error, for whoever may skip it
@@ -46,8 +46,9 @@ def _json(path: Path) -> Iterator[Numbered]:
     if not isinstance(records, list):
         yield from _lines(path)
         return
+    escaped = _escaped(text)
     for number, record in enumerate(records, 1):
-        yield number, _object(path, number, record)
+        yield number, _object(path, number, record, escaped)
 
 
 def _list_in(path: Path, whole: Mapping[str, Any]) -> list[Any] | None:
@@ -65,12 +66,19 @@ def _lines(path: Path) -> Iterator[Numbered]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    yield number, _object(path, number, json.loads(line))
+                    yield number, _object(path, number, json.loads(line), _escaped(line))
                 except (ValueError, RecursionError) as error:  # too many digits or brackets are refused, too
                     yield number, DataError(f"{path.name}, row {number} is not JSON ({error}); one object a line")
 
 
-def _object(path: Path, number: int, record: Any) -> Record | DataError:
+def _escaped(text: str) -> bool:
+    """Whether JSON names halves of characters, of which one may be alone."""
+    return "\\ud" in text or "\\uD" in text
+
+
+def _object(path: Path, number: int, record: Any, escaped: bool) -> Record | DataError:
+    if escaped and not is_whole(json.dumps(record, ensure_ascii=False)):
+        return DataError(f"{path.name}, row {number} holds half a character (a lone surrogate); mend it")
     if isinstance(record, dict):
         return record
     return DataError(f"{path.name}, row {number} is no JSON object, found {str(record)[:80]}")
