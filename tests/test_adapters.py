@@ -132,3 +132,19 @@ def test_a_pickled_adapter_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.bin").write_bytes(b"anything")
     with pytest.raises(ModelError, match=r"in adapter_model.bin, a pickle, which may hold code and is not opened"):
         adapter_digests(ModelSettings(adapter=str(tmp_path)), "digest", Digests(tmp_path / "digests.json"))
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "message"),
+    [
+        ("[]", "", "adapter_config.json holds no JSON object, cut off or damaged; copy it again"),
+        ('{"r":', "", "adapter_config.json holds no JSON object, cut off or damaged; copy it again"),
+        ('{"lora_alpha": 0}', "", "adapter_config.json has lora_alpha=0, so that it changes nothing; mend it"),
+        ("{}", "version https://git-lfs.github.com/spec/v1\n", "adapter_model.safetensors is a pointer of Git LFS"),
+    ],
+)
+def test_damaged_files_of_an_adapter(tmp_path: Path, config: str, tensors: str, message: str) -> None:
+    (tmp_path / CONFIG).write_text(config)
+    (tmp_path / TENSORS).write_text(tensors)
+    with pytest.raises(ModelError, match=message):
+        adapter_digests(ModelSettings(adapter=str(tmp_path)), "base", Digests(tmp_path / "digests.json"))

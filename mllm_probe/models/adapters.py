@@ -11,6 +11,7 @@ from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.model_names import ORIGIN
 from mllm_probe.models.checkpoint import ADAPTER
+from mllm_probe.models.whole import refuse_pointer
 from mllm_probe.settings import ModelSettings
 
 CONFIG, TENSORS = ADAPTER, "adapter_model.safetensors"
@@ -48,6 +49,8 @@ def adapter_digests(settings: ModelSettings, base: str, digests: Digests) -> dic
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise ModelError(f"model.adapter={folder} has no {name}; give the folder that `mllm-probe tune` left")
+    _check_config(folder)
+    refuse_pointer(folder / TENSORS)
     told = origin_of(folder)
     if told and told["base"] != base:
         raise ModelError(
@@ -55,6 +58,18 @@ def adapter_digests(settings: ModelSettings, base: str, digests: Digests) -> dic
             f"than {replace(settings, adapter=None).label} has (digest {base}); choose the model it was trained on"
         )
     return {name: digests.of(folder / name) for name in (CONFIG, TENSORS)}
+
+
+def _check_config(folder: Path) -> None:
+    """Raises ModelError for one that is damaged, or that scales what was trained by nothing."""
+    try:
+        told = json.loads((folder / CONFIG).read_text())
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise ModelError(f"model.adapter={folder}: {CONFIG} holds no JSON object, cut off or damaged; copy it again")
+    if told.get("lora_alpha") == 0:
+        raise ModelError(f"model.adapter={folder}: {CONFIG} has lora_alpha=0, so that it changes nothing; mend it")
 
 
 def origin_of(folder: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ PATTERNS = (  # of words of transformers, and what to say instead
 )
 MENDING = {
     "config": "fetch or mend config.json",
+    "adapter": "fetch or mend its adapter_config.json",
     "processor": "fetch or mend the processor's files",
     "encoder": "fetch or mend its files",
 }

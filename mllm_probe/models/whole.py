@@ -26,7 +26,7 @@ LENGTH = 8  # bytes that hold the length of a safetensors header
 def check_small(folder: Path) -> None:
     """Raises ModelError where one of the small files is a pointer of Git LFS."""
     for name in SMALL:
-        _refuse_pointer(folder / name)
+        refuse_pointer(folder / name)
 
 
 def check_weights(folder: Path, needed: bool = False) -> None:
@@ -36,7 +36,7 @@ def check_weights(folder: Path, needed: bool = False) -> None:
             if needed:
                 raise ModelError(f"{folder}: the index of the weights lists {path.name}, which is not there; fetch it")
             continue
-        _refuse_pointer(path)
+        refuse_pointer(path)
         size, whole = path.stat().st_size, _whole_size(path)
         if size != whole:
             told = f"{size} of {whole} bytes" if whole else f"{size} bytes, no head of safetensors"
@@ -85,7 +85,7 @@ def _listed(folder: Path) -> list[Path]:
     return []
 
 
-def _refuse_pointer(path: Path) -> None:
+def refuse_pointer(path: Path) -> None:
     if not path.is_file():
         return
     with path.open("rb") as file:
