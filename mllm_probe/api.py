@@ -120,7 +120,7 @@ def run(*overrides: str, out: str | Path | None = None, quiet: bool = False) -> 
 
 
 def sweep(*overrides: str, out: str | Path | None = None, quiet: bool = False) -> Result:
-    """What `mllm-probe sweep` does: fit and score probes on a cache that is filled. It draws no figure.
+    """What `mllm-probe sweep` does: fit and score probes on a cache that is filled. It prints no table.
 
     Arguments and errors as in `run`; CacheError where something has not been extracted.
     """

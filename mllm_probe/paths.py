@@ -258,6 +258,13 @@ class ComparisonPaths:
     def figure(self, task: str, kind: str) -> Path:
         return self.root / f"{plain_name(task)}.{kind}"
 
+    def tasks(self, kind: str) -> Path:
+        return self.root / f"all_tasks.{kind}"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "report.html"
+
 
 @dataclass(frozen=True)
 class MultirunPaths:

@@ -17,15 +17,19 @@ import pandas as pd
 import pytest
 from conftest import Run
 from matplotlib.figure import Figure
+from pages import Markup
 from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest, norm
 
 from mllm_probe import cli
 from mllm_probe.jobs import Job, read, write
 from mllm_probe.paths import RunPaths
+from mllm_probe.report.answers import Reading, load_tests
 from mllm_probe.report.comparison import draw_comparison
+from mllm_probe.report.figures import blocks, headline, real
 from mllm_probe.report.predictions import Scored, load_scored
-from mllm_probe.report.scores import COLUMNS, load_scores
+from mllm_probe.report.scores import COLUMNS, load_scores, load_summary
+from mllm_probe.report.tasks import said
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.flips import max_t_flips
 from mllm_probe.stats.guards import rare_label
@@ -100,7 +104,8 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
     code, out, err = probe("compare", "two", "--out", "o")
     assert code == 0, err
     assert err.splitlines() == ["left out, without a finished sweep: two/2", "everything is in o"]
-    names = {"compare.csv", "ranking.csv", *(f"{t}.{k}" for t in ("entailment", "objects") for k in ("png", "pdf"))}
+    drawn = {f"{t}.{k}" for t in ("entailment", "objects", "all_tasks") for k in ("png", "pdf")}
+    names = {"compare.csv", "ranking.csv", "report.html", *drawn}
     assert {path.name for path in Path("o").iterdir()} == names
     table = pd.read_csv("o/compare.csv", dtype=str, keep_default_na=False)
     assert tuple(table.columns) == (*COLUMNS, "label", "path")
@@ -136,6 +141,60 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
     write(replace(job, state="running", ended=None, pid=os.getpid()), status)
     _, _, err = probe("compare", "two", "--out", "o")
     assert "not over yet in these folders: 1 job; `mllm-probe status` shows them" in err
+
+
+def reading(paths: RunPaths) -> Reading:
+    return Reading(load_scores(paths.scores), load_summary(paths.summary), load_tests(paths.tests), "last")
+
+
+def test_two_tasks_are_one_figure_and_one_page(probe: Run, two: Path) -> None:
+    """Each curve is its own file's, with its interval; nothing is subtracted."""
+    code, out, err = probe("compare", "two/0", "--out", "o")
+    assert code == 0, err
+    names = {"compare.csv", "ranking.csv", "report.html", "all_tasks.png", "all_tasks.pdf"}
+    assert {path.name for path in Path("o").iterdir()} == names and pd.read_csv("o/ranking.csv").empty
+    page = Markup(Path("o/report.html"))
+    lines = {trace["name"]: trace for trace in page.charts["mini"]["data"] if "customdata" in trace}
+    for task, side in (("entailment", "global"), ("objects", "local")):
+        rows = blocks(real(headline(load_scores(two / "0" / side / "scores.csv"))))
+        rows = rows[rows.position == "last"].sort_values("depth")
+        line = lines[f"{task} at last, accuracy"]
+        assert (line["x"], line["y"]) == (rows.depth.tolist(), rows.value.tolist())
+        bounds = [[None if end != end else end for end in ends] for ends in rows[["low", "high"]].values.tolist()]
+        assert [one[:2] for one in line["customdata"]] == bounds
+        among = reading(RunPaths(two / "0" / side))
+        assert " ".join(among.score.split()) in page.words and f"{among.site} (" in out
+    assert any(trace.get("name") == "chance" and trace["y"] == [0.5, 0.5] for trace in page.charts["mini"]["data"])
+    said = "Scores of different tasks are not subtracted from each other"
+    assert said in page.words and said in " ".join(out.split())
+    assert "mini: " in page.words and len(page.sources("png")) == 1
+
+
+def test_where_two_tasks_are_best(runs: list[FinishedRun]) -> None:
+    """The sets of blocks that may be the best, and whether they share one."""
+    run = runs[0]
+    tests = load_tests(run.paths.tests)
+    below, above, both = (
+        tests.assign(
+            verdict=np.where(tests.test == "contender", np.where(tests.site.isin(sites), "may", ""), "above chance"),
+            p_value=0.01,
+            p_adjusted=0.01,
+        )
+        for sites in (["lm.04"], ["lm.08"], ["lm.04", "lm.08"])
+    )
+    one, other, any_ = (Reading(run.scores, run.summary, table, "last") for table in (below, above, both))
+    line, _ = said({"m": {"a": one, "b": other}})
+    assert line == (
+        "m: a is best at lm.04 (0.50), b at lm.08 (1.00); the sets share no block, so they are best at different "
+        "depths (90 % or more)"
+    )
+    (line, _) = said({"m": {"a": other, "b": any_}})
+    assert line.endswith(
+        "b at one of lm.04, lm.08 (0.50 to 1.00); both sets hold lm.08, so different depths are not shown"
+    )
+    nothing = replace(other, tests=above.assign(verdict=np.where(above.test == "above_chance", "", above.verdict)))
+    (line, _) = said({"m": {"a": one, "b": nothing}})
+    assert line == "m: b is not shown to be above chance, so where it is best says nothing"
 
 
 def test_runs_are_not_compared_where_a_label_is_rare(
@@ -334,11 +393,7 @@ def broken(two: Path, case: str) -> tuple[tuple[str, ...], str]:
     if case == "absent":
         return ("two", "nowhere"), "nowhere does not exist; give folders such as"
     if case == "one":
-        return ("two/0/global",), "no two of these runs have a task in common: two/0/global (entailment)"
-    if case == "two tasks":
-        return (
-            "two/0",
-        ), "no two of these runs have a task in common: two/0/global (entailment), two/0/local (objects)"
+        return ("two/0/global",), "two/0/global (entailment) is one run, with nothing to compare it with; name more"
     if case == "old":
         kept = json.loads((run / "summary.json").read_text())
         kept.pop("fingerprint")
@@ -391,7 +446,7 @@ def broken(two: Path, case: str) -> tuple[tuple[str, ...], str]:
     return (*pair, "--baseline", "mni"), "--baseline mni is 0 runs of entailment, one is needed; did you mean 'mini'?"
 
 
-FOUND = ("empty", "absent", "one", "two tasks")
+FOUND = ("empty", "absent", "one")
 READ = ("old", "old predictions", "other predictions", "lost key", "predictions.safetensors", "config.yaml", "site")
 JUDGED = ("metric", "level", "position", "apart", "baseline", "unknown baseline")
 
@@ -419,7 +474,10 @@ def test_the_default_folder_is_new_and_a_full_one_is_named(probe: Run, two: Path
     assert code == 0, err
     (folder,) = Path("outputs/compare").glob("*/*")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-\d{6}", str(folder.relative_to("outputs/compare")))
-    assert "entailment: two/0/global alone, so only compare.csv has it" in err
+    said = "entailment at last, accuracy"
+    assert (folder / "all_tasks.png").exists() and Markup(folder / "report.html").charts["mini"]["data"][2][
+        "name"
+    ] == said
     assert not (folder / "entailment.png").exists() and (folder / "objects.png").exists()
     assert set(pd.read_csv(folder / "compare.csv", low_memory=False).task) == {"entailment", "objects"}
     Path("file").write_text("")

@@ -88,6 +88,11 @@ def _plain(value: Any) -> Any:
 
 
 def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> None:
+    """The table of alignment_view."""
+    (console or screen()).print(alignment_view(table))
+
+
+def alignment_view(table: "pd.DataFrame") -> Table:
     """One row per question and kind of similarity, where validation prefers it, in percent."""
     first = table.iloc[0]
     what = escape(f"{first.model} ({first.quantization}) on {first.dataset}")
@@ -118,7 +123,7 @@ def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> No
         )
         for kind in sorted(by_kind):
             view.add_row(kind, *_cells(by_kind[kind]))
-    (console or screen()).print(view)
+    return view
 
 
 def _cells(entry: dict[str, Any]) -> Iterator[str]:

@@ -4,12 +4,22 @@ A chart is {"name", "data", "layout"}; colours of paper, ink and grid are the pa
 Numbers are those of the table, in the order of the table.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
-from mllm_probe.report.colours import COLOURS, DASHES, LENS, MODEL, OTHER_LABELS, of_floor, of_positions, on_page
+from mllm_probe.report.colours import (
+    CHANCE,
+    COLOURS,
+    DASHES,
+    LENS,
+    MODEL,
+    OTHER_LABELS,
+    of_floor,
+    of_positions,
+    on_page,
+)
 from mllm_probe.report.figures import (
     TITLES,
     blocks,
@@ -169,16 +179,21 @@ def _floors(rows: "pd.DataFrame", sites: "pd.DataFrame") -> Iterator[Any]:
     places = _ordered(sites)
     for row in floors(rows).itertuples():
         name, said = floor_name(row), BOUNDED if row.low == row.low else FLOOR
-        yield {
-            "type": "scatter",
-            "mode": "lines",
-            "name": escape(name),
-            "x": places,
-            "y": [row.value] * len(places),
-            "customdata": [[row.low, row.high]] * len(places),
-            "hovertemplate": f"{escape(name)}<br>{said.format(_form(row.metric))}<extra></extra>",
-            "line": {"color": on_page(of_floor(row.control or row.probe)), "dash": "longdash", "width": 1.2},
-        }
+        colour = of_floor(row.control or row.probe)
+        line = _level(name, places, row.value, colour, said.format(_form(row.metric)))
+        yield {**line, "customdata": [[row.low, row.high]] * len(places)}
+
+
+def _level(name: str, places: Sequence[Any], value: float, colour: str, said: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": escape(name),
+        "x": list(places),
+        "y": [value] * len(places),
+        "hovertemplate": f"{escape(name)}<br>{said}<extra></extra>",
+        "line": {"color": on_page(colour), "dash": "longdash", "width": 1.2},
+    }
 
 
 def _map(name: str, sites: "pd.DataFrame", read: Sequence[str], metric: str) -> Chart:
@@ -231,20 +246,39 @@ def heat_map(
 
 def study_chart(tables: Sequence["pd.DataFrame"], read: Sequence[str]) -> Chart:
     """Two tasks against relative depth of the language model, each at its position of `read`."""
+    lines = zip(tables, read, COLOURS, strict=False)
+    named = [(f"{one.task.iloc[0]} at {position}", one, position, colour) for one, position, colour in lines]
+    return depth_chart("both tasks", named)
+
+
+def depth_chart(
+    name: str, lines: Sequence[tuple[str, "pd.DataFrame", str, str]], levels: Mapping[str, float] | None = None
+) -> Chart:
+    """Curves (name, scores, position, colour) of language models against relative depth, and `levels` beside them."""
     data: list[Any] = []
-    for scores, position, colour in zip(tables, read, COLOURS, strict=False):
-        rows = headline(scores)
-        line = blocks(real(rows))
+    for label, scores, position, colour in lines:
+        line = blocks(real(headline(scores)))
         line = line[line.position == position].sort_values("depth")
-        for trace in _curve(line, f"{scores.task.iloc[0]} at {position}", colour):
+        for trace in _curve(line, label, colour):
             depth = line.depth.tolist()
             data.append({**trace, "x": depth if "customdata" in trace else [*depth, *reversed(depth)]})
-    layout = {
-        "xaxis": {"title": {"text": "relative depth in the language model"}},
-        "yaxis": _axis(headline_metric(tables[0])),
-        "hovermode": "closest",
-    }
-    return {"name": "both tasks", "data": data, "layout": layout}
+    metrics = [headline_metric(scores) for _, scores, _, _ in lines]
+    for label, level in (levels or {}).items():
+        data.append(_level(label, [0, 1], level, CHANCE, FLOOR.format(_form(metrics[0]))))
+    axis = _axis(metrics[0])
+    if len(set(metrics)) > 1:
+        axis |= {"title": {"text": "score on held-out pictures"}}
+    layout = {"xaxis": {"title": {"text": "relative depth in the language model"}}, "yaxis": axis}
+    return {"name": name, "data": data, "layout": layout | {"hovermode": "closest"}}
+
+
+def site_chart(name: str, lines: Sequence[tuple[str, "pd.DataFrame", str, str]]) -> Chart:
+    """Curves (name, rows of one measure by site, colour, dash) over the sites of all of them."""
+    import pandas as pd
+
+    together = pd.concat([rows for _, rows, _, _ in lines])
+    data = [trace for label, rows, colour, dash in lines for trace in _curve(rows, label, colour, dash)]
+    return _chart(name, data, together, str(together.metric.iloc[0]))
 
 
 def geometry_charts(table: "pd.DataFrame") -> Iterator[Chart]:

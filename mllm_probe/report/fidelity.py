@@ -106,14 +106,15 @@ def print_agreements(table: "pd.DataFrame", console: Console | None = None) -> N
     console = console or screen()
     for position in positions(table):
         here = table[table.position == position]
-        console.print(_view(here, position))
+        console.print(agreement_view(here, position))
         for line in (*_said(here, position), *_answers(here)):
             console.print(line, highlight=False, markup=False)
     for line in _few(table):
         console.print(line, highlight=False, markup=False)
 
 
-def _view(here: "pd.DataFrame", position: str) -> Table:
+def agreement_view(here: "pd.DataFrame", position: str) -> Table:
+    """A row a site, of the rows of one position."""
     here = escaped(here)
     first, metric = here.iloc[0], headline(here)
     change = units.unit(metric).gap

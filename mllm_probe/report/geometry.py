@@ -69,12 +69,17 @@ def load_relations(path: Path) -> "pd.DataFrame":
 def print_relations(table: "pd.DataFrame", console: Console | None = None) -> None:
     """One row per measure and position: mean over neighbouring layers, the two ends, the least pair, the highest null;
     then the layers measured alone. Neighbours and ends only where a position is compared with itself."""
-    console, table = console or screen(), escaped(table)
+    console = console or screen()
+    for view in relation_views(table):
+        console.print(view)
+
+
+def relation_views(table: "pd.DataFrame") -> list[Table]:
+    """The tables of print_relations."""
+    table = escaped(table)
     pairs, alone = table[table.site_b != ""], table[table.site_b == ""]
-    if len(pairs):
-        console.print(_pairs_table(pairs))
-    if len(alone):
-        console.print(_alone_table(alone))
+    found = (_pairs_table(pairs) if len(pairs) else None, _alone_table(alone) if len(alone) else None)
+    return [view for view in found if view is not None]
 
 
 def _pairs_table(pairs: "pd.DataFrame") -> Table:

@@ -27,11 +27,13 @@ TEMPLATE = Path(__file__).parent / "template"
 
 
 def command(paths: RunPaths) -> str:
-    """What gives the same scores: `run` with the settings that status.json says were typed."""
+    """What gives the same numbers: the command with the settings that status.json says were typed."""
     if not paths.status.is_file():
         return "mllm-probe run"
     job = read(Job, paths.status)
-    return shlex.join(["mllm-probe", "run", *job.overrides]) if job else f"unknown: {paths.status.name} is damaged"
+    if job is None:
+        return f"unknown: {paths.status.name} is damaged"
+    return shlex.join(["mllm-probe", *job.command.split(), *job.overrides])
 
 
 def write_page(paths: RunPaths, settings: ReportSettings) -> None:
@@ -58,6 +60,23 @@ def _strict(value: Any, **settings: Any) -> str:
 
 def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:
     """The page. Without the plot library its figures stand still."""
+    tables = [result.selected for result in results]
+    return filled(
+        "page.html",
+        results=results,
+        study=study,
+        both=[study_chart(tables, study_positions(*map(headline, tables)))] if study else [],
+        study_figure=svg_uri(study_figure(tables[0], tables[1], study["statements"])) if study else "",
+        question=QUESTION,
+        command=command(paths),
+        units=units,
+        p_said=p_said,
+        headline_said=headline_said,
+    )
+
+
+def filled(template: str, **fields: Any) -> str:
+    """A template of ours with these fields, our script and style, and the plot library where that is installed."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -65,21 +84,11 @@ def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] 
     pages = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.policies["json.dumps_function"] = _strict
     script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
-    library = Library.find()
-    tables = [result.selected for result in results]
-    return pages.get_template("page.html").render(
-        results=results,
-        study=study,
-        both=[study_chart(tables, study_positions(*map(headline, tables)))] if study else [],
-        study_figure=svg_uri(study_figure(tables[0], tables[1], study["statements"])) if study else "",
-        question=QUESTION,
-        command=command(paths),
-        library=library,
+    return pages.get_template(template).render(
+        **fields,
+        library=Library.find(),
         missing=MISSING,
         script=Markup(script),
         digest=script_digest(script.encode()),
         style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
-        units=units,
-        p_said=p_said,
-        headline_said=headline_said,
     )

@@ -1,17 +1,25 @@
-"""losses.csv, held_out.csv and what `tune` ends with: a curve of the losses and one line. Fits nothing."""
+"""losses.csv, held_out.csv and what `tune` ends with: a curve of the losses, one line, and its page. Fits nothing."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mllm_probe.model_names import trained
 from mllm_probe.paths import RunPaths, replacing
 from mllm_probe.protocols import Reporter
+from mllm_probe.report.charts import Chart
 from mllm_probe.report.colours import COLOURS
 from mllm_probe.report.figures import save
+from mllm_probe.report.other_page import Part, known_command, picture_uri, write_other
+from mllm_probe.report.readback import read_object, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DRAWN = ("loss", "lg", "ld")  # columns of losses.csv
+SAID = ("held_out", "low", "high", "rows", "unit", "probed")  # of summary.json, in a sentence
 SMOOTHED = 0.05  # the share of all steps that the drawn mean goes over
 
 
@@ -25,15 +33,58 @@ def save_losses(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 def show_training(paths: RunPaths, reporter: Reporter) -> None:
     """Draw losses.png and losses.pdf and say how the held-out loss is. Reads the files of the run alone."""
-    import pandas as pd
+    losses = load_losses(paths.losses)
+    draw_losses(losses, [paths.curve("png"), paths.curve("pdf")])
+    told = read_object(paths.summary)
+    reporter.note(f"held out: {held_out_said(told)}; `mllm-probe run {told['probed']}={paths.checkpoint}` probes it")
+    training_page(paths, losses, told)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
-    draw_losses(pd.read_csv(paths.losses), [paths.curve("png"), paths.curve("pdf")])
-    said = json.loads(paths.summary.read_text())
-    reporter.note(
-        f"held out: {said['held_out']:.4f} nats a token [{said['low']:.4f}, {said['high']:.4f}] over "
-        f"{said['rows']} {said['unit']}; `mllm-probe run {said['probed']}={paths.checkpoint}` probes it"
-    )
-    reporter.note(f"everything is in {paths.root}")
+
+def load_losses(path: Path) -> "pd.DataFrame":
+    """A row a step. Raises DataError where the file is damaged."""
+    return read_table(path, {}, dict.fromkeys(("step", "lr", *DRAWN), float))
+
+
+def held_out_said(told: Mapping[str, Any]) -> str:
+    """`2.1234 nats a token [2.0, 2.2] over 40 captions`."""
+    bounds = f"[{told['low']:.4f}, {told['high']:.4f}]"
+    return f"{told['held_out']:.4f} nats a token {bounds} over {told['rows']} {told['unit']}"
+
+
+def loss_chart(losses: "pd.DataFrame", names: Sequence[str]) -> Chart:
+    """The columns `names` of a training, step by step."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": escape(name),
+            "x": losses.step.tolist(),
+            "y": losses[name].tolist(),
+            "hovertemplate": f"step %{{x}}<br><b>%{{y:.4g}}</b> {escape(name)}<extra></extra>",
+            "line": {"color": colour, "width": 1.6},
+        }
+        for name, colour in zip(names, COLOURS, strict=False)
+    ]
+    axes = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "loss"}}}
+    return {"name": "losses", "data": data, "layout": axes | {"showlegend": len(names) > 1}}
+
+
+def training_page(paths: RunPaths, losses: "pd.DataFrame", told: Mapping[str, Any]) -> None:
+    """report.html of a training."""
+    names = [name for name in DRAWN if name in losses.columns]
+    of = trained(paths.checkpoint)
+    title = f"a training of {of[0]}: {of[1]}" if of else f"a training, target={told['target']}"
+    facts = [f"{name}: {value}" for name, value in told.items() if name not in SAID]
+    said = (f"On pictures held out: {held_out_said(told)}.", *facts)
+    where = f"FOLDER/{paths.checkpoint.name}"
+    probed = f"`mllm-probe run {told['probed']}={where}` probes it; FOLDER is the one that this page lies in."
+    parts = [
+        Part("Losses, step by step", (), [loss_chart(losses, names)], picture_uri(paths.curve("png"))),
+        Part("What came out", (*said, probed)),
+    ]
+    about = [f"{len(losses)} steps"]
+    write_other(paths.page, "mllm-probe tune", title, about, parts, known_command(paths))
 
 
 def draw_losses(losses: Any, paths: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ from mllm_probe.report.alignment import print_alignment
 from mllm_probe.report.alignments import draw_alignment
 from mllm_probe.report.answers import load_tests
 from mllm_probe.report.arms import Effect, draw_arms, print_arms
+from mllm_probe.report.command_pages import alignment_page, fidelity_page, geometry_page
 from mllm_probe.report.features import draw_features
 from mllm_probe.report.fidelity import load_agreements, print_agreements
 from mllm_probe.report.figures import draw_layers
@@ -30,6 +31,7 @@ from mllm_probe.report.selection import check_selection, selected
 from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
 from mllm_probe.report.tables import save_tables
+from mllm_probe.report.training import show_training
 from mllm_probe.report.vision_scores import VisionScore, print_vision
 from mllm_probe.report_settings import SIZE, ReportSettings
 from mllm_probe.stages.arms import effects
@@ -49,6 +51,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.geometry: partial(show_geometry, settings=settings),
         paths.fidelity: partial(show_fidelity, settings=settings),
         paths.alignment: show_alignment,
+        paths.losses: show_training,
         paths.vision: show_vision,
         paths.fit: show_fit,
         paths.policy: show_policy,
@@ -94,27 +97,30 @@ def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) ->
 
 
 def show_geometry(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
-    """Draw geometry.png and geometry.pdf, print the table and say where everything is."""
+    """Draw geometry.png and geometry.pdf, print the table, write report.html and say where everything is."""
     table = load_relations(paths.geometry)
     draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")], settings.style, settings.size)
     print_relations(table)
-    reporter.note(f"everything is in {paths.root}")
+    geometry_page(paths, table)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 
 def show_fidelity(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
-    """Draw fidelity.png and fidelity.pdf, print the table and say where everything is."""
+    """Draw fidelity.png and fidelity.pdf, print the table, write report.html and say where everything is."""
     table = load_agreements(paths.fidelity)
     draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")], settings.style, settings.size)
     print_agreements(table)
-    reporter.note(f"everything is in {paths.root}")
+    fidelity_page(paths, table)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 
 def show_alignment(paths: RunPaths, reporter: Reporter) -> None:
-    """Draw alignment.png and alignment.pdf, print the table and say where everything is."""
+    """Draw alignment.png and alignment.pdf, print the table, write report.html and say where everything is."""
     table = load_scores(paths.alignment)
     draw_alignment(table, [paths.alignments("png"), paths.alignments("pdf")])
     print_alignment(table)
-    reporter.note(f"everything is in {paths.root}")
+    alignment_page(paths, table)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 
 def show_arms(paths: RunPaths, reporter: Reporter) -> None:

@@ -6,29 +6,26 @@ Knows the arguments, which runs belong together, what is written and printed; th
 import argparse
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe import units
 from mllm_probe.cells import cell
 from mllm_probe.errors import ConfigError, DataError, choices, count
 from mllm_probe.paths import ComparisonPaths, OutputPaths, replacing
-from mllm_probe.score import ALPHA
-from mllm_probe.tools.listing import add_row, new_table, wide_console
 from mllm_probe.tools.standing import standings
 from mllm_probe.verbosity import name_folder
 
 if TYPE_CHECKING:
     from mllm_probe.paths import RunPaths
     from mllm_probe.protocols import Reporter
-    from mllm_probe.tools.ranking import Rank
     from mllm_probe.tools.runs import FinishedRun
 
-ABOUT = """Finished runs side by side: compare.csv with all their scores, for each task a figure with a line a run, and
-ranking.csv with every run at the layer that its validation prefers, and paired differences."""
+ABOUT = """Finished runs side by side: compare.csv with all their scores; for each task with several runs a figure with
+a line a run, and in ranking.csv every run at the layer that its validation prefers, and paired differences; for several
+tasks a figure with a panel a model; and all of it in report.html."""
 PLACE = "--out FOLDER"  # what names another place for results
 
 
@@ -48,11 +45,12 @@ def run(args: Sequence[str]) -> None:
     given = parser.parse_args(args)
     if given.parquet and find_spec("pyarrow") is None:
         raise ConfigError("--parquet needs pyarrow; pip install 'mllm-probe[parquet]', or leave it out")
-    _compare(given, RichReporter())
+    _compare(given, args, RichReporter())
 
 
-def _compare(given: argparse.Namespace, reporter: "Reporter") -> None:
+def _compare(given: argparse.Namespace, args: Sequence[str], reporter: "Reporter") -> None:
     """Everything is read and judged before anything is written."""
+    from mllm_probe.tools.compared import show
     from mllm_probe.tools.ranking import ranking, save_ranking
 
     tasks = _tasks(given, reporter)
@@ -63,12 +61,15 @@ def _compare(given: argparse.Namespace, reporter: "Reporter") -> None:
     paths = ComparisonPaths(Path(given.out)) if given.out else OutputPaths(Path("outputs")).comparison(datetime.now())
     _save_scores([run for runs in tasks.values() for run in runs], paths, given.parquet)
     save_ranking(paths.ranking, [row for rows in ranks for row in rows])
-    for task, positions in read.items():
-        _draw(rivals[task], positions, paths)
-    for rows in ranks:
-        _show(rows, rivals[rows[0].task])
+    show(tasks, ranks, given.position, paths, _without_place(args))
     reporter.note(f"everything is in {paths.root}")
     name_folder(paths.root)
+
+
+def _without_place(args: Sequence[str]) -> list[str]:
+    """The arguments without --out: the same runs give the same page wherever it is."""
+    after = [i for i, word in enumerate(args) if i and args[i - 1] == "--out"]
+    return [word for i, word in enumerate(args) if i not in after and word.partition("=")[0] != "--out"]
 
 
 def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["FinishedRun"]]:
@@ -85,9 +86,9 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
     tasks: dict[str, list[FinishedRun]] = {}
     for one in _different(_loaded(found, reporter), reporter):
         tasks.setdefault(one.task, []).append(one)
-    if max(map(len, tasks.values())) < 2:
-        said = ", ".join(f"{run.name} ({task})" for task, (run,) in tasks.items())
-        raise DataError(f"nothing to compare with: no two of these runs have a task in common: {said}; name more runs")
+    if sum(map(len, tasks.values())) < 2:
+        ((task, (run,)),) = tasks.items()
+        raise DataError(f"{run.name} ({task}) is one run, with nothing to compare it with; name more runs")
     for task, runs in tasks.items():
         check_measure(runs)
         if not given.anyway:
@@ -95,9 +96,7 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
         tasks[task], unsaid = labelled(runs)
         if shared := shared_name(runs):
             reporter.note(f"{task}: {shared}")
-        if len(runs) < 2:
-            reporter.note(f"{task}: {runs[0].name} alone, so only compare.csv has it")
-        elif unsaid:
+        if unsaid:
             reporter.note(f"{task}: the runs differ in {', '.join(unsaid)}, too")
     return tasks
 
@@ -184,55 +183,3 @@ def _save_scores(runs: Sequence["FinishedRun"], paths: ComparisonPaths, parquet:
         tables = [run.scores.assign(label=label, path=place) for run, (label, place) in zip(runs, added, strict=True)]
         with replacing(paths.scores("parquet")) as part:
             pd.concat(tables).to_parquet(part, engine="pyarrow", index=False)
-
-
-def _draw(runs: Sequence["FinishedRun"], positions: Sequence[str], paths: ComparisonPaths) -> None:
-    from mllm_probe.report.comparison import draw_comparison
-
-    chosen = {(run.label, position): run.chosen(position).site for run in runs for position in positions}
-    files = [paths.figure(runs[0].task, kind) for kind in ("png", "pdf")]
-    draw_comparison({run.label: run.scores for run in runs}, chosen, positions, files)
-
-
-def _show(rows: Sequence["Rank"], runs: Sequence["FinishedRun"]) -> None:
-    """The ranking at one position, then the curves and who may be the best."""
-    from mllm_probe.report.sparkline import print_curves
-
-    first = rows[0]
-    level = f"{100 * first.ci_level:g} %"
-    what = f"{first.task} at {first.position}: {units.headed(first.metric)}"
-    bounded = any(row.low == row.low for row in rows)
-    table = new_table(title=what + f", {level} intervals over pictures" * bounded)
-    table.add_column("run", overflow="fold")
-    for name in ("layer (depth)", units.headed(first.metric), "difference", "p"):
-        table.add_column(name, no_wrap=True)
-    for row in rows:
-        layer, value = f"{row.site} ({row.depth:.2f})", units.bare(row.value, row.low, row.high, first.metric)
-        gap = _gap(row)
-        add_row(table, row.label, layer, value, gap, "" if row.p_adjusted is None else f"{row.p_adjusted:.2g}")
-    console = wide_console()
-    console.print(table)
-    curves = {run.label: run.curve(first.position) for run in runs}
-    print_curves({row.label: curves[row.label] for row in rows}, first.metric, console)
-    for line in (*_said(rows), ""):
-        console.print(line, markup=False)
-
-
-def _said(rows: Sequence["Rank"]) -> Iterator[str]:
-    among = [row.label for row in rows if row.may_be_best]
-    if rows[0].uncompared:
-        yield f"runs are {rows[0].uncompared}; each may be the best"
-    elif among:
-        yield f"may be the best ({100 * (1 - ALPHA):g} %): {', '.join(among)}"
-    else:
-        yield "not all were tested on the same decisions, so it is not said which may be the best"
-    if family := next((row.family for row in rows if row.family), ""):
-        yield f"differences to {rows[0].reference}: {rows[0].n} test decisions on {rows[0].n_groups} pictures"
-        yield f"their intervals and p hold for {family} together"
-
-
-def _gap(row: "Rank") -> str:
-    """In the unit of the table."""
-    if row.difference is None:
-        return ""
-    return units.bare(row.difference, row.difference_low, row.difference_high, row.metric)
