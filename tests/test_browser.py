@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from other_pages import KINDS as OTHERS
+from other_pages import NAME, made
 from pages import Markup, shown_run
 
 from mllm_probe.report.figures import headline, real
@@ -68,6 +70,26 @@ def opened(browser: Browser, page: Path) -> Open:
         return browser
 
     return open_page
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_pages_of_other_commands_are_drawn_without_an_error_or_a_request(
+    browser: Browser, tmp_path: Path, kind: str
+) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page = made(kind, tmp_path / kind) / "report.html"
+    emulate(browser, "light")
+    browser.get("about:blank")
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(READY))
+    assert browser.title != "owned" and " ".join(NAME.split()) in " ".join(browser.title.split())
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    asked = [e["message"] for e in browser.get_log("performance") if 'Network.requestWillBeSent"' in e["message"]]
+    assert asked and not [line for line in asked if page.as_uri() not in line and '"url":"data:' not in line]
 
 
 def emulate(browser: Browser, scheme: str, medium: str = "") -> None:

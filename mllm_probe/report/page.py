@@ -13,6 +13,7 @@ from typing import Any
 from mllm_probe import units
 from mllm_probe.jobs import Job, read
 from mllm_probe.paths import SIDES, RunPaths, replacing
+from mllm_probe.protocols import Reporter
 from mllm_probe.report.charts import study_chart
 from mllm_probe.report.figures import headline, svg_uri
 from mllm_probe.report.inspection import without_codes
@@ -43,6 +44,12 @@ def write_page(paths: RunPaths, settings: ReportSettings) -> None:
     content = render(paths, results, study)
     with replacing(paths.page) as part:
         part.write_text(without_codes(content), encoding="utf-8")
+
+
+def leave_page(paths: RunPaths, settings: ReportSettings, reporter: Reporter) -> None:
+    """Write the page, and say where everything is."""
+    write_page(paths, settings)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 
 def _strict(value: Any, **settings: Any) -> str:

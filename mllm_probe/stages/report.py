@@ -19,7 +19,7 @@ from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.geometry import load_relations, print_relations
 from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.report.law import GroupRow, LawRow, PointRow, print_laws
-from mllm_probe.report.page import write_page
+from mllm_probe.report.page import leave_page
 from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.plans import draw_plan, draw_recall
 from mllm_probe.report.policy import PlanRow, RecallRow, print_policy
@@ -67,8 +67,7 @@ def show(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """The files and the table of a run, then report.html and where everything is. Raises ConfigError."""
     check_selection([load_scores(paths.scores)], settings)
     show_run(paths, settings)
-    write_page(paths, settings)
-    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
+    leave_page(paths, settings, reporter)
 
 
 def show_run(paths: RunPaths, settings: ReportSettings) -> None:
@@ -92,8 +91,7 @@ def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) ->
     whole, local = (selected(table, settings) for table in tables)
     draw_study(whole, local, study["statements"], files, settings.style, settings.size)
     print_study(study)
-    write_page(paths, settings)
-    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
+    leave_page(paths, settings, reporter)
 
 
 def show_geometry(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:

@@ -19,7 +19,7 @@ from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.words import bag_of_words
 from mllm_probe.protocols import Probe, Reporter
-from mllm_probe.report.page import write_page
+from mllm_probe.report.page import leave_page
 from mllm_probe.report.scores import ScoreFile
 from mllm_probe.score import Score
 from mllm_probe.sites import Key
@@ -65,9 +65,8 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, A
             reporter.note(f"{each.control}: not applicable, for {error}")
     swept = sweep_cached(ready, paths, reporter, extraction={})
     swept.clear()
-    write_page(paths, config.report)
+    leave_page(paths, config.report, reporter)
     log_runs(loggers, [paths], config.paths.outputs, reporter)
-    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
     return swept.summary
 
 
