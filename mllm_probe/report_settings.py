@@ -4,11 +4,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.sites import TOWERS
 
 PICTURES = NONE, THUMBS, FULL = "none", "thumbs", "full"
 STYLES = SCREEN, PAPER = "screen", "paper"
 AUTO = "auto"
-METRICS = (  # all that mllm_probe.stats.measures takes of any kind of label
+METRICS = (  # and all that mllm_probe.stats.measures takes of any kind of label
+    AUTO,
     "accuracy",
     "balanced_accuracy",
     "auroc",
@@ -47,8 +49,11 @@ class ReportSettings:
         for name, allowed in (("pictures", PICTURES), ("style", STYLES)):
             if (value := getattr(self, name)) not in allowed:
                 raise ConfigError(f"report.{name}={value} is unknown; {choices(value, allowed)}")
-        if self.metric not in (known := (AUTO, *METRICS)):
-            raise ConfigError(f"report.metric={self.metric} is unknown; {choices(self.metric, known)}")
+        if self.metric not in METRICS:
+            raise ConfigError(f"report.metric={self.metric} is unknown; {choices(self.metric, METRICS)}")
+        for tower in self.towers or ():
+            if tower not in TOWERS:
+                raise ConfigError(f"report.towers names the unknown tower '{tower}'; {choices(tower, TOWERS)}")
         size = self.size
         if size is not None and (len(size) != 2 or not all(SMALLEST <= inches <= LARGEST for inches in size)):
             raise ConfigError(

@@ -88,6 +88,8 @@ def asked(line: str, tail: str = "") -> "subprocess.CompletedProcess[str]":
         ("mllm-probe run report.st", {"report.style="}),
         ("mllm-probe run report.style=", {"report.style=screen", "report.style=paper"}),
         ("mllm-probe report report.style=p", {"report.style=paper"}),
+        ("mllm-probe report report.metric=au", {"report.metric=auto", "report.metric=auroc"}),
+        ("mllm-probe run report.towers=[lm,c", {"report.towers=[lm,connector"}),
         ("mllm-probe run guards=", {"guards=stop", "guards=note"}),
         ("mllm-probe run model.trust_remote_code=", {f"model.trust_remote_code={one}" for one in ("true", "false")}),
         ("mllm-probe run layers.parts=[attn,m", {"layers.parts=[attn,mlp"}),
