@@ -195,3 +195,35 @@ def test_the_code_of_a_data_set_is_not_run(tmp_path: Path, folder: Path) -> None
     with pytest.raises(DataError, match="scripted is read by code that it brings, and no such code is run here; where"):
         load(asked(tmp_path / "scripted"), tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_save_to_disk_left_is_torn_or_empty(folder: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    made = datasets.load_dataset(str(folder), split="train")
+    made.save_to_disk(str(tmp_path / "saved"))
+    next((tmp_path / "saved").glob("*.arrow")).write_bytes(b"")
+    made.select([]).save_to_disk(str(tmp_path / "empty"))
+    for name in ("saved", "empty"):
+        with pytest.raises(DataError, match=f"{name}, .* cannot be loaded .*; save it again with save_to_disk$"):
+            load(asked(tmp_path / name), tmp_path)
+
+
+def test_columns_of_pictures(folder: Path, tmp_path: Path) -> None:
+    """As a label they would be classes named by their place in memory; kept as bytes they are read all the same."""
+    datasets = pytest.importorskip("datasets")
+    with pytest.raises(DataError, match=r"row 1: 'image' \(dataset.label_column\) holds pictures; name another column"):
+        load(asked(folder, label_column="image"), tmp_path)
+    plain = load(asked(folder), tmp_path)
+    made = datasets.load_dataset(str(folder), split="train").cast_column("image", datasets.Image(decode=False))
+    made.save_to_disk(str(tmp_path / "bytes"))
+    assert [row.picture.digest for row in load(asked(tmp_path / "bytes"), tmp_path).rows] == [
+        row.picture.digest for row in plain.rows
+    ]
+    spoilt = [encoded(1), {"bytes": b"none", "path": None}]
+    kinds = datasets.Features({"image": datasets.Image(), "question": datasets.Value("string")})
+    rows = {"image": spoilt, "question": ["A?", "B?"]}
+    datasets.Dataset.from_dict(rows, features=kinds).save_to_disk(str(tmp_path / "spoilt"))
+    with pytest.raises(
+        DataError, match=r"row 2 cannot be decoded \(cannot identify image file\); mend it, or leave such"
+    ):
+        load(asked(tmp_path / "spoilt", label_column="question"), tmp_path)

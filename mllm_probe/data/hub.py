@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,9 @@ class Hub:
         columns = self._columns(found)
         folder = OutputPaths(outputs).dataset("hub", digest(VERSION, found._fingerprint, columns))
         if not folder.exists():
+            pictures = found.features[self.picture_column]
+            if getattr(pictures, "decode", True) is False:
+                found = found.cast_column(self.picture_column, type(pictures)())
             with filled_once(folder) as part:
                 self._write(part, found, columns, selection)
         group = "group" if self.group_column else None
@@ -59,8 +63,9 @@ class Hub:
             from datasets import load_dataset, load_from_disk
         except ImportError as error:
             raise DataError("dataset=hub needs datasets; pip install 'mllm-probe[hub]'") from error
+        saved = any((Path(id) / name).is_file() for name in SAVED)
         try:
-            if any((Path(id) / name).is_file() for name in SAVED):
+            if saved:
                 return self._of_split(load_from_disk(id))
             return load_dataset(id, split=self.split, revision=self.revision)
         except MllmProbeError:
@@ -72,7 +77,10 @@ class Hub:
                     f"dataset.id={id} is read by code that it brings, and no such code is run here; where you trust "
                     "it, write the rows as parquet with it, and name that folder"
                 ) from error
-            raise DataError(f"dataset.id={id}, dataset.split={self.split} cannot be loaded ({said[:300]})") from error
+            mend = "; save it again with save_to_disk" if saved else ""
+            raise DataError(
+                f"dataset.id={id}, dataset.split={self.split} cannot be loaded ({said[:300]}){mend}"
+            ) from error
 
     def _of_split(self, saved: Any) -> Any:
         """What `save_to_disk` left: splits by name, or one that may have a name. Raises DataError."""
@@ -103,6 +111,11 @@ class Hub:
                 row = self._row(found, number, selection)
                 plain = {name: cell for name, cell in row.items() if isinstance(cell, str | int | float)}  # covariates
                 record: dict[str, Any] = plain | {name: row.get(column) for name, column in columns.items()}
+                if odd := next((name for name in columns if name != "picture" and _is_picture(record[name])), ""):
+                    raise DataError(
+                        f"dataset {self.id}, row {number + 1}: '{columns[odd]}' (dataset.{odd}_column) holds pictures; "
+                        "name another column"
+                    )
                 record["picture"] = self._kept(folder / PICTURES, record["picture"], number)
                 if named and record["label"] is not None:
                     record["label"] = _names(record["label"], named)
@@ -113,17 +126,21 @@ class Hub:
         try:
             row = dict(found[number])  # pictures come decoded, and upright
             picture = row[self.picture_column]
-            return row | {self.picture_column: as_rgb(picture) if hasattr(picture, "convert") else picture}
+            return row | {self.picture_column: as_rgb(picture) if _is_picture(picture) else picture}
         except Exception as error:  # pillow and datasets raise anything here
             if selection.on_bad_row == "skip":
                 return {}
-            raise DataError(f"dataset {self.id}, row {number + 1} cannot be decoded ({error})") from error
+            said = re.sub(r" <_io.*?>", "", str(error)) or type(error).__name__
+            raise DataError(
+                f"dataset {self.id}, row {number + 1} cannot be decoded ({said}); mend it, or leave such rows out with "
+                "data.on_bad_row=skip"
+            ) from error
 
     def _kept(self, folder: Path, pixels: Any, number: int) -> str | None:
         """The name of the picture's file, one for all rows with the same pixels."""
         if pixels is None:
             return None
-        if not hasattr(pixels, "convert"):
+        if not _is_picture(pixels):
             raise DataError(
                 f"dataset {self.id}, row {number + 1}: '{self.picture_column}' is {str(pixels)[:80]!r}, but must hold "
                 "pictures; name their column with dataset.picture_column"
@@ -132,6 +149,10 @@ class Hub:
         if not (folder / f"{content}.png").exists():
             pixels.save(folder / f"{content}.png")
         return f"{content}.png"
+
+
+def _is_picture(value: Any) -> bool:
+    return hasattr(value, "convert")
 
 
 def _names(label: Any, named: Any) -> Any:
