@@ -59,6 +59,8 @@ def test_what_a_class_always_asks_for_gives_way(tmp_path: Path) -> None:
         ("{max_pixles: 100}", "model.processor names 'max_pixles', which Qwen2VLImageProcessor"),
         ("{max_pixels: many}", "model.processor={'max_pixels': 'many'} cannot be used by Qwen2VLImageProcessor"),
         ("{rescale_factor: 0}", "rescale_factor=0; it must be above 0"),
+        ("{do_resize: maybe}", "model.processor.do_resize=maybe must be true or false"),
+        ("{size: {longest_edge: 3}}", "keys but got {longest_edge: 3})"),
         ("{do_normalize: false, image_mean: [1, 1, 1]}", "model.processor.image_mean does nothing, since Qwen2VL"),
         ("high", "model.processor=high must be null or settings, such as {max_pixels: 401408}"),
         ("{size: 3}", "cannot be used by Qwen2VLImageProcessor"),

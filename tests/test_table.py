@@ -111,6 +111,13 @@ def test_half_a_character_is_a_bad_row(tmp_path: Path, ending: str, column: str)
     assert [row.text for row in load(table, on_bad_row="skip").rows] == ["?", "\U0001f600"]
 
 
+@pytest.mark.parametrize("cell", ["1" + 400 * "0", "1e400", "NaN"])
+def test_numbers_without_bounds_in_other_columns_are_nothing(tmp_path: Path, cell: str) -> None:
+    table = write(tmp_path, [f'{{"picture": "0.png", "text": "?", "label": "a", "n": {cell}, "m": 2}}'])
+    (row,) = load(table).rows
+    assert row.columns.get("m") == 2.0 and "n" not in row.columns
+
+
 def test_other_columns_and_whole_paths(tmp_path: Path) -> None:
     root = pictures(tmp_path / "t")
     file = tmp_path / "elsewhere.jsonl"

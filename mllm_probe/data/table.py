@@ -3,7 +3,6 @@
 Rows are kept as they stand in the file; what their labels mean is the task's business.
 """
 
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -174,7 +173,7 @@ def _plain(cell: Any) -> str | float:
     if isinstance(cell, bool):
         return str(cell).lower()
     if isinstance(cell, int | float):
-        return float(cell) if math.isfinite(cell) else ""
+        return float(cell) if abs(cell) <= sys.float_info.max else ""  # nor what is not a number
     return cell.strip() if isinstance(cell, str) else ""
 
 

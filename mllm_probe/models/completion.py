@@ -33,6 +33,8 @@ def set_up(folder: Path, processor: Any, settings: Mapping[str, Any] | None) -> 
             raise ConfigError(
                 f"model.processor names '{name}', which {kind.__name__} does not take; {choices(str(name), allowed)}"
             )
+        if isinstance(getattr(images, name, None), bool) and not isinstance(settings[name], bool):
+            raise ConfigError(f"model.processor.{name}={settings[name]} must be true or false")
     try:
         changed = kind.from_dict(images.to_dict(), **settings)
         changed(images=[PICTURE], return_tensors="pt")
