@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from mllm_probe.report.heartbeat import Heartbeat
 
+_absent: list[Path] = []
+
 
 @contextmanager
 def leaving(heart: "Heartbeat", folder: Path, here: "DictConfig", outputs: Path) -> Iterator[None]:
@@ -28,21 +30,24 @@ def leaving(heart: "Heartbeat", folder: Path, here: "DictConfig", outputs: Path)
         if swept or heart.began or isinstance(error, PendingError):
             _point(outputs, ran)
         else:
-            _clear(folder, {str(here.output_subdir), f"{here.job.name}.log"}, outputs)
+            _clear(folder, {str(here.output_subdir), f"{here.job.name}.log"})
         raise
     _point(outputs, ran)
 
 
-def _clear(folder: Path, hydras: set[str], outputs: Path) -> None:
-    """Remove the folder, and those above it that are empty then. One that holds more than a job writes before its work
-    stays as it is: it was there before."""
+def note_absent(folder: Path) -> None:
+    """Of the folder that Hydra will make for a job, and those above it, remember which are not there yet."""
+    _absent[:] = [place for place in (folder.absolute(), *folder.absolute().parents) if not place.exists()]
+
+
+def _clear(folder: Path, hydras: set[str]) -> None:
+    """Remove the folder, and those above it that were made for it and are empty. One that holds more than a job writes
+    before its work stays as it is: it was there before."""
     own = RunPaths(folder)
     if {path.name for path in folder.iterdir()} <= {*hydras, own.status.name, own.config.name, own.identity.name}:
         shutil.rmtree(folder)
-        for above in folder.parents:
-            if above == outputs.absolute() or not above.is_relative_to(outputs.absolute()):
-                break
-            with suppress(OSError):  # not empty
+        for above in _absent:
+            with suppress(OSError):  # not empty, or gone
                 above.rmdir()
 
 

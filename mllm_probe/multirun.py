@@ -17,6 +17,7 @@ from omegaconf import DictConfig, open_dict
 from mllm_probe.errors import ConfigError, MllmProbeError, count
 from mllm_probe.jobs import DONE, Asked, code_here, read, write
 from mllm_probe.launch import check, words_of
+from mllm_probe.leaving import note_absent
 from mllm_probe.model_names import namesakes
 from mllm_probe.paths import MultirunPaths
 from mllm_probe.tools.standing import standings
@@ -30,9 +31,13 @@ OWN = ("hydra.mode=", "hydra.sweep.dir=")  # what the command that runs jobs aga
 
 
 class Multirun(Callback):  # type: ignore[misc]
-    """Writes multirun.json before the first job. `folder`: that of the multirun that this process has begun, if any."""
+    """Writes multirun.json before the first job, and looks which folders Hydra will make for a job of its own.
+    `folder`: that of the multirun that this process has begun, if any."""
 
     folder: ClassVar[Path | None] = None
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        note_absent(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra makes warnings of exceptions raised here, so a refusal ends the process as the command line would."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,14 +10,47 @@ from mllm_probe.errors import ConfigError
 
 LARGEST = 2**63 - 1  # what a whole number of 64 bits holds
 NEEDED = ("positions", "towers", "parts", "measures", "answers", "representations", "range")  # no empty list
-NAMES = ("name", "path", "adapter", "bundled", "hub_id", "root", "file", "outputs", "run", "table")  # no empty text
+NAMES = (
+    "name",
+    "path",
+    "adapter",
+    "bundled",
+    "hub_id",
+    "root",
+    "file",
+    "outputs",
+    "run",
+    "table",
+    "system",
+)  # no empty text
+
+# Numbers, by the names of their settings: from 0, from 1, above 0, between 0 and 1. Others are bounded by data or model
+FROM_0 = (
+    *("extract.workers", "extract.wait_s", "extract.max_disk_gb", "sweep.seeds", "model.download_gb"),
+    *("align.seed", "fidelity.seed", "train.weight_decay"),
+)
+FROM_1 = (
+    *("extract.micro_batch", "extract.num_shards", "extract.gpus", "random_draws", "sweep.draws", "sweep.permutations"),
+    *("train.batch", "train.micro_batch", "train.save_every", "train.steps", "labels.micro_batch"),
+)
+ABOVE_0 = (
+    *("sweep.max_memory_gb", "sweep.enough_bits", "fidelity.clip"),
+    *("train.lr", "train.epochs", "train.clip", "labels.delta"),
+)
+SHARES = ("sweep.ci_level", "sweep.margin")
+RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    (FROM_0, "must be 0 or more", lambda value: value >= 0),
+    (FROM_1, "must be 1 or more", lambda value: value >= 1),
+    (ABOVE_0, "must be above 0", lambda value: value > 0),
+    (SHARES, "must lie between 0 and 1", lambda value: 0 < value < 1),
+)
 
 
 def refuse_odd(config: Any) -> None:
-    """Raises ConfigError for a number without bounds, a name without a letter, an empty or doubled list, and plugins
-    that cannot be imported. `config`: a dataclass of settings."""
+    """Raises ConfigError for a number without bounds or out of its range, a text without a letter, an empty or doubled
+    list, and plugins that cannot be imported. `config`: a dataclass of settings."""
     for where, value in _values(config, ""):
-        if wrong := _number(value) or _text(where, value) or _list(where, value):
+        if wrong := _number(where, value) or _text(where, value) or _list(where, value):
             raise ConfigError(f"{where}={value if str(value).strip() else repr(value)} {wrong}")
     for name in getattr(config, "plugins", ()):
         if not _importable(name):
@@ -37,18 +70,23 @@ def _values(node: Any, where: str) -> Iterator[tuple[str, Any]]:
         yield from _values(value, f"{where}.{name}" if where else str(name))
 
 
-def _number(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
+def _number(where: str, value: Any) -> str:
+    if not isinstance(value, int | float):
+        return ""
+    if not math.isfinite(value):
         return "must be a finite number"
-    return "is too large a number" if isinstance(value, int) and abs(value) > LARGEST else ""
+    if abs(value) > LARGEST:
+        return "is too large a number"
+    return next((said for names, said, fits in RANGES if where in names and not fits(value)), "")
 
 
 def _text(where: str, value: Any) -> str:
-    if not isinstance(value, str) or where.rpartition(".")[2] not in NAMES:
+    if not isinstance(value, str):
         return ""
-    if not value.strip():
+    named = where.rpartition(".")[2] in NAMES
+    if not value.strip() and (value or named):
         return "must not be empty"
-    return "" if value.isprintable() else "must hold letters that can be shown"
+    return "must hold letters that can be shown" if named and not value.isprintable() else ""
 
 
 def _list(where: str, value: Any) -> str:

@@ -48,7 +48,8 @@ class Extractable(Protocol):
 
 
 class Dataset(Protocol):
-    """Pictures and annotations, from wherever they are."""
+    """Pictures and annotations, from wherever they are. A method `labels` beside these, which tells (row, label)
+    of those selected without a picture, or None, lets a task go by them before a picture is opened."""
 
     @property
     def name(self) -> str: ...
@@ -58,8 +59,8 @@ class Dataset(Protocol):
 
 
 class Task(Protocol):
-    """A question about pictures. A `kind` beside these, that of its labels (see Problem), lets a probe that cannot fit
-    them be refused before a picture is opened."""
+    """A question about pictures. A `kind` beside these, that of its labels (see Problem), or a method `kind_of` that
+    tells it of the labels of a data set, lets a probe that cannot fit them be refused before a picture is opened."""
 
     @property
     def name(self) -> str: ...

@@ -9,10 +9,22 @@ DIGESTS = "digests.json"  # beside the caches
 
 
 @dataclass(frozen=True)
-class PartPaths:
-    """What an unfinished sweep has fitted, one file a key."""
+class Unfinished:
+    """What unfinished work goes on from."""
 
     root: Path
+
+    def claim(self, number: int, generation: int) -> Path:
+        """0: whose turn it is; others: who is at it."""
+        return self.root / f"{number:05d}.{generation}.claim"
+
+    def claimed(self) -> set[int]:
+        return {int(path.name.partition(".")[0]) for path in self.root.glob("*.claim") if is_claim(path)}
+
+
+@dataclass(frozen=True)
+class PartPaths(Unfinished):
+    """What an unfinished sweep has fitted, one file a key."""
 
     def part(self, name: str) -> Path:
         return self.root / f"{plain_name(name)}.safetensors"
@@ -24,19 +36,10 @@ class PartPaths:
     def attempts(self) -> list[Path]:
         return sorted(self.root.glob("attempt.*.json"))
 
-    def claim(self, number: int, generation: int) -> Path:
-        """0: whose turn it is to fit; others: who is at this sweep."""
-        return self.root / f"{number:05d}.{generation}.claim"
-
-    def claimed(self) -> set[int]:
-        return {int(path.name.partition(".")[0]) for path in self.root.glob("*.claim") if is_claim(path)}
-
 
 @dataclass(frozen=True)
-class TrainingPaths:
+class TrainingPaths(Unfinished):
     """What an unfinished training goes on from."""
-
-    root: Path
 
     @property
     def state(self) -> Path:

@@ -1,7 +1,8 @@
 """What docs/commands.md is written from: comments of conf/, parsers of plain commands, and the refusals in the code.
 
 A refusal, `raise ConfigError(f"a.b={value} is unknown; {choices(value, ALLOWED)}")`, is the one place that knows what a
-setting may be, so allowed values are read from there and are listed nowhere twice. Knows no Markdown.
+setting may be, so allowed values are read from there, and from the table of ranges, and are listed nowhere twice. Knows
+no Markdown.
 """
 
 import ast
@@ -15,6 +16,8 @@ from typing import Any
 import yaml
 
 from mllm_probe import cli
+from mllm_probe.odd_values import RANGES
+from mllm_probe.odd_values import __name__ as RANGES_IN
 from mllm_probe.paths import config_dir
 
 PACKAGE = Path(cli.__file__).parent
@@ -98,7 +101,8 @@ def refusals() -> dict[str, dict[str, str]]:
         visitor = _Refusals(module)
         visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
         found[module] = visitor.found
-    return found
+    bounds = {name: re.sub("^must (be|lie) ", "", said) for names, said, _ in RANGES for name in names}
+    return found | {RANGES_IN: bounds}
 
 
 def remarks(path: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.scores import load_scores
 from mllm_probe.sites import Key
+from mllm_probe.stages import extract
 from mllm_probe.stages.align import galleries
 from mllm_probe.stages.alignment import said_alone, shown_alone
 from mllm_probe.stages.prepare import prepare
@@ -405,6 +406,35 @@ def check_by_hand(table: pd.DataFrame, asked: Sequence[str], place: Path, model:
 def read(model: HFModel, sample: Sample, name: str) -> np.ndarray:
     key = Key.parse(name)
     return read_states(model, model.collate([sample], [key]), [key], torch.float32).values[key][0].double().numpy()
+
+
+def test_a_summary_tells_of_all_attempts(
+    probe: Run, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One attempt dies with the pictures read and the captions not; the summary is that of a command in peace."""
+    asked = (*QUICK, *SMALL, *tiny(checkpoint), "model.quantization=none", "layers.range=[2,2]", "layers.stride=1")
+    fill, calls = extract._fill, []
+
+    def dies(ready: object, *more: object) -> dict[str, object]:
+        calls.append(ready)
+        if len(calls) == 2:
+            raise DataError("killed")
+        return fill(ready, *more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "_fill", dies)
+        assert probe("align", *asked)[0] == 1
+    for more in (), ("paths.outputs=peace",):
+        assert probe("align", *asked, *more)[0] == 0
+    killed, peace = (
+        json.loads(next(tmp_path.glob(f"{place}/align/*/*/summary.json")).read_text())["extraction"]
+        for place in ("outputs", "peace")
+    )
+    for one in (*killed, *peace):
+        assert one.pop("seconds") > 0
+        one.pop("prefix", "how a last attempt read")
+    assert killed == peace and all(one["forward_passes"] > 0 and not one["hit"] for one in peace)
+    assert not list(tmp_path.glob("outputs/unfinished/*"))
 
 
 def test_random_weights_have_rows_of_their_own(probe: Run, tmp_path: Path, checkpoint: Path) -> None:

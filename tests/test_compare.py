@@ -398,7 +398,8 @@ def broken(two: Path, case: str) -> tuple[tuple[str, ...], str]:
         kept = json.loads((run / "summary.json").read_text())
         kept.pop("fingerprint")
         (run / "summary.json").write_text(json.dumps(kept))
-        return pair, "two/1/global is of an older release and does not say what data it was scored on; repeat the sweep"
+        said = "lacks the entry 'fingerprint': it was cut or edited, or is of an older release; repeat the run"
+        return pair, f"two/1/global/summary.json {said}"
     if case == "old predictions":
         save_file(load_file(run / "predictions.safetensors"), run / "predictions.safetensors", {"decisions": "[]"})
         return pair, "predictions.safetensors is of an older release and holds no labels; repeat the sweep"

@@ -12,6 +12,7 @@ from encoders import save_bert, save_clip, save_dinov2, save_dual, save_llama, s
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
+from test_sealed import unsealed
 from torch.nn.functional import normalize
 from train_mini_encoders import CATEGORIES, WORDS, held_out, listed, multi_hot, neighbours, recall, said, shown
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, ResNetConfig, ResNetModel
@@ -21,7 +22,7 @@ from mllm_probe.data.documents import Slice, draw_documents
 from mllm_probe.data.drawing import draw
 from mllm_probe.data.facts import false_fact, true_fact
 from mllm_probe.digests import Digests
-from mllm_probe.errors import CacheError, ConfigError, MllmProbeError, ModelError
+from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
 from mllm_probe.label_settings import EmbedderSettings, LabelSettings
 from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.embedders import Embedder, plan_embedder
@@ -217,10 +218,29 @@ def test_vectors_are_computed_once(
     torch.testing.assert_close(only.a, whole.b, rtol=0, atol=0)
     with pytest.raises(AssertionError, match="an encoder is loaded"):
         call(slices, replace(settings, image=replace(settings.image, pooling="mean")))
-    damaged = next(tmp_path.glob("labels/*/*.safetensors"))
-    damaged.write_bytes(damaged.read_bytes()[:40])
-    with pytest.raises(CacheError, match=r"safetensors is damaged .*delete it"):
-        call(slices)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_vectors_with_a_flipped_bit_are_named_and_made_again(
+    folders: dict[str, Path], scenes: Collection, tmp_path: Path, old: bool
+) -> None:
+    settings, slices, outputs, said = settings_of(folders), slices_of(scenes)[:4], OutputPaths(tmp_path), Silent()
+
+    def call() -> SliceVectors:
+        return slice_vectors(settings, slices, outputs, "cpu", Digests(outputs.digests), said)
+
+    whole = call()
+    part = next(tmp_path.glob("labels/*/*.safetensors"))
+    if old:
+        unsealed(part)
+        content = part.read_bytes()[:40]
+    else:
+        content = part.read_bytes()[:-1] + bytes([part.read_bytes()[-1] ^ 1])
+    assert torch.equal(call().b, whole.b) and not any("damaged" in note for note in said.notes)
+    part.write_bytes(content)
+    again = call()
+    assert torch.equal(again.a, whole.a) and torch.equal(again.b, whole.b)
+    assert [note for note in said.notes if note.startswith(f"{part} is damaged (") and "is made again" in note]
 
 
 def bundled(name: str) -> LabelSettings:

@@ -17,6 +17,7 @@ FLOORS = [
         "batches",
         "protocols",
         "errors",
+        "entries",
         "cells",
         "odd_values",
         "temporaries",

@@ -131,14 +131,14 @@ def test_framing_beginning_and_a_doubled_beginning(checkpoint: Path, scenes: Col
     assert (base.templated, base.turn) == (False, "") and base.framing.startswith("no chat template")
     doubled = seen(chat, Sample.of(scenes.pictures[:1], "<s>A cat.", {}), ("last",))
     assert doubled.bos == 2 and doubled.warning.startswith("<s> is there 2 times and should be once")
-    for out in (printed([doubled]), page("t", [doubled]).replace("&lt;s&gt;", "<s>")):
+    for out in (printed([doubled]), page("t", [doubled], Path()).replace("&lt;s&gt;", "<s>")):
         assert "<s> is there 2 times and should be once" in " ".join(out.split())
 
 
 def test_a_language_model_without_picture_tokens(tmp_path: Path, zebra: list[Sample]) -> None:
     shown = seen(blueprint_of(BUILDERS["mllama"](tmp_path)), zebra[0], ("last", "mean_image"))
     assert shown.spots[1].rows == () and "picture towers" in shown.spots[1].said
-    assert "picture towers" in printed([shown]) and "picture towers" in page("t", [shown])
+    assert "picture towers" in printed([shown]) and "picture towers" in page("t", [shown], Path())
 
 
 TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "section", "article", "h2", "div", "img", "small"}
@@ -169,7 +169,7 @@ def test_nothing_in_a_data_file_runs(checkpoint: Path, scenes: Collection) -> No
     blueprint = blueprint_of(checkpoint)
     rendering = Rendering.of(blueprint, Sample.of(scenes.pictures[:1], nasty, {'" onclick="x"><script>': (0, 8)}))
     shown = inspection(rendering, [decision], {"g": "test"}, ["mean_text"], blueprint.anatomy)
-    html = Elements(page("<script>", [shown]))
+    html = Elements(page("<script>", [shown], Path()))
     assert html.tags == TAGS and not any(name.startswith("on") for name, _ in html.attributes)
     assert not any(re.search(r"https?:|//", value) for name, value in html.attributes if name in ("src", "href"))
     assert "<script>alert(1)</script> \" onmouseover=x ' &amp; " in html.said and r"\x1b[31mred \u202eback" in html.said

@@ -21,9 +21,16 @@ REFUSED = {  # {what is wrong: words, what is said of them}
     "no checkpoint": (("model=custom", "model.path=nowhere"), "nowhere does not exist"),
     "a probe of tokens": (("probe=attention",), "probe=attention reads a row for every token"),
     "a number for a probe of labels": (("task=count", "probe=logistic"), "task=count has targets of kind number"),
+    "questions for a probe of pairs": (("probe=ccs",), "task=entailment asks each question once; set task.answers"),
     "bits of margins": (("probe=mean_difference", "sweep.analyses=[mdl]"), "says is no log-odds"),
     "no such baseline": (("sweep.analyses=[v_information]", "sweep.baseline=lm.99@last"), "is not among the keys"),
     "no file of splits": (("splits.file=nowhere.csv",), "splits.file=nowhere.csv cannot be read"),
+    "a disk of no size": (("extract.max_disk_gb=-1",), "extract.max_disk_gb=-1.0 must be 0 or more"),
+    "a seed that no generator takes": (("sweep.seeds=[0,-1]",), "sweep.seeds=-1 must be 0 or more"),
+    "a blank text": (("prompt.system=' '",), "prompt.system=' ' must not be empty"),
+    "no text": (("prompt.system=''",), "prompt.system='' must not be empty"),
+    "a blank revision": (("model.revision=' '",), "model.revision=' ' must not be empty"),
+    "a blank word": (("sweep.baseline=' '",), "sweep.baseline=' ' must not be empty"),
     "what is done with bad rows": (("data.on_bad_row=drop",), "data.on_bad_row=drop is unknown"),
     "no card": (("device=cuda",), "torch sees no CUDA device here"),
     "nothing to spread over": (("device=cpu", "model.placement=spread"), "and device is cpu"),
@@ -40,6 +47,34 @@ def test_a_refused_command_opens_no_picture_and_leaves_no_folder(
     assert code == 1 and said in err, err
     left = [path for path in (tmp_path / "outputs").rglob("*") if "cache" not in path.parts]
     assert not left, "the pictures would be drawn there"
+
+
+@pytest.mark.parametrize("words", [("paths.outputs=deep/new",), ("hydra.run.dir=deep/new/dir",)])
+def test_a_refused_command_leaves_no_folder_that_it_made(probe: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert probe("run", *QUICK, "guards=maybe", *words)[0] == 1
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "deep").mkdir()
+    assert probe("run", *QUICK, "guards=maybe", *words)[0] == 1
+    assert list(tmp_path.rglob("*")) == [tmp_path / "deep"], "it was there before"
+
+
+@pytest.mark.parametrize(
+    ("labels", "probe_name", "kind"),
+    [
+        (("a", "b", "c"), "ridge", "classes"),
+        ((1, 2, 3.5), "logistic", "number"),
+    ],
+)
+def test_a_probe_is_held_against_the_labels_of_a_table_before_a_picture_is_opened(
+    probe: Run, tmp_path: Path, labels: tuple[object, ...], probe_name: str, kind: str
+) -> None:
+    rows = [{"picture": f"{i}.png", "text": "What?", "label": labels[i % 3]} for i in range(40)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))  # the pictures are not there
+    words = ("task=custom", "dataset=table", f"dataset.root={tmp_path}", "dataset.file=rows.json")
+    code, _, err = probe("run", *words, f"probe={probe_name}")
+    assert code == 1 and f"task=custom has targets of kind {kind}" in err, err
+    code, _, err = probe("run", *words, f"probe={probe_name}", "data.on_bad_row=skip")
+    assert code == 1 and "no usable row is left" in err, "which rows are used is for the pictures to say"
 
 
 def test_words_that_decide_the_label_are_refused_before_the_weights(

@@ -18,7 +18,15 @@ from mllm_probe.digests import Digests
 from mllm_probe.store_paths import CachePaths
 from mllm_probe.temporaries import pid_namespace, temporary
 
-SAME = ("examples.json", "inspect.json", "scores.csv", "tests.csv", "splits.csv", "predictions.safetensors")
+SAME = (
+    "examples.json",
+    "inspect.json",
+    "inspect.html",
+    "scores.csv",
+    "tests.csv",
+    "splits.csv",
+    "predictions.safetensors",
+)
 
 
 def test_two_places_hold_the_same_bytes_and_a_moved_run_its_pictures(

@@ -202,8 +202,8 @@ def test_the_page_is_written_whole_or_not_at_all(run: RunPaths) -> None:
     first = run.page.read_bytes()
     write_page(run, ReportSettings())
     assert run.page.read_bytes() == first
-    run.examples.write_text("{")
-    with pytest.raises(DataError, match=r"examples.json is damaged"):
+    run.scores.write_text("{")
+    with pytest.raises(DataError, match=r"scores.csv is damaged"):
         write_page(run, ReportSettings())
     assert run.page.read_bytes() == first
     assert not [path for path in run.root.iterdir() if path.name.startswith(".report")]

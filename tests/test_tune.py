@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,14 +20,18 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
+from mllm_probe.compose import composed
 from mllm_probe.errors import ConfigError, TrainError
 from mllm_probe.integration import KINDS, integrate, recipe
 from mllm_probe.models.captions import captioned, losses
 from mllm_probe.models.dense import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
 from mllm_probe.models.hf import load_model
+from mllm_probe.paths import RunPaths
 from mllm_probe.settings import TrainSettings
+from mllm_probe.stages.tune import tune
 from mllm_probe.store_paths import TrainingPaths
-from mllm_probe.train.loop import share, train
+from mllm_probe.train import loop
+from mllm_probe.train.loop import Learner, share, train
 from mllm_probe.train.material import Material
 from mllm_probe.train.order import rows_of
 from mllm_probe.types import Collection
@@ -277,6 +285,41 @@ def test_the_command_trains_and_run_probes_what_it_left(probe: Run, tmp_path: Pa
     )
     assert code == 0, err
     assert "connector" in out and "lm.08" in out
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_equal_trainings_at_once_train_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
+    """The second waits, then has the first one's states; where the first is killed it goes on from the last of them."""
+    small = ("data.n=40", "dataset.pictures=40", "splits.blocks=4", "train.steps=4", "train.batch=8")
+    config = composed("tune", [*small, "train.save_every=1", "connector=sti", f"paths.outputs={tmp_path / 'outputs'}"])
+    said, step, taken, other = Silent(), loop._step, [], []
+
+    def counted(learner: Learner, number: int, *more: Any) -> dict[str, float]:
+        taken.append(number)
+        if len(taken) == 1:
+            other.append(threading.Thread(target=begin, args=("two", said)))
+            other[0].start()
+            while not any("trains the same: waiting for it" in note for note in said.notes):
+                assert other[0].is_alive()
+                time.sleep(0.05)
+        if killed and len(taken) == 3:
+            raise KeyboardInterrupt
+        return step(learner, number, *more)
+
+    def begin(name: str, reporter: Silent) -> None:
+        (tmp_path / name).mkdir()
+        tune(config, RunPaths(tmp_path / name), reporter)
+
+    monkeypatch.setattr(loop, "_step", counted)
+    with pytest.raises(KeyboardInterrupt) if killed else nullcontext():
+        begin("one", Silent())
+    other[0].join(120)
+    assert taken == ([0, 1, 2, 2, 3] if killed else [0, 1, 2, 3])
+    assert len(pd.read_csv(tmp_path / "two" / "losses.csv")) == 4
+    if not killed:
+        for name in ("losses.csv", "held_out.csv", "checkpoint/model.safetensors"):
+            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert not list(tmp_path.glob("outputs/unfinished/*"))
 
 
 @pytest.mark.parametrize(

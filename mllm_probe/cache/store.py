@@ -29,6 +29,7 @@ from mllm_probe.cache.coverage import Coverage, Damage, Shard
 from mllm_probe.cache.identity import plan_digest
 from mllm_probe.cache.rows import StoredRows
 from mllm_probe.digests import Digests
+from mllm_probe.entries import check_entries, read_object
 from mllm_probe.errors import CacheError, few
 from mllm_probe.paths import replacing
 from mllm_probe.sites import Key
@@ -238,14 +239,10 @@ def _joined(paths: GroupPaths) -> dict[str, str]:
 def _json(path: Path, entries: Mapping[str, type] | None = None) -> dict[str, Any]:
     """An object that has these entries. Raises CacheError."""
     try:
-        found = json.loads(path.read_text())
-    except (ValueError, OSError, RecursionError) as error:
+        found = read_object(path)
+        check_entries(found, entries or {})
+    except ValueError as error:
         raise _damaged(path, error) from error
-    if not isinstance(found, dict):
-        raise _damaged(path, f"it holds {type(found).__name__} and no object")
-    for name, kind in (entries or {}).items():
-        if not isinstance(found.get(name), kind):
-            raise _damaged(path, f"its entry '{name}' is no {kind.__name__}")
     return found
 
 

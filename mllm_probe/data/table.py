@@ -20,6 +20,7 @@ from mllm_probe.score import ASKED, TOLD
 from mllm_probe.types import Collection, Picture, Row
 
 COLUMNS = ("picture_column", "text_column", "label_column", "group_column", "id_column")
+Label = str | float | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,10 @@ class Table:
 
     def load(self, outputs: Path, selection: Selection, digests: Digests) -> Collection:
         """Read the rows, draw `selection.n` of the pictures they name, and check those. Raises DataError."""
-        if not self.root or not self.file:
-            raise DataError(
-                f"dataset={self.name} needs dataset.root=FOLDER and dataset.file=FILE, the table of questions: "
-                "a name in that folder, or a whole path"
-            )
-        file = Path(self.root) / self.file
+        file = self._file()
         lines, skipped = self._lines(file, selection)
-        pictures, unusable = _pictures(
-            file, Path(self.root) / self.pictures, _drawn(lines, selection), digests, selection
-        )
+        folder = Path(self.root or "") / self.pictures
+        pictures, unusable = _pictures(file, folder, _drawn(lines, selection), digests, selection)
         skipped += unusable
         if not pictures:
             raise DataError(f"no usable row is left in {file} ({len(skipped)} skipped)")
@@ -73,6 +68,22 @@ class Table:
         )
         different = {picture.digest: picture for picture in pictures.values()}
         return Collection(self.name, tuple(different.values()), (), _never, tuple(skipped), rows)
+
+    def labels(self, selection: Selection) -> list[tuple[int, Label]] | None:
+        """(row, label) of those that are drawn, without a picture; None where bad rows are left out, for then only the
+        pictures say which. Raises DataError."""
+        if selection.on_bad_row != "stop":
+            return None
+        lines, _ = self._lines(self._file(), selection)
+        return [(line.number, line.label) for drawn in _drawn(lines, selection).values() for line in drawn]
+
+    def _file(self) -> Path:
+        if not self.root or not self.file:
+            raise DataError(
+                f"dataset={self.name} needs dataset.root=FOLDER and dataset.file=FILE, the table of questions: "
+                "a name in that folder, or a whole path"
+            )
+        return Path(self.root) / self.file
 
     def _lines(self, file: Path, selection: Selection) -> tuple[list["Line"], list[str]]:
         """The rows whose cells are in order, and a sentence for each other one."""
@@ -129,7 +140,7 @@ class Line:
     number: int
     picture: str
     text: str
-    label: str | float | tuple[str, ...]
+    label: Label
     group: str
     columns: Mapping[str, str | float]
     id: str
@@ -156,7 +167,7 @@ def _word(where: str, record: Mapping[str, Any], column: str, what: str) -> str:
     return value.strip()
 
 
-def _label(where: str, record: Mapping[str, Any], column: str) -> str | float | tuple[str, ...]:
+def _label(where: str, record: Mapping[str, Any], column: str) -> Label:
     """Words and lists of words as they are, true and false as words, every number a float."""
     value = _cell(where, record, column)
     if isinstance(value, bool):

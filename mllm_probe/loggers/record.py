@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mllm_probe.dotted import flat, show
 from mllm_probe.paths import OutputPaths, RunPaths
+from mllm_probe.report.readback import read_config
 from mllm_probe.report.scores import load_scores, load_summary
 
 if TYPE_CHECKING:
@@ -60,10 +61,8 @@ class Logger(Protocol):
 
 def recorded(paths: RunPaths, outputs: OutputPaths) -> Record:
     """The record of a run's folder. Raises DataError."""
-    from omegaconf import OmegaConf
-
     scores, summary = load_scores(paths.scores), load_summary(paths.summary)
-    settings = flat(OmegaConf.to_container(OmegaConf.load(paths.config)))  # type: ignore[arg-type]
+    settings = flat(read_config(paths.config))
     plain = {name: value if isinstance(value, str | int | float) else show(value) for name, value in settings.items()}
     figures = tuple(sorted(paths.root.glob("*.png")))
     return Record(str(summary["run"]), paths, outputs, plain, tuple(_points(scores)), _chosen(summary), figures)

@@ -3,7 +3,6 @@
 Written by a sweep, read back by report.html. Pictures stay where they are; only their places are kept.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from mllm_probe.errors import DataError
+from mllm_probe.entries import NUMBER
+from mllm_probe.report.readback import damaged, read_entries
 from mllm_probe.types import label_said
 
 SHOWN = 6  # of each kind
@@ -21,6 +21,17 @@ KINDS = {  # in words, for labels and for numbers
     WRONG: ("Wrong, and surest", "Furthest from the truth"),
     UNSURE: ("Least sure", ""),
     RIGHT: ("Right, and surest", "Closest to the truth"),
+}
+EXAMPLE = {**dict.fromkeys(("kind", "uid", "text", "target", "head"), str), "label": NUMBER, "said": NUMBER}
+ENTRIES = {
+    "key": str,
+    "probe": str,
+    "tested": int,
+    "wrong": int | None,
+    "names": [str],
+    "shown": [
+        {**EXAMPLE, "sure": NUMBER | None, "pictures": [dict.fromkeys(("path", "digest", "licence"), str)]},
+    ],
 }
 
 
@@ -81,10 +92,11 @@ def load_examples(path: Path) -> Examples | None:
     """None where a run of an older release kept none. Raises DataError for a file that is damaged."""
     if not path.is_file():
         return None
+    found = read_entries(path, ENTRIES, ("names",))
     try:
-        return Examples.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error!r}); repeat the sweep, its cache still serves") from error
+        return Examples.from_json(found)
+    except TypeError as error:  # an entry too many
+        raise damaged(path, error) from error
 
 
 @dataclass(frozen=True)

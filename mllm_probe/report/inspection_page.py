@@ -80,20 +80,20 @@ h1 {{ font: 600 1.3rem/1.3 system-ui, sans-serif; }}
 """
 
 
-def page(title: str, shown: Sequence[Inspection]) -> str:
-    """A page of its own."""
-    return PAGE.format(title=escape(title), style=STYLE, body=fragment(shown))
+def page(title: str, shown: Sequence[Inspection], folder: Path) -> str:
+    """A page of its own; the paths of pictures begin at `folder`."""
+    return PAGE.format(title=escape(title), style=STYLE, body=fragment(shown, folder))
 
 
-def fragment(shown: Sequence[Inspection]) -> str:
+def fragment(shown: Sequence[Inspection], folder: Path) -> str:
     """A section to stand in a page."""
-    articles = (_article(f"{i} of {len(shown)}", one) for i, one in enumerate(shown, 1))
+    articles = (_article(f"{i} of {len(shown)}", one, folder) for i, one in enumerate(shown, 1))
     return "\n".join(['<section class="inspect">', *articles, "</section>"])
 
 
-def _article(name: str, one: Inspection) -> str:
+def _article(name: str, one: Inspection, folder: Path) -> str:
     said = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts(one))
-    pictures = "".join(_picture(picture) for picture in one.pictures)
+    pictures = "".join(_picture(picture, folder) for picture in one.pictures)
     warning = f'<p class="warning">{escape(visible(one.warning, PLAIN))}</p>' if one.warning else ""
     style = {sign: f' style="--on:{ink};--of:{colour}"' for sign, (ink, colour) in colours(one.spots).items()}
     return "\n".join(
@@ -106,9 +106,9 @@ def _article(name: str, one: Inspection) -> str:
     )
 
 
-def _picture(picture: Shown) -> str:
+def _picture(picture: Shown, folder: Path) -> str:
     alt = escape(visible(Path(picture.path).name, PLAIN))
-    return f'<img src="{data_uri(Path(picture.path))}" alt="{alt}">'
+    return f'<img src="{data_uri(folder / picture.path)}" alt="{alt}">'
 
 
 def data_uri(path: Path, side: int | None = SIDE) -> str:

@@ -18,10 +18,9 @@ from mllm_probe.report.charts import study_chart
 from mllm_probe.report.figures import headline, svg_uri
 from mllm_probe.report.inspection import without_codes
 from mllm_probe.report.library import MISSING, Library, script_digest
-from mllm_probe.report.readback import read_object
 from mllm_probe.report.result import Result
 from mllm_probe.report.shapes import p_said
-from mllm_probe.report.study import QUESTION, headline_said, study_figure, study_positions
+from mllm_probe.report.study import QUESTION, headline_said, load_study, study_figure, study_positions
 from mllm_probe.report_settings import ReportSettings
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -37,18 +36,21 @@ def command(paths: RunPaths) -> str:
     return shlex.join(["mllm-probe", *job.command.split(), *job.overrides])
 
 
-def write_page(paths: RunPaths, settings: ReportSettings) -> None:
-    """report.html of a run, or of a study with both its tasks, in one move. Raises DataError."""
-    study = read_object(paths.study) if paths.study.is_file() else None
+def write_page(paths: RunPaths, settings: ReportSettings) -> list[str]:
+    """report.html of a run, or of a study with both its tasks, in one move; a line on each damaged file that it goes
+    without. Raises DataError."""
+    study = load_study(paths.study) if paths.study.is_file() else None
     results = [Result(paths.side(side), settings, side) for side in SIDES] if study else [Result(paths, settings)]
     content = render(paths, results, study)
     with replacing(paths.page) as part:
         part.write_text(without_codes(content), encoding="utf-8")
+    return [line for result in results for line in result.left_out]
 
 
 def leave_page(paths: RunPaths, settings: ReportSettings, reporter: Reporter) -> None:
-    """Write the page, and say where everything is."""
-    write_page(paths, settings)
+    """Write the page, and say what it goes without and where everything is."""
+    for line in write_page(paths, settings):
+        reporter.note(line)
     reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 

@@ -1,49 +1,67 @@
 """The files of a finished run, read back: one that was cut or edited by hand is named, and is no traceback."""
 
-import json
-from collections.abc import Iterator, Mapping
+import csv
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cells import bare
-from mllm_probe.errors import DataError, first_line
+from mllm_probe.entries import check_entries, read_object
+from mllm_probe.errors import DataError, count, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REPEAT = "repeat the run, its cache still serves"
+LAST = "plugins"  # what a config.yaml ends with
 
 
 def damaged(path: Path, why: object) -> DataError:
     return DataError(f"{path} is damaged ({why}); {REPEAT}")
 
 
-def read_object(path: Path, entries: Mapping[str, type] | None = None) -> dict[str, Any]:
-    """The JSON object in a file; of `entries` those that are there have these types. Raises DataError."""
+def read_entries(path: Path, kinds: Mapping[str, Any], optional: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON object in a file, whose entries are of these kinds; the `optional` may lack. Raises DataError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = read_object(path)
+        check_entries(found, {name: kind for name, kind in kinds.items() if name in found or name not in optional})
+    except ValueError as error:
         raise damaged(path, error) from error
-    if not isinstance(found, dict):
-        raise damaged(path, f"it holds {type(found).__name__} and no object")
-    for name, kind in (entries or {}).items():
-        if name in found and not isinstance(found[name], kind):
-            raise damaged(path, f"its entry '{name}' is no {kind.__name__}")
     return found
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in config.yaml, nested. Raises DataError where it was cut."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; {REPEAT}") from error
+    except (YAMLError, ValueError, OSError, RecursionError) as error:
+        raise damaged(path, first_line(error)) from error
+    if not isinstance(found, dict) or not isinstance(found.get(LAST), list):
+        raise damaged(path, f"it was cut: its last setting, {LAST}, is not there")
+    return found  # type: ignore[return-value]
+
+
 def read_table(path: Path, texts: Mapping[str, type], numbers: Mapping[str, Any]) -> "pd.DataFrame":
-    """A CSV; empty texts are "", empty numbers nan. Raises DataError where a number is none, or the file no table."""
+    """A CSV with these columns; empty texts are "", empty numbers nan. Raises DataError where a number is none, a line
+    was cut, or the file is no table."""
     import pandas as pd
     from pandas.api.types import is_numeric_dtype
 
     try:
+        _check_lines(path)
         others = [name for name in pd.read_csv(path, nrows=0).columns if name not in texts]
         empty = {name: [""] for name in others}  # of a text nothing is missing: a model may be called nan
         table = pd.read_csv(path, dtype=dict(texts), low_memory=False, keep_default_na=False, na_values=empty)
-    except (OSError, ValueError, pd.errors.ParserError) as error:  # also an empty file, and bytes that are no text
+    except (OSError, ValueError, csv.Error) as error:  # of pandas, too, and of bytes that are no text
         raise damaged(path, error) from error
+    if absent := (texts.keys() | numbers.keys()) - set(table.columns):
+        raise damaged(path, f"it lacks the column {min(absent)}, or is of another release")
     for name in texts.keys() & set(table.columns):
         table[name] = table[name].map(bare)
     for name in numbers.keys() & set(table.columns):
@@ -53,6 +71,23 @@ def read_table(path: Path, texts: Mapping[str, type], numbers: Mapping[str, Any]
             if len(wrong):
                 raise damaged(path, f"{wrong.iloc[0]!r} in column {name} is no number")
     return table
+
+
+def _check_lines(path: Path) -> None:
+    """Every line ends, and has as many cells as the first, or none. Raises ValueError, csv.Error."""
+    with path.open("rb") as raw:
+        ends = [line.endswith(b"\n") for line in raw]
+    if not all(ends):
+        raise ValueError(f"line {len(ends)} has no end: the file was cut there")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file)
+        width, line = len(next(rows, ())), rows.line_num
+        if not width:
+            raise ValueError("it is empty")
+        for row in rows:
+            if len(row) not in (0, width):
+                raise ValueError(f"line {line + 1} has {count(len(row), 'cell')} and the first line {width}")
+            line = rows.line_num
 
 
 @contextmanager

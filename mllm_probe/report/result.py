@@ -5,15 +5,14 @@ Knows the files of a run and no markup.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from mllm_probe import units
-from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
-from mllm_probe.report.answers import Reading, leading, load_tests
+from mllm_probe.report.answers import Reading, leading, load_tests, no_tests
 from mllm_probe.report.beside import Beside, beside, beyond_covariates
 from mllm_probe.report.charts import Chart, class_chart, geometry_charts, layer_charts
 from mllm_probe.report.classes import Confusion
@@ -30,7 +29,9 @@ from mllm_probe.report.figures import (
     svg_uri,
 )
 from mllm_probe.report.geometry import load_relations
-from mllm_probe.report.predictions import load_logits, load_scored
+from mllm_probe.report.optional import OptionalFiles
+from mllm_probe.report.predictions import load_logits
+from mllm_probe.report.readback import read_config
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.selection import selected
 from mllm_probe.report.thumbs import Framed, framed
@@ -40,15 +41,13 @@ from mllm_probe.stats.guards import few_pictures
 if TYPE_CHECKING:
     import pandas as pd
 
-
 TOLD = ("above_chance", "floor", "contender", "difference")  # tests that each block has a row of
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(OptionalFiles):
     """One run as its page shows it; `name` tells the two of a study apart, and is empty for a run of its own."""
 
-    paths: RunPaths
     settings: ReportSettings
     name: str = ""
 
@@ -62,7 +61,7 @@ class Result:
 
     @cached_property
     def tests(self) -> "pd.DataFrame":
-        return load_tests(self.paths.tests)
+        return self.spared(self.paths.tests, load_tests, no_tests(), "the tests")
 
     @cached_property
     def rows(self) -> "pd.DataFrame":
@@ -171,12 +170,12 @@ class Result:
     @cached_property
     def confusion(self) -> Confusion | None:
         """At the layer that validation chose; None where labels have no names or predictions were not kept."""
-        if not self.readings or not self.paths.predictions.is_file():
+        if not self.readings or (scored := self.scored) is None:
             return None
         key = f"{self.readings[0].site}@{self.readings[0].position}"
         probe = str(real(self.rows).probe.iloc[0])
-        scored = load_scored(self.paths.predictions)
-        return Confusion.of(key, scored, load_logits(self.paths.predictions, key, probe), self.metric)
+        logits = self.spared(self.paths.predictions, partial(load_logits, key=key, probe=probe), None, "confusions")
+        return None if logits is None else Confusion.of(key, scored, logits, self.metric)
 
     @property
     def class_charts(self) -> list[Chart]:
@@ -187,7 +186,7 @@ class Result:
 
     @cached_property
     def examples(self) -> Examples | None:
-        return load_examples(self.paths.examples)
+        return self.spared(self.paths.examples, load_examples, None, "the examples")
 
     def shown(self) -> Iterator[tuple[str, list[tuple[Example, list[Framed]]]]]:
         """(heading, examples with their pictures) of each kind that there is."""
@@ -208,7 +207,7 @@ class Result:
 
     def checks(self) -> Iterator[tuple[str, str]]:
         """What may have leaked or gone wrong, each with what was found."""
-        yield from leakage(self.paths)
+        yield from self.leakage()
         for row in self.rows[self.rows.control == "question_only"].itertuples():
             yield "the words alone", units.value(row.value, row.low, row.high, self.metric)
         said = self.summary.get("guards")
@@ -224,6 +223,8 @@ class Result:
             )
         for row in self.summary.get("skipped") or []:
             yield "skipped", row
+        for row in self.left_out:
+            yield "damaged", row
 
     @property
     def quantized(self) -> list[str]:
@@ -239,9 +240,11 @@ class Result:
             named["template"] = wrapped
         return {**named, **loaded, **self.summary.get("versions", {})}
 
-    @property
+    @cached_property
     def config(self) -> str:
-        return self.paths.config.read_text(encoding="utf-8") if self.paths.config.is_file() else ""
+        path = self.paths.config
+        whole = path.is_file() and self.spared(path, read_config, None, "the configuration")
+        return path.read_text(encoding="utf-8") if whole else ""
 
     @property
     def integrations(self) -> tuple[list[str], str]:
@@ -255,43 +258,25 @@ class Result:
     def lost(self) -> list[str]:
         """What quantisation changes, where `fidelity` was run in this folder or in `fidelity` below it."""
         found = [one.fidelity for one in self._places("fidelity") if one.fidelity.is_file()]
-        return list(lost(load_agreements(found[0]))) if found else []
+        table = self.spared(found[0], load_agreements, None, "what quantisation changes") if found else None
+        return [] if table is None else list(lost(table))
 
     @cached_property
     def geometry(self) -> list[Chart]:
         """How alike layers are, where `geometry` was run in this folder or in `geometry` below it."""
         found = [one.geometry for one in self._places("geometry") if one.geometry.is_file()]
-        return list(geometry_charts(load_relations(found[0]))) if found else []
+        table = self.spared(found[0], load_relations, None, "how alike layers are") if found else None
+        return [] if table is None else list(geometry_charts(table))
 
     def _places(self, name: str) -> tuple[RunPaths, RunPaths]:
         return self.paths, RunPaths(self.paths.root / name)
 
+    @property
+    def left_out(self) -> list[str]:
+        """A line on each damaged file that the page goes without."""
+        _ = self.tests, self.examples, self.splits, self.scored, self.confusion, self.config, self.lost, self.geometry
+        return self.damaged
+
 
 def _cell(row: Any, low: float, high: float, chosen: bool) -> dict[str, Any] | None:
     return None if row is None else {"row": row, "heat": (row.value - low) / ((high - low) or 1), "chosen": chosen}
-
-
-def leakage(paths: RunPaths) -> Iterator[tuple[str, str]]:
-    """What splits.csv and predictions.safetensors say of pictures on two sides, and of the balance of labels."""
-    import pandas as pd
-
-    if paths.splits.is_file():
-        table = pd.read_csv(paths.splits, dtype=str)
-        several = int((table.groupby(["seed", "group"]).split.nunique() > 1).sum())
-        moved = table.assign(test=table.split == "test").groupby("group").test.nunique()
-        yield "pictures in two splits of a seed", f"{several} of {table.group.nunique()}"
-        yield "pictures tested with some seeds only", f"{int((moved > 1).sum())}"
-    if paths.predictions.is_file():
-        yield "label 1 among what is tested", _balance(paths)
-
-
-def _balance(paths: RunPaths) -> str:
-    """Of a run that kept no labels, why it is not known."""
-    try:
-        scored = load_scored(paths.predictions)
-    except DataError as error:
-        return f"not known: {error}"
-    tested = [label for label, test in zip(scored.labels, scored.test, strict=True) if test]
-    if scored.kind != "binary":
-        return "not told: labels are no yes or no"
-    return f"{100 * sum(tested) / len(tested):.1f} % of {len(tested)}"

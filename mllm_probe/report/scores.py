@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cells import cell
+from mllm_probe.entries import NUMBER
 from mllm_probe.errors import DataError
 from mllm_probe.paths import replacing
-from mllm_probe.report.readback import read_object, read_table
+from mllm_probe.report.readback import read_entries, read_table
 from mllm_probe.score import Score
 
 if TYPE_CHECKING:
@@ -29,7 +30,29 @@ KINDS = {
 }
 DTYPES = {field.name.rstrip("_"): KINDS[field.type] for field in fields(Score)}  # type: ignore[index]
 NUMBERS = {name: kind for name, kind in DTYPES.items() if kind.lower() in ("int64", "float64")}
-SUMMARY = {"run": str, "task": str, "metric": str, "fingerprint": str, "chosen": dict, "best": dict, "baselines": dict}
+BOUND = NUMBER | None
+CHOSEN = {str: {"site": str, "value": NUMBER, "low": BOUND, "high": BOUND}}
+GAP = dict.fromkeys(("value", "low", "high", "p_adjusted"), BOUND)
+ORDER = {"position": str, "verdict": str, "dci_over_sci": GAP, "sci_over_final": GAP}
+SUMMARY: dict[str, Any] = {  # what is read of it; those of older releases have less
+    **dict.fromkeys(("run", "cache", "model", "dataset", "task", "metric", "fingerprint"), str),
+    **{name: [str] for name in ("guards", "intervals", "skipped", "pictures_in")},
+    **dict.fromkeys(("provenance", "versions", "extraction", "seconds"), dict),
+    "chosen": CHOSEN,
+    "best": CHOSEN,
+    "verdicts": {str: {"margin": NUMBER}},
+    "baselines": {str: BOUND},
+    "remarks": {str: [str]},
+    "by_design": {str: str},
+    "answers": list | None,
+    "template": str | None,
+    "unconverged": int,
+    "integrations": [
+        {"features": str, "position": str, "layers": str, "verdict": str, "value": BOUND}
+        | {"against": {str: GAP}, "edge": bool, "best_layer": str | None}
+    ],
+    "orders": [ORDER],
+}
 
 
 class ScoreFile:
@@ -71,5 +94,5 @@ def load_scores(path: Path) -> "pd.DataFrame":
 
 def load_summary(path: Path) -> dict[str, Any]:
     """Raises DataError where the file is damaged; a run without one has an empty summary."""
-    found = read_object(path, SUMMARY) if path.is_file() else {}
+    found = read_entries(path, SUMMARY, SUMMARY) if path.is_file() else {}
     return {"chosen": found["best"], **found} if "best" in found else found  # the name in older releases

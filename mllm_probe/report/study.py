@@ -26,6 +26,8 @@ from mllm_probe.report.figures import (
     words,
 )
 from mllm_probe.report.markup import screen
+from mllm_probe.report.readback import read_entries
+from mllm_probe.report.scores import BOUND
 from mllm_probe.report.style import COLUMN, STYLES, Style
 from mllm_probe.report_settings import SCREEN
 
@@ -38,6 +40,16 @@ POOLED, MACRO = "over all decisions together", "as the mean over categories"
 MARKS = {"holds": "[bold green]✓ holds[/]", "does not hold": "[bold red]✗ does not hold[/]"}
 OPEN = "[bold yellow]? undecided[/]"
 APART = 0.05  # least distance of two labels, as a share of the panel's height
+STUDY = {
+    "position": str | None,
+    "statements": [dict.fromkeys(("name", "verdict", "claim", "sentence"), str) | {"numbers": dict}],
+    "headlines": [{**dict.fromkeys(("task", "position", "site", "metric"), str), "pooled": {str: BOUND}}],
+}
+
+
+def load_study(path: Path) -> dict[str, Any]:
+    """study.json. Raises DataError."""
+    return read_entries(path, STUDY, ("headlines",))
 
 
 def study_headline(scores: "pd.DataFrame", summary: Mapping[str, Any], position: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from mllm_probe.report.charts import Chart
 from mllm_probe.report.colours import COLOURS
 from mllm_probe.report.figures import save
 from mllm_probe.report.other_page import Part, known_command, picture_uri, write_other
-from mllm_probe.report.readback import read_object, read_table
+from mllm_probe.report.readback import read_entries, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def show_training(paths: RunPaths, reporter: Reporter) -> None:
     """Draw losses.png and losses.pdf and say how the held-out loss is. Reads the files of the run alone."""
     losses = load_losses(paths.losses)
     draw_losses(losses, [paths.curve("png"), paths.curve("pdf")])
-    told = read_object(paths.summary)
+    told = read_entries(paths.summary, {})
     reporter.note(f"held out: {held_out_said(told)}; `mllm-probe run {told['probed']}={paths.checkpoint}` probes it")
     training_page(paths, losses, told)
     reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")

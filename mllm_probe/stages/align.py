@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mllm_probe.align_settings import IMAGES_AT, TEXTS_AT
 from mllm_probe.cache.store import write_json
+from mllm_probe.cache.turns import clear
 from mllm_probe.config import AlignConfig, save_config
 from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, ProbeError, choices
@@ -20,6 +21,7 @@ from mllm_probe.report.scores import ScoreFile, load_scores
 from mllm_probe.score import NOT_APPLICABLE
 from mllm_probe.settings import RANDOM
 from mllm_probe.stages.alignment import Alignment, Sides, corrected, said_alone, shown_alone
+from mllm_probe.stages.attempts import Attempts
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import Prepared, chosen_controls
@@ -28,7 +30,7 @@ from mllm_probe.stages.variants import loaded_otherwise
 from mllm_probe.sugar.gallery import FEWEST, Claim, Gallery, draw_pictures
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import SPLITS
-from mllm_probe.types import Examples, Sample
+from mllm_probe.types import Examples, Sample, digest
 
 
 def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
@@ -47,6 +49,10 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     pictures = _side(ready, config, shown, config.align.images_at)
     texts = _side(ready, config, said, config.align.texts_at)
     alignment = Alignment(ready, asked, config, reporter)
+    outputs = OutputPaths(Path(config.paths.outputs))
+    kept = [outputs.parts(digest(alignment.run, name)) for name in ("pictures", "texts")]
+    for side, place in zip((pictures, texts), kept, strict=True):
+        side.attempts.begin(place)
     done = extract_all([pictures, texts], reporter)
     sides = [Sides(pictures, texts), *map(Sides, pictures.variants, texts.variants)]
     rows = list(alignment.scores(sides))
@@ -54,7 +60,10 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
         raise ProbeError("no layer could be compared, see the notes above")
     ScoreFile(paths.alignment).replace(corrected([*alignment.baselines(), *rows]))
     best = best_layers(load_scores(paths.alignment))
-    write_json(paths.summary, {**alignment.facts, "extraction": done, "best": best})
+    extraction = [side.attempts.summed(one) for side, one in zip((pictures, texts), done, strict=True)]
+    write_json(paths.summary, {**alignment.facts, "extraction": extraction, "best": best})
+    for place in kept:
+        clear(place)
     show_alignment(paths, reporter)
     for line in alignment.bounds_said():
         reporter.note(line)
@@ -147,7 +156,9 @@ def _side(ready: Prepared, config: AlignConfig, samples: Sequence[Sample], posit
     layers = replace(config.layers, towers=["lm"])
     own = replace(config, controls=[], extract=settings, layers=layers)
     unique = tuple({sample.uid: sample for sample in samples}.values())
-    side = replace(ready, config=own, features=(), examples=Examples(unique, (), ready.examples.folds))
+    side = replace(
+        ready, config=own, features=(), examples=Examples(unique, (), ready.examples.folds), attempts=Attempts()
+    )
     if RANDOM not in chosen_controls(config.controls):
         return side
     digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust)

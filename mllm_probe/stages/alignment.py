@@ -83,7 +83,7 @@ class Alignment:
         self._draws = Redraws(config.sweep.draws)
         self._delta: dict[str, float] = {}
         self._unbounded: dict[str, str] = {}
-        self._run = run_digest(config, ready.identity.digest, ready.examples)
+        self.run = run_digest(config, ready.identity.digest, ready.examples)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class Alignment:
         ready, model = self._ready, self._config.model
         read = one.pictures if one else ready
         return Score(
-            run=self._run,
+            run=self.run,
             cache=read.identity.digest if site else "",
             model=read.config.model.label,
             revision=model.revision or "",

@@ -18,13 +18,13 @@ from mllm_probe.report.fidelity import Agreement, save_agreements
 from mllm_probe.report_settings import SIZE
 from mllm_probe.settings import BASE, DTYPES, REFERENCES
 from mllm_probe.stages.agreement import Agreements, corrected
+from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.geometry import refuse_tokens
 from mllm_probe.stages.parts import LOGITS, Parts
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show_fidelity
-from mllm_probe.stages.sweep import check_probe, check_reads
 from mllm_probe.stages.variants import loaded_otherwise
 
 

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
@@ -71,17 +70,19 @@ def inspections(
     return [inspection(one, asked[one.layout.sample.uid], split, positions, anatomy, names) for one in renderings]
 
 
-def _placed(one: Inspection, folder: Path) -> dict[str, Any]:
+def _placed(one: Inspection, folder: Path) -> Inspection:
     """Pictures by their names below `folder`."""
     pictures = [replace(picture, path=below(folder, Path(picture.path))) for picture in one.pictures]
-    return asdict(replace(one, pictures=tuple(pictures)))
+    return replace(one, pictures=tuple(pictures))
 
 
 def save_inspections(
     paths: RunPaths, shown: Sequence[Inspection], config: RunConfig, task: str, dataset: str, folder: Path
 ) -> None:
-    """The records as they are, and the page; `folder` holds all pictures."""
+    """The records as they are, and the page; `folder` holds all pictures, which are named from there."""
     facts = {"model": config.model.label, "task": task, "dataset": dataset, "seed": config.sweep.seeds[0]}
-    write_json(paths.inspection("json"), {**facts, "samples": [_placed(one, folder) for one in shown]})
+    placed = [_placed(one, folder) for one in shown]
+    write_json(paths.inspection("json"), {**facts, "samples": [asdict(one) for one in placed]})
     with replacing(paths.inspection("html")) as part:
-        part.write_text(without_codes(page(f"{config.model.label}, {task} on {dataset}", shown)), encoding="utf-8")
+        content = page(f"{config.model.label}, {task} on {dataset}", placed, folder)
+        part.write_text(without_codes(content), encoding="utf-8")

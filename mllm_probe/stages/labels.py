@@ -11,14 +11,14 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mllm_probe.cache.checksums import read_sealed, save_sealed
 from mllm_probe.cache.identity import folder_digests
 from mllm_probe.cache.store import write_json
 from mllm_probe.data.documents import Slice
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.digests import Digests
-from mllm_probe.errors import CacheError, ConfigError
 from mllm_probe.label_settings import IMAGE, JOINT, TEXT, LabelSettings
-from mllm_probe.paths import OutputPaths, replacing
+from mllm_probe.paths import OutputPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.store_paths import VectorPaths
 from mllm_probe.sugar.labels import PICTURE, SENTENCE, SliceVectors, check_labels
@@ -71,8 +71,6 @@ def _own(one: Slice) -> str:
 def plan_labels(settings: LabelSettings) -> dict[str, "EmbedderPlan"]:
     """{image, text, joint: its encoder}, those that are needed; no weight is loaded. Raises ConfigError, ModelError."""
     check_labels(settings)
-    if settings.micro_batch < 1:
-        raise ConfigError(f"labels.micro_batch={settings.micro_batch} must be 1 or more")
     from mllm_probe.models.embedders import plan_embedder
 
     own = {} if settings.joint_only else {IMAGE: settings.image, TEXT: settings.text}
@@ -99,7 +97,7 @@ def _vectors(
     """{uid: [D] float32}."""
     identity = {**label_identity({plan.kind: plan}, digests)[plan.kind], "kind": plan.kind, "device": device}
     paths = outputs.vectors(digest(identity))
-    kept = _kept(paths, {one.uid for one in slices})
+    kept = _kept(paths, {one.uid for one in slices}, reporter)
     missing = [one for one in slices if one.uid not in kept]
     if not missing:
         return kept
@@ -124,7 +122,6 @@ def _vectors(
 def _computed(embedder: "Embedder", part: Sequence[Slice], batch: int, paths: VectorPaths) -> dict[str, "torch.Tensor"]:
     """Kept before they are returned."""
     import torch
-    from safetensors.torch import save_file
 
     found: dict[str, torch.Tensor] = {}
     for kind in (PICTURE, SENTENCE):
@@ -136,20 +133,20 @@ def _computed(embedder: "Embedder", part: Sequence[Slice], batch: int, paths: Ve
             else:
                 rows = embedder.sentences([one.text for one in some if one.text is not None])
             found |= dict(zip((one.uid for one in some), rows, strict=True))
-    with replacing(paths.part(digest(list(found)))) as path:
-        save_file({"vectors": torch.stack(list(found.values()))}, path, {"uids": json.dumps(list(found))})
+    part_of = paths.part(digest(list(found)))
+    save_sealed(part_of, {"vectors": torch.stack(list(found.values()))}, {"uids": json.dumps(list(found))})
     return found
 
 
-def _kept(paths: VectorPaths, wanted: Collection[str]) -> dict[str, "torch.Tensor"]:
-    from safetensors import SafetensorError, safe_open
-
+def _kept(paths: VectorPaths, wanted: Collection[str], reporter: Reporter) -> dict[str, "torch.Tensor"]:
+    """Of the parts that are as they were written; others are removed, and so made again."""
     found: dict[str, torch.Tensor] = {}
     for part in paths.parts():
         try:
-            with safe_open(part, "pt") as file:
-                rows = zip(json.loads(file.metadata()["uids"]), file.get_tensor("vectors"), strict=True)
-                found |= {uid: row for uid, row in rows if uid in wanted}
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise CacheError(f"{part} is damaged ({error}); delete it, and the same command makes it again") from error
+            tensors, metadata = read_sealed(part)
+            rows = zip(json.loads(metadata["uids"]), tensors["vectors"], strict=True)
+            found |= {uid: row for uid, row in rows if uid in wanted}
+        except (KeyError, ValueError, TypeError) as error:
+            reporter.note(f"{part} is damaged ({error}) and is made again")
+            part.unlink(missing_ok=True)
     return found

@@ -5,18 +5,16 @@ the same sweep, which waits for its turn meanwhile. Memory holds one key at a ti
 """
 
 import json
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mllm_probe.cache.claims import Claims, holder
+from mllm_probe.cache.checksums import read_sealed, save_sealed
+from mllm_probe.cache.turns import clear, turn
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import replacing
 from mllm_probe.protocols import Reporter
@@ -25,8 +23,6 @@ from mllm_probe.stages.bench import Trial
 from mllm_probe.store_paths import PartPaths
 
 LOGITS, FITS = "logits/", "fits/"
-TURN = 0  # the number of the claim to fit; those of the processes that are at the sweep are higher
-POLL = 0.5  # seconds between two looks
 TOLD = ("control", "probe", "seed", "facts", "features")
 
 
@@ -40,24 +36,17 @@ class Parts:
     @contextmanager
     def turn(self, reporter: Reporter) -> Iterator[None]:
         """Alone at this sweep. Whoever comes meanwhile waits, and finds the parts."""
-        with Claims() as claims:
-            next(n for n in count(TURN + 1) if claims.take(self._paths, n))
-            if not claims.take(self._paths, TURN):
-                reporter.note(f"{holder(self._paths, TURN) or 'another process'} fits the same sweep: waiting for it")
-                while not claims.take(self._paths, TURN):
-                    time.sleep(POLL)
+        with turn(self._paths, "fits the same sweep", reporter):
             yield
 
     def get(self, name: str, make: Callable[[], Sequence[Trial]]) -> list[Trial]:
         """The trials of a part: read where an earlier process left them, else made and written."""
-        from safetensors import SafetensorError
-
         path = self._paths.part(name)
         self._names[name] = None
         if path.exists():
             try:
                 return _load(path)
-            except (SafetensorError, ValueError, KeyError):
+            except (ValueError, KeyError):
                 path.unlink()  # a damaged part costs its fits, nothing else
         trials = list(make())
         _save(path, trials)
@@ -96,36 +85,28 @@ class Parts:
 
     def clear(self) -> None:
         """Remove all, unless another process is at the same sweep, which then does so."""
-        with Claims() as claims:
-            if not claims.take(self._paths, TURN):
-                return
-            others = self._paths.claimed() - {TURN}
-            if not any(claims.lives_elsewhere(self._paths, number) for number in others):
-                shutil.rmtree(self._paths.root, ignore_errors=True)
+        clear(self._paths)
 
 
 def _save(path: Path, trials: Sequence[Trial]) -> None:
-    from safetensors.numpy import save_file
+    import torch
 
     arrays: dict[str, np.ndarray] = {}
     for trial in trials:
-        arrays[f"{LOGITS}{trial.name}"] = np.ascontiguousarray(trial.logits)
-        arrays |= {f"{FITS}{trial.name}/{name}": np.ascontiguousarray(a) for name, a in trial.arrays.items()}
+        arrays[f"{LOGITS}{trial.name}"] = trial.logits
+        arrays |= {f"{FITS}{trial.name}/{name}": a for name, a in trial.arrays.items()}
     told = [{**{name: getattr(t, name) for name in TOLD}, "key": str(t.key or "")} for t in trials]
-    with replacing(path) as part:
-        save_file(arrays, part, metadata={"trials": json.dumps(told)})
+    save_sealed(path, {name: torch.tensor(a) for name, a in arrays.items()}, {"trials": json.dumps(told)})
 
 
 def _load(path: Path) -> list[Trial]:
     """Without the arrays of the fits, which only the joined file needs."""
-    from safetensors import safe_open
-
+    found, metadata = read_sealed(path, lambda name: name.startswith(LOGITS))
     trials = []
-    with safe_open(path, framework="np") as file:
-        for told in json.loads(file.metadata()["trials"]):
-            told["key"] = Key.parse(told["key"]) if told["key"] else None
-            bare = Trial(**told, logits=np.zeros(0), arrays={})
-            trials.append(replace(bare, logits=file.get_tensor(f"{LOGITS}{bare.name}")))
+    for told in json.loads(metadata["trials"]):
+        told["key"] = Key.parse(told["key"]) if told["key"] else None
+        bare = Trial(**told, logits=np.zeros(0), arrays={})
+        trials.append(replace(bare, logits=found[f"{LOGITS}{bare.name}"].numpy()))
     return trials
 
 

@@ -217,8 +217,6 @@ def _check(config: RunConfig) -> None:
     _check_work(config.extract)
     _check_sweep(config.sweep)
     chosen_controls(config.controls)
-    if config.random_draws < 1:
-        raise ConfigError(f"random_draws={config.random_draws} must be 1 or more")
     config.report.check()
     if config.guards not in GUARDS:
         raise ConfigError(f"guards={config.guards} is unknown; {choices(config.guards, GUARDS)}")
@@ -227,18 +225,9 @@ def _check(config: RunConfig) -> None:
 
 
 def _check_sweep(sweep: SweepSettings) -> None:
-    for name in ("draws", "permutations"):
-        if (value := getattr(sweep, name)) < 1:
-            raise ConfigError(f"sweep.{name}={value} must be 1 or more")
-    for name in ("ci_level", "margin"):
-        if not 0 < (share := getattr(sweep, name)) < 1:
-            raise ConfigError(f"sweep.{name}={share} must lie between 0 and 1")
     for name in sweep.analyses:
         if name not in ANALYSES:
             raise ConfigError(f"sweep.analyses names '{name}', which is unknown; {choices(name, ANALYSES)}")
-    for name in ("max_memory_gb", "enough_bits"):
-        if (amount := getattr(sweep, name)) <= 0:
-            raise ConfigError(f"sweep.{name}={amount} must be above 0")
     if sweep.metric not in METRICS:
         raise ConfigError(f"sweep.metric={sweep.metric} is unknown; {choices(sweep.metric, METRICS)}")
     if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
@@ -248,9 +237,6 @@ def _check_sweep(sweep: SweepSettings) -> None:
 def _check_work(extract: ExtractSettings) -> None:
     if extract.prefix not in PREFIXES:
         raise ConfigError(f"extract.prefix={extract.prefix} is unknown; {choices(extract.prefix, PREFIXES)}")
-    for name, least in (("micro_batch", 1), ("workers", 0), ("num_shards", 1), ("gpus", 1), ("wait_s", 0)):
-        if (value := getattr(extract, name)) is not None and value < least:
-            raise ConfigError(f"extract.{name}={value} must be {least} or more")
     if not 0 <= extract.shard < extract.num_shards:
         raise ConfigError(
             f"extract.shard={extract.shard} must lie between 0 and {extract.num_shards - 1}, "

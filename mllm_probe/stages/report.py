@@ -10,7 +10,6 @@ from mllm_probe.paths import SIDES, MultirunPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.alignment import print_alignment
 from mllm_probe.report.alignments import draw_alignment
-from mllm_probe.report.answers import load_tests
 from mllm_probe.report.arms import Effect, draw_arms, print_arms
 from mllm_probe.report.command_pages import alignment_page, fidelity_page, geometry_page
 from mllm_probe.report.features import draw_features
@@ -24,11 +23,12 @@ from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.plans import draw_plan, draw_recall
 from mllm_probe.report.policy import PlanRow, RecallRow, print_policy
 from mllm_probe.report.precision import draw_fidelity
-from mllm_probe.report.readback import blamed, read_object
+from mllm_probe.report.readback import blamed
+from mllm_probe.report.result import Result
 from mllm_probe.report.rows import load_rows, save_rows
-from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.report.scores import load_scores
 from mllm_probe.report.selection import check_selection, selected
-from mllm_probe.report.study import draw_study, print_study
+from mllm_probe.report.study import draw_study, load_study, print_study
 from mllm_probe.report.table import print_table
 from mllm_probe.report.tables import save_tables
 from mllm_probe.report.training import show_training
@@ -72,7 +72,8 @@ def show(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
 
 def show_run(paths: RunPaths, settings: ReportSettings) -> None:
     """Draw layers.png and layers.pdf and those of features, write table.md and table.tex, print the table."""
-    scores, summary, tests = load_scores(paths.scores), load_summary(paths.summary), load_tests(paths.tests)
+    run = Result(paths, settings)
+    scores, summary, tests = run.scores, run.summary, run.tests
     shown = selected(scores, settings)
     draw_layers(shown, [paths.figure("png"), paths.figure("pdf")], settings.style, settings.size)
     save_tables(scores, summary, tests, paths.table, shown)
@@ -87,7 +88,7 @@ def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) ->
     check_selection(tables, settings)
     for side in SIDES:
         show_run(paths.side(side), settings)
-    study, files = read_object(paths.study), [paths.curves("png"), paths.curves("pdf")]
+    study, files = load_study(paths.study), [paths.curves("png"), paths.curves("pdf")]
     whole, local = (selected(table, settings) for table in tables)
     draw_study(whole, local, study["statements"], files, settings.style, settings.size)
     print_study(study)

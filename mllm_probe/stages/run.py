@@ -16,12 +16,13 @@ from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import ExtractSettings
 from mllm_probe.sites import TOWERS
 from mllm_probe.stages.bench import Bench
+from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show, show_study
-from mllm_probe.stages.sweep import Swept, check_probe, check_reads, sweep_cached
+from mllm_probe.stages.sweep import Swept, sweep_cached
 from mllm_probe.stats.hypotheses import Judge
 
 OF_A_SIDE = ("positions", "answers")  # what a task sets of `extract`

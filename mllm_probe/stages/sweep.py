@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.config import RunConfig
-from mllm_probe.errors import CacheError, ConfigError
+from mllm_probe.errors import CacheError
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.probes.logistic import Logistic
@@ -23,16 +23,16 @@ from mllm_probe.report.page import leave_page
 from mllm_probe.report.scores import ScoreFile
 from mllm_probe.score import Score
 from mllm_probe.sites import Key
-from mllm_probe.stages.analyses import Analyses, check_analyses, check_wishes
+from mllm_probe.stages.analyses import Analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
 from mllm_probe.stages.by_design import QUESTION_ONLY
+from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.comparisons import Comparisons
 from mllm_probe.stages.decided import save_decided
 from mllm_probe.stages.examples import save_examples
 from mllm_probe.stages.guards import Guards
-from mllm_probe.stages.headline import check_shown, headline
 from mllm_probe.stages.inspection import save_first
 from mllm_probe.stages.integrations import Integrations, places, shown_at
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
@@ -43,7 +43,7 @@ from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.subsets import Subsets
 from mllm_probe.stages.verdicts import save_tests
 from mllm_probe.stats.hypotheses import Curve
-from mllm_probe.types import KINDS, LayerData
+from mllm_probe.types import LayerData
 
 if TYPE_CHECKING:
     import torch
@@ -147,39 +147,6 @@ def steps(ready: Prepared) -> int:
     own = sum(1 + (key.site.layer == ready.anatomy.blocks["lm"]) for key in ready.answer_keys)
     made = sum(1 + len(place.arms.controls) + len(shown_at(ready)) for place in places(ready))
     return len(ready.keys) + made + shown + own + BASELINES + len(ready.examples.decisions[0].covariates)
-
-
-def check_reads(ready: Prepared) -> None:
-    """Refuse what the probe cannot read as far as the settings tell, before a picture is opened. Raises ConfigError."""
-    probe, kind = ready.probe, getattr(ready.task, "kind", None)
-    if kind in KINDS:
-        _check_kind(ready, "binary" if kind == "labels" else kind)
-    ragged = [position for position in ready.config.extract.positions if position.startswith("tokens:")]
-    if probe.reads == "tokens" and len(ragged) < len(ready.config.extract.positions):
-        raise ConfigError(
-            f"probe={probe.name} reads a row for every token; set extract.positions=[tokens:text], tokens:image or "
-            f"tokens:all instead of {ready.config.extract.positions}"
-        )
-    if ragged and probe.reads != "tokens":
-        raise ConfigError(
-            f"position {ragged[0]} holds a row for every token, and probe={probe.name} reads one row a decision; "
-            "choose probe=attention, or a pooled position such as mean_text"
-        )
-    check_wishes(ready)
-
-
-def check_probe(ready: Prepared) -> None:
-    """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
-    probe = ready.probe
-    _check_kind(ready, ready.examples.kind)
-    check_analyses(ready)
-    headline(bench := Bench(ready))
-    check_shown(bench)
-    if probe.reads == "pairs" and not any(decision.side for decision in ready.examples.decisions):
-        raise ConfigError(
-            f"probe={probe.name} reads contrast pairs, and task={ready.task.name} asks each question once; "
-            "set task.answers=[Yes,No]"
-        )
 
 
 def _remarks(trials: Sequence[Trial], kind: str) -> list[str]:
@@ -289,12 +256,3 @@ def _tensor(values: np.ndarray) -> "torch.Tensor":
     import torch
 
     return torch.from_numpy(values)
-
-
-def _check_kind(ready: Prepared, kind: str) -> None:
-    probe = ready.probe
-    if kind not in probe.kinds or kind == "labels":
-        raise ConfigError(
-            f"probe={probe.name} fits targets of kind {', '.join(probe.kinds)}, and task={ready.task.name} has "
-            f"targets of kind {kind}; choose another probe, for numbers probe=ridge"
-        )

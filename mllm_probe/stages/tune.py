@@ -4,7 +4,6 @@ A killed training goes on from its last state when the same command is given aga
 """
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from mllm_probe import __version__
 from mllm_probe.building import build
 from mllm_probe.cache.identity import folder_digests, weights_digest
 from mllm_probe.cache.store import write_json
+from mllm_probe.cache.turns import clear, turn
 from mllm_probe.config import TuneConfig, plain, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.digests import open_digests
@@ -69,20 +69,21 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
     )
     digests.save()
     save_config(config, paths.config)
-    vectors = slice_vectors(config.labels, slices, outputs, planned.device, digests, reporter) if slices else None
-    material = replace(planned, network=_network(planned, reporter), base=weights_digest(files), vectors=vectors)
-    apprentice, state = target.apprentice(material), outputs.training(run)
-    losses = train(apprentice, material.settings, state, reporter)
-    save_losses(paths.losses, losses)
-    rows = apprentice.held_out()
-    save_rows(paths.held_out, type(rows[0]), rows)
-    apprentice.save(paths.checkpoint)
+    state = outputs.training(run)
+    with turn(state, "trains the same", reporter):
+        vectors = slice_vectors(config.labels, slices, outputs, planned.device, digests, reporter) if slices else None
+        material = replace(planned, network=_network(planned, reporter), base=weights_digest(files), vectors=vectors)
+        apprentice = target.apprentice(material)
+        save_losses(paths.losses, train(apprentice, material.settings, state, reporter))
+        rows = apprentice.held_out()
+        save_rows(paths.held_out, type(rows[0]), rows)
+        apprentice.save(paths.checkpoint)
     probed = target.probed.format(model=words_for(config.model.path, config.model.bundled, config.model.hub_id))
     known = {"run": run, "target": target.name, **target.told, "seed": config.train.seed, "unit": target.unit}
     write_json(paths.summary, {**known, "probed": probed, **_judged(rows)})
     show_training(paths, reporter)
     follow(following, target.probed.rpartition(".")[2], config.model, paths, reporter)
-    shutil.rmtree(state.root, ignore_errors=True)
+    clear(state)
 
 
 def check(config: TuneConfig) -> None:
@@ -92,15 +93,8 @@ def check(config: TuneConfig) -> None:
         raise ConfigError("tune begins with the weights alone; leave out model.adapter")
     if config.device not in DEVICES:
         raise ConfigError(f"device={config.device} is unknown; {choices(config.device, DEVICES)}")
-    settings = config.train
-    for name, least in (("batch", 1), ("micro_batch", 1), ("save_every", 1), ("steps", 1)):
-        if (value := getattr(settings, name)) is not None and value < least:
-            raise ConfigError(f"train.{name}={value} must be {least} or more")
-    for name in ("lr", "epochs"):
-        if not (value := getattr(settings, name)) > 0:
-            raise ConfigError(f"train.{name}={value} must be above 0")
     for name in ("warmup", "beta2"):
-        if not 0 <= (value := getattr(settings, name)) < 1:
+        if not 0 <= (value := getattr(config.train, name)) < 1:
             raise ConfigError(f"train.{name}={value} must be at least 0 and below 1")
 
 

@@ -7,16 +7,18 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mllm_probe.errors import ConfigError, DataError, choices, count, few
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.naming import Label, Names, doubts, name_of, number, words
-from mllm_probe.types import KINDS, NO_YES, Collection, Decision, Examples, Row, Sample, digest
+from mllm_probe.types import KINDS, NO_YES, Collection, Decision, Examples, Picture, Row, Sample, digest
 
 AUTO = "auto"
 YES = ("yes", "true", "1")  # what label 1 of two is called where nobody says
 RARE = REFUSE, DROP = "refuse", "drop"
+NO_PICTURE = Picture("", Path(), "")
 Asked = tuple[Sample, Row]
 
 
@@ -51,19 +53,27 @@ class Questions:
             raise ConfigError(f"task.rare={self.rare} is unknown; {choices(self.rare, RARE)}")
         Names.of(self.labels)
 
+    def kind_of(self, labels: Sequence[tuple[int, Label]]) -> str:
+        """Of (row, label), as `examples` takes it. Raises ConfigError, DataError for what a label may not mean."""
+        return self._called([Row(NO_PICTURE, "", label, number) for number, label in labels])[2]
+
+    def _called(self, rows: Sequence[Row]) -> tuple[list[Row], list[str], str]:
+        """The rows with the names of their labels, what is said of that, and their kind."""
+        names = Names.of(self.labels)
+        called, said = names.called(rows)
+        if not called:
+            raise DataError(f"task.labels leaves out all {len(rows)} rows")
+        doubts(called, names.settled, self.kind)
+        return called, said, _kind(called) if self.kind == AUTO else self.kind
+
     def examples(self, collection: Collection, folds: Folds) -> Examples:
         """Samples and decisions in the order of the rows, a repeated row once. Raises DataError."""
         if not collection.rows:
             raise DataError(
                 f"dataset {collection.name} has no table of questions; task={self.name} needs dataset=table"
             )
-        names = Names.of(self.labels)
-        rows, said = names.called(collection.rows)
-        if not rows:
-            raise DataError(f"task.labels leaves out all {len(collection.rows)} rows")
-        doubts(rows, names.settled, self.kind)
+        rows, said, kind = self._called(collection.rows)
         asked, repeated = self._asked(rows)
-        kind = _kind(rows) if self.kind == AUTO else self.kind
         group_of = {picture.digest: picture.group for picture in collection.pictures}
         strata = {} if kind in ("labels", "number") else _strata(asked, group_of)
         samples, fold_of = tuple(sample for sample, _ in asked), folds.assign(collection.pictures, strata)

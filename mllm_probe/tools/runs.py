@@ -17,12 +17,13 @@ from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.figures import blocks, headline, real
 from mllm_probe.report.predictions import Scored, load_scored
-from mllm_probe.report.readback import blamed
+from mllm_probe.report.readback import REPEAT, blamed, read_config
 from mllm_probe.report.scores import load_scores, load_summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
+COMPARED = ("fingerprint", "run", "model", "task", "metric", "chosen", "versions")  # of a summary
 NAMED = 4  # of many, how many a message names
 
 
@@ -144,27 +145,13 @@ def load_run(paths: RunPaths) -> FinishedRun:
 def _loaded(paths: RunPaths) -> FinishedRun:
     """What is read of it later is looked at now."""
     summary = load_summary(paths.summary)
-    if "fingerprint" not in summary:
+    if absent := [name for name in COMPARED if name not in summary]:
         raise DataError(
-            f"{paths.root} is of an older release and does not say what data it was scored on; repeat the sweep, its "
-            "cache still serves"
+            f"{paths.summary} lacks the entry '{absent[0]}': it was cut or edited, or is of an older release; {REPEAT}"
         )
-    found = FinishedRun(paths, load_scores(paths.scores), summary, _settings(paths.config))
-    _ = summary["run"], found.task, summary["metric"], found.level, [one["site"] for one in summary["chosen"].values()]
+    found = FinishedRun(paths, load_scores(paths.scores), summary, flat(read_config(paths.config)))
+    _ = found.level
     return found
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
-    try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; repeat the run, its cache still serves") from error
-    except (YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise DataError(f"{path} is no readable YAML; repeat the run, its cache still serves") from error
-    return flat(found if isinstance(found, Mapping) else {})  # type: ignore[arg-type]
 
 
 def check_measure(runs: Sequence[FinishedRun]) -> None:

@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from mllm_probe.cache.checksums import read_sealed, save_sealed
 from mllm_probe.errors import TrainError
-from mllm_probe.paths import replacing
 from mllm_probe.protocols import Reporter
 from mllm_probe.settings import TrainSettings
 from mllm_probe.store_paths import TrainingPaths
@@ -41,7 +41,7 @@ def train(
     optimiser = torch.optim.AdamW(
         parameters.values(), lr=settings.lr, betas=(0.9, settings.beta2), weight_decay=settings.weight_decay
     )
-    losses = _restore(paths.state, parameters, optimiser)
+    losses = _restore(paths.state, parameters, optimiser, reporter)
     for step in range(len(losses), steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.lr * share(step, steps, settings.warmup)
@@ -87,28 +87,30 @@ def _save(
     losses: list[dict[str, float]],
 ) -> None:
     """Parameters, moments and all losses so far in one file, so that no kill can leave one without the others."""
-    from safetensors.torch import save_file
-
     tensors = {f"value/{name}": value.detach().cpu().contiguous() for name, value in parameters.items()}
     for name, value in parameters.items():
         for moment in MOMENTS:
             tensors[f"{moment}/{name}"] = optimiser.state[value][moment].detach().cpu().contiguous()
-    with replacing(path) as part:
-        save_file(tensors, part, metadata={"losses": json.dumps(losses)})
+    save_sealed(path, tensors, {"losses": json.dumps(losses)})
 
 
 def _restore(
-    path: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
+    path: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, reporter: Reporter
 ) -> list[dict[str, float]]:
-    """The losses of the steps that are done, whose parameters and moments are now in place."""
-    from safetensors import safe_open
-
+    """The losses of the steps that are done, whose parameters and moments are now in place; none where the state is
+    damaged."""
     if not path.exists():
         return []
-    with safe_open(path, "pt") as file, torch.no_grad():
+    try:
+        found, metadata = read_sealed(path)
+        done: list[dict[str, float]] = json.loads(metadata["losses"])
+    except (ValueError, KeyError) as error:
+        reporter.note(f"{path} is damaged ({error}), so the training begins anew")
+        path.unlink()
+        return []
+    with torch.no_grad():
         for name, value in parameters.items():
-            value.copy_(file.get_tensor(f"value/{name}"))
-            moments = {moment: file.get_tensor(f"{moment}/{name}") for moment in MOMENTS}
+            value.copy_(found[f"value/{name}"])
+            moments = {moment: found[f"{moment}/{name}"] for moment in MOMENTS}
             optimiser.state[value] = {m: t if m == "step" else t.to(value.device) for m, t in moments.items()}
-        done: list[dict[str, float]] = json.loads(file.metadata()["losses"])
     return done
