@@ -47,9 +47,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return found  # type: ignore[return-value]
 
 
-def read_table(path: Path, texts: Mapping[str, type], numbers: Mapping[str, Any]) -> "pd.DataFrame":
-    """A CSV with these columns; empty texts are "", empty numbers nan. Raises DataError where a number is none, a line
-    was cut, or the file is no table."""
+def read_table(
+    path: Path, texts: Mapping[str, type], numbers: Mapping[str, Any], optional: Collection[str] = ()
+) -> "pd.DataFrame":
+    """A CSV with these columns, of which the `optional` may lack; empty texts are "", empty numbers nan. Raises
+    DataError where a number is none, a line was cut, or the file is no table."""
     import pandas as pd
     from pandas.api.types import is_numeric_dtype
 
@@ -60,7 +62,7 @@ def read_table(path: Path, texts: Mapping[str, type], numbers: Mapping[str, Any]
         table = pd.read_csv(path, dtype=dict(texts), low_memory=False, keep_default_na=False, na_values=empty)
     except (OSError, ValueError, csv.Error) as error:  # of pandas, too, and of bytes that are no text
         raise damaged(path, error) from error
-    if absent := (texts.keys() | numbers.keys()) - set(table.columns):
+    if absent := (texts.keys() | numbers.keys()) - {*table.columns, *optional}:
         raise damaged(path, f"it lacks the column {min(absent)}, or is of another release")
     for name in texts.keys() & set(table.columns):
         table[name] = table[name].map(bare)

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.entries import NUMBER
 from mllm_probe.model_names import trained
 from mllm_probe.paths import RunPaths, replacing
 from mllm_probe.protocols import Reporter
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DRAWN = ("loss", "lg", "ld")  # columns of losses.csv
+SUMMARY = {**dict.fromkeys(("held_out", "low", "high"), NUMBER), "rows": int, "unit": str, "probed": str}
 SAID = ("held_out", "low", "high", "rows", "unit", "probed")  # of summary.json, in a sentence
 SMOOTHED = 0.05  # the share of all steps that the drawn mean goes over
 
@@ -35,7 +37,7 @@ def show_training(paths: RunPaths, reporter: Reporter) -> None:
     """Draw losses.png and losses.pdf and say how the held-out loss is. Reads the files of the run alone."""
     losses = load_losses(paths.losses)
     draw_losses(losses, [paths.curve("png"), paths.curve("pdf")])
-    told = read_entries(paths.summary, {})
+    told = read_entries(paths.summary, SUMMARY)
     reporter.note(f"held out: {held_out_said(told)}; `mllm-probe run {told['probed']}={paths.checkpoint}` probes it")
     training_page(paths, losses, told)
     reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
@@ -43,7 +45,7 @@ def show_training(paths: RunPaths, reporter: Reporter) -> None:
 
 def load_losses(path: Path) -> "pd.DataFrame":
     """A row a step. Raises DataError where the file is damaged."""
-    return read_table(path, {}, dict.fromkeys(("step", "lr", *DRAWN), float))
+    return read_table(path, {}, dict.fromkeys(("step", "lr", *DRAWN), float), optional=DRAWN)
 
 
 def held_out_said(told: Mapping[str, Any]) -> str:
