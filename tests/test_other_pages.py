@@ -59,7 +59,7 @@ def test_a_damaged_training_is_one_sentence(probe: Run, tmp_path: Path) -> None:
     root = made("tune", tmp_path / "tune")
     (root / "summary.json").write_text("{}")
     code, _, err = probe("report", str(root))
-    assert code == 1 and "is damaged or was changed by hand" in err and "Traceback" not in err
+    assert code == 1 and "summary.json is damaged (it lacks the entry 'held_out')" in err and "Traceback" not in err
 
 
 def test_a_sweep_ends_with_its_page(probe: Run, checkpoint: Path) -> None:
