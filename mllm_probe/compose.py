@@ -70,6 +70,8 @@ def readable(words: Sequence[str]) -> list[str]:
 def _mapping(word: str) -> str:
     """Names in braces as one text, since Hydra's grammar takes few letters in them and 1 for true."""
     name, _, value = word.partition("=")
+    if name == "test.dataset" and value.replace("_", "").isalnum() and value != "null":
+        return f"dataset@{word}"  # an option of the group, as `dataset=` is
     return f"{name}={quoted(value)}" if name in MAPPINGS and value[:1] + value[-1:] == "{}" else word
 
 

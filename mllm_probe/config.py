@@ -43,7 +43,8 @@ class RunConfig:
     `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
     or several such nodes by name. `controls` is a list, or all, or none; of random_weights `random_draws`
     models are drawn. `local` holds a second task with its own `extract.positions` and `extract.answers`; a study then
-    compares the layers of both. `guards` stop a run that cannot be right, or only note it. `loggers`, one or a list,
+    compares the layers of both. `test.dataset` is another data set whose pictures are tested in the place of the test
+    pictures of `dataset`. `guards` stop a run that cannot be right, or only note it. `loggers`, one or a list,
     are told of the finished run. `device` auto = CUDA where there is one. `plugins` are packages whose classes are
     built.
     """
@@ -64,6 +65,7 @@ class RunConfig:
     guards: str = "stop"
     loggers: Any = field(default_factory=list)
     local: Any = None
+    test: Any = field(default_factory=lambda: {"dataset": None})
     report: ReportSettings = field(default_factory=ReportSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     paths: PathSettings = field(default_factory=PathSettings)
@@ -184,6 +186,7 @@ SCHEMAS: dict[str, type] = {
 HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "wait_s", "max_disk_gb")
 NOT_SCIENCE = (
     "report",
+    "test",  # its decisions are digested
     "paths",
     "cache",
     "device",

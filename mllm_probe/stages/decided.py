@@ -29,11 +29,12 @@ def _asked(ready: Prepared) -> dict[str, list[Any]]:
     """{column: a cell for each decision}."""
     examples, folder = ready.examples, folder_of(ready.examples.samples)
     samples = {sample.uid: sample for sample in examples.samples}
-    rows = {row.number: row for row in ready.collection.rows}
+    rows = {(row.picture.digest, row.number): row for row in ready.collection.rows}
     own = tuple(getattr(ready.dataset, "columns", ()))
     told = []
     for one in examples.decisions:
-        sample, row = samples[one.sample], rows.get(one.row or -1)
+        sample = samples[one.sample]
+        row = rows.get((sample.digests[0], one.row)) if one.row is not None else None
         label = label_said(examples.names, one.label) if examples.names else one.label
         pictures = "; ".join(below(folder, path) for path in sample.images)
         cells = [one.uid, one.row, row.id if row else "", pictures, sample.text, one.head or "", one.target, label]

@@ -1,7 +1,7 @@
 """What every stage needs before a weight is loaded: examples, the cache they belong to, the keys asked for."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,6 @@ from mllm_probe.building import build
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig, save_config
 from mllm_probe.data.coco import Selection
-from mllm_probe.data.duplicates import grouped
 from mllm_probe.digests import Digests, open_digests
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.extraction.layers import check_layers
@@ -29,14 +28,12 @@ from mllm_probe.settings import (
     ExtractSettings,
     SweepSettings,
 )
+from mllm_probe.stages.asked import asked, collected, folds_of
+from mllm_probe.stages.elsewhere import elsewhere_of, tested_elsewhere
 from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
-from mllm_probe.stages.readable import readable
 from mllm_probe.stages.variants import with_variants
-from mllm_probe.tasks.answer_words import bound, check_words
-from mllm_probe.tasks.covariates import covaried
-from mllm_probe.tasks.folds import Folds, leaks, rowwise
-from mllm_probe.tasks.questions import DROP
-from mllm_probe.tasks.rare import without_rare
+from mllm_probe.tasks.answer_words import check_words
+from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Collection, Examples
 
 if TYPE_CHECKING:
@@ -56,6 +53,7 @@ class Design:
     probe: Probe
     features: tuple[Feature, ...]
     folds: Folds
+    elsewhere: Dataset | None = None
 
     @classmethod
     def of(cls, config: RunConfig) -> "Design":
@@ -71,6 +69,7 @@ class Design:
             build(config.probe, Probe, plugins),  # type: ignore[type-abstract]
             _features(config.features, plugins),
             folds_of(config),
+            elsewhere_of(config),
         )
 
     def examples(
@@ -84,40 +83,14 @@ class Design:
         """The pictures that the model of a blueprint can read, and what is asked about them; where they will be
         `scored`, in splits that a probe can be. Raises DataError."""
         collection = collected(self.dataset, config, digests, reporter, made)
-        return collection, asked(self.task, self.folds, collection, config, reporter, scored)
-
-
-def collected(
-    dataset: Dataset, config: RunConfig, digests: Digests, reporter: Reporter, made: Callable[[], "Blueprint"]
-) -> Collection:
-    """The pictures that can be used, those that look the same in one group. Raises DataError."""
-    selection = Selection(**asdict(config.data))
-    collection = dataset.load(Path(config.paths.outputs), selection, digests)
-    collection = readable(collection, selection.on_bad_row, made)
-    if config.splits.near_duplicates:
-        collection = together(collection, digests, reporter)
-    for row in collection.skipped:
-        reporter.note(f"skipped: {row}")
-    return collection
-
-
-def asked(
-    task: Task, folds: Folds, collection: Collection, config: RunConfig, reporter: Reporter, scored: bool
-) -> Examples:
-    """What is asked about them. Raises ConfigError, DataError."""
-    examples = task.examples(collection, folds)
-    examples = covaried(examples, collection, getattr(task, "covariates", ()))
-    for sentence in examples.said:
-        reporter.note(sentence)
-    bound(config.extract.answers, examples)
-    examples = _in_folds(examples, folds, config.sweep.seeds, reporter)
-    if getattr(task, "rare", None) == DROP:
-        examples = without_rare(examples, folds, config.sweep.seeds)
-    for row in examples.skipped:
-        reporter.note(f"skipped: {row}")
-    if scored:
-        folds.check(examples, config.sweep.seeds)
-    return examples
+        if self.elsewhere is None:
+            examples = asked(self.task, self.folds, collection, config, reporter)
+        else:
+            there = collected(self.elsewhere, config, digests, reporter, made)
+            collection, examples = tested_elsewhere(self.task, self.folds, collection, there, config, digests, reporter)
+        if scored:
+            self.folds.check(examples, config.sweep.seeds)
+        return collection, examples
 
 
 def prepare(
@@ -171,37 +144,11 @@ def check_reading(ready: Prepared) -> None:
     _ = ready.stored
 
 
-def folds_of(config: RunConfig) -> Folds:
-    splits = config.splits
-    return Folds(splits.test, splits.val, splits.blocks, config.data.seed, splits.unit, splits.file)
-
-
 def _features(given: Any, plugins: tuple[str, ...]) -> tuple[Feature, ...]:
     """Raises ConfigError."""
     if not isinstance(given, dict) or not given:
         raise ConfigError(f"features={given} must name one or several options, such as features=[sci,dci]")
     return tuple(build(node, Feature, plugins, name=name) for name, node in given.items())  # type: ignore[type-abstract]
-
-
-def together(collection: Collection, digests: Digests, reporter: Reporter) -> Collection:
-    """Pictures that look the same share a group, and so a split."""
-    pictures = grouped(collection.pictures, digests)
-    alike = len({picture.group for picture in collection.pictures}) - len({picture.group for picture in pictures})
-    if not alike:
-        return collection
-    reporter.note(f"near-duplicates: {alike} pictures look like another one and stay in its split")
-    own = {picture.digest: picture for picture in pictures}
-    rows = tuple(replace(row, picture=own[row.picture.digest]) for row in collection.rows)
-    return replace(collection, pictures=pictures, rows=rows)
-
-
-def _in_folds(examples: Examples, folds: Folds, seeds: Sequence[int], reporter: Reporter) -> Examples:
-    """Raises DataError for splits that share a picture unasked."""
-    if folds.unit == "row":
-        examples = rowwise(examples, folds)
-        reporter.note("splits.unit=row: one picture may train and test, so scores are no evidence")
-    leaks(examples, folds, seeds)
-    return examples
 
 
 def _check(config: RunConfig) -> None:

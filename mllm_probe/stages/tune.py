@@ -28,8 +28,8 @@ from mllm_probe.report.rows import save_rows
 from mllm_probe.report.training import save_losses, show_training
 from mllm_probe.settings import DEVICES
 from mllm_probe.stages.after import follow, followers
+from mllm_probe.stages.asked import together
 from mllm_probe.stages.labels import label_identity, plan_labels, slice_vectors
-from mllm_probe.stages.prepare import together
 from mllm_probe.stages.readable import readable
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.tasks.folds import TEST, Folds

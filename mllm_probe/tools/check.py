@@ -21,7 +21,7 @@ from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, DataError, count, few
 from mllm_probe.paths import OutputPaths
 from mllm_probe.protocols import Dataset, Task
-from mllm_probe.stages.prepare import asked, collected, folds_of
+from mllm_probe.stages.asked import asked, collected, folds_of
 from mllm_probe.tasks.folds import SPLITS
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 from mllm_probe.types import Collection, Examples, label_said
@@ -90,7 +90,7 @@ def checked(place: Path, config: RunConfig) -> Checked:
         bad = count(len(collection.skipped), "bad row")
         found.refusal = f"a run stops at the first of {bad}; mend them, or leave them out with data.on_bad_row=skip"
     try:
-        examples = asked(task, folds_of(config), collection, skipping, found, scored=False)
+        examples = asked(task, folds_of(config), collection, skipping, found)
         found.facts += [*_labels(examples), *_splits(config, examples)]
         folds_of(config).check(examples, config.sweep.seeds)
     except (ConfigError, DataError) as error:

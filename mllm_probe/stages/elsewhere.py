@@ -1,0 +1,110 @@
+"""Probes of one data set tested on another (`test.dataset`): its pictures take the place of the test pictures.
+
+The probes train and validate on the very pictures that they would have without it, so that the two runs differ in what
+is tested alone. Pictures that look like one of the other data set are left out of training.
+"""
+
+from dataclasses import replace
+
+from mllm_probe.building import build
+from mllm_probe.config import RunConfig
+from mllm_probe.data.duplicates import grouped
+from mllm_probe.digests import Digests
+from mllm_probe.errors import ConfigError, DataError, count, few
+from mllm_probe.protocols import Dataset, Reporter, Task
+from mllm_probe.stages.asked import asked, common
+from mllm_probe.tasks.folds import TEST, Folds
+from mllm_probe.tasks.naming import bare
+from mllm_probe.types import Collection, Decision, Examples
+
+BY_NAME = ("binary", "classes")  # kinds whose labels have names
+
+
+def elsewhere_of(config: RunConfig) -> Dataset | None:
+    """The data set that is tested, where it is another. Raises ConfigError, also for splits that it cannot have."""
+    if not isinstance(config.test, dict) or config.test.keys() != {"dataset"}:
+        raise ConfigError(f"test={config.test} must hold dataset, and nothing else; test.dataset=coco is an example")
+    if config.test["dataset"] is None:
+        return None
+    if config.splits.unit == "row" or config.splits.file is not None:
+        named = "splits.unit=row" if config.splits.unit == "row" else f"splits.file={config.splits.file}"
+        raise ConfigError(
+            f"test.dataset is tested whole, which {named} cannot say of its pictures; leave one of them out"
+        )
+    return build(config.test["dataset"], Dataset, tuple(config.plugins))  # type: ignore[type-abstract]
+
+
+def tested_elsewhere(
+    task: Task,
+    folds: Folds,
+    home: Collection,
+    there: Collection,
+    config: RunConfig,
+    digests: Digests,
+    reporter: Reporter,
+) -> tuple[Collection, Examples]:
+    """Both data sets as one, named `HOME -> THERE`, and the decisions: training and validation of the one, all of the
+    other as test. Raises ConfigError, DataError."""
+    ours, others = (asked(task, folds, one, config, reporter) for one in (home, there))
+    others = _named_alike(ours, others, home.name, there.name)
+    gone = _seen_there(home, there, config, digests)
+    if gone:
+        reporter.note(f"{count(len(gone), 'picture')} of {home.name} look like one of {there.name} and do not train")
+    kept = {group: fold for group, fold in ours.folds.items() if fold != TEST and group not in gone}
+    trained = tuple(decision for decision in ours.decisions if decision.group in kept)
+    if not trained:
+        raise DataError(f"no picture of {home.name} is left to train on: all are in test.dataset={there.name}, too")
+    decisions = (*trained, *_known_heads(trained, others.decisions, reporter))
+    told = {decision.sample for decision in decisions}
+    samples = {sample.uid: sample for sample in (*ours.samples, *others.samples) if sample.uid in told}
+    places = kept | dict.fromkeys(others.folds, TEST)
+    whole = replace(ours, samples=tuple(samples.values()), decisions=decisions, folds=places)
+    examples = common(task, whole, folds, config)
+    for row in examples.skipped[len(ours.skipped) :]:
+        reporter.note(f"skipped: {row}")
+    both = replace(
+        home,
+        name=f"{home.name} -> {there.name}",
+        pictures=(*(picture for picture in home.pictures if picture.group in kept), *there.pictures),
+        categories=tuple(dict.fromkeys((*home.categories, *there.categories))),
+        skipped=(*home.skipped, *there.skipped),
+        rows=(*home.rows, *there.rows),
+    )
+    return both, examples
+
+
+def _seen_there(home: Collection, there: Collection, config: RunConfig, digests: Digests) -> set[str]:
+    """The groups of the first with a picture that is also in the other, or looks like one there."""
+    both = tuple({picture.digest: picture for picture in (*home.pictures, *there.pictures)}.values())
+    joint = grouped(both, digests) if config.splits.near_duplicates else both
+    group_of = {picture.digest: picture.group for picture in joint}
+    tested = {group_of[picture.digest] for picture in there.pictures}
+    return {picture.group for picture in home.pictures if group_of[picture.digest] in tested}
+
+
+def _named_alike(ours: Examples, others: Examples, home: str, there: str) -> Examples:
+    """The other data set's labels as the first one's of the same names. Raises DataError."""
+    if ours.kind != others.kind and not {ours.kind, others.kind} <= set(BY_NAME):
+        raise DataError(
+            f"labels of {home} are of kind {ours.kind}, those of test.dataset={there} of kind {others.kind}"
+        )
+    code_of = {bare(name): code for code, name in enumerate(ours.names)}
+    if unknown := [name for name in others.names if bare(name) not in code_of]:
+        raise DataError(
+            f"test.dataset={there} has labels that {home} lacks: {few(unknown, 6)}; there are {few(ours.names, 6)}: "
+            "name them alike with task.labels"
+        )
+    if not ours.names:
+        return others
+    anew = {code: code_of[bare(name)] for code, name in enumerate(others.names)}
+    decisions = tuple(replace(decision, label=anew[int(decision.label)]) for decision in others.decisions)
+    return replace(others, decisions=decisions)
+
+
+def _known_heads(trained: tuple[Decision, ...], others: tuple[Decision, ...], reporter: Reporter) -> list[Decision]:
+    """Those about categories that are trained on; the others are named."""
+    heads = {decision.head for decision in trained}
+    unknown = sorted({str(decision.head) for decision in others if decision.head not in heads})
+    if unknown:
+        reporter.note(f"skipped: {len(unknown)} categories that nothing trains on: {few(unknown, 6)}")
+    return [decision for decision in others if decision.head in heads]
