@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import tiny
 from other_pages import KINDS as OTHERS
 from other_pages import NAME, made
 from pages import Markup, shown_run
@@ -90,6 +91,48 @@ def test_pages_of_other_commands_are_drawn_without_an_error_or_a_request(
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     asked = [e["message"] for e in browser.get_log("performance") if 'Network.requestWillBeSent"' in e["message"]]
     assert asked and not [line for line in asked if page.as_uri() not in line and '"url":"data:' not in line]
+
+
+LABELS = ('<img src=x onerror="document.title=1">', "[red]ã[/red] **x**", "字 & %{x} ${7*7}")
+
+
+@pytest.fixture(scope="module")
+def own_table(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a table whose labels, texts and file names are markup."""
+    import csv
+
+    import numpy as np
+    from PIL import Image
+
+    from mllm_probe import run
+
+    folder, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    with (folder / "t.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(("picture", "text", "label"))
+        for i in range(36):
+            shades = rng.integers(0, 90, (8, 8, 3)) + 150 * (np.arange(3) == i % 3)
+            Image.fromarray(shades.astype(np.uint8)).resize((32, 32), 0).save(folder / f"<b>{i} [é].png")
+            table.writerow((f"<b>{i} [é].png", "<script>document.title=2</script>?", LABELS[i % 3]))
+    own = ("task=custom", f"dataset.root={folder}", "dataset.file=t.csv", "sweep.draws=50", "layers.stride=2")
+    more = ("controls=none", "sweep.seeds=[0]", f"paths.outputs={folder / 'outputs'}")
+    return run(*tiny(checkpoint), *own, *more, out=folder / "run", quiet=True).folder / "report.html"
+
+
+def test_labels_that_are_markup_are_shown_as_they_are(browser: Browser, own_table: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    emulate(browser, "light")
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get(own_table.as_uri())
+    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script(READY))
+    heads = [cell.text for cell in browser.find_elements("css selector", "table.grid thead th")]
+    assert all(label in heads for label in LABELS) and browser.title not in ("1", "2")
+    entries = "document.querySelector('#labels .plot').querySelectorAll('.legendtext')"
+    names = browser.execute_script(f"return Array.from({entries}).map(t => t.textContent)")
+    assert names == sorted(LABELS)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 
 
 def emulate(browser: Browser, scheme: str, medium: str = "") -> None:

@@ -52,6 +52,11 @@ BOUNDED = f"{FLOOR} [%{{{{customdata[0]:{{0}}}}}}, %{{{{customdata[1]:{{0}}}}}}]
 SEQUENTIAL = "Cividis"  # read alike with and without colour vision
 
 
+def shown_as(text: str) -> str:
+    """A text that plotly.js shows letter by letter: it knows few entities, and takes what stands in %{} for a value."""
+    return escape(text, quote=False).replace("%{", "%&#123;")
+
+
 def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
     """All positions together, then each position (and each probe, where there are several) with controls and floors,
     then the map of positions and layers."""
@@ -76,10 +81,8 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
 def class_chart(scores: "pd.DataFrame", position: str, names: Sequence[str]) -> list[Chart]:
     """The recall of these classes against layer at a position; none where a run kept none."""
     rows = scores[(scores.metric == "recall") & (scores.position == position) & (scores.control == "")]
-    lines: list[Any] = []
-    for name, colour in zip(names, COLOURS * len(names), strict=False):
-        if len(own := rows[rows.subset == f"label={name}"]):
-            lines += _curve(own, name, colour)
+    drawn = zip(names, COLOURS * len(names), strict=False)
+    lines = [one for name, colour in drawn for one in _curve(rows[rows.subset == f"label={name}"], name, colour)]
     return [_chart(f"recall at {position}", lines, rows, "recall")] if lines else []
 
 
@@ -137,13 +140,13 @@ def _line(rows: "pd.DataFrame", label: str, colour: str, dash: str, shown: bool,
     line = {"color": colour, "dash": dash, "width": 2.4 if dash == "solid" else 1.6}
     yield {
         **same,
-        "name": escape(label),
+        "name": shown_as(label),
         "showlegend": entry,
         "mode": "lines+markers",
         "x": x,
         "y": rows.value.tolist(),
         "customdata": _custom(rows),
-        "hovertemplate": f"{escape(label)}, {HOVER.format(_form(rows.metric.iloc[0]))}<extra></extra>",
+        "hovertemplate": f"{shown_as(label)}, {HOVER.format(_form(rows.metric.iloc[0]))}<extra></extra>",
         "line": line,
         "marker": {"size": 6 if dash == "solid" else 4, "color": colour},
     }
@@ -188,10 +191,10 @@ def _level(name: str, places: Sequence[Any], value: float, colour: str, said: st
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": escape(name),
+        "name": shown_as(name),
         "x": list(places),
         "y": [value] * len(places),
-        "hovertemplate": f"{escape(name)}<br>{said}<extra></extra>",
+        "hovertemplate": f"{shown_as(name)}<br>{said}<extra></extra>",
         "line": {"color": on_page(colour), "dash": "longdash", "width": 1.2},
     }
 
@@ -236,7 +239,7 @@ def heat_map(
         "xgap": 1,
         "ygap": 1,
         "hoverongaps": False,
-        "colorbar": {"title": {"text": escape(measure), "side": "right"}, "tickformat": form, "thickness": 12},
+        "colorbar": {"title": {"text": shown_as(measure), "side": "right"}, "tickformat": form, "thickness": 12},
         "hovertemplate": f"%{{y}}, %{{x}}<br><b>%{{z:{form}}}</b> %{{customdata}}<extra></extra>",
     }
     axis = {"type": "category", "showgrid": False}
