@@ -30,17 +30,19 @@ FROM_0 = (
     *("align.seed", "fidelity.seed", "train.weight_decay"),
 )
 FROM_1 = (
-    *("extract.micro_batch", "extract.num_shards", "extract.gpus", "random_draws", "sweep.draws", "sweep.permutations"),
+    *("extract.micro_batch", "extract.num_shards", "extract.gpus", "random_draws"),
     *("train.batch", "train.micro_batch", "train.save_every", "train.steps", "labels.micro_batch"),
 )
 ABOVE_0 = (
     *("sweep.max_memory_gb", "sweep.enough_bits", "fidelity.clip"),
     *("train.lr", "train.epochs", "train.clip", "labels.delta"),
 )
+DRAWN = ("sweep.draws", "sweep.permutations")  # each is held in memory, for all decisions
 SHARES = ("sweep.ci_level", "sweep.margin")
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (FROM_0, "must be 0 or more", lambda value: value >= 0),
     (FROM_1, "must be 1 or more", lambda value: value >= 1),
+    (DRAWN, "must be 1 to 1,000,000", lambda value: 1 <= value <= 1_000_000),
     (ABOVE_0, "must be above 0", lambda value: value > 0),
     (SHARES, "must lie between 0 and 1", lambda value: 0 < value < 1),
 )

@@ -11,7 +11,7 @@ from test_questions import asked
 
 from mllm_probe import load_cache
 from mllm_probe.errors import ConfigError
-from mllm_probe.report.scores import load_scores
+from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.stats.guards import worse_than_chance
 from mllm_probe.tasks.answer_words import answered, bound, check_words
 from mllm_probe.tasks.questions import Questions
@@ -84,6 +84,7 @@ def test_exchanged_words_change_no_number_and_exchanged_labels_stop_the_run(prob
     for name, words in (("one", "[Yes,No]"), ("two", "[No,Yes]"), ("three", "{no: No, yes: Yes}")):
         code, _, err = probe(*plain, f"extract.answers={words}", f"hydra.run.dir={name}")
         assert code == 0, err
+        assert load_summary(tmp_path / name / "summary.json")["answers"] == ["Yes", "No"]
     tables = [load_scores(tmp_path / name / "scores.csv").drop(columns="run") for name in ("one", "two", "three")]
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
     zero = tables[0][(tables[0].control == "zero_shot") & (tables[0].metric == "accuracy")]
@@ -116,7 +117,6 @@ def test_several_classes_have_a_word_each(probe: Run, checkpoint: Path, tmp_path
     )
     assert code == 0, err
     from mllm_probe.report.predictions import load_scored
-    from mllm_probe.report.scores import load_summary
 
     scored = load_scored(tmp_path / "run" / "predictions.safetensors")
     assert scored.names == ("blue", "green", "red")

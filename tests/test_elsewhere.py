@@ -70,7 +70,7 @@ def test_a_picture_of_both_does_not_train(probe: Run, tmp_path: Path, two: tuple
     for i in (0, 6):
         (tmp_path / "away" / f"1-{i}.png").write_bytes((tmp_path / "home" / f"0-{i}.png").read_bytes())
     code, _, err = probe("inspect", *two, "n=1", "data.n=48")
-    assert code == 0 and "2 pictures of table look like one of away and do not train" in err
+    assert code == 0 and "2 groups of pictures of table look like away and do not train" in err
 
 
 @pytest.mark.parametrize(

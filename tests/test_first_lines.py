@@ -9,6 +9,7 @@ from conftest import Run
 from mllm_probe import cli
 from mllm_probe.compose import composed
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.sentences import reason
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,9 @@ def test_a_long_line_is_cut_and_warnings_are_not_shown(
     with warnings.catch_warnings():
         code, _, err = probe("list", "models")
     assert code == 0 and not err
+
+
+def test_a_stop_by_the_keyboard_is_called_so() -> None:
+    """An exception counts as true even where it says nothing."""
+    assert reason("run", KeyboardInterrupt()).startswith("stopped by Ctrl-C; the same command")
+    assert reason("run", KeyboardInterrupt("SIGTERM")).startswith("stopped by SIGTERM;")

@@ -28,7 +28,7 @@ FEW = (*QUICK, "layers.towers=[lm]", "extract.positions=[last]")
         ("task.negatives=random,bogus", "task.negatives=bogus: "),
         ("extract.padding_side=left,up", "extract.padding_side=up: extract.padding_side=up is unknown"),
         ("task.no_such=1,2", "'no_such' is no setting"),
-        ("sweep.draws=100,0", "sweep.draws=0: sweep.draws=0 must be 1 or more"),
+        ("sweep.draws=100,0", "sweep.draws=0: sweep.draws=0 must be 1 to 1,000,000"),
     ],
 )
 def test_settings_of_all_jobs_are_checked_before_the_first(probe: Run, tmp_path: Path, setting: str, said: str) -> None:

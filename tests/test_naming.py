@@ -55,6 +55,7 @@ def test_words_of_lists_are_joined_alike() -> None:
         (["a", "b", "N/A", "n/a"], "row 3 has the label 'N/A', which reads as a missing one", ("a", "b")),
         (["yes", "1", "no"], "rows 1 and 2 have the labels 'yes' and '1', which may mean the same", ("no", "yes")),
         (["true", "1.0"], "rows 1 and 2 have the labels 'true' and '1'", None),
+        (["1", "yes", "no"], "rows 2 and 1 have the labels 'yes' and '1', which may mean the same", ("no", "yes")),
         (["no", "yes", "FALSE"], "rows 1 and 3 have the labels 'no' and 'FALSE'", ("no", "yes")),
         (["2", "10", "ten", "1.5"], "row 3 has the label 'ten', and labels are words as well as numbers", None),
         ([("a",), ("b", "null"), ("a", "b")], "row 2 has the label 'null', which reads as a missing one", None),
@@ -76,6 +77,7 @@ def test_a_doubt_is_one_sentence_with_the_setting_that_settles_it(
 @pytest.mark.parametrize("kept", ["{nan: nan}", {"nan": "nan"}, '{"nan": "nan"}'])
 def test_a_word_that_reads_as_missing_may_be_kept(kept: Any) -> None:
     assert named("a", "nan", "b", labels=kept) == ("a", "b", "nan")
+    assert named("yes", "1", "no", labels="{yes: yes, 1: 1}") == ("1", "no", "yes")
 
 
 def test_whole_numbers_are_amounts_or_classes_by_the_users_word() -> None:
@@ -102,6 +104,8 @@ def test_labels_are_renamed_joined_and_left_out() -> None:
     ("given", "message"),
     [
         ("{mayb: no}", "task.labels names 'mayb', which is no label; did you mean 'maybe'"),
+        ("{YES: ja, yes: doch}", "task.labels names YES, yes, and no label is spelled 'YES'; keep one of them"),
+        ("{yes: ''}", "task.labels gives 'yes' an empty name; null leaves its rows out"),
         ("[a, b]", "must be names with names, such as"),
         ("{a: [b]}", "must be names with names, such as"),
         ("{a: b", "must be names with names, such as"),

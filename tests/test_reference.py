@@ -62,7 +62,7 @@ def test_what_is_allowed_is_what_the_refusals_say(text: str) -> None:
     assert found["model.quantization"] == "`none`, `int8`, `nf4`"
     assert found["task.absent"] == "`random`, `popular`, `adversarial`"
     assert found["score.normalisation"] == "`own`, `compat`"
-    assert found["sweep.draws"] == "1 or more" and found["sweep.ci_level"] == "between 0 and 1"
+    assert found["sweep.draws"] == "1 to 1,000,000" and found["sweep.ci_level"] == "between 0 and 1"
     assert "| `model.quantization` | str | `nf4` | `none`, `int8`, `nf4` |" in text
 
 

@@ -260,7 +260,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
 
 def test_nothing_usable_left(tmp_path: Path) -> None:
     table = write(tmp_path / "t", [{**ROWS[0], "picture": "9.png"}])
-    with pytest.raises(DataError, match=r"no usable row is left in .*asked.jsonl \(1 skipped\)"):
+    with pytest.raises(DataError, match=r"no usable row is left in .*asked.jsonl \(1 skipped, the first: "):
         load(table, on_bad_row="skip")
 
 

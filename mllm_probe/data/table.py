@@ -60,7 +60,7 @@ class Table:
         pictures, unusable = _pictures(file, folder, _drawn(lines, selection), digests, selection)
         skipped += unusable
         if not pictures:
-            raise DataError(f"no usable row is left in {file} ({len(skipped)} skipped)")
+            raise DataError(f"no usable row is left in {file} ({len(skipped)} skipped, the first: {skipped[0]})")
         lines = [line for line in lines if line.picture in pictures]
         pictures = _grouped(pictures, lines)
         rows = tuple(

@@ -10,6 +10,7 @@ from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.predictions import Scored, load_scored
 from mllm_probe.report.readback import read_table
+from mllm_probe.types import label_said
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,12 +55,10 @@ class OptionalFiles:
             moved = table.assign(test=table.split == "test").groupby("group").test.nunique()
             yield "pictures in two splits of a seed", f"{several} of {table.group.nunique()}"
             yield "pictures tested with some seeds only", f"{int((moved > 1).sum())}"
-        if self.scored is not None:
-            yield "label 1 among what is tested", _balance(self.scored)
+        if self.scored is not None and self.scored.kind == "binary":
+            yield f"label {label_said(self.scored.names, 1)} among what is tested", _balance(self.scored)
 
 
 def _balance(scored: Scored) -> str:
     tested = [label for label, test in zip(scored.labels, scored.test, strict=True) if test]
-    if scored.kind != "binary":
-        return "not told: labels are no yes or no"
     return f"{100 * sum(tested) / len(tested):.1f} % of {len(tested)}"

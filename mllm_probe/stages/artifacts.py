@@ -18,6 +18,7 @@ from mllm_probe.stages.examples import below, folder_of
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
+from mllm_probe.tasks.answer_words import bound
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy", "hydra-core", "mllm-probe")
 
@@ -51,7 +52,7 @@ def save_summary(
         "dataset": ready.collection.name,
         "task": ready.task.name,
         "metric": metric,
-        "answers": ready.config.extract.answers,
+        "answers": list(bound(ready.config.extract.answers, ready.examples)) or None,
         "pictures": len(ready.collection.pictures),
         "pictures_in": _places(ready, path.parent),
         "skipped": [*ready.collection.skipped, *ready.examples.skipped],

@@ -4,6 +4,8 @@ The probes train and validate on the very pictures that they would have without 
 is tested alone. Pictures that look like one of the other data set are left out of training.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from mllm_probe.building import build
@@ -34,6 +36,15 @@ def elsewhere_of(config: RunConfig) -> Dataset | None:
     return build(config.test["dataset"], Dataset, tuple(config.plugins))  # type: ignore[type-abstract]
 
 
+@contextmanager
+def of_the_other() -> Iterator[None]:
+    """What is wrong with the other data set is told as such: its settings and rows are called alike."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"test.dataset: {error}") from error
+
+
 def tested_elsewhere(
     task: Task,
     folds: Folds,
@@ -45,11 +56,14 @@ def tested_elsewhere(
 ) -> tuple[Collection, Examples]:
     """Both data sets as one, named `HOME -> THERE`, and the decisions: training and validation of the one, all of the
     other as test. Raises ConfigError, DataError."""
-    ours, others = (asked(task, folds, one, config, reporter) for one in (home, there))
+    ours = asked(task, folds, home, config, reporter)
+    with of_the_other():
+        others = asked(task, folds, there, config, reporter)
     others = _named_alike(ours, others, home.name, there.name)
     gone = _seen_there(home, there, config, digests)
+    told_gone = f"{count(len(gone), 'group')} of pictures of {home.name} look like {there.name} and do not train"
     if gone:
-        reporter.note(f"{count(len(gone), 'picture')} of {home.name} look like one of {there.name} and do not train")
+        reporter.note(told_gone)
     kept = {group: fold for group, fold in ours.folds.items() if fold != TEST and group not in gone}
     trained = tuple(decision for decision in ours.decisions if decision.group in kept)
     if not trained:
@@ -67,7 +81,7 @@ def tested_elsewhere(
         name=f"{home.name} -> {there.name}",
         pictures=(*(picture for picture in home.pictures if picture.group in kept), *there.pictures),
         categories=tuple(dict.fromkeys((*home.categories, *there.categories))),
-        skipped=(*home.skipped, *there.skipped),
+        skipped=(*home.skipped, *there.skipped, *[told_gone] * bool(gone)),
         rows=(*home.rows, *there.rows),
     )
     return both, examples
@@ -92,7 +106,7 @@ def _named_alike(ours: Examples, others: Examples, home: str, there: str) -> Exa
     if unknown := [name for name in others.names if bare(name) not in code_of]:
         raise DataError(
             f"test.dataset={there} has labels that {home} lacks: {few(unknown, 6)}; there are {few(ours.names, 6)}: "
-            "name them alike with task.labels"
+            "give them the same names in both"
         )
     if not ours.names:
         return others

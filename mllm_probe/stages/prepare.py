@@ -29,7 +29,7 @@ from mllm_probe.settings import (
     SweepSettings,
 )
 from mllm_probe.stages.asked import asked, collected, folds_of
-from mllm_probe.stages.elsewhere import elsewhere_of, tested_elsewhere
+from mllm_probe.stages.elsewhere import elsewhere_of, of_the_other, tested_elsewhere
 from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
 from mllm_probe.stages.variants import with_variants
 from mllm_probe.tasks.answer_words import check_words
@@ -86,7 +86,8 @@ class Design:
         if self.elsewhere is None:
             examples = asked(self.task, self.folds, collection, config, reporter)
         else:
-            there = collected(self.elsewhere, config, digests, reporter, made)
+            with of_the_other():
+                there = collected(self.elsewhere, config, digests, reporter, made)
             collection, examples = tested_elsewhere(self.task, self.folds, collection, there, config, digests, reporter)
         if scored:
             self.folds.check(examples, config.sweep.seeds)

@@ -20,7 +20,7 @@ from mllm_probe.types import Row
 Label = str | float | tuple[str, ...]
 MISSING = frozenset(("nan", "na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"))  # most are pandas' own list
 YES, NO = ("yes", "true", "1", "y", "t"), ("no", "false", "0", "n", "f")
-LEFT_OUT = ("", "~", "null")
+LEFT_OUT = ("~", "null")
 AMOUNTS = 20  # so many different whole numbers or fewer may be the numbers of classes
 
 
@@ -34,6 +34,9 @@ class Names:
     def of(cls, given: Any) -> "Names":
         """From a mapping, or its text in YAML's flow style, in which all names are text. Raises ConfigError."""
         found = mapping(given, "task.labels", "{Yes: yes, maybe: null}")
+        for key, value in found.items():
+            if not value:
+                raise ConfigError(f"task.labels gives {key!r} an empty name; null leaves its rows out")
         return cls({key: None if value in LEFT_OUT else value for key, value in found.items()})
 
     def called(self, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
@@ -55,6 +58,11 @@ class Names:
         for key in self.given:
             if bare(key) not in known:
                 raise ConfigError(f"task.labels names {key!r}, which is no label; {choices(key, spelled)}")
+            twins = [twin for twin in self.given if bare(twin) == bare(key)]
+            if key not in spelled and len(twins) > 1:
+                raise ConfigError(
+                    f"task.labels names {', '.join(twins)}, and no label is spelled {key!r}; keep one of them"
+                )
 
     @property
     def settled(self) -> frozenset[str]:
@@ -86,7 +94,7 @@ def _alike(open_: Mapping[str, int], found: Mapping[str, int]) -> None:
     for side in (YES, NO):
         same = [word for word in found if bare(word) in side]
         if len(same) > 1 and set(same) & set(open_) and all(bare(word) in (*YES, *NO) for word in found):
-            a, b = same[:2]
+            a, b = sorted(same[:2], key=lambda word: number(word) is not None)  # a word names better than a number
             raise DataError(
                 f"rows {found[a]} and {found[b]} have the labels {a!r} and {b!r}, which may mean the same; set "
                 f"{_typed({b: a})} to count them as one, or {_typed({a: a, b: b})} to keep them apart"
@@ -96,8 +104,8 @@ def _alike(open_: Mapping[str, int], found: Mapping[str, int]) -> None:
 def _mixed(open_: Mapping[str, int], found: Mapping[str, int]) -> None:
     """Numbers beside words."""
     sides = [[w for w in found if (number(w) is not None) == wanted] for wanted in (True, False)]
-    if all(sides) and open_:
-        odd = min((side for side in sides if set(side) & set(open_)), key=len)
+    if all(set(side) & set(open_) for side in sides):
+        odd = min(sides, key=len)
         word = next(word for word in odd if word in open_)
         raise DataError(
             f"row {found[word]} has the label {word!r}, and labels are words as well as numbers; set "

@@ -77,6 +77,8 @@ def run(args: Sequence[str]) -> None:
 
 def checked(place: Path, config: RunConfig) -> Checked:
     """Raises DataError where nothing can be read at all."""
+    if config.test.get("dataset") is not None:
+        raise ConfigError("check reads one data set; leave test.dataset out, and check the other one by itself")
     found, plugins = Checked(), tuple(config.plugins)
     skipping = replace(config, data=replace(config.data, on_bad_row="skip"))
     dataset: Dataset = build(config.dataset, Dataset, plugins)  # type: ignore[type-abstract]
