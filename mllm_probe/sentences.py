@@ -80,7 +80,7 @@ def _listed(key: str, value: str, owner: Any) -> str:
     """The value as a list that the setting takes, or another where it cannot be one of its items."""
     if key == RANGE:
         return "[4,8]"
-    hint = get_type_hints(owner)[key.rpartition(".")[2]]
+    hint = get_type_hints(owner).get(key.rpartition(".")[2], list[str])  # names that the user chose have no type
     (item,) = next(get_args(one) for one in (hint, *get_args(hint)) if get_origin(one) is list)  # not what may be null
     if item in (int, float):
         return f"[{value}]" if re.fullmatch(r"-?\d+", value) else "[3]"

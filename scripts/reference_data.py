@@ -223,7 +223,7 @@ def reference() -> dict[str, Any]:
     for name in (name for name in COMMANDS if name not in PLAIN):
         job = name.replace(" ", "_")
         named = {key.split(" ")[0]: key for key, section in found.items() if job in section.commands}
-        own = own_rows(SCHEMAS[job], [*groups(job), *named])
+        own = own_rows(SCHEMAS[job], [*(group.partition(".")[0] for group in groups(job)), *named])
         commands[name] = {
             "what": sentence(name),
             "about": described(SCHEMAS[job]),

@@ -152,14 +152,15 @@ def nodes(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def groups(name: str) -> dict[str, Any]:
-    """{group: its default} of a primary YAML, those of the files that it begins with included."""
+    """{group: its default} of a primary YAML, those of the files that it begins with included; a group that stands at
+    another place, as `dataset` at test.dataset, is called by that."""
     path = CONF / f"{name}.yaml"
     found: dict[str, Any] = {}
     for entry in yaml.safe_load(path.read_text(encoding="utf-8")).get("defaults", ()) if path.is_file() else ():
         if isinstance(entry, str):
             found |= groups(entry) if entry != "_self_" else {}
         else:
-            named = {key.removeprefix("optional "): value for key, value in entry.items()}
+            named = {key.removeprefix("optional ").rpartition("@")[2]: value for key, value in entry.items()}
             found |= {key: value for key, value in named.items() if not key.startswith("override")}
     return found
 

@@ -94,12 +94,13 @@ def job(name: str, sections: Mapping[str, Section]) -> Iterator[str]:
         )
     if not other or schema is not SCHEMAS[other]:
         yield from data.described(schema, SCHEMAS[other] if other else object)
-    chosen = [f"{link(f'{group}=', group)} ({default})" for group, default in data.chosen(name).items()]
+    own = {group: group.rpartition(".")[2] for group in data.chosen(name)}  # test.dataset has the options of dataset
+    chosen = [f"{link(f'{own[group]}=', group)} ({default})" for group, default in data.chosen(name).items()]
     yield f"Groups, and what they are without a choice: {', '.join(chosen)}." if chosen and not other else ""
     keys = [key for key, section in sections.items() if name in section.commands and key not in known]
     named = [link(_section_title(key), key.split(" ")[0]) for key in keys]
     yield f"Sections of settings: {', '.join(named)}." if named else ""
-    yield settings_table(data.own_rows(schema, [*known, *groups(name)]))
+    yield settings_table(data.own_rows(schema, [*known, *(group.partition(".")[0] for group in groups(name))]))
 
 
 def settings(sections: Mapping[str, Section]) -> Iterator[str]:

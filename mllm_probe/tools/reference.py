@@ -71,8 +71,10 @@ def choices_of(said: dict[str, str]) -> list[str]:
 
 
 def options(group: str, folders: Sequence[Path] | None = None) -> dict[str, str]:
-    """{option: what it is, and where weights come from} of a group, in conf/ (None) or in several folders like it."""
-    found = [path for folder in folders or [config_dir()] for path in sorted((folder / group).glob("*.yaml"))]
+    """{option: what it is, and where weights come from} of a group, in conf/ (None) or in several folders like it;
+    test.dataset has those of dataset."""
+    place = group.rpartition(".")[2]
+    found = [path for folder in folders or [config_dir()] for path in sorted((folder / place).glob("*.yaml"))]
     return {path.stem: " ".join(filter(None, (heading(path), _hub(path)))) for path in found}
 
 
