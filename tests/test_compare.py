@@ -207,7 +207,7 @@ def test_runs_are_not_compared_where_a_label_is_rare(
     assert all(row.may_be_best and row.p_value is row.p_adjusted is row.difference_low is None for row in rows)
     code, out, err = probe("compare", "two", "--out", "o")
     assert code == 0, err
-    said = "runs are not compared by AUROC: label 0 stands in 8 test pictures, and 30 are needed; each may be the best"
+    said = "runs are not compared by AUROC: label no stands in 8 test pictures, and 30 are needed; each may be the best"
     assert said in out and "may be the best (95 %)" not in out
     assert set(ranked(Path("o")).uncompared) == {said.removeprefix("runs are ").partition(";")[0]}
 

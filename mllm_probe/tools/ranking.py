@@ -77,7 +77,7 @@ class _Tested:
         said = scored.read_as(chosen.metric, logits)[:, read]
         labels, groups = np.asarray(scored.labels)[read], np.asarray(scored.groups)[read]
         scores = row_scores(said, labels, scored.kind, chosen.metric, groups)
-        reason = rare_label(chosen.metric, labels, groups)
+        reason = rare_label(chosen.metric, labels, groups, scored.names)
         return cls(scored.fingerprint, uids[order], groups[order], scores[order], reason)
 
     def alike(self, other: "_Tested") -> bool:
