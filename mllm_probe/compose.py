@@ -64,14 +64,15 @@ def readable(words: Sequence[str]) -> list[str]:
     """The words of a command as Hydra's grammar takes them: settings that name files or folders are quoted, and ~ in
     them is the home folder. Raises ConfigError, with what to type, for other words that only quotes make readable."""
     sweeps = not {"-m", "--multirun"}.isdisjoint(words)
-    return [_path(word, sweeps) if _names_path(word) else _checked(_mapping(word)) for word in words]
+    return [_path(word, sweeps) if _names_path(word) else _checked(_spelled(word)) for word in words]
 
 
-def _mapping(word: str) -> str:
-    """Names in braces as one text, since Hydra's grammar takes few letters in them and 1 for true."""
+def _spelled(word: str) -> str:
+    """As Hydra spells it: a group that stands at another place, and names in braces as one text, in which its grammar
+    takes few letters and 1 for true."""
     name, _, value = word.partition("=")
     if name == "test.dataset" and value.replace("_", "").isalnum() and value != "null":
-        return f"dataset@{word}"  # an option of the group, as `dataset=` is
+        return f"dataset@{word}"
     return f"{name}={quoted(value)}" if name in MAPPINGS and value[:1] + value[-1:] == "{}" else word
 
 

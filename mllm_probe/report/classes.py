@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mllm_probe.report.predictions import Scored
+from mllm_probe.report.predictions import Scored, by_label
 
 WHOLE = 12  # labels whose matrix fits on a page
 EACH = 6  # of more labels, how many of the commonest and of the worst are shown
@@ -38,8 +38,7 @@ class Confusion:
         if not scored.names:
             return None
         read = np.asarray(scored.test) & ~np.isnan(logits.reshape(len(logits), len(scored.test), -1)[0, :, 0])
-        z = scored.read_as(metric, logits)[:, read].astype(np.float64)
-        wide = np.stack([np.zeros_like(z), z], axis=-1) if z.ndim == 2 else z
+        wide = by_label(scored.read_as(metric, logits)[:, read], scored.kind)
         said = wide == wide.max(-1, keepdims=True)
         shares = (said / said.sum(-1, keepdims=True)).mean(0)
         truth = np.asarray(scored.labels)[read].astype(int)

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from mllm_probe.cells import cell
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths, replacing
-from mllm_probe.report.predictions import Scored, load_scored
+from mllm_probe.report.predictions import Scored, by_label, load_scored
 from mllm_probe.report.readback import damaged, read_table
 from mllm_probe.score import ASKED, TOLD
 
@@ -36,7 +36,7 @@ def told(scored: Scored, z: np.ndarray, read: np.ndarray) -> dict[str, np.ndarra
     if scored.kind == "number":
         return {"said": z, "right": nothing, "probability": nothing, "probability_of_label": nothing}
     codes = np.asarray(scored.labels, int)
-    odds, seen = (np.stack([np.zeros_like(one), one], axis=-1) if one.ndim == 1 else one for one in (z, read))
+    odds, seen = by_label(z, scored.kind), by_label(read, scored.kind)
     best, shares, where = seen == seen.max(-1, keepdims=True), np.exp(log_softmax(odds, axis=-1)), np.arange(len(z))
     ties, code = best.sum(-1), best.argmax(-1)
     names = np.asarray(scored.names or [str(k) for k in range(odds.shape[-1])], object)

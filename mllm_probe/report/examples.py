@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import softmax
 
 from mllm_probe.entries import NUMBER
+from mllm_probe.report.predictions import by_label
 from mllm_probe.report.readback import damaged, read_entries
 from mllm_probe.types import label_said
 
@@ -114,7 +115,7 @@ class Verdicts:
         if kind == "number":
             said = logits.mean(axis=0)
             return cls(said, np.zeros(len(said)), np.ones(len(said), bool), np.abs(said - truth))
-        shares = _shares(logits)
+        shares = softmax(by_label(logits, kind), axis=-1).mean(axis=0)  # of each label, mean over seeds
         said = shares.argmax(axis=-1)
         return cls(said, shares.max(axis=-1), said == truth, None)
 
@@ -128,12 +129,6 @@ class Verdicts:
         yield from ((WRONG, i) for i in _one_each(surest[~self.right[surest]], groups))
         yield from ((UNSURE, i) for i in _one_each(surest[::-1], groups))
         yield from ((RIGHT, i) for i in _one_each(surest[self.right[surest]], groups))
-
-
-def _shares(logits: np.ndarray) -> np.ndarray:
-    """Probabilities [N, C] of the classes, mean over seeds; of two classes there is one logit [S, N]."""
-    wide = np.stack([np.zeros_like(logits), logits], axis=-1) if logits.ndim == 2 else logits
-    return softmax(wide.astype(np.float64), axis=-1).mean(axis=0)
 
 
 def _one_each(order: np.ndarray, groups: np.ndarray) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.paths import replacing
+from mllm_probe.report.predictions import opened
 
 LINEAR = frozenset(("mean", "scale", "weights", "intercept"))
 
@@ -74,21 +75,14 @@ def load_probe(path: Path, key: str, probe: str, seed: int, names: Sequence[str]
 
 def _arrays(path: Path, place: str, seed: str) -> Mapping[str, np.ndarray]:
     """Raises ConfigError, DataError."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; repeat the sweep, its cache still serves")
-    try:
-        with safe_open(path, framework="np") as file:
-            held = list(map(str, file.keys()))
-            names = [name for name in held if name.startswith(f"{place}{seed}")]
-            if not names:
-                known = {_named(*name.split("/")[::2][:2]) for name in held if name.count("/") == 3}
-                asked = _named(place.split("/")[0], seed)
-                raise ConfigError(f"{path} holds no probe of {asked}; {choices(asked, known)}")
-            return {name.split("/")[-1]: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise DataError(f"{path} is damaged ({error}); repeat the sweep, its cache still serves") from error
+    with opened(path) as file:
+        held = list(map(str, file.keys()))
+        names = [name for name in held if name.startswith(f"{place}{seed}")]
+        if not names:
+            known = {_named(*name.split("/")[::2][:2]) for name in held if name.count("/") == 3}
+            asked = _named(place.split("/")[0], seed)
+            raise ConfigError(f"{path} holds no probe of {asked}; {choices(asked, known)}")
+        return {name.split("/")[-1]: file.get_tensor(name) for name in names}
 
 
 def _named(key: str, seed: str) -> str:

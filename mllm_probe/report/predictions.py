@@ -63,9 +63,15 @@ class Scored:
         return np.stack([weighed_alike(z, one, self.kind) for z, one in zip(logits, shares, strict=True)])
 
 
+def by_label(logits: np.ndarray, kind: str) -> np.ndarray:
+    """A logit a label, float64 [..., C]: of two labels a probe gives the one, whose counterpart is 0."""
+    z = logits.astype(np.float64)
+    return np.stack([np.zeros_like(z), z], axis=-1) if kind == "binary" else z
+
+
 def load_scored(path: Path) -> Scored:
     """Raises DataError where the file is missing, damaged or of a release that kept no labels."""
-    with _opened(path) as file:
+    with opened(path) as file:
         metadata = file.metadata() or {}
     if "labels" not in metadata:
         raise DataError(f"{path} is of an older release and holds no labels; repeat the sweep, its cache still serves")
@@ -80,7 +86,7 @@ def load_logits(path: Path, key: str, probe: str, features: str = "") -> np.ndar
     ascending order; nan where it read nothing. `features` as in Trial. Raises DataError."""
     name = "/".join(part for part in (key, probe, features) if part)
     ours = re.compile(rf"{re.escape(name)}/seed(\d+)")  # the name of a trial without control
-    with _opened(path) as file:
+    with opened(path) as file:
         named = {int(match[1]): match[0] for match in map(ours.fullmatch, file.keys()) if match}
         seeds = [file.get_tensor(named[seed]) for seed in sorted(named)]
     if not seeds:
@@ -89,7 +95,8 @@ def load_logits(path: Path, key: str, probe: str, features: str = "") -> np.ndar
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file of a sweep. Raises DataError where it is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

@@ -61,9 +61,11 @@ def tested_elsewhere(
         others = asked(task, folds, there, config, reporter)
     others = _named_alike(ours, others, home.name, there.name)
     gone = _seen_there(home, there, config, digests)
-    told_gone = f"{count(len(gone), 'group')} of pictures of {home.name} look like {there.name} and do not train"
-    if gone:
-        reporter.note(told_gone)
+    left = [f"{count(len(gone), 'group')} of pictures of {home.name} look like {there.name} and do not train"] * bool(
+        gone
+    )
+    for sentence in left:
+        reporter.note(sentence)
     kept = {group: fold for group, fold in ours.folds.items() if fold != TEST and group not in gone}
     trained = tuple(decision for decision in ours.decisions if decision.group in kept)
     if not trained:
@@ -81,7 +83,7 @@ def tested_elsewhere(
         name=f"{home.name} -> {there.name}",
         pictures=(*(picture for picture in home.pictures if picture.group in kept), *there.pictures),
         categories=tuple(dict.fromkeys((*home.categories, *there.categories))),
-        skipped=(*home.skipped, *there.skipped, *[told_gone] * bool(gone)),
+        skipped=(*home.skipped, *there.skipped, *left),
         rows=(*home.rows, *there.rows),
     )
     return both, examples

@@ -131,14 +131,14 @@ def mapping(given: Any, setting: str, example: str) -> dict[str, str]:
     """Names with names, from a mapping or its text. Raises ConfigError."""
     import yaml
 
+    if given is None:
+        return {}
     read = given
     if isinstance(given, str):
         try:
             read = yaml.load(given, Loader=yaml.BaseLoader)
         except yaml.YAMLError:
             read = None
-    if read is None and given is None:
-        return {}
     if not isinstance(read, Mapping) or not all(isinstance(v, str | int | float | None) for v in read.values()):
         raise ConfigError(f"{setting}={given} must be names with names, such as {setting}={example}")
     return {_text(key): _text(value) for key, value in read.items()}
