@@ -15,6 +15,10 @@ INTRODUCTION = """# The code, file by file
 
 <!-- written by scripts/write_map.py (make docs): mend the docstring, not this page -->
 
+**Begin with [walkthrough.py](walkthrough.py)**: the spine of the tool as one flat script that a reader follows in ten
+minutes, from pictures to the score of a layer with its interval. It is made of the pieces below, it runs, and its
+numbers are those of `mllm-probe run`.
+
 Data flows one way: `data` reads pictures and annotations, `tasks` makes samples and decisions of them, `models` and
 `extract` turn samples into activations in the `cache`, `probes` and `stats` turn these and the decisions into scores,
 `report` shows them; `stages` has a file for each command that does so. Imports go down only, and
