@@ -17,7 +17,10 @@ INTRODUCTION = """# The code, file by file
 
 **Begin with [walkthrough.py](walkthrough.py)**: the spine of the tool as one flat script that a reader follows in ten
 minutes, from pictures to the score of a layer with its interval. It is made of the pieces below, it runs, and its
-numbers are those of `mllm-probe run`.
+numbers are those of `mllm-probe run`. Four decisions have a page each: what names a cache
+([cache-identity.md](design/cache-identity.md)), statements that share their picture's tokens
+([packed-heads.md](design/packed-heads.md)), processes that share the work ([claims.md](design/claims.md)), and what may
+be said of many layers at once ([max-t.md](design/max-t.md)).
 
 Data flows one way: `data` reads pictures and annotations, `tasks` makes samples and decisions of them, `models` and
 `extract` turn samples into activations in the `cache`, `probes` and `stats` turn these and the decisions into scores,

@@ -14,7 +14,7 @@ from markdown_it.token import Token
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
     path
-    for folder in (".", "docs", "outputs", "mllm_probe/bundled/*", ".github")
+    for folder in (".", "docs", "docs/design", "outputs", "mllm_probe/bundled/*", ".github")
     for path in ROOT.glob(f"{folder}/*.md")
 )
 TAGS = ("run", "compose", "shell")
