@@ -4,13 +4,13 @@
 
 Read it from top to bottom: each step calls the piece of the package that the command calls, and the comment above it
 says why the step is there. 600 pictures take about 20 seconds of one core, and half of that the second time, when the
-states are in the cache. The scores that it prints are those of
+states are in the cache. Its scores are to the last digit those of
 
     mllm-probe run layers.towers=[lm] layers.norm=false extract.positions=[last,mean_image] extract.answers=null \
         controls=none dataset.pictures=PICTURES
 
-to the last digit, and so are the bytes of the cache (tests/test_walkthrough.py). What a run does beside it: controls,
-tests over all layers, guards against mistakes, and the page.
+and its cache holds the same bytes (tests/test_walkthrough.py). A run does more: controls, tests over all layers, guards
+against mistakes, and a page.
 """
 
 import sys
@@ -42,8 +42,8 @@ from mllm_probe.settings import ModelSettings
 from mllm_probe.sites import Key, Site
 from mllm_probe.stages.prepared import identified, name_cache
 from mllm_probe.stages.request import PASS_TOKENS
+from mllm_probe.stats import intervals
 from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.intervals import of
 from mllm_probe.stats.measures import measure
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
@@ -63,8 +63,8 @@ collection = replace(collection, pictures=grouped(collection.pictures, digests))
 
 # 2. Samples and decisions. --------------------------------------------------------------------------------------------
 # A sample is what the model reads: a picture and a text. A decision is what is scored: here, is the caption true of the
-# picture? Captions are exchanged between the pictures of a fold, so each is as often true as false there, and neither
-# the text alone nor the picture alone can tell.
+# picture? A false one is another picture's true caption, and captions are exchanged within a fold (pictures that go into
+# one split together), so that each is as often true as false there: neither text nor picture alone can tell.
 folds = Folds()
 examples = Entailment().examples(collection, folds)
 samples = {sample.uid: sample for sample in examples.samples}
@@ -176,7 +176,7 @@ for key in keys:
     rows, _ = store.rows(key, [decision.sample for decision in decisions], coverage)
     data = LayerData(rows)
     logits = np.stack([fit(data) for fit in Logistic().fit(data, problems)])  # [S, N], above 0 for yes
-    interval = of("accuracy", logits[:, test], y[test], pictures)
+    interval = intervals.of("accuracy", logits[:, test], y[test], pictures)
     value = np.mean([measure("accuracy", one[test], y[test])[0] for one in logits])
     scores[str(key)] = (float(value), interval.low, interval.high)
     held_out = [measure("accuracy", one[p.val], y[p.val])[0] for one, p in zip(logits, problems, strict=True)]
