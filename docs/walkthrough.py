@@ -63,8 +63,8 @@ collection = replace(collection, pictures=grouped(collection.pictures, digests))
 
 # 2. Samples and decisions. --------------------------------------------------------------------------------------------
 # A sample is what the model reads: a picture and a text. A decision is what is scored: here, is the caption true of the
-# picture? A false one is another picture's true caption, and captions are exchanged within a fold (pictures that go into
-# one split together), so that each is as often true as false there: neither text nor picture alone can tell.
+# picture? A false one is the caption of another picture. They are exchanged within a fold (pictures that go into one
+# split together), so that each is as often true as false there: neither text nor picture alone can tell.
 folds = Folds()
 examples = Entailment().examples(collection, folds)
 samples = {sample.uid: sample for sample in examples.samples}
