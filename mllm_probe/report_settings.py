@@ -22,8 +22,7 @@ METRICS = (  # and all that mllm_probe.stats.measures takes of any kind of label
     "mae",
     "spearman",
 )
-SIZE = "size"
-CHOICES = ("metric", "positions", "towers", SIZE)  # of what is shown
+FIGURES = ("style", "size", "font")  # what every figure follows
 SMALLEST, LARGEST = 1, 40  # inches of a figure
 
 
@@ -34,7 +33,8 @@ class ReportSettings:
 
     `metric` is the measure that page, tables, figures and curves show (auto: the one that layers were chosen by, which
     sentences and tests keep); `positions` and `towers` are those that are shown (null = all that were read); `size` is
-    width and height of each figure in inches (null = what suits it).
+    width and height of each figure in inches (null = what suits it), `font` the installed font of its letters (null =
+    DejaVu Sans, and for characters that it lacks whichever has them).
     """
 
     pictures: str = THUMBS
@@ -43,6 +43,7 @@ class ReportSettings:
     positions: list[str] | None = None
     towers: list[str] | None = None
     size: list[float] | None = None
+    font: str | None = None
 
     def check(self) -> None:
         """Raises ConfigError."""
@@ -62,10 +63,11 @@ class ReportSettings:
             )
 
     def check_followed(self, *followed: str) -> None:
-        """Raises ConfigError for a choice of what is shown that some results, which follow those named, do not."""
-        for name in CHOICES:
-            if name not in followed and getattr(self, name) != getattr(ReportSettings(), name):
-                raise ConfigError(f"report.{name} does nothing here; it is for the results of `mllm-probe run`")
+        """Raises ConfigError for a setting that results, which follow those named, do not follow."""
+        for name, usual in vars(DEFAULT).items():
+            if name not in followed and getattr(self, name) != usual:
+                why = "no figure is drawn" if name in FIGURES else "it is for the results of `mllm-probe run`"
+                raise ConfigError(f"report.{name} does nothing here; {why}")
 
     def check_read(self, positions: Collection[str], towers: Collection[str]) -> None:
         """Raises ConfigError for what will not be read."""
@@ -75,3 +77,6 @@ class ReportSettings:
                     raise ConfigError(
                         f"report.{name} names '{one}', which this run does not read; {choices(one, read)}"
                     )
+
+
+DEFAULT = ReportSettings()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import QUICK, Run, Silent, tiny
 from families_more import BUILDERS
+from PIL import Image
 from scipy.stats import binomtest
 from test_config import composed
 
@@ -356,6 +357,11 @@ def test_the_command_reads_both_alone_and_the_second_time_from_the_cache(
     assert {"alignment.csv", "alignment.png", "alignment.pdf", "summary.json", "config.yaml", "status.json"} <= files
     assert "pictures to captions" in out and "mapped cosine" in out and "nan" not in out
     table = load_scores(folder / "alignment.csv")
+    shown = ("report.style=paper", "report.size=[8,11]", "report.font=DejaVu Serif")
+    assert probe("report", str(folder), *shown)[0] == 0
+    with Image.open(folder / "alignment.png") as image:
+        assert image.size == (8 * 160, 11 * 160)
+    assert b"DejaVuSerif" in (folder / "alignment.pdf").read_bytes()
     check_rows(table)
     check_by_hand(table, asked, tmp_path, model)
     code, _, err = probe("align", *asked)

@@ -16,15 +16,21 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from test_study_report import HALF, LAYERS, PEAKED, PLATEAU, at, drawn, score, write
 
+from mllm_probe.report import arms, colours, precision, training
 from mllm_probe.report.alignments import FLOORS as EXCHANGED
+from mllm_probe.report.answers import Reading, load_tests
 from mllm_probe.report.charts import layer_charts
 from mllm_probe.report.comparison import draw_comparison
 from mllm_probe.report.figures import draw_layers, layers_figure
 from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.report.scores import ScoreFile, load_scores
 from mllm_probe.report.study import draw_study, study_figure
+from mllm_probe.report.tasks import draw_tasks
+from mllm_probe.report_settings import ReportSettings
+from mllm_probe.settings import PERMUTED
 
 __all__ = ["drawn"]
+PAPER = ReportSettings(style="paper")
 VISION = {32: 24, 80: 48}  # blocks of the vision tower beside so many of the language model
 
 
@@ -87,12 +93,12 @@ def relations(layers: int) -> pd.DataFrame:
 Draw = Callable[[Path, int], None]
 DRAWS: Mapping[str, Draw] = {
     "layers": lambda folder, n: draw_layers(deep(folder / "a", n), [folder / "a.png"]),
-    "layers on paper": lambda folder, n: draw_layers(deep(folder / "a", n), [folder / "a.png"], "paper"),
+    "layers on paper": lambda folder, n: draw_layers(deep(folder / "a", n), [folder / "a.png"], PAPER),
     "study": lambda folder, n: draw_study(
         deep(folder / "a", n), deep(folder / "b", n, "objects"), [], [folder / "a.png"]
     ),
     "study on paper": lambda folder, n: draw_study(
-        deep(folder / "a", n), deep(folder / "b", n, "objects"), [], [folder / "a.png"], "paper"
+        deep(folder / "a", n), deep(folder / "b", n, "objects"), [], [folder / "a.png"], PAPER
     ),
     "comparison": lambda folder, n: draw_comparison(
         {name: deep(folder / name[:5], n) for name in ("llava-1.5-7b, nf4", "qwen2.5-vl-7b, a longer label of a run")},
@@ -120,14 +126,14 @@ def test_the_state_after_the_norm_has_its_tick(layers: int, style: str, tmp_path
         scores, last = load_scores(write(tmp_path / "a", "entailment", PEAKED, more=[score(0.9, **top)])), "8n"
     else:
         scores, last = deep(tmp_path / "a", layers), f"{layers}n"
-    panel = layers_figure(scores, style).axes[-1]
+    panel = layers_figure(scores, ReportSettings(style=style)).axes[-1]
     names = [label.get_text() for label in panel.get_xticklabels()]
     assert names[0] == "0" and names[-1] == last and "n: " in panel.get_xlabel()
 
 
 def test_letters_in_a_pdf_are_truetype(tmp_path: Path) -> None:
     """Type 3, which journals refuse, is matplotlib's own choice. No figure is written but by `save`."""
-    draw_layers(deep(tmp_path / "a", 32), [tmp_path / "a.pdf"], "paper")
+    draw_layers(deep(tmp_path / "a", 32), [tmp_path / "a.pdf"], PAPER)
     written = (tmp_path / "a.pdf").read_bytes()
     assert b"/FontFile2" in written and b"/Type3" not in written and b"/CIDFontType2" in written
     if shutil.which("pdffonts"):
@@ -135,7 +141,7 @@ def test_letters_in_a_pdf_are_truetype(tmp_path: Path) -> None:
         assert "TrueType" in said and "Type 3" not in said
     package = Path(__file__).parents[1] / "mllm_probe"
     writers = [path.name for path in package.rglob("*.py") if re.search(r"\.savefig\(", path.read_text())]
-    assert writers == ["figures.py"]
+    assert writers == ["finish.py"]
 
 
 def coloured(figure: Figure) -> dict[str, str]:
@@ -171,3 +177,52 @@ def test_a_position_keeps_its_colour_whatever_else_was_read(tmp_path: Path) -> N
     scores = load_scores(write(tmp_path / "a", "entailment", PEAKED))
     fewer = scores[scores.position != "last"]
     assert coloured(layers_figure(fewer))["mean_text"] == coloured(layers_figure(scores))["mean_text"]
+
+
+def test_colours_stand_in_one_table() -> None:
+    """No other file makes a colour, or takes the next of a row of them; greys are lines and letters, no categories."""
+    made = re.compile(r"#[0-9A-Fa-f]{6}\b|\bCOLOURS\b|color=\"(?!0\.|none|white)")
+    pages = {"inspection.py", "inspection_page.py"}  # of paper and ink
+    package = Path(__file__).parents[1] / "mllm_probe"
+    files = [*(package / "report").glob("*.py"), *(package / "tools").glob("*.py")]
+    found = [path.name for path in files if made.search(path.read_text())]
+    assert set(found) - pages == {"colours.py"}
+
+
+def test_a_task_a_run_and_a_side_look_alike_in_all_figures(tmp_path: Path, drawn: list[Figure]) -> None:
+    """Of a study and of tasks side by side; of runs whose tasks are not the same; of fidelity's figure and page."""
+    tables = {task: load_scores(write(tmp_path / task, task, PEAKED)) for task in ("objects", "count", "entailment")}
+    study = study_figure(tables["objects"], tables["entailment"], [])
+    summary = {"chosen": {"last": {"site": "lm.05", "value": 0.93, "low": 0.91, "high": 0.95}}, "metric": "accuracy"}
+    models = {
+        "mini": {task: Reading(one, summary, load_tests(tmp_path / "none"), "last") for task, one in tables.items()}
+    }
+    draw_tasks(models, [tmp_path / "tasks.png"])
+    one, both = coloured(study), coloured(drawn[-1])
+    for task, kind in (("objects", "global"), ("entailment", "local")):
+        assert one[f"{task} ({kind})"] == both[f"{task} at last, accuracy"]
+    assert len({both[f"{task} at last, accuracy"] for task in tables}) == 3
+    runs, chosen = tables["objects"], dict.fromkeys([(name, "last") for name in "abc"], "lm.05")
+    for shown in ("ab", "bc"):
+        draw_comparison(dict.fromkeys(shown, runs), chosen, ["last"], [tmp_path / "runs.png"], list("abc"))
+    assert coloured(drawn[-1])["b"] == coloured(drawn[-2])["b"] != coloured(drawn[-1])["c"]
+
+
+def test_no_two_meanings_of_a_figure_share_a_colour() -> None:
+    tables = (colours.POSITIONS, colours.TASKS, {**colours.SIDES, **colours.STATES}, colours.ARMS, colours.FEATURES)
+    for table in (*tables, colours.READINGS, colours.PLAN, colours.LOSSES):
+        assert len(set(table.values())) == len(table)  # type: ignore[arg-type]
+    assert colours.ARMS[arms.PERMUTED] == colours.OTHER_LABELS[PERMUTED] and arms.FULL in colours.ARMS
+    assert set(training.DRAWN) == set(colours.LOSSES) and set(precision.ERRORS | precision.LIKENESS) == set(
+        colours.STATES
+    )
+
+
+def test_figures_of_trainings_have_titles(tmp_path: Path, drawn: list[Figure]) -> None:
+    row = arms.Effect("refitted", "objects", "last", "all", arms.FULL, arms.PLAIN, "points", 9, 9, 0.1, "0.1", -1, 1)
+    steps = pd.DataFrame({"step": range(40), "loss": 2.0, "lg": 1.0, "ld": 1.0})
+    for settings in (ReportSettings(), PAPER):
+        arms.draw_arms([row], [tmp_path / "arms.png"], settings)
+        training.draw_losses(steps, [tmp_path / "losses.png"], settings)
+    said = [figure.get_suptitle() for figure in drawn]
+    assert all(said[:2]) and not any(said[2:])

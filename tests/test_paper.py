@@ -17,6 +17,7 @@ from mllm_probe.report.figures import draw_layers, headline, real
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report.study import draw_study
 from mllm_probe.report.tables import latex, markdown, save_tables
+from mllm_probe.report_settings import ReportSettings
 
 __all__ = ["drawn"]
 ENTRY = {"site": "lm.05", "value": 0.93, "low": 0.91, "high": 0.95}
@@ -87,8 +88,8 @@ def test_latex_compiles(tables: Path) -> None:
 
 def test_figures_on_paper_are_a_column_wide(tmp_path: Path, scores: pd.DataFrame, drawn: list[Figure]) -> None:
     local = load_scores(write(tmp_path / "local", "objects", PLATEAU))
-    draw_layers(scores, [tmp_path / "layers.pdf"], "paper")
-    draw_study(scores, local, [H1], [tmp_path / "study.pdf"], "paper")
+    draw_layers(scores, [tmp_path / "layers.pdf"], ReportSettings(style="paper"))
+    draw_study(scores, local, [H1], [tmp_path / "study.pdf"], ReportSettings(style="paper"))
     for figure, name in zip(drawn, ("layers", "study"), strict=True):
         box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", (tmp_path / f"{name}.pdf").read_bytes())
         assert box is not None and float(box[1]) == pytest.approx(3.3 * 72)

@@ -115,7 +115,7 @@ def test_a_run_refuses_them_before_it_reads_anything(
 
 @pytest.mark.parametrize(
     ("command", "setting"),
-    [("geometry", "report.metric=auroc"), ("fidelity", "report.towers=[lm]"), ("align", "report.size=[7,4]")],
+    [("geometry", "report.metric=auroc"), ("fidelity", "report.towers=[lm]"), ("align", "report.pictures=none")],
 )
 def test_results_that_do_not_follow_a_setting_refuse_it(
     probe: Run, checkpoint: Path, tmp_path: Path, command: str, setting: str
@@ -123,6 +123,25 @@ def test_results_that_do_not_follow_a_setting_refuse_it(
     code, _, err = probe(command, *tiny(checkpoint), *QUICK, setting)
     said = f"mllm-probe: {setting.partition('=')[0]} does nothing here; it is for the results of `mllm-probe run`\n"
     assert (code, err) == (1, said) and not list(tmp_path.rglob("manifest.json"))
+
+
+def test_figures_of_vision_commands_follow_size_style_and_font(probe: Run, tmp_path: Path, drawn: list[Figure]) -> None:
+    """Their folders are drawn again by `report`; what has no figure refuses even these."""
+    assert probe("vision", "fit", "fit.benchmarks=[mmbench]", "hydra.run.dir=fit")[0] == 0
+    assert probe("vision", "policy", "fit.benchmarks=[mmbench]", "policy.trials=10", "hydra.run.dir=policy")[0] == 0
+    for name in ("fit", "policy"):
+        told = probe("report", name, "report.style=paper", "report.size=[5,4]", "report.font=DejaVu Serif")
+        assert told[0] == 0, told[2]
+        assert not drawn[-1].get_suptitle() and drawn[-1].get_size_inches().tolist() == [5, 4]
+        code, _, err = probe("report", name, "report.metric=auroc")
+        assert (code, err) == (
+            1,
+            "mllm-probe: report.metric does nothing here; it is for the results of `mllm-probe run`\n",
+        )
+    (tmp_path / "score").mkdir()
+    (tmp_path / "score" / "vision.csv").touch()
+    code, _, err = probe("report", "score", "report.style=paper")
+    assert (code, err) == (1, "mllm-probe: report.style does nothing here; no figure is drawn\n")
 
 
 def test_a_study_is_shown_by_the_positions_of_either_side(tmp_path: Path) -> None:

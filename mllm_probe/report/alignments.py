@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.report.alignment import QUESTIONS, Question, chance, curves
 from mllm_probe.report.colours import CHANCE, DASHES, OTHER_LABELS, of_positions
-from mllm_probe.report.figures import legend_below, save
+from mllm_probe.report.figures import legend_below
+from mllm_probe.report.finish import save
 from mllm_probe.report.heatmaps import in_order, name_sites
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.settings import PERMUTED, RANDOM
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ NAMES = {RANDOM: "random weights", PERMUTED: "pictures exchanged"}
 STYLES = {"cosine": "-", "gak": "-", "aligned_mean": (0, (4, 2)), "bag_mean": (0, (1, 1))}
 
 
-def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
+def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """Intervals are drawn of the cosine and the kernel; both floors where the model reaches highest."""
     from matplotlib.figure import Figure
 
@@ -41,7 +43,7 @@ def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path]) -> None:
         f"Where pictures and captions meet in {first.model} ({first.quantization}) on {first.dataset}", fontsize=11
     )
     legend_below(figure, list(panels.flat), width=2.9)
-    save(figure, paths)
+    return save(figure, paths, settings)
 
 
 def _draw_panel(panel: Any, question: Question, table: "pd.DataFrame", features: str, sites: Sequence[str]) -> None:

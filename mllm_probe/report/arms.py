@@ -5,17 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
-from mllm_probe.report.colours import COLOURS
-from mllm_probe.report.figures import legend_below, save
+from mllm_probe.report.colours import of_arms
+from mllm_probe.report.figures import legend_below
+from mllm_probe.report.finish import save
 from mllm_probe.report.markup import screen
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.score import ALPHA
-
-if TYPE_CHECKING:
-    pass
 
 BASE, PLAIN, FULL, PERMUTED = "base", "lg", "lg_ld", "permuted"  # the model itself, and the arms that a claim needs
 CELL = 12  # characters of a number
@@ -110,7 +109,7 @@ def _beside(row: Effect, permuted: Effect | None, beyond: Effect | None) -> str:
     return f", {seeds}; {verdict} ({permuted.value:z.2f})"
 
 
-def draw_arms(rows: Sequence[Effect], paths: Sequence[Path]) -> None:
+def draw_arms(rows: Sequence[Effect], paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """A panel a unit: the difference of each arm to captions alone, measure by measure; dots are seeds."""
     from matplotlib.figure import Figure
 
@@ -124,14 +123,15 @@ def draw_arms(rows: Sequence[Effect], paths: Sequence[Path]) -> None:
     for panel, unit in zip(panels, units, strict=True):
         _draw_unit(panel, [row for row in shown if row.unit == unit], arms)
         panel.set_xlabel(f"difference to {PLAIN} in {unit}", fontsize=9)
+    figure.suptitle("What each training changed, against the caption loss alone", fontsize=11)
     legend_below(figure, list(panels), width=1.2)
-    save(figure, paths)
+    return save(figure, paths, settings)
 
 
 def _draw_unit(panel: Any, rows: Sequence[Effect], arms: Sequence[str]) -> None:
     names = list(dict.fromkeys(map(what, rows)))
-    for i, arm in enumerate(arms):
-        colour, offset = COLOURS[i % len(COLOURS)], 0.7 * ((i + 0.5) / len(arms) - 0.5)
+    for i, (arm, colour) in enumerate((arm, of_arms(arms)[arm]) for arm in arms):
+        offset = 0.7 * ((i + 0.5) / len(arms) - 0.5)
         for j, row in enumerate(row for row in rows if row.arm == arm):
             y = names.index(what(row)) + offset
             label = arm if j == 0 else None

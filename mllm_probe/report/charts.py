@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe import units
 from mllm_probe.report.colours import (
     CHANCE,
-    COLOURS,
     DASHES,
     LENS,
     MODEL,
     OTHER_LABELS,
     of_floor,
+    of_others,
     of_positions,
+    of_study,
     on_page,
 )
 from mllm_probe.report.figures import (
@@ -81,8 +82,8 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
 def class_chart(scores: "pd.DataFrame", position: str, names: Sequence[str]) -> list[Chart]:
     """The recall of these classes against layer at a position; none where a run kept none."""
     rows = scores[(scores.metric == "recall") & (scores.position == position) & (scores.control == "")]
-    drawn = zip(names, COLOURS * len(names), strict=False)
-    lines = [one for name, colour in drawn for one in _curve(rows[rows.subset == f"label={name}"], name, colour)]
+    own = of_others(names)
+    lines = [one for name in names for one in _curve(rows[rows.subset == f"label={name}"], name, own[name])]
     return [_chart(f"recall at {position}", lines, rows, "recall")] if lines else []
 
 
@@ -249,7 +250,7 @@ def heat_map(
 
 def study_chart(tables: Sequence["pd.DataFrame"], read: Sequence[str]) -> Chart:
     """Two tasks against relative depth of the language model, each at its position of `read`."""
-    lines = zip(tables, read, COLOURS, strict=False)
+    lines = zip(tables, read, of_study(*(one.task.iloc[0] for one in tables)), strict=True)
     named = [(f"{one.task.iloc[0]} at {position}", one, position, colour) for one, position, colour in lines]
     return depth_chart("both tasks", named)
 

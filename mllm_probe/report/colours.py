@@ -1,10 +1,11 @@
-"""Which colour means what, in figures and in the charts of a page alike: positions, controls, floors. Knows no data.
+"""Which colour means what, in figures and in the charts of pages alike. Knows no data, and is the one table of colours.
 
 Positions have those of Okabe and Ito, controls and floors others, so that none is taken for a position; all are told
-apart by most colour-blind people.
+apart by most colour-blind people. Tasks, runs, arms and the other kinds of curves have figures of their own, in which
+the same colours serve again; what has a name here has its colour in every one of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mllm_probe.settings import (
@@ -19,7 +20,9 @@ from mllm_probe.settings import (
 )
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-KNOWN = ("last", "mean_text", "mean_image", "last_image", "mean_all")  # positions that have the first of them always
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = COLOURS
+POSITIONS = dict(zip(("last", "mean_text", "mean_image", "last_image", "mean_all"), COLOURS, strict=False))
+TASKS = {"entailment": BLUE, "objects": ORANGE, "count": GREEN, "pope": PINK}
 CHANCE, MODEL = "#8C8C8C", "#262626"  # what knows nothing; what the model itself says: zero-shot and the logit lens
 LENS, ZERO_SHOT, COPY_CEILING = "logit_lens", "zero_shot", "copy_ceiling"
 DASHES: dict[str, tuple[str, Any]] = {  # colour and dashes of the controls with layers of their own
@@ -36,6 +39,21 @@ FLOORS = {
     CONNECTOR_ONLY: "#AA4499",
     COPY_CEILING: "#7F4CA5",
 }
+SIDES = {  # a probe of `fidelity`: (fitted on the states of, read on the states of)
+    ("reference", "reference"): BLUE,
+    ("model", "model"): ORANGE,
+    ("reference", "model"): GREEN,
+    ("model", "reference"): PINK,
+}
+STATES = {"relative_error": YELLOW, "fvu": SKY, "cosine": "#7F4CA5", "cka": "#999933"}
+ARMS = {"lg_ld": BLUE, "lg": ORANGE, "ld": GREEN, "base": MODEL, "permuted": OTHER_LABELS[PERMUTED]}
+LOSSES = {"loss": ARMS["lg_ld"], "lg": ARMS["lg"], "ld": ARMS["ld"]}
+SINGLE, OWN, ALONE = "one layer", "integration", "the final layer alone"
+WIDE, OTHER, SHOWN = "as wide, no other layer", "other layers", "another picture or model"
+FEATURES = {SINGLE: GREEN, OWN: BLUE, ALONE: CHANCE, WIDE: YELLOW, OTHER: SKY, SHOWN: "#CCCCCC"}
+READINGS = {"policy": BLUE, "random": CHANCE, "a_alone": ORANGE, "a_plus_c": GREEN}
+TRAINED, DRAWN, UNSEEN, LISTED, TOP = "trained", "drawn", "unseen", "listed", "best"
+PLAN = {TRAINED: "#4D4D4D", DRAWN: YELLOW, UNSEEN: "#FFFFFF", LISTED: BLUE, TOP: ORANGE}
 PAGE = {  # those that the dark or the light page would swallow
     MODEL: "#767676",
     "#332288": "#8878d8",
@@ -44,12 +62,38 @@ PAGE = {  # those that the dark or the light page would swallow
 }
 
 
-def of_positions(positions: Sequence[str]) -> dict[str, str]:
-    """{position: its colour}: the same for a known one whatever else was read, then those that are left, in order."""
-    found = {name: COLOURS[KNOWN.index(name)] for name in positions if name in KNOWN}
+def _coloured(names: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+    """{name: its colour}: the same for a known one whatever else there is, then those that are left, in order."""
+    found = {name: known[name] for name in names if name in known}
     left = [colour for colour in COLOURS if colour not in found.values()] or list(COLOURS)
-    others = [name for name in positions if name not in found]
+    others = [name for name in names if name not in found]
     return found | {name: left[i % len(left)] for i, name in enumerate(others)}
+
+
+def of_positions(positions: Sequence[str]) -> dict[str, str]:
+    """{position: its colour}, known ones first."""
+    return _coloured(positions, POSITIONS)
+
+
+def of_tasks(tasks: Sequence[str]) -> dict[str, str]:
+    return _coloured(tasks, TASKS)
+
+
+def of_study(whole: str, local: str) -> tuple[str, str]:
+    """Of its two tasks, which may have one name."""
+    other = local if local != whole else f"{local} (local)"
+    found = of_tasks([whole, other])
+    return found[whole], found[other]
+
+
+def of_arms(arms: Sequence[str]) -> dict[str, str]:
+    """Of the trainings of a multirun."""
+    return _coloured(arms, ARMS)
+
+
+def of_others(names: Sequence[str]) -> dict[str, str]:
+    """Of what has no name of ours: runs, classes."""
+    return _coloured(names, {})
 
 
 def of_floor(name: str) -> str:

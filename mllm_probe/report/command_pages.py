@@ -7,7 +7,7 @@ from mllm_probe.paths import RunPaths
 from mllm_probe.report.alignment import QUESTIONS, alignment_view, curves
 from mllm_probe.report.alignments import STYLES
 from mllm_probe.report.charts import Chart, geometry_charts, site_chart
-from mllm_probe.report.colours import COLOURS
+from mllm_probe.report.colours import SIDES, of_positions
 from mllm_probe.report.fidelity import HOME, MODEL, agreement_view, curve, headline, lost
 from mllm_probe.report.figures import positions
 from mllm_probe.report.geometry import relation_views
@@ -16,7 +16,12 @@ from mllm_probe.report.other_page import Part, known_command, picture_uri, write
 if TYPE_CHECKING:
     import pandas as pd
 
-DASHES = "dot", "solid"
+DASHES = {  # of states that are so, compared as the figure has it with intervals, or more simply
+    ("centred", True): "solid",
+    ("centred", False): "dot",
+    ("mapped", True): "dash",
+    ("mapped", False): "dashdot",
+}
 
 
 def geometry_page(paths: RunPaths, table: "pd.DataFrame") -> None:
@@ -48,8 +53,8 @@ def _probe_charts(table: "pd.DataFrame") -> Iterator[Chart]:
     for position in positions(table):
         here = table[table.position == position]
         lines = [
-            (name, curve(here, *sides).rename(columns={"measure": "metric"}), colour, "solid")
-            for name, sides, colour in (("reference", HOME, COLOURS[0]), ("model", (MODEL, MODEL), COLOURS[1]))
+            (name, curve(here, *sides).rename(columns={"measure": "metric"}), SIDES[sides], "solid")
+            for name, sides in (("reference", HOME), ("model", (MODEL, MODEL)))
         ]
         if found := [line for line in lines if len(line[1])]:
             yield site_chart(f"{headline(table)} at {position}".replace("_", " "), found)
@@ -66,13 +71,12 @@ def alignment_page(paths: RunPaths, table: "pd.DataFrame") -> None:
 
 
 def _question_charts(table: "pd.DataFrame") -> Iterator[Chart]:
-    """A colour a position and kind of states, a dash where sequences are compared more simply."""
+    """A colour a position; dashes say what the states are and how sequences are compared."""
     for question in QUESTIONS:
         named = list(curves(question.rows(table)))
-        kinds = list(dict.fromkeys((features, position) for (features, _, position), _ in named))
-        colour = dict(zip(kinds, COLOURS * 9, strict=False))
+        colour = of_positions(list(dict.fromkeys(position for (_, _, position), _ in named)))
         lines = [
-            (f"{position}, {features}, {how}", rows, colour[features, position], DASHES[STYLES[how] == "-"])
+            (f"{position}, {features}, {how}", rows, colour[position], DASHES[features, STYLES[how] == "-"])
             for (features, how, position), rows in named
         ]
         if lines:

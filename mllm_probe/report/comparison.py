@@ -10,8 +10,9 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
-from mllm_probe.report.colours import CHANCE, COLOURS
-from mllm_probe.report.figures import blocks, headline, headline_metric, legend_below, real, save
+from mllm_probe.report.colours import CHANCE, of_others
+from mllm_probe.report.figures import blocks, headline, headline_metric, legend_below, real
+from mllm_probe.report.finish import save
 from mllm_probe.report.style import COLUMN, PAGE
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ def draw_comparison(
     chosen: Mapping[tuple[str, str], str],
     positions: Sequence[str],
     paths: Sequence[Path],
-) -> None:
-    """{label: scores} of the language models' blocks; what `chosen` {(label, position): site} names has a ring."""
+    every: Sequence[str] = (),
+) -> str:
+    """{label: scores} of the language models' blocks; what `chosen` {(label, position): site} names has a ring. A run
+    looks as it does in the figures of other tasks, where `every` has the labels of all runs. Says what `save` says."""
     from matplotlib.figure import Figure
 
     columns = min(2, len(positions))
@@ -40,7 +43,7 @@ def draw_comparison(
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     used = list(panels.flat)[: len(positions)]
     for panel, position in zip(used, positions, strict=True):
-        _draw_panel(panel, runs, chosen, position)
+        _draw_panel(panel, runs, chosen, position, every or list(runs))
     for panel in list(panels.flat)[len(positions) :]:
         panel.set_visible(False)
     first = next(iter(runs.values()))
@@ -50,16 +53,22 @@ def draw_comparison(
         panel.tick_params(labelbottom=True)
     figure.supylabel(f"{units.named(headline_metric(first))} on held-out pictures", fontsize=8)
     legend_below(figure, used, width=width, size=8)
-    save(figure, paths)
+    return save(figure, paths)
 
 
 def _draw_panel(
-    panel: Any, runs: Mapping[str, "pd.DataFrame"], chosen: Mapping[tuple[str, str], str], position: str
+    panel: Any,
+    runs: Mapping[str, "pd.DataFrame"],
+    chosen: Mapping[tuple[str, str], str],
+    position: str,
+    every: Sequence[str],
 ) -> None:
-    for i, (name, scores) in enumerate(runs.items()):
+    own = of_others(every)
+    for name, scores in runs.items():
         line = blocks(real(headline(scores)))
         line = line[line.position == position].sort_values("depth")
-        colour, marker, dashes = (some[i % len(some)] for some in (COLOURS, MARKERS, DASHES))
+        i = every.index(name)
+        colour, marker, dashes = own[name], MARKERS[i % len(MARKERS)], DASHES[i % len(DASHES)]
         style = {"marker": marker, "markersize": 3, "linestyle": dashes, "linewidth": 1.2}
         panel.plot(line.depth, line.value, color=colour, label=fill(name, WRAPPED), **style)
         panel.fill_between(line.depth, line.low, line.high, color=colour, alpha=0.15, linewidth=0)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from mllm_probe import units
-from mllm_probe.report.colours import COLOURS, DASHES
-from mllm_probe.report.figures import headline, headline_metric, legend_below, real, save
+from mllm_probe.report.colours import ALONE, DASHES, OTHER, OWN, SHOWN, SINGLE, WIDE
+from mllm_probe.report.colours import FEATURES as COLOUR
+from mllm_probe.report.figures import headline, headline_metric, legend_below, real
+from mllm_probe.report.finish import save
 from mllm_probe.report.shapes import p_said
-from mllm_probe.report_settings import SCREEN
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.vision.controls import BEST, FINAL, WIDTH
 
@@ -22,10 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OTHER_LABELS = (CONTROL_TASK, PERMUTED, "copy_ceiling")
-SINGLE, OWN, ALONE = "one layer", "integration", "the final layer alone"
-WIDE, OTHER, SHOWN = "as wide, no other layer", "other layers", "another picture or model"
 KIND = {FINAL: ALONE, **dict.fromkeys(WIDTH, WIDE), **dict.fromkeys(DASHES, SHOWN)}  # all others read other layers
-COLOUR = {SINGLE: COLOURS[2], OWN: COLOURS[0], ALONE: "0.55", WIDE: COLOURS[4], OTHER: COLOURS[5], SHOWN: "0.8"}
 PANEL, BAR, FEWEST = 3.1, 0.34, 6  # inches; bars that a panel has room for
 
 
@@ -72,14 +71,10 @@ def integrations(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def draw_features(
-    scores: "pd.DataFrame",
-    summary: Mapping[str, Any],
-    paths: Sequence[Path],
-    style: str = SCREEN,
-    size: Sequence[float] | None = None,
-) -> None:
-    """features_figure as files."""
-    save(features_figure(scores, summary), paths, style, size)
+    scores: "pd.DataFrame", summary: Mapping[str, Any], paths: Sequence[Path], settings: ReportSettings = DEFAULT
+) -> str:
+    """features_figure as files; what `save` says."""
+    return save(features_figure(scores, summary), paths, settings)
 
 
 def features_figure(scores: "pd.DataFrame", summary: Mapping[str, Any]) -> Any:

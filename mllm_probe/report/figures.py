@@ -3,18 +3,15 @@
 Reads a table only, and knows which of its rows are a curve and which a line.
 """
 
-import logging
-from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
-from mllm_probe.paths import replacing
 from mllm_probe.report.colours import COPY_CEILING, DASHES, LENS, MODEL, of_floor, of_positions
-from mllm_probe.report.style import COLUMN, STYLES, Style, without_title
-from mllm_probe.report_settings import SCREEN
+from mllm_probe.report.finish import save
+from mllm_probe.report.style import COLUMN, STYLES, Style
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.settings import CONNECTOR_ONLY, VISION_ONLY
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 
@@ -26,7 +23,6 @@ PART_MARKS = {"block": ("o", 1.4), "attn": ("^", 0.8), "mlp": ("s", 0.8)}
 ONE_VALUE = (VISION_ONLY, CONNECTOR_ONLY, COPY_CEILING)
 APART = 0.052  # least distance of two labels, as a share of the panel's height
 ROWS = 4  # of a legend, which every figure has room for
-TRUETYPE = 42  # matplotlib's own choice, Type 3, is refused by journals
 
 
 def headline_metric(scores: "pd.DataFrame") -> str:
@@ -87,25 +83,22 @@ def by_site(sites: "pd.DataFrame", read: Sequence[str]) -> Iterator[tuple[str, l
         yield site, [rows.get(position) for position in read]
 
 
-def draw_layers(
-    scores: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN, size: Sequence[float] | None = None
-) -> None:
-    """layers_figure as files."""
-    save(layers_figure(scores, style, size), paths, style, size)
+def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
+    """layers_figure as files; what `save` says."""
+    return save(layers_figure(scores, settings), paths, settings)
 
 
-def layers_figure(scores: "pd.DataFrame", style: str = SCREEN, given: Sequence[float] | None = None) -> Any:
-    """One panel per tower that was read, widths by their number of layers, one line per position; `given` is the size
-    in inches, where it is not to be what suits the layers."""
+def layers_figure(scores: "pd.DataFrame", settings: ReportSettings = DEFAULT) -> Any:
+    """One panel per tower that was read, widths by their number of layers, one line per position."""
     from matplotlib.figure import Figure
 
-    rows, look = headline(scores), STYLES[style]
+    rows, look = headline(scores), STYLES[settings.style]
     sites = real(rows)
     towers = [tower for tower in TITLES if tower in set(sites.tower)]
     numbers = [sites[sites.tower == tower].site.nunique() for tower in towers]
     widths = [max(2.2, look.least * sum(numbers), number) for number in numbers]  # room for the name of a tower
     size = (COLUMN, 3.1) if look.paper else (min(12.0, 3.6 + 0.42 * sum(widths)), 4.2)
-    size = (given[0], given[1]) if given else size
+    size = (settings.size[0], settings.size[1]) if settings.size else size
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(towers), sharey=True, width_ratios=widths, squeeze=False)[0]
     colour = of_positions(positions(sites))
@@ -135,31 +128,6 @@ def legend_below(
     figure.set_figheight(figure.get_figheight() + more)  # else they would take it from the panels
     style = {"loc": "outside lower center", "frameon": False, "fontsize": size, "handlelength": 2.6}
     figure.legend(marks.values(), marks.keys(), ncols=columns, **style)
-
-
-def save(figure: Any, paths: Sequence[Path], style: str = SCREEN, size: Sequence[float] | None = None) -> None:
-    """`size` in inches, where one was asked for."""
-    if size is not None:
-        figure.set_size_inches(size[0], size[1])
-    if STYLES[style].paper:
-        without_title(figure)
-    import matplotlib as mpl
-
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells each table of each font it cuts down
-    with mpl.rc_context({"pdf.fonttype": TRUETYPE}):
-        for path in paths:
-            with replacing(path) as part:
-                figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=undated(path))
-
-
-def svg_uri(figure: Any) -> str:
-    """A figure as the address of an SVG; the same scores give the same text."""
-    import matplotlib as mpl
-
-    written = BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "mllm-probe"}):
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{b64encode(written.getvalue()).decode()}"
 
 
 def _places(rows: "pd.DataFrame") -> tuple[dict[str, int], list[str]]:
@@ -261,8 +229,3 @@ def spread(wanted: Sequence[float], apart: float) -> list[float]:
 
 def _start(run: Sequence[float], apart: float) -> float:
     return sum(run) / len(run) - apart * (len(run) - 1) / 2
-
-
-def undated(path: Path) -> dict[str, Any]:
-    """No clock time in the file: equal scores give equal figures."""
-    return {"CreationDate": None} if path.suffix == ".pdf" else {"Software": "mllm-probe"}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.report.colours import of_positions
 from mllm_probe.report.figures import TITLES as TOWERS
-from mllm_probe.report.figures import save
-from mllm_probe.report_settings import SCREEN
+from mllm_probe.report.finish import save
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,9 +32,7 @@ TICKS = 12  # at most so many names along an axis
 PANEL, ROW, CURVE = 2.7, 3.1, 2.3  # inches: width and height of a heat map, height of a curve
 
 
-def draw_geometry(
-    table: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN, size: Sequence[float] | None = None
-) -> None:
+def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """Rows of panels are positions, columns are measures; below them the curves, one line a position."""
     from matplotlib.figure import Figure
 
@@ -48,7 +46,7 @@ def draw_geometry(
     if len(alone):
         _draw_curves(parts[-1], alone)
     figure.suptitle(f"How alike the layers of {table.model.iloc[0]} are", fontsize=11)
-    save(figure, paths, style, size)
+    return save(figure, paths, settings)
 
 
 def _draw_pairs(part: Any, pairs: "pd.DataFrame") -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mllm_probe.data.pictures import size_of
 from mllm_probe.models.rendering import Rendering
-from mllm_probe.report.colours import COLOURS
+from mllm_probe.report.colours import of_positions
 from mllm_probe.sites import Anatomy, Site
 from mllm_probe.types import Decision, label_said
 
@@ -226,7 +226,8 @@ def _runs(tokens: Sequence[int]) -> str:
 
 def colours(spots: Sequence[Spot]) -> dict[str, tuple[str, str]]:
     """{sign: (ink, colour)}."""
-    found = {spot.sign: COLOURS[i % len(COLOURS)] for i, spot in enumerate(spots)}
+    own = of_positions([spot.title for spot in spots])
+    found = {spot.sign: own[spot.title] for spot in spots}
     return {sign: (INKS.get(colour, "#000000"), colour) for sign, colour in found.items()}
 
 

@@ -15,7 +15,8 @@ from mllm_probe.jobs import Job, read
 from mllm_probe.paths import SIDES, RunPaths, replacing
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.charts import study_chart
-from mllm_probe.report.figures import headline, svg_uri
+from mllm_probe.report.figures import headline
+from mllm_probe.report.finish import svg_uri
 from mllm_probe.report.inspection import without_codes
 from mllm_probe.report.library import MISSING, Library, script_digest
 from mllm_probe.report.result import Result
@@ -69,13 +70,13 @@ def _strict(value: Any, **settings: Any) -> str:
 
 def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:
     """The page. Without the plot library its figures stand still."""
-    tables = [result.selected for result in results]
+    tables, settings = [result.selected for result in results], results[0].settings
     return filled(
         "page.html",
         results=results,
         study=study,
         both=[study_chart(tables, study_positions(*map(headline, tables)))] if study else [],
-        study_figure=svg_uri(study_figure(tables[0], tables[1], study["statements"])) if study else "",
+        study_figure=svg_uri(study_figure(tables[0], tables[1], study["statements"]), settings) if study else "",
         question=QUESTION,
         command=command(paths),
         units=units,

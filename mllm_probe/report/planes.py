@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.report.figures import save
+from mllm_probe.report.finish import save
 from mllm_probe.report.law import r2
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.vision.law import LAW, MODELS, Surface, terms
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ EDGE = 0.06  # room beyond the outermost representation, as a share of the plane
 STEPS, LEVELS = 120, 8
 
 
-def draw_laws(laws: "pd.DataFrame", points: "pd.DataFrame", paths: Sequence[Path]) -> None:
+def draw_laws(
+    laws: "pd.DataFrame", points: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT
+) -> str:
     """Colours are the benchmark's own unit: where a point's differs from the ground, the law errs."""
     figure, panels = panels_for(list(dict.fromkeys(points.benchmark)))
     for name, panel in panels.items():
@@ -32,7 +35,7 @@ def draw_laws(laws: "pd.DataFrame", points: "pd.DataFrame", paths: Sequence[Path
     first = laws.iloc[0]
     figure.suptitle(f"What A and C say of each benchmark: {first.table}, level lines of the law", fontsize=11)
     label(figure, points, first.a, first.c, "star: the best; colours end at the measured range")
-    save(figure, paths)
+    return save(figure, paths, settings)
 
 
 def panels_for(names: Sequence[str]) -> tuple[Any, dict[str, Any]]:

@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.report.colours import COLOURS
-from mllm_probe.report.figures import save
+from mllm_probe.report.colours import DRAWN, LISTED, PLAN, READINGS, TOP, TRAINED, UNSEEN
+from mllm_probe.report.finish import save
 from mllm_probe.report.planes import label, name_points, panels_for
 from mllm_probe.report.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CURVES = {FIXED: "in the shortlist after exactly k runs", FIRST_HIT: "ever in the shortlist by k runs"}
-FLAT = {A_ALONE: (COLOURS[1], "--"), A_PLUS_C: (COLOURS[2], ":")}
+FLAT = {A_ALONE: "--", A_PLUS_C: ":"}
 
 
-def draw_plan(plan: "pd.DataFrame", paths: Sequence[Path]) -> None:
+def draw_plan(plan: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """A panel a benchmark: the cells of the levels that were drawn from, who was drawn, who is listed."""
     figure, panels = panels_for(list(dict.fromkeys(plan.benchmark)))
     for name, panel in panels.items():
@@ -32,7 +33,7 @@ def draw_plan(plan: "pd.DataFrame", paths: Sequence[Path]) -> None:
     figure.suptitle(f"Which representations the policy trains: {first.table}", fontsize=11)
     marks = "filled: trained; orange: drawn, #: in this turn; ring: in the shortlist; star: the best"
     label(figure, plan, first.a_column, first.c_column, marks)
-    save(figure, paths)
+    return save(figure, paths, settings)
 
 
 def _draw_cells(panel: Any, here: "pd.DataFrame") -> None:
@@ -47,19 +48,19 @@ def _draw_cells(panel: Any, here: "pd.DataFrame") -> None:
 
 def _draw_candidates(panel: Any, here: "pd.DataFrame") -> None:
     edge = {"edgecolors": "black", "linewidths": 0.7, "zorder": 3}
-    colours = [COLOURS[4] if row.turn == row.turn else "0.3" if row.seen else "white" for row in here.itertuples()]
-    panel.scatter(here.a, here.c, s=30, c=colours, **edge)
+    state = [DRAWN if row.turn == row.turn else TRAINED if row.seen else UNSEEN for row in here.itertuples()]
+    panel.scatter(here.a, here.c, s=30, c=[PLAN[one] for one in state], **edge)
     short, drawn = here[here.shortlisted], here[here.turn.notna()]
-    panel.scatter(short.a, short.c, s=120, facecolors="none", edgecolors=COLOURS[0], linewidths=1.5, zorder=4)
+    panel.scatter(short.a, short.c, s=120, facecolors="none", edgecolors=PLAN[LISTED], linewidths=1.5, zorder=4)
     if here.value.notna().all():
         best = here.loc[[here.value.idxmax()]]
-        panel.scatter(best.a, best.c, s=150, marker="*", facecolors="none", edgecolors=COLOURS[1], zorder=5)
+        panel.scatter(best.a, best.c, s=150, marker="*", facecolors="none", edgecolors=PLAN[TOP], zorder=5)
     for row in drawn.itertuples():
         turn = (f"#{row.turn:.0f}", (row.a, row.c), (-5, -3))
         panel.annotate(*turn, textcoords="offset points", fontsize=7.5, weight="bold", ha="right", zorder=5)
 
 
-def draw_recall(recall: "pd.DataFrame", paths: Sequence[Path]) -> None:
+def draw_recall(recall: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """Both readings: a thin line a benchmark, a thick one their mean; beside them random and what needs no run."""
     from matplotlib.figure import Figure
 
@@ -67,12 +68,12 @@ def draw_recall(recall: "pd.DataFrame", paths: Sequence[Path]) -> None:
     for panel, (reading, title) in zip(figure.subplots(1, 2, sharey=True), CURVES.items(), strict=True):
         mean = 100 * recall.groupby(["reading", "budget"]).recall.mean()
         for _, line in recall[recall.reading == reading].groupby("benchmark", sort=False):
-            panel.plot(line.budget, 100 * line.recall, color=COLOURS[0], linewidth=0.6, alpha=0.45)
-        panel.plot(mean[reading], color=COLOURS[0], marker="o", markersize=3, linewidth=2, label="policy, mean")
-        panel.plot(mean[RANDOM], color="0.4", linewidth=1.2, label="random, k + shortlist runs")
-        for name, (colour, dashes) in FLAT.items():
+            panel.plot(line.budget, 100 * line.recall, color=READINGS["policy"], linewidth=0.6, alpha=0.45)
+        panel.plot(mean[reading], color=READINGS["policy"], marker="o", markersize=3, linewidth=2, label="policy, mean")
+        panel.plot(mean[RANDOM], color=READINGS[RANDOM], linewidth=1.2, label="random, k + shortlist runs")
+        for name, dashes in FLAT.items():
             words = "A alone, no run" if name == A_ALONE else "A + C, no run"
-            panel.axhline(mean[name].iloc[0], color=colour, linestyle=dashes, linewidth=1.3, label=words)
+            panel.axhline(mean[name].iloc[0], color=READINGS[name], linestyle=dashes, linewidth=1.3, label=words)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("k representations trained")
         panel.set_ylim(-2, 102)
@@ -82,4 +83,4 @@ def draw_recall(recall: "pd.DataFrame", paths: Sequence[Path]) -> None:
     figure.axes[1].legend(frameon=False, fontsize=8.5, loc="lower right")
     first = recall.iloc[0]
     figure.suptitle(f"How often the policy finds the best: {first.table}, {first.trials} trials", fontsize=11)
-    save(figure, paths)
+    return save(figure, paths, settings)

@@ -8,31 +8,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
-from mllm_probe.report.colours import COLOURS
+from mllm_probe.report.colours import SIDES, STATES
 from mllm_probe.report.fidelity import CHANGED, MODEL, MOVED, REFERENCE, curve, headline
-from mllm_probe.report.figures import legend_below, positions, save
+from mllm_probe.report.figures import legend_below, positions
+from mllm_probe.report.finish import save
 from mllm_probe.report.heatmaps import in_order, name_sites
-from mllm_probe.report_settings import SCREEN
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ERRORS = {"relative_error": "relative error", "fvu": "variance unexplained"}
 LIKENESS = {"cosine": "cosine", "cka": "CKA (unbiased)"}
-CURVES = {  # label: fitted on, read on, colour, dashes
-    "probe of the reference, at home": (REFERENCE, REFERENCE, COLOURS[0], "-"),
-    "probe of the model, at home": (MODEL, MODEL, COLOURS[1], "-"),
-    "reference probe on the model's states": (REFERENCE, MODEL, COLOURS[2], (0, (4, 2))),
-    "the model's probe on reference states": (MODEL, REFERENCE, COLOURS[3], (0, (1, 1))),
+CURVES = {  # label: fitted on, read on, dashes
+    "probe of the reference, at home": (REFERENCE, REFERENCE, "-"),
+    "probe of the model, at home": (MODEL, MODEL, "-"),
+    "reference probe on the model's states": (REFERENCE, MODEL, (0, (4, 2))),
+    "the model's probe on reference states": (MODEL, REFERENCE, (0, (1, 1))),
 }
-CHANGES = {CHANGED: (COLOURS[1], "-"), MOVED: (COLOURS[2], (0, (4, 2)))}
+CHANGES = {CHANGED: (SIDES[MODEL, MODEL], "-"), MOVED: (SIDES[REFERENCE, MODEL], (0, (4, 2)))}
 NAMES = ("deviation", "similarity", "{metric}", "change{gap}")
 COLUMN, ROW = 3.4, 1.75  # inches
 
 
-def draw_fidelity(
-    table: "pd.DataFrame", paths: Sequence[Path], style: str = SCREEN, size: Sequence[float] | None = None
-) -> None:
+def draw_fidelity(table: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """Rows: how far the states are apart, how alike they are, the probe's curves and how these change."""
     from matplotlib.figure import Figure
 
@@ -52,15 +51,16 @@ def draw_fidelity(
         f"What {first.quantization} changes in {first.model} against {first.reference}, {first.task}", fontsize=11
     )
     legend_below(figure, list(panels.flat), width=2.6)
-    save(figure, paths, style, size)
+    return save(figure, paths, settings)
 
 
 def _draw_column(column: Sequence[Any], here: "pd.DataFrame") -> None:
     sites = in_order(set(here.site))
-    for panel, measures, colours in ((column[0], ERRORS, COLOURS), (column[1], LIKENESS, COLOURS[2:])):
-        for (measure, label), colour in zip(measures.items(), colours, strict=False):
-            _draw_line(panel, here[here.measure == measure], sites, colour, "-", label)
-    for label, (fitted_on, read_on, colour, dashes) in CURVES.items():
+    for panel, measures in ((column[0], ERRORS), (column[1], LIKENESS)):
+        for measure, label in measures.items():
+            _draw_line(panel, here[here.measure == measure], sites, STATES[measure], "-", label)
+    for label, (fitted_on, read_on, dashes) in CURVES.items():
+        colour = SIDES[fitted_on, read_on]
         _draw_line(column[2], curve(here, fitted_on, read_on), sites, colour, dashes, label, band=False)
     scale = units.unit(headline(here)).scale
     column[3].axhline(0, color="0.45", linewidth=0.8)

@@ -4,7 +4,7 @@ Knows the files of a run and no markup.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ from mllm_probe.report.figures import (
     layers_figure,
     positions,
     real,
-    svg_uri,
 )
+from mllm_probe.report.finish import svg_uri
 from mllm_probe.report.geometry import load_relations
 from mllm_probe.report.optional import OptionalFiles
 from mllm_probe.report.predictions import load_logits
@@ -35,7 +35,7 @@ from mllm_probe.report.readback import read_config
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.selection import selected
 from mllm_probe.report.thumbs import Framed, framed
-from mllm_probe.report_settings import NONE, ReportSettings
+from mllm_probe.report_settings import NONE, SCREEN, ReportSettings
 from mllm_probe.stats.guards import few_pictures
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class Result(OptionalFiles):
     @property
     def figure(self) -> str:
         """layers.svg as an address."""
-        return svg_uri(layers_figure(self.selected, given=self.settings.size))
+        on_screen = replace(self.settings, style=SCREEN)
+        return svg_uri(layers_figure(self.selected, on_screen), on_screen)
 
     def grid(self) -> Iterator[tuple[str, list[Mapping[str, Any] | None]]]:
         """(site, a cell for each position): the row of scores.csv, `heat` from 0 to 1, and whether validation chose
@@ -252,7 +253,7 @@ class Result(OptionalFiles):
         if not self.summary.get("integrations"):
             return [], ""
         said = [Text.from_markup(line).plain for line in gains(self.summary)]
-        return said, svg_uri(features_figure(self.selected, self.summary))
+        return said, svg_uri(features_figure(self.selected, self.summary), self.settings)
 
     @cached_property
     def lost(self) -> list[str]:

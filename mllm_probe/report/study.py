@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from mllm_probe import units
-from mllm_probe.report.colours import CHANCE, COLOURS, DASHES
+from mllm_probe.report.colours import CHANCE, DASHES, of_study
 from mllm_probe.report.figures import (
     blocks,
     controls,
@@ -21,15 +21,15 @@ from mllm_probe.report.figures import (
     headline_metric,
     legend_below,
     real,
-    save,
     spread,
     words,
 )
+from mllm_probe.report.finish import save
 from mllm_probe.report.markup import screen
 from mllm_probe.report.readback import read_entries
 from mllm_probe.report.scores import BOUND
 from mllm_probe.report.style import COLUMN, STYLES, Style
-from mllm_probe.report_settings import SCREEN
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,15 +96,17 @@ def draw_study(
     local: "pd.DataFrame",
     statements: Sequence[Statement],
     paths: Sequence[Path],
-    style: str = SCREEN,
-    size: Sequence[float] | None = None,
-) -> None:
-    """study_figure as files."""
-    save(study_figure(whole, local, statements, style), paths, style, size)
+    settings: ReportSettings = DEFAULT,
+) -> str:
+    """study_figure as files; what `save` says."""
+    return save(study_figure(whole, local, statements, settings), paths, settings)
 
 
 def study_figure(
-    whole: "pd.DataFrame", local: "pd.DataFrame", statements: Sequence[Statement], style: str = SCREEN
+    whole: "pd.DataFrame",
+    local: "pd.DataFrame",
+    statements: Sequence[Statement],
+    settings: ReportSettings = DEFAULT,
 ) -> Any:
     """Both tasks against relative depth of the language model at one position, with their controls and chance.
 
@@ -114,19 +116,20 @@ def study_figure(
     """
     from matplotlib.figure import Figure
 
-    look = STYLES[style]
+    look = STYLES[settings.style]
     figure = Figure(figsize=(COLUMN, 2.9) if look.paper else (8.2, 5.0), layout="constrained")
     panel = figure.subplots()
     tables = [headline(table) for table in (whole, local)]
     names: list[tuple[float, str, str]] = []
+    colours = of_study(whole.task.iloc[0], local.task.iloc[0])
     for rows, kind, colour, position in zip(
-        tables, ("global", "local"), COLOURS, study_positions(*tables), strict=False
+        tables, ("global", "local"), colours, study_positions(*tables), strict=True
     ):
         names.append((*_draw_task(panel, rows, kind, colour, position), colour))
     panel.set_ylim(top=panel.get_ylim()[1] + 0.09 * (panel.get_ylim()[1] - panel.get_ylim()[0]))
-    _mark_chosen(panel, statements, look)
+    _mark_chosen(panel, statements, look, colours[0])
     _name_ends(panel, names, look)
-    _draw_chance(panel, tables)
+    _draw_chance(panel, tables, colours)
     first = whole.iloc[0]
     said = (
         f"The whole picture and single objects, layer by layer: {first.model} ({first.quantization}) on {first.dataset}"
@@ -181,7 +184,7 @@ def _name_ends(panel: Any, names: Sequence[tuple[float, str, str]], look: Style)
         panel.text(1.01, at, name, transform=panel.transAxes, color=colour, fontsize=9, va="center")
 
 
-def _mark_chosen(panel: Any, statements: Sequence[Statement], look: Style) -> None:
+def _mark_chosen(panel: Any, statements: Sequence[Statement], look: Style, colour: str) -> None:
     """A bar over the layers among which the best global one is, a mark at the one validation chose."""
     numbers = next((one["numbers"] for one in statements if one["name"] == "H1"), None)
     if numbers is None:
@@ -192,14 +195,14 @@ def _mark_chosen(panel: Any, statements: Sequence[Statement], look: Style) -> No
     panel.plot(
         ends,
         [at, at],
-        color=COLOURS[0],
+        color=colour,
         linewidth=3,
         solid_capstyle="butt",
         alpha=0.45,
         marker="|",
         gid="may be the best",
     )
-    panel.plot(numbers["chosen_depth"], at, marker="v", markersize=7, color=COLOURS[0])
+    panel.plot(numbers["chosen_depth"], at, marker="v", markersize=7, color=colour)
     said = f"chosen {numbers['chosen']}; the best from {numbers['first']} to {numbers['last']}"
     middle = sum(ends) / 2
     side = "left" if middle < 0.2 else "right" if middle > 0.8 else "center"
@@ -210,11 +213,11 @@ def _mark_chosen(panel: Any, statements: Sequence[Statement], look: Style) -> No
         textcoords="offset points",
         ha=side,
         fontsize=look.small + 1,
-        color=COLOURS[0],
+        color=colour,
     )
 
 
-def _draw_chance(panel: Any, tables: Sequence["pd.DataFrame"]) -> None:
+def _draw_chance(panel: Any, tables: Sequence["pd.DataFrame"], colours: Sequence[str]) -> None:
     """What always saying the commonest label scores: one line where the tasks agree, one each where they do not."""
     found: dict[float, list[int]] = {}
     for i, rows in enumerate(tables):
@@ -224,5 +227,5 @@ def _draw_chance(panel: Any, tables: Sequence["pd.DataFrame"]) -> None:
     for value, tasks in found.items():
         lone = len(tasks) == 1 and len(found) > 1
         label = f"chance, {tables[tasks[0]].task.iloc[0]}" if lone else "chance"
-        colour = COLOURS[tasks[0]] if lone else CHANCE
+        colour = colours[tasks[0]] if lone else CHANCE
         panel.axhline(value, color=colour, linewidth=0.8, linestyle="--", label=label, zorder=0.9)

@@ -16,8 +16,9 @@ from rich.table import Table
 from mllm_probe import units
 from mllm_probe.report.answers import Reading
 from mllm_probe.report.charts import Chart, depth_chart
-from mllm_probe.report.colours import COLOURS
-from mllm_probe.report.figures import blocks, floors, headline, legend_below, real, save
+from mllm_probe.report.colours import CHANCE, of_tasks
+from mllm_probe.report.figures import blocks, floors, headline, legend_below, real
+from mllm_probe.report.finish import save
 from mllm_probe.report.style import COLUMN, PAGE
 from mllm_probe.score import ALPHA
 from mllm_probe.sites import listed
@@ -60,14 +61,15 @@ def _name(task: str, reading: Reading) -> str:
 
 def charts(models: Models) -> Iterator[Chart]:
     """A chart a model; a task has one colour in all of them."""
-    colour = dict(zip(tasks_of(models), COLOURS * 9, strict=False))
+    colour = of_tasks(tasks_of(models))
     for label, found in models.items():
         lines = [(_name(task, one), one.scores, one.position, colour[task]) for task, one in found.items()]
         yield depth_chart(label, lines, _chances(found))
 
 
-def draw_tasks(models: Models, paths: Sequence[Path]) -> None:
-    """Colours are tasks. A full point may be the best block of its curve, a ring is what validation chose."""
+def draw_tasks(models: Models, paths: Sequence[Path]) -> str:
+    """Colours are tasks. A full point may be the best block of its curve, a ring is what validation chose. Says what
+    `save` says."""
     from matplotlib.figure import Figure
 
     columns = min(2, len(models))
@@ -75,7 +77,7 @@ def draw_tasks(models: Models, paths: Sequence[Path]) -> None:
     size = (PAGE if columns > 1 else COLUMN + 1.2, 2.4 * rows + 0.5 + 0.2 * ceil(entries / 2))
     figure = Figure(figsize=size, layout="constrained")
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    colour = dict(zip(tasks_of(models), COLOURS * 9, strict=False))
+    colour = of_tasks(tasks_of(models))
     for panel, (label, found) in zip(panels, models.items(), strict=False):
         for task, reading in found.items():
             _draw(panel, task, reading, colour[task])
@@ -95,7 +97,7 @@ def draw_tasks(models: Models, paths: Sequence[Path]) -> None:
         panel.set_xlabel("relative depth in the language model", fontsize=8)
     figure.supylabel("score on held-out pictures", fontsize=8)
     legend_below(figure, panels[: len(models)], width=2.4, size=7.5)
-    save(figure, paths)
+    return save(figure, paths)
 
 
 def _draw(panel: Any, task: str, reading: Reading, colour: str) -> None:
@@ -111,7 +113,7 @@ def _draw(panel: Any, task: str, reading: Reading, colour: str) -> None:
 
 def _draw_chance(panel: Any, found: Mapping[str, Reading], colour: Mapping[str, str]) -> None:
     for label, base in _chances(found).items():
-        own = colour.get(label.removeprefix("chance, "), "0.35")
+        own = colour.get(label.removeprefix("chance, "), CHANCE)
         panel.axhline(base, color=own, linewidth=0.9, linestyle=":", label=label, zorder=0.9)
 
 

@@ -11,15 +11,16 @@ from mllm_probe.model_names import trained
 from mllm_probe.paths import RunPaths, replacing
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.charts import Chart
-from mllm_probe.report.colours import COLOURS
-from mllm_probe.report.figures import save
+from mllm_probe.report.colours import LOSSES, on_page
+from mllm_probe.report.finish import save
 from mllm_probe.report.other_page import Part, known_command, picture_uri, write_other
 from mllm_probe.report.readback import read_entries, read_table
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DRAWN = ("loss", "lg", "ld")  # columns of losses.csv
+DRAWN = {"loss": "whole loss", "lg": "caption loss (lg)", "ld": "structure loss (ld)"}  # columns of losses.csv
 SUMMARY = {**dict.fromkeys(("held_out", "low", "high"), NUMBER), "rows": int, "unit": str, "probed": str}
 SAID = ("held_out", "low", "high", "rows", "unit", "probed")  # of summary.json, in a sentence
 SMOOTHED = 0.05  # the share of all steps that the drawn mean goes over
@@ -33,13 +34,15 @@ def save_losses(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         writer.writerows(rows)
 
 
-def show_training(paths: RunPaths, reporter: Reporter) -> None:
+def show_training(paths: RunPaths, reporter: Reporter, settings: ReportSettings = DEFAULT) -> None:
     """Draw losses.png and losses.pdf and say how the held-out loss is. Reads the files of the run alone."""
     losses = load_losses(paths.losses)
-    draw_losses(losses, [paths.curve("png"), paths.curve("pdf")])
+    lacking = draw_losses(losses, [paths.curve("png"), paths.curve("pdf")], settings)
     told = read_entries(paths.summary, SUMMARY)
     reporter.note(f"held out: {held_out_said(told)}; `mllm-probe run {told['probed']}={paths.checkpoint}` probes it")
     training_page(paths, losses, told)
+    if lacking:
+        reporter.note(lacking)
     reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 
@@ -60,13 +63,13 @@ def loss_chart(losses: "pd.DataFrame", names: Sequence[str]) -> Chart:
         {
             "type": "scatter",
             "mode": "lines",
-            "name": escape(name),
+            "name": escape(DRAWN[name]),
             "x": losses.step.tolist(),
             "y": losses[name].tolist(),
-            "hovertemplate": f"step %{{x}}<br><b>%{{y:.4g}}</b> {escape(name)}<extra></extra>",
-            "line": {"color": colour, "width": 1.6},
+            "hovertemplate": f"step %{{x}}<br><b>%{{y:.4g}}</b> {escape(DRAWN[name])}<extra></extra>",
+            "line": {"color": on_page(LOSSES[name]), "width": 1.6},
         }
-        for name, colour in zip(names, COLOURS, strict=False)
+        for name in names
     ]
     axes = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "loss"}}}
     return {"name": "losses", "data": data, "layout": axes | {"showlegend": len(names) > 1}}
@@ -89,21 +92,25 @@ def training_page(paths: RunPaths, losses: "pd.DataFrame", told: Mapping[str, An
     write_other(paths.page, "mllm-probe tune", title, about, parts, known_command(paths))
 
 
-def draw_losses(losses: Any, paths: Sequence[Path]) -> None:
+def draw_losses(losses: Any, paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """Each loss that was written down, step by step and as a moving mean."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.0, 3.2), layout="constrained")
     panel = figure.subplots()
     names = [name for name in DRAWN if name in losses.columns]
-    for name, colour in zip(names, COLOURS, strict=False):
+    for name in names:
+        colour = LOSSES[name]
         mean = losses[name].rolling(max(1, round(SMOOTHED * len(losses))), min_periods=1).mean()
         panel.plot(losses.step, losses[name], color=colour, alpha=0.3, linewidth=0.7)
-        panel.plot(losses.step, mean, color=colour, linewidth=1.4, label=name)
+        panel.plot(losses.step, mean, color=colour, linewidth=1.4, label=DRAWN[name])
     panel.set_xlabel("step")
     panel.set_ylabel("loss")
+    figure.suptitle(
+        f"Loss of the training: thin each step, thick the mean over {100 * SMOOTHED:g} % of the steps", fontsize=10
+    )
     panel.grid(axis="y", color="0.92")
     panel.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
         panel.legend(frameon=False, fontsize=8)
-    save(figure, paths)
+    return save(figure, paths, settings)

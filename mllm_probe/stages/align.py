@@ -18,6 +18,7 @@ from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.alignment import best_layers
 from mllm_probe.report.scores import ScoreFile, load_scores
+from mllm_probe.report_settings import FIGURES
 from mllm_probe.score import NOT_APPLICABLE
 from mllm_probe.settings import RANDOM
 from mllm_probe.stages.alignment import Alignment, Sides, corrected, said_alone, shown_alone
@@ -64,14 +65,14 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     write_json(paths.summary, {**alignment.facts, "extraction": extraction, "best": best})
     for place in kept:
         clear(place)
-    show_alignment(paths, reporter)
+    show_alignment(paths, reporter, config.report)
     for line in alignment.bounds_said():
         reporter.note(line)
 
 
 def check_settings(config: AlignConfig) -> None:
     """Raises ConfigError for what can be seen before any file is read."""
-    config.report.check_followed()
+    config.report.check_followed(*FIGURES)
     settings = config.align
     least = {"pictures": FEWEST, "most": FEWEST, "documents": FEWEST, "remove_components": 0, "permutations": 0}
     for name, fewest in least.items():

@@ -15,7 +15,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.fidelity import Agreement, save_agreements
-from mllm_probe.report_settings import SIZE
+from mllm_probe.report_settings import FIGURES
 from mllm_probe.settings import BASE, DTYPES, REFERENCES
 from mllm_probe.stages.agreement import Agreements, corrected
 from mllm_probe.stages.checks import check_probe, check_reads
@@ -46,7 +46,7 @@ def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> Non
 
 def check_settings(config: FidelityConfig) -> None:
     """Raises ConfigError for what can be seen before any file is read."""
-    config.report.check_followed(SIZE)
+    config.report.check_followed(*FIGURES)
     settings = config.fidelity
     if settings.reference not in REFERENCES:
         raise ConfigError(

@@ -14,7 +14,7 @@ from mllm_probe.geometry.rows import FEWEST
 from mllm_probe.paths import RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.geometry import save_relations
-from mllm_probe.report_settings import SIZE
+from mllm_probe.report_settings import FIGURES
 from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.atlas import MEASURES, Atlas
 from mllm_probe.stages.prepare import prepare
@@ -42,7 +42,7 @@ def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> Non
 
 def check_settings(config: GeometryConfig) -> None:
     """Raises ConfigError for what can be seen before any file is read."""
-    config.report.check_followed(SIZE)
+    config.report.check_followed(*FIGURES)
     settings, positions = config.geometry, config.extract.positions
     for name in settings.measures:
         if name not in MEASURES:

@@ -61,7 +61,7 @@ def _compare(given: argparse.Namespace, args: Sequence[str], reporter: "Reporter
     paths = ComparisonPaths(Path(given.out)) if given.out else OutputPaths(Path("outputs")).comparison(datetime.now())
     _save_scores([run for runs in tasks.values() for run in runs], paths, given.parquet)
     save_ranking(paths.ranking, [row for rows in ranks for row in rows])
-    show(tasks, ranks, given.position, paths, _without_place(args))
+    show(tasks, ranks, given.position, paths, _without_place(args), reporter)
     reporter.note(f"everything is in {paths.root}")
     name_folder(paths.root)
 

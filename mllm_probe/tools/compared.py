@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from mllm_probe import units
 from mllm_probe.errors import count
 from mllm_probe.paths import ComparisonPaths
+from mllm_probe.protocols import Reporter
 from mllm_probe.report.answers import Reading, leading, load_tests
 from mllm_probe.report.charts import depth_chart
-from mllm_probe.report.colours import COLOURS
+from mllm_probe.report.colours import of_others
 from mllm_probe.report.comparison import draw_comparison
 from mllm_probe.report.markup import screen
 from mllm_probe.report.other_page import Part, picture_uri, write_other
@@ -33,14 +34,18 @@ def show(
     wanted: Sequence[str],
     paths: ComparisonPaths,
     words: Sequence[str],
+    reporter: Reporter,
 ) -> None:
     """Figures, then tables and sentences on the screen, then report.html with all of it. `ranks`: the rows of a task at
-    a position each; `wanted`: the positions that the user
-    named; `words` are the arguments that the page shows."""
+    a position each; `wanted`: the positions that the user named; `words` are the arguments that the page shows."""
     console = wide_console()
-    parts = [_side_by_side(tasks, wanted, paths)] if len(tasks) > 1 else []
+    parts = [_side_by_side(tasks, wanted, paths, reporter)] if len(tasks) > 1 else []
+    colour = of_others(list(dict.fromkeys(run.label for found in tasks.values() for run in found)))
     for task in dict.fromkeys(rows[0].task for rows in ranks):
-        parts += _rivals([rows for rows in ranks if rows[0].task == task], tasks[task], paths)
+        own = [rows for rows in ranks if rows[0].task == task]
+        if lacking := _draw_rivals(own, tasks[task], list(colour), paths):
+            reporter.note(lacking)
+        parts += _rivals(own, tasks[task], colour, paths)
     for part, rows in zip(parts, [*[None] * (len(tasks) > 1), *ranks], strict=True):
         out = console if rows else screen()
         out.print(*part.views)
@@ -56,13 +61,14 @@ def show(
     write_other(paths.page, "mllm-probe, finished runs side by side", title, about, parts, command)
 
 
-def _side_by_side(tasks: Tasks, wanted: Sequence[str], paths: ComparisonPaths) -> Part:
+def _side_by_side(tasks: Tasks, wanted: Sequence[str], paths: ComparisonPaths, reporter: Reporter) -> Part:
     models = _models(tasks, wanted)
     heading = " and ".join(tasks_of(models))
     if not one_scale(models):
         why = "Their measures have no common scale, so each task has a figure of its own or none."
         return Part(heading, (*said(models), why), views=[tasks_view(models)])
-    draw_tasks(models, [paths.tasks(kind) for kind in KINDS])
+    if lacking := draw_tasks(models, [paths.tasks(kind) for kind in KINDS]):
+        reporter.note(lacking)
     figure = picture_uri(paths.tasks("png"))
     return Part(heading, list(said(models)), list(charts(models)), figure, [tasks_view(models)])
 
@@ -81,13 +87,23 @@ def _models(tasks: Tasks, wanted: Sequence[str]) -> dict[str, dict[str, Reading]
     return models
 
 
-def _rivals(ranks: Sequence[Sequence[Rank]], runs: Sequence[FinishedRun], paths: ComparisonPaths) -> Iterator[Part]:
+def _draw_rivals(
+    ranks: Sequence[Sequence[Rank]], runs: Sequence[FinishedRun], every: Sequence[str], paths: ComparisonPaths
+) -> str:
+    """The figure of a task, and what draw_comparison says of it."""
+    positions = [rows[0].position for rows in ranks]
+    chosen = {(run.label, position): run.chosen(position).site for run in runs for position in positions}
+    files = [paths.figure(runs[0].task, kind) for kind in KINDS]
+    return draw_comparison({run.label: run.scores for run in runs}, chosen, positions, files, every)
+
+
+def _rivals(
+    ranks: Sequence[Sequence[Rank]], runs: Sequence[FinishedRun], colour: Mapping[str, str], paths: ComparisonPaths
+) -> Iterator[Part]:
     """A part a position; the figure, which has all positions, in the first."""
     task, positions = runs[0].task, [rows[0].position for rows in ranks]
-    chosen = {(run.label, position): run.chosen(position).site for run in runs for position in positions}
-    draw_comparison({run.label: run.scores for run in runs}, chosen, positions, [paths.figure(task, k) for k in KINDS])
     drawn = [
-        depth_chart(position, [(run.label, run.scores, position, c) for run, c in zip(runs, COLOURS * 9, strict=False)])
+        depth_chart(position, [(run.label, run.scores, position, colour[run.label]) for run in runs])
         for position in positions
     ]
     for i, rows in enumerate(ranks):
