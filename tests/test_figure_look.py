@@ -118,6 +118,34 @@ def test_nothing_lies_over_another_thing(name: str, layers: int, tmp_path: Path,
     assert min(panel.get_window_extent().height for panel in drawn[0].axes if panel.lines) > drawn[0].dpi, "an inch"
 
 
+@pytest.mark.parametrize("settings", [ReportSettings(), PAPER])
+def test_names_of_forty_letters_are_neither_cut_nor_over_another(
+    settings: ReportSettings, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    """Of models, tasks and data sets, with places to break a line and without; a size that is asked for stays."""
+    long = {"model": "qwen2.5-vl-72b-tuned-on-hospital-reports", "dataset": "scenes_of_our_own_collected_in_spring_26"}
+    whole, local = (
+        load_scores(write(tmp_path / task, task, PEAKED)).assign(**long, task=name)
+        for task, name in (
+            ("a", "entailment-of-long-captions-by-hospitals"),
+            ("b", "objects_of_captions_in_the_second_place"),
+        )
+    )
+    draw_layers(whole, [tmp_path / "a.png"], settings)
+    draw_study(whole, local, [], [tmp_path / "a.png"], settings)
+    runs = {f"{long['model']}, {name}": whole for name in ("nf4", "int8")}
+    draw_comparison(runs, dict.fromkeys([(name, "last") for name in runs], "lm.05"), ["last"], [tmp_path / "a.png"])
+    row = arms.Effect(
+        "refitted", local.task[0], "last", "all", arms.FULL, arms.PLAIN, "points", 9, 9, 0.1, "0.1", -1, 1
+    )
+    arms.draw_arms([row], [tmp_path / "a.png"], settings)
+    assert [collisions(figure) for figure in drawn] == [[], [], [], []]
+    least = [min(panel.get_window_extent().height for panel in one.axes if panel.lines) / one.dpi for one in drawn]
+    assert min(least[:3]) > 1, "an inch"
+    draw_layers(whole, [tmp_path / "a.png"], ReportSettings(size=[6.0, 3.5]))
+    assert drawn[-1].get_size_inches().tolist() == [6, 3.5]
+
+
 @pytest.mark.parametrize("style", ["screen", "paper"])
 @pytest.mark.parametrize("layers", [LAYERS, 32, 80])
 def test_the_state_after_the_norm_has_its_tick(layers: int, style: str, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 Colours are positions, dashes similarities of sequences. Reads the rows of alignment.csv only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FEATURES = {"centred": "states centred", "mapped": "centred, pictures mapped linearly"}
 FLOORS = {RANDOM: DASHES[RANDOM], PERMUTED: (OTHER_LABELS[PERMUTED], (0, (1, 2)))}
 NAMES = {RANDOM: "random weights", PERMUTED: "pictures exchanged"}
+METRICS = {"recall_at_1": "recall at 1", "auroc": "AUROC", "group_score": "group score"}
 STYLES = {"cosine": "-", "gak": "-", "aligned_mean": (0, (4, 2)), "bag_mean": (0, (1, 1))}
 
 
@@ -34,7 +35,7 @@ def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path], settings: Repor
     for row, question in zip(panels, QUESTIONS, strict=True):
         for panel, features in zip(row, FEATURES, strict=True):
             _draw_panel(panel, question, table, features, sites)
-        row[0].set_title(f"{question.name}, {question.metric}", fontsize=9.5, loc="left")
+        row[0].set_title(f"{question.name}, {METRICS[question.metric]}", fontsize=9.5, loc="left")
     for panel, name in zip(panels[0], FEATURES.values(), strict=True):
         panel.set_title(name, fontsize=9.5, loc="right", color="0.3")
     _name_styles(panels[-1, 0])
@@ -51,28 +52,25 @@ def _draw_panel(panel: Any, question: Question, table: "pd.DataFrame", features:
     here = rows[rows.features == features]
     colours = of_positions(list(dict.fromkeys(here[here.site != ""].position)))
     for (_, similarity, position), line in curves(here):
-        x, style = [sites.index(site) for site in line.site], STYLES[similarity]
-        solid = style == "-"
-        label = position if solid else None
-        panel.plot(
-            x,
-            line.value,
-            marker="o",
-            markersize=2.5,
-            linewidth=1.3,
-            color=colours[position],
-            linestyle=style,
-            label=label,
-        )
-        if solid:
-            panel.fill_between(x, line.low, line.high, color=colours[position], alpha=0.13, linewidth=0)
+        style, solid = STYLES[similarity], STYLES[similarity] == "-"
+        look = {"color": colours[position], "linestyle": style, "marker": "o", "markersize": 2.5, "linewidth": 1.3}
+        for x, tower in _by_tower(line, sites):
+            panel.plot(x, tower.value, **look, label=position if solid else None)
+            if solid:
+                panel.fill_between(x, tower.low, tower.high, color=colours[position], alpha=0.13, linewidth=0)
     highest = max(curves(here), key=lambda curve: curve[1].value.max())[0]
     for control, (colour, dashes) in FLOORS.items():
         for line in (line for name, line in curves(here, control) if name == highest):
-            x = [sites.index(site) for site in line.site]
-            panel.plot(x, line.value, color=colour, linestyle=dashes, linewidth=1.1, label=NAMES[control])
+            for x, tower in _by_tower(line, sites):
+                panel.plot(x, tower.value, color=colour, linestyle=dashes, linewidth=1.1, label=NAMES[control])
     panel.axhline(chance(rows), color=CHANCE, linewidth=0.8, linestyle="--", label="chance")
     name_sites(panel, sites)
+
+
+def _by_tower(line: "pd.DataFrame", sites: Sequence[str]) -> Iterator[tuple[list[int], "pd.DataFrame"]]:
+    """(places along the axis, rows): towers are not joined to each other."""
+    for _, rows in line.groupby("tower", sort=False):
+        yield [sites.index(site) for site in rows.site], rows
 
 
 def _name_styles(panel: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.score import ALPHA
 
 BASE, PLAIN, FULL, PERMUTED = "base", "lg", "lg_ld", "permuted"  # the model itself, and the arms that a claim needs
+NAME = 36  # letters of a line of a measure beside a panel
 CELL = 12  # characters of a number
 NAMES = {"captions": "caption loss", "refitted": "probe refitted", "reused": "base probe reused"}
 WORSE = ("captions",)  # less is better
@@ -140,6 +142,6 @@ def _draw_unit(panel: Any, rows: Sequence[Effect], arms: Sequence[str]) -> None:
             each = [float(one) for one in row.seeds.split()]
             panel.plot(each, [y] * len(each), ".", color=colour, markersize=2.5, alpha=0.6)
     panel.axvline(0, color="0.45", linewidth=0.8)
-    panel.set_yticks(range(len(names)), names, fontsize=8)
+    panel.set_yticks(range(len(names)), [fill(name, NAME) for name in names], fontsize=8)
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.spines[["top", "right"]].set_visible(False)

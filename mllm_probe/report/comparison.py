@@ -51,7 +51,8 @@ def draw_comparison(
     for panel in used[-columns:]:
         panel.set_xlabel("relative depth in the language model", fontsize=8)
         panel.tick_params(labelbottom=True)
-    figure.supylabel(f"{units.named(headline_metric(first))} on held-out pictures", fontsize=8)
+    for panel in panels[:, 0]:
+        panel.set_ylabel(f"{units.named(headline_metric(first))} on held-out pictures", fontsize=8)
     legend_below(figure, used, width=width, size=8)
     return save(figure, paths)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe import units
 from mllm_probe.report.colours import COPY_CEILING, DASHES, LENS, MODEL, of_floor, of_positions
 from mllm_probe.report.finish import save
-from mllm_probe.report.style import COLUMN, STYLES, Style
+from mllm_probe.report.style import COLUMN, LETTER, STYLES, Style, wrapped
 from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.settings import CONNECTOR_ONLY, VISION_ONLY
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
@@ -121,10 +121,12 @@ def legend_below(
 ) -> None:
     """Every label once, those in `first` before the others, in as many columns of `width` inches as there is room."""
     found = {label: mark for panel in panels for mark, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    marks = {label: found[label] for label in [*first, *(label for label in found if label not in first)]}
-    longest = 0.45 + 0.0072 * size * max(len(line) for label in marks for line in label.split("\n"))
+    ordered = [*first, *(label for label in found if label not in first)]
+    marks = {wrapped(label, figure.get_figwidth() - 0.7, size): found[label] for label in ordered}
+    longest = 0.45 + LETTER * size * max(len(line) for label in marks for line in label.split("\n"))
     columns = max(1, min(len(marks), int(figure.get_figwidth() / max(width, longest))))
-    more = max(0, -(-len(marks) // columns) - ROWS) * 1.5 * size / 72
+    lines = -(-len(marks) // columns) + sum(label.count("\n") for label in marks) / columns
+    more = max(0, lines - ROWS) * 1.5 * size / 72
     figure.set_figheight(figure.get_figheight() + more)  # else they would take it from the panels
     style = {"loc": "outside lower center", "frameon": False, "fontsize": size, "handlelength": 2.6}
     figure.legend(marks.values(), marks.keys(), ncols=columns, **style)

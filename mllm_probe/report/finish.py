@@ -14,7 +14,7 @@ from typing import Any
 
 from mllm_probe.paths import replacing
 from mllm_probe.report.letters import set_letters
-from mllm_probe.report.style import STYLES, without_title
+from mllm_probe.report.style import STYLES, without_title, wrapped
 from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 TRUETYPE = 42  # matplotlib's own choice, Type 3, is refused by journals
@@ -45,14 +45,28 @@ def _finished(figure: Any, settings: ReportSettings) -> Iterator[str]:
     """The figure in the size and the letters that were asked for; what its fonts lack, which is not told twice."""
     import matplotlib as mpl
 
-    if settings.size is not None:
-        figure.set_size_inches(settings.size[0], settings.size[1])
+    size = settings.size or figure.get_size_inches()
+    figure.set_size_inches(size[0], size[1])
+    more = _fit_title(figure)
+    if settings.size is None:
+        figure.set_figheight(figure.get_figheight() + more)  # else it would take it from the panels
     lacking = set_letters(figure, settings.font)
     own = {"pdf.fonttype": TRUETYPE, "svg.hashsalt": "mllm-probe"}
     family = [settings.font, *mpl.rcParams["font.family"]] if settings.font else mpl.rcParams["font.family"]
     with mpl.rc_context({**own, "font.family": family}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph ")
         yield lacking
+
+
+def _fit_title(figure: Any) -> float:
+    """In as many lines as it takes; the inches that the further ones need."""
+    title = figure.get_suptitle()
+    if not title:
+        return 0.0
+    size = float(figure._suptitle.get_fontsize())
+    lines = wrapped(title, figure.get_figwidth() - 0.1, size)
+    figure.suptitle(lines, fontsize=size)
+    return (lines.count("\n") - title.count("\n")) * 1.3 * size / 72
 
 
 def undated(kind: str) -> dict[str, Any]:

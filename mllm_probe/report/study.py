@@ -5,6 +5,7 @@ Reads tables and judges nothing. The statements are those of mllm_probe.stats.hy
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -39,6 +40,7 @@ QUESTION = "Do the middle layers hold more of the whole picture than the top, wh
 POOLED, MACRO = "over all decisions together", "as the mean over categories"
 MARKS = {"holds": "[bold green]✓ holds[/]", "does not hold": "[bold red]✗ does not hold[/]"}
 OPEN = "[bold yellow]? undecided[/]"
+NAME = 26  # letters of a line of a name beside a curve
 APART = 0.05  # least distance of two labels, as a share of the panel's height
 STUDY = {
     "position": str | None,
@@ -161,7 +163,16 @@ def _draw_task(panel: Any, rows: "pd.DataFrame", kind: str, colour: str, positio
     line = blocks(real(rows))
     line = line[line.position == position].sort_values("depth")
     task = f"{rows.task.iloc[0]} ({kind})"
-    panel.plot(line.depth, line.value, marker="o", markersize=4, linewidth=1.8, color=colour, gid=task, zorder=3)
+    panel.plot(
+        line.depth,
+        line.value,
+        marker="o",
+        markersize=min(4, 130 / len(line)),
+        linewidth=1.8,
+        color=colour,
+        gid=task,
+        zorder=3,
+    )
     panel.fill_between(line.depth, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
     for control, one in blocks(controls(rows, position)).groupby("control", sort=False):
         one, dashes = one.sort_values("depth"), DASHES[control][1]
@@ -178,8 +189,9 @@ def _name_ends(panel: Any, names: Sequence[tuple[float, str, str]], look: Style)
             panel.plot([], [], marker="o", markersize=3, color=colour, label=name.replace("\n", " "))
         return
     low, high = panel.get_ylim()
-    ordered = sorted(names)
-    places = spread([(value - low) / (high - low) for value, _, _ in ordered], 2 * APART)
+    ordered = sorted((value, "\n".join(fill(part, NAME) for part in name.split("\n")), c) for value, name, c in names)
+    most = max(name.count("\n") + 1 for _, name, _ in ordered)
+    places = spread([(value - low) / (high - low) for value, _, _ in ordered], most * APART)
     for (_, name, colour), at in zip(ordered, places, strict=True):
         panel.text(1.01, at, name, transform=panel.transAxes, color=colour, fontsize=9, va="center")
 

@@ -4,10 +4,12 @@ On paper no figure has a title, since a caption says it; layers and studies are 
 """
 
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 from mllm_probe.report_settings import PAPER, SCREEN
 
+LETTER = 0.0078  # inches of a letter for each point, by the wider half of names
 COLUMN, PAGE = 3.3, 7.0  # inches: a paper's column, and its page of two columns
 
 
@@ -30,6 +32,11 @@ STYLES = {
     SCREEN: Style(11, 10, 8, 1.85, 2.4, 0.09, "after the final norm", paper=False),
     PAPER: Style(8, 8, 7, 1.5, 0.7, 0.26, "norm", paper=True),
 }
+
+
+def wrapped(text: str, inches: float, size: float) -> str:
+    """In lines that fit a width in letters of `size` points."""
+    return fill(text, max(12, int(inches / (LETTER * size))))
 
 
 def without_title(figure: Any) -> None:

@@ -95,7 +95,8 @@ def draw_tasks(models: Models, paths: Sequence[Path]) -> str:
     panels[0].plot([], [], "o", label="chosen on validation", **ring)
     for panel in panels[len(models) - min(columns, len(models)) : len(models)]:
         panel.set_xlabel("relative depth in the language model", fontsize=8)
-    figure.supylabel("score on held-out pictures", fontsize=8)
+    for panel in panels[::columns]:
+        panel.set_ylabel("score on held-out pictures", fontsize=8)
     legend_below(figure, panels[: len(models)], width=2.4, size=7.5)
     return save(figure, paths)
 

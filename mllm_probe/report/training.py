@@ -106,9 +106,7 @@ def draw_losses(losses: Any, paths: Sequence[Path], settings: ReportSettings = D
         panel.plot(losses.step, mean, color=colour, linewidth=1.4, label=DRAWN[name])
     panel.set_xlabel("step")
     panel.set_ylabel("loss")
-    figure.suptitle(
-        f"Loss of the training: thin each step, thick the mean over {100 * SMOOTHED:g} % of the steps", fontsize=10
-    )
+    figure.suptitle("Losses by step (thin) and their moving mean (thick)", fontsize=10)
     panel.grid(axis="y", color="0.92")
     panel.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
