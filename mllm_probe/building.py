@@ -7,20 +7,24 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from mllm_probe.dotted import LISTED, MAPPED, TYPES, show
 from mllm_probe.errors import ConfigError, choices
 
 T = TypeVar("T")
 
 
-def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] = (), **more: Any) -> T:
-    """The object that a `_target_` node describes; `more` are arguments the code supplies.
+def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] = (), at: str = "", **more: Any) -> T:
+    """The object that a `_target_` node describes; `more` are arguments the code supplies. `at`: where the node stands
+    among the settings ("" = where `expected` says).
 
     Only classes of mllm_probe and of the packages named in `plugins` are accepted, only the arguments their
     constructors declare, and only objects that satisfy `expected`. Raises ConfigError.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"a node with _target_ is needed to build a {expected.__name__}, found {node!r}")
-    target = str(node["_target_"])
+    at = at or expected.__name__.lower()
+    target = node["_target_"]
+    _check_type(target, str, f"{at}._target_")
     if target.split(".")[0] not in ("mllm_probe", *plugins):
         raise ConfigError(f"_target_={target} is refused: list its package in plugins to allow it")
     made = _locate(target)
@@ -31,7 +35,7 @@ def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] =
             raise ConfigError(f"'{name}' of {target} cannot be set here; it follows data.{name}")
         if name not in accepted:
             raise ConfigError(f"'{name}' is no setting of {target}; {choices(name, accepted)}")
-        _check_type(value, accepted[name].annotation, f"{name} of {target}")
+        _check_type(value, accepted[name].annotation, f"{at}.{name}")
     thing = made(**given, **{name: value for name, value in more.items() if name in accepted})
     lacking = [name for name in dir(expected) if not name.startswith("_") and not hasattr(thing, name)]
     if lacking:
@@ -41,15 +45,16 @@ def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] =
 
 def _check_type(value: Any, annotation: Any, what: str) -> None:
     """Refuse "many" where a number is declared; annotations that are no plain types are not checked."""
+    said = f"{what}={repr(value) if isinstance(value, str) else show(value)}"
     if typing.get_origin(annotation) is Sequence:
         if not isinstance(value, list):
-            raise ConfigError(f"{what} is {value!r}, but must be a list")
+            raise ConfigError(f"{said} must be {LISTED}")
         for item in value:
             _check_type(item, typing.get_args(annotation)[0], what)
         return
     if typing.get_origin(annotation) is Mapping:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{what} is {value!r}, but must be names with values, such as {{name: value}}")
+            raise ConfigError(f"{said} must be {MAPPED}")
         return
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     allowed = typing.get_args(annotation) if union else (annotation,)
@@ -57,8 +62,7 @@ def _check_type(value: Any, annotation: Any, what: str) -> None:
         return
     exact = type(value) in allowed or (type(value) is int and float in allowed)
     if not exact:
-        names = " or ".join("null" if option is type(None) else option.__name__ for option in allowed)
-        raise ConfigError(f"{what} is {value!r}, but must be {names}")
+        raise ConfigError(f"{said} must be {' or '.join(TYPES[option] for option in allowed)}")
 
 
 def _locate(target: str) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mllm_probe.dotted import quoted
-from mllm_probe.errors import MllmProbeError
+from mllm_probe.errors import MllmProbeError, behind
 from mllm_probe.launch import job_name, limit_threads, perform, stop_as_ctrl_c
 from mllm_probe.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
 
@@ -284,7 +284,7 @@ def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) 
             if wants_trace or away:
                 raise
             swept, why = here.mode is not None and here.mode.name == "MULTIRUN", sentence(command, error)
-            failed.append(f"{here.job.override_dirname}: {why}" if swept else why)
+            failed.append(behind(here.job.override_dirname, why) if swept else why)
         except Exception:
             if away:  # what travels back is the exception without its traceback
                 traceback.print_exc()

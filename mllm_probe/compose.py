@@ -20,6 +20,7 @@ T = TypeVar("T")
 # What the names of settings that name a file or a folder end with; and what is quoted already, or Hydra's own
 PATHS = ("path", "adapter", "root", "file", "outputs", "dir", "run", "table")
 QUOTED = re.compile(r"""['"].*['"]$|[\[{].*[\]}]$|\w+\(.*\)$|.*\$\{""", re.DOTALL)
+SEVERAL = ("features", "encoder", "experiment")  # groups of which several options may be named
 MAPPINGS = ("task.labels", "extract.answers")  # settings that are names with names
 STRUCTURE = "[]{}(),='\"`"  # of values that are more than a text
 
@@ -64,7 +65,29 @@ def readable(words: Sequence[str]) -> list[str]:
     """The words of a command as Hydra's grammar takes them: settings that name files or folders are quoted, and ~ in
     them is the home folder. Raises ConfigError, with what to type, for other words that only quotes make readable."""
     sweeps = not {"-m", "--multirun"}.isdisjoint(words)
+    for word in words:
+        _check_group(_spelled(word))
     return [_path(word, sweeps) if _names_path(word) else _checked(_spelled(word)) for word in words]
+
+
+def _check_group(word: str) -> None:
+    """Raises ConfigError for what Hydra has no sentence for: a group without the name of an option, or taken out."""
+    name, given, value = word.partition("=")
+    group = name.lstrip("~+").partition("@")[0]
+    if name.startswith("~") and "." not in name:
+        raise ConfigError(f"'{group}' cannot be removed with ~; leave that word out")
+    if name.startswith("hydra.") and given and not value.strip("'\" "):
+        raise ConfigError(f"{name}='' must not be empty")
+    options = sorted(path.stem for path in (config_dir() / group).glob("*.yaml")) if given and group else []
+    read = _parsed(word) if options else None
+    if read is None or read.is_sweep_override():
+        return
+    named = read.value() if isinstance(read.value(), list) and group in SEVERAL else [read.value()]
+    if not named or not all(isinstance(one, str) for one in named):
+        raise ConfigError(
+            f"{word} must name an option, such as {name}={options[0]}; its settings have a dot, such as "
+            "layers.range=[4,8]"
+        )
 
 
 def _spelled(word: str) -> str:

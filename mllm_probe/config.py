@@ -229,6 +229,8 @@ def typed(config: DictConfig, command: str, words: Sequence[str] = ()) -> Any:
 
 def _refuse_removed(node: Any, schema: Any, where: str) -> None:
     for entry in dataclasses.fields(schema):
+        if OmegaConf.is_missing(node, entry.name):
+            raise ConfigError(f"{where}{entry.name} has no value; give it one")
         if entry.name not in node:
             raise ConfigError(f"'{where}{entry.name}' cannot be removed with ~; leave that word out")
         if dataclasses.is_dataclass(entry.type):

@@ -1,9 +1,15 @@
-"""Nested settings as flat ones with dotted names, and a setting as one would type it."""
+"""Nested settings as flat ones with dotted names, a setting as one would type it, and what its type is called."""
 
 import json
 import re
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
+
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "one text", NoneType: "null"}
+LISTED = "a list in brackets"
+MAPPED = "names with values in braces, such as {name: value}"
+GROUPED = "settings, each by its own name behind a dot"
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -82,6 +82,11 @@ def is_whole(text: str) -> bool:
     return True
 
 
+def behind(words: str, said: str) -> str:
+    """What was said of a job, behind its words, unless it begins with them itself."""
+    return said if said.startswith(words) else f"{words}: {said}"
+
+
 def few(names: Sequence[str], most: int = 3) -> str:
     """The first of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -20,6 +20,7 @@ from mllm_probe.paths import MultirunPaths, replacing
 RUNNING, DONE, FAILED, PENDING = "running", "done", "failed", "pending"
 STOPPED = "stopped"  # by Ctrl-C or a signal
 INCOMPLETE = "incomplete"  # others were filling what it needs, and it has ended without
+STATES = (RUNNING, DONE, FAILED, PENDING, STOPPED, INCOMPLETE)
 NUMBERS = ("number", "done", "total", "restarts", "pid")  # of the records below; their times, their lists of words
 TIMES, WORDS = ("started", "beat", "ended"), ("overrides", "options", "jobs", "names")
 T = TypeVar("T")
@@ -114,6 +115,8 @@ def _fits(name: str, value: Any) -> bool:
         return isinstance(rows, list) and all(
             isinstance(row, list) and all(isinstance(w, str) for w in row) for row in rows
         )
+    if name == "state":
+        return value in STATES
     if name in NUMBERS:
         return (value is None and name == "number") or type(value) is int
     return isinstance(value, str) or (value is None and name in ("slurm", "ended"))

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
-from mllm_probe.errors import ConfigError, MllmProbeError, count
+from mllm_probe.errors import ConfigError, MllmProbeError, behind, count
 from mllm_probe.jobs import DONE, Asked, code_here, read, write
 from mllm_probe.launch import check, words_of
 from mllm_probe.leaving import note_absent
@@ -26,6 +26,16 @@ from mllm_probe.verbosity import QUIET, verbosity
 LAUNCHERS = {"BasicLauncher": "basic", "LocalLauncher": "local", "SlurmLauncher": "slurm"}
 COUNTED = 10  # minutes; in jobs with no higher limit submitit takes every signal for a time-out
 EARLY = 60  # seconds by which SLURM's warning may come before its time
+LEAST = {  # of settings of a launcher
+    "array_parallelism": 1,
+    "cpus_per_task": 1,
+    "jobs_per_task": 1,
+    "mem_gb": 1,
+    "timeout_min": 1,
+    "gpus_per_node": 0,
+    "max_num_timeout": 0,
+    "signal_delay_s": 0,
+}
 NAMED = 5  # jobs that are named when the command ends
 OWN = ("hydra.mode=", "hydra.sweep.dir=")  # what the command that runs jobs again must not share
 
@@ -74,8 +84,14 @@ def check_launcher(launcher: Any) -> None:
                 f"hydra.launcher.{name}={value} would start every job {value} times in one folder; allow 1, and share "
                 "one extraction out with extract.shard and extract.num_shards"
             )
-    if (value := launcher.get("jobs_per_task", 1)) < 1:
-        raise ConfigError(f"hydra.launcher.jobs_per_task={value} must be 1 or more")
+    for name, least in LEAST.items():
+        if (value := launcher.get(name)) is not None and value < least:
+            raise ConfigError(f"hydra.launcher.{name}={value} must be {least} or more")
+    if launcher.get("mem_per_cpu") and launcher.get("mem_gb"):
+        raise ConfigError(
+            f"hydra.launcher.mem_per_cpu={launcher.mem_per_cpu} and hydra.launcher.mem_gb={launcher.mem_gb} both say "
+            "how much memory a job has; with the first set hydra.launcher.mem_gb=null"
+        )
     if "signal_delay_s" in launcher:
         check_limits(launcher.timeout_min, launcher.signal_delay_s, launcher.max_num_timeout)
 
@@ -113,7 +129,7 @@ def _check_jobs(config: DictConfig, asked: Asked) -> None:
             settings = check(asked.command, job, overrides)
         except MllmProbeError as error:
             apart = " ".join(part for part in overrides if part not in common)
-            raise ConfigError(f"{apart}: {error}; no job was started") from error
+            raise ConfigError(f"{behind(apart, str(error))}; no job was started") from error
         if model := getattr(settings, "model", None):
             models.append((model.label, vars(model)))
     if alike := namesakes(models):
@@ -150,7 +166,7 @@ def told(folder: Path | None) -> str | None:
     bad = [job for job in jobs if job.state != DONE]
     if not bad:
         return None
-    named = [f"{' '.join(job.overrides)}: {job.why or job.state}" for job in bad[:NAMED]]
+    named = [behind(" ".join(job.overrides), job.why or job.state) for job in bad[:NAMED]]
     rest = [f"and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
     where = shlex.quote(str(folder))
     said = f"{len(bad)} of {count(len(jobs), 'job')} not done; `mllm-probe status {where}` says more"

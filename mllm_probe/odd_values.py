@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,27 +25,39 @@ NAMES = (
     "system",
 )  # no empty text
 
-# Numbers, by the names of their settings: from 0, from 1, above 0, between 0 and 1. Others are bounded by data or model
-FROM_0 = (
-    *("extract.workers", "extract.wait_s", "extract.max_disk_gb", "sweep.seeds", "model.download_gb"),
-    *("align.seed", "fidelity.seed", "train.weight_decay"),
-)
-FROM_1 = (
-    *("extract.micro_batch", "extract.num_shards", "extract.gpus", "random_draws"),
-    *("train.batch", "train.micro_batch", "train.save_every", "train.steps", "labels.micro_batch"),
-)
-ABOVE_0 = (
-    *("sweep.max_memory_gb", "sweep.enough_bits", "fidelity.clip"),
-    *("train.lr", "train.epochs", "train.clip", "labels.delta"),
-)
-DRAWN = ("sweep.draws", "sweep.permutations")  # each is held in memory, for all decisions
-SHARES = ("sweep.ci_level", "sweep.margin")
+MOST = 1000  # numbers in a list
+
+
+def _from(low: float, high: float, *names: str) -> tuple[tuple[str, ...], str, Callable[[float], bool]]:
+    """Both ends included; `high` keeps what is drawn, held or repeated from going on for ever."""
+    said = f"{low} or more" if high == math.inf else f"{low} to {high:,}"
+    return names, f"must be {said}", lambda value: low <= value <= high
+
+
+# Numbers, by the names of their settings, where * is any. Others are bounded by the data or the model
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
-    (FROM_0, "must be 0 or more", lambda value: value >= 0),
-    (FROM_1, "must be 1 or more", lambda value: value >= 1),
-    (DRAWN, "must be 1 to 1,000,000", lambda value: 1 <= value <= 1_000_000),
-    (ABOVE_0, "must be above 0", lambda value: value > 0),
-    (SHARES, "must lie between 0 and 1", lambda value: 0 < value < 1),
+    _from(0, math.inf, "extract.wait_s", "extract.max_disk_gb", "sweep.seeds", "model.download_gb"),
+    _from(0, math.inf, "align.seed", "fidelity.seed", "train.weight_decay"),
+    _from(1, math.inf, "extract.micro_batch", "labels.micro_batch", "train.save_every"),
+    _from(0, 256, "extract.workers"),
+    _from(1, 1000, "random_draws", "extract.gpus", "probe.heads"),
+    _from(0, 1000, "features.*.random_sets"),
+    _from(1, 8192, "encoders.*.size", "target.rank", "target.width", "probe.widths"),
+    _from(1, 10_000, "probe.restarts"),
+    _from(1, 100_000, "dataset.pictures", "test.dataset.pictures", "extract.num_shards"),
+    _from(1, 100_000, "target.documents", "target.held_out", "train.batch", "train.micro_batch"),
+    _from(2, 100_000, "align.documents", "align.most"),
+    _from(1, 1_000_000, "sweep.draws", "sweep.permutations", "score.draws", "fit.draws", "policy.trials"),
+    _from(1, 1_000_000, "probe.max_epochs", "probe.max_steps", "probe.patience"),
+    _from(0, 1_000_000, "geometry.permutations", "score.permutations", "align.permutations"),
+    _from(1, 100_000_000, "train.steps"),
+    (("train.epochs",), "must be above 0, up to 10,000", lambda value: 0 < value <= 10_000),
+    (
+        ("sweep.max_memory_gb", "sweep.enough_bits", "fidelity.clip", "train.lr", "train.clip", "labels.delta"),
+        "must be above 0",
+        lambda value: value > 0,
+    ),
+    (("sweep.ci_level", "sweep.margin"), "must lie between 0 and 1", lambda value: 0 < value < 1),
 )
 
 
@@ -79,7 +92,9 @@ def _number(where: str, value: Any) -> str:
         return "must be a finite number"
     if abs(value) > LARGEST:
         return "is too large a number"
-    return next((said for names, said, fits in RANGES if where in names and not fits(value)), "")
+    return next(
+        (said for names, said, fits in RANGES if any(fnmatch(where, name) for name in names) and not fits(value)), ""
+    )
 
 
 def _text(where: str, value: Any) -> str:
@@ -98,6 +113,8 @@ def _list(where: str, value: Any) -> str:
         return "must hold at least one; leave it out for its default"
     if any(isinstance(item, str) and not item.strip() for item in value):
         return "holds an empty text"
+    if sum(isinstance(item, int | float) for item in value) > MOST:
+        return f"holds {len(value):,} numbers, and up to {MOST:,} are taken"
     return "holds the same twice" if value and _doubled(value) else ""
 
 

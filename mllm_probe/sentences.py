@@ -1,23 +1,31 @@
 """Errors as one sentence, whoever raised them. What is no error of the user's keeps its traceback elsewhere."""
 
 import re
+from dataclasses import is_dataclass
+from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-RANGE = "layers.range"  # two numbers, where other lists may hold one
+from mllm_probe.dotted import GROUPED, LISTED, MAPPED, TYPES
+
+LISTS = {  # of two, where others may hold one
+    "layers.range": "[4,8]",
+    "report.size": "[7,4]",
+    "geometry.across": "[[last,mean_image]]",
+}
 WANTED = {  # what OmegaConf says, in part, and what was wanted
-    r"to Integer|subclass of int": "a whole number",
-    "to Float|subclass of float": "a number",
-    "valid bool": "true or false",
-    "to string|subclass of str": "one text",
-    "^Cannot merge DictConfig": "names with values in braces, such as {name: value}",
-    "is not a subclass of|Cannot assign": "settings, each by its own name behind a dot",
+    "to Integer|subclass of int|of type 'int'": TYPES[int],
+    "to Float|subclass of float|of type 'float'": TYPES[float],
+    "valid bool": TYPES[bool],
+    "to string|subclass of str|of type 'str'": TYPES[str],
+    "is not a subclass of": GROUPED,
+    "Cannot assign": MAPPED,
 }
 
 
 def sentence(command: str, error: BaseException) -> str:
     """One sentence for errors of Hydra, OmegaConf and the file system; ours are sentences already."""
     from hydra.errors import HydraException, MissingConfigException
-    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+    from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException
 
     from mllm_probe.errors import MllmProbeError, choices, first_line
 
@@ -25,6 +33,8 @@ def sentence(command: str, error: BaseException) -> str:
         return str(error)
     if isinstance(error, MissingConfigException):
         return _no_option(command, error)
+    if isinstance(error, InterpolationResolutionError):
+        return f"{error.full_key} cannot be filled in ({first_line(error)}); ${{NAME}} stands for another setting"
     if isinstance(error, OSError):
         return cannot_use(error, "paths.outputs=FOLDER")
     if isinstance(error, TypeError | ValueError):  # Hydra's, of what stands where the name of an option should
@@ -66,25 +76,38 @@ def _no_option(command: str, error: Any) -> str:
 
 def _wanted(key: str, value: str, cause: Any) -> str:
     """What a setting of another type must be, "" where OmegaConf's words are not known."""
-    said = str(cause)
-    if "is not a ListConfig" in said:
-        return f"{key} must be a list in brackets, such as {key}={_listed(key, value, cause.object_type)}"
-    for words, wanted in WANTED.items():
-        if re.search(words, said.partition("\n")[0]):
-            each = "each of " if "[" in str(getattr(cause, "full_key", "")) else ""
-            return f"{each}{key}={value} must be {wanted}"
-    return ""
+    said, declared = str(cause).partition("\n")[0], _declared(cause)
+    kind, untold = get_origin(declared) or declared, said.startswith("Cannot merge") or "is not Optional" in said
+    if "is not a ListConfig" in said or (kind is list and untold):
+        return f"{key}={value} must be {LISTED}, such as {key}={_listed(key, value, declared)}"
+    wanted = next((wanted for words, wanted in WANTED.items() if re.search(words, said)), "")
+    if untold:
+        wanted = TYPES.get(kind, GROUPED if is_dataclass(kind) else MAPPED)
+    each = "each of " if "[" in str(getattr(cause, "full_key", "")) else ""
+    return f"{each}{key}={value} must be {wanted}" if wanted else ""
 
 
-def _listed(key: str, value: str, owner: Any) -> str:
+def _declared(cause: Any) -> Any:
+    """The type of the setting, beside null."""
+    owner, hint = cause.object_type, cause.ref_type
+    if str(cause).startswith("Cannot merge"):  # told of the setting itself, else of what holds it
+        hint = owner if hint in (None, Any) else hint
+    elif is_dataclass(owner):
+        hint = get_type_hints(owner).get(cause.full_key.rpartition(".")[2])
+    else:
+        hint = next(reversed(get_args(hint)), None)
+    return next((one for one in get_args(hint) if one is not NoneType), hint) if NoneType in get_args(hint) else hint
+
+
+def _listed(key: str, value: str, declared: Any) -> str:
     """The value as a list that the setting takes, or another where it cannot be one of its items."""
-    if key == RANGE:
-        return "[4,8]"
-    hint = get_type_hints(owner).get(key.rpartition(".")[2], list[str])  # names that the user chose have no type
-    (item,) = next(get_args(one) for one in (hint, *get_args(hint)) if get_origin(one) is list)  # not what may be null
+    if key in LISTS:
+        return LISTS[key]
+    item = get_args(declared)[0] if get_origin(declared) is list else str
     if item in (int, float):
         return f"[{value}]" if re.fullmatch(r"-?\d+", value) else "[3]"
-    return f"[[{value}]]" if get_origin(item) is list else f"[{value}]"
+    name = value if re.fullmatch(r"[\w.:-]+", value) and value != "null" else "a,b"
+    return f"[{name}]"
 
 
 def cannot_use(error: OSError, setting: str) -> str:

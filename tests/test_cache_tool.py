@@ -423,7 +423,7 @@ def test_why_the_same_cache_serves_two_requests(runs: dict[str, Path], call: Cal
 
 def test_why_needs_two_runs(runs: dict[str, Path], call: Call, tmp_path: Path) -> None:
     code, _, err = call("why", str(runs["narrow"]), str(tmp_path))
-    assert code == 1 and err.startswith(f"mllm-probe: {tmp_path / 'identity.json'} does not exist; give the folder")
+    assert code == 1 and err.startswith(f"mllm-probe: {tmp_path / 'identity.json'} does not exist; name the folder")
     (tmp_path / "identity.json").write_text("{")
     code, _, err = call("why", str(tmp_path), str(runs["narrow"]))
     assert code == 1 and "is no readable identity" in err

@@ -10,6 +10,9 @@ from mllm_probe import cli
 from mllm_probe.compose import composed
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.sentences import reason
+from mllm_probe.stages.prepare import Design
+
+OPTION = "{} must name an option, such as layers=all; its settings have a dot, such as layers.range=[4,8]"
 
 
 @pytest.mark.parametrize(
@@ -24,7 +27,7 @@ from mllm_probe.sentences import reason
 )
 def test_a_list_is_told_by_an_example_of_itself(job: str, key: str) -> None:
     """Which can be typed as it stands."""
-    with pytest.raises(ConfigError, match=rf"^{re.escape(key)} must be a list in brackets, such as .*\]$") as error:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}=x must be a list in brackets, such as .*\]$") as error:
         composed(job, [f"{key}=x"])
     example = str(error.value).rpartition(" ")[2]
     assert example.startswith(f"{key}=[")
@@ -34,8 +37,8 @@ def test_a_list_is_told_by_an_example_of_itself(job: str, key: str) -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("sweep.seeds=3", "sweep.seeds must be a list in brackets, such as sweep.seeds=[3]"),
-        ("layers.range=4", "layers.range must be a list in brackets, such as layers.range=[4,8]"),
+        ("sweep.seeds=3", "sweep.seeds=3 must be a list in brackets, such as sweep.seeds=[3]"),
+        ("layers.range=4", "layers.range=4 must be a list in brackets, such as layers.range=[4,8]"),
         ("task.templates=[]", "task.templates=[] must be names with values in braces, such as {name: value}"),
         ("sweep.seeds=[a]", "each of sweep.seeds=[a] must be a whole number"),
         ("sweep.seeds=[null]", "each of sweep.seeds=[null] must be a whole number"),
@@ -47,16 +50,68 @@ def test_a_list_is_told_by_an_example_of_itself(job: str, key: str) -> None:
         ("~model.name", "'model.name' cannot be removed with ~; leave that word out"),
         ("~nothing", "'nothing' cannot be removed with ~; leave that word out"),
         ("data.n", "'data.n' cannot be read; write NAME=VALUE"),
-        ("model=[a,b]", "model names 'b', which is unknown; `mllm-probe run --help` lists what there is"),
+        ("features=[a,b]", "features names 'b', which is unknown; `mllm-probe run --help` lists what there is"),
+        *((word, OPTION.format(word)) for word in ("layers=[4,8]", "layers=7", "layers=null", "layers=[all,lm]")),
+        ("~layers", "'layers' cannot be removed with ~; leave that word out"),
+        ("~paths", "'paths' cannot be removed with ~; leave that word out"),
+        ("~hydra", "'hydra' cannot be removed with ~; leave that word out"),
+        ("paths.outputs=null", "paths.outputs=null must be one text"),
+        ("hydra.run.dir=null", "hydra.run.dir=null must be one text"),
+        ("hydra.run.dir=", "hydra.run.dir='' must not be empty"),
+        ("sweep.draws=null", "sweep.draws=null must be a whole number"),
+        ("prompt.generation_prompt=null", "prompt.generation_prompt=null must be true or false"),
+        ("extract.wait_s=null", "extract.wait_s=null must be a number"),
+        ("data=null", "data=null must be settings, each by its own name behind a dot"),
+        ("sweep.seeds=null", "sweep.seeds=null must be a list in brackets, such as sweep.seeds=[3]"),
         (
-            "layers=[4,8]",
-            "a group takes the name of an option, and its settings have a dot, such as layers.range=[4,8]",
+            "layers.towers={a: 1}",
+            "layers.towers={a: 1} must be a list in brackets, such as layers.towers=[a,b]",
+        ),
+        ("data.n=???", "data.n has no value; give it one"),
+        (
+            "model.name=${a.b}",
+            "model.name cannot be filled in (Interpolation key 'a.b' not found); ${NAME} stands for another setting",
         ),
     ],
 )
 def test_words_of_libraries_are_told_by_the_setting(word: str, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         composed("run", [word])
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("job", "word", "said"),
+    [
+        ("vision_score", "mllms=null", "mllms=null must be names with values in braces, such as {name: value}"),
+        ("vision_score", "mllms.mini=null", "mllms.mini=null must be one text"),
+        ("vision_fit", "fit.groups=3", "fit.groups=3 must be names with values in braces, such as {name: value}"),
+        (
+            "geometry",
+            "geometry.across=[3]",
+            "geometry.across=[3] must be a list in brackets, such as geometry.across=[[last,mean_image]]",
+        ),
+        ("geometry", "geometry.across=[[null]]", "each of geometry.across=[[null]] must be one text"),
+    ],
+)
+def test_names_of_the_user_have_values_of_their_type(job: str, word: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        composed(job, [word])
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("task.templates=null", "task.templates=null must be names with values in braces, such as {name: value}"),
+        ("dataset.pictures=null", "dataset.pictures=null must be a whole number"),
+        ("probe.lambdas=[a]", "probe.lambdas='a' must be a number"),
+        ("dataset._target_=null", "dataset._target_=null must be one text"),
+    ],
+)
+def test_settings_of_options_are_told_as_they_are_typed(word: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Design.of(composed("run", [word]))
     assert str(error.value) == said
 
 

@@ -15,6 +15,11 @@ REFUSED = {
     "model.name=' '": "model.name=' ' must not be empty",
     "model.path=''": "model.path='' must not be empty",
     "paths.outputs=''": "paths.outputs='' must not be empty",
+    "dataset.pictures=99999999999": "dataset.pictures=99999999999 must be 1 to 100,000",
+    "random_draws=99999999999": "random_draws=99999999999 must be 1 to 1,000",
+    "extract.workers=99999999999": "extract.workers=99999999999 must be 0 to 256",
+    "extract.num_shards=99999999999": "extract.num_shards=99999999999 must be 1 to 100,000",
+    f"sweep.seeds={[*range(1001)]}": f"sweep.seeds={[*range(1001)]} holds 1,001 numbers, and up to 1,000 are taken",
     "~sweep": "'sweep' cannot be removed with ~; leave that word out",
     "~task": "'task' cannot be removed with ~",
     "extract.positions=[]": "extract.positions=[] must hold at least one; leave it out for its default",
@@ -37,6 +42,29 @@ def test_an_odd_value_is_refused(word: str) -> None:
     with pytest.raises(ConfigError) as error:
         composed("run", [word])
     assert str(error.value).startswith(REFUSED[word])
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        ("run", ["probe=mlp", "probe.widths=[32,99999999]"], "probe.widths=99999999 must be 1 to 8,192"),
+        ("run", ["probe=ccs", "probe.restarts=99999999999"], "probe.restarts=99999999999 must be 1 to 10,000"),
+        ("run", ["features=dci", "features.dci.random_sets=9999999"], "features.dci.random_sets=9999999 must be 0 to"),
+        ("run", ["test.dataset=scenes", "test.dataset.pictures=9999999"], "test.dataset.pictures=9999999 must be 1 to"),
+        ("geometry", ["geometry.permutations=9999999"], "geometry.permutations=9999999 must be 0 to 1,000,000"),
+        ("align", ["align.documents=9999999"], "align.documents=9999999 must be 2 to 100,000"),
+        ("tune", ["target=sugar", "target.documents=9999999"], "target.documents=9999999 must be 1 to 100,000"),
+        ("tune", ["target=sugar", "target.width=9999999"], "target.width=9999999 must be 1 to 8,192"),
+        ("tune", ["train.epochs=1e6"], "train.epochs=1000000.0 must be above 0, up to 10,000"),
+        ("vision_score", ["encoders.mini.size=9999999"], "encoders.mini.size=9999999 must be 1 to 8,192"),
+        ("vision_fit", ["fit.draws=99999999999"], "fit.draws=99999999999 must be 1 to 1,000,000"),
+        ("vision_policy", ["policy.trials=99999999999"], "policy.trials=99999999999 must be 1 to 1,000,000"),
+    ],
+)
+def test_what_would_never_end_is_refused(command: str, words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        composed(command, words)
+    assert str(error.value).startswith(said)
 
 
 @pytest.mark.parametrize("command", SCHEMAS)

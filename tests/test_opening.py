@@ -1,6 +1,8 @@
 """One way in for every picture: what a model is shown does not depend on how the file says it."""
 
 import json
+import os
+import socket
 import struct
 import zlib
 from collections.abc import Callable
@@ -234,11 +236,23 @@ def test_the_target_of_a_link_may_lie_anywhere_and_the_name_may_not(
         (folder / "lost.png").symlink_to(store / "annexed")
         (folder / "ring.png").symlink_to(folder / "ring.png")
     assert len(load(root).pictures) == 1
+    (root / "images" / "folder.png").mkdir()
+    (root / "images" / "device.png").symlink_to("/dev/zero")
+    os.mkfifo(root / "images" / "pipe.png")
+    monkeypatch.chdir(root / "images")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket.png")  # a name of its own, for whole paths may be too long
+    for odd in ("folder", "device", "pipe", "socket"):
+        (root / f"{odd}.png").symlink_to(root / "images" / f"{odd}.png")
     for name, said in [
         ("../store/blob.png", "'../store/blob.png' leads outside"),
         (str(store / "blob.png"), "leads outside"),
-        ("lost.png", "lost.png is a symbolic link to .*annexed, where no file is; fetch that file"),
-        ("ring.png", "ring.png' is no file name|ring.png is a symbolic link to .*ring.png, where no file is"),
+        ("lost.png", "lost.png is a symbolic link to .*annexed, where no file is; put the file there"),
+        ("ring.png", "ring.png is a symbolic link that leads back to itself; put the file there"),
+        ("folder.png", "folder.png is a folder and no file"),
+        ("pipe.png", "pipe.png is a pipe and no file"),  # which would keep its reader waiting
+        ("socket.png", "socket.png is a socket and no file"),
+        ("device.png", "device.png is a device and no file"),
         ("n" * 300, "n' is no file name that can be opened; mend the row"),
         ("a\0b", "is no file name that can be opened; mend the row|is missing; put the file there"),
     ]:
@@ -256,6 +270,24 @@ def test_the_target_of_a_link_may_lie_anywhere_and_the_name_may_not(
         load(root, links="no")
     (root / "inner.png").symlink_to(save(root / "images" / "own.png", PICTURE))
     assert named_file(root, "inner.png", "refuse") == root / "inner.png", "it stays below the root"
+
+
+@pytest.mark.parametrize(
+    ("file", "word"),
+    [
+        ("pipe.jsonl", "dataset.file=pipe.jsonl"),
+        ("splits.csv", "splits.file=splits.csv"),
+        ("images/instances.json", "dataset.root=images"),
+    ],
+)
+def test_a_pipe_keeps_no_reader_waiting(probe: Run, tmp_path: Path, file: str, word: str) -> None:
+    (tmp_path / "images").mkdir()
+    os.mkfifo(tmp_path / file)
+    if "instances" in file:
+        (tmp_path / "images" / "captions.json").write_text(json.dumps({"images": [], "annotations": []}))
+    task = ["task=custom", "dataset.root=."] if "jsonl" in file else ["dataset=coco"] if "json" in file else []
+    code, _, err = probe("inspect", "data.n=8", *task, word)
+    assert code == 1 and f"{file} is a pipe and no file" in err.replace("it is", f"{file} is")
 
 
 def test_the_command_names_the_choices(probe: Run) -> None:

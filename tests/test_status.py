@@ -296,7 +296,7 @@ def test_without_submitit_one_sentence_says_what_to_install(tmp_path: Path) -> N
 
 def test_status_of_nothing_is_one_sentence(probe: Run) -> None:
     code, _, err = probe("status", "nowhere")
-    assert code == 1 and "mllm-probe: nowhere holds no job; name the folder of a multirun" in err
+    assert code == 1 and "mllm-probe: nowhere does not exist; name the folder of a multirun" in err
 
 
 def test_status_imports_neither_torch_nor_hydra(multirun: MultirunPaths) -> None:

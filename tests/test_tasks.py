@@ -120,7 +120,7 @@ def test_bad_settings_are_one_sentence(scenes: Collection) -> None:
         Objects(template="x")
     with pytest.raises(ConfigError, match="shares lie between 0 and 1"):
         Folds(test=1.5)
-    with pytest.raises(DataError, match="3 different pictures are too few"):
+    with pytest.raises(DataError, match="3 different pictures cannot fill a test set"):
         FOLDS.assign(scenes.pictures[:3])
 
 

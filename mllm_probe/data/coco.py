@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from mllm_probe.data.pictures import FOLLOW, LINKS, check_decodes, named_file
+from mllm_probe.data.places import MISSING, lacking
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError, MllmProbeError, choices, is_whole
 from mllm_probe.types import Collection, Picture
@@ -172,6 +173,8 @@ def _rows(path: Path, key: str, fields: Mapping[str, type]) -> list[dict[str, An
 
 def _read(path: Path) -> dict[str, Any]:
     """An annotation file; empty where it is JSON of another form. Raises DataError."""
+    if said := lacking(path):
+        raise DataError(f"{path} {said}; put the file there")
     try:
         records = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -209,7 +212,7 @@ def _licence(record: Mapping[str, Any], licences: Mapping[str, str]) -> str:
 def _captions(path: Path) -> Mapping[int, list[str]]:
     """Captions by picture id, whitespace (newlines too) folded to single blanks, repeats dropped, order kept."""
     found: dict[int, list[str]] = defaultdict(list)
-    for record in () if not path.is_file() else _rows(path, "annotations", {"image_id": int, "caption": str}):
+    for record in () if lacking(path) == MISSING else _rows(path, "annotations", {"image_id": int, "caption": str}):
         text = " ".join(record["caption"].split())
         if text and text not in found[record["image_id"]]:
             found[record["image_id"]].append(text)
@@ -220,7 +223,7 @@ def _objects(
     path: Path, listed: Mapping[int, Mapping[str, Any]]
 ) -> tuple[dict[int, tuple[frozenset[str], dict[str, int]]], tuple[str, ...]]:
     """{picture id: its categories, and the instances of those without a crowd} where annotated; all category names."""
-    if not path.is_file():
+    if lacking(path) == MISSING:
         return {}, ()
     names = {number: row["name"] for number, row in _numbered(path, "categories", name=str).items()}
     annotated = _numbered(path, "images")

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.Image import Transpose
 
+from mllm_probe.data.places import lacking
 from mllm_probe.errors import DataError
 from mllm_probe.paths import replacing
 
@@ -51,15 +52,12 @@ def named_file(root: Path, name: str, links: str = FOLLOW) -> Path:
     """
     path = inside(root, name)
     try:
-        there = path.is_file()
-        real = path.resolve(strict=there)
-    except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL: another column's text; links in a ring
+        said = lacking(path)
+    except (OSError, ValueError) as error:  # too long, with a NUL: another column's text
         raise DataError(f"{name[:80]!r} is no file name that can be opened; mend the row") from error
-    if not there and path.is_symlink():
-        raise DataError(f"picture {path} is a symbolic link to {path.readlink()}, where no file is; fetch that file")
-    if not there:
-        raise DataError(f"picture {path} is missing; put the file there")
-    if links == REFUSE and not real.is_relative_to(root.resolve()):
+    if said:
+        raise DataError(f"picture {path} {said}; put the file there")
+    if links == REFUSE and not (real := path.resolve()).is_relative_to(root.resolve()):
         raise DataError(f"picture {path} is a link to {real}, outside {root}, and data.links=refuse takes no such file")
     return path
 

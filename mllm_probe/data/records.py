@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.data.places import lacking
 from mllm_probe.errors import DataError, choices, is_whole
 
 Record = Mapping[str, Any]
@@ -20,8 +21,8 @@ def read_records(path: Path) -> list[Numbered]:
     """
     if path.suffix not in READERS:
         raise DataError(f"{path} has the ending {path.suffix!r}; {choices(path.suffix, READERS)}")
-    if not path.is_file():
-        raise DataError(f"{path} is missing; put the file there, or name another one with dataset.file=FILE")
+    if said := lacking(path):
+        raise DataError(f"{path} {said}; put the file there, or name another one with dataset.file=FILE")
     try:
         rows = list(READERS[path.suffix](path))
     except UnicodeDecodeError as error:

@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from mllm_probe.data.pictures import inside
+from mllm_probe.data.places import lacking
 from mllm_probe.errors import DataError, choices
 
 VOC = (
@@ -146,8 +147,8 @@ def _pf_side(root: Path, name: str, picture: str, points: np.ndarray) -> View:
 
 
 def _size(name: str, path: Path) -> tuple[int, int]:
-    if not path.is_file():
-        raise DataError(f"pair {name}: {path} is missing")
+    if said := lacking(path):
+        raise DataError(f"pair {name}: {path} {said}")
     try:
         with Image.open(path) as image:
             return image.size

@@ -81,7 +81,7 @@ def _row(score: Score) -> list[object]:
 def load_scores(path: Path) -> "pd.DataFrame":
     """The tidy table. Raises DataError where the file is missing or has other columns."""
     if not path.is_file():
-        raise DataError(f"{path} does not exist; give the folder of a finished run with run=FOLDER")
+        raise DataError(f"{path} does not exist; name the folder of a finished run, such as outputs/run/DATE/TIME")
     table = read_table(path, TEXT, NUMBERS)
     if tuple(table.columns) != COLUMNS:
         raise DataError(

@@ -33,7 +33,7 @@ def elsewhere_of(config: RunConfig) -> Dataset | None:
         raise ConfigError(
             f"test.dataset is tested whole, which {named} cannot say of its pictures; leave one of them out"
         )
-    return build(config.test["dataset"], Dataset, tuple(config.plugins))  # type: ignore[type-abstract]
+    return build(config.test["dataset"], Dataset, tuple(config.plugins), "test.dataset")  # type: ignore[type-abstract]
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def _features(given: Any, plugins: tuple[str, ...]) -> tuple[Feature, ...]:
     """Raises ConfigError."""
     if not isinstance(given, dict) or not given:
         raise ConfigError(f"features={given} must name one or several options, such as features=[sci,dci]")
-    return tuple(build(node, Feature, plugins, name=name) for name, node in given.items())  # type: ignore[type-abstract]
+    return tuple(build(node, Feature, plugins, f"features.{name}", name=name) for name, node in given.items())  # type: ignore[type-abstract]
 
 
 def _check(config: RunConfig) -> None:

@@ -49,7 +49,7 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
     """The command. Raises ConfigError, DataError, ModelError, ProbeError, TrainError, and what follows it raises."""
     check(config)
     following = followers(config)
-    given = {"connector": config.connector, "labels": config.labels}
+    given: dict[str, Any] = {"connector": config.connector, "labels": config.labels}
     target: Target = build(config.target, Target, tuple(config.plugins), **given)  # type: ignore[type-abstract]
     if size := needs(config.model):
         reporter.note(size)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from mllm_probe.errors import ConfigError, DataError, choices, few
+from mllm_probe.data.places import lacking
+from mllm_probe.errors import ConfigError, DataError, choices, count, few
 from mllm_probe.settings import UNITS
 from mllm_probe.types import Decision, Examples, Picture, label_said
 
@@ -62,8 +63,8 @@ class Folds:
             return self._official(pictures, Path(self.file))
         groups = self._shuffled(picture.group for picture in pictures)
         if strata and len(set(strata.values())) > 1:
-            return self._drawn(self._spread(groups, strata), "pictures", "take more")
-        return self._drawn(groups, "pictures", "take more")
+            return self._drawn(self._spread(groups, strata), "picture", "take more")
+        return self._drawn(groups, "picture", "take more")
 
     def _spread(self, groups: Sequence[str], strata: Mapping[str, str]) -> list[str]:
         """Stratum by stratum, those for the test set, taken at even distances, first."""
@@ -77,11 +78,11 @@ class Folds:
         Random(f"folds/{self.seed}").shuffle(found)
         return found
 
-    def _drawn(self, groups: Sequence[str], units: str, remedy: str) -> dict[str, int]:
+    def _drawn(self, groups: Sequence[str], unit: str, remedy: str) -> dict[str, int]:
         n_test = round(self.test * len(groups))
         if n_test < MIN_PICTURES or len(groups) - n_test < 2 * MIN_PICTURES:
             raise DataError(
-                f"{len(groups)} different {units} are too few for a test set and two blocks "
+                f"{count(len(groups), f'different {unit}')} cannot fill a test set and two blocks "
                 f"(splits.test={self.test}); {remedy}"
             )
         return dict.fromkeys(groups[:n_test], TEST) | self._blocks(groups[n_test:])
@@ -192,7 +193,7 @@ def rowwise(examples: Examples, folds: Folds) -> Examples:
     own = [(decision.pair if decision.side else None) or decision.uid for decision in examples.decisions]
     decisions = tuple(replace(d, group=group) for d, group in zip(examples.decisions, own, strict=True))
     groups = folds._shuffled(own)
-    return replace(examples, decisions=decisions, folds=folds._drawn(groups, "rows", "take more pictures"))
+    return replace(examples, decisions=decisions, folds=folds._drawn(groups, "row", "take more pictures"))
 
 
 def leaks(examples: Examples, folds: Folds, seeds: Sequence[int]) -> None:
@@ -227,12 +228,11 @@ def leaks(examples: Examples, folds: Folds, seeds: Sequence[int]) -> None:
 
 
 def read_splits(file: Path) -> dict[str, dict[str, str]]:
-    """{seed, or ALL: {picture id, file name or group: split}} of a CSV with one of the two headers.
-
-    Raises DataError naming the line.
-    """
+    """{seed, or ALL: {picture id, file name or group: split}} of a CSV with one of two headers. Raises DataError."""
     found: dict[str, dict[str, str]] = {}
     try:
+        if said := lacking(file):
+            raise OSError(f"it {said}")
         with file.open(encoding="utf-8-sig", newline="") as handle:
             rows = csv.reader(handle)
             header = [field.strip() for field in next(rows, [])]

@@ -81,7 +81,8 @@ def _jobs(folders: Sequence[Path]) -> list[Standing]:
         if not later and (bad := unreadable(MultirunPaths(folder))):
             raise DataError(f"{bad[0]} is damaged, or of another release, and {folder} holds no other job")
         if not later:
-            raise DataError(f"{folder} holds no job; name the folder of a multirun, such as outputs/multirun/DATE/TIME")
+            state = "holds no job" if folder.is_dir() else "does not exist"
+            raise DataError(f"{folder} {state}; name the folder of a multirun, such as outputs/multirun/DATE/TIME")
         named = {(job.command, job.overrides) for job in later}
         found = [job for job in found if (job.command, job.overrides) not in named] + later
     return found

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.data.coco import BAD_ROW
+from mllm_probe.data.places import lacking
 from mllm_probe.data.records import read_records
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.vision.law import FEWEST, min_max
@@ -56,8 +57,8 @@ def read_table(settings: FitSettings) -> Table:
     file = Path(settings.table) if settings.table is not None else BUNDLED
     if settings.on_bad_row not in BAD_ROW:
         raise ConfigError(f"fit.on_bad_row={settings.on_bad_row} is unknown; {choices(settings.on_bad_row, BAD_ROW)}")
-    if not file.is_file():
-        raise DataError(f"fit.table={file} does not exist; name a CSV, or leave it out for the published table")
+    if said := lacking(file):
+        raise DataError(f"fit.table={file} {said}; name a CSV, or leave it out for the published table")
     records = read_records(file)
     columns = _columns(file, [record for _, record in records if not isinstance(record, DataError)], settings)
     rows: dict[str, Mapping[str, float]] = {}
