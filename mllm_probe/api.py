@@ -3,7 +3,6 @@
 Errors are those of mllm_probe.errors. Nothing heavy is imported before it is needed.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -152,7 +151,7 @@ def load_scores(folder: str | Path) -> "pd.DataFrame":
 def load_cache(folder: str | Path, outputs: str | Path | None = None) -> "CacheView":
     """A cache by its folder, by the folder of a run that read it, or by its identity (the name of its folder).
 
-    `outputs` is where the caches are (None = what the run was told, else outputs). Raises CacheError.
+    `outputs` is where the caches are (None = what the run was told, else outputs). Raises CacheError, DataError.
     """
     from mllm_probe.cache.view import CacheView
     from mllm_probe.store_paths import CachePaths
@@ -173,11 +172,12 @@ def load_cache(folder: str | Path, outputs: str | Path | None = None) -> "CacheV
 
 def _read_by(paths: RunPaths) -> tuple[str, str] | None:
     """The identity of the cache that a run read, and its paths.outputs; None for what is no run."""
-    from omegaconf import OmegaConf
+    from mllm_probe.report.readback import read_config, read_entries
 
     if not (paths.identity.is_file() and paths.config.is_file()):
         return None
-    return json.loads(paths.identity.read_text())["digest"], OmegaConf.load(paths.config).paths.outputs
+    identity = read_entries(paths.identity, {"digest": str})["digest"]
+    return identity, str(read_config(paths.config)["paths"]["outputs"])
 
 
 def _done(command: str, overrides: tuple[str, ...], out: str | Path | None, quiet: bool) -> Path:

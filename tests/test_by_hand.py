@@ -9,6 +9,8 @@ import pytest
 from conftest import QUICK, Run, tiny
 
 from mllm_probe import cli
+from mllm_probe.api import load_cache
+from mllm_probe.errors import DataError
 from mllm_probe.jobs import Job, read, write
 from mllm_probe.report.rows import load_rows
 from mllm_probe.report.vision_scores import VisionScore
@@ -161,6 +163,21 @@ def test_settings_that_were_cut_are_named(probe: Run, run: Path, tmp_path: Path)
         (tmp_path / "runs" / "1" / "config.yaml").write_text(cut)
         code, _, err = probe("compare", "runs", "--out", "o", "--anyway")
         assert code == 1 and "mllm-probe: runs/1/config.yaml is damaged (" in err, (cut[-30:], err)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"model: [", b"model: \xf0\x9f", b"- 1\n"])
+def test_settings_that_are_none_are_named_by_whatever_reads_them(
+    probe: Run, run: Path, tmp_path: Path, content: bytes
+) -> None:
+    shutil.copytree(run, tmp_path / "twin")
+    (run / "config.yaml").write_bytes(content)
+    code, _, err = probe("cache", "why", "run", "twin")
+    assert code == 1 and "mllm-probe: run/config.yaml is damaged (" in err.strip().splitlines()[-1], err
+    with pytest.raises(DataError, match=r"config.yaml is damaged \("):
+        load_cache(run)
+    (run / "identity.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"identity.json is damaged \("):
+        load_cache(run)
 
 
 @pytest.mark.parametrize("entry", ["baselines", "chosen", "verdicts", "versions", "extraction"])

@@ -3,7 +3,6 @@
 An arm is a way to train; its seeds are repetitions. Trains, extracts and fits nothing. Letters: S seeds, N test rows.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -19,6 +18,7 @@ from mllm_probe.report.alignment import QUESTIONS, curves
 from mllm_probe.report.arms import BASE, FULL, PERMUTED, PLAIN, Effect
 from mllm_probe.report.fidelity import HEADLINES, HOME, MODEL, REFERENCE, curve, load_agreements
 from mllm_probe.report.predictions import Scored, load_logits, load_scored
+from mllm_probe.report.readback import read_entries
 from mllm_probe.report.scores import load_scores
 from mllm_probe.stages.alignment import CENTRED, COSINE, MAPPED
 from mllm_probe.stats.bootstrap import Resamples
@@ -66,7 +66,7 @@ def find_trainings(root: Path) -> Trainings:
     """Raises DataError where there is none of Sugar's, or not every arm has the same seeds."""
     found: dict[str, dict[int, RunPaths]] = {}
     for summary in sorted(root.glob("*/summary.json"), key=_number):
-        told = json.loads(summary.read_text())
+        told = read_entries(summary, {"arm": str, "seed": int}, optional=("arm", "seed"))
         if "arm" in told:
             found.setdefault(told["arm"], {})[told["seed"]] = RunPaths(summary.parent)
     if PLAIN not in found or len(found) < 2:

@@ -9,6 +9,7 @@ from mllm_probe.cache.upkeep import read_json
 from mllm_probe.dotted import flat, show
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import RunPaths
+from mllm_probe.report.readback import read_config
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 
 ABSENT = "-"
@@ -16,7 +17,7 @@ REQUEST = ("layers", "extract.positions", "data", "dataset", "task", "splits")  
 
 
 def why(one: RunPaths, two: RunPaths) -> None:
-    """Print it. Raises CacheError for a folder that is no run's."""
+    """Print it. Raises CacheError for a folder that is no run's, DataError for one whose config.yaml is damaged."""
     first, second = _identity(one), _identity(two)
     if first["digest"] != second["digest"]:
         print(f"different caches, {first['digest']} and {second['digest']}: these fields of their identities differ")
@@ -51,14 +52,7 @@ def _fields(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def _request(run: RunPaths) -> dict[str, Any]:
     """The settings that decide which keys and samples are asked for."""
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
-    try:
-        found = OmegaConf.to_container(OmegaConf.load(run.config))
-    except YAMLError as error:
-        raise CacheError(f"{run.config} is no readable YAML; remove it to compare the identities alone") from error
-    settings = flat(found if isinstance(found, Mapping) else {})  # type: ignore[arg-type]
+    settings = flat(read_config(run.config))
     return {name: value for name, value in settings.items() if _asks(name)}
 
 
