@@ -68,7 +68,7 @@ def align(root: Path) -> Path:
                     for i, site in enumerate(SITES)
                 ]
     ScoreFile(RunPaths(root).alignment).add(rows)
-    show_alignment(RunPaths(root), Silent())
+    show_alignment(RunPaths(root), Silent(), ReportSettings())
     return root
 
 
