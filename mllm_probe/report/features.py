@@ -16,6 +16,7 @@ from mllm_probe.report.colours import FEATURES as COLOUR
 from mllm_probe.report.figures import headline, headline_metric, legend_below, real
 from mllm_probe.report.finish import save
 from mllm_probe.report.shapes import p_said
+from mllm_probe.report.style import wrapped
 from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.vision.controls import BEST, FINAL, WIDTH
@@ -90,11 +91,11 @@ def features_figure(scores: "pd.DataFrame", summary: Mapping[str, Any]) -> Any:
     told = {(entry["features"], entry["position"]): entry["layers"] for entry in summary.get("integrations", ())}
     for position, row in zip(read, panels, strict=True):
         here = bars[bars.position == position]
-        for name, panel in zip(names, row, strict=True):
+        for name, width, panel in zip(names, widths, row, strict=True):
             _draw(panel, here[here.features == name], floor)
             final = here[here.control == FINAL].value.iloc[0]
             panel.axhline(final, color=COLOUR[ALONE], linewidth=0.9, linestyle=(0, (4, 2)))
-            panel.set_title(f"{name}: {told.get((name, position), position)}", fontsize=9.5)
+            panel.set_title(wrapped(f"{name}: {told.get((name, position), position)}", BAR * width, 9.5), fontsize=9.5)
         row[0].set_ylabel(f"{units.named(headline_metric(scores))} on held-out pictures", fontsize=9)
     panels[0, 0].set_ylim(bottom=min(floor, bars.low.min()))
     first = scores.iloc[0]

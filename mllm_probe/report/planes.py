@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.report.finish import save
 from mllm_probe.report.law import r2
+from mllm_probe.report.style import LETTER
 from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.vision.law import LAW, MODELS, Surface, terms
 
@@ -62,7 +63,7 @@ def name_points(panel: Any, here: "pd.DataFrame") -> None:
 def label(figure: Any, points: "pd.DataFrame", a: str, c: str, more: str) -> None:
     """What the axes are and, below them, what the numbers stand for."""
     words = [f"{number} {name}" for number, name in enumerate(dict.fromkeys(points.representation), 1)]
-    room = max(1, int(figure.get_figwidth() / 1.25))
+    room = max(1, int(figure.get_figwidth() / max(1.25, LETTER * 8.5 * (4 + max(map(len, words))))))
     lines = ["    ".join(words[i : i + room]) for i in range(0, len(words), room)]
     figure.supxlabel("\n".join([f"A: {a}", *lines, more]), fontsize=8.5)
     figure.supylabel(f"C: {c}", fontsize=8.5)
