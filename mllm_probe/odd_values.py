@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from importlib.util import find_spec
 from typing import Any
 
+from mllm_probe.dotted import show
 from mllm_probe.errors import ConfigError
 
 LARGEST = 2**63 - 1  # what a whole number of 64 bits holds
@@ -25,6 +26,7 @@ NAMES = (
     "system",
 )  # no empty text
 
+FLAT = tuple(kind for item in (str, int, float) for kind in (list[item], list[item] | None))  # type: ignore[valid-type]
 MOST = 1000  # numbers in a list
 
 
@@ -64,6 +66,8 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
 def refuse_odd(config: Any) -> None:
     """Raises ConfigError for a number without bounds or out of its range, a text without a letter, an empty or doubled
     list, and plugins that cannot be imported. `config`: a dataclass of settings."""
+    for where, value in _nested(config, ""):
+        raise ConfigError(f"each of {where}={show(value)} must stand alone, without brackets of its own")
     for where, value in _values(config, ""):
         if wrong := _number(where, value) or _text(where, value) or _list(where, value):
             raise ConfigError(f"{where}={value if str(value).strip() else repr(value)} {wrong}")
@@ -83,6 +87,16 @@ def _values(node: Any, where: str) -> Iterator[tuple[str, Any]]:
         return
     for name, value in inside.items():
         yield from _values(value, f"{where}.{name}" if where else str(name))
+
+
+def _nested(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Lists of texts or of numbers that hold lists or mappings, which OmegaConf takes."""
+    for field in dataclasses.fields(node):
+        value, name = getattr(node, field.name), f"{where}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _nested(value, f"{name}.")
+        elif isinstance(value, list) and field.type in FLAT and any(isinstance(one, list | dict) for one in value):
+            yield name, value
 
 
 def _number(where: str, value: Any) -> str:

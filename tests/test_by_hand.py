@@ -227,7 +227,9 @@ def test_compare_names_an_entry_that_is_gone(probe: Run, run: Path, tmp_path: Pa
     assert code == 1 and said in err
 
 
-@pytest.mark.parametrize("change", [{"beat": "soon"}, {"overrides": "x"}, {"pid": None}, {"done": "3"}, {"error": 3}])
+@pytest.mark.parametrize(
+    "change", [{"beat": "soon"}, {"overrides": "x"}, {"pid": None}, {"done": "3"}, {"error": 3}, {"state": "flying"}]
+)
 def test_status_names_a_record_and_goes_on(probe: Run, tmp_path: Path, change: dict[str, object]) -> None:
     for number in range(2):
         (tmp_path / "jobs" / str(number)).mkdir(parents=True)

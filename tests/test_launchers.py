@@ -25,10 +25,10 @@ FEW = (*QUICK, "layers.towers=[lm]", "extract.positions=[last]")
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("task.negatives=random,bogus", "task.negatives=bogus: "),
-        ("extract.padding_side=left,up", "extract.padding_side=up: extract.padding_side=up is unknown"),
+        ("task.negatives=random,bogus", "mllm-probe: task.negatives=bogus is unknown"),
+        ("extract.padding_side=left,up", "mllm-probe: extract.padding_side=up is unknown"),
         ("task.no_such=1,2", "'no_such' is no setting"),
-        ("sweep.draws=100,0", "sweep.draws=0: sweep.draws=0 must be 1 to 1,000,000"),
+        ("sweep.draws=100,0", "mllm-probe: sweep.draws=0 must be 1 to 1,000,000"),
     ],
 )
 def test_settings_of_all_jobs_are_checked_before_the_first(probe: Run, tmp_path: Path, setting: str, said: str) -> None:
