@@ -8,6 +8,7 @@ with fixed times), so by default stretches of each file are read as well. Every 
 the disk is forgotten, and what it said is computed again.
 """
 
+import errno
 import hashlib
 import json
 import zlib
@@ -19,6 +20,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.paths import replacing
 
 TRUSTS = STAT, SAMPLE, CONTENT = ("stat", "sample", "content")
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 PASSED = "passed"  # of a check that has nothing to say
 STRETCHES, STRETCH = 256, 4096  # read of a file with cache.trust=sample: 1 MiB; smaller files whole
 
@@ -49,11 +51,11 @@ class Digests:
     """The one writer of the memo file; `save` keeps what was learnt.
 
     `trust`: the memo is believed of a file whose size, times and inode are those it had (stat), whose stretches are,
-    too (sample), or never (content).
+    too (sample), or never (content). `tell` is told once where it cannot be written: that costs time, and nothing else.
     """
 
-    def __init__(self, memo: Path, trust: str = SAMPLE) -> None:
-        self._memo, self._trust = memo, trust
+    def __init__(self, memo: Path, trust: str = SAMPLE, tell: Callable[[str], None] = lambda _: None) -> None:
+        self._memo, self._trust, self._tell = memo, trust, tell
         self._known: dict[str, str] = _read(memo) if memo.exists() else {}
         self._learnt: dict[str, str] = {}
         self._hashed: dict[str, tuple[str, str]] = {}  # {path: its stat and digest}, read whole by this process
@@ -89,9 +91,20 @@ class Digests:
         """Keep what was learnt, and learn what other processes have kept meanwhile."""
         if self._learnt:
             self._known = {**_kept(self._memo), **self._learnt}
-            with replacing(self._memo) as part:
-                part.write_text(json.dumps({key: _sealed(key, value) for key, value in self._known.items()}, indent=0))
+            try:
+                self._write()
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
+                self._tell(
+                    f"{self._memo} cannot be written ({error.strerror}): what is new is computed again each time"
+                )
+                self._tell = lambda _: None
         self._learnt = {}
+
+    def _write(self) -> None:
+        with replacing(self._memo) as part:
+            part.write_text(json.dumps({key: _sealed(key, value) for key, value in self._known.items()}, indent=0))
 
     def _digest(self, path: Path, checked: bool) -> str:
         if self._trust == CONTENT:
@@ -149,12 +162,12 @@ def _kept(memo: Path) -> dict[str, str]:
         return {}
 
 
-def open_digests(memo: Path, trust: str = SAMPLE, kind: type[Digests] = Digests) -> Digests:
+def open_digests(memo: Path, trust: str = SAMPLE, tell: Callable[[str], None] = lambda _: None) -> Digests:
     """A damaged memo costs time, not correctness: it is started anew. Raises ConfigError for an unknown trust."""
     if trust not in TRUSTS:
         raise ConfigError(f"cache.trust={trust} is unknown; {choices(trust, TRUSTS)}")
     try:
-        return kind(memo, trust)
+        return Digests(memo, trust, tell)
     except ValueError:
         memo.replace(memo.with_suffix(".damaged"))
-        return kind(memo, trust)
+        return Digests(memo, trust, tell)

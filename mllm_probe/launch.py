@@ -54,6 +54,7 @@ def job_name(command: str) -> str:
 def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     """Do the job in the folder that Hydra has made for it, and say which that is; `here` is Hydra's own part of the
     settings. Errors pass through."""
+    from mllm_probe.alone import alone
     from mllm_probe.config import typed
     from mllm_probe.leaving import leaving
     from mllm_probe.report.heartbeat import Heartbeat
@@ -70,7 +71,8 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
             _dispatch(job, typed(config, job, words), paths, bars)
         else:
             heart = Heartbeat(bars, paths.status, _first(command, here), partial(reason, command))
-            with leaving(heart, paths.root, here, Path(config.paths.outputs)), heart as reporter:
+            left = leaving(heart, paths.root, here, Path(config.paths.outputs))
+            with alone(paths.root), left, heart as reporter:
                 _dispatch(job, typed(config, job, words), paths, reporter)
             name_folder(paths.root)
     return paths.root

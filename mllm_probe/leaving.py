@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_probe.errors import MllmProbeError, PendingError
-from mllm_probe.paths import OutputPaths, RunPaths
+from mllm_probe.paths import MultirunPaths, OutputPaths, RunPaths
 from mllm_probe.temporaries import temporary
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mllm_probe.report.heartbeat import Heartbeat
 
 _absent: list[Path] = []
+_there: dict[Path, bytes | None] = {}
 
 
 @contextmanager
@@ -40,15 +41,40 @@ def note_absent(folder: Path) -> None:
     _absent[:] = [place for place in (folder.absolute(), *folder.absolute().parents) if not place.exists()]
 
 
+def note_before(folder: Path) -> None:
+    """Of the folder of a multirun, remember what is there, and what its files and the statuses of its jobs hold."""
+    note_absent(folder)
+    _there.clear()
+    _there.update((path, None) for path in folder.rglob("*"))
+    records = (*(path for path in folder.glob("*") if path.is_file()), *MultirunPaths(folder).statuses())
+    _there.update((path, path.read_bytes()) for path in records)
+
+
+def take_back(folder: Path) -> None:
+    """Make the folder of a multirun of which nothing was started what it was."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path not in _there:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    for path, content in _there.items():
+        if content is not None:
+            path.write_bytes(content)
+    remove_made()
+
+
+def remove_made() -> None:
+    """The folders that were made for a job or a multirun and are empty."""
+    for place in _absent:
+        with suppress(OSError):  # not empty, or gone
+            place.rmdir()
+
+
 def _clear(folder: Path, hydras: set[str]) -> None:
     """Remove the folder, and those above it that were made for it and are empty. One that holds more than a job writes
     before its work stays as it is: it was there before."""
     own = RunPaths(folder)
     if {path.name for path in folder.iterdir()} <= {*hydras, own.status.name, own.config.name, own.identity.name}:
         shutil.rmtree(folder)
-        for above in _absent:
-            with suppress(OSError):  # not empty, or gone
-                above.rmdir()
+        remove_made()
 
 
 def _point(outputs: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 Hydra calls `Multirun` through `hydra.callbacks`. The jobs themselves may run in other processes, on other machines.
 """
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,16 +12,20 @@ from typing import Any, ClassVar
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
+from mllm_probe.alone import keep
 from mllm_probe.errors import ConfigError, MllmProbeError, behind, count
 from mllm_probe.jobs import DONE, Asked, code_here, read, write
 from mllm_probe.launch import check, words_of
-from mllm_probe.leaving import note_absent
+from mllm_probe.leaving import note_absent, note_before, remove_made, take_back
 from mllm_probe.model_names import namesakes
 from mllm_probe.paths import MultirunPaths
-from mllm_probe.tools.standing import standings
+from mllm_probe.sentences import sentence
+from mllm_probe.tools.standing import BLOCKED, standings
 from mllm_probe.verbosity import QUIET, verbosity
 
 LAUNCHERS = {"BasicLauncher": "basic", "LocalLauncher": "local", "SlurmLauncher": "slurm"}
@@ -42,9 +47,10 @@ OWN = ("hydra.mode=", "hydra.sweep.dir=")  # what the command that runs jobs aga
 
 class Multirun(Callback):  # type: ignore[misc]
     """Writes multirun.json before the first job, and looks which folders Hydra will make for a job of its own.
-    `folder`: that of the multirun that this process has begun, if any."""
+    `folder`: that of the multirun that this process has begun, if any; `lock`: see alone.keep."""
 
     folder: ClassVar[Path | None] = None
+    lock: ClassVar[int] = -1
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         note_absent(Path(config.hydra.run.dir))
@@ -58,14 +64,11 @@ class Multirun(Callback):  # type: ignore[misc]
         try:
             if asked.launcher != "basic":
                 check_launcher(launcher)
-            known = check_folder(folder, asked)
             _check_jobs(config, asked)
+            known = _taken(folder, asked)
         except MllmProbeError as error:
             print(f"mllm-probe: {error}", file=sys.stderr)
             sys.exit(1)
-        for status in MultirunPaths(folder).statuses():
-            status.unlink()  # of the same jobs, which begin anew
-        write(asked, MultirunPaths(folder).asked)
         Multirun.folder = folder
         if verbosity() != QUIET:
             if known:
@@ -74,6 +77,34 @@ class Multirun(Callback):  # type: ignore[misc]
                 )
             if asked.launcher != "basic":
                 print(f"`mllm-probe status {shlex.quote(str(folder))}` shows how the jobs get on", file=sys.stderr)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Where nothing was started nothing is left."""
+        folder = Path(config.hydra.sweep.dir)
+        asked = read(Asked, MultirunPaths(folder).asked)
+        refused = asked.refused if asked and not asked.names else ""
+        if refused:
+            take_back(folder)
+        os.close(Multirun.lock)
+        if refused:
+            print(f"mllm-probe: {refused}", file=sys.stderr)
+            sys.exit(1)
+
+
+def _taken(folder: Path, asked: Asked) -> bool:
+    """Take the folder of a multirun for this process; whether it held the same one. Raises ConfigError."""
+    known = check_folder(folder, asked)
+    note_before(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        Multirun.lock = keep(folder)
+    except ConfigError:
+        remove_made()
+        raise
+    for status in MultirunPaths(folder).statuses():
+        status.unlink()  # of the same jobs, which begin anew
+    write(asked, MultirunPaths(folder).asked)
+    return known
 
 
 def check_launcher(launcher: Any) -> None:
@@ -108,10 +139,12 @@ def check_folder(folder: Path, asked: Asked) -> bool:
     if before is None or not asked.jobs or (before.command, before.jobs) != (asked.command, asked.jobs):
         raise ConfigError(f"hydra.sweep.dir={folder} holds the jobs of another sweep; name a folder of its own")
     jobs = standings(folder)
-    if going := [job for job in jobs if not job.over]:
+    if going := [job for job in jobs if not job.over or job.state == BLOCKED]:
+        arrays = dict.fromkeys(job.name.partition("_")[0] for job in going if job.name and asked.launcher == "slurm")
+        end = f"end them with `scancel {' '.join(arrays)}`, " if arrays else ""
         raise ConfigError(
             f"hydra.sweep.dir={folder} holds this very sweep, and {len(going)} of its {count(len(jobs), 'job')} are "
-            "not over; wait for them, or name another folder"
+            f"not over; wait for them, {end}or name another folder"
         )
     return True
 
@@ -121,17 +154,25 @@ def _check_jobs(config: DictConfig, asked: Asked) -> None:
     loader = GlobalHydra.instance().config_loader()
     common = set.intersection(*map(set, asked.jobs)) if len(asked.jobs) > 1 else set()
     models = []
-    for overrides in asked.jobs:
-        job = loader.load_sweep_config(config, list(overrides))
-        with open_dict(job):
-            del job["hydra"]
+    places = []
+    for number, overrides in enumerate(asked.jobs):
         try:
+            job = loader.load_sweep_config(config, list(overrides))
+            with open_dict(job):
+                job.hydra.job.num = number
+                places.append(str(job.hydra.sweep.subdir))
+                del job["hydra"]
             settings = check(asked.command, job, overrides)
-        except MllmProbeError as error:
+        except (MllmProbeError, HydraException, OmegaConfBaseException) as error:
             apart = " ".join(part for part in overrides if part not in common)
-            raise ConfigError(f"{behind(apart, str(error))}; no job was started") from error
+            raise ConfigError(f"{behind(apart, sentence(asked.command, error))}; no job was started") from error
         if model := getattr(settings, "model", None):
             models.append((model.label, vars(model)))
+    if len(set(places)) < len(places):
+        raise ConfigError(
+            f"hydra.sweep.subdir={places[0]} is one folder for several jobs; leave it out, or let it hold "
+            "${hydra.job.num}; no job was started"
+        )
     if alike := namesakes(models):
         name, setting = alike
         raise ConfigError(

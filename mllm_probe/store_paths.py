@@ -1,6 +1,7 @@
 """The names of what is stored for later: caches, and what unfinished sweeps and trainings go on from."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +128,12 @@ class GroupPaths:
         """Every file that a finished group of so many shards may hold."""
         parts = {name(number) for number in range(shards) for name in (self.shard, self.retry)}
         return {self.plan, self.provenance, self.manifest, *parts}
+
+
+def prune(words: str, outputs: Path) -> str:
+    """The command that removes of the caches in a folder outputs/ what the words say."""
+    place = "" if outputs == Path("outputs") else f" --outputs {shlex.quote(str(outputs))}"
+    return f"`{' '.join(['mllm-probe cache prune', *words.split()])}{place}`"
 
 
 def is_claim(path: Path) -> bool:

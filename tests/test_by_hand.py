@@ -34,7 +34,9 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def edited(path: Path, change: Callable[[dict], object]) -> None:
+    """By somebody who knows what he does: with digests it would be refused."""
     content = json.loads(path.read_text())
+    content.pop("digests", None)
     change(content)
     path.write_text(json.dumps(content))
 

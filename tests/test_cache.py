@@ -14,6 +14,7 @@ from safetensors import safe_open
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store
+from mllm_probe.cache.turns import clear, turn
 from mllm_probe.digests import Digests, file_digest, open_digests
 from mllm_probe.errors import CacheError
 from mllm_probe.extraction.plan import Plan
@@ -22,8 +23,9 @@ from mllm_probe.extraction.share import Work
 from mllm_probe.extraction.stream import Extraction, join
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel
+from mllm_probe.paths import OutputPaths
 from mllm_probe.sites import Key
-from mllm_probe.store_paths import CachePaths
+from mllm_probe.store_paths import CachePaths, prune
 from mllm_probe.types import Sample
 
 KEYS = [
@@ -356,3 +358,45 @@ def test_bfloat16_storage_round_trips(model: HFModel, store: Store, samples: Seq
     exact = read_states(model, model.collate(samples[:3], KEYS[3:4]), KEYS[3:4], torch.float32).values[KEYS[3]]
     assert values.dtype == torch.bfloat16
     assert np.allclose(values.float().numpy(), exact.numpy(), rtol=2**-8)
+
+
+def test_a_memo_that_cannot_be_written_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that is read-only; a full one is told as such."""
+    monkeypatch.setattr("mllm_probe.digests.replacing", lambda _: (_ for _ in ()).throw(OSError(30, "Read-only disk")))
+    (tmp_path / "file").write_text("content")
+    notes: list[str] = []
+    digests = open_digests(tmp_path / "digests.json", tell=notes.append)
+    for _ in range(2):
+        assert digests.of(tmp_path / "file") == file_digest(tmp_path / "file")
+        digests.save()
+        (tmp_path / "file").write_text("other content")
+    assert notes == [
+        f"{tmp_path}/digests.json cannot be written (Read-only disk): what is new is computed again each time"
+    ]
+    monkeypatch.setattr("mllm_probe.digests.replacing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        open_digests(tmp_path / "other.json").remembered(tmp_path / "file", "what", str)
+        digests.of(tmp_path / "file")
+        digests.save()
+
+
+def test_the_hint_names_the_outputs_that_are_not_the_usual_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prune("--damaged", Path("outputs")) == "`mllm-probe cache prune --damaged`"
+    assert prune("", Path("my disk")) == "`mllm-probe cache prune --outputs 'my disk'`"
+    monkeypatch.chdir(tmp_path)
+    for place, said in (("outputs", "--yes`"), ("other", "--yes --outputs other`")):
+        paths = OutputPaths(Path(place)).cache("id")
+        paths.group("g").root.mkdir(parents=True)
+        paths.group("g").manifest.write_text("[]")
+        with pytest.raises(CacheError, match=f"`mllm-probe cache prune --damaged {said} removes its group"):
+            Store(paths, Digests(Path("none"))).coverage()
+
+
+def test_what_is_left_of_unfinished_work_is_no_empty_folder(tmp_path: Path) -> None:
+    parts = OutputPaths(tmp_path / "outputs").parts("run")
+    with turn(parts, "fits the same sweep", Silent()):
+        (parts.root / "part").touch()
+    clear(parts)
+    assert not list(tmp_path.iterdir())

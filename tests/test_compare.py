@@ -72,8 +72,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def two(made: Path, tmp_path: Path) -> Path:
-    """The sweep: 0 and 1 are studies, 2 failed."""
-    return shutil.copytree(made / "two", tmp_path / "two")
+    """The sweep: 0 and 1 are studies, 2 failed. Their files may be edited."""
+    copied = shutil.copytree(made / "two", tmp_path / "two")
+    for path in copied.rglob("summary.json"):
+        summary(path.parent, digests={})
+    return copied
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ FLOORS = [
     {"loggers"},
     {"stages"},
     {"tools"},
-    {"leaving"},
+    {"leaving", "alone"},
     {"launch"},
     {"multirun", "launchers"},
     {"cli", "api"},

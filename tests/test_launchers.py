@@ -48,12 +48,22 @@ def asked(folder: Path, *jobs: str, command: str = "run") -> Asked:
     return Asked(command, "basic", [], [[job] for job in jobs], str(folder))
 
 
-def test_a_folder_in_use_is_refused_but_for_the_same_sweep(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused_but_for_the_same_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, same = MultirunPaths(tmp_path / "sweep"), asked(tmp_path, "data.seed=0", "data.seed=1")
     assert not check_folder(paths.root, same)
     write(same, paths.asked)
     with pytest.raises(ConfigError, match="holds this very sweep, and 2 of its 2 jobs are not over"):
         check_folder(paths.root, same)
+    with monkeypatch.context() as patch:  # blocked is over for who waits, and still in the queue
+        patch.setattr(
+            "mllm_probe.tools.standing._queue", lambda _: {f"24_{n}": ("PENDING", "BadConstraints") for n in "01"}
+        )
+        write(queued := replace(same, launcher="slurm", names=["24_0", "24_1"]), paths.asked)
+        with pytest.raises(
+            ConfigError, match="2 of its 2 jobs are not over; wait for them, end them with `scancel 24`"
+        ):
+            check_folder(paths.root, queued)
+        write(same, paths.asked)
     for n in range(2):
         write(Job("run", [f"data.seed={n}"], n, state="done", ended=now()), RunPaths(paths.root / str(n)).status)
     assert check_folder(paths.root, same)
@@ -204,4 +214,4 @@ def test_jobs_that_cannot_differ_all_end_with_results(probe: Run, checkpoint: Pa
     code, _, err = probe("run", "-m", *args, "extract.workers=1,2")
     assert code == 0, err
     scores = [(tmp_path / "sweep" / n / "scores.csv").read_bytes() for n in "01"]
-    assert len(set(scores)) == 1 and not list(tmp_path.glob("outputs/unfinished/*"))
+    assert len(set(scores)) == 1 and not (tmp_path / "outputs" / "unfinished").exists()

@@ -1,13 +1,21 @@
 """A refused command leaves no folder, and `latest` is what ran last."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import QUICK, Run
 from PIL import Image
 
-from mllm_probe.errors import ProbeError
+from mllm_probe.alone import alone
+from mllm_probe.api import run
+from mllm_probe.errors import ConfigError, ProbeError
+from mllm_probe.jobs import Job, write
+from mllm_probe.leaving import note_before, take_back
+from mllm_probe.paths import RunPaths
 
 REFUSED = {  # {what is wrong: words, what is said of them}
     "a number": (("layers.stride=0",), "layers.stride=0 must be 1 or more"),
@@ -126,3 +134,108 @@ def test_what_failed_at_its_work_keeps_its_folder(probe: Run, tmp_path: Path, mo
     assert code == 1 and "no curve" in err
     latest = tmp_path / "outputs" / "latest"
     assert json.loads((latest / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    "setting", ["hydra.run.dir=", "hydra.run.dir=' '", "hydra.sweep.dir=", "hydra.sweep.subdir=''"]
+)
+def test_a_folder_without_a_name_is_refused(probe: Run, tmp_path: Path, setting: str) -> None:
+    """It would be the folder where the command was typed."""
+    sweep = ("-m",) * setting.startswith("hydra.sweep")
+    code, _, err = probe("inspect", *sweep, *QUICK, "n=1", setting)
+    assert (
+        code == 1
+        and f"mllm-probe: {setting.partition('=')[0]}='' must not be empty" in err
+        and not list(tmp_path.iterdir())
+    )
+
+
+def test_neither_is_it_taken_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="hydra.run.dir='' must not be empty"):
+        run(*QUICK, out="", quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("probe=logistic,nosuch",), "mllm-probe: probe=nosuch is unknown; "),
+        (("sweep.draws=50,few",), "mllm-probe: sweep.draws=few must be a whole number"),
+        (("data.seed=0,1", "hydra.sweep.subdir=all"), "hydra.sweep.subdir=all is one folder for several jobs"),
+    ],
+)
+def test_a_refused_multirun_leaves_nothing(probe: Run, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    code, _, err = probe("run", "-m", *QUICK, *words, "hydra.sweep.dir=deep/sweep")
+    assert code == 1 and said in err and "no job was started" in err and not list(tmp_path.iterdir()), err
+
+
+def test_another_command_in_the_folder_is_told_before_any_work(probe: Run, tmp_path: Path) -> None:
+    """Whether it holds the folder, or says from another machine that it is at work there."""
+    own = tmp_path / "own"
+    own.mkdir()
+    status = RunPaths(own).status
+    words = ("inspect", *QUICK, "n=1", "hydra.run.dir=own")
+    with alone(own):
+        code, _, err = probe(*words)
+        assert (
+            code == 1 and f"mllm-probe: another command writes to {own}; wait until it is over, or name another" in err
+        )
+    write(Job("inspect", [], host="elsewhere"), status)
+    before = status.read_bytes()
+    code, _, err = probe(*words)
+    assert code == 1 and f"another command (process {os.getpid()} on elsewhere) writes to {own}; wait" in err
+    assert status.read_bytes() == before, "it is the other's"
+    write(Job("inspect", [], host="elsewhere", beat="2020-01-01T00:00:00+00:00"), status)
+    assert probe(*words)[0] == 0, "it has died"
+    assert probe(*words)[0] == 0, "it is over"
+
+
+def test_a_job_that_slurm_starts_again_goes_on_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(Job("run", [], host="elsewhere", slurm="24"), RunPaths(tmp_path).status)
+    monkeypatch.setenv("SLURM_JOB_ID", "24")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    with alone(tmp_path):
+        pass
+    monkeypatch.setattr("mllm_probe.tools.standing._queue", lambda _: {"24": ("RUNNING", "None")})
+    monkeypatch.setenv("SLURM_JOB_ID", "25")
+    with pytest.raises(ConfigError, match=r"another command \(job 24 on elsewhere\)"), alone(tmp_path):
+        pass
+
+
+def test_a_multirun_holds_its_folder_until_it_ends_or_is_killed(probe: Run, tmp_path: Path) -> None:
+    holds = "import time; from pathlib import Path; from mllm_probe.alone import keep; place = keep(Path('own'))"
+    (tmp_path / "own").mkdir()
+    words = ("inspect", "-m", *QUICK, "n=1,2", "hydra.sweep.dir=own")
+    command = [sys.executable, "-c", f"{holds}; print('held', flush=True); time.sleep(600)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        code, _, err = probe(*words)
+        other.kill()
+    assert code == 1 and "mllm-probe: another command writes to own; wait until" in err
+    assert not list((tmp_path / "own").iterdir())
+    assert [probe(*words)[0] for _ in range(2)] == [0, 0]
+
+
+def test_a_refused_launch_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "sweep"
+
+    def launched() -> None:
+        (folder / ".submitit").mkdir(parents=True)
+        (folder / ".submitit" / "job.pkl").touch()
+        (folder / "multirun.yaml").write_text("anew")
+
+    note_before(folder)
+    launched()
+    take_back(folder)
+    assert not list(tmp_path.iterdir())
+    status = RunPaths(folder / "0").status
+    status.parent.mkdir(parents=True)
+    status.write_text("done")
+    (folder / "multirun.yaml").write_text("old")
+    note_before(folder)
+    status.unlink()
+    launched()
+    take_back(folder)
+    left = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert left == {"0/status.json": "done", "multirun.yaml": "old"} and not (folder / ".submitit").exists()

@@ -189,7 +189,9 @@ def test_checksums_are_of_every_tensor(shard: tuple[Callable[[], Store], Path]) 
 def test_a_manifest_that_is_none_is_one_sentence(shard: tuple[Callable[[], Store], Path], text: str) -> None:
     again, path = shard
     (path.parent / "manifest.json").write_text(text)
-    with pytest.raises(CacheError, match=r"manifest.json is damaged \(.*\); `mllm-probe cache prune --damaged --yes`"):
+    with pytest.raises(
+        CacheError, match=r"manifest.json is damaged \(.*\); `mllm-probe cache prune --damaged --yes --outputs /"
+    ):
         again().coverage()
 
 

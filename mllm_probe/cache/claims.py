@@ -127,8 +127,8 @@ class Claims:
         """Give all up, and remove the folders that hold nothing else."""
         for paths, number in list(self._held):
             self.release(paths, number)
-            with suppress(OSError):
-                for folder in (paths.root, *paths.root.parents[:2]):  # group, groups, cache
+            for folder in (paths.root, *paths.root.parents[:2]):  # group, groups, cache
+                with suppress(OSError):  # gone already, or not empty
                     folder.rmdir()
 
     def _beat(self) -> None:

@@ -33,7 +33,7 @@ from mllm_probe.entries import check_entries, read_object
 from mllm_probe.errors import CacheError, few
 from mllm_probe.paths import replacing
 from mllm_probe.sites import Key
-from mllm_probe.store_paths import CachePaths, GroupPaths
+from mllm_probe.store_paths import CachePaths, GroupPaths, prune
 
 if TYPE_CHECKING:
     import torch
@@ -248,9 +248,14 @@ def _json(path: Path, entries: Mapping[str, type] | None = None) -> dict[str, An
 
 def _damaged(path: Path, why: object) -> CacheError:
     return CacheError(
-        f"{path} is damaged ({why}); `mllm-probe cache prune --damaged --yes` removes its group, and the same command "
-        "extracts it again"
+        f"{path} is damaged ({why}); {prune('--damaged --yes', _outputs(path))} removes its group, and the same "
+        "command extracts it again"
     )
+
+
+def _outputs(path: Path) -> Path:
+    """The folder whose cache/IDENTITY/groups/GROUP holds a file."""
+    return path.parents[4] if len(path.parents) > 4 else path.parent
 
 
 def write_json(path: Path, content: Any, indent: int | None = 1) -> None:

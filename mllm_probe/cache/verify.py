@@ -14,17 +14,18 @@ from mllm_probe.store_paths import is_claim
 from mllm_probe.temporaries import is_temporary
 from mllm_probe.types import digest
 
-REPEAT = "the run that made it, repeated, extracts it again; `mllm-probe cache prune --damaged` removes its group"
-PRUNE = "`mllm-probe cache prune --damaged` removes its group, and the run that made it, repeated, extracts it again"
+REPEAT = "the run that made it, repeated, extracts it again; {damaged} removes its group"
+PRUNE = "{damaged} removes its group, and the run that made it, repeated, extracts it again"
 ANEW = "delete it, and the next extraction into this cache writes it again"
-SWEEP = "`mllm-probe cache prune` removes it once it is an hour old"
+SWEEP = "{prune} removes it once it is an hour old"
 ENTRIES = {"shards", "keys", "samples", "joined", "retries", "provenance"}  # of a manifest
 STRAY = "nothing reads it; move it elsewhere, or delete it"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A file that is not as it should be, and what mends it. `group` is the one that it makes unusable."""
+    """A file that is not as it should be, and what mends it, where {prune} and {damaged} are commands. `group` is the
+    one that it makes unusable."""
 
     path: Path
     what: str

@@ -1,7 +1,6 @@
 """A cache as a reader sees it: which keys and samples it holds, and their rows. Writes the memo of digests alone."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -13,18 +12,10 @@ import numpy as np
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.upkeep import Cache
-from mllm_probe.digests import Digests, open_digests
+from mllm_probe.digests import open_digests
 from mllm_probe.errors import CacheError
 from mllm_probe.sites import TOWERS, Key
 from mllm_probe.store_paths import CachePaths
-
-
-class _Reader(Digests):
-    """A memo that may lie where this user may not write."""
-
-    def save(self) -> None:
-        with suppress(OSError):
-            super().save()
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class CacheView:
     @cached_property
     def _store(self) -> Store:
         paths = CachePaths(self.folder)
-        return Store(paths, open_digests(paths.digests, kind=_Reader))
+        return Store(paths, open_digests(paths.digests))
 
     @cached_property
     def _coverage(self) -> Coverage:

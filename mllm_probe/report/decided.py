@@ -15,6 +15,7 @@ from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths, replacing
 from mllm_probe.report.predictions import Scored, by_label, load_scored
 from mllm_probe.report.readback import damaged, read_table
+from mllm_probe.report.sealed import check_sealed
 from mllm_probe.score import ASKED, TOLD
 
 if TYPE_CHECKING:
@@ -95,9 +96,11 @@ def load_predictions(paths: RunPaths) -> "pd.DataFrame":
 
     if paths.decided("parquet").is_file():
         try:
-            return pd.read_parquet(paths.decided("parquet"))
+            found = pd.read_parquet(paths.decided("parquet"))
         except (ImportError, OSError, ValueError) as error:
             raise damaged(paths.decided("parquet"), error) from error
+        check_sealed(paths.decided("parquet"))
+        return found
     path = paths.decided("csv")
     if not path.is_file():
         raise DataError(f"{path} does not exist; repeat the run with this release, its cache still serves")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.errors import DataError
+from mllm_probe.report.sealed import check_sealed
 from mllm_probe.stats.measures import weighed_alike
 from mllm_probe.types import digest
 
@@ -103,6 +104,7 @@ def opened(path: Path) -> Iterator[Any]:
         raise DataError(f"{path} does not exist; repeat the sweep, its cache still serves")
     try:
         with safe_open(path, framework="np") as file:
+            check_sealed(path)
             yield file
     except SafetensorError as error:
         raise DataError(f"{path} is damaged ({error}); repeat the sweep, its cache still serves") from error

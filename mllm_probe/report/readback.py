@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.cells import bare
 from mllm_probe.entries import check_entries, read_object
 from mllm_probe.errors import DataError, count, first_line
+from mllm_probe.report.sealed import check_sealed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,7 @@ def read_entries(path: Path, kinds: Mapping[str, Any], optional: Collection[str]
         check_entries(found, {name: kind for name, kind in kinds.items() if name in found or name not in optional})
     except ValueError as error:
         raise damaged(path, error) from error
+    check_sealed(path)
     return found
 
 
@@ -72,6 +74,7 @@ def read_table(
             wrong = values[pd.to_numeric(values, errors="coerce").isna()]
             if len(wrong):
                 raise damaged(path, f"{wrong.iloc[0]!r} in column {name} is no number")
+    check_sealed(path)
     return table
 
 

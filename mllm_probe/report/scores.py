@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.cells import cell
 from mllm_probe.entries import NUMBER
 from mllm_probe.errors import DataError
-from mllm_probe.paths import replacing
+from mllm_probe.paths import RunPaths, replacing
 from mllm_probe.report.readback import read_entries, read_table
+from mllm_probe.report.sealed import SEALS
 from mllm_probe.score import Score
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ CHOSEN = {str: {"site": str, "value": NUMBER, "low": BOUND, "high": BOUND}}
 GAP = dict.fromkeys(("value", "low", "high", "p_adjusted"), BOUND)
 ORDER = {"position": str, "verdict": str, "dci_over_sci": GAP, "sci_over_final": GAP}
 SUMMARY: dict[str, Any] = {  # what is read of it; those of older releases have less
+    SEALS: {str: str},
     **dict.fromkeys(("run", "cache", "model", "dataset", "task", "metric", "fingerprint"), str),
     **{name: [str] for name in ("guards", "intervals", "skipped", "pictures_in")},
     **dict.fromkeys(("provenance", "versions", "extraction", "seconds"), dict),
@@ -56,10 +58,12 @@ SUMMARY: dict[str, Any] = {  # what is read of it; those of older releases have 
 
 
 class ScoreFile:
-    """Appends rows and flushes after each batch, so that a crash keeps what was done."""
+    """Appends rows and flushes after each batch, so that a crash keeps what was done. The summary of an earlier run in
+    the folder, which told of other rows, goes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        RunPaths(path.parent).summary.unlink(missing_ok=True)
         with path.open("w", newline="") as handle:
             csv.writer(handle).writerow(COLUMNS)
 

@@ -18,6 +18,7 @@ from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.alignment import best_layers
 from mllm_probe.report.scores import ScoreFile, load_scores
+from mllm_probe.report.sealed import sealed
 from mllm_probe.report_settings import FIGURES
 from mllm_probe.score import NOT_APPLICABLE
 from mllm_probe.settings import RANDOM
@@ -62,7 +63,8 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     ScoreFile(paths.alignment).replace(corrected([*alignment.baselines(), *rows]))
     best = best_layers(load_scores(paths.alignment))
     extraction = [side.attempts.summed(one) for side, one in zip((pictures, texts), done, strict=True)]
-    write_json(paths.summary, {**alignment.facts, "extraction": extraction, "best": best})
+    told = {**alignment.facts, "extraction": extraction, "best": best}
+    write_json(paths.summary, sealed(paths.summary, told, [paths.alignment]))
     for place in kept:
         clear(place)
     show_alignment(paths, reporter, config.report)

@@ -11,7 +11,8 @@ import numpy as np
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.cells import cell
-from mllm_probe.paths import replacing
+from mllm_probe.paths import RunPaths, replacing
+from mllm_probe.report.sealed import sealed
 from mllm_probe.score import BY_DESIGN, Score
 from mllm_probe.sites import Site
 from mllm_probe.stages.examples import below, folder_of
@@ -39,13 +40,13 @@ def _places(ready: Prepared, run: Path) -> list[str]:
     return [str(folder), below(run, folder)]
 
 
-def save_summary(
-    path: Path, ready: Prepared, scores: Sequence[Score], metric: str, more: Mapping[str, Any]
+def summarised(
+    run: Path, ready: Prepared, scores: Sequence[Score], metric: str, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The run in a few numbers; the only file that holds clock times."""
+    """The run in a few numbers; the only file of its folder `run` that holds clock times."""
     positions = dict.fromkeys(key.position for key in ready.keys)
     headline = [s for s in scores if s.metric == metric]
-    summary = {
+    return {
         "run": scores[0].run,
         "cache": ready.identity.digest,
         "model": ready.config.model.label,
@@ -54,7 +55,7 @@ def save_summary(
         "metric": metric,
         "answers": list(bound(ready.config.extract.answers, ready.examples)) or None,
         "pictures": len(ready.collection.pictures),
-        "pictures_in": _places(ready, path.parent),
+        "pictures_in": _places(ready, run),
         "skipped": [*ready.collection.skipped, *ready.examples.skipped],
         "labels": {"names": list(ready.examples.names), "said": list(ready.examples.said)},
         "samples": len(ready.examples.samples),
@@ -66,8 +67,16 @@ def save_summary(
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         **more,
     }
-    write_json(path, summary)
-    return summary
+
+
+def save_summary(paths: RunPaths, summary: Mapping[str, Any]) -> None:
+    """Written last, with the digests of the files that it tells of."""
+    numbers, texts = (
+        (paths.scores, paths.tests, paths.splits),
+        (paths.examples, *map(paths.decided, ("csv", "parquet"))),
+    )
+    files = (*numbers, paths.predictions, paths.probes, *texts)
+    write_json(paths.summary, sealed(paths.summary, summary, files))
 
 
 def _is_final(score: Score) -> bool:

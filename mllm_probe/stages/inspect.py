@@ -42,7 +42,7 @@ def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None
     if said := needs(config.model, weights=False):
         reporter.note(said)
     checkpoint = find_checkpoint(config.model, weights=False)
-    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust)
+    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust, reporter.note)
 
     @cache
     def made() -> "Blueprint":

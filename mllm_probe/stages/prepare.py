@@ -112,7 +112,7 @@ def prepare(
         reporter.note(size)
     checkpoint = find_checkpoint(config.model)
     outputs = OutputPaths(Path(config.paths.outputs))
-    digests = open_digests(outputs.digests, config.cache.trust)
+    digests = open_digests(outputs.digests, config.cache.trust, reporter.note)
     identity = identified(config, checkpoint, digests)
     store = Store(outputs.cache(identity.digest), digests)
     store.tidy()

@@ -21,6 +21,7 @@ from mllm_probe.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
 from mllm_probe.stages.attempts import Attempts
+from mllm_probe.store_paths import prune
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.types import Collection, Examples
@@ -73,7 +74,8 @@ class Prepared:
             root = self.store.paths.root
             raise CacheError(
                 f"a manifest in {root} is damaged: its provenance does not describe a model ({error!r}); "
-                f"`mllm-probe cache prune {root.name} --yes` removes this cache, and the same command fills it again"
+                f"{prune(f'{root.name} --yes', root.parents[1])} removes this cache, and the same command fills it "
+                "again"
             ) from error
 
     @cached_property

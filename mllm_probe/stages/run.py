@@ -11,6 +11,7 @@ from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.protocols import Reporter
 from mllm_probe.report.scores import load_scores
+from mllm_probe.report.sealed import sealed
 from mllm_probe.report.study import study_headline
 from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import ExtractSettings
@@ -78,7 +79,7 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     told = [
         study_headline(load_scores(own.scores), one.summary, position) for own, one in zip(sides, swept, strict=True)
     ]
-    write_json(paths.study, {**judged, "headlines": [one for one in told if one]})
+    write_json(paths.study, sealed(paths.study, {**judged, "headlines": [one for one in told if one]}, []))
     for one in swept:
         one.clear()
     show_study(paths, reporter, config.report)

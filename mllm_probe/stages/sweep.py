@@ -25,7 +25,7 @@ from mllm_probe.score import Score
 from mllm_probe.sites import Key
 from mllm_probe.stages.analyses import Analyses
 from mllm_probe.stages.answers import answers
-from mllm_probe.stages.artifacts import save_splits, save_summary
+from mllm_probe.stages.artifacts import save_splits, save_summary, summarised
 from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
 from mllm_probe.stages.by_design import QUESTION_ONLY
 from mllm_probe.stages.checks import check_probe, check_reads
@@ -128,9 +128,10 @@ def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, 
         "seconds": times,
         "extraction": dict(extraction),
     }
-    summary = save_summary(paths.summary, ready, scores, scoring.headline, more)
+    summary = summarised(paths.root, ready, scores, scoring.headline, more)
     save_examples(paths, ready, bench.scored, summary)
     save_decided(paths, bench, summary, reporter)
+    save_summary(paths, summary)
     return Swept(summary, comparisons.curves, parts.clear)
 
 

@@ -25,6 +25,7 @@ from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Reporter
 from mllm_probe.report.rows import save_rows
+from mllm_probe.report.sealed import sealed
 from mllm_probe.report.training import save_losses, show_training
 from mllm_probe.settings import DEVICES
 from mllm_probe.stages.after import follow, followers
@@ -54,7 +55,7 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
     if size := needs(config.model):
         reporter.note(size)
     outputs = OutputPaths(Path(config.paths.outputs))
-    digests = open_digests(outputs.digests, config.cache.trust)
+    digests = open_digests(outputs.digests, config.cache.trust, reporter.note)
     learnt, held = _pictures(config, outputs, digests, reporter)
     planned = _material(config, target, learnt, held)
     _tell_memory(planned, target, reporter)
@@ -80,7 +81,8 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
         apprentice.save(paths.checkpoint)
     probed = target.probed.format(model=words_for(config.model.path, config.model.bundled, config.model.hub_id))
     known = {"run": run, "target": target.name, **target.told, "seed": config.train.seed, "unit": target.unit}
-    write_json(paths.summary, {**known, "probed": probed, **_judged(rows)})
+    told = {**known, "probed": probed, **_judged(rows)}
+    write_json(paths.summary, sealed(paths.summary, told, [paths.losses, paths.held_out]))
     show_training(paths, reporter)
     follow(following, target.probed.rpartition(".")[2], config.model, paths, reporter)
     clear(state)

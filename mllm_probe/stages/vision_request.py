@@ -105,7 +105,7 @@ def ask(config: VisionScoreConfig, reporter: Reporter) -> Asked:
     names = [one.name for one in chosen]
     _check_names(config, names)
     outputs = OutputPaths(Path(config.paths.outputs))
-    digests = open_digests(outputs.digests, config.cache.trust)
+    digests = open_digests(outputs.digests, config.cache.trust, reporter.note)
     pairs, skipped = _pairs(config)
     for row in skipped:
         reporter.note(f"skipped: {row}")

@@ -22,6 +22,7 @@ from mllm_probe.digests import Digests, open_digests
 from mllm_probe.errors import CacheError, count
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.report.progress import RichReporter
+from mllm_probe.store_paths import prune
 from mllm_probe.tools.listing import day, gigabytes, list_caches, list_groups
 from mllm_probe.tools.why import why
 
@@ -89,9 +90,9 @@ def _verify(given: argparse.Namespace) -> None:
     if not chosen:
         _say_none(outputs)
         return
-    digests = open_digests(outputs.digests)
+    digests = open_digests(outputs.digests, tell=print)
     findings = _findings(chosen, digests)
-    _print_findings(findings)
+    _print_findings(findings, outputs)
     digests.save()
     groups = sum(len(cache.finished) for cache in chosen)
     checked = f"{count(groups, 'finished group')} in {count(len(chosen), 'cache')}"
@@ -122,13 +123,14 @@ def _findings(caches: Sequence[Cache], digests: Digests) -> list[Finding]:
         return [finding for cache in caches for finding in verify(cache, digests, advance)]
 
 
-def _print_findings(findings: Iterable[Finding]) -> None:
+def _print_findings(findings: Iterable[Finding], outputs: OutputPaths) -> None:
     """By what mends them, since one remedy often serves many files."""
+    commands = {"prune": prune("", outputs.root), "damaged": prune("--damaged", outputs.root)}
     remedies: dict[str, list[Finding]] = {}
     for finding in findings:
         remedies.setdefault(finding.mend, []).append(finding)
     for remedy, here in remedies.items():
-        print(f"{remedy}:")
+        print(f"{remedy.format(**commands)}:")
         for finding in here:
             print(f"  {finding.path} {finding.what}")
 

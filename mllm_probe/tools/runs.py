@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.dotted import flat
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
+from mllm_probe.report.answers import load_tests
 from mllm_probe.report.figures import blocks, headline, real
 from mllm_probe.report.predictions import Scored, load_scored
 from mllm_probe.report.readback import REPEAT, blamed, read_config
@@ -150,7 +151,7 @@ def _loaded(paths: RunPaths) -> FinishedRun:
             f"{paths.summary} lacks the entry '{absent[0]}': it was cut or edited, or is of an older release; {REPEAT}"
         )
     found = FinishedRun(paths, load_scores(paths.scores), summary, flat(read_config(paths.config)))
-    _ = found.level
+    _ = found.level, load_tests(paths.tests)
     return found
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.jobs import DONE, FAILED, INCOMPLETE, PENDING, RUNNING, STOPPED, Asked, Job, now, read
+from mllm_probe.jobs import DONE, FAILED, INCOMPLETE, PENDING, RUNNING, STOPPED, Asked, Job, now, read, slurm_id
 from mllm_probe.paths import MultirunPaths
 
 LOST = "lost"
@@ -147,6 +147,14 @@ def _queued(name: str, queue: Queue) -> tuple[str, str]:
     if mend := MENDS.get(reason):
         return BLOCKED, f"SLURM never starts it ({reason}): `scancel` it, and change hydra.launcher.{mend}"
     return PENDING, "" if reason == "None" else f"SLURM's reason is {reason}"
+
+
+def writer(status: Path) -> Job | None:
+    """The job that says there that it is at work, where it lives; none where that is an earlier start of this job."""
+    job = read(Job, status)
+    if job is None or job.ended or (job.slurm and job.slurm == slurm_id()):
+        return None
+    return job if _living(job, _queue([job.slurm]))[0] != LOST else None
 
 
 def seconds(earlier: str, later: str) -> float:
