@@ -75,7 +75,7 @@ def two(made: Path, tmp_path: Path) -> Path:
     """The sweep: 0 and 1 are studies, 2 failed. Their files may be edited."""
     copied = shutil.copytree(made / "two", tmp_path / "two")
     for path in copied.rglob("summary.json"):
-        summary(path.parent, digests={})
+        summary(path.parent)
     return copied
 
 
@@ -95,7 +95,7 @@ def changed(run: Path, **fields: Any) -> Path:
 
 def summary(folder: Path, **fields: Any) -> Path:
     path = RunPaths(folder).summary
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "digests": {}, **fields}))
     return folder
 
 
