@@ -60,7 +60,13 @@ class PendingError(MllmProbeError):
 
 def count(number: int, name: str) -> str:
     """`1 key`, `2 keys`."""
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+    return f"{number} {name if number == 1 else plural(name)}"
+
+
+def plural(name: str) -> str:
+    """`keys`, `groups (patient)`."""
+    word, bracket, rest = name.partition(" (")
+    return f"{word}s{bracket}{rest}"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """How results are shown: the settings under `report` of `run` and of `report`. Changes no number."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mllm_probe.errors import ConfigError, choices
@@ -55,12 +55,7 @@ class ReportSettings:
         for tower in self.towers or ():
             if tower not in TOWERS:
                 raise ConfigError(f"report.towers names the unknown tower '{tower}'; {choices(tower, TOWERS)}")
-        size = self.size
-        if size is not None and (len(size) != 2 or not all(SMALLEST <= inches <= LARGEST for inches in size)):
-            raise ConfigError(
-                f"report.size={size} must be width and height in inches, each from {SMALLEST} to {LARGEST}, as "
-                "report.size=[7,4] is"
-            )
+        check_size(self.size, f"report.size={self.size}", "report.size=[7,4]")
 
     def check_followed(self, *followed: str) -> None:
         """Raises ConfigError for a setting that results, which follow those named, do not follow."""
@@ -77,6 +72,14 @@ class ReportSettings:
                     raise ConfigError(
                         f"report.{name} names '{one}', which this run does not read; {choices(one, read)}"
                     )
+
+
+def check_size(size: Sequence[float] | None, named: str, example: str) -> None:
+    """Raises ConfigError unless it is width and height in inches, or None."""
+    if size is not None and (len(size) != 2 or not all(SMALLEST <= inches <= LARGEST for inches in size)):
+        raise ConfigError(
+            f"{named} must be width and height in inches, each from {SMALLEST} to {LARGEST}, as {example} is"
+        )
 
 
 DEFAULT = ReportSettings()

@@ -18,6 +18,7 @@ import pytest
 from conftest import Run
 from matplotlib.figure import Figure
 from pages import Markup
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest, norm
 
@@ -345,10 +346,8 @@ def test_other_data_is_refused_and_compared_only_without_pairs(probe: Run, made:
     others = ("two/0/global", "two/1/global", str(made / "seeded"))
     code, _, err = probe("compare", *others, "--out", "o")
     assert code == 1 and not Path("o").exists()
-    said = (
-        r"not all runs of entailment were scored on the data of two/0/global: \S+/seeded has other decisions \(120, of "
-    )
-    assert re.search(said, err), err
+    said = r"scored on the data of two/0/global \(scenes\): \S+/seeded has other decisions \(120, of "
+    assert "not all runs of entailment were" in err and re.search(said, err), err
     code, out, _ = probe("compare", *others, "--anyway", "--out", "o", "--baseline", "two/0/global")
     assert code == 0 and "it is not said which may be the best" in out
     ranks = ranked(Path("o")).loc["entailment", "mean_text"]
@@ -361,7 +360,7 @@ def test_other_data_is_refused_and_compared_only_without_pairs(probe: Run, made:
     [
         ("labels", r"two/1/global has other labels \(of 1 decisions\)"),
         ("test", r"two/1/global has another test split \(of 1 decisions\)"),
-        ("groups", r"two/1/global has other groups of pictures \(of 1 decisions\)"),
+        ("groups", r"two/1/global has other groups \(of 1 decisions\)"),
         ("decisions", r"two/1/global has other decisions \(118, of which 117 are shared\)"),
     ],
 )
@@ -373,6 +372,60 @@ def test_how_data_differs_is_said(probe: Run, two: Path, field: str, said: str) 
     assert code == 1 and re.search(said, err), err
     both, _ = labelled([load_run(RunPaths(two / job / "global")) for job in "01"])
     assert [row.difference for row in ranking(both, "last")] == [None, None], "no pairs anyway"
+
+
+def elsewhere(run: Path, dataset: str, **fields: Any) -> Path:
+    """A run that was tested on data of another name."""
+    paths = RunPaths(changed(run, **fields))
+    table = pd.read_csv(paths.scores, dtype=str, keep_default_na=False).assign(dataset=dataset)
+    table.to_csv(paths.scores, index=False)
+    return summary(run, dataset=dataset)
+
+
+def test_other_test_sets_are_side_by_side_by_their_names(probe: Run, two: Path) -> None:
+    """One model, trained on the same pictures, tested on others: two curves of one panel, and no difference."""
+    test = load_scored(two / "0/global/predictions.safetensors").test
+    shutil.copytree(two / "0/global", away := two.parent / "away")
+    elsewhere(away, "scenes -> mine", test=(not test[0], *test[1:]))
+    code, out, err = probe("compare", "two/0/global", str(away), "--out", "o", "--size", "5", "4")
+    assert code == 0, err
+    assert "entailment on scenes, entailment on scenes -> mine: side by side, without differences" in err
+    page = Markup(Path("o/report.html"))
+    names = {trace["name"] for trace in page.charts["mini"]["data"] if "customdata" in trace}
+    assert names == {f"entailment on {data} at last, accuracy" for data in ("scenes", "scenes -&gt; mine")}
+    assert pd.read_csv("o/ranking.csv").empty and "nor those of different data sets" in " ".join(out.split())
+    assert Image.open("o/all_tasks.png").size == (5 * 160, 4 * 160)
+    code, out, err = probe("compare", "two/0/global", str(away), "--anyway", "--out", "o")
+    assert code == 0, err
+    assert set(ranked(Path("o")).loc["entailment", "last"].index) == {"mini scenes", "mini scenes -> mine"}
+    elsewhere(away, "scenes")
+    code, _, err = probe("compare", "two/0/global", str(away))
+    assert code == 1 and "has another test split (of 1 decisions); repeat" in err, "one name is one data set"
+
+
+def test_a_measure_is_chosen(probe: Run, two: Path) -> None:
+    code, out, err = probe("compare", "two/0", "two/1", "--metric", "auroc", "--size", "4", "3", "--out", "o")
+    assert code == 0, err
+    ranks = ranked(Path("o"))
+    assert set(ranks.metric) == {"auroc"}
+    for (task, position, label), row in ranks.iterrows():
+        run = two / ("0" if label == "mini" else "1") / ("global" if task == "entailment" else "local")
+        assert row.site == json.loads((run / "summary.json").read_text())["chosen"][position]["site"]
+        table = load_scores(run / "scores.csv")
+        rows = table[(table.metric == "auroc") & (table.site == row.site) & (table.position == position)]
+        rows = rows[(rows.seed == "all") & (rows.split == "test") & (rows.subset == "") & (rows.control == "")]
+        assert rows[rows.probe == "logistic"].value.tolist() == [row.value]
+        assert task == "objects" or f"{row.value:.3f}" in out
+    said = " ".join(out.split())
+    assert "AUROC" in said and "layers are those that validation chose by accuracy" in said
+    assert "may be the best is told by accuracy, which the sweep selected by" in said
+    assert Image.open("o/entailment.png").size == (4 * 160, 3 * 160)
+    for more, message in (
+        (("--metric", "r2"), "--metric r2 was not measured in two/0/global; choose one of: accuracy, auroc"),
+        (("--size", "0", "3"), "--size 0 3 must be width and height in inches, each from 1 to 40, as --size 7 4 is"),
+    ):
+        code, _, err = probe("compare", "two/0", *more, "--out", "n")
+        assert code == 1 and message in err and not Path("n").exists(), err
 
 
 def test_rows_that_only_one_run_read_make_no_pairs(runs: list[FinishedRun], tmp_path: Path) -> None:

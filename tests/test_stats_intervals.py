@@ -268,8 +268,8 @@ def test_bad_rows_are_named() -> None:
 
 
 def test_few_test_pictures_are_spoken_of() -> None:
-    assert guards.few_pictures(30) is None
-    said = guards.few_pictures(29)
+    assert guards.few_groups(30, "pictures") is None
+    said = guards.few_groups(29, "pictures")
     assert said and said.startswith("29 test pictures")
 
 

@@ -14,6 +14,7 @@ from mllm_probe import units
 from mllm_probe.report.against import against
 from mllm_probe.report.beside import beside
 from mllm_probe.report.figures import headline_metric
+from mllm_probe.report.group_words import many_of
 from mllm_probe.report.readback import read_table
 from mllm_probe.report.shapes import beyond, p_said, shape_said, shape_why
 from mllm_probe.score import ALPHA, BY_DESIGN
@@ -178,7 +179,9 @@ class Reading:
         if self.compared:
             detail.append(f"may be the best block ({self.level}): {listed(self.among, self.blocks)}")
         if self.among and self.site not in self.among:
-            detail.append(f"{self.site} is not among them: validation chose another than the test pictures do")
+            detail.append(
+                f"{self.site} is not among them: validation chose another than the test {many_of(self.scores)} do"
+            )
         for test, floor in (("above_chance", "chance"), ("floor", "the best constant answer")):
             for row in self.rows(test).itertuples():
                 if row.site == self.site:
@@ -209,7 +212,9 @@ class Reading:
         nearest = rivals.iloc[0]
         said = f"{self.gap(nearest)} against {nearest.other}, the best of the others"
         if not self.compared:
-            return Answer("By how much?", said, ("not tested: a label is too rare among the test pictures",))
+            return Answer(
+                "By how much?", said, (f"not tested: a label is too rare among the test {many_of(self.scores)}",)
+            )
         others = f"{len(rivals)} other blocks" if len(rivals) > 1 else "the other block"
         detail = [f"above {self._counted(told['above'])} of {others} (Holm)"]
         detail += [f"not told apart from {self._counted(told[''])}"] if told[""] else []

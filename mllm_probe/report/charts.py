@@ -33,6 +33,7 @@ from mllm_probe.report.figures import (
     real,
     words,
 )
+from mllm_probe.report.group_words import many_of
 from mllm_probe.report.heatmaps import SCALES
 from mllm_probe.report.heatmaps import TITLES as MEASURES
 
@@ -46,7 +47,7 @@ LINES = {name: (colour, "dot") for name, (colour, _) in DASHES.items()} | {
 }
 HOVER = (
     "%{{x}}<br><b>%{{y:{0}}}</b> [%{{customdata[0]:{0}}}, %{{customdata[1]:{0}}}]<br>"
-    "%{{customdata[2]}} decisions on %{{customdata[3]}} pictures"
+    "%{{customdata[2]}} decisions on %{{customdata[3]}} {1}"
 )
 FLOOR = "<b>%{{y:{0}}}</b>"
 BOUNDED = f"{FLOOR} [%{{{{customdata[0]:{{0}}}}}}, %{{{{customdata[1]:{{0}}}}}}]"
@@ -98,7 +99,7 @@ def _chart(name: str, data: list[Any], sites: "pd.DataFrame", metric: str) -> Ch
             "title": {"text": "layer"},
             "tickangle": -45,
         },
-        "yaxis": _axis(metric) | bounds,
+        "yaxis": _axis(metric, sites) | bounds,
         "hovermode": "closest",
     }
     return {"name": name, "data": data, "layout": layout}
@@ -110,9 +111,10 @@ def _form(metric: str) -> str:
     return f".{one.digits}%" if one == units.PERCENT else f".{one.digits}f"
 
 
-def _axis(metric: str) -> dict[str, Any]:
+def _axis(metric: str, *tables: "pd.DataFrame") -> dict[str, Any]:
+    """Of values of a measure, or of several (""), on the groups of some tables."""
     ticks = {"tickformat": ".0%"} if units.unit(metric) == units.PERCENT else {}
-    return {**ticks, "title": {"text": f"{units.named(metric)} on held-out pictures"}}
+    return {**ticks, "title": {"text": shown_as(f"{units.named(metric) or 'score'} on held-out {many_of(*tables)}")}}
 
 
 def _ordered(sites: "pd.DataFrame") -> list[str]:
@@ -139,6 +141,7 @@ def _line(rows: "pd.DataFrame", label: str, colour: str, dash: str, shown: bool,
     x, colour = [_place(site) for site in rows.site], on_page(colour)
     same = {"legendgroup": label, "visible": True if shown else "legendonly", "type": "scatter"}
     line = {"color": colour, "dash": dash, "width": 2.4 if dash == "solid" else 1.6}
+    hover = HOVER.format(_form(rows.metric.iloc[0]), shown_as(many_of(rows)))
     yield {
         **same,
         "name": shown_as(label),
@@ -146,18 +149,14 @@ def _line(rows: "pd.DataFrame", label: str, colour: str, dash: str, shown: bool,
         "mode": "lines+markers",
         "x": x,
         "y": rows.value.tolist(),
-        "customdata": _custom(rows),
-        "hovertemplate": f"{shown_as(label)}, {HOVER.format(_form(rows.metric.iloc[0]))}<extra></extra>",
+        "customdata": [[row.low, row.high, int(row.n), int(row.n_groups)] for row in rows.itertuples()],
+        "hovertemplate": f"{shown_as(label)}, {hover}<extra></extra>",
         "line": line,
         "marker": {"size": 6 if dash == "solid" else 4, "color": colour},
     }
     bounds = [*rows.high.tolist(), *reversed(rows.low.tolist())]
     band = {"x": [*x, *reversed(x)], "y": bounds, "mode": "lines", "line": {"width": 0}, "fill": "toself"}
     yield {**same, **band, "fillcolor": _faint(colour), "hoverinfo": "skip", "showlegend": False}
-
-
-def _custom(rows: "pd.DataFrame") -> list[list[Any]]:
-    return [[row.low, row.high, int(row.n), int(row.n_groups)] for row in rows.itertuples()]
 
 
 def _faint(colour: str) -> str:
@@ -266,12 +265,12 @@ def depth_chart(
         for trace in _curve(line, label, colour):
             depth = line.depth.tolist()
             data.append({**trace, "x": depth if "customdata" in trace else [*depth, *reversed(depth)]})
-    metrics = [headline_metric(scores) for _, scores, _, _ in lines]
+    tables = [scores for _, scores, _, _ in lines]
+    metrics = list(map(headline_metric, tables))
     for label, level in (levels or {}).items():
         data.append(_level(label, [0, 1], level, CHANCE, FLOOR.format(_form(metrics[0]))))
-    axis = _axis(metrics[0])
-    if len(set(metrics)) > 1:
-        axis |= {"title": {"text": "score on held-out pictures"}}
+    axis = _axis(metrics[0], *tables)
+    axis |= {"title": _axis("", *tables)["title"]} if len(set(metrics)) > 1 else {}
     layout = {"xaxis": {"title": {"text": "relative depth in the language model"}}, "yaxis": axis}
     return {"name": name, "data": data, "layout": layout | {"hovermode": "closest"}}
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe import units
+from mllm_probe.errors import few
 from mllm_probe.report.colours import CHANCE, of_others
-from mllm_probe.report.figures import blocks, headline, headline_metric, legend_below, real
+from mllm_probe.report.figures import blocks, headline, held_out, legend_below, real
 from mllm_probe.report.finish import save
 from mllm_probe.report.style import COLUMN, PAGE
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ def draw_comparison(
     positions: Sequence[str],
     paths: Sequence[Path],
     every: Sequence[str] = (),
+    settings: ReportSettings = DEFAULT,
 ) -> str:
     """{label: scores} of the language models' blocks; what `chosen` {(label, position): site} names has a ring. A run
     looks as it does in the figures of other tasks, where `every` has the labels of all runs. Says what `save` says."""
@@ -47,14 +49,15 @@ def draw_comparison(
     for panel in list(panels.flat)[len(positions) :]:
         panel.set_visible(False)
     first = next(iter(runs.values()))
-    figure.suptitle(f"How well each run reads {first.task.iloc[0]} on {first.dataset.iloc[0]}", fontsize=9)
+    data = few(list(dict.fromkeys(scores.dataset.iloc[0] for scores in runs.values())))
+    figure.suptitle(f"How well each run reads {first.task.iloc[0]} on {data}", fontsize=9)
     for panel in used[-columns:]:
         panel.set_xlabel("relative depth in the language model", fontsize=8)
         panel.tick_params(labelbottom=True)
     for panel in panels[:, 0]:
-        panel.set_ylabel(f"{units.named(headline_metric(first))} on held-out pictures", fontsize=8)
+        panel.set_ylabel(held_out(*runs.values()), fontsize=8)
     legend_below(figure, used, width=width, size=8)
-    return save(figure, paths)
+    return save(figure, paths, settings)
 
 
 def _draw_panel(

@@ -13,7 +13,7 @@ from rich.markup import escape
 from mllm_probe import units
 from mllm_probe.report.colours import ALONE, DASHES, OTHER, OWN, SHOWN, SINGLE, WIDE
 from mllm_probe.report.colours import FEATURES as COLOUR
-from mllm_probe.report.figures import headline, headline_metric, legend_below, real
+from mllm_probe.report.figures import headline, held_out, legend_below, real
 from mllm_probe.report.finish import save
 from mllm_probe.report.shapes import p_said
 from mllm_probe.report.style import wrapped
@@ -96,7 +96,7 @@ def features_figure(scores: "pd.DataFrame", summary: Mapping[str, Any]) -> Any:
             final = here[here.control == FINAL].value.iloc[0]
             panel.axhline(final, color=COLOUR[ALONE], linewidth=0.9, linestyle=(0, (4, 2)))
             panel.set_title(wrapped(f"{name}: {told.get((name, position), position)}", BAR * width, 9.5), fontsize=9.5)
-        row[0].set_ylabel(f"{units.named(headline_metric(scores))} on held-out pictures", fontsize=9)
+        row[0].set_ylabel(held_out(scores), fontsize=9)
     panels[0, 0].set_ylim(bottom=min(floor, bars.low.min()))
     first = scores.iloc[0]
     said = f"What several layers of {first.model} ({first.quantization}) read together: {first.task} on {first.dataset}"

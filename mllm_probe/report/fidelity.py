@@ -13,11 +13,12 @@ from mllm_probe import units
 from mllm_probe.cells import cell
 from mllm_probe.paths import replacing
 from mllm_probe.report.figures import positions
+from mllm_probe.report.group_words import many_of
 from mllm_probe.report.markup import escaped, screen
 from mllm_probe.report.readback import read_table
 from mllm_probe.score import ALPHA
 from mllm_probe.settings import METRICS
-from mllm_probe.stats.guards import few_pictures
+from mllm_probe.stats.guards import few_groups
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
 
@@ -155,7 +156,7 @@ def lost(table: "pd.DataFrame") -> Iterator[str]:
 
 def _few(table: "pd.DataFrame") -> Iterator[str]:
     tested = table[table.measure.isin(SENTENCES)]
-    if said := len(tested) and few_pictures(int(tested.n_groups.iloc[0])):
+    if said := len(tested) and few_groups(int(tested.n_groups.iloc[0]), many_of(tested)):
         yield said
 
 
@@ -179,7 +180,7 @@ def _changed(rows: "pd.DataFrame", here: "pd.DataFrame") -> str:
     if most.value:
         many = f"p = {most.p_holm:.2g}; {int((rows.p_holm < ALPHA).sum())} of {len(rows)} sites differ (Holm)"
         if rows.p_holm.isna().all():
-            many = "not tested: a label is too rare among the test pictures"
+            many = f"not tested: a label is too rare among the test {many_of(here)}"
         return f"changes most at {most.site}, by {gap}, {many}"
     if not here[here.measure == "relative_error"].value.any():
         return "changes at no site, since no state that was compared differs"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe import units
 from mllm_probe.report.colours import COPY_CEILING, DASHES, LENS, MODEL, of_floor, of_positions
 from mllm_probe.report.finish import save
+from mllm_probe.report.group_words import many_of
 from mllm_probe.report.style import COLUMN, LETTER, STYLES, Style, wrapped
 from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.settings import CONNECTOR_ONLY, VISION_ONLY
@@ -34,6 +35,13 @@ def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
     """The aggregate test rows of the headline measure, over all test rows in the wording that was trained on."""
     whole = (scores.subset == "") & (scores.train_template == scores.test_template) & scores.value.notna()
     return scores[whole & (scores.seed == "all") & (scores.split == "test") & scores.headline]
+
+
+def held_out(*tables: "pd.DataFrame") -> str:
+    """What an axis of scores is called."""
+    metrics = {headline_metric(scores) for scores in tables}
+    name = units.named(*metrics) if len(metrics) == 1 else "score"
+    return f"{name} on held-out {many_of(*tables)}"
 
 
 def real(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -108,7 +116,7 @@ def layers_figure(scores: "pd.DataFrame", settings: ReportSettings = DEFAULT) ->
         _draw_controls(panel, rows[rows.tower == tower], sites[sites.tower == tower], next(iter(colour)))
         panel.set_title(TITLES[tower], fontsize=look.small if look.paper else look.text)
     draw_floors(panels, floors(rows), named=not look.paper)
-    panels[0].set_ylabel(f"{units.named(headline_metric(scores))} on held-out pictures", fontsize=look.text)
+    panels[0].set_ylabel(held_out(scores), fontsize=look.text)
     first = scores.iloc[0]
     said = f"How well each layer of {first.model} ({first.quantization}) reads {first.task} on {first.dataset}"
     figure.suptitle(said, fontsize=look.title)

@@ -48,13 +48,14 @@ class OptionalFiles:
         path = self.paths.predictions
         return self.spared(path, load_scored, None, "the balance of labels") if path.is_file() else None
 
-    def leakage(self) -> Iterator[tuple[str, str]]:
-        """What splits.csv and predictions.safetensors say of pictures on two sides, and of the balance of labels."""
+    def leakage(self, groups: str) -> Iterator[tuple[str, str]]:
+        """What splits.csv and predictions.safetensors say of groups on two sides, and of the balance of labels;
+        `groups` is what they are called."""
         if (table := self.splits) is not None:
             several = int((table.groupby(["seed", "group"]).split.nunique() > 1).sum())
             moved = table.assign(test=table.split == "test").groupby("group").test.nunique()
-            yield "pictures in two splits of a seed", f"{several} of {table.group.nunique()}"
-            yield "pictures tested with some seeds only", f"{int((moved > 1).sum())}"
+            yield f"{groups} in two splits of a seed", f"{several} of {table.group.nunique()}"
+            yield f"{groups} tested with some seeds only", f"{int((moved > 1).sum())}"
         if self.scored is not None and self.scored.kind == "binary":
             yield f"label {label_said(self.scored.names, 1)} among what is tested", _balance(self.scored)
 

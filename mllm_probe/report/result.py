@@ -29,6 +29,7 @@ from mllm_probe.report.figures import (
 )
 from mllm_probe.report.finish import svg_uri
 from mllm_probe.report.geometry import load_relations
+from mllm_probe.report.group_words import many_of, one_of, with_words
 from mllm_probe.report.optional import OptionalFiles
 from mllm_probe.report.predictions import load_logits
 from mllm_probe.report.readback import read_config
@@ -36,7 +37,7 @@ from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.selection import selected
 from mllm_probe.report.thumbs import Framed, framed
 from mllm_probe.report_settings import NONE, SCREEN, ReportSettings
-from mllm_probe.stats.guards import few_pictures
+from mllm_probe.stats.guards import few_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ class Result(OptionalFiles):
 
     @cached_property
     def scores(self) -> "pd.DataFrame":
-        return load_scores(self.paths.scores)
+        return with_words(load_scores(self.paths.scores), self.paths.config)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -95,13 +96,20 @@ class Result(OptionalFiles):
         sites = real(self.rows)
         level = f"{100 * float(sites.ci_level.iloc[0]):.0f} %"
         n, groups = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
-        bounds = f"; {level} intervals over pictures" if sites.low.notna().any() else ""
-        return f"{n} held-out decisions on {groups} pictures{bounds}"
+        told = many_of(sites)
+        bounds = f"; {level} intervals over {told}" if sites.low.notna().any() else ""
+        return f"{n} held-out decisions on {groups} {told}{bounds}"
 
     @property
     def few(self) -> str | None:
-        """What intervals of so few pictures are worth."""
-        return few_pictures(int(real(self.rows).n_groups.iloc[0]))
+        """What intervals of so few groups are worth."""
+        sites = real(self.rows)
+        return few_groups(int(sites.n_groups.iloc[0]), many_of(sites))
+
+    @property
+    def group_word(self) -> str:
+        """What one group of decisions is called."""
+        return one_of(self.scores)
 
     @cached_property
     def readings(self) -> list[Reading]:
@@ -208,7 +216,7 @@ class Result(OptionalFiles):
 
     def checks(self) -> Iterator[tuple[str, str]]:
         """What may have leaked or gone wrong, each with what was found."""
-        yield from self.leakage()
+        yield from self.leakage(many_of(self.scores))
         for row in self.rows[self.rows.control == "question_only"].itertuples():
             yield "the words alone", units.value(row.value, row.low, row.high, self.metric)
         said = self.summary.get("guards")
@@ -260,7 +268,7 @@ class Result(OptionalFiles):
         """What quantisation changes, where `fidelity` was run in this folder or in `fidelity` below it."""
         found = [one.fidelity for one in self._places("fidelity") if one.fidelity.is_file()]
         table = self.spared(found[0], load_agreements, None, "what quantisation changes") if found else None
-        return [] if table is None else list(lost(table))
+        return [] if table is None else list(lost(with_words(table, self.paths.config)))
 
     @cached_property
     def geometry(self) -> list[Chart]:

@@ -31,7 +31,7 @@ def selected(scores: "pd.DataFrame", settings: ReportSettings) -> "pd.DataFrame"
 def check_selection(tables: Sequence["pd.DataFrame"], settings: ReportSettings) -> None:
     """Of a run, or of both sides of a study. Raises ConfigError for what none of them has, or what leaves nothing."""
     for table in tables:
-        known = _measures(table)
+        known = measures(table)
         if settings.metric not in (AUTO, *known):
             raise ConfigError(
                 f"report.metric={settings.metric} was not measured in this run; {choices(settings.metric, known)}"
@@ -52,6 +52,7 @@ def check_selection(tables: Sequence["pd.DataFrame"], settings: ReportSettings) 
             raise ConfigError(f"report.towers={settings.towers} must hold lm, whose blocks a study compares")
 
 
-def _measures(table: "pd.DataFrame") -> set[str]:
+def measures(table: "pd.DataFrame") -> set[str]:
+    """Those of its layers on all test rows."""
     rows = table[(table.seed == "all") & (table.split == "test") & table.value.notna()]
     return set(real(rows).metric) & {name for names in METRICS.values() for name in names}

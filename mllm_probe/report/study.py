@@ -20,6 +20,7 @@ from mllm_probe.report.figures import (
     floors,
     headline,
     headline_metric,
+    held_out,
     legend_below,
     real,
     spread,
@@ -139,7 +140,7 @@ def study_figure(
     figure.suptitle(said, fontsize=look.title)
     ends = "" if look.paper else " (0: embeddings, 1: top layer)"
     panel.set_xlabel(f"relative depth in the language model{ends}", fontsize=look.text)
-    panel.set_ylabel(f"{units.named(headline_metric(whole))} on held-out pictures", fontsize=look.text)
+    panel.set_ylabel(held_out(whole), fontsize=look.text)
     panel.tick_params(labelsize=look.small if look.paper else None)
     panel.grid(axis="y", color="0.92")
     panel.set_axisbelow(True)

@@ -12,11 +12,12 @@ from mllm_probe.report.answers import Reading
 from mllm_probe.report.beside import beyond_covariates, preferred_controls
 from mllm_probe.report.features import gains
 from mllm_probe.report.figures import floors, headline, headline_metric, positions, real, words
+from mllm_probe.report.group_words import many_of
 from mllm_probe.report.markup import screen
 from mllm_probe.report.shapes import beyond, p_said
 from mllm_probe.report.sparkline import print_curves
 from mllm_probe.score import BY_DESIGN
-from mllm_probe.stats.guards import few_pictures
+from mllm_probe.stats.guards import few_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,9 +69,13 @@ def print_table(
     said = (line for reading in readings for line in _said(reading))
     design = (f"{escape(name)} by design: {escape(why)}" for name, why in (summary.get("by_design") or {}).items())
     beyond_all = map(escape, beyond_covariates(tests))
-    few = few_pictures(int(sites.n_groups.iloc[0]))
+    few = few_groups(int(sites.n_groups.iloc[0]), many_of(sites))
     whole = headline(scores)
-    own = (*_controls(scores, whole, read[:1]), *_answer(scores, whole, summary, tests), *([few] if few else []))
+    own = (
+        *_controls(scores, whole, read[:1]),
+        *_answer(scores, whole, summary, tests),
+        *([escape(few)] if few else []),
+    )
     for line in (*said, *design, *beyond_all, *gains(summary), *own):
         console.print(line.replace("\u00a0", " "), highlight=False)
 
@@ -140,11 +145,11 @@ def _cell(row: Any, metric: str, chosen: bool = False, marks: str = "") -> str:
 
 def _caption(sites: "pd.DataFrame", marks: set[str]) -> str:
     level = 100 * float(sites.ci_level.iloc[0])
-    n, groups = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
+    n, groups, told = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0]), escape(many_of(sites))
     return "; ".join(
         (
-            f"{n} test decisions on {groups} pictures",
-            *([f"{level:g} % intervals over pictures"] if sites.low.notna().any() else []),
+            f"{n} test decisions on {groups} {told}",
+            *([f"{level:g} % intervals over {told}"] if sites.low.notna().any() else []),
             "bold: chosen on validation",
             *(said for mark, said in MARKED.items() if mark in marks),
         )

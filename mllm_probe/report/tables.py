@@ -13,6 +13,7 @@ from mllm_probe import units
 from mllm_probe.paths import replacing
 from mllm_probe.report.answers import Reading
 from mllm_probe.report.figures import by_site, floors, headline, headline_metric, positions, real, words
+from mllm_probe.report.group_words import many_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +60,10 @@ class Grid:
         )
         base = tuple((words(row), _cell(row, metric, False)) for row in floors(rows).itertuples())
         level, n, groups = 100 * sites.ci_level.iloc[0], int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
+        told = many_of(sites)
         title = (
             f"{first.model} ({first.quantization}), {first.task} on {first.dataset}: {units.headed(metric)} "
-            f"[{level:.0f} % interval over pictures], {n} test decisions on {groups} pictures"
+            f"[{level:.0f} % interval over {told}], {n} test decisions on {groups} {told}"
         )
         readings = [Reading(scores, summary, tests, position) for position in chosen if position in read]
         said = tuple(f"{one.sentence}. {one.shape}".replace("\u00a0", " ").strip() for one in readings)

@@ -17,9 +17,10 @@ from mllm_probe import units
 from mllm_probe.report.answers import Reading
 from mllm_probe.report.charts import Chart, depth_chart
 from mllm_probe.report.colours import CHANCE, of_tasks
-from mllm_probe.report.figures import blocks, floors, headline, legend_below, real
+from mllm_probe.report.figures import blocks, floors, headline, held_out, legend_below, real
 from mllm_probe.report.finish import save
 from mllm_probe.report.style import COLUMN, PAGE
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.score import ALPHA
 from mllm_probe.sites import listed
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
 Models = Mapping[str, Mapping[str, Reading]]  # {model: {task: what was read of it, at one position}}
 CAVEAT = (
-    "Scores of different tasks are not subtracted from each other: each task has its own labels, chance and "
-    "difficulty. What can be compared is each curve with its own chance, and the depth at which each is best."
+    "Scores of different tasks are not subtracted from each other, nor those of different data sets: each has its own "
+    "decisions, chance and difficulty. What can be compared is each curve with its own chance, and the depth at which "
+    "each is best."
 )
 WRAPPED = 40  # letters of a model's name over its panel
 
@@ -67,7 +69,7 @@ def charts(models: Models) -> Iterator[Chart]:
         yield depth_chart(label, lines, _chances(found))
 
 
-def draw_tasks(models: Models, paths: Sequence[Path]) -> str:
+def draw_tasks(models: Models, paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """Colours are tasks. A full point may be the best block of its curve, a ring is what validation chose. Says what
     `save` says."""
     from matplotlib.figure import Figure
@@ -95,10 +97,11 @@ def draw_tasks(models: Models, paths: Sequence[Path]) -> str:
     panels[0].plot([], [], "o", label="chosen on validation", **ring)
     for panel in panels[len(models) - min(columns, len(models)) : len(models)]:
         panel.set_xlabel("relative depth in the language model", fontsize=8)
+    readings = [reading for found in models.values() for reading in found.values()]
     for panel in panels[::columns]:
-        panel.set_ylabel("score on held-out pictures", fontsize=8)
+        panel.set_ylabel(held_out(*(one.scores for one in readings)), fontsize=8)
     legend_below(figure, panels[: len(models)], width=2.4, size=7.5)
-    return save(figure, paths)
+    return save(figure, paths, settings)
 
 
 def _draw(panel: Any, task: str, reading: Reading, colour: str) -> None:
@@ -137,9 +140,16 @@ def tasks_view(models: Models) -> Table:
             floor = "" if base is None else units.value(base, None, None, reading.metric)
             above = {True: "yes", False: "not shown", None: "not tested"}[reading.above("above_chance")]
             chosen = f"{reading.site} ({_depth(reading, reading.site):.2f})"
-            cells = (label, task, chosen, reading.score, floor, above, _among(reading))
+            cells = (label, task, chosen, _score(reading), floor, above, _among(reading))
             view.add_row(*map(escape, cells))
     return view
+
+
+def _score(reading: Reading) -> str:
+    """Of the block that validation chose, in the measure that is shown."""
+    line = _line(reading)
+    (row,) = line[line.site == reading.site].itertuples()
+    return units.tied(units.value(row.value, row.low, row.high, reading.metric))
 
 
 def _depth(reading: Reading, site: str) -> float:
@@ -160,6 +170,10 @@ def said(models: Models) -> Iterator[str]:
     for label, found in models.items():
         for (one, first), (other, second) in combinations(found.items(), 2):
             yield f"{label}: {_apart(one, first, other, second)}"
+    readings = [reading for found in models.values() for reading in found.values()]
+    if others := sorted({str(one.summary["metric"]) for one in readings if one.summary["metric"] != one.metric}):
+        judged = " and ".join(map(units.named, others))
+        yield f"What was chosen, is above chance or may be the best is told by {judged}, which the sweep selected by."
     yield CAVEAT
 
 

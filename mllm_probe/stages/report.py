@@ -15,6 +15,7 @@ from mllm_probe.report.features import draw_features
 from mllm_probe.report.fidelity import load_agreements, print_agreements
 from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.geometry import load_relations, print_relations
+from mllm_probe.report.group_words import with_words
 from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.report.law import GroupRow, LawRow, PointRow, print_laws
 from mllm_probe.report.letters import check_font
@@ -93,7 +94,7 @@ def show_run(paths: RunPaths, settings: ReportSettings) -> list[str]:
 
 def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Both tasks, then study.png and study.pdf, what became of the hypotheses, and one page of it all."""
-    tables = [load_scores(paths.side(side).scores) for side in SIDES]
+    tables = [Result(paths.side(side), settings).scores for side in SIDES]
     check_selection(tables, settings)
     lacking = [line for side in SIDES for line in show_run(paths.side(side), settings)]
     study, files = load_study(paths.study), [paths.curves("png"), paths.curves("pdf")]
@@ -115,7 +116,7 @@ def show_geometry(paths: RunPaths, reporter: Reporter, settings: ReportSettings)
 
 def show_fidelity(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Draw fidelity.png and fidelity.pdf, print the table, write report.html and say where everything is."""
-    table = load_agreements(paths.fidelity)
+    table = with_words(load_agreements(paths.fidelity), paths.config)
     _note(reporter, draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")], settings))
     print_agreements(table)
     fidelity_page(paths, table)

@@ -1,11 +1,13 @@
 """Trials -> rows of scores.csv: every measure for validation and test, and means over seeds with their intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from mllm_probe.config import run_digest
+from mllm_probe.dotted import flat
+from mllm_probe.report.group_words import word_of
 from mllm_probe.score import NOT_APPLICABLE, Score
 from mllm_probe.settings import CONTROL_TASK
 from mllm_probe.sites import Key
@@ -29,6 +31,7 @@ class Scoring:
         self._draws: dict[bytes, Resamples] = {}
         self._unbounded: dict[str, dict[str, None]] = {}
         self._uncompared: dict[bytes, str | None] = {}
+        self._called = word_of(flat(asdict(self._ready.config)))
         self.level = self._ready.config.sweep.ci_level
         self.headline = headline(bench)
         self.run = run_digest(self._ready.config, self._ready.identity.digest, self._ready.examples)
@@ -37,7 +40,7 @@ class Scoring:
         """Of the pictures that the decisions `rows` [N] bool are about; most keys share them."""
         name = rows.tobytes()
         if name not in self._draws:
-            self._draws[name] = Resamples(self.bench.groups[rows], self._ready.config.sweep.draws)
+            self._draws[name] = Resamples(self.bench.groups[rows], self._ready.config.sweep.draws, called=self._called)
         return self._draws[name]
 
     def scores(self, trials: Sequence[Trial]) -> list[Score]:
@@ -103,7 +106,7 @@ class Scoring:
         name = rows.tobytes()
         if name not in self._uncompared:
             self._uncompared[name] = rare_label(
-                self.headline, self.bench.y[rows], self.bench.groups[rows], self._ready.examples.names
+                self.headline, self.bench.y[rows], self.bench.groups[rows], self._ready.examples.names, self._called
             )
         return self._uncompared[name]
 

@@ -39,11 +39,12 @@ def picture_sums(member: np.ndarray, size: int, values: np.ndarray) -> np.ndarra
 class Resamples:
     """Draws of pictures with replacement; `counts` [G, R] float64 says how often each picture was drawn."""
 
-    def __init__(self, groups: np.ndarray, draws: int = 2000, seed: int = 0) -> None:
-        """groups: [N] picture ids. Raises ProbeError for fewer than 2 pictures or no draw."""
+    def __init__(self, groups: np.ndarray, draws: int = 2000, seed: int = 0, called: str = "picture") -> None:
+        """groups: [N] picture ids; called: what one of them is, in sentences. Raises ProbeError for fewer than 2
+        pictures or no draw."""
         if draws < 1:
             raise ProbeError(f"draws={draws} must be at least 1")
-        self.member, self.size = codes(groups)
+        self.member, self.size, self.called = *codes(groups), called
         rng = np.random.default_rng(seed)
         drawn = rng.multinomial(self.size, np.full(self.size, 1 / self.size), size=draws)
         self.counts = np.ascontiguousarray(drawn.T, dtype=np.float64)

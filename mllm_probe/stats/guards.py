@@ -19,30 +19,32 @@ FEW = 30  # test pictures, in all or of a label
 SEEN, RIGHT, LEAST = 0.5, 0.95, 10  # shares and number of test rows from which a question counts as an answer
 
 
-def few_pictures(pictures: int) -> str | None:
-    """What intervals of so few test pictures are worth."""
-    if pictures >= FEW:
+def few_groups(groups: int, called: str) -> str | None:
+    """What intervals of so few test groups are worth; `called`: what they are, pictures or others."""
+    if groups >= FEW:
         return None
     return (
-        f"{pictures} test pictures: intervals hold for pictures like these, but they are long, and few pictures can be "
+        f"{groups} test {called}: intervals hold for {called} like these, but they are long, and few {called} can be "
         f"unlike the rest by chance; take {FEW} or more before you compare layers"
     )
 
 
-def rare_label(metric: str, labels: np.ndarray, pictures: np.ndarray, names: Sequence[str] = ()) -> str | None:
-    """Why layers or runs are `not compared by` a measure on test rows with labels and pictures [N].
-    `names` are those of the labels.
+def rare_label(
+    metric: str, labels: np.ndarray, groups: np.ndarray, names: Sequence[str] = (), called: str = "picture"
+) -> str | None:
+    """Why layers or runs are `not compared by` a measure on test rows with labels and groups [N].
+    `names` are those of the labels, `called` is what a group is.
 
     Signs of linearised scores are not exchangeable where the few rows of a label outweigh all others: of 8 equal layers
     some pair then alarms far more often than it should.
     """
     if metric not in BY_LABEL:
         return None
-    held = {label: len(np.unique(pictures[labels == label])) for label in np.unique(labels).tolist()}
+    held = {label: len(np.unique(groups[labels == label])) for label in np.unique(labels).tolist()}
     rarest = min(held, key=lambda label: held[label])
     if held[rarest] >= FEW:
         return None
-    said = f"label {label_said(names, rarest)} stands in {count(held[rarest], 'test picture')}, and {FEW} are needed"
+    said = f"label {label_said(names, rarest)} stands in {count(held[rarest], f'test {called}')}, and {FEW} are needed"
     return f"not compared by {named(metric)}: {said}"
 
 

@@ -60,7 +60,7 @@ def of(
         return _of_draws(metric, logits, y, pictures, kind, level, mask)
     if metric in LOSSES:
         sums = [_terms(metric, one, y, pictures, kind, mask) for one in logits]
-        return _of_loss(metric, np.mean(sums, axis=0), level)
+        return _of_loss(metric, np.mean(sums, axis=0), level, pictures.called)
     recalls = metric == "balanced_accuracy" and kind != "labels"
     rows = np.mean([linearised("accuracy" if recalls else metric, one, y, kind, mask) for one in logits], axis=0)
     if metric not in BY_LABEL:
@@ -69,7 +69,7 @@ def of(
     held = [len(np.unique(pictures.member[row[labels == label]])) for label in np.unique(labels)]
     least = min(held) if len(held) > 1 else 0
     if least < LEAST:
-        said = f"a label stands in {count(least, 'test picture')}; {metric} has an interval from {LEAST} on"
+        said = f"a label stands in {count(least, f'test {pictures.called}')}; {metric} has an interval from {LEAST} on"
         return Interval(np.nan, np.nan, said.replace("_", " "))
     return _of_recalls(rows, y, pictures, level) if recalls else of_rows(rows, pictures, level, True, least)
 
@@ -260,7 +260,7 @@ def _terms(
     return picture_sums(pictures.member[row], pictures.size, each)
 
 
-def _of_loss(metric: str, sums: np.ndarray, level: float) -> Interval:
+def _of_loss(metric: str, sums: np.ndarray, level: float, called: str) -> Interval:
     """Student's t on the logarithm of a loss above 0 (of 1 - r2), as losses have a long tail upwards; sums [G, k].
     The variance is that of leaving out one picture at a time (Efron and Stein 1981), as one moves both sums of r2."""
     every = np.vstack([sums.sum(axis=0), sums.sum(axis=0) - sums])
@@ -268,7 +268,7 @@ def _of_loss(metric: str, sums: np.ndarray, level: float) -> Interval:
     if not value > 0:
         return ALIKE if value == 0 else Interval(np.nan, np.nan, "the measure is undefined on the test rows")
     if not (np.array(without) > TIE * value).all():
-        return Interval(np.nan, np.nan, "without one test picture nothing is left to measure")
+        return Interval(np.nan, np.nan, f"without one test {called} nothing is left to measure")
     logs = np.log(without)
     found = _of_mean((len(sums) - 1) * (logs.mean() - logs), np.ones(len(sums)), level)
     low, high = (float(value * np.exp(end)) for end in (found.low, found.high))

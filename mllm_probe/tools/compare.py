@@ -7,6 +7,7 @@ import argparse
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 from mllm_probe.cells import cell
 from mllm_probe.errors import ConfigError, DataError, choices, count
 from mllm_probe.paths import ComparisonPaths, OutputPaths, replacing
+from mllm_probe.report_settings import ReportSettings, check_size
+from mllm_probe.settings import METRICS
 from mllm_probe.tools.standing import standings
 from mllm_probe.verbosity import name_folder
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 ABOUT = """Finished runs side by side: compare.csv with all their scores; for each task with several runs a figure with
 a line a run, and in ranking.csv every run at the layer that its validation prefers, and paired differences; for several
-tasks a figure with a panel a model; and all of it in report.html."""
+tasks or tested data sets a figure with a panel a model; and all of it in report.html."""
 PLACE = "--out FOLDER"  # what names another place for results
 
 
@@ -41,8 +44,15 @@ def run(args: Sequence[str]) -> None:
     reference = "a run, by folder or label, that differences are taken to; else to the first on the test rows"
     parser.add_argument("--baseline", metavar="RUN", help=reference)
     parser.add_argument("--anyway", action="store_true", help="runs on different data, too; no paired intervals")
+    measure = "show and compare this measure; else the one that layers were chosen by"
+    parser.add_argument("--metric", metavar="NAME", help=measure)
+    size = "of each figure, in inches; else what suits it"
+    parser.add_argument("--size", nargs=2, type=float, metavar=("WIDTH", "HEIGHT"), help=size)
     parser.add_argument("--parquet", action="store_true", help="compare.parquet beside compare.csv")
     given = parser.parse_args(args)
+    if given.size:
+        width, height = given.size
+        check_size(given.size, f"--size {width:g} {height:g}", "--size 7 4")
     if given.parquet and find_spec("pyarrow") is None:
         raise ConfigError("--parquet needs pyarrow; pip install 'mllm-probe[parquet]', or leave it out")
     _compare(given, args, RichReporter())
@@ -61,7 +71,7 @@ def _compare(given: argparse.Namespace, args: Sequence[str], reporter: "Reporter
     paths = ComparisonPaths(Path(given.out)) if given.out else OutputPaths(Path("outputs")).comparison(datetime.now())
     _save_scores([run for runs in tasks.values() for run in runs], paths, given.parquet)
     save_ranking(paths.ranking, [row for rows in ranks for row in rows])
-    show(tasks, ranks, given.position, paths, _without_place(args), reporter)
+    show(tasks, ranks, given.position, paths, _without_place(args), reporter, ReportSettings(size=given.size))
     reporter.note(f"everything is in {paths.root}")
     name_folder(paths.root)
 
@@ -83,9 +93,12 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
         reporter.note(f"not over yet in these folders: {count(len(going), 'job')}; `mllm-probe status` shows them")
     if failed:
         reporter.note(f"left out, without a finished sweep: {', '.join(map(str, failed))}")
+    runs = [_measured(run, given.metric) for run in _different(_loaded(found, reporter), reporter)]
     tasks: dict[str, list[FinishedRun]] = {}
-    for one in _different(_loaded(found, reporter), reporter):
+    for one in runs:
         tasks.setdefault(one.task, []).append(one)
+    if not given.anyway:
+        tasks = _by_data(tasks, reporter)
     if sum(map(len, tasks.values())) < 2:
         ((task, (run,)),) = tasks.items()
         raise DataError(f"{run.name} ({task}) is one run, with nothing to compare it with; name more runs")
@@ -99,6 +112,31 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
         if unsaid:
             reporter.note(f"{task}: the runs differ in {', '.join(unsaid)}, too")
     return tasks
+
+
+def _by_data(tasks: Mapping[str, Sequence["FinishedRun"]], reporter: "Reporter") -> dict[str, list["FinishedRun"]]:
+    """A task that was tested on several data sets is several, as their scores are not to be subtracted."""
+    from mllm_probe.tools.runs import by_data
+
+    found: dict[str, list[FinishedRun]] = {}
+    for runs in tasks.values():
+        topics = by_data(runs)
+        if len(topics) > 1:
+            reporter.note(f"{', '.join(topics)}: side by side, without differences; --anyway ranks them together")
+        found |= topics
+    return found
+
+
+def _measured(run: "FinishedRun", metric: str | None) -> "FinishedRun":
+    """The run with another measure as its headline. Raises ConfigError where it was not measured."""
+    from mllm_probe.report.selection import measures, selected
+
+    if metric is None:
+        return run
+    known = measures(run.scores) & set(METRICS)
+    if metric not in known:
+        raise ConfigError(f"--metric {metric} was not measured in {run.name}; {choices(metric, known)}")
+    return replace(run, scores=selected(run.scores, ReportSettings(metric=metric)))
 
 
 def _loaded(found: Sequence["RunPaths"], reporter: "Reporter") -> list["FinishedRun"]:
@@ -167,7 +205,7 @@ def _baseline(runs: Sequence["FinishedRun"], given: str | None) -> str | None:
 def _save_scores(runs: Sequence["FinishedRun"], paths: ComparisonPaths, parquet: bool) -> None:
     """The rows of all runs as their files have them, each with the run's label and its place below the folder that
     holds all of them."""
-    from mllm_probe.report.scores import COLUMNS
+    from mllm_probe.report.scores import COLUMNS, load_scores
 
     above = os.path.commonpath([run.folder for run in runs])
     added = [(run.label, run.folder.relative_to(above).as_posix()) for run in runs]
@@ -180,6 +218,9 @@ def _save_scores(runs: Sequence["FinishedRun"], paths: ComparisonPaths, parquet:
     if parquet:
         import pandas as pd
 
-        tables = [run.scores.assign(label=label, path=place) for run, (label, place) in zip(runs, added, strict=True)]
+        tables = [
+            load_scores(run.paths.scores).assign(label=label, path=place)
+            for run, (label, place) in zip(runs, added, strict=True)
+        ]
         with replacing(paths.scores("parquet")) as part:
             pd.concat(tables).to_parquet(part, engine="pyarrow", index=False)

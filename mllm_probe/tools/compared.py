@@ -12,10 +12,12 @@ from mllm_probe.report.answers import Reading, leading, load_tests
 from mllm_probe.report.charts import depth_chart
 from mllm_probe.report.colours import of_others
 from mllm_probe.report.comparison import draw_comparison
+from mllm_probe.report.group_words import many_of
 from mllm_probe.report.markup import screen
 from mllm_probe.report.other_page import Part, picture_uri, write_other
 from mllm_probe.report.sparkline import print_curves
 from mllm_probe.report.tasks import charts, draw_tasks, one_scale, said, tasks_of, tasks_view
+from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.score import ALPHA
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 from mllm_probe.tools.ranking import Rank
@@ -35,15 +37,17 @@ def show(
     paths: ComparisonPaths,
     words: Sequence[str],
     reporter: Reporter,
+    settings: ReportSettings = DEFAULT,
 ) -> None:
     """Figures, then tables and sentences on the screen, then report.html with all of it. `ranks`: the rows of a task at
-    a position each; `wanted`: the positions that the user named; `words` are the arguments that the page shows."""
+    a position each; `wanted`: the positions that the user named; `words` are the arguments that the page shows;
+    `settings` are those of figures."""
     console = wide_console()
-    parts = [_side_by_side(tasks, wanted, paths, reporter)] if len(tasks) > 1 else []
+    parts = [_side_by_side(tasks, wanted, paths, reporter, settings)] if len(tasks) > 1 else []
     colour = of_others(list(dict.fromkeys(run.label for found in tasks.values() for run in found)))
     for task in dict.fromkeys(rows[0].task for rows in ranks):
         own = [rows for rows in ranks if rows[0].task == task]
-        if lacking := _draw_rivals(own, tasks[task], list(colour), paths):
+        if lacking := _draw_rivals(own, tasks[task], list(colour), paths, settings):
             reporter.note(lacking)
         parts += _rivals(own, tasks[task], colour, paths)
     for part, rows in zip(parts, [*[None] * (len(tasks) > 1), *ranks], strict=True):
@@ -56,18 +60,20 @@ def show(
             out.print(line, markup=False, highlight=False)
     runs = [run for found in tasks.values() for run in found]
     title = f"{count(len(runs), 'run')} of {' and '.join(tasks)}"
-    about = [f"{run.task}: {run.label}, {run.rows.dataset.iloc[0]}, {run.name}" for run in runs]
+    about = [f"{run.task}: {run.label}, {run.dataset}, {run.name}" for run in runs]
     command = shlex.join(["mllm-probe", "compare", *words])
     write_other(paths.page, "mllm-probe, finished runs side by side", title, about, parts, command)
 
 
-def _side_by_side(tasks: Tasks, wanted: Sequence[str], paths: ComparisonPaths, reporter: Reporter) -> Part:
+def _side_by_side(
+    tasks: Tasks, wanted: Sequence[str], paths: ComparisonPaths, reporter: Reporter, settings: ReportSettings
+) -> Part:
     models = _models(tasks, wanted)
     heading = " and ".join(tasks_of(models))
     if not one_scale(models):
         why = "Their measures have no common scale, so each task has a figure of its own or none."
         return Part(heading, (*said(models), why), views=[tasks_view(models)])
-    if lacking := draw_tasks(models, [paths.tasks(kind) for kind in KINDS]):
+    if lacking := draw_tasks(models, [paths.tasks(kind) for kind in KINDS], settings):
         reporter.note(lacking)
     figure = picture_uri(paths.tasks("png"))
     return Part(heading, list(said(models)), list(charts(models)), figure, [tasks_view(models)])
@@ -88,36 +94,53 @@ def _models(tasks: Tasks, wanted: Sequence[str]) -> dict[str, dict[str, Reading]
 
 
 def _draw_rivals(
-    ranks: Sequence[Sequence[Rank]], runs: Sequence[FinishedRun], every: Sequence[str], paths: ComparisonPaths
+    ranks: Sequence[Sequence[Rank]],
+    runs: Sequence[FinishedRun],
+    every: Sequence[str],
+    paths: ComparisonPaths,
+    settings: ReportSettings,
 ) -> str:
     """The figure of a task, and what draw_comparison says of it."""
     positions = [rows[0].position for rows in ranks]
     chosen = {(run.label, position): run.chosen(position).site for run in runs for position in positions}
     files = [paths.figure(runs[0].task, kind) for kind in KINDS]
-    return draw_comparison({run.label: run.scores for run in runs}, chosen, positions, files, every)
+    return draw_comparison({run.label: run.scores for run in runs}, chosen, positions, files, every, settings)
 
 
 def _rivals(
     ranks: Sequence[Sequence[Rank]], runs: Sequence[FinishedRun], colour: Mapping[str, str], paths: ComparisonPaths
 ) -> Iterator[Part]:
     """A part a position; the figure, which has all positions, in the first."""
-    task, positions = runs[0].task, [rows[0].position for rows in ranks]
+    task, told = runs[0].task, many_of(*(run.scores for run in runs))
+    positions = [rows[0].position for rows in ranks]
     drawn = [
         depth_chart(position, [(run.label, run.scores, position, colour[run.label]) for run in runs])
         for position in positions
     ]
     for i, rows in enumerate(ranks):
         figure = "" if i else picture_uri(paths.figure(task, "png"))
-        yield Part(f"{task} at {rows[0].position}", list(_said(rows)), [] if i else drawn, figure, [_view(rows)])
+        yield Part(
+            f"{task} at {rows[0].position}",
+            [*_said(rows, told), *_chosen_by(runs)],
+            [] if i else drawn,
+            figure,
+            [_view(rows, told)],
+        )
 
 
-def _view(rows: Sequence[Rank]) -> "Table":
-    """The ranking at one position."""
+def _chosen_by(runs: Sequence[FinishedRun]) -> Iterator[str]:
+    """Where another measure is shown."""
+    if selected := {str(run.summary["metric"]) for run in runs} - {run.rows.metric.iloc[0] for run in runs}:
+        yield f"layers are those that validation chose by {' and '.join(map(units.named, sorted(selected)))}"
+
+
+def _view(rows: Sequence[Rank], groups: str) -> "Table":
+    """The ranking at one position; `groups` are what intervals are over."""
     first = rows[0]
     level = f"{100 * first.ci_level:g} %"
     what = f"{first.task} at {first.position}: {units.headed(first.metric)}"
     bounded = any(row.low == row.low for row in rows)
-    table = new_table(title=what + f", {level} intervals over pictures" * bounded)
+    table = new_table(title=what + f", {level} intervals over {groups}" * bounded)
     table.add_column("run", overflow="fold")
     for name in ("layer (depth)", units.headed(first.metric), "difference", "p"):
         table.add_column(name, no_wrap=True)
@@ -128,7 +151,7 @@ def _view(rows: Sequence[Rank]) -> "Table":
     return table
 
 
-def _said(rows: Sequence[Rank]) -> Iterator[str]:
+def _said(rows: Sequence[Rank], groups: str) -> Iterator[str]:
     among = [row.label for row in rows if row.may_be_best]
     if rows[0].uncompared:
         yield f"runs are {rows[0].uncompared}; each may be the best"
@@ -137,7 +160,7 @@ def _said(rows: Sequence[Rank]) -> Iterator[str]:
     else:
         yield "not all were tested on the same decisions, so it is not said which may be the best"
     if family := next((row.family for row in rows if row.family), ""):
-        yield f"differences to {rows[0].reference}: {rows[0].n} test decisions on {rows[0].n_groups} pictures"
+        yield f"differences to {rows[0].reference}: {rows[0].n} test decisions on {rows[0].n_groups} {groups}"
         yield f"their intervals and p hold for {family} together"
 
 

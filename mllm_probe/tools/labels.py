@@ -56,6 +56,7 @@ def _settings(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str]]]:
         if _matters(name) and all(name in run.settings for run in runs):
             yield name, [f"{name}={show(run.settings[name])}" for run in runs]
     yield "mllm-probe", [f"mllm-probe={run.summary['versions']['mllm-probe']}" for run in runs]
+    yield "", _tails([_table(run) for run in runs])
     yield "", [str(run.summary["run"])[:8] for run in runs]
 
 
@@ -70,6 +71,13 @@ def _matters(name: str) -> bool:
 def _checkpoint(run: FinishedRun) -> str:
     found = (run.settings.get(f"model.{where}") for where in ("path", "hub_id", "bundled"))
     return str(next(filter(None, found), ""))
+
+
+def _table(run: FinishedRun) -> str:
+    """The file that is tested, or the folder of the data set."""
+    tested = "test.dataset" if run.settings.get("test.dataset._target_") else "dataset"
+    named = (run.settings.get(f"{tested}.{name}") for name in ("root", "file"))
+    return "/".join(str(one) for one in named if one)
 
 
 def _tails(paths: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.paths import replacing
+from mllm_probe.report.group_words import one_of
 from mllm_probe.report.predictions import load_logits
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
 from mllm_probe.stats.flips import max_t_flips
@@ -77,7 +78,7 @@ class _Tested:
         said = scored.read_as(chosen.metric, logits)[:, read]
         labels, groups = np.asarray(scored.labels)[read], np.asarray(scored.groups)[read]
         scores = row_scores(said, labels, scored.kind, chosen.metric, groups)
-        reason = rare_label(chosen.metric, labels, groups, scored.names)
+        reason = rare_label(chosen.metric, labels, groups, scored.names, one_of(run.scores))
         return cls(scored.fingerprint, uids[order], groups[order], scores[order], reason)
 
     def alike(self, other: "_Tested") -> bool:

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.answers import load_tests
 from mllm_probe.report.figures import blocks, headline, real
+from mllm_probe.report.group_words import with_words
 from mllm_probe.report.predictions import Scored, load_scored
 from mllm_probe.report.readback import REPEAT, blamed, read_config
 from mllm_probe.report.scores import load_scores, load_summary
@@ -30,13 +31,15 @@ NAMED = 4  # of many, how many a message names
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """One run: its rows, its summary, its settings by dotted name, and what to call it."""
+    """One run: its rows, its summary, its settings by dotted name, and what to call it. `topic` takes the place of the
+    task's name where runs of one task were tested on several data sets."""
 
     paths: RunPaths
     scores: "pd.DataFrame"
     summary: Mapping[str, Any]
     settings: Mapping[str, Any]
     label: str = ""
+    topic: str = ""
 
     @property
     def name(self) -> str:
@@ -50,7 +53,12 @@ class FinishedRun:
 
     @property
     def task(self) -> str:
-        return str(self.summary["task"])
+        return self.topic or str(self.summary["task"])
+
+    @property
+    def dataset(self) -> str:
+        """`scenes`, or `FIRST -> OTHER` where another one was tested."""
+        return str(self.rows.dataset.iloc[0])
 
     @property
     def level(self) -> float:
@@ -150,14 +158,15 @@ def _loaded(paths: RunPaths) -> FinishedRun:
         raise DataError(
             f"{paths.summary} lacks the entry '{absent[0]}': it was cut or edited, or is of an older release; {REPEAT}"
         )
-    found = FinishedRun(paths, load_scores(paths.scores), summary, flat(read_config(paths.config)))
+    table = with_words(load_scores(paths.scores), paths.config)
+    found = FinishedRun(paths, table, summary, flat(read_config(paths.config)))
     _ = found.level, load_tests(paths.tests)
     return found
 
 
 def check_measure(runs: Sequence[FinishedRun]) -> None:
     """Refuse values that have no common scale. Raises DataError."""
-    measures, levels = [str(run.summary["metric"]) for run in runs], [str(run.level) for run in runs]
+    measures, levels = [str(run.rows.metric.iloc[0]) for run in runs], [str(run.level) for run in runs]
     for what, values in (("headline measures", measures), ("interval levels", levels)):
         found = dict(zip(reversed(values), reversed(runs), strict=True))
         if len(found) > 1:
@@ -166,7 +175,7 @@ def check_measure(runs: Sequence[FinishedRun]) -> None:
 
 
 def check_data(runs: Sequence[FinishedRun]) -> None:
-    """Refuse runs that were not asked the same: the commonest data is right. Raises DataError."""
+    """Refuse runs on data of one name that were not asked the same: the commonest data is right. Raises DataError."""
     prints = Counter(run.summary["fingerprint"] for run in runs)
     usual = next(run for run in runs if run.summary["fingerprint"] == prints.most_common(1)[0][0])
     others = [run for run in runs if run.summary["fingerprint"] != usual.summary["fingerprint"]]
@@ -174,16 +183,34 @@ def check_data(runs: Sequence[FinishedRun]) -> None:
         said = ", ".join(f"{run.name} has {_how(run.scored, usual.scored)}" for run in others[:NAMED])
         more = f" and {len(others) - NAMED} more differ" if len(others) > NAMED else ""
         raise DataError(
-            f"not all runs of {usual.task} were scored on the data of {usual.name}: {said}{more}; repeat them with the "
-            "same task, dataset, data and splits, or add --anyway, which leaves out their paired intervals"
+            f"not all runs of {usual.task} were scored on the data of {usual.name} ({usual.dataset}): {said}{more}; "
+            f"repeat them with the same task, dataset, data and splits,{_apart(usual)} or add --anyway, which leaves "
+            "out their paired intervals"
         )
+
+
+def _apart(run: FinishedRun) -> str:
+    """How other data gets another name, where a setting names it."""
+    tested = next((name for name in ("test.dataset.name", "dataset.name") if name in run.settings), None)
+    return "" if tested is None else f" give other data another name ({tested}) to see both side by side,"
+
+
+def by_data(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """{topic: its runs} of one task: the task, and the data set where there are several."""
+    found: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        found.setdefault(run.dataset, []).append(run)
+    if len(found) == 1:
+        return {runs[0].task: list(runs)}
+    topics = {name: f"{runs[0].task} on {name}" for name in found}
+    return {topics[name]: [replace(run, topic=topics[name]) for run in same] for name, same in found.items()}
 
 
 def _how(one: Scored, other: Scored) -> str:
     """`other decisions (118, of which 60 are shared)`, `other labels (of 3 decisions)`, `another test split`, ..."""
     facts = [dict(zip(s.decisions, zip(s.labels, s.groups, s.test, strict=True), strict=True)) for s in (one, other)]
     shared = facts[0].keys() & facts[1].keys()
-    kinds = (("other labels", 0), ("other groups of pictures", 1), ("another test split", 2))
+    kinds = (("other labels", 0), ("other groups", 1), ("another test split", 2))
     found = [(what, sum(facts[0][uid][i] != facts[1][uid][i] for uid in shared)) for what, i in kinds]
     said = [f"{what} (of {n} decisions)" for what, n in found if n]
     if len(shared) < max(map(len, facts)):
