@@ -86,8 +86,8 @@ class Result:
 
         rows = real(self.scores)
         first = min(int(each) for each in rows.seed if each != "all") if seed is None else seed
-        names = load_scored(self._paths.predictions).names
-        return load_probe(self._paths.probes, key, str(rows.probe.iloc[0]), first, names)
+        scored = load_scored(self._paths.predictions)
+        return load_probe(self._paths.probes, key, str(rows.probe.iloc[0]), first, scored.names, scored.kind)
 
     @property
     def cache(self) -> "CacheView":

@@ -52,7 +52,8 @@ class Picture:
 @dataclass(frozen=True)
 class Row:
     """One line of a table of questions: `label` is a word, a number, or the words that hold of several; `number` is
-    where it stands, for messages; `columns` are its other cells; `id` is what the user calls it, "" for nothing."""
+    where it stands, for messages; `columns` are its other cells; `id` is what the user calls it, `group` what its
+    group is called there, "" for nothing."""
 
     picture: Picture
     text: str
@@ -60,6 +61,7 @@ class Row:
     number: int
     columns: Mapping[str, str | float] = field(default_factory=dict, hash=False)
     id: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Collection:
     """The pictures of a data set. `contradicts(picture, caption)`: is this caption false of that picture?
 
     For annotated photographs that can only mean "nobody wrote it about this picture"; drawn scenes know for certain.
+    `labels_beside` are those that stand in the other data set of test.dataset: settings may name them, too.
+    `source` is what messages call the file of the rows, "" where there is none.
     """
 
     name: str
@@ -75,6 +79,8 @@ class Collection:
     contradicts: Callable[[Picture, str], bool]
     skipped: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
+    labels_beside: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -68,15 +68,14 @@ def test_groups_and_several_labels(probe: Run, tmp_path: Path) -> None:
     [
         ([["gone.png", "What?", "a"]], (), "a run stops at the first of 1 bad row; mend them, or leave them out with"),
         ([["p1.png", "", "a"], ["p2.png", "What?", ""]], (), "a run stops at the first of 2 bad rows"),
-        ([["p1.png", "Why?", "nan"]], (), "row 26 has the label 'nan', which reads as a missing one"),
+        ([["p1.png", "Why?", "nan"]], (), "mine.csv: row 26 has the label 'nan', which reads as a missing one"),
         ([["p1.png", "Why?", "once"]], (), "lacks 1 of 4 classes: once; take more pictures (data.n) or fewer"),
         ([], ("dataset.label_column=answer",), "no column 'answer' (dataset.label_column); choose one of: picture"),
-        ([], ("test.dataset=table",), "check reads one data set; leave test.dataset out, and check the other one by"),
         ([], ("dataset.pictures=nix",), "no usable row is left in"),
         ([], ("task.kind=binary",), "task.kind=binary needs two labels, found 3"),
         ([], ("extract.answers=[Yes,No]",), "does not say which of 2 words stands for which of 3 labels"),
         ([], ("task.labels={x: y}",), "task.labels names 'x', which is no label"),
-        ([["p0.png", "What?", "字"]], (), "rows 2 and 26 ask 'What?' about picture p0.png and answer it"),
+        ([["p0.png", "What?", "字"]], (), "mine.csv: rows 2 and 26 ask 'What?' about picture p0.png and answer it"),
     ],
 )
 def test_what_a_run_refuses_is_one_sentence(

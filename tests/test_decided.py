@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import Run, tiny
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score
 
@@ -20,6 +20,7 @@ from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.paths import RunPaths
 from mllm_probe.report import decided
 from mllm_probe.report.decided import load_predictions, prediction_table, save_predictions, told
+from mllm_probe.report.fits import load_probe
 from mllm_probe.report.predictions import Scored, load_logits
 
 LABELS = ("benign", "=1+1", "<b>não</b>")
@@ -128,6 +129,35 @@ def test_numbers_are_numbers_and_a_file_that_was_cut_is_named(probe: Run, checkp
     path.unlink()
     with pytest.raises(DataError, match="does not exist; repeat the run with this release"):
         load_predictions(RunPaths(tmp_path / "run"))
+
+
+def test_outputs_are_named_where_they_are_labels(tmp_path: Path) -> None:
+    """One output says the second of two labels; outputs of categories are no labels, however many there are."""
+    shape = {"mean": (4,), "scale": (4,)}
+    for probe, outputs in (("one", ()), ("two", (2,))):
+        sizes = shape | {"weights": (*outputs, 4), "intercept": outputs}
+        held = {f"lm.01@last/{probe}/seed0/{name}": np.ones(size) for name, size in sizes.items()}
+        save_file(held, tmp_path / f"{probe}.safetensors")
+    pair = ("no", "yes")
+    found = {
+        (probe, kind): load_probe(tmp_path / f"{probe}.safetensors", "lm.01@last", probe, 0, pair, kind).names
+        for probe, kind in (("one", "binary"), ("two", "binary"), ("two", "classes"))
+    }
+    assert found == {("one", "binary"): pair, ("two", "binary"): (), ("two", "classes"): pair}
+
+
+def test_a_label_called_nan_stays_one(tmp_path: Path) -> None:
+    """In Python and in the file, whatever pandas takes it for."""
+    words = ("nan", "null", "x")
+    scored = Scored(("a", "b", "c"), (0, 1, 2), ("g", "h", "i"), (True,) * 3, "classes", names=words)
+    asked = {name: list(words) for name in ("id", "picture", "text", "category", "target", "label", "group")}
+    logits = {("last", "lm.01"): np.eye(3)[None]}
+    table = {**asked, "decision": ["a", "b", "c"], "row": [1, 2, 3]}
+    paths = RunPaths(tmp_path)
+    save_predictions(paths, prediction_table(table, scored, logits, {0: np.asarray(["test"] * 3)}, "accuracy"))
+    save_file({"x": np.zeros(1)}, paths.predictions, scored.metadata())
+    found = load_predictions(paths)
+    assert found.label.tolist() == found.said.tolist() == list(words)
 
 
 def test_ties_have_no_label_and_count_their_share() -> None:

@@ -1,6 +1,7 @@
 """Probes of one data set tested on another: the same probes as without it, other test pictures, both names."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from conftest import Run, tiny
 from PIL import Image
 from safetensors.numpy import load_file
 
+from mllm_probe.data import duplicates
+from mllm_probe.data.duplicates import look_alikes
 from mllm_probe.paths import RunPaths
 from mllm_probe.report.decided import load_predictions
 from mllm_probe.report.scores import load_scores, load_summary
@@ -101,6 +104,66 @@ def test_wrong_pairs_are_one_sentence(
 def test_tasks_of_their_own_go_from_one_data_set_to_another(probe: Run, tmp_path: Path) -> None:
     code, _, err = probe("inspect", "test.dataset=scenes", "test.dataset.seed=7", "data.n=24", "n=1")
     assert code == 0, err
+
+
+def test_labels_of_both_tables_are_named(probe: Run, tmp_path: Path, two: tuple[str, ...]) -> None:
+    """A name that stands in the other table alone, too."""
+    written(tmp_path / "other", 3, ("1", "green", "maybe", "BLUE"), 24)
+    words = [word for word in two if not word.startswith(("test.dataset.root", "test.dataset.name"))]
+    words += [f"test.dataset.root={tmp_path / 'other'}", "test.dataset.name=other", "n=1"]
+    code, _, err = probe("inspect", *words, "task.labels={1: red, maybe: null}")
+    assert code == 0 and "'1' (6) in the table counted as the label 'red'" in err, err
+    assert "label 'maybe' left out by task.labels: 6 rows" in err
+    code, _, err = probe("inspect", *words, "task.labels={1: red, perhaps: null}")
+    assert code == 1 and "task.labels names 'perhaps', which is no label" in err and "maybe" in err
+
+
+def test_a_group_of_one_name_in_both_does_not_train(probe: Run, tmp_path: Path, two: tuple[str, ...]) -> None:
+    """A patient of both tables may be one person; what each table groups by may have another name."""
+    for place, column in (("home", "patient"), ("away", "case")):
+        file = tmp_path / place / "t.csv"
+        lines = file.read_text().splitlines()
+        first = 20 if place == "away" else 0
+        named = [f"{line},{first + i // 2}" for i, line in enumerate(lines[1:])]
+        file.write_text("\n".join([f"{lines[0]},{column}", *named, ""]))
+    groups = ("dataset.group_column=patient", "test.dataset.group_column=case")
+    code, _, err = probe("inspect", *two, *groups, "n=1")
+    assert code == 0, err
+    assert "4 groups of table are named as in away and do not train: 20, 21, 22, 23" in err
+    code, _, err = probe("inspect", *two, groups[0], "n=1")
+    assert code == 0 and "are named as in" not in err, "only what both tables call groups"
+    alone = [word.replace("away", "home") if word.startswith("test.dataset.root") else word for word in two]
+    code, _, err = probe("inspect", *alone, "n=1")
+    assert (
+        code == 1 and "no picture of table is left to train on, as 48 groups of pictures of table look like away" in err
+    )
+
+
+def test_look_alikes_are_looked_for_once(probe: Run, two: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def counted(hashes: np.ndarray, paths: list[Path]) -> Iterator[tuple[int, int]]:
+        asked.append(len(hashes))
+        return look_alikes(hashes, paths)
+
+    monkeypatch.setattr(duplicates, "look_alikes", counted)
+    code, _, err = probe("inspect", *two, "n=1")
+    assert code == 0 and asked == [48 + 21], err
+
+
+def test_both_are_checked(probe: Run, tmp_path: Path, two: tuple[str, ...]) -> None:
+    own = [word for word in two if word.startswith("test.") or word == "dataset.id_column=id"]
+    code, out, err = probe("check", str(tmp_path / "home" / "t.csv"), *own)
+    assert code == 0, err
+    told = [" ".join(line.split()) for line in out.splitlines()]
+    assert "pictures 48 different ones, all 32 x 32 pixels" in told
+    assert "tested pictures 21 different ones, all 32 x 32 pixels" in told
+    assert any(line.startswith("seed 0 train ") and line.endswith("test 21 on 21 groups") for line in told)
+    _, last = told[-1].split("mllm-probe run ")
+    code, _, err = probe("inspect", *last.split(), "n=1")
+    assert code == 0, err
+    code, _, err = probe("check", str(tmp_path / "home" / "t.csv"), *own, "test.dataset.file=u.csv")
+    assert code == 1 and "test.dataset: " in err and "u.csv is missing" in err
 
 
 def test_a_class_that_is_not_tested_is_named_or_left_out(probe: Run, tmp_path: Path, two: tuple[str, ...]) -> None:

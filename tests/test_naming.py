@@ -1,5 +1,6 @@
 """What labels of a table are called: spellings joined and said, doubts that end the run with the setting to type."""
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,27 @@ def test_classes_that_a_split_lacks_are_named_or_left_out() -> None:
         Questions(rare="skip")
 
 
+def test_dropping_all_but_one_class_is_one_sentence() -> None:
+    labels = ["a"] * 40 + [f"one of {i}" for i in range(12)]
+    folds = Folds(blocks=4)
+    with pytest.raises(DataError, match="task.rare=drop leaves 1 of 13 classes, as some split .* two are needed; give"):
+        without_rare(Questions().examples(collection(*labels), folds), folds, [0, 1])
+
+
+@pytest.mark.parametrize("word", ["null", "nan", "None"])
+def test_a_label_that_reads_as_nothing_is_kept_as_the_sentence_says(word: str) -> None:
+    """By the very words of the message, through the command line's own reading of them."""
+    rows = collection(*["yes", "no"] * 20, *[word] * 6)
+    with pytest.raises(DataError, match="reads as a missing one") as raised:
+        Questions(kind="classes").examples(rows, Folds(blocks=4))
+    leave, keep = re.findall("'task.labels=({.*?})'", str(raised.value))
+    kept = Questions(kind="classes", labels=keep).examples(rows, Folds(blocks=4))
+    assert word in kept.names and len(kept.decisions) == 46
+    assert len(Questions(kind="classes", labels=leave).examples(rows, Folds(blocks=4)).decisions) == 40
+    assert Names.of('{a: "~", b: ~, c: "null", d: null}').given == {"a": "~", "b": None, "c": "null", "d": None}
+    assert Names.of({word: word}).given == {word: word} and Names.of({word: None}).given == {word: None}
+
+
 def test_the_matrix_counts_as_scikit_learn_does() -> None:
     rng = np.random.default_rng(0)
     names, y = ("ant", "bee", "cat"), rng.integers(0, 3, 90)
@@ -150,9 +172,14 @@ def test_the_matrix_counts_as_scikit_learn_does() -> None:
     assert np.allclose(found.counts, np.mean([confusion_matrix(y, one) for one in said], axis=0))
     recall = np.mean([recall_score(y, one, average=None) for one in said], axis=0)
     assert np.allclose([one.recall for one in found.labels()], recall)
-    alone = Confusion.of("k", scored, logits[:1], "accuracy")
-    assert alone is not None
-    assert np.allclose([one.precision for one in alone.labels()], precision_score(y, said[0], average=None))
+    precision = np.mean([precision_score(y, one, average=None) for one in said], axis=0)
+    assert np.allclose([one.precision for one in found.labels()], precision)
+    pooled = precision_score(np.tile(y, 2), said.ravel(), average=None)
+    assert not np.allclose(precision, pooled), "a mean over seeds, as recall is"
+    silent = np.stack([logits[0], np.where(np.arange(3) == 0, -9, logits[1])])
+    half = Confusion.of("k", scored, silent, "accuracy")
+    assert half is not None
+    assert half.labels()[0].precision == precision_score(y, said[0], average=None)[0], "of the seed that says it"
     tied = Confusion.of(
         "k", replace(scored, kind="binary", names=("no", "yes"), labels=(1,) * 90), np.zeros((1, 90)), "accuracy"
     )

@@ -5,7 +5,7 @@ to colour and to small shapes, so a thumbnail in colour confirms each pair: a ph
 or shifted by a pixel is found, and two drawn scenes that differ in one shape are two pictures.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,16 +26,31 @@ BLOCK, PAIRS = 256, 1 << 16  # rows compared at once, pairs confirmed at once
 
 
 def grouped(pictures: Sequence[Picture], digests: Digests) -> tuple[Picture, ...]:
-    """The pictures, those that look the same in one `group`; groups given before are joined whole, never taken apart.
+    """The pictures, those that look the same in one `group`; groups given before are joined whole, never taken
+    apart."""
+    return regrouped(pictures, alike(pictures, digests))
+
+
+def alike(pictures: Sequence[Picture], digests: Digests) -> list[tuple[str, str]]:
+    """The digests of each two that look the same.
 
     Hashes are remembered in `digests`, so only the first run opens every picture.
     """
     hashes = np.array(
         [int(digests.remembered(p.path, f"phash, {READING}", perceptual_hash), 16) for p in pictures], np.uint64
     )
-    groups = [picture.group for picture in pictures]
-    alike = ((groups[i], groups[j]) for i, j in look_alikes(hashes, [picture.path for picture in pictures]))
-    name = joined(groups, alike)
+    found = look_alikes(hashes, [picture.path for picture in pictures])
+    return [(pictures[i].digest, pictures[j].digest) for i, j in found]
+
+
+def regrouped(pictures: Sequence[Picture], pairs: Iterable[tuple[str, str]]) -> tuple[Picture, ...]:
+    """The pictures with the groups of each pair of digests as one, where both are among them."""
+    group_of: dict[str, str] = {}
+    for picture in pictures:
+        group_of.setdefault(picture.digest, picture.group)
+    same = [(group_of[picture.digest], picture.group) for picture in pictures]
+    known = [(group_of[one], group_of[other]) for one, other in pairs if one in group_of and other in group_of]
+    name = joined((picture.group for picture in pictures), (*same, *known))
     return tuple(replace(picture, group=name[picture.group]) for picture in pictures)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Hub:
         group = "group" if self.group_column else None
         own = {"id_column": self.id_column, "columns": self.columns, "name": self.name}
         table = Table(str(folder), ROWS, PICTURES, group_column=group, **own)  # type: ignore[arg-type]
-        return table.load(outputs, selection, digests)
+        return replace(table.load(outputs, selection, digests), source=f"dataset {self.id}")
 
     def _loaded(self, id: str) -> Any:
         try:

@@ -64,10 +64,11 @@ class Table:
         lines = [line for line in lines if line.picture in pictures]
         pictures = _grouped(pictures, lines)
         rows = tuple(
-            Row(pictures[line.picture], line.text, line.label, line.number, line.columns, line.id) for line in lines
+            Row(pictures[line.picture], line.text, line.label, line.number, line.columns, line.id, line.group)
+            for line in lines
         )
         different = {picture.digest: picture for picture in pictures.values()}
-        return Collection(self.name, tuple(different.values()), (), _never, tuple(skipped), rows)
+        return Collection(self.name, tuple(different.values()), (), _never, tuple(skipped), rows, source=file.name)
 
     def labels(self, selection: Selection) -> list[tuple[int, Label]] | None:
         """(row, label) of those that are drawn, without a picture; None where bad rows are left out, for then only the
@@ -121,11 +122,11 @@ class Table:
             raise record
         picture = _word(where, record, self.picture_column, "the file name of a picture")
         text = _word(where, record, self.text_column, "the text that is asked")
-        group = record.get(self.group_column) if self.group_column is not None else None
+        group = _group(record.get(self.group_column)) if self.group_column is not None else ""
         label = _label(where, record, self.label_column)
         columns = {str(name): found for name, cell in record.items() if (found := _plain(cell)) != ""}
         id = self._id(where, record) if self.id_column is not None else ""
-        return Line(number, picture, text, label, "" if group is None else str(group).strip(), columns, id)
+        return Line(number, picture, text, label, group, columns, id)
 
     def _id(self, where: str, record: Mapping[str, Any]) -> str:
         """A whole number is a name, too."""
@@ -186,6 +187,12 @@ def _plain(cell: Any) -> str | float:
     if isinstance(cell, int | float):
         return float(cell) if abs(cell) <= sys.float_info.max else ""  # nor what is not a number
     return cell.strip() if isinstance(cell, str) else ""
+
+
+def _group(cell: Any) -> str:
+    """What a group is called; a whole number is so in any file, however that writes it."""
+    whole = isinstance(cell, float) and cell.is_integer()
+    return "" if cell is None else str(int(cell) if whole else cell).strip()
 
 
 def _cell(where: str, record: Mapping[str, Any], column: str) -> Any:

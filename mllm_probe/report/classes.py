@@ -13,7 +13,8 @@ EACH = 6  # of more labels, how many of the commonest and of the worst are shown
 @dataclass(frozen=True)
 class Labelled:
     """A label of the held-out decisions: how many have it, the share of them that is said to have it, the share of
-    those said to have it that does (None where none is), and the label it is most often taken for with its share."""
+    those said to have it that does (of the seeds that say it, None where none does), and the label it is most often
+    taken for with its share. Shares are means over seeds."""
 
     name: str
     n: int
@@ -25,12 +26,12 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Confusion:
-    """`counts` [C, C]: of the held-out decisions with a label (rows), those said to have another (columns), mean over
-    seeds; a tie counts its share for each. `names` [C]."""
+    """`seeds` [S, C, C]: by seed, of the held-out decisions with a label (rows), those said to have another (columns);
+    a tie counts its share for each. `names` [C]."""
 
     key: str
     names: tuple[str, ...]
-    counts: np.ndarray
+    seeds: np.ndarray
 
     @classmethod
     def of(cls, key: str, scored: Scored, logits: np.ndarray, metric: str) -> "Confusion | None":
@@ -40,9 +41,14 @@ class Confusion:
         read = np.asarray(scored.test) & ~np.isnan(logits.reshape(len(logits), len(scored.test), -1)[0, :, 0])
         wide = by_label(scored.read_as(metric, logits)[:, read], scored.kind)
         said = wide == wide.max(-1, keepdims=True)
-        shares = (said / said.sum(-1, keepdims=True)).mean(0)
+        shares = said / said.sum(-1, keepdims=True)
         truth = np.asarray(scored.labels)[read].astype(int)
         return cls(key, scored.names, np.eye(len(scored.names))[truth].T @ shares)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """[C, C]: mean over seeds."""
+        return self.seeds.mean(0)
 
     @property
     def whole(self) -> bool:
@@ -67,10 +73,13 @@ class Confusion:
         return [*common, *worst[:EACH]]
 
     def _label(self, code: int) -> Labelled:
-        row, said = self.counts[code], self.counts[:, code].sum()
+        row, said = self.counts[code], self.seeds[:, :, code].sum(1)
         n, others = row.sum(), np.where(np.arange(len(row)) == code, -1, row)
         top = int(others.argmax())
-        recall, precision = row[code] / n if n else 0.0, float(row[code] / said) if said else None
+        recall, precision = (
+            row[code] / n if n else 0.0,
+            float((self.seeds[said > 0, code, code] / said[said > 0]).mean()) if said.any() else None,
+        )
         taken = self.names[top] if others[top] > 0 else ""
         return Labelled(
             self.names[code], round(n), float(recall), precision, taken, float(others[top] / n) if taken else 0.0

@@ -19,7 +19,7 @@ class LinearProbe:
     """One seed's probe at a key: logits = rows @ direction + offset, for rows as the cache holds them.
 
     `direction` is [D] and `offset` a number where there is one output (positive: label 1), else [C, D] and [C]; `names`
-    are those of its outputs, empty where they are not classes.
+    are those of labels 0, 1, ..., empty where its outputs are no labels.
     """
 
     key: str
@@ -59,9 +59,11 @@ class LinearProbe:
         save_file(arrays, part, metadata=told)
 
 
-def load_probe(path: Path, key: str, probe: str, seed: int, names: Sequence[str] = ()) -> LinearProbe:
-    """A probe of a run without controls. Raises ConfigError for a key or a seed that the run lacks, DataError for a
-    probe that is no linear one."""
+def load_probe(
+    path: Path, key: str, probe: str, seed: int, names: Sequence[str] = (), kind: str = "classes"
+) -> LinearProbe:
+    """A probe of a run without controls, of labels of a kind with these names. Raises ConfigError for a key or a seed
+    that the run lacks, DataError for a probe that is no linear one."""
     arrays = _arrays(path, f"{key}/{probe}/", f"seed{seed}/")
     if arrays.keys() != LINEAR:
         raise DataError(
@@ -69,8 +71,8 @@ def load_probe(path: Path, key: str, probe: str, seed: int, names: Sequence[str]
         )
     direction = np.divide(arrays["weights"], arrays["scale"])  # a constant column has an infinite scale
     offset = arrays["intercept"] - np.atleast_2d(direction) @ arrays["mean"]
-    known = tuple(names) if direction.ndim == 2 and len(direction) == len(names) else ()
-    return LinearProbe(key, probe, seed, direction, offset[0] if direction.ndim == 1 else offset, known)
+    told = tuple(names) if direction.ndim == (1 if kind == "binary" else 2) else ()  # else its outputs are categories
+    return LinearProbe(key, probe, seed, direction, offset[0] if direction.ndim == 1 else offset, told)
 
 
 def _arrays(path: Path, place: str, seed: str) -> Mapping[str, np.ndarray]:

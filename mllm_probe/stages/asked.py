@@ -1,14 +1,16 @@
 """From a data set and a task to the pictures that can be used and the decisions about them, said on the way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_probe.config import RunConfig
 from mllm_probe.data.coco import Selection
-from mllm_probe.data.duplicates import grouped
+from mllm_probe.data.duplicates import alike, regrouped
 from mllm_probe.digests import Digests
+from mllm_probe.errors import DataError
 from mllm_probe.protocols import Dataset, Reporter, Task
 from mllm_probe.stages.readable import readable
 from mllm_probe.tasks.answer_words import bound
@@ -31,11 +33,19 @@ def collected(
     dataset: Dataset, config: RunConfig, digests: Digests, reporter: Reporter, made: Callable[[], "Blueprint"]
 ) -> Collection:
     """The pictures that can be used, those that look the same in one group. Raises DataError."""
+    collection = opened(dataset, config, digests, made)
+    pairs = alike(collection.pictures, digests) if config.splits.near_duplicates else ()
+    return told(together(collection, pairs, reporter), reporter)
+
+
+def opened(dataset: Dataset, config: RunConfig, digests: Digests, made: Callable[[], "Blueprint"]) -> Collection:
+    """The pictures that can be used. Raises DataError."""
     selection = Selection(**asdict(config.data))
-    collection = dataset.load(Path(config.paths.outputs), selection, digests)
-    collection = readable(collection, selection.on_bad_row, made)
-    if config.splits.near_duplicates:
-        collection = together(collection, digests, reporter)
+    return readable(dataset.load(Path(config.paths.outputs), selection, digests), selection.on_bad_row, made)
+
+
+def told(collection: Collection, reporter: Reporter) -> Collection:
+    """It, with what was left out of it said."""
     for row in collection.skipped:
         reporter.note(f"skipped: {row}")
     return collection
@@ -43,7 +53,8 @@ def collected(
 
 def asked(task: Task, folds: Folds, collection: Collection, config: RunConfig, reporter: Reporter) -> Examples:
     """What is asked about them. Raises ConfigError, DataError."""
-    examples = task.examples(collection, folds)
+    with of_file(collection.source):
+        examples = task.examples(collection, folds)
     examples = covaried(examples, collection, getattr(task, "covariates", ()))
     for sentence in examples.said:
         reporter.note(sentence)
@@ -54,19 +65,28 @@ def asked(task: Task, folds: Folds, collection: Collection, config: RunConfig, r
     return examples
 
 
+@contextmanager
+def of_file(name: str) -> Iterator[None]:
+    """What is wrong with rows is told with the file that they are in."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name}: {error}" if name else str(error)) from error
+
+
 def common(task: Task, examples: Examples, folds: Folds, config: RunConfig) -> Examples:
     """Without classes that some split lacks, where the task says so."""
     drops = getattr(task, "rare", None) == DROP
     return without_rare(examples, folds, config.sweep.seeds) if drops else examples
 
 
-def together(collection: Collection, digests: Digests, reporter: Reporter) -> Collection:
-    """Pictures that look the same share a group, and so a split."""
-    pictures = grouped(collection.pictures, digests)
-    alike = len({picture.group for picture in collection.pictures}) - len({picture.group for picture in pictures})
-    if not alike:
+def together(collection: Collection, pairs: Sequence[tuple[str, str]], reporter: Reporter) -> Collection:
+    """Pictures that look the same, two of them by their digests in each of the pairs, share a group, and so a split."""
+    pictures = regrouped(collection.pictures, pairs)
+    fewer = len({picture.group for picture in collection.pictures}) - len({picture.group for picture in pictures})
+    if not fewer:
         return collection
-    reporter.note(f"near-duplicates: {alike} pictures look like another one and stay in its split")
+    reporter.note(f"near-duplicates: {fewer} pictures look like another one and stay in its split")
     own = {picture.digest: picture for picture in pictures}
     rows = tuple(replace(row, picture=own[row.picture.digest]) for row in collection.rows)
     return replace(collection, pictures=pictures, rows=rows)

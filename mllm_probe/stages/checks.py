@@ -1,10 +1,12 @@
 """What the probe of a run cannot read or fit: refused as soon as settings, data set or examples tell."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError
 from mllm_probe.stages.analyses import check_analyses, check_wishes
+from mllm_probe.stages.asked import of_file
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.headline import check_shown, headline
 from mllm_probe.stages.prepared import Prepared
@@ -42,8 +44,10 @@ def _check_pairs(ready: Prepared, pairs: bool) -> None:
 def _kind(ready: Prepared) -> str | None:
     """Of the task's labels, as far as settings tell, or the data set before a picture is opened."""
     kind_of, labels = getattr(ready.task, "kind_of", None), getattr(ready.dataset, "labels", None)
-    if kind_of and labels and (found := labels(Selection(**asdict(ready.config.data)))) is not None:
-        return str(kind_of(found))
+    alone = ready.config.test.get("dataset") is None  # else settings may name labels of the other data set
+    if alone and kind_of and labels and (found := labels(Selection(**asdict(ready.config.data)))) is not None:
+        with of_file(Path(str(getattr(ready.dataset, "file", None) or "")).name):
+            return str(kind_of(found))
     return getattr(ready.task, "kind", None)
 
 

@@ -1,23 +1,29 @@
 """Probes of one data set tested on another (`test.dataset`): its pictures take the place of the test pictures.
 
 The probes train and validate on the very pictures that they would have without it, so that the two runs differ in what
-is tested alone. Pictures that look like one of the other data set are left out of training.
+is tested alone. Pictures that look like one of the other data set are left out of training, and so are groups
+that both tables call alike: they may be the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from mllm_probe.building import build
 from mllm_probe.config import RunConfig
-from mllm_probe.data.duplicates import grouped
+from mllm_probe.data.duplicates import alike
+from mllm_probe.data.groups import joined
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError, count, few
 from mllm_probe.protocols import Dataset, Reporter, Task
-from mllm_probe.stages.asked import asked, common
+from mllm_probe.stages.asked import asked, common, opened, together, told
 from mllm_probe.tasks.folds import TEST, Folds
-from mllm_probe.tasks.naming import bare
+from mllm_probe.tasks.naming import bare, words
 from mllm_probe.types import Collection, Decision, Examples
+
+if TYPE_CHECKING:
+    from mllm_probe.models.blueprint import Blueprint
 
 BY_NAME = ("binary", "classes")  # kinds whose labels have names
 
@@ -45,40 +51,95 @@ def of_the_other() -> Iterator[None]:
         raise type(error)(f"test.dataset: {error}") from error
 
 
+@dataclass(frozen=True)
+class Both:
+    """The data set that trains and the one that is tested; `pairs` are the digests of each two pictures of both that
+    look the same."""
+
+    home: Collection
+    there: Collection
+    pairs: Sequence[tuple[str, str]]
+
+    @classmethod
+    def of(
+        cls,
+        home: Dataset,
+        there: Dataset,
+        config: RunConfig,
+        digests: Digests,
+        reporter: Reporter,
+        made: Callable[[], "Blueprint"],
+    ) -> "Both":
+        """Look-alikes are looked for once, among all. Raises DataError."""
+        first = opened(home, config, digests, made)
+        with of_the_other():
+            second = opened(there, config, digests, made)
+        different = {picture.digest: picture for picture in (*first.pictures, *second.pictures)}
+        pairs = alike(tuple(different.values()), digests) if config.splits.near_duplicates else []
+        first, second = (told(together(one, pairs, reporter), reporter) for one in (first, second))
+        return cls(_beside(first, second), _beside(second, first), pairs)
+
+    def seen(self) -> set[str]:
+        """The groups of the first with a picture that is also in the other, or looks like one there."""
+        pictures = (*self.home.pictures, *self.there.pictures)
+        whole = ((picture.digest, picture.group) for picture in pictures)
+        name = joined((picture.digest for picture in pictures), (*self.pairs, *whole))
+        tested = {name[picture.digest] for picture in self.there.pictures}
+        return {picture.group for picture in self.home.pictures if name[picture.digest] in tested}
+
+    def namesakes(self) -> dict[str, str]:
+        """{group of the first: what its table calls it} where a group of the other table is called so, too."""
+        called = {row.group for row in self.there.rows if row.group}
+        return {row.picture.group: row.group for row in self.home.rows if row.group in called}
+
+    def untrained(self) -> tuple[set[str], list[str]]:
+        """The groups of the first that do not train, as they may be those that are tested, and a sentence on each
+        reason."""
+        seen = self.seen()
+        named = {group: name for group, name in self.namesakes().items() if group not in seen}
+        home, there, said = self.home.name, self.there.name, []
+        if seen:
+            said.append(f"{count(len(seen), 'group')} of pictures of {home} look like {there} and do not train")
+        if named:
+            names = few(sorted(set(named.values())), 6)
+            said.append(f"{count(len(named), 'group')} of {home} are named as in {there} and do not train: {names}")
+        return seen | named.keys(), said
+
+
+def _beside(one: Collection, other: Collection) -> Collection:
+    """It with the labels of the other, which settings may name."""
+    return replace(one, labels_beside=tuple(dict.fromkeys(word for row in other.rows for word in words(row.label))))
+
+
 def tested_elsewhere(
-    task: Task,
-    folds: Folds,
-    home: Collection,
-    there: Collection,
-    config: RunConfig,
-    digests: Digests,
-    reporter: Reporter,
+    task: Task, folds: Folds, both: Both, config: RunConfig, reporter: Reporter
 ) -> tuple[Collection, Examples]:
     """Both data sets as one, named `HOME -> THERE`, and the decisions: training and validation of the one, all of the
     other as test. Raises ConfigError, DataError."""
+    home, there = both.home, both.there
     ours = asked(task, folds, home, config, reporter)
     with of_the_other():
         others = asked(task, folds, there, config, reporter)
     others = _named_alike(ours, others, home.name, there.name)
-    gone = _seen_there(home, there, config, digests)
-    left = [f"{count(len(gone), 'group')} of pictures of {home.name} look like {there.name} and do not train"] * bool(
-        gone
-    )
+    gone, left = both.untrained()
     for sentence in left:
         reporter.note(sentence)
     kept = {group: fold for group, fold in ours.folds.items() if fold != TEST and group not in gone}
     trained = tuple(decision for decision in ours.decisions if decision.group in kept)
     if not trained:
-        raise DataError(f"no picture of {home.name} is left to train on: all are in test.dataset={there.name}, too")
+        raise DataError(
+            f"no picture of {home.name} is left to train on, as {' and '.join(left)}; take other pictures, or give "
+            "groups that are not the same other names"
+        )
     decisions = (*trained, *_known_heads(trained, others.decisions, reporter))
-    told = {decision.sample for decision in decisions}
-    samples = {sample.uid: sample for sample in (*ours.samples, *others.samples) if sample.uid in told}
+    used = {decision.sample for decision in decisions}
+    samples = {sample.uid: sample for sample in (*ours.samples, *others.samples) if sample.uid in used}
     places = kept | dict.fromkeys(others.folds, TEST)
     whole = replace(ours, samples=tuple(samples.values()), decisions=decisions, folds=places)
     examples = common(task, whole, folds, config)
     for row in examples.skipped[len(ours.skipped) :]:
         reporter.note(f"skipped: {row}")
-    both = replace(
+    whole_data = replace(
         home,
         name=f"{home.name} -> {there.name}",
         pictures=(*(picture for picture in home.pictures if picture.group in kept), *there.pictures),
@@ -86,16 +147,7 @@ def tested_elsewhere(
         skipped=(*home.skipped, *there.skipped, *left),
         rows=(*home.rows, *there.rows),
     )
-    return both, examples
-
-
-def _seen_there(home: Collection, there: Collection, config: RunConfig, digests: Digests) -> set[str]:
-    """The groups of the first with a picture that is also in the other, or looks like one there."""
-    both = tuple({picture.digest: picture for picture in (*home.pictures, *there.pictures)}.values())
-    joint = grouped(both, digests) if config.splits.near_duplicates else both
-    group_of = {picture.digest: picture.group for picture in joint}
-    tested = {group_of[picture.digest] for picture in there.pictures}
-    return {picture.group for picture in home.pictures if group_of[picture.digest] in tested}
+    return whole_data, examples
 
 
 def _named_alike(ours: Examples, others: Examples, home: str, there: str) -> Examples:

@@ -30,7 +30,7 @@ from mllm_probe.settings import (
     SweepSettings,
 )
 from mllm_probe.stages.asked import asked, collected, folds_of
-from mllm_probe.stages.elsewhere import elsewhere_of, of_the_other, tested_elsewhere
+from mllm_probe.stages.elsewhere import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
 from mllm_probe.stages.variants import with_variants
 from mllm_probe.tasks.answer_words import check_words
@@ -83,13 +83,12 @@ class Design:
     ) -> tuple[Collection, Examples]:
         """The pictures that the model of a blueprint can read, and what is asked about them; where they will be
         `scored`, in splits that a probe can be. Raises DataError."""
-        collection = collected(self.dataset, config, digests, reporter, made)
         if self.elsewhere is None:
+            collection = collected(self.dataset, config, digests, reporter, made)
             examples = asked(self.task, self.folds, collection, config, reporter)
         else:
-            with of_the_other():
-                there = collected(self.elsewhere, config, digests, reporter, made)
-            collection, examples = tested_elsewhere(self.task, self.folds, collection, there, config, digests, reporter)
+            both = Both.of(self.dataset, self.elsewhere, config, digests, reporter, made)
+            collection, examples = tested_elsewhere(self.task, self.folds, both, config, reporter)
         if scored:
             self.folds.check(examples, config.sweep.seeds)
         return collection, examples

@@ -18,6 +18,7 @@ from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear, turn
 from mllm_probe.config import TuneConfig, plain, save_config
 from mllm_probe.data.coco import Selection
+from mllm_probe.data.duplicates import alike
 from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.model_names import words_for
@@ -111,7 +112,7 @@ def _pictures(
         reporter.note(f"skipped: {row}")
     splits = config.splits
     if splits.near_duplicates:
-        collection = together(collection, digests, reporter)
+        collection = together(collection, alike(collection.pictures, digests), reporter)
     folds = Folds(splits.test, splits.val, splits.blocks, config.data.seed, file=splits.file)
     fold = folds.assign(collection.pictures)
     test = [picture for picture in collection.pictures if fold[picture.group] == TEST]

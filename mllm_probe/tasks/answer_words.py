@@ -11,7 +11,7 @@ SETTING = "extract.answers"
 LIKE = "{yes: Yes, no: No}"
 
 
-def _words(given: Any) -> list[str]:
+def _words(given: Any) -> list[Any]:
     return given if isinstance(given, list) else list(mapping(given, SETTING, LIKE).values())
 
 
@@ -20,7 +20,9 @@ def check_words(given: Any, kind: str | None) -> None:
     if given is None:
         return
     words = _words(given)
-    if len({bare(str(word)) for word in words}) < max(2, len(words)) or not all(str(word).strip() for word in words):
+    if len({bare(str(word)) for word in words}) < max(2, len(words)) or not all(
+        word is not None and str(word).strip() for word in words
+    ):
         raise ConfigError(
             f"{SETTING}={given} must hold a word for each label, all different: [Yes, No] or with names {LIKE}, or null"
         )
@@ -51,7 +53,7 @@ def _named(given: Any, names: Sequence[str]) -> dict[str, str]:
     for key in found:
         if bare(key) not in own:
             raise ConfigError(f"{SETTING} names the label {key!r}, which there is not; {choices(key, names)}")
-    word_of = {own[bare(key)]: word for key, word in found.items()}
+    word_of = {own[bare(key)]: str(word) for key, word in found.items()}
     if lacking := [name for name in names if name not in word_of]:
         raise ConfigError(f"{SETTING}={given} has no word for {len(lacking)} of {len(names)} labels: {few(lacking, 6)}")
     return word_of

@@ -20,7 +20,7 @@ from mllm_probe.types import Row
 Label = str | float | tuple[str, ...]
 MISSING = frozenset(("nan", "na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"))  # most are pandas' own list
 YES, NO = ("yes", "true", "1", "y", "t"), ("no", "false", "0", "n", "f")
-LEFT_OUT = ("~", "null")
+LEFT_OUT = ("~", "null")  # unless it stands in quotes
 AMOUNTS = 20  # so many different whole numbers or fewer may be the numbers of classes
 
 
@@ -32,19 +32,21 @@ class Names:
 
     @classmethod
     def of(cls, given: Any) -> "Names":
-        """From a mapping, or its text in YAML's flow style, in which all names are text. Raises ConfigError."""
+        """From a mapping, or its text in YAML's flow style, in which all names are text, null in quotes among them.
+        Raises ConfigError."""
         found = mapping(given, "task.labels", "{Yes: yes, maybe: null}")
         for key, value in found.items():
-            if not value:
+            if value == "":
                 raise ConfigError(f"task.labels gives {key!r} an empty name; null leaves its rows out")
-        return cls({key: None if value in LEFT_OUT else value for key, value in found.items()})
+        return cls(found)
 
-    def called(self, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
-        """The rows with the names of their labels, and a sentence for each thing done to them. Raises ConfigError."""
+    def called(self, rows: Sequence[Row], beside: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
+        """The rows with the names of their labels, and a sentence for each thing done to them. Raises ConfigError for
+        what is no label of theirs, nor `beside` them."""
         spelled = Counter(word for row in rows for word in words(row.label))
         known = _commonest(spelled)
         rename = {word: self._name(word, known[bare(word)]) for word in spelled}
-        self._check(spelled)
+        self._check({**spelled, **dict.fromkeys(beside, 0)})
         kept = [replace(row, label=label) for row in rows if (label := _renamed(row.label, rename)) is not None]
         return kept, [*_joined(spelled, rename), *_left_out(rows, rename)]
 
@@ -127,21 +129,26 @@ def _counted(found: Mapping[str, int]) -> None:
         )
 
 
-def mapping(given: Any, setting: str, example: str) -> dict[str, str]:
-    """Names with names, from a mapping or its text. Raises ConfigError."""
+def mapping(given: Any, setting: str, example: str) -> dict[str, str | None]:
+    """Names with names, or with None for null without quotes, from a mapping or its text. Raises ConfigError."""
     import yaml
+
+    class Loader(yaml.BaseLoader):  # type: ignore[misc]
+        def construct_scalar(self, node: Any) -> Any:
+            plain = node.style is None and node.value in LEFT_OUT
+            return None if plain else super().construct_scalar(node)
 
     if given is None:
         return {}
     read = given
     if isinstance(given, str):
         try:
-            read = yaml.load(given, Loader=yaml.BaseLoader)
+            read = yaml.load(given, Loader=Loader)
         except yaml.YAMLError:
             read = None
     if not isinstance(read, Mapping) or not all(isinstance(v, str | int | float | None) for v in read.values()):
         raise ConfigError(f"{setting}={given} must be names with names, such as {setting}={example}")
-    return {_text(key): _text(value) for key, value in read.items()}
+    return {_text(key): None if value is None else _text(value) for key, value in read.items()}
 
 
 def name_of(label: Label) -> str:
@@ -215,6 +222,7 @@ def _typed(labels: Mapping[str, str | None]) -> str:
 
 def typed_names(setting: str, labels: Mapping[str, str | None]) -> str:
     """Names with names, as one would type the setting in a shell."""
-    plain = {word: word if word.isalnum() else json.dumps(word, ensure_ascii=False) for word in labels}
+    bare_words = (word for word in labels if word.isalnum() and word not in LEFT_OUT)
+    plain = {word: json.dumps(word, ensure_ascii=False) for word in labels} | {word: word for word in bare_words}
     pairs = (f"{plain[key]}: {'null' if name is None else plain.get(name, name)}" for key, name in labels.items())
     return shlex.quote(f"{setting}={{{', '.join(pairs)}}}")

@@ -57,10 +57,10 @@ class Questions:
         """Of (row, label), as `examples` takes it. Raises ConfigError, DataError for what a label may not mean."""
         return self._called([Row(NO_PICTURE, "", label, number) for number, label in labels])[2]
 
-    def _called(self, rows: Sequence[Row]) -> tuple[list[Row], list[str], str]:
+    def _called(self, rows: Sequence[Row], beside: Sequence[str] = ()) -> tuple[list[Row], list[str], str]:
         """The rows with the names of their labels, what is said of that, and their kind."""
         names = Names.of(self.labels)
-        called, said = names.called(rows)
+        called, said = names.called(rows, beside)
         if not called:
             raise DataError(f"task.labels leaves out all {len(rows)} rows")
         doubts(called, names.settled, self.kind)
@@ -72,7 +72,7 @@ class Questions:
             raise DataError(
                 f"dataset {collection.name} has no table of questions; task={self.name} needs dataset=table"
             )
-        rows, said, kind = self._called(collection.rows)
+        rows, said, kind = self._called(collection.rows, collection.labels_beside)
         asked, repeated = self._asked(rows)
         group_of = {picture.digest: picture.group for picture in collection.pictures}
         strata = {} if kind in ("labels", "number") else _strata(asked, group_of)

@@ -4,17 +4,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mllm_probe.errors import count, few
+from mllm_probe.errors import DataError, count, few
 from mllm_probe.tasks.folds import SPLITS, Folds
 from mllm_probe.types import Examples
 
 
 def without_rare(examples: Examples, folds: Folds, seeds: Sequence[int]) -> Examples:
-    """The decisions about classes that every split of every seed holds, numbered anew; other kinds as they are."""
+    """The decisions about classes that every split of every seed holds, numbered anew; other kinds as they are. Raises
+    DataError where fewer than two are left."""
     rare = _lacking(examples, folds, seeds)
     if not rare:
         return examples
     kept = [code for code in range(len(examples.names)) if code not in rare]
+    if len(kept) < 2:
+        raise DataError(
+            f"task.rare=drop leaves {len(kept)} of {len(examples.names)} classes, as some split of some seed lacks "
+            "each of the others, and two are needed; give more pictures of each class, or join rare ones by task.labels"
+        )
     anew = {code: place for place, code in enumerate(kept)}
     decisions = tuple(replace(d, label=anew[int(d.label)]) for d in examples.decisions if d.label in anew)
     asked = {decision.sample for decision in decisions}

@@ -7,7 +7,7 @@ import argparse
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mllm_probe.errors import ConfigError, DataError, count, few
 from mllm_probe.paths import OutputPaths
 from mllm_probe.protocols import Dataset, Task
 from mllm_probe.stages.asked import asked, collected, folds_of
+from mllm_probe.stages.elsewhere import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.tasks.folds import SPLITS
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 from mllm_probe.types import Collection, Examples, label_said
@@ -76,28 +77,39 @@ def run(args: Sequence[str]) -> None:
 
 
 def checked(place: Path, config: RunConfig) -> Checked:
-    """Raises DataError where nothing can be read at all."""
-    if config.test.get("dataset") is not None:
-        raise ConfigError("check reads one data set; leave test.dataset out, and check the other one by itself")
+    """Raises ConfigError, DataError where nothing can be read at all."""
     found, plugins = Checked(), tuple(config.plugins)
     skipping = replace(config, data=replace(config.data, on_bad_row="skip"))
     dataset: Dataset = build(config.dataset, Dataset, plugins)  # type: ignore[type-abstract]
     task: Task = build(config.task, Task, plugins, seed=config.data.seed, on_bad_row="skip")  # type: ignore[type-abstract]
+    other, folds = elsewhere_of(config), folds_of(config)
     digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust)
     if place.is_file():
         found.facts += _table(place)
-    collection = collected(dataset, skipping, digests, found, _Readable)  # type: ignore[arg-type]
-    found.facts += _pictures(collection, config.data.n)
-    if collection.skipped and config.data.on_bad_row == "stop":
-        bad = count(len(collection.skipped), "bad row")
+    if other is None:
+        whole = collected(dataset, skipping, digests, found, _Readable)  # type: ignore[arg-type]
+        found.facts += _pictures(whole, config.data.n)
+        _judge(found, config, whole.skipped, lambda: asked(task, folds, whole, skipping, found))
+        return found
+    both = Both.of(dataset, other, skipping, digests, found, _Readable)  # type: ignore[arg-type]
+    for one, which in ((both.home, ""), (both.there, "tested ")):
+        found.facts += [(which + what, said) for what, said in _pictures(one, config.data.n)]
+    skipped = (*both.home.skipped, *both.there.skipped)
+    _judge(found, config, skipped, lambda: tested_elsewhere(task, folds, both, skipping, found)[1])
+    return found
+
+
+def _judge(found: Checked, config: RunConfig, skipped: Sequence[str], make: Callable[[], Examples]) -> None:
+    """What is asked about the pictures, or why a run would refuse it."""
+    if skipped and config.data.on_bad_row == "stop":
+        bad = count(len(skipped), "bad row")
         found.refusal = f"a run stops at the first of {bad}; mend them, or leave them out with data.on_bad_row=skip"
     try:
-        examples = asked(task, folds_of(config), collection, skipping, found)
+        examples = make()
         found.facts += [*_labels(examples), *_splits(config, examples)]
         folds_of(config).check(examples, config.sweep.seeds)
     except (ConfigError, DataError) as error:
         found.refusal = str(error)
-    return found
 
 
 def _words(place: Path) -> list[str]:
