@@ -5,6 +5,7 @@ Reads a table only, and knows which of its rows are a curve and which a line.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe import units
@@ -23,6 +24,7 @@ TITLES = {"vision": "vision tower", "qformer": "Q-Former", "connector": "connect
 PART_MARKS = {"block": ("o", 1.4), "attn": ("^", 0.8), "mlp": ("s", 0.8)}
 ONE_VALUE = (VISION_ONLY, CONNECTOR_ONLY, COPY_CEILING)
 APART = 0.052  # least distance of two labels, as a share of the panel's height
+AXIS = 44  # letters of a line beside an axis
 ROWS = 4  # of a legend, which every figure has room for
 
 
@@ -41,7 +43,7 @@ def held_out(*tables: "pd.DataFrame") -> str:
     """What an axis of scores is called."""
     metrics = {headline_metric(scores) for scores in tables}
     name = units.named(*metrics) if len(metrics) == 1 else "score"
-    return f"{name} on held-out {many_of(*tables)}"
+    return fill(f"{name} on held-out {many_of(*tables)}", AXIS)
 
 
 def real(rows: "pd.DataFrame") -> "pd.DataFrame":
