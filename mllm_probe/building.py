@@ -58,6 +58,11 @@ def _check_type(value: Any, annotation: Any, what: str) -> None:
         return
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     allowed = typing.get_args(annotation) if union else (annotation,)
+    beside = [option for option in allowed if option is not type(None)]
+    if union and len(beside) == 1 and typing.get_origin(beside[0]) in (Sequence, Mapping):
+        if value is not None:
+            _check_type(value, beside[0], what)
+        return
     if any(option not in (int, float, str, bool, type(None)) for option in allowed):
         return
     exact = type(value) in allowed or (type(value) is int and float in allowed)

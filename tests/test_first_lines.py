@@ -106,6 +106,8 @@ def test_names_of_the_user_have_values_of_their_type(job: str, word: str, said: 
         ("task.templates=null", "task.templates=null must be names with values in braces, such as {name: value}"),
         ("dataset.pictures=null", "dataset.pictures=null must be a whole number"),
         ("probe.lambdas=[a]", "probe.lambdas='a' must be a number"),
+        ("task.answers=7", "task.answers=7 must be a list in brackets"),
+        ("task.answers=[7,8]", "task.answers=7 must be one text"),
         ("dataset._target_=null", "dataset._target_=null must be one text"),
     ],
 )
