@@ -25,10 +25,11 @@ import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -42,6 +43,7 @@ from mllm_probe.paths import config_dir
 
 PATIENCE = 60  # seconds of the processor that a case may take
 PICTURES = 8
+SHOWN = 0.25  # the share of runs with a broken file that draw figures and write a page
 LONGEST = 3000  # letters of a sentence
 OTHERS = ("", "[]", "null", "3", '"text"', "{}", "{", "[" * 9999, "\x00\x01", "a,b\n1,2\n")
 WORDS = ("", "x", "-1", "0", "1", "2", "1.5", "1e400", "nan", "inf", "-inf", "null", "true", "[]", "[null]", "[1.5]")
@@ -230,14 +232,22 @@ def settings(bench: Bench, rng: Random) -> tuple[str, str]:
     return word, wrong(bench, bench.run(word))
 
 
+@contextmanager
+def shown(really: bool) -> Iterator[None]:
+    """Whether runs draw figures and write a page, which is half of their time."""
+    with nullcontext() if really else patch("mllm_probe.stages.run.show"):
+        yield
+
+
 def files(folder: str, pattern: str) -> Callable[[Bench, Random], tuple[str, str]]:
     """Run with a file broken."""
 
     def case(bench: Bench, rng: Random) -> tuple[str, str]:
         path = rng.choice(sorted(p for p in (bench.folder / folder).rglob(pattern) if p.is_file()))
         said: list[str] = []
-        with bench.spoiled(path, lambda path: said.append(spoil(path, rng))):
-            found = wrong(bench, bench.run(*(("data.on_bad_row=skip",) if rng.random() < 0.2 else ())))
+        words = ("data.on_bad_row=skip",) if rng.random() < 0.2 else ()
+        with bench.spoiled(path, lambda path: said.append(spoil(path, rng))), shown(rng.random() < SHOWN):
+            found = wrong(bench, bench.run(*words))
         if folder == "outputs":
             bench.restore()
         return f"{path.relative_to(bench.folder)}: {said[0]}", found
