@@ -24,6 +24,7 @@ METRICS = (  # and all that mllm_probe.stats.measures takes of any kind of label
 )
 FIGURES = ("style", "size", "font")  # what every figure follows
 SMALLEST, LARGEST = 1, 40  # inches of a figure
+NO_LETTERS = "Last Resort"  # a font that has a box for every character
 
 
 @dataclass
@@ -56,6 +57,8 @@ class ReportSettings:
             if tower not in TOWERS:
                 raise ConfigError(f"report.towers names the unknown tower '{tower}'; {choices(tower, TOWERS)}")
         check_size(self.size, f"report.size={self.size}", "report.size=[7,4]")
+        if self.font is not None and self.font not in (known := installed_fonts()):
+            raise ConfigError(f"report.font={self.font} is not installed; {choices(self.font, known)}")
 
     def check_followed(self, *followed: str) -> None:
         """Raises ConfigError for a setting that results, which follow those named, do not follow."""
@@ -80,6 +83,17 @@ def check_size(size: Sequence[float] | None, named: str, example: str) -> None:
         raise ConfigError(
             f"{named} must be width and height in inches, each from {SMALLEST} to {LARGEST}, as {example} is"
         )
+
+
+def installed_fonts() -> dict[str, str]:
+    """{family: the file of its plainest font}, by name."""
+    from matplotlib.font_manager import fontManager
+
+    plain = sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400, font.fname))
+    files: dict[str, str] = {}
+    for font in plain:
+        files.setdefault(font.name, font.fname)
+    return {name: files[name] for name in sorted(files) if not name.startswith(NO_LETTERS)}
 
 
 DEFAULT = ReportSettings()

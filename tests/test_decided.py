@@ -124,7 +124,7 @@ def test_numbers_are_numbers_and_a_file_that_was_cut_is_named(probe: Run, checkp
     assert table.right.isna().all() and table.probability.isna().all()
     path = tmp_path / "run" / "predictions.csv"
     path.write_text("decision,seed\na,1\n")
-    with pytest.raises(DataError, match=r"predictions.csv is not what its run wrote"):
+    with pytest.raises(DataError, match=r"predictions.csv is damaged"):
         load_predictions(RunPaths(tmp_path / "run"))
     path.unlink()
     with pytest.raises(DataError, match="does not exist; repeat the run with this release"):

@@ -18,7 +18,6 @@ from test_study_report import PEAKED, drawn, write
 from mllm_probe.errors import ConfigError
 from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.finish import save, svg_uri
-from mllm_probe.report.letters import check_font
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report_settings import ReportSettings
 
@@ -120,7 +119,7 @@ def test_a_font_that_is_asked_for_is_taken_or_refused(probe: Run, folder: Path, 
     assert code == 1 and err.startswith("mllm-probe: report.font=DejaVu Serf is not installed; did you mean 'DejaVu Se")
     assert len(err.splitlines()) == 1
     with pytest.raises(ConfigError):
-        check_font("")
+        ReportSettings(font="").check()
 
 
 def test_the_size_is_that_of_figures_in_pages_too() -> None:

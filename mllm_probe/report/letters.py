@@ -8,18 +8,11 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from mllm_probe.errors import ConfigError, choices
+from mllm_probe.report_settings import installed_fonts
 
-NO_LETTERS = "Last Resort"  # a font that has a box for every character
 UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")  # categories of what has no shape of its own
 SELECTORS = range(0xFE00, 0xFE10)  # say which shape the character before them has
 MOST = 12  # characters that a sentence names
-
-
-def check_font(name: str | None) -> None:
-    """Raises ConfigError for a font that is not installed."""
-    if name is not None and name not in (known := _installed()):
-        raise ConfigError(f"report.font={name} is not installed; {choices(name, known)}")
 
 
 def set_letters(figure: Any, font: str | None) -> str:
@@ -52,24 +45,13 @@ def _beside(families: Sequence[str], wanted: Iterable[str]) -> tuple[list[str], 
     lacking = {ord(letter) for letter in wanted}.difference(*have)
     more: list[str] = []
     while lacking:
-        files = _installed()
+        files = installed_fonts()
         best = max(files, key=lambda name: len(lacking & _letters(files[name])))
         if not lacking & _letters(files[best]):
             break
         lacking -= _letters(files[best])
         more.append(best)
     return more, {chr(code) for code in lacking}
-
-
-def _installed() -> dict[str, str]:
-    """{family: the file of its plainest font}, by name."""
-    from matplotlib.font_manager import fontManager
-
-    plain = sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400, font.fname))
-    files: dict[str, str] = {}
-    for font in plain:
-        files.setdefault(font.name, font.fname)
-    return {name: files[name] for name in sorted(files) if not name.startswith(NO_LETTERS)}
 
 
 @cache

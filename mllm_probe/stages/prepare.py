@@ -16,7 +16,6 @@ from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.protocols import Dataset, Feature, Probe, Reporter, Task
-from mllm_probe.report.letters import check_font
 from mllm_probe.settings import (
     ANALYSES,
     DEVICES,
@@ -166,7 +165,6 @@ def _check(config: RunConfig) -> None:
     _check_sweep(config.sweep)
     chosen_controls(config.controls)
     config.report.check()
-    check_font(config.report.font)
     if config.guards not in GUARDS:
         raise ConfigError(f"guards={config.guards} is unknown; {choices(config.guards, GUARDS)}")
     if config.device not in DEVICES:

@@ -18,7 +18,6 @@ from mllm_probe.report.geometry import load_relations, print_relations
 from mllm_probe.report.group_words import with_words
 from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.report.law import GroupRow, LawRow, PointRow, print_laws
-from mllm_probe.report.letters import check_font
 from mllm_probe.report.page import leave_page
 from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.plans import draw_plan, draw_recall
@@ -41,7 +40,6 @@ from mllm_probe.stages.arms import effects
 def report(config: ReportConfig, reporter: Reporter) -> None:
     """Raises ConfigError, DataError."""
     config.report.check()
-    check_font(config.report.font)
     if config.run is None:
         raise ConfigError("report needs a FOLDER, or run=FOLDER, the folder of a finished run (it holds scores.csv)")
     paths = RunPaths(Path(config.run))
