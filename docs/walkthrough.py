@@ -38,8 +38,9 @@ from mllm_probe.models.device import pick_device
 from mllm_probe.models.hf import load_model
 from mllm_probe.paths import OutputPaths
 from mllm_probe.probes.logistic import Logistic
+from mllm_probe.records.problems import LayerData, Problem
+from mllm_probe.records.sites import Key, Site
 from mllm_probe.settings import ModelSettings
-from mllm_probe.sites import Key, Site
 from mllm_probe.stages.prepared import identified, name_cache
 from mllm_probe.stages.request import PASS_TOKENS
 from mllm_probe.stats import intervals
@@ -47,7 +48,6 @@ from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.measures import measure
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import LayerData, Problem
 
 PICTURES = int(sys.argv[1]) if len(sys.argv) > 1 else 600
 OUTPUTS = OutputPaths(Path(sys.argv[2] if len(sys.argv) > 2 else "outputs"))

@@ -17,6 +17,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.label_settings import LabelSettings
 from mllm_probe.model_names import settled
 from mllm_probe.odd_values import refuse_odd
+from mllm_probe.records.samples import Examples, digest
 from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import (
     CacheSettings,
@@ -32,7 +33,6 @@ from mllm_probe.settings import (
     SweepSettings,
     TrainSettings,
 )
-from mllm_probe.types import Examples, digest
 from mllm_probe.vision_settings import EncoderSettings, FitSettings, PairSettings, PolicySettings, ScoreSettings
 
 

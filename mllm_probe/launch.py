@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mllm_probe.jobs import Job
-    from mllm_probe.protocols import Reporter
+    from mllm_probe.records.protocols import Reporter
 
 CHECKS = {"align": "check_settings", "fidelity": "check_settings", "geometry": "check_settings", "tune": "check"}
 

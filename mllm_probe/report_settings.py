@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.sites import TOWERS
+from mllm_probe.records.sites import TOWERS
 
 PICTURES = NONE, THUMBS, FULL = "none", "thumbs", "full"
 STYLES = SCREEN, PAPER = "screen", "paper"

@@ -30,9 +30,9 @@ from scipy.fft import dct
 
 from mllm_probe.probes.linear import LinearFit, logits_of
 from mllm_probe.probes.logistic import Logistic
+from mllm_probe.records.problems import Compute, LayerData, Problem
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.measures import METRICS
-from mllm_probe.types import Compute, LayerData, Problem
 
 LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SEEDS = 5
@@ -140,7 +140,7 @@ def bootstrap(logits: np.ndarray, layers: int) -> float:
 
 def peak_memory(layers: int, n: int, width: int, out: Path) -> None:
     """Fit `layers` layers as a sweep does, each written before the next is drawn; print the peak in MB."""
-    from mllm_probe.sites import Key
+    from mllm_probe.records.sites import Key
     from mllm_probe.stages.bench import Trial
     from mllm_probe.stages.parts import LOGITS, Parts
     from mllm_probe.store_paths import PartPaths

@@ -19,13 +19,13 @@ from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.protocols import Task
+from mllm_probe.records.protocols import Task
+from mllm_probe.records.samples import Examples, Sample
+from mllm_probe.records.sites import Key
 from mllm_probe.settings import ModelSettings, PromptSettings
-from mllm_probe.sites import Key
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.objects import Objects
-from mllm_probe.types import Examples, Sample
 
 
 def held_out(task: Task, pictures: int, seed: int, folder: Path) -> Examples:

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.batches import Chunk, Survey
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.writer import ShardWriter
@@ -34,8 +33,9 @@ from mllm_probe.extraction.share import Work, jobs_of
 from mllm_probe.extraction.stream import finish_filled
 from mllm_probe.paths import OutputPaths
 from mllm_probe.probes.logistic import Logistic
-from mllm_probe.sites import Anatomy, Key, Site
-from mllm_probe.types import Compute, LayerData, Problem
+from mllm_probe.records.batches import Chunk, Survey
+from mllm_probe.records.problems import Compute, LayerData, Problem
+from mllm_probe.records.sites import Anatomy, Key, Site
 
 SITES, STORAGE = 33, "bfloat16"
 PICTURE_TOKENS, TEXT_TOKENS, PASS_TOKENS = 576, 100, 16_384  # of a LLaVA-1.5 prompt; what a GPU takes at once

@@ -33,12 +33,12 @@ Options are YAML files in [conf/](../conf) ([commands.md](commands.md#options)),
 
 def page() -> str:
     package = ROOT / "mllm_probe"
-    rooms = sorted(path.parent for path in package.glob("*/__init__.py"))
+    rooms = sorted(path.parent for path in package.glob("*/**/__init__.py"))
     parts = [
         INTRODUCTION,
         section("mllm_probe/", package, "The command line, its settings, and the records of all rooms."),
     ]
-    parts += [section(f"mllm_probe/{room.name}/", room, said(room / "__init__.py")) for room in rooms]
+    parts += [section(f"{room.relative_to(ROOT).as_posix()}/", room, said(room / "__init__.py")) for room in rooms]
     parts += [section("scripts/", ROOT / "scripts", "What is run by hand, from the root of the repository.")]
     return "\n\n".join(parts) + "\n"
 

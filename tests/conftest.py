@@ -31,10 +31,10 @@ from mllm_probe.data.scenes import Scenes
 from mllm_probe.digests import Digests
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import HFModel, load_model
+from mllm_probe.records.samples import Collection, Examples, Sample
 from mllm_probe.settings import ModelSettings, PromptSettings
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Collection, Examples, Sample
 
 torch.set_num_threads(1)
 

@@ -8,13 +8,13 @@ from conftest import Silent
 from pages import EVIL
 
 from mllm_probe.paths import RunPaths
+from mllm_probe.records.score import Score
 from mllm_probe.report.alignment import QUESTIONS
 from mllm_probe.report.fidelity import Agreement, save_agreements
 from mllm_probe.report.geometry import Relation, save_relations
 from mllm_probe.report.scores import ScoreFile
 from mllm_probe.report.training import save_losses
 from mllm_probe.report_settings import ReportSettings
-from mllm_probe.score import Score
 from mllm_probe.stages.report import show_alignment, show_fidelity, show_geometry, show_training
 
 NAME = f"{EVIL} [bold]模 é"

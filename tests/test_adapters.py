@@ -18,8 +18,8 @@ from mllm_probe.digests import Digests
 from mllm_probe.errors import ModelError
 from mllm_probe.models.adapters import CONFIG, TENSORS, adapter_digests
 from mllm_probe.models.hf import load_model
+from mllm_probe.records.sites import Key, Site
 from mllm_probe.settings import ModelSettings
-from mllm_probe.sites import Key, Site
 
 LM = r"model\.language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
 KINDS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mllm_probe.sites import Key
+from mllm_probe.records.sites import Key
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.controls import Controls
 from mllm_probe.stages.variants import random_draws

@@ -21,8 +21,9 @@ from mllm_probe.errors import DataError, ProbeError
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import RunPaths
+from mllm_probe.records.samples import Collection, Examples, Sample
+from mllm_probe.records.sites import Key
 from mllm_probe.report.scores import load_scores
-from mllm_probe.sites import Key
 from mllm_probe.stages import extract
 from mllm_probe.stages.align import galleries
 from mllm_probe.stages.alignment import said_alone, shown_alone
@@ -46,7 +47,6 @@ from mllm_probe.sugar.retrieval import (
 )
 from mllm_probe.sugar.sequences import Places, aligned_mean, bag_mean, gak, median_distance
 from mllm_probe.sugar.similarity import Sequences, similarities
-from mllm_probe.types import Collection, Examples, Sample
 
 RNG = np.random.default_rng(0)
 SMALL = ("align.documents=12", "align.permutations=19", "controls=none")

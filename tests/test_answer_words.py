@@ -11,11 +11,11 @@ from test_questions import asked
 
 from mllm_probe import load_cache
 from mllm_probe.errors import ConfigError
+from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.stats.guards import worse_than_chance
 from mllm_probe.tasks.answer_words import answered, bound, check_words
 from mllm_probe.tasks.questions import Questions
-from mllm_probe.types import Decision, Examples
 
 
 def examples(*names: str, kind: str = "") -> Examples:

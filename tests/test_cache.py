@@ -24,9 +24,9 @@ from mllm_probe.extraction.stream import Extraction, join
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import OutputPaths
-from mllm_probe.sites import Key
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import Key
 from mllm_probe.store_paths import CachePaths, prune
-from mllm_probe.types import Sample
 
 KEYS = [
     Key.parse(name)

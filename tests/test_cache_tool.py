@@ -24,10 +24,10 @@ from mllm_probe.dotted import show
 from mllm_probe.errors import CacheError
 from mllm_probe.models.hf import HFModel
 from mllm_probe.paths import OutputPaths
+from mllm_probe.records.samples import Sample
 from mllm_probe.stages.prepared import name_cache
 from mllm_probe.store_paths import CachePaths, GroupPaths
 from mllm_probe.tools.listing import abbreviate, gigabytes
-from mllm_probe.types import Sample
 
 Call = Callable[..., tuple[int, str, str]]
 LEFT, RIGHT = (

@@ -20,7 +20,7 @@ from mllm_probe.probes.losses import Sigmoid, Softmax, Squared
 from mllm_probe.probes.mean_difference import MeanDifference
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.solver import GAP, Solution, Work, solve
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
 
 STRENGTHS = (1e-4, 1e-2, 1.0, 100.0)
 LOSSES = {"sigmoid": Sigmoid(), "softmax": Softmax(), "squared": Squared()}

@@ -11,8 +11,8 @@ from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
+from mllm_probe.records.samples import Collection
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.types import Collection
 
 IMAGES = [
     {"id": 9, "file_name": "COCO_val2014_000000000009.jpg"},

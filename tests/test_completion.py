@@ -13,7 +13,7 @@ from families import FAMILIES
 from test_bad_checkpoints import SMALL, check
 
 from mllm_probe.errors import ConfigError
-from mllm_probe.types import Sample
+from mllm_probe.records.samples import Sample
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.checkpoint import check_settings
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import config_dir
-from mllm_probe.protocols import Dataset, Feature, Probe, Task
+from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
+from mllm_probe.records.samples import Decision, Examples
+from mllm_probe.records.sites import Anatomy, Key, Site
 from mllm_probe.settings import LayerSettings, ModelSettings, PromptSettings
-from mllm_probe.sites import Anatomy, Key, Site
 from mllm_probe.stages.after import followers
 from mllm_probe.stages.tune import check
 from mllm_probe.train.material import Target
-from mllm_probe.types import Decision, Examples
 
 CONF = config_dir()
 OPTIONS = sorted(

@@ -9,15 +9,15 @@ import torch
 from conftest import Run
 from PIL import Image
 
-from mllm_probe.batches import Batch
 from mllm_probe.data.pictures import write_blank
 from mllm_probe.errors import DataError
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel
+from mllm_probe.records.batches import Batch
+from mllm_probe.records.samples import Examples
+from mllm_probe.records.sites import ANSWER, Key, Site
 from mllm_probe.report.scores import load_scores
-from mllm_probe.sites import ANSWER, Key, Site
 from mllm_probe.tasks.controls import blank_picture, shuffled_picture, without_picture
-from mllm_probe.types import Examples
 
 FLOORS = ("vision_only", "connector_only")
 DRAWS = ("random_weights", "random_weights_2")

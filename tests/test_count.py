@@ -11,10 +11,10 @@ from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.records.samples import Collection, Picture
 from mllm_probe.tasks.count import Count
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Collection, Picture
 
 FOLDS = Folds(blocks=3)
 EACH = "How many of these are in this image: {category}?"

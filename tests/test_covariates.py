@@ -11,11 +11,11 @@ from conftest import Run
 from PIL import Image, ImageDraw
 
 from mllm_probe.errors import ConfigError
+from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.report.scores import load_scores
 from mllm_probe.stats.permutation import max_t, votes
 from mllm_probe.stats.strata import cut, strata_of
 from mllm_probe.tasks.covariates import covaried
-from mllm_probe.types import Collection, Examples
 
 
 def test_labels_move_within_strata_as_enumerated_by_hand() -> None:

@@ -12,9 +12,9 @@ from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.captions import captioned, losses
 from mllm_probe.models.device import check_bfloat16, check_device, check_placed, device_map
 from mllm_probe.models.hf import load_model
+from mllm_probe.records.samples import Collection, Sample
+from mllm_probe.records.sites import Key
 from mllm_probe.settings import ModelSettings
-from mllm_probe.sites import Key
-from mllm_probe.types import Collection, Sample
 
 
 def test_placements_need_cards(probe: Run, checkpoint: Path) -> None:

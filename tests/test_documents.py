@@ -6,7 +6,7 @@ import pytest
 
 from mllm_probe.data.documents import draw_documents
 from mllm_probe.errors import DataError
-from mllm_probe.types import Picture
+from mllm_probe.records.samples import Picture
 
 CATEGORIES = ("cat", "dog", "cup")
 

@@ -19,7 +19,7 @@ from mllm_probe.data.duplicates import _candidates, grouped
 from mllm_probe.data.groups import joined
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.digests import Digests, file_digest
-from mllm_probe.types import Picture
+from mllm_probe.records.samples import Picture
 
 
 @pytest.fixture

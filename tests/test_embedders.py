@@ -27,10 +27,10 @@ from mllm_probe.label_settings import EmbedderSettings, LabelSettings
 from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.embedders import Embedder, plan_embedder
 from mllm_probe.paths import OutputPaths, config_dir
+from mllm_probe.records.samples import Collection
 from mllm_probe.settings import CheckpointSettings
 from mllm_probe.stages.labels import slice_vectors
 from mllm_probe.sugar.labels import SliceVectors
-from mllm_probe.types import Collection
 
 SENTENCES = ["a red circle", "there are two blue squares", "a small ring"]
 PICTURES = [Image.effect_mandelbrot((90, 60), (-3, -2.5, 2, 2.5), 50).convert("RGB"), Image.new("RGB", (32, 32), "red")]

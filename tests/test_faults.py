@@ -24,8 +24,8 @@ from mllm_probe.extraction.prove import prove
 from mllm_probe.extraction.share import Work
 from mllm_probe.extraction.stream import Extraction
 from mllm_probe.models.hf import HFModel
+from mllm_probe.records.samples import Sample
 from mllm_probe.store_paths import CachePaths
-from mllm_probe.types import Sample
 
 DATA = ("dataset.pictures=40", "data.n=40", "splits.blocks=4", "extract.micro_batch=1")
 

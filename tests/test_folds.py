@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from test_tasks import balance
 
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.records.samples import Collection, Decision, Examples, Picture, Sample
 from mllm_probe.stages.artifacts import save_splits
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import TEST, VAL, Folds, leaks, read_splits, rowwise
-from mllm_probe.types import Collection, Decision, Examples, Picture, Sample
 
 PICTURES = [Picture(str(i), Path(f"{i:012d}.jpg"), f"d{i:02d}") for i in range(40)]
 

@@ -26,15 +26,16 @@ from mllm_probe.geometry.dimension import matrix_entropy, two_nn
 from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, between, compare_layers, similarity
 from mllm_probe.probes.logistic import Logistic
+from mllm_probe.records.problems import LayerData, Problem
+from mllm_probe.records.samples import Picture, Sample
+from mllm_probe.records.sites import Key, Site
 from mllm_probe.report.geometry import COLUMNS, Relation, load_relations, print_relations, save_relations
 from mllm_probe.report.heatmaps import draw_geometry, in_order
 from mllm_probe.report.scores import load_scores
 from mllm_probe.settings import GeometrySettings
-from mllm_probe.sites import Key, Site
 from mllm_probe.stages.geometry import check_rows, draw_samples
 from mllm_probe.stages.readout import Readout
 from mllm_probe.stages.transfer import Decided, transfer
-from mllm_probe.types import LayerData, Picture, Problem, Sample
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)) * np.arange(1, 7) + 3

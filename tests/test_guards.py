@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from mllm_probe.records.samples import Examples
 from mllm_probe.stats.guards import constant_predictions, identical_vectors, question_decides
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Examples
 
 WHERE = "lm.03@last"
 

@@ -14,10 +14,10 @@ from safetensors import safe_open
 from scipy.stats import entropy
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
+from mllm_probe.records.units import named
 from mllm_probe.report.answers import load_tests
 from mllm_probe.report.figures import headline_metric
 from mllm_probe.report.scores import load_scores
-from mllm_probe.units import named
 
 RARE = 10  # one picture in so many is red
 READ = ("layers.towers=[vision,lm]", "extract.positions=[mean_image,last]", "layers.range=[0,2]", "controls=none")

@@ -14,7 +14,7 @@ from mllm_probe.data.hub import Hub
 from mllm_probe.data.pictures import ORIENTATION, open_rgb
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
-from mllm_probe.types import Collection
+from mllm_probe.records.samples import Collection
 
 GREYS = [10, 90, 10, 200]
 

@@ -21,12 +21,12 @@ from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.checkpoint import BUNDLED, find_checkpoint
 from mllm_probe.models.collate import Collator
 from mllm_probe.models.rendering import PART, Rendering, spelled
+from mllm_probe.records.samples import Collection, Decision, Sample
+from mllm_probe.records.sites import Key, Site
 from mllm_probe.report.inspection import Inspection, inspection, lanes
 from mllm_probe.report.inspection_page import page
 from mllm_probe.report.inspection_text import print_inspections
 from mllm_probe.settings import ModelSettings
-from mllm_probe.sites import Key, Site
-from mllm_probe.types import Collection, Decision, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor
 TEXT = "Is there a zebra, or a lynx, in this image?"

@@ -10,8 +10,8 @@ from PIL import Image
 
 from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.hf import HFModel
+from mllm_probe.records.samples import Examples, Sample
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.types import Examples, Sample
 
 NAMES = ("mini", "mini_base")
 

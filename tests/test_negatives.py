@@ -15,12 +15,12 @@ from test_tasks import balance
 from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.records.samples import Collection, Decision, Examples, Picture
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import TEST, Folds
 from mllm_probe.tasks.matching import exchange
 from mllm_probe.tasks.similar import similar
 from mllm_probe.tasks.swap import _pattern, replaced, swap
-from mllm_probe.types import Collection, Decision, Examples, Picture
 
 FOLDS = Folds(blocks=4)
 COCO = REAL / "coco_subset"
@@ -257,7 +257,7 @@ def test_the_shipped_wordings_are_wordings() -> None:
     from test_config import composed
 
     from mllm_probe.building import build
-    from mllm_probe.protocols import Task
+    from mllm_probe.records.protocols import Task
 
     task = composed("task=entailment").task
     assert len(task["templates"]) >= 4

@@ -21,8 +21,8 @@ from mllm_probe.data.spair import Pair, View
 from mllm_probe.data.table import Table
 from mllm_probe.digests import Digests, file_digest
 from mllm_probe.errors import DataError
+from mllm_probe.records.samples import Collection, Picture, Sample
 from mllm_probe.stages.vision_features import Features, matched, pooled
-from mllm_probe.types import Collection, Picture, Sample
 from mllm_probe.vision_settings import ScoreSettings
 
 GREYS = np.arange(0, 256, 5, dtype=np.uint8)[:48].reshape(6, 8)

@@ -15,8 +15,8 @@ from mllm_probe.extraction.taps import read_states
 from mllm_probe.models import pictures
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.pictures import Scale, Slots, find_slots
-from mllm_probe.sites import Key
-from mllm_probe.types import Picture, Sample
+from mllm_probe.records.samples import Picture, Sample
+from mllm_probe.records.sites import Key
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor
 KEYS = [

@@ -12,8 +12,8 @@ from mllm_probe.errors import DataError, ModelError, SpanError
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models import prompt
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.sites import Key
-from mllm_probe.types import Collection, Sample
+from mllm_probe.records.samples import Collection, Sample
+from mllm_probe.records.sites import Key
 
 PLANTED = 1234.5
 TEXT = "Is there a zebra in this image? Yes or no"

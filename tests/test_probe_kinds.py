@@ -24,8 +24,8 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.mean_difference import MeanDifference
 from mllm_probe.probes.mlp import Mlp
 from mllm_probe.probes.ridge import Ridge
-from mllm_probe.protocols import Probe
-from mllm_probe.types import Compute, LayerData, Problem
+from mllm_probe.records.problems import Compute, LayerData, Problem
+from mllm_probe.records.protocols import Probe
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "probe"
 SMALL = Compute(memory=1)  # nothing is kept: every product reads the rows again

@@ -9,7 +9,7 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.words import bag_of_words
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
 
 
 def rows(x: np.ndarray) -> LayerData:

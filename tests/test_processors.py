@@ -26,8 +26,8 @@ from mllm_probe.extraction.taps import read_states
 from mllm_probe.models import processor as loading
 from mllm_probe.models.hf import load_model
 from mllm_probe.models.processor import NoVideo, load_processor
-from mllm_probe.sites import Key
-from mllm_probe.types import Picture, Sample, digest
+from mllm_probe.records.samples import Picture, Sample, digest
+from mllm_probe.records.sites import Key
 
 BUILDERS = {"llava": save_llava, "llava_next": save_llava_next, **FAMILIES}
 CLIP = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}

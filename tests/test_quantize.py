@@ -22,9 +22,9 @@ from mllm_probe.models.embedders import plan_embedder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.quantize import check_quantized, round_weights_alone
 from mllm_probe.models.vit import plan_vit
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import Key
 from mllm_probe.settings import ModelSettings
-from mllm_probe.sites import Key
-from mllm_probe.types import Sample
 from mllm_probe.vision_settings import EncoderSettings
 
 KEYS = [

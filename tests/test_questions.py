@@ -13,10 +13,10 @@ from mllm_probe.building import build
 from mllm_probe.data.coco import Selection
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.protocols import Dataset, Task
+from mllm_probe.records.protocols import Dataset, Task
+from mllm_probe.records.samples import Collection, Examples, Picture, Row
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.questions import Questions
-from mllm_probe.types import Collection, Examples, Picture, Row
 
 POPE = REAL / "pope_subset"
 FOLDS = Folds(blocks=2)

@@ -9,10 +9,10 @@ from test_tasks import balance
 
 from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.digests import Digests
+from mllm_probe.records.samples import Collection
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.objects import Objects
-from mllm_probe.types import Collection
 
 COCO = REAL / "coco_subset"
 pytestmark = [

@@ -9,12 +9,12 @@ from PIL import Image
 from rich.console import Console
 
 from mllm_probe.errors import DataError
+from mllm_probe.records.score import Score
 from mllm_probe.report.answers import load_tests
 from mllm_probe.report.figures import draw_layers, headline
 from mllm_probe.report.progress import RichReporter
 from mllm_probe.report.scores import COLUMNS, ScoreFile, load_scores
 from mllm_probe.report.table import print_table
-from mllm_probe.score import Score
 
 COMMON = {
     "headline": True,

@@ -11,7 +11,6 @@ from conftest import QUICK, Run, Silent, stored, tiny
 from safetensors import safe_open
 from test_cache import fill, planner_for
 
-from mllm_probe.batches import Reading
 from mllm_probe.cache.store import Store
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError
@@ -20,10 +19,11 @@ from mllm_probe.extraction.estimate import Estimate, check_disk, estimate
 from mllm_probe.extraction.planner import Planner
 from mllm_probe.extraction.taps import Pooling, read_states
 from mllm_probe.models.hf import HFModel
+from mllm_probe.records.batches import Reading
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import Key
 from mllm_probe.report.scores import load_scores
-from mllm_probe.sites import Key
 from mllm_probe.store_paths import CachePaths
-from mllm_probe.types import Sample
 
 KEYS = [
     Key.parse(name) for name in ("vision.02@mean_image", "connector@tokens:image", "lm.02@last", "lm.04@tokens:text")

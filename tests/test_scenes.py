@@ -12,7 +12,7 @@ from mllm_probe.data.facts import NUMBERS, Fact, Thing, false_fact, true_fact
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
-from mllm_probe.types import Collection
+from mllm_probe.records.samples import Collection
 
 
 def words_match(noun: str, shape: Shape) -> bool:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from test_tune import Line
 
 from mllm_probe.cache.checksums import CHECKSUMS, read_sealed, save_sealed
+from mllm_probe.records.sites import Key
 from mllm_probe.settings import TrainSettings
-from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.parts import Parts
 from mllm_probe.store_paths import PartPaths, TrainingPaths

@@ -15,14 +15,14 @@ from families import FAMILIES
 from families_more import BUILDERS, SETTINGS
 from PIL import Image
 
-from mllm_probe.batches import Batch, Chunk, common_head
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.prove import Proof, prove
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models import packing
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.sites import Key
-from mllm_probe.types import Picture, Sample
+from mllm_probe.records.batches import Batch, Chunk, common_head
+from mllm_probe.records.samples import Picture, Sample
+from mllm_probe.records.sites import Key
 
 ROOT = Path(__file__).parents[1]
 TABLE = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs" / "families.md").read_text(), flags=re.MULTILINE))

@@ -11,8 +11,8 @@ from conftest import Run
 from PIL import Image
 
 from mllm_probe.errors import DataError
+from mllm_probe.records.samples import Decision, Examples, Picture, Sample
 from mllm_probe.tasks.controls import shares, shuffled_picture
-from mllm_probe.types import Decision, Examples, Picture, Sample
 
 ANSWERS = ("rain", "snow", "sun")
 

@@ -17,7 +17,7 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.newton import newton_direction
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.solver import GAP
-from mllm_probe.types import Compute, LayerData, Problem
+from mllm_probe.records.problems import Compute, LayerData, Problem
 
 LAMBDAS = (1e-4, 1e-2, 1.0)
 

@@ -9,8 +9,8 @@ import torch
 from scipy.stats import norm
 
 from mllm_probe.probes.logistic import Logistic
+from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.stats.permutation import max_t, votes
-from mllm_probe.types import LayerData, Problem
 
 LAYERS, WIDTH = 33, 16
 PICTURES = {"train": 60, "val": 25, "test": 60}

@@ -9,10 +9,10 @@ from scipy.special import betaln
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.probes.logistic import Logistic
+from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.coding import blocks, loss_curve, online_code, surplus
 from mllm_probe.stats.information import information, surprisal
-from mllm_probe.types import LayerData, Problem
 
 
 def logits_of(x: np.ndarray, y: np.ndarray, known: int) -> np.ndarray:

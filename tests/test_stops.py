@@ -9,12 +9,13 @@ import torch
 from conftest import QUICK, Run, tiny
 
 from mllm_probe.data.coco import Coco
+from mllm_probe.records.problems import LayerData
+from mllm_probe.records.samples import Examples
+from mllm_probe.records.sites import Key
 from mllm_probe.report.scores import load_scores
-from mllm_probe.sites import Key
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Examples, LayerData
 
 ARGS = (*QUICK, "layers.towers=[lm]", "extract.positions=[last]", "sweep.permutations=50")
 Planted = pytest.MonkeyPatch

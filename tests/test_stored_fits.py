@@ -18,7 +18,7 @@ from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.mean_difference import MeanDifference
 from mllm_probe.probes.mlp import Mlp
 from mllm_probe.probes.ridge import Ridge
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
 
 Stored = dict[str, np.ndarray]
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import REAL, Run, tiny
 from families import FAMILIES
 
+from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.report.scores import load_scores
 from mllm_probe.stages.readout import Readout
-from mllm_probe.types import LayerData, Problem
 
 STUDY = ("experiment=tao2024", "splits.blocks=3", "sweep.seeds=[0]", "sweep.draws=60", "sweep.permutations=60")
 

@@ -26,6 +26,7 @@ from mllm_probe.models.captions import captioned, last_states
 from mllm_probe.models.documents import rendered
 from mllm_probe.models.hf import load_model
 from mllm_probe.models.projections import projections
+from mllm_probe.records.samples import Collection
 from mllm_probe.settings import ModelSettings, TrainSettings
 from mllm_probe.store_paths import TrainingPaths
 from mllm_probe.sugar.apprentice import SugarApprentice
@@ -35,7 +36,6 @@ from mllm_probe.sugar.settings import ARMS
 from mllm_probe.sugar.tuning import SugarTuning
 from mllm_probe.train.loop import train
 from mllm_probe.train.material import Material
-from mllm_probe.types import Collection
 
 SETTINGS = TrainSettings(steps=4, batch=6, micro_batch=6, lr=1e-2, weight_decay=0.0, save_every=1)
 SMALL = {"documents": 20, "held_out": 7, "rank": 4, "lora_alpha": 8, "width": 16}

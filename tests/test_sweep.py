@@ -20,9 +20,10 @@ from test_words import check_words
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.config import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
+from mllm_probe.records.samples import Decision, Examples
+from mllm_probe.records.sites import Key
 from mllm_probe.report.predictions import load_scored
 from mllm_probe.report.scores import load_scores
-from mllm_probe.sites import Key
 from mllm_probe.stages import run
 from mllm_probe.stages.analyses import erasing
 from mllm_probe.stages.bench import Bench, Trial
@@ -31,7 +32,6 @@ from mllm_probe.stages.sweep import _remarks
 from mllm_probe.stats.coding import blocks
 from mllm_probe.store_paths import PartPaths
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Decision, Examples
 
 LM = ("layers.towers=[lm]", "extract.positions=[last,mean_text]")
 

@@ -15,7 +15,7 @@ from mllm_probe.data.groups import joined
 from mllm_probe.data.table import Table
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
-from mllm_probe.types import Collection
+from mllm_probe.records.samples import Collection
 
 POPE = REAL / "pope_subset"
 ROWS = [

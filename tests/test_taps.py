@@ -8,11 +8,11 @@ from conftest import blueprint_of
 from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
-from mllm_probe.batches import Reading
 from mllm_probe.extraction.taps import Pooling, read_states
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.sites import Key, Site
-from mllm_probe.types import Sample
+from mllm_probe.records.batches import Reading
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import Key, Site
 
 TOLERANCE = 2e-6  # relative, float32
 

@@ -20,8 +20,8 @@ from mllm_probe.errors import ModelError
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import load_model
-from mllm_probe.sites import Key
-from mllm_probe.types import Picture, Sample
+from mllm_probe.records.samples import Picture, Sample
+from mllm_probe.records.sites import Key
 
 GRID = [[32, 64], [64, 32], [64, 64]]
 
@@ -83,8 +83,8 @@ def test_the_language_model_reads_each_pictures_own_tokens(tiled: Blueprint, odd
 
 
 def test_a_site_with_another_number_of_tokens_is_refused() -> None:
-    from mllm_probe.batches import Reading
     from mllm_probe.extraction.taps import Pooling
+    from mllm_probe.records.batches import Reading
 
     with pytest.raises(ModelError, match="a site has 10 tokens where 12 were expected"):
         Pooling(Reading.of([[[0]], [[6]]], among=12))(torch.zeros(2, 5, 3))

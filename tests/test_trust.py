@@ -18,8 +18,8 @@ from mllm_probe.cache.store import Store
 from mllm_probe.digests import SAMPLE, STRETCH, STRETCHES, TRUSTS, Digests, file_digest, open_digests
 from mllm_probe.errors import CacheError, ConfigError
 from mllm_probe.models.hf import HFModel
+from mllm_probe.records.samples import Sample
 from mllm_probe.store_paths import CachePaths
-from mllm_probe.types import Sample
 
 NO_OBJECTS = ("[]", "null", "3", '"text"', "[" * 100_000, "{", "")
 

@@ -27,6 +27,7 @@ from mllm_probe.models.captions import captioned, losses
 from mllm_probe.models.dense import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
 from mllm_probe.models.hf import load_model
 from mllm_probe.paths import RunPaths
+from mllm_probe.records.samples import Collection
 from mllm_probe.settings import TrainSettings
 from mllm_probe.stages.tune import tune
 from mllm_probe.store_paths import TrainingPaths
@@ -34,7 +35,6 @@ from mllm_probe.train import loop
 from mllm_probe.train.loop import Learner, share, train
 from mllm_probe.train.material import Material
 from mllm_probe.train.order import rows_of
-from mllm_probe.types import Collection
 from mllm_probe.vision.tuning import ConnectorApprentice, ConnectorTuning
 
 SETTINGS = TrainSettings(steps=4, batch=6, micro_batch=4, save_every=1)

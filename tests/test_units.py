@@ -2,7 +2,7 @@
 
 import pytest
 
-from mllm_probe import units
+from mllm_probe.records import units
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from test_conformance import DOCS, by_hand, close, read
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.prove import prove
 from mllm_probe.models.hf import load_model
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import Key
 from mllm_probe.report.scores import load_scores
-from mllm_probe.sites import Key
-from mllm_probe.types import Sample
 
 TIMM = {"model_type": "timm_wrapper", "architecture": "fastvit_mci3"}
 

@@ -18,8 +18,8 @@ from mllm_probe.label_settings import EmbedderSettings
 from mllm_probe.models.embedders import Embedder, plan_embedder
 from mllm_probe.models.hf import load_model
 from mllm_probe.models.vit import VisionTransformer, plan_vit
-from mllm_probe.sites import Key, Site
-from mllm_probe.types import Sample
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import Key, Site
 from mllm_probe.vision_settings import EncoderSettings
 
 Weights = dict[str, torch.Tensor]

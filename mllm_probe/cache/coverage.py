@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mllm_probe.errors import CacheError
-from mllm_probe.sites import Key
+from mllm_probe.records.sites import Key
 
 SPACES = ("sample", "prefix")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mllm_probe.digests import Digests
 from mllm_probe.model_names import ORIGIN
-from mllm_probe.types import digest
+from mllm_probe.records.samples import digest
 
 LAYERS = "0 = input of block 1; k = output of block k; norm = after the final norm"  # the convention, spelled out
 FORMAT = 2  # of the shards and their index

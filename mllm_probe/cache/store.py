@@ -32,7 +32,7 @@ from mllm_probe.digests import Digests
 from mllm_probe.entries import check_entries, read_object
 from mllm_probe.errors import CacheError, few
 from mllm_probe.paths import replacing
-from mllm_probe.sites import Key
+from mllm_probe.records.sites import Key
 from mllm_probe.store_paths import CachePaths, GroupPaths, prune
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Protocol
 
 from mllm_probe.cache.claims import Claimable, Claims, holder
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 
 TURN = 0  # the number of the claim to work; those of the processes that are at it are higher
 POLL = 0.5  # seconds between two looks

@@ -14,7 +14,7 @@ from mllm_probe.cache.store import Store
 from mllm_probe.cache.upkeep import Cache
 from mllm_probe.digests import open_digests
 from mllm_probe.errors import CacheError
-from mllm_probe.sites import TOWERS, Key
+from mllm_probe.records.sites import TOWERS, Key
 from mllm_probe.store_paths import CachePaths
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mllm_probe.batches import Chunk
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import replacing
-from mllm_probe.sites import Key
+from mllm_probe.records.batches import Chunk
+from mllm_probe.records.sites import Key
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ from mllm_probe.data.pictures import FOLLOW, LINKS, check_decodes, named_file
 from mllm_probe.data.places import MISSING, lacking
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError, MllmProbeError, choices, is_whole
-from mllm_probe.types import Collection, Picture
+from mllm_probe.records.samples import Collection, Picture
 
 BAD_ROW = ("stop", "skip")
 KINDS: Mapping[type, str] = {

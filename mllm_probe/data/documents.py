@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from mllm_probe.errors import DataError
-from mllm_probe.types import Picture, digest
+from mllm_probe.records.samples import Picture, digest
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mllm_probe.data.table import Table
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError, MllmProbeError, choices
 from mllm_probe.paths import OutputPaths
-from mllm_probe.types import Collection, digest
+from mllm_probe.records.samples import Collection, digest
 
 VERSION = 3  # raise it when what is written of the same data set changes
 ROWS, PICTURES = "rows.jsonl", "images"

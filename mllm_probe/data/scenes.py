@@ -18,7 +18,7 @@ from mllm_probe.data.folders import filled_once
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
 from mllm_probe.paths import OutputPaths
-from mllm_probe.types import Collection, Picture, digest
+from mllm_probe.records.samples import Collection, Picture, digest
 
 CAPTIONS_PER_PICTURE = 5
 VERSION = 1  # raise it when a drawing or a caption of the same seed changes

@@ -16,8 +16,8 @@ from mllm_probe.data.pictures import check_decodes, named_file
 from mllm_probe.data.records import Numbered, read_records
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.score import ASKED, TOLD
-from mllm_probe.types import Collection, Picture, Row
+from mllm_probe.records.samples import Collection, Picture, Row
+from mllm_probe.records.score import ASKED, TOLD
 
 COLUMNS = ("picture_column", "text_column", "label_column", "group_column", "id_column")
 Label = str | float | tuple[str, ...]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.records.sites import INSIDE, PICTURE_POSITIONS, TOWERS, Anatomy, Key, Site
 from mllm_probe.settings import LayerSettings
-from mllm_probe.sites import INSIDE, PICTURE_POSITIONS, TOWERS, Anatomy, Key, Site
 
 PARTS = ("block", *INSIDE)
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from mllm_probe.cache.identity import plan_digest
-from mllm_probe.sites import Key
+from mllm_probe.records.sites import Key
 
 SHARED, PLAIN = "shared", "plain"
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mllm_probe.batches import Survey, common_head
 from mllm_probe.extraction.plan import PLAIN, SHARED, Plan, Unit
-from mllm_probe.sites import Anatomy, Key
+from mllm_probe.records.batches import Survey, common_head
+from mllm_probe.records.sites import Anatomy, Key
 
 SHARD_BYTES = 100_000_000
 SHARD_UNITS = 16  # at most, so that a kill costs little where rows are small

@@ -8,12 +8,12 @@ text behind them, on which the row spaces rest.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mllm_probe.batches import Chunk
 from mllm_probe.errors import ModelError, PassError, first_line, is_out_of_memory
 from mllm_probe.extraction.taps import TOO_LITTLE, read_states
-from mllm_probe.protocols import Extractable
-from mllm_probe.sites import Key, Site
-from mllm_probe.types import Sample
+from mllm_probe.records.batches import Chunk
+from mllm_probe.records.protocols import Extractable
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import Key, Site
 
 ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}  # relative, of a whole row
 COMPANY = 4.0  # times what the company of others in a plain batch changes

@@ -24,11 +24,11 @@ from mllm_probe.extraction.plan import SHARED, Plan
 from mllm_probe.extraction.share import Job, Work, anything_to_fill, jobs_of
 from mllm_probe.extraction.sink import Sink
 from mllm_probe.extraction.taps import TOO_LITTLE, launch
-from mllm_probe.protocols import Extractable, Reporter
-from mllm_probe.types import Sample
+from mllm_probe.records.protocols import Extractable, Reporter
+from mllm_probe.records.samples import Sample
 
 if TYPE_CHECKING:
-    from mllm_probe.batches import Batch
+    from mllm_probe.records.batches import Batch
 
 
 @dataclass(frozen=True)

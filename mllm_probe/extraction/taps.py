@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mllm_probe.batches import Batch, Chunk, Reading
 from mllm_probe.errors import MllmProbeError, ModelError, PassError, first_line, is_out_of_memory
-from mllm_probe.protocols import Extractable
-from mllm_probe.sites import ANSWER, Key, Site
+from mllm_probe.records.batches import Batch, Chunk, Reading
+from mllm_probe.records.protocols import Extractable
+from mllm_probe.records.sites import ANSWER, Key, Site
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from mllm_probe.loggers.record import Logger, recorded
 from mllm_probe.loggers.tensorboard import TensorBoard
 from mllm_probe.loggers.wandb import WandB
 from mllm_probe.paths import OutputPaths, RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 
 LOGGERS: dict[str, Logger] = {"tensorboard": TensorBoard(), "wandb": WandB(), "mlflow": MLflow()}
 

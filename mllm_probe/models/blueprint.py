@@ -10,10 +10,8 @@ from typing import Any
 import torch
 import transformers
 
-from mllm_probe.batches import Survey
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import MllmProbeError, ModelError, PassError, is_out_of_memory
-from mllm_probe.models import dense as dense  # its class is known to transformers from here on
 from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.classes import load_config, make_model
 from mllm_probe.models.completion import complete, set_up
@@ -28,9 +26,10 @@ from mllm_probe.models.stored import as_asked, check_stored, stored_kind
 from mllm_probe.models.structure import Structure, class_tokens, find_structure, parameters_of
 from mllm_probe.models.tags import PICTURE, find_tag, pictured
 from mllm_probe.models.whole import check_numbers, check_weights
+from mllm_probe.records.batches import Survey
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import ANSWER, Anatomy, Key
 from mllm_probe.settings import ModelSettings, PromptSettings
-from mllm_probe.sites import ANSWER, Anatomy, Key
-from mllm_probe.types import Sample
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.types import Picture, Sample
+from mllm_probe.records.samples import Picture, Sample
 
 IGNORED = -100
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mllm_probe.errors import ConfigError, ModelError, choices, first_line
 from mllm_probe.models.whole import check_small, need_weights
+from mllm_probe.records.sites import TOWERS
 from mllm_probe.settings import (
     ATTENTIONS,
     CHATS,
@@ -19,7 +20,6 @@ from mllm_probe.settings import (
     ModelSettings,
     PromptSettings,
 )
-from mllm_probe.sites import TOWERS
 
 FETCHED, CODE = ("*.json", "*.model", "*.txt", "*.jinja"), ("*.py",)
 PROCESSOR = ("processor", "processor_config.json", "preprocessor_config.json")  # what reads inputs, and its files

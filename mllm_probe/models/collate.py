@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from mllm_probe.batches import Batch, Reading
 from mllm_probe.errors import SpanError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.packing import Packed, pack
 from mllm_probe.models.pictures import Scale, find_slots
 from mllm_probe.models.prompt import Layout, Tail
 from mllm_probe.models.tags import POSITION_MASK
-from mllm_probe.sites import PICTURE_POSITIONS, Anatomy, Key, Site
-from mllm_probe.types import Sample
+from mllm_probe.records.batches import Batch, Reading
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import PICTURE_POSITIONS, Anatomy, Key, Site
 
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids", "labels")
 Owners = frozenset[str] | None

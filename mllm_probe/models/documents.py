@@ -19,8 +19,8 @@ from mllm_probe.errors import ModelError, SpanError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.captions import IGNORED
 from mllm_probe.models.tags import pictured
+from mllm_probe.records.samples import Sample
 from mllm_probe.settings import PLAIN
-from mllm_probe.types import Sample
 
 READOUTS = MEAN, LAST = "mean", "last"
 Span = tuple[int, ...]

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import transformers
 
-from mllm_probe.batches import Batch
 from mllm_probe.errors import ModelError, first_line
 from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.attention import sharing
@@ -26,9 +25,10 @@ from mllm_probe.models.quantize import check_quantized, quantization_config, qua
 from mllm_probe.models.scale import scale_of
 from mllm_probe.models.tags import picture_places
 from mllm_probe.models.weights import WHOLE, Lacking, arrives, load_weights
+from mllm_probe.records.batches import Batch
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import ANSWER, Anatomy, Key, Site
 from mllm_probe.settings import ONE
-from mllm_probe.sites import ANSWER, Anatomy, Key, Site
-from mllm_probe.types import Sample
 
 
 def load_model(blueprint: Blueprint, device: str, keys: Sequence[Key] | None = None) -> "HFModel":

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mllm_probe.batches import common_head
+from mllm_probe.records.batches import common_head
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.models.prompt import Layout, Tail
 from mllm_probe.models.templates import described
-from mllm_probe.types import Sample
+from mllm_probe.records.samples import Sample
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

@@ -16,7 +16,7 @@ from mllm_probe.errors import ModelError, first_line
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.pictures import Scale, Slots, find_slots
 from mllm_probe.models.structure import Structure, class_tokens
-from mllm_probe.sites import Site
+from mllm_probe.records.sites import Site
 
 PADDED = 8  # Mllama fills the tokens of a tile up to a multiple of this
 

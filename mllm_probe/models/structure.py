@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mllm_probe.errors import ModelError
-from mllm_probe.sites import INSIDE, Anatomy, Site
+from mllm_probe.records.sites import INSIDE, Anatomy, Site
 
 NOTHING: Mapping[str, str] = {}
 LATER_TOKENS_SEEN = ("paligemma",)  # model types whose picture tokens attend to the text behind them

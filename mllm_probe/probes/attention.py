@@ -18,7 +18,7 @@ from mllm_probe.probes.descent import Descent, Goal, Parameters
 from mllm_probe.probes.linear import LinearFit, check_lambdas, fit_linear
 from mllm_probe.probes.losses import Sigmoid, Softmax
 from mllm_probe.probes.states import States, standardised
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
 
 BLOCK = 64  # decisions whose logits are computed at once
 QUERY = 0.1  # standard deviation of the scores that random queries begin with

@@ -17,7 +17,7 @@ from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.probes.checks import check_problems
 from mllm_probe.probes.features import Features, chunks
 from mllm_probe.probes.pairs import Halves, halves
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
 
 VARIANTS = ("ccs", "crc")
 FLAT = 1e-6  # the gradient's norm where a minimum is called reached

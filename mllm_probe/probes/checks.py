@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
 
 
 def check_problems(data: LayerData, problems: Sequence[Problem], kinds: Sequence[str], probe: str) -> None:

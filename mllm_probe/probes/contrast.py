@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mllm_probe.probes.features import Features
-from mllm_probe.types import Problem
+from mllm_probe.records.problems import Problem
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from mllm_probe.errors import ConfigError, ProbeError
-from mllm_probe.types import Problem
+from mllm_probe.records.problems import Problem
 
 Parameters = Mapping[str, torch.Tensor]
 BETTER = 1e-3  # nats, or variances of a number: validation must fall by more to count as progress

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.types import LayerData
+from mllm_probe.records.problems import LayerData
 
 CHUNK_BYTES = 8 << 20  # of float64 at once
 ROUNDING = 5e-7  # of a column's mean, four roundings of float32: a column that varies less says nothing

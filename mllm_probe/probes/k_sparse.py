@@ -16,7 +16,7 @@ from mllm_probe.probes.contrast import Contrast
 from mllm_probe.probes.features import CHUNK_BYTES, Features
 from mllm_probe.probes.linear import LinearFit, check_lambdas, fit_linear
 from mllm_probe.probes.losses import Sigmoid
-from mllm_probe.types import LayerData, Problem, Rows
+from mllm_probe.records.problems import LayerData, Problem, Rows
 
 SELECTIONS = ("mean_difference", "f_statistic")
 

@@ -19,7 +19,7 @@ from mllm_probe.probes.checks import check_problems
 from mllm_probe.probes.features import Features, chunks
 from mllm_probe.probes.linear import check_lambdas, fit_linear
 from mllm_probe.probes.losses import Squared
-from mllm_probe.types import LayerData, Problem, Rows
+from mllm_probe.records.problems import LayerData, Problem, Rows
 
 RANK = 1e-9  # singular values below this share of the largest are rounding
 NOTHING = 1e-10  # of a column's variance

@@ -14,8 +14,8 @@ from mllm_probe.probes.basis import Basis
 from mllm_probe.probes.features import Features, chunks
 from mllm_probe.probes.losses import Loss
 from mllm_probe.probes.solver import Solution, Work, finish, solve
-from mllm_probe.protocols import Fit
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
+from mllm_probe.records.protocols import Fit
 
 SIGN, LARGEST = "sign", "largest"
 DECIDES = {"binary": SIGN, "labels": SIGN, "classes": LARGEST, "number": ""}

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mllm_probe.types import KINDS, LayerData, Problem
+from mllm_probe.records.problems import KINDS, LayerData, Problem
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mllm_probe.probes.features import Features
 from mllm_probe.probes.linear import SIGN, LinearFit
 from mllm_probe.probes.losses import Squared
 from mllm_probe.probes.solver import Solution, Work, finish, solve
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mllm_probe.probes.checks import check_problems
 from mllm_probe.probes.descent import Descent, Goal, Parameters, Trained
 from mllm_probe.probes.features import chunks
 from mllm_probe.probes.states import States, standardised
-from mllm_probe.types import KINDS, LayerData, Problem
+from mllm_probe.records.problems import KINDS, LayerData, Problem
 
 
 def forward(parameters: Parameters, rows: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.probes.features import Features
-from mllm_probe.types import LayerData
+from mllm_probe.records.problems import LayerData
 
 
 def halves(data: LayerData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

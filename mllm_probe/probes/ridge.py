@@ -7,7 +7,7 @@ from typing import ClassVar
 from mllm_probe.probes.checks import check_problems
 from mllm_probe.probes.linear import LinearFit, check_lambdas, fit_linear
 from mllm_probe.probes.losses import Squared
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.probes.features import Features
-from mllm_probe.types import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem
 
 
 class States:

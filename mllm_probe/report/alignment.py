@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mllm_probe.records.score import ALPHA
 from mllm_probe.report.markup import screen
-from mllm_probe.score import ALPHA
 from mllm_probe.settings import PERMUTED, RANDOM
 from mllm_probe.stats.peak import preferred
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe import units
+from mllm_probe.records import units
+from mllm_probe.records.score import LENS
 from mllm_probe.report.colours import (
     CHANCE,
     DASHES,
-    LENS,
     MODEL,
     OTHER_LABELS,
     of_floor,

@@ -8,6 +8,7 @@ the same colours serve again; what has a name here has its colour in every one o
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mllm_probe.records.score import COPY_CEILING, ZERO_SHOT
 from mllm_probe.settings import (
     BLANK,
     CONNECTOR_ONLY,
@@ -24,7 +25,6 @@ BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = COLOURS
 POSITIONS = dict(zip(("last", "mean_text", "mean_image", "last_image", "mean_all"), COLOURS, strict=False))
 TASKS = {"entailment": BLUE, "objects": ORANGE, "count": GREEN, "pope": PINK}
 CHANCE, MODEL = "#8C8C8C", "#262626"  # what knows nothing; what the model itself says: zero-shot and the logit lens
-LENS, ZERO_SHOT, COPY_CEILING = "logit_lens", "zero_shot", "copy_ceiling"
 DASHES: dict[str, tuple[str, Any]] = {  # colour and dashes of the controls with layers of their own
     TEXT_ONLY: ("#882255", (0, (5, 2))),
     BLANK: ("#999933", (0, (3, 2))),

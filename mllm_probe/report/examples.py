@@ -12,9 +12,9 @@ import numpy as np
 from scipy.special import softmax
 
 from mllm_probe.entries import NUMBER
+from mllm_probe.records.samples import label_said
 from mllm_probe.report.predictions import by_label
 from mllm_probe.report.readback import damaged, read_entries
-from mllm_probe.types import label_said
 
 SHOWN = 6  # of each kind
 WRONG, UNSURE, RIGHT = "wrong", "unsure", "right"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from mllm_probe import units
+from mllm_probe.records import units
 from mllm_probe.report.colours import ALONE, DASHES, OTHER, OWN, SHOWN, SINGLE, WIDE
 from mllm_probe.report.colours import FEATURES as COLOUR
 from mllm_probe.report.figures import headline, held_out, legend_below, real

@@ -8,8 +8,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe import units
-from mllm_probe.report.colours import COPY_CEILING, DASHES, LENS, MODEL, of_floor, of_positions
+from mllm_probe.records import units
+from mllm_probe.records.score import COPY_CEILING, LENS
+from mllm_probe.report.colours import DASHES, MODEL, of_floor, of_positions
 from mllm_probe.report.finish import save
 from mllm_probe.report.group_words import many_of
 from mllm_probe.report.style import COLUMN, LETTER, STYLES, Style, wrapped

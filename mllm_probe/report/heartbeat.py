@@ -13,7 +13,7 @@ from typing import Any
 
 from mllm_probe.errors import PendingError
 from mllm_probe.jobs import DONE, FAILED, INCOMPLETE, PENDING, STOPPED, Job, now, read, write
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 
 EVERY = 10.0  # seconds
 

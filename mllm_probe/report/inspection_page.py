@@ -13,18 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from mllm_probe.data.pictures import open_rgb
-from mllm_probe.report.inspection import (
-    HINT,
-    PLAIN,
-    Inspection,
-    Piece,
-    Shown,
-    Spot,
-    colours,
-    facts,
-    lanes,
-    visible,
-)
+from mllm_probe.report.inspection import HINT, PLAIN, Inspection, Piece, Shown, Spot, colours, facts, lanes, visible
 
 SIDE = 320  # pixels, at most
 STYLE = """

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mllm_probe import units
 from mllm_probe.jobs import Job, read
 from mllm_probe.paths import SIDES, RunPaths, replacing
-from mllm_probe.protocols import Reporter
+from mllm_probe.records import units
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.charts import study_chart
 from mllm_probe.report.figures import headline
 from mllm_probe.report.finish import svg_uri

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe import units
+from mllm_probe.records import units
 from mllm_probe.report.colours import SIDES, STATES
 from mllm_probe.report.fidelity import CHANGED, MODEL, MOVED, REFERENCE, curve, headline
 from mllm_probe.report.figures import legend_below, positions

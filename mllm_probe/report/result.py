@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mllm_probe import units
 from mllm_probe.paths import RunPaths
+from mllm_probe.records import units
 from mllm_probe.report.answers import Reading, leading, load_tests, no_tests
 from mllm_probe.report.beside import Beside, beside, beyond_covariates
 from mllm_probe.report.charts import Chart, class_chart, geometry_charts, layer_charts
@@ -19,14 +19,7 @@ from mllm_probe.report.classes import Confusion
 from mllm_probe.report.examples import KINDS, Example, Examples, load_examples
 from mllm_probe.report.features import features_figure, gains
 from mllm_probe.report.fidelity import load_agreements, lost
-from mllm_probe.report.figures import (
-    by_site,
-    headline,
-    headline_metric,
-    layers_figure,
-    positions,
-    real,
-)
+from mllm_probe.report.figures import by_site, headline, headline_metric, layers_figure, positions, real
 from mllm_probe.report.finish import svg_uri
 from mllm_probe.report.geometry import load_relations
 from mllm_probe.report.group_words import many_of, one_of, with_words

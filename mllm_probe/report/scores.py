@@ -10,9 +10,9 @@ from mllm_probe.cells import cell
 from mllm_probe.entries import NUMBER
 from mllm_probe.errors import DataError
 from mllm_probe.paths import RunPaths, replacing
+from mllm_probe.records.score import Score
 from mllm_probe.report.readback import read_entries, read_table
 from mllm_probe.report.sealed import SEALS
-from mllm_probe.score import Score
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,8 @@ and `above_chance` at one position. Tests nothing again.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mllm_probe.score import BY_DESIGN
-from mllm_probe.sites import Site, listed
+from mllm_probe.records.score import BY_DESIGN
+from mllm_probe.records.sites import Site, listed
 from mllm_probe.stats.peak import FALLING, FLAT, NOTHING, PEAK, PLATEAU, RISING, UNDECIDED
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
-from mllm_probe import units
+from mllm_probe.records import units
 from mllm_probe.report.colours import CHANCE, DASHES, of_study
 from mllm_probe.report.figures import (
     blocks,

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mllm_probe import units
+from mllm_probe.records import units
+from mllm_probe.records.score import BY_DESIGN
 from mllm_probe.report.answers import Reading
 from mllm_probe.report.beside import beyond_covariates, preferred_controls
 from mllm_probe.report.features import gains
@@ -16,7 +17,6 @@ from mllm_probe.report.group_words import many_of
 from mllm_probe.report.markup import screen
 from mllm_probe.report.shapes import beyond, p_said
 from mllm_probe.report.sparkline import print_curves
-from mllm_probe.score import BY_DESIGN
 from mllm_probe.stats.guards import few_groups
 
 if TYPE_CHECKING:

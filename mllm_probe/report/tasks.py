@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from mllm_probe import units
+from mllm_probe.records import units
+from mllm_probe.records.score import ALPHA
+from mllm_probe.records.sites import listed
 from mllm_probe.report.answers import Reading
 from mllm_probe.report.charts import Chart, depth_chart
 from mllm_probe.report.colours import CHANCE, of_tasks
@@ -21,8 +23,6 @@ from mllm_probe.report.figures import blocks, floors, headline, held_out, legend
 from mllm_probe.report.finish import save
 from mllm_probe.report.style import COLUMN, PAGE
 from mllm_probe.report_settings import DEFAULT, ReportSettings
-from mllm_probe.score import ALPHA
-from mllm_probe.sites import listed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.entries import NUMBER
 from mllm_probe.model_names import trained
 from mllm_probe.paths import RunPaths, replacing
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.charts import Chart
 from mllm_probe.report.colours import LOSSES, on_page
 from mllm_probe.report.finish import save

@@ -14,7 +14,7 @@ from mllm_probe.compose import composed
 from mllm_probe.config import TuneConfig
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.paths import RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.settings import ModelSettings
 
 COMMANDS = ("run", "fidelity", "geometry", "align")

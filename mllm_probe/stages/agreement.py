@@ -14,9 +14,11 @@ import numpy as np
 from mllm_probe.geometry.deviation import deviation
 from mllm_probe.geometry.rows import clip_outliers, is_constant
 from mllm_probe.geometry.similarity import between, similarity
+from mllm_probe.records.problems import Rows
+from mllm_probe.records.samples import digest
+from mllm_probe.records.sites import Key
 from mllm_probe.report.fidelity import CHANGED, HOME, MODEL, MOVED, REFERENCE, SIDES, Agreement
 from mllm_probe.settings import FidelitySettings
-from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Fitted, Trial
 from mllm_probe.stages.geometry import draw_samples
 from mllm_probe.stages.prepared import Prepared, filled
@@ -26,7 +28,6 @@ from mllm_probe.stats.bootstrap import Redraws, interval
 from mllm_probe.stats.intervals import of_rows
 from mllm_probe.stats.paired import known
 from mllm_probe.stats.permutation import holm_within
-from mllm_probe.types import Rows, digest
 
 PAIRS = tuple(product(SIDES, SIDES))  # (fitted on, read on)
 

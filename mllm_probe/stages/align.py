@@ -15,12 +15,13 @@ from mllm_probe.config import AlignConfig, save_config
 from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.paths import OutputPaths, RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import Examples, Sample, digest
+from mllm_probe.records.score import NOT_APPLICABLE
 from mllm_probe.report.alignment import best_layers
 from mllm_probe.report.scores import ScoreFile, load_scores
 from mllm_probe.report.sealed import sealed
 from mllm_probe.report_settings import FIGURES
-from mllm_probe.score import NOT_APPLICABLE
 from mllm_probe.settings import RANDOM
 from mllm_probe.stages.alignment import Alignment, Sides, corrected, said_alone, shown_alone
 from mllm_probe.stages.attempts import Attempts
@@ -32,7 +33,6 @@ from mllm_probe.stages.variants import loaded_otherwise
 from mllm_probe.sugar.gallery import FEWEST, Claim, Gallery, draw_pictures
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import SPLITS
-from mllm_probe.types import Examples, Sample, digest
 
 
 def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:

@@ -15,10 +15,11 @@ from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config import AlignConfig, run_digest
 from mllm_probe.errors import ProbeError
 from mllm_probe.geometry.rows import check_finite
-from mllm_probe.protocols import Reporter
-from mllm_probe.score import NOT_APPLICABLE, Score
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import Picture, Sample
+from mllm_probe.records.score import NOT_APPLICABLE, Score
+from mllm_probe.records.sites import Key, Site
 from mllm_probe.settings import PERMUTED
-from mllm_probe.sites import Key, Site
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.bootstrap import Redraws
 from mllm_probe.stats.permutation import holm_within, two_sided
@@ -26,7 +27,6 @@ from mllm_probe.sugar.gallery import Documents, Gallery
 from mllm_probe.sugar.readout import Cosines, States, centred, mapped
 from mllm_probe.sugar.retrieval import FALSE, Measure, permuted
 from mllm_probe.sugar.sequences import ALIGNED, BAG, GAK, aligned_mean, bag_mean, gak, median_distance
-from mllm_probe.types import Picture, Sample
 
 COSINE, CHANCE, LENGTH = "cosine", "chance", "caption_length"
 RANDOM_COSINE = "random_cosine"

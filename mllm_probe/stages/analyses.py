@@ -11,9 +11,10 @@ import numpy as np
 
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.leace import Erased, Leace
-from mllm_probe.score import Score
+from mllm_probe.records.problems import Problem, Rows
+from mllm_probe.records.score import Score
+from mllm_probe.records.sites import Key
 from mllm_probe.settings import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
-from mllm_probe.sites import Key
 from mllm_probe.stages.bench import Bench, Fitted, Trial, fitted
 from mllm_probe.stages.parts import Parts
 from mllm_probe.stages.prepared import Prepared
@@ -21,7 +22,6 @@ from mllm_probe.stages.readout import Readout
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.coding import blocks, online_code, surplus
 from mllm_probe.stats.information import information, surprisal
-from mllm_probe.types import Problem, Rows
 
 HELD_BACK = 0.2  # of the rows sent so far choose the strength for the next block
 ONLINE = "online"

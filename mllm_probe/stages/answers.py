@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mllm_probe.sites import Key
+from mllm_probe.records.sites import Key
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.readout import Source
 

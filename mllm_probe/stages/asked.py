@@ -11,14 +11,14 @@ from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike, regrouped
 from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
-from mllm_probe.protocols import Dataset, Reporter, Task
+from mllm_probe.records.protocols import Dataset, Reporter, Task
+from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.stages.readable import readable
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.covariates import covaried
 from mllm_probe.tasks.folds import Folds, leaks, rowwise
 from mllm_probe.tasks.questions import DROP
 from mllm_probe.tasks.rare import without_rare
-from mllm_probe.types import Collection, Examples
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

@@ -15,10 +15,10 @@ from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn
 from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, compare_layers, similarity
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.sites import Key
 from mllm_probe.report.geometry import Relation
 from mllm_probe.settings import GeometrySettings
-from mllm_probe.sites import Key
 from mllm_probe.stages.prepared import Prepared, filled
 from mllm_probe.stages.transfer import transfer
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mllm_probe.protocols import Reporter
-from mllm_probe.score import Score
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.score import Score
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.controls import Controls

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mllm_probe.paths import RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import label_said
+from mllm_probe.records.score import ASKED
 from mllm_probe.report.decided import prediction_table, save_predictions
 from mllm_probe.report.predictions import load_logits
-from mllm_probe.score import ASKED
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.examples import below, folder_of
 from mllm_probe.stages.prepared import Prepared
-from mllm_probe.types import label_said
 
 
 def save_decided(paths: RunPaths, bench: Bench, summary: Mapping[str, Any], reporter: Reporter) -> None:

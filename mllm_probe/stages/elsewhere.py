@@ -16,11 +16,11 @@ from mllm_probe.data.duplicates import alike
 from mllm_probe.data.groups import joined
 from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError, count, few
-from mllm_probe.protocols import Dataset, Reporter, Task
+from mllm_probe.records.protocols import Dataset, Reporter, Task
+from mllm_probe.records.samples import Collection, Decision, Examples
 from mllm_probe.stages.asked import asked, common, opened, together, told
 from mllm_probe.tasks.folds import TEST, Folds
 from mllm_probe.tasks.naming import bare, words
-from mllm_probe.types import Collection, Decision, Examples
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

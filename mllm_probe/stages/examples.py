@@ -9,11 +9,11 @@ import numpy as np
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.paths import RunPaths
+from mllm_probe.records.samples import Sample
 from mllm_probe.report.answers import leading
 from mllm_probe.report.examples import Example, Examples, Seen, Verdicts
 from mllm_probe.report.predictions import Scored, load_logits
 from mllm_probe.stages.prepared import Prepared
-from mllm_probe.types import Sample
 
 
 def save_examples(paths: RunPaths, ready: Prepared, scored: Scored, summary: Mapping[str, Any]) -> None:

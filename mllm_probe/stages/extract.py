@@ -16,12 +16,12 @@ from mllm_probe.extraction.prove import Proof, prove
 from mllm_probe.extraction.share import Job, Work, anything_to_fill, claim_all, jobs_of
 from mllm_probe.extraction.stream import Extraction, finish_filled, join
 from mllm_probe.paths import RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import Sample
 from mllm_probe.stages.inspection import keep_first
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.prepared import OPTIONAL, Prepared, name_cache, storage_dtype
 from mllm_probe.stages.request import Request
-from mllm_probe.types import Sample
 
 if TYPE_CHECKING:
     from mllm_probe.models.hf import HFModel

@@ -13,7 +13,7 @@ from mllm_probe.config import FidelityConfig
 from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.paths import OutputPaths, RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.fidelity import Agreement, save_agreements
 from mllm_probe.report_settings import FIGURES
 from mllm_probe.settings import BASE, DTYPES, REFERENCES

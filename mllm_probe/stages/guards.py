@@ -7,8 +7,8 @@ import numpy as np
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.probes.majority import Majority
-from mllm_probe.protocols import Reporter
-from mllm_probe.sites import Key, before_question
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.sites import Key, before_question
 from mllm_probe.stages.answers import said
 from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.readout import Readout, Source

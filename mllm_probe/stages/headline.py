@@ -3,9 +3,9 @@
 import numpy as np
 
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.records.samples import label_said
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stats.measures import METRICS
-from mllm_probe.types import label_said
 
 AUTO, ACCURACY, BALANCED, NLL, R2 = "auto", "accuracy", "balanced_accuracy", "nll", "r2"
 TWO_LABELS = (BALANCED, "auroc", "average_precision")  # undefined where a split holds one label only

@@ -11,7 +11,7 @@ from mllm_probe.errors import ConfigError
 from mllm_probe.models.checkpoint import find_checkpoint, needs
 from mllm_probe.models.rendering import Rendering
 from mllm_probe.paths import SIDES, OutputPaths, RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.inspection_text import print_inspections
 from mllm_probe.stages.examples import folder_of
 from mllm_probe.stages.inspection import inspections, save_inspections

@@ -14,14 +14,14 @@ from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig
 from mllm_probe.models.rendering import Rendering
 from mllm_probe.paths import RunPaths, replacing
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import Decision, Examples, Sample
+from mllm_probe.records.sites import Anatomy
 from mllm_probe.report.inspection import Inspection, inspection, without_codes
 from mllm_probe.report.inspection_page import page
-from mllm_probe.sites import Anatomy
 from mllm_probe.stages.examples import below, folder_of
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Decision, Examples, Sample
 
 FIRST = 3  # samples of a run
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.integration import MLP, STI, Recipe
-from mllm_probe.score import Score
-from mllm_probe.sites import Key, Site
+from mllm_probe.records.score import Score
+from mllm_probe.records.sites import Key, Site
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import Parts
 from mllm_probe.stages.prepared import FLOORS, Prepared

@@ -19,10 +19,10 @@ from mllm_probe.data.pictures import open_rgb
 from mllm_probe.digests import Digests
 from mllm_probe.label_settings import IMAGE, JOINT, TEXT, LabelSettings
 from mllm_probe.paths import OutputPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import digest
 from mllm_probe.store_paths import VectorPaths
 from mllm_probe.sugar.labels import PICTURE, SENTENCE, SliceVectors, check_labels
-from mllm_probe.types import digest
 
 if TYPE_CHECKING:
     import torch

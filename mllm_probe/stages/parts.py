@@ -17,8 +17,8 @@ from mllm_probe.cache.checksums import read_sealed, save_sealed
 from mllm_probe.cache.turns import clear, turn
 from mllm_probe.errors import CacheError
 from mllm_probe.paths import replacing
-from mllm_probe.protocols import Reporter
-from mllm_probe.sites import Key
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.sites import Key
 from mllm_probe.stages.bench import Trial
 from mllm_probe.store_paths import PartPaths
 

@@ -15,7 +15,8 @@ from mllm_probe.extraction.layers import check_layers
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.paths import OutputPaths, RunPaths
-from mllm_probe.protocols import Dataset, Feature, Probe, Reporter, Task
+from mllm_probe.records.protocols import Dataset, Feature, Probe, Reporter, Task
+from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.settings import (
     ANALYSES,
     DEVICES,
@@ -34,7 +35,6 @@ from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
 from mllm_probe.stages.variants import with_variants
 from mllm_probe.tasks.answer_words import check_words
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Collection, Examples
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

@@ -17,14 +17,14 @@ from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
 from mllm_probe.models.adapters import adapter_digests
 from mllm_probe.models.checkpoint import connector_reads
 from mllm_probe.models.templates import from_tokenizer
-from mllm_probe.protocols import Dataset, Feature, Probe, Task
+from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
+from mllm_probe.records.samples import Collection, Examples
+from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
 from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
-from mllm_probe.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
 from mllm_probe.stages.attempts import Attempts
 from mllm_probe.store_paths import prune
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Collection, Examples
 from mllm_probe.vision.controls import Arms
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mllm_probe.data.pictures import size_of
 from mllm_probe.errors import DataError
-from mllm_probe.types import Collection
+from mllm_probe.records.samples import Collection
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

@@ -6,7 +6,7 @@ from pathlib import Path
 from mllm_probe.config import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.paths import SIDES, MultirunPaths, RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.alignment import print_alignment
 from mllm_probe.report.alignments import draw_alignment
 from mllm_probe.report.arms import Effect, draw_arms, print_arms

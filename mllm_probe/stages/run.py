@@ -9,13 +9,13 @@ from mllm_probe.config import RunConfig, run_digest
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.paths import SIDES, OutputPaths, RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.sites import TOWERS
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report.sealed import sealed
 from mllm_probe.report.study import study_headline
 from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import ExtractSettings
-from mllm_probe.sites import TOWERS
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.extract import extract_all

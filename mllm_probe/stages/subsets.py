@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mllm_probe.score import Score
+from mllm_probe.records.score import Score
 from mllm_probe.stages.bench import REWORDED, Trial
 from mllm_probe.stages.headline import NLL, R2
 from mllm_probe.stages.scoring import Scoring

@@ -18,11 +18,12 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.words import bag_of_words
-from mllm_probe.protocols import Probe, Reporter
+from mllm_probe.records.problems import LayerData
+from mllm_probe.records.protocols import Probe, Reporter
+from mllm_probe.records.score import Score
+from mllm_probe.records.sites import Key
 from mllm_probe.report.page import leave_page
 from mllm_probe.report.scores import ScoreFile
-from mllm_probe.score import Score
-from mllm_probe.sites import Key
 from mllm_probe.stages.analyses import Analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary, summarised
@@ -43,7 +44,6 @@ from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.subsets import Subsets
 from mllm_probe.stages.verdicts import save_tests
 from mllm_probe.stats.hypotheses import Curve
-from mllm_probe.types import LayerData
 
 if TYPE_CHECKING:
     import torch

@@ -24,7 +24,8 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.model_names import words_for
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.paths import OutputPaths, RunPaths
-from mllm_probe.protocols import Dataset, Reporter
+from mllm_probe.records.protocols import Dataset, Reporter
+from mllm_probe.records.samples import Picture, digest
 from mllm_probe.report.rows import save_rows
 from mllm_probe.report.sealed import sealed
 from mllm_probe.report.training import save_losses, show_training
@@ -38,7 +39,6 @@ from mllm_probe.tasks.folds import TEST, Folds
 from mllm_probe.train.estimate import GB
 from mllm_probe.train.loop import train
 from mllm_probe.train.material import HeldOut, Material, Target
-from mllm_probe.types import Picture, digest
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.paths import replacing
-from mllm_probe.score import ALPHA, Score
-from mllm_probe.sites import Key
+from mllm_probe.records.score import ALPHA, Score
+from mllm_probe.records.sites import Key
 from mllm_probe.stages.answers import ZERO_SHOT
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.by_design import ByDesign

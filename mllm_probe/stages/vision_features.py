@@ -9,7 +9,7 @@ import numpy as np
 
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.data.spair import Pair
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.vision.correspondence import Matched, find_keypoints, matcher
 from mllm_probe.vision.frames import drawer
 from mllm_probe.vision.representation import Representation

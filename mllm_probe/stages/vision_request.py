@@ -18,11 +18,11 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.geometry.rows import FEWEST
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint
 from mllm_probe.paths import OutputPaths
-from mllm_probe.protocols import Dataset, Reporter
+from mllm_probe.records.protocols import Dataset, Reporter
+from mllm_probe.records.samples import Collection, Picture, digest
 from mllm_probe.report.vision_scores import VisionScore
 from mllm_probe.settings import DEVICES, PLAIN, ModelSettings, PromptSettings
 from mllm_probe.stages.vision_models import named_model
-from mllm_probe.types import Collection, Picture, digest
 from mllm_probe.vision.correspondence import matcher
 from mllm_probe.vision.frames import drawer
 from mllm_probe.vision.representation import JOIN, Representation, representations

@@ -13,19 +13,14 @@ import numpy as np
 from mllm_probe.config import VisionScoreConfig, save_config
 from mllm_probe.errors import ProbeError
 from mllm_probe.paths import RunPaths
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.sites import Site
 from mllm_probe.report.rows import load_rows, save_rows
 from mllm_probe.report.vision_scores import VisionScore, save_representations
-from mllm_probe.sites import Site
 from mllm_probe.stages.report import show_vision
 from mllm_probe.stages.vision_features import Features, matched, pooled
 from mllm_probe.stages.vision_measures import correspondence, cosines, likelihood, with_labels, with_text
-from mllm_probe.stages.vision_models import (
-    caption_log_probabilities,
-    caption_states,
-    load_plain,
-    projected_tokens,
-)
+from mllm_probe.stages.vision_models import caption_log_probabilities, caption_states, load_plain, projected_tokens
 from mllm_probe.stages.vision_request import Asked, ask
 from mllm_probe.vision_settings import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mllm_probe.errors import count, few
+from mllm_probe.records.samples import label_said
+from mllm_probe.records.units import named
 from mllm_probe.stats.intervals import BY_LABEL
-from mllm_probe.types import label_said
-from mllm_probe.units import named
 
 ROUNDING = 1e-6  # outputs that differ by less, relative to the largest, are the same number computed twice
 FEW = 30  # test pictures, in all or of a label

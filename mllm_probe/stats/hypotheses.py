@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.sites import listed
+from mllm_probe.records.sites import listed
+from mllm_probe.records.units import amount, gap
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.paired import Difference, difference
 from mllm_probe.stats.peak import behind, contenders
-from mllm_probe.units import amount, gap
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 FEWEST = 3  # layers: fewer have no inside

@@ -13,6 +13,7 @@ import numpy as np
 
 from mllm_probe.data.documents import draw_documents
 from mllm_probe.errors import DataError
+from mllm_probe.records.samples import Picture
 from mllm_probe.sugar.retrieval import (
     FALSE,
     LEFT_OUT,
@@ -26,7 +27,6 @@ from mllm_probe.sugar.retrieval import (
 )
 from mllm_probe.sugar.sequences import Places
 from mllm_probe.tasks.entailment import said
-from mllm_probe.types import Picture
 
 Claim = tuple[str, str, int]  # picture digest, caption, whether it is true of the picture
 FEWEST = 2  # pictures and slices: one alone leaves nothing to choose from or to align

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mllm_probe.errors import ConfigError, choices, few
+from mllm_probe.records.samples import Examples
 from mllm_probe.tasks.naming import NO, YES, bare, mapping, typed_names
-from mllm_probe.types import Examples
 
 SETTING = "extract.answers"
 LIKE = "{yes: Yes, no: No}"

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from mllm_probe.records.samples import Picture
 from mllm_probe.tasks.matching import exchange
-from mllm_probe.types import Picture
 
 ABSENT = RANDOM, POPULAR, ADVERSARIAL = "random", "popular", "adversarial"
 BALANCES = BY_CATEGORY, BY_PICTURE = "category", "picture"

@@ -11,7 +11,7 @@ from random import Random
 
 from mllm_probe.data.groups import joined
 from mllm_probe.errors import DataError
-from mllm_probe.types import Examples, Sample
+from mllm_probe.records.samples import Examples, Sample
 
 Digests = tuple[str, ...]  # of the pictures in a prompt; equal bytes are one picture
 Shown = tuple[tuple[Path, ...], Digests]  # their files, too

@@ -12,8 +12,8 @@ from random import Random
 from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.records.samples import Collection, Decision, Examples, Picture, Sample, digest
 from mllm_probe.tasks.folds import Folds
-from mllm_probe.types import Collection, Decision, Examples, Picture, Sample, digest
 
 ALL = "object"
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.types import Collection, Examples, Picture, Sample
+from mllm_probe.records.samples import Collection, Examples, Picture, Sample
 
 OBJECTS, WORDS = "objects", "words"  # instances annotated in the pictures of a prompt; words of its text
 

@@ -15,11 +15,11 @@ from random import Random
 from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.records.samples import NO_YES, Collection, Decision, Examples, Picture, Sample, digest
 from mllm_probe.tasks.folds import TEST, Folds
 from mllm_probe.tasks.matching import Claim, exchange
 from mllm_probe.tasks.similar import similar
 from mllm_probe.tasks.swap import swap
-from mllm_probe.types import NO_YES, Collection, Decision, Examples, Picture, Sample, digest
 
 NEGATIVES = ("random", "similar", "object_swap")
 MOST_CAPTIONS = 5  # what COCO has of each picture

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-from mllm_probe.types import Picture
+from mllm_probe.records.samples import Picture
 
 Claim = tuple[Picture, str]
 TRIES = 200  # partners looked at for one caption before it is given up

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mllm_probe.errors import ConfigError, DataError, choices, few
-from mllm_probe.types import Row
+from mllm_probe.records.samples import Row
 
 Label = str | float | tuple[str, ...]
 MISSING = frozenset(("nan", "na", "n/a", "#n/a", "<na>", "null", "none", "-", "?"))  # most are pandas' own list

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mllm_probe.errors import DataError, count, few
+from mllm_probe.records.samples import Examples
 from mllm_probe.tasks.folds import SPLITS, Folds
-from mllm_probe.types import Examples
 
 
 def without_rare(examples: Examples, folds: Folds, seeds: Sequence[int]) -> Examples:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.errors import DataError
+from mllm_probe.records.samples import Picture
 from mllm_probe.tasks.matching import Claim, exchange, strangers
-from mllm_probe.types import Picture
 
 PIECE = 1000  # claims matched at once: the assignment takes the cube of it in time, its square in memory
 FORBIDDEN = -2.0 * PIECE  # no gain elsewhere makes up for it, so as few as possible are taken

@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from random import Random
 
+from mllm_probe.records.samples import Picture
 from mllm_probe.tasks.matching import Claim, exchange
-from mllm_probe.types import Picture
 
 
 def swap(claims: Sequence[Claim], categories: Sequence[str], rng: Random) -> list[Claim | None]:

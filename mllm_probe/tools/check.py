@@ -20,12 +20,12 @@ from mllm_probe.data.records import READERS, read_records
 from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, DataError, count, few
 from mllm_probe.paths import OutputPaths
-from mllm_probe.protocols import Dataset, Task
+from mllm_probe.records.protocols import Dataset, Task
+from mllm_probe.records.samples import Collection, Examples, label_said
 from mllm_probe.stages.asked import asked, collected, folds_of
 from mllm_probe.stages.elsewhere import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.tasks.folds import SPLITS
 from mllm_probe.tools.listing import add_row, new_table, wide_console
-from mllm_probe.types import Collection, Examples, label_said
 
 OPENED = 500  # pictures, drawn, unless data.n says otherwise
 NAMED = 12  # labels, of many

@@ -23,7 +23,7 @@ from mllm_probe.verbosity import name_folder
 
 if TYPE_CHECKING:
     from mllm_probe.paths import RunPaths
-    from mllm_probe.protocols import Reporter
+    from mllm_probe.records.protocols import Reporter
     from mllm_probe.tools.runs import FinishedRun
 
 ABOUT = """Finished runs side by side: compare.csv with all their scores; for each task with several runs a figure with

@@ -12,8 +12,8 @@ from rich.text import Text
 from mllm_probe.cache.upkeep import Cache, Group, last_written, total_bytes
 from mllm_probe.dotted import flat, show
 from mllm_probe.errors import count
-from mllm_probe.sites import Key
-from mllm_probe.types import digest
+from mllm_probe.records.samples import digest
+from mllm_probe.records.sites import Key
 
 SHOWN = ("quantization", "quantize", "dtype", "storage", "attn")  # the others only where caches differ in them
 HIDDEN = ("files", "layers", "format")

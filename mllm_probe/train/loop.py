@@ -15,7 +15,7 @@ from torch import nn
 
 from mllm_probe.cache.checksums import read_sealed, save_sealed
 from mllm_probe.errors import TrainError
-from mllm_probe.protocols import Reporter
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.settings import TrainSettings
 from mllm_probe.store_paths import TrainingPaths
 

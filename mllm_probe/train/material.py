@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mllm_probe.data.documents import Slice
+from mllm_probe.records.samples import Picture
 from mllm_probe.settings import TrainSettings
 from mllm_probe.train.estimate import Memory
 from mllm_probe.train.loop import Learner
-from mllm_probe.types import Picture
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from mllm_probe.probes.basis import Basis
 from mllm_probe.probes.features import Features
-from mllm_probe.types import LayerData, Rows
+from mllm_probe.records.problems import LayerData, Rows
 from mllm_probe.vision.controls import PCA, RELU
 
 EXACT = 4096  # up to so many rows or columns the principal axes are exact

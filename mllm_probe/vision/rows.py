@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_probe.integration import STI, Recipe, integrate
-from mllm_probe.types import Rows
+from mllm_probe.records.problems import Rows
 
 if TYPE_CHECKING:
     import torch

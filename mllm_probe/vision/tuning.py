@@ -21,9 +21,9 @@ from mllm_probe.models.captions import Captioned, captioned, losses
 from mllm_probe.models.dense import NONE, DenseProjector, as_loaded, attach, export, final_state
 from mllm_probe.models.stored import refuse_quantised
 from mllm_probe.models.weights import load_weights
+from mllm_probe.records.samples import Picture
 from mllm_probe.train.material import HeldOut, Material
 from mllm_probe.train.order import rows_of
-from mllm_probe.types import Picture
 
 Caption = tuple[Picture, str]
 

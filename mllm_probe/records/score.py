@@ -60,3 +60,6 @@ class Score:
         """Of a site as it is: no control, no baseline, nothing added to its rows, the wording it was trained on."""
         own = self.features == "single" and self.train_template == self.test_template
         return bool(self.site) and not self.control and own and self.metric != NOT_APPLICABLE and not self.subset
+
+
+LENS, ZERO_SHOT, COPY_CEILING = "logit_lens", "zero_shot", "copy_ceiling"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mllm_probe.batches import Batch
-from mllm_probe.sites import Anatomy, Key, Site
-from mllm_probe.types import Collection, Examples, LayerData, Problem, Sample
+from mllm_probe.records.batches import Batch
+from mllm_probe.records.problems import LayerData, Problem
+from mllm_probe.records.samples import Collection, Examples, Sample
+from mllm_probe.records.sites import Anatomy, Key, Site
 
 if TYPE_CHECKING:
     import torch

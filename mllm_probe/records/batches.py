@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mllm_probe.sites import Key
+from mllm_probe.records.sites import Key
 
 if TYPE_CHECKING:
     import torch

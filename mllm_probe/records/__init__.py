@@ -1,0 +1,1 @@
+"""What travels between the rooms, from a picture to a score."""
