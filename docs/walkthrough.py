@@ -26,17 +26,17 @@ from mllm_probe.config import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.scenes import Scenes
-from mllm_probe.digests import open_digests
 from mllm_probe.extraction.plan import SHARED
 from mllm_probe.extraction.planner import Planner
 from mllm_probe.extraction.prove import prove
 from mllm_probe.extraction.stream import finish
 from mllm_probe.extraction.taps import read_states
+from mllm_probe.files.digests import open_digests
+from mllm_probe.files.paths import OutputPaths
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.checkpoint import find_checkpoint
 from mllm_probe.models.device import pick_device
 from mllm_probe.models.hf import load_model
-from mllm_probe.paths import OutputPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.sites import Key, Site

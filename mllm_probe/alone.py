@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mllm_probe.errors import ConfigError
-from mllm_probe.jobs import Job, read
-from mllm_probe.paths import RunPaths
-from mllm_probe.tools.standing import writer
+from mllm_probe.files.job_states import writer
+from mllm_probe.files.jobs import Job, read
+from mllm_probe.files.paths import RunPaths
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.dotted import quoted
 from mllm_probe.errors import CacheError, ConfigError, DataError, MllmProbeError
+from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.launch import limit_threads, perform
-from mllm_probe.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.verbosity import QUIET, speaking
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def load_cache(folder: str | Path, outputs: str | Path | None = None) -> "CacheV
     `outputs` is where the caches are (None = what the run was told, else outputs). Raises CacheError, DataError.
     """
     from mllm_probe.cache.view import CacheView
-    from mllm_probe.store_paths import CachePaths
+    from mllm_probe.files.store_paths import CachePaths
 
     if CachePaths(Path(folder)).groups.is_dir():
         return CacheView(Path(folder))
@@ -172,7 +172,7 @@ def load_cache(folder: str | Path, outputs: str | Path | None = None) -> "CacheV
 
 def _read_by(paths: RunPaths) -> tuple[str, str] | None:
     """The identity of the cache that a run read, and its paths.outputs; None for what is no run."""
-    from mllm_probe.report.readback import read_config, read_entries
+    from mllm_probe.files.readback import read_config, read_entries
 
     if not (paths.identity.is_file() and paths.config.is_file()):
         return None

@@ -212,8 +212,8 @@ def _run_hydra(command: str, args: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from mllm_probe.config import register_schemas
+    from mllm_probe.files.paths import config_dir
     from mllm_probe.multirun import Multirun, left, told
-    from mllm_probe.paths import config_dir
     from mllm_probe.sentences import sentence
 
     register_schemas()

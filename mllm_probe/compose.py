@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mllm_probe.config import register_schemas, typed
 from mllm_probe.dotted import quoted
 from mllm_probe.errors import ConfigError
-from mllm_probe.paths import config_dir
+from mllm_probe.files.paths import config_dir
 from mllm_probe.sentences import sentence
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from mllm_probe import __version__
 from mllm_probe.align_settings import AlignSettings
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.files.model_names import settled
 from mllm_probe.label_settings import LabelSettings
-from mllm_probe.model_names import settled
 from mllm_probe.odd_values import refuse_odd
 from mllm_probe.records.samples import Examples, digest
 from mllm_probe.report_settings import ReportSettings

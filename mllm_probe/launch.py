@@ -13,13 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.verbosity import VERBOSE, name_folder, verbosity
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from mllm_probe.jobs import Job
+    from mllm_probe.files.jobs import Job
     from mllm_probe.records.protocols import Reporter
 
 CHECKS = {"align": "check_settings", "fidelity": "check_settings", "geometry": "check_settings", "tune": "check"}
@@ -98,7 +98,7 @@ def check(command: str, config: "DictConfig", words: Sequence[str]) -> Any:
 def _first(command: str, here: "DictConfig") -> "Job":
     from omegaconf import OmegaConf
 
-    from mllm_probe.jobs import Job, code_here
+    from mllm_probe.files.jobs import Job, code_here
 
     number = OmegaConf.select(here, "job.num")  # missing in a run of its own
     return Job(command, words_of(here), number, code=code_here())

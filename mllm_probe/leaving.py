@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_probe.errors import MllmProbeError, PendingError
-from mllm_probe.paths import MultirunPaths, OutputPaths, RunPaths
-from mllm_probe.temporaries import temporary
+from mllm_probe.files.paths import MultirunPaths, OutputPaths, RunPaths
+from mllm_probe.files.temporaries import temporary
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

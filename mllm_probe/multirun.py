@@ -19,13 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mllm_probe.alone import keep
 from mllm_probe.errors import ConfigError, MllmProbeError, behind, count
-from mllm_probe.jobs import DONE, Asked, code_here, read, write
+from mllm_probe.files.job_states import BLOCKED, standings
+from mllm_probe.files.jobs import DONE, Asked, code_here, read, write
+from mllm_probe.files.model_names import namesakes
+from mllm_probe.files.paths import MultirunPaths
 from mllm_probe.launch import check, words_of
 from mllm_probe.leaving import note_absent, note_before, remove_made, take_back
-from mllm_probe.model_names import namesakes
-from mllm_probe.paths import MultirunPaths
 from mllm_probe.sentences import sentence
-from mllm_probe.tools.standing import BLOCKED, standings
 from mllm_probe.verbosity import QUIET, verbosity
 
 LAUNCHERS = {"BasicLauncher": "basic", "LocalLauncher": "local", "SlurmLauncher": "slurm"}

@@ -6,7 +6,7 @@ Plain dataclasses that OmegaConf fills and checks. Knows nothing of Hydra, torch
 from dataclasses import dataclass, field
 from typing import Any
 
-from mllm_probe.model_names import called
+from mllm_probe.files.model_names import called
 
 QUANTIZATIONS = ("none", "int8", "nf4")
 WEIGHTS = ("pretrained", "random")

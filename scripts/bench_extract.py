@@ -41,19 +41,19 @@ from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
 from mllm_probe.data.drawing import draw, random_scene
 from mllm_probe.data.pictures import open_rgb
-from mllm_probe.digests import Digests, file_digest
 from mllm_probe.extraction.estimate import matrix_rate
 from mllm_probe.extraction.planner import Planner
 from mllm_probe.extraction.prove import prove
 from mllm_probe.extraction.share import Work
 from mllm_probe.extraction.stream import Extraction
+from mllm_probe.files.digests import Digests, file_digest
+from mllm_probe.files.store_paths import CachePaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.batches import common_head
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.settings import DTYPES
 from mllm_probe.stages.request import PASS_TOKENS
-from mllm_probe.store_paths import CachePaths
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 States = dict[str, torch.Tensor]  # {uid: [layers, D]}

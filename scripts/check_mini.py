@@ -14,8 +14,8 @@ import torch
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
-from mllm_probe.digests import Digests
 from mllm_probe.extraction.taps import read_states
+from mllm_probe.files.digests import Digests
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.hf import HFModel, load_model

@@ -39,7 +39,7 @@ from PIL import Image
 
 from mllm_probe import cli
 from mllm_probe.config import RunConfig
-from mllm_probe.paths import config_dir
+from mllm_probe.files.paths import config_dir
 
 PATIENCE = 60  # seconds of the processor that a case may take
 PICTURES = 8

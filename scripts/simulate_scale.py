@@ -26,12 +26,12 @@ import numpy as np
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.writer import ShardWriter
-from mllm_probe.digests import open_digests
 from mllm_probe.extraction.plan import Plan
 from mllm_probe.extraction.planner import Planner
 from mllm_probe.extraction.share import Work, jobs_of
 from mllm_probe.extraction.stream import finish_filled
-from mllm_probe.paths import OutputPaths
+from mllm_probe.files.digests import open_digests
+from mllm_probe.files.paths import OutputPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.records.batches import Chunk, Survey
 from mllm_probe.records.problems import Compute, LayerData, Problem

@@ -7,7 +7,7 @@ from pathlib import Path
 from conftest import Silent
 from pages import EVIL
 
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.score import Score
 from mllm_probe.report.alignment import QUESTIONS
 from mllm_probe.report.fidelity import Agreement, save_agreements

@@ -19,8 +19,8 @@ from test_config import composed
 
 from mllm_probe.errors import DataError, ProbeError
 from mllm_probe.extraction.taps import read_states
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.models.hf import HFModel
-from mllm_probe.paths import RunPaths
 from mllm_probe.records.samples import Collection, Examples, Sample
 from mllm_probe.records.sites import Key
 from mllm_probe.report.scores import load_scores

@@ -11,8 +11,8 @@ from conftest import QUICK, Run, tiny
 from mllm_probe import cli
 from mllm_probe.api import load_cache
 from mllm_probe.errors import DataError
-from mllm_probe.jobs import Job, read, write
-from mllm_probe.report.rows import load_rows
+from mllm_probe.files.jobs import Job, read, write
+from mllm_probe.files.row_file import load_rows
 from mllm_probe.report.vision_scores import VisionScore
 
 NO_OBJECTS = ("", "[]", "null", "3", '"text"', "{", "[" * 100_000, "\x00\xff")

@@ -15,18 +15,18 @@ from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.turns import clear, turn
-from mllm_probe.digests import Digests, file_digest, open_digests
 from mllm_probe.errors import CacheError
 from mllm_probe.extraction.plan import Plan
 from mllm_probe.extraction.planner import Planner
 from mllm_probe.extraction.share import Work
 from mllm_probe.extraction.stream import Extraction, join
 from mllm_probe.extraction.taps import read_states
+from mllm_probe.files.digests import Digests, file_digest, open_digests
+from mllm_probe.files.paths import OutputPaths
+from mllm_probe.files.store_paths import CachePaths, prune
 from mllm_probe.models.hf import HFModel
-from mllm_probe.paths import OutputPaths
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.store_paths import CachePaths, prune
 
 KEYS = [
     Key.parse(name)
@@ -362,7 +362,9 @@ def test_bfloat16_storage_round_trips(model: HFModel, store: Store, samples: Seq
 
 def test_a_memo_that_cannot_be_written_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a disk that is read-only; a full one is told as such."""
-    monkeypatch.setattr("mllm_probe.digests.replacing", lambda _: (_ for _ in ()).throw(OSError(30, "Read-only disk")))
+    monkeypatch.setattr(
+        "mllm_probe.files.digests.replacing", lambda _: (_ for _ in ()).throw(OSError(30, "Read-only disk"))
+    )
     (tmp_path / "file").write_text("content")
     notes: list[str] = []
     digests = open_digests(tmp_path / "digests.json", tell=notes.append)
@@ -373,7 +375,9 @@ def test_a_memo_that_cannot_be_written_costs_one_line(tmp_path: Path, monkeypatc
     assert notes == [
         f"{tmp_path}/digests.json cannot be written (Read-only disk): what is new is computed again each time"
     ]
-    monkeypatch.setattr("mllm_probe.digests.replacing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(
+        "mllm_probe.files.digests.replacing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     with pytest.raises(OSError, match="No space left"):
         open_digests(tmp_path / "other.json").remembered(tmp_path / "file", "what", str)
         digests.of(tmp_path / "file")

@@ -19,14 +19,14 @@ from mllm_probe.cache.identity import Identity, identify
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.upkeep import IDLE, Cache, remove
 from mllm_probe.cache.verify import verify
-from mllm_probe.digests import Digests, open_digests
 from mllm_probe.dotted import show
 from mllm_probe.errors import CacheError
+from mllm_probe.files.digests import Digests, open_digests
+from mllm_probe.files.paths import OutputPaths
+from mllm_probe.files.store_paths import CachePaths, GroupPaths
 from mllm_probe.models.hf import HFModel
-from mllm_probe.paths import OutputPaths
 from mllm_probe.records.samples import Sample
 from mllm_probe.stages.prepared import name_cache
-from mllm_probe.store_paths import CachePaths, GroupPaths
 from mllm_probe.tools.listing import abbreviate, gigabytes
 
 Call = Callable[..., tuple[int, str, str]]
@@ -164,7 +164,9 @@ def test_verify_passes_whole_caches_and_changes_nothing(call: Call, own: OutputP
 def test_verify_finds_a_flipped_bit_the_memo_vouches_for(
     call: Call, own: OutputPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_probe.digests._stat", lambda path: str(path.stat().st_mtime_ns))  # rot changes no time
+    monkeypatch.setattr(
+        "mllm_probe.files.digests._stat", lambda path: str(path.stat().st_mtime_ns)
+    )  # rot changes no time
     for identity in (LEFT, RIGHT):
         store_of(own, identity).coverage()
     path = finished(own, LEFT)[0].shard(1)

@@ -17,7 +17,7 @@ from conftest import Run, tiny
 from test_faults import DATA, cache, finish, shards, start, whole
 
 from mllm_probe.cache.claims import STALE, Claims, Owner, holder
-from mllm_probe.store_paths import GroupPaths
+from mllm_probe.files.store_paths import GroupPaths
 
 __all__ = ["whole"]
 LOGGED = """

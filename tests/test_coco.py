@@ -9,8 +9,8 @@ from PIL import Image
 
 from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.data.pictures import open_rgb
-from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection
 from mllm_probe.tasks.entailment import Entailment
 

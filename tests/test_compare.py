@@ -23,8 +23,8 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest, norm
 
 from mllm_probe import cli
-from mllm_probe.jobs import Job, read, write
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.jobs import Job, read, write
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.answers import Reading, load_tests
 from mllm_probe.report.comparison import draw_comparison
 from mllm_probe.report.figures import blocks, headline, real

@@ -9,8 +9,8 @@ from PIL import Image
 
 from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.data.scenes import Scenes
-from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Picture
 from mllm_probe.tasks.count import Count
 from mllm_probe.tasks.entailment import Entailment

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score
 from mllm_probe import load_cache
 from mllm_probe.api import Result
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.report import decided
 from mllm_probe.report.decided import load_predictions, prediction_table, save_predictions, told
 from mllm_probe.report.fits import load_probe

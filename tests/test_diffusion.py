@@ -25,9 +25,9 @@ from test_encoders import noise
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.data.spair import read_pairs
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
+from mllm_probe.files.row_file import load_rows
 from mllm_probe.models import checkpoint
 from mllm_probe.models.encoders import Encoder, load_encoder, plan_encoder
-from mllm_probe.report.rows import load_rows
 from mllm_probe.report.vision_scores import VisionScore
 from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
 from mllm_probe.vision.frames import letterbox

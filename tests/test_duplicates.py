@@ -18,7 +18,7 @@ from mllm_probe.data.drawing import COLOURS, draw, random_scene
 from mllm_probe.data.duplicates import _candidates, grouped
 from mllm_probe.data.groups import joined
 from mllm_probe.data.scenes import Scenes
-from mllm_probe.digests import Digests, file_digest
+from mllm_probe.files.digests import Digests, file_digest
 from mllm_probe.records.samples import Picture
 
 

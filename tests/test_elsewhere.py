@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from mllm_probe.data import duplicates
 from mllm_probe.data.duplicates import look_alikes
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.decided import load_predictions
 from mllm_probe.report.scores import load_scores, load_summary
 

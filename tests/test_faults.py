@@ -18,14 +18,14 @@ from test_cache import KEYS, contents, fill, plans_for
 
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
-from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError, ModelError
 from mllm_probe.extraction.prove import prove
 from mllm_probe.extraction.share import Work
 from mllm_probe.extraction.stream import Extraction
+from mllm_probe.files.digests import Digests
+from mllm_probe.files.store_paths import CachePaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Sample
-from mllm_probe.store_paths import CachePaths
 
 DATA = ("dataset.pictures=40", "data.n=40", "splits.blocks=4", "extract.micro_batch=1")
 

@@ -17,8 +17,8 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
-from mllm_probe.digests import Digests
 from mllm_probe.errors import ProbeError
+from mllm_probe.files.digests import Digests
 from mllm_probe.geometry import deviation as measured
 from mllm_probe.geometry.deviation import deviation
 from mllm_probe.report.fidelity import Agreement, load_agreements, lost, print_agreements

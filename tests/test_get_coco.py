@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mllm_probe.data.coco import Coco, Selection
-from mllm_probe.digests import Digests
+from mllm_probe.files.digests import Digests
 
 PICTURES = 6
 

@@ -12,8 +12,8 @@ from PIL import Image, PngImagePlugin
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.hub import Hub
 from mllm_probe.data.pictures import ORIENTATION, open_rgb
-from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection
 
 GREYS = [10, 90, 10, 200]

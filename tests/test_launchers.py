@@ -13,11 +13,11 @@ from conftest import QUICK, Run, tiny
 from test_faults import DATA, finish, shards, start
 
 from mllm_probe.errors import ConfigError
-from mllm_probe.jobs import Asked, Job, now, read, write
+from mllm_probe.files.jobs import Asked, Job, now, read, write
+from mllm_probe.files.paths import MultirunPaths, RunPaths
 from mllm_probe.launch import stop_as_ctrl_c
 from mllm_probe.launchers import refusal
 from mllm_probe.multirun import check_folder, check_launcher, told
-from mllm_probe.paths import MultirunPaths, RunPaths
 
 FEW = (*QUICK, "layers.towers=[lm]", "extract.positions=[last]")
 
@@ -56,7 +56,7 @@ def test_a_folder_in_use_is_refused_but_for_the_same_sweep(tmp_path: Path, monke
         check_folder(paths.root, same)
     with monkeypatch.context() as patch:  # blocked is over for who waits, and still in the queue
         patch.setattr(
-            "mllm_probe.tools.standing._queue", lambda _: {f"24_{n}": ("PENDING", "BadConstraints") for n in "01"}
+            "mllm_probe.files.job_states._queue", lambda _: {f"24_{n}": ("PENDING", "BadConstraints") for n in "01"}
         )
         write(queued := replace(same, launcher="slurm", names=["24_0", "24_1"]), paths.asked)
         with pytest.raises(

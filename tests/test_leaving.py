@@ -13,9 +13,9 @@ from PIL import Image
 from mllm_probe.alone import alone
 from mllm_probe.api import run
 from mllm_probe.errors import ConfigError, ProbeError
-from mllm_probe.jobs import Job, write
+from mllm_probe.files.jobs import Job, write
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.leaving import note_before, take_back
-from mllm_probe.paths import RunPaths
 
 REFUSED = {  # {what is wrong: words, what is said of them}
     "a number": (("layers.stride=0",), "layers.stride=0 must be 1 or more"),
@@ -197,7 +197,7 @@ def test_a_job_that_slurm_starts_again_goes_on_in_its_folder(tmp_path: Path, mon
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
     with alone(tmp_path):
         pass
-    monkeypatch.setattr("mllm_probe.tools.standing._queue", lambda _: {"24": ("RUNNING", "None")})
+    monkeypatch.setattr("mllm_probe.files.job_states._queue", lambda _: {"24": ("RUNNING", "None")})
     monkeypatch.setenv("SLURM_JOB_ID", "25")
     with pytest.raises(ConfigError, match=r"another command \(job 24 on elsewhere\)"), alone(tmp_path):
         pass

@@ -17,9 +17,9 @@ from conftest import QUICK, Run, Silent, tiny
 
 from mllm_probe.api import Result, run
 from mllm_probe.errors import ConfigError
+from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.loggers.chosen import LOGGERS, chosen_loggers, log_runs
 from mllm_probe.loggers.record import Record, recorded
-from mllm_probe.paths import OutputPaths, RunPaths
 
 ACCEPTED = re.compile(r"[\w.\-/]+")  # what each of the three takes in a name
 NAME = "entailment/last/logistic/accuracy"
@@ -142,7 +142,7 @@ def test_wandb_stays_offline(finished: Result, record: Record) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"} | ways
         code = (
             "import sys; from pathlib import Path; from types import SimpleNamespace\n"
-            "from mllm_probe.loggers.chosen import log_runs; from mllm_probe.paths import RunPaths\n"
+            "from mllm_probe.loggers.chosen import log_runs; from mllm_probe.files.paths import RunPaths\n"
             "log_runs(['wandb'], [RunPaths(Path(sys.argv[1]))], 'outputs', SimpleNamespace(note=print))"
         )
         words = [sys.executable, "-c", code, str(finished.folder)]

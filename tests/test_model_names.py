@@ -8,8 +8,8 @@ import pytest
 from conftest import QUICK, Run, tiny
 
 from mllm_probe.compose import composed
-from mllm_probe.jobs import Asked, Job, read
-from mllm_probe.model_names import called
+from mllm_probe.files.jobs import Asked, Job, read
+from mllm_probe.files.model_names import called
 from mllm_probe.report.scores import load_scores
 from mllm_probe.settings import ModelSettings
 from mllm_probe.stages.vision_models import named_model

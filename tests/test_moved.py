@@ -14,9 +14,9 @@ from conftest import QUICK, Run, tiny
 
 from mllm_probe.cache.claims import is_orphan
 from mllm_probe.cache.store import Store
-from mllm_probe.digests import Digests
-from mllm_probe.store_paths import CachePaths
-from mllm_probe.temporaries import pid_namespace, temporary
+from mllm_probe.files.digests import Digests
+from mllm_probe.files.store_paths import CachePaths
+from mllm_probe.files.temporaries import pid_namespace, temporary
 
 SAME = (
     "examples.json",

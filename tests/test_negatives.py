@@ -13,8 +13,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from test_tasks import balance
 
 from mllm_probe.data.coco import Coco, Selection
-from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Decision, Examples, Picture
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import TEST, Folds

@@ -6,8 +6,8 @@ import pytest
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
-from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Decision, Examples
 from mllm_probe.tasks.candidates import Company
 from mllm_probe.tasks.folds import Folds

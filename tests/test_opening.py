@@ -19,8 +19,8 @@ from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.data.pictures import ORIENTATION, UPRIGHT, check_decodes, named_file, open_rgb, size_of, write_blank
 from mllm_probe.data.spair import Pair, View
 from mllm_probe.data.table import Table
-from mllm_probe.digests import Digests, file_digest
 from mllm_probe.errors import DataError
+from mllm_probe.files.digests import Digests, file_digest
 from mllm_probe.records.samples import Collection, Picture, Sample
 from mllm_probe.stages.vision_features import Features, matched, pooled
 from mllm_probe.vision_settings import ScoreSettings

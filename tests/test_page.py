@@ -21,7 +21,7 @@ from test_study_report import H1, PEAKED, PLATEAU, write
 from test_words import check_words
 
 from mllm_probe.errors import DataError
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.answers import Reading, leading, load_tests
 from mllm_probe.report.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
 from mllm_probe.report.figures import blocks, headline, real
@@ -214,7 +214,7 @@ def test_the_page_is_written_whole_or_not_at_all(run: RunPaths) -> None:
 
 def test_the_plot_library_is_never_imported(made: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from mllm_probe.paths import RunPaths\n"
+        "import sys; from pathlib import Path; from mllm_probe.files.paths import RunPaths\n"
         "from mllm_probe.report.page import write_page; from mllm_probe.report_settings import ReportSettings\n"
         f"write_page(RunPaths(Path({str(made)!r})), ReportSettings())\n"
         "assert not {'plotly', 'torch', 'transformers'} & set(sys.modules)"

@@ -11,8 +11,8 @@ from test_config import composed
 
 from mllm_probe.building import build
 from mllm_probe.data.coco import Selection
-from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.protocols import Dataset, Task
 from mllm_probe.records.samples import Collection, Examples, Picture, Row
 from mllm_probe.tasks.folds import Folds

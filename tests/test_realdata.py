@@ -8,7 +8,7 @@ from conftest import REAL, Silent, blueprint_of
 from test_tasks import balance
 
 from mllm_probe.data.coco import Coco, Selection
-from mllm_probe.digests import Digests
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
@@ -64,7 +64,7 @@ def test_real_captions_keep_their_spans(coco: Collection, checkpoint: Path) -> N
 def test_coco_runs_end_to_end(coco: Collection, checkpoint: Path, tmp_path: Path) -> None:
     from test_config import composed
 
-    from mllm_probe.paths import RunPaths
+    from mllm_probe.files.paths import RunPaths
     from mllm_probe.stages.run import run
 
     config = composed(

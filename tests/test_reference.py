@@ -11,7 +11,7 @@ from write_reference import PAGE, known, page
 
 from mllm_probe.cli import COMMANDS
 from mllm_probe.config import SCHEMAS
-from mllm_probe.tools.reference import REFERENCE
+from mllm_probe.files.reference import REFERENCE
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 from test_study_report import PEAKED, PLATEAU, at, drawn, lines, score, write
 
 from mllm_probe.errors import ConfigError
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.result import Result
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report.selection import check_selection, selected

@@ -12,18 +12,18 @@ from safetensors import safe_open
 from test_cache import fill, planner_for
 
 from mllm_probe.cache.store import Store
-from mllm_probe.digests import Digests
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.ahead import ahead
 from mllm_probe.extraction.estimate import Estimate, check_disk, estimate
 from mllm_probe.extraction.planner import Planner
 from mllm_probe.extraction.taps import Pooling, read_states
+from mllm_probe.files.digests import Digests
+from mllm_probe.files.store_paths import CachePaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.batches import Reading
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
 from mllm_probe.report.scores import load_scores
-from mllm_probe.store_paths import CachePaths
 
 KEYS = [
     Key.parse(name) for name in ("vision.02@mean_image", "connector@tokens:image", "lm.02@last", "lm.04@tokens:text")

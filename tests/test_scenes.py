@@ -10,8 +10,8 @@ from mllm_probe.data.coco import Selection
 from mllm_probe.data.drawing import COLOURS, PICTURE_SIZE, Scene, Shape, draw, random_scene
 from mllm_probe.data.facts import NUMBERS, Fact, Thing, false_fact, true_fact
 from mllm_probe.data.scenes import Scenes
-from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection
 
 

@@ -20,6 +20,7 @@ from test_words import check_words
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.config import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
+from mllm_probe.files.store_paths import PartPaths
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Key
 from mllm_probe.report.predictions import load_scored
@@ -30,7 +31,6 @@ from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.sweep import _remarks
 from mllm_probe.stats.coding import blocks
-from mllm_probe.store_paths import PartPaths
 from mllm_probe.tasks.folds import Folds
 
 LM = ("layers.towers=[lm]", "extract.positions=[last,mean_text]")
@@ -160,7 +160,7 @@ def read(swept: Path, key: str) -> np.ndarray:
 def decisions(swept: Path) -> pd.DataFrame:
     from mllm_probe.data.coco import Selection
     from mllm_probe.data.scenes import Scenes
-    from mllm_probe.digests import Digests
+    from mllm_probe.files.digests import Digests
     from mllm_probe.tasks.entailment import Entailment
 
     outputs = swept.parents[2]

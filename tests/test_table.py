@@ -13,8 +13,8 @@ from PIL import Image
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.groups import joined
 from mllm_probe.data.table import Table
-from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection
 
 POPE = REAL / "pope_subset"

@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 from test_cache import KEYS, fill
 
-from mllm_probe import digests as module
 from mllm_probe.cache.store import Store
-from mllm_probe.digests import SAMPLE, STRETCH, STRETCHES, TRUSTS, Digests, file_digest, open_digests
 from mllm_probe.errors import CacheError, ConfigError
+from mllm_probe.files import digests as module
+from mllm_probe.files.digests import SAMPLE, STRETCH, STRETCHES, TRUSTS, Digests, file_digest, open_digests
+from mllm_probe.files.store_paths import CachePaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Sample
-from mllm_probe.store_paths import CachePaths
 
 NO_OBJECTS = ("[]", "null", "3", '"text"', "[" * 100_000, "{", "")
 
@@ -227,7 +227,7 @@ def test_modules_that_differ_are_named(
 
 
 def test_a_number_is_summed_whatever_its_type() -> None:
-    from mllm_probe.cache.checksums import tensor_sum
+    from mllm_probe.files.checksums import tensor_sum
 
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.int64):
         values = torch.arange(12).reshape(3, 4).to(dtype)

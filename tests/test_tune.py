@@ -22,15 +22,15 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 
 from mllm_probe.compose import composed
 from mllm_probe.errors import ConfigError, TrainError
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.store_paths import TrainingPaths
 from mllm_probe.integration import KINDS, integrate, recipe
 from mllm_probe.models.captions import captioned, losses
 from mllm_probe.models.dense import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
 from mllm_probe.models.hf import load_model
-from mllm_probe.paths import RunPaths
 from mllm_probe.records.samples import Collection
 from mllm_probe.settings import TrainSettings
 from mllm_probe.stages.tune import tune
-from mllm_probe.store_paths import TrainingPaths
 from mllm_probe.train import loop
 from mllm_probe.train.loop import Learner, share, train
 from mllm_probe.train.material import Material

@@ -15,12 +15,12 @@ from test_config import composed
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.data.spair import read_pairs
 from mllm_probe.errors import ConfigError, ModelError
+from mllm_probe.files.row_file import load_rows
 from mllm_probe.geometry.rows import clip_outliers
 from mllm_probe.geometry.similarity import between, similarity
 from mllm_probe.models.encoders import load_encoder, plan_encoder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.samples import Collection, Picture
-from mllm_probe.report.rows import load_rows
 from mllm_probe.report.vision_scores import VisionScore
 from mllm_probe.stages.vision_models import caption_log_probabilities, caption_states, named_model, projected_tokens
 from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
@@ -174,7 +174,7 @@ def check_pictures(table: pd.DataFrame, places: dict[str, Path], outputs: Path) 
     """CKA, neighbours and LogME of one encoder, from its features and the model's states."""
     from mllm_probe.data.coco import Selection
     from mllm_probe.data.scenes import Scenes
-    from mllm_probe.digests import Digests
+    from mllm_probe.files.digests import Digests
 
     scenes = Scenes(pictures=40).load(outputs, Selection(), Digests(outputs / "digests.json"))
     encoder = load_encoder(plan_encoder("x", EncoderSettings(path=str(places["clip_l14"]))), "own", "cpu")
@@ -288,7 +288,7 @@ def test_without_keypoints_or_models_the_rest_is_measured(probe: Run, tmp_path: 
 @pytest.mark.realdata
 @pytest.mark.skipif(not SPAIR.is_dir(), reason=f"{SPAIR} is absent; set MLLM_PROBE_REAL_DATA to the folder with it")
 def test_real_pairs_end_to_end(tmp_path: Path, places: dict[str, Path]) -> None:
-    from mllm_probe.paths import RunPaths
+    from mllm_probe.files.paths import RunPaths
     from mllm_probe.stages.vision_score import vision_score
 
     overrides = [one for one in arguments(places, "score.measures=[c_pck]")[2:] if not one.startswith("pairs.root")]

@@ -22,7 +22,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Protocol
 
-from mllm_probe.temporaries import is_temporary, pid_namespace, temporary
+from mllm_probe.files.temporaries import is_temporary, pid_namespace, temporary
 
 BEAT, STALE = 10.0, 60.0  # seconds between two signs of life, and without one until a claim is dead
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.digests import Digests
-from mllm_probe.model_names import ORIGIN
+from mllm_probe.files.digests import Digests
+from mllm_probe.files.model_names import ORIGIN
 from mllm_probe.records.samples import digest
 
 LAYERS = "0 = input of block 1; k = output of block k; norm = after the final norm"  # the convention, spelled out

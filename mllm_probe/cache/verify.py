@@ -8,11 +8,11 @@ from time import time
 
 from mllm_probe.cache.coverage import Shard
 from mllm_probe.cache.upkeep import IDLE, Cache, Group, read_json
-from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError
+from mllm_probe.files.digests import Digests
+from mllm_probe.files.store_paths import is_claim
+from mllm_probe.files.temporaries import is_temporary
 from mllm_probe.records.samples import digest
-from mllm_probe.store_paths import is_claim
-from mllm_probe.temporaries import is_temporary
 
 REPEAT = "the run that made it, repeated, extracts it again; {damaged} removes its group"
 PRUNE = "{damaged} removes its group, and the run that made it, repeated, extracts it again"

@@ -12,10 +12,10 @@ import numpy as np
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.upkeep import Cache
-from mllm_probe.digests import open_digests
 from mllm_probe.errors import CacheError
+from mllm_probe.files.digests import open_digests
+from mllm_probe.files.store_paths import CachePaths
 from mllm_probe.records.sites import TOWERS, Key
-from mllm_probe.store_paths import CachePaths
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from PIL.Image import Resampling
 
 from mllm_probe.data.groups import joined
 from mllm_probe.data.pictures import READING, open_rgb
-from mllm_probe.digests import Digests
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Picture
 
 BITS = 6  # hashes this far apart are looked at

@@ -12,9 +12,9 @@ from mllm_probe.data.coco import Selection
 from mllm_probe.data.folders import filled_once
 from mllm_probe.data.pictures import as_rgb
 from mllm_probe.data.table import Table
-from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError, MllmProbeError, choices
-from mllm_probe.paths import OutputPaths
+from mllm_probe.files.digests import Digests
+from mllm_probe.files.paths import OutputPaths
 from mllm_probe.records.samples import Collection, digest
 
 VERSION = 3  # raise it when what is written of the same data set changes

@@ -14,7 +14,7 @@ from PIL.Image import Transpose
 
 from mllm_probe.data.places import lacking
 from mllm_probe.errors import DataError
-from mllm_probe.paths import replacing
+from mllm_probe.files.paths import replacing
 
 LINKS = FOLLOW, REFUSE = "follow", "refuse"  # what is done with pictures that are links to files elsewhere
 READING = "upright, scaled to 8 bits, on white"  # of pictures that are more than 8-bit colours as they are stored

@@ -15,9 +15,9 @@ from mllm_probe.data.coco import Layout, Selection, read_coco
 from mllm_probe.data.drawing import COLOURS, KINDS, MAX_SHAPES, PICTURE_SIZE, Scene, Shape, draw, random_scene
 from mllm_probe.data.facts import Fact, true_fact
 from mllm_probe.data.folders import filled_once
-from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
-from mllm_probe.paths import OutputPaths
+from mllm_probe.files.digests import Digests
+from mllm_probe.files.paths import OutputPaths
 from mllm_probe.records.samples import Collection, Picture, digest
 
 CAPTIONS_PER_PICTURE = 5

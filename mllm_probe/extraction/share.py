@@ -14,8 +14,8 @@ from mllm_probe.cache.claims import Claims, holder
 from mllm_probe.cache.store import Store
 from mllm_probe.errors import PendingError
 from mllm_probe.extraction.plan import Plan, Unit
+from mllm_probe.files.store_paths import GroupPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.store_paths import GroupPaths
 
 POLL = 0.5  # seconds between two looks at the shards of others
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.alignment import QUESTIONS, alignment_view, curves
 from mllm_probe.report.alignments import STYLES
 from mllm_probe.report.charts import Chart, geometry_charts, site_chart

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import log_softmax
 
-from mllm_probe.cells import cell
 from mllm_probe.errors import DataError
-from mllm_probe.paths import RunPaths, replacing
+from mllm_probe.files.cells import cell
+from mllm_probe.files.paths import RunPaths, replacing
+from mllm_probe.files.readback import damaged, read_table
+from mllm_probe.files.seals import check_sealed
 from mllm_probe.records.score import ASKED, TOLD
 from mllm_probe.report.predictions import Scored, by_label, load_scored
-from mllm_probe.report.readback import damaged, read_table
-from mllm_probe.report.sealed import check_sealed
 
 if TYPE_CHECKING:
     import pandas as pd

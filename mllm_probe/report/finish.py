@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.paths import replacing
+from mllm_probe.files.paths import replacing
 from mllm_probe.report.letters import set_letters
 from mllm_probe.report.style import STYLES, without_title, wrapped
 from mllm_probe.report_settings import DEFAULT, ReportSettings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.dotted import flat
 from mllm_probe.errors import DataError, plural
-from mllm_probe.report.readback import read_config
+from mllm_probe.files.readback import read_config
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from mllm_probe.errors import PendingError
-from mllm_probe.jobs import DONE, FAILED, INCOMPLETE, PENDING, STOPPED, Job, now, read, write
+from mllm_probe.files.jobs import DONE, FAILED, INCOMPLETE, PENDING, STOPPED, Job, now, read, write
 from mllm_probe.records.protocols import Reporter
 
 EVERY = 10.0  # seconds

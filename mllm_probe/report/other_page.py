@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_probe import __version__
-from mllm_probe.paths import RunPaths, replacing
+from mllm_probe.files.paths import RunPaths, replacing
 from mllm_probe.report.charts import Chart
 from mllm_probe.report.inspection import without_codes
 from mllm_probe.report.page import command, filled

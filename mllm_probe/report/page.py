@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.jobs import Job, read
-from mllm_probe.paths import SIDES, RunPaths, replacing
+from mllm_probe.files.jobs import Job, read
+from mllm_probe.files.paths import SIDES, RunPaths, replacing
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.charts import study_chart

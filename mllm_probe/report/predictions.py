@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.errors import DataError
+from mllm_probe.files.seals import check_sealed
 from mllm_probe.records.samples import digest
-from mllm_probe.report.sealed import check_sealed
 from mllm_probe.stats.measures import weighed_alike
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.readback import read_config
 from mllm_probe.records import units
 from mllm_probe.report.answers import Reading, leading, load_tests, no_tests
 from mllm_probe.report.beside import Beside, beside, beyond_covariates
@@ -25,7 +26,6 @@ from mllm_probe.report.geometry import load_relations
 from mllm_probe.report.group_words import many_of, one_of, with_words
 from mllm_probe.report.optional import OptionalFiles
 from mllm_probe.report.predictions import load_logits
-from mllm_probe.report.readback import read_config
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.selection import selected
 from mllm_probe.report.thumbs import Framed, framed

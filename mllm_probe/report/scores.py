@@ -6,13 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.cells import cell
-from mllm_probe.entries import NUMBER
 from mllm_probe.errors import DataError
-from mllm_probe.paths import RunPaths, replacing
+from mllm_probe.files.cells import cell
+from mllm_probe.files.entries import NUMBER
+from mllm_probe.files.paths import RunPaths, replacing
+from mllm_probe.files.readback import read_entries, read_table
+from mllm_probe.files.seals import SEALS
 from mllm_probe.records.score import Score
-from mllm_probe.report.readback import read_entries, read_table
-from mllm_probe.report.sealed import SEALS
 
 if TYPE_CHECKING:
     import pandas as pd

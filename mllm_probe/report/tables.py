@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.paths import replacing
+from mllm_probe.files.paths import replacing
 from mllm_probe.records import units
 from mllm_probe.report.answers import Reading
 from mllm_probe.report.figures import by_site, floors, headline, headline_metric, positions, real, words

@@ -6,15 +6,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.entries import NUMBER
-from mllm_probe.model_names import trained
-from mllm_probe.paths import RunPaths, replacing
+from mllm_probe.files.entries import NUMBER
+from mllm_probe.files.model_names import trained
+from mllm_probe.files.paths import RunPaths, replacing
+from mllm_probe.files.readback import read_entries, read_table
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.charts import Chart
 from mllm_probe.report.colours import LOSSES, on_page
 from mllm_probe.report.finish import save
 from mllm_probe.report.other_page import Part, known_command, picture_uri, write_other
-from mllm_probe.report.readback import read_entries, read_table
 from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from mllm_probe.cells import cell
-from mllm_probe.paths import replacing
+from mllm_probe.files.cells import cell
+from mllm_probe.files.paths import replacing
 from mllm_probe.report.markup import escaped, screen
 
 if TYPE_CHECKING:

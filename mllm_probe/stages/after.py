@@ -13,7 +13,7 @@ from typing import Any
 from mllm_probe.compose import composed
 from mllm_probe.config import TuneConfig
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.settings import ModelSettings
 

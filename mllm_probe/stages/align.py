@@ -12,15 +12,15 @@ from mllm_probe.align_settings import IMAGES_AT, TEXTS_AT
 from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear
 from mllm_probe.config import AlignConfig, save_config
-from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, ProbeError, choices
-from mllm_probe.paths import OutputPaths, RunPaths
+from mllm_probe.files.digests import open_digests
+from mllm_probe.files.paths import OutputPaths, RunPaths
+from mllm_probe.files.seals import sealed
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Examples, Sample, digest
 from mllm_probe.records.score import NOT_APPLICABLE
 from mllm_probe.report.alignment import best_layers
 from mllm_probe.report.scores import ScoreFile, load_scores
-from mllm_probe.report.sealed import sealed
 from mllm_probe.report_settings import FIGURES
 from mllm_probe.settings import RANDOM
 from mllm_probe.stages.alignment import Alignment, Sides, corrected, said_alone, shown_alone

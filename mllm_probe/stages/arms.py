@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from mllm_probe.errors import DataError
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.readback import read_entries
 from mllm_probe.report.alignment import QUESTIONS, curves
 from mllm_probe.report.arms import BASE, FULL, PERMUTED, PLAIN, Effect
 from mllm_probe.report.fidelity import HEADLINES, HOME, MODEL, REFERENCE, curve, load_agreements
 from mllm_probe.report.predictions import Scored, load_logits, load_scored
-from mllm_probe.report.readback import read_entries
 from mllm_probe.report.scores import load_scores
 from mllm_probe.stages.alignment import CENTRED, COSINE, MAPPED
 from mllm_probe.stats.bootstrap import Resamples

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.cells import cell
-from mllm_probe.paths import RunPaths, replacing
+from mllm_probe.files.cells import cell
+from mllm_probe.files.paths import RunPaths, replacing
+from mllm_probe.files.seals import sealed
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Site
-from mllm_probe.report.sealed import sealed
 from mllm_probe.stages.examples import below, folder_of
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.measures import HIGHER_IS_BETTER

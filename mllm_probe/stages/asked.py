@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from mllm_probe.config import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike, regrouped
-from mllm_probe.digests import Digests
 from mllm_probe.errors import DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.records.protocols import Dataset, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.stages.readable import readable

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.store_paths import PartPaths
+from mllm_probe.files.store_paths import PartPaths
 
 
 class Attempts:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.samples import Sample
 from mllm_probe.report.answers import leading
 from mllm_probe.report.examples import Example, Examples, Seen, Verdicts

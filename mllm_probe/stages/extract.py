@@ -15,7 +15,7 @@ from mllm_probe.extraction.plan import Plan
 from mllm_probe.extraction.prove import Proof, prove
 from mllm_probe.extraction.share import Job, Work, anything_to_fill, claim_all, jobs_of
 from mllm_probe.extraction.stream import Extraction, finish_filled, join
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Sample
 from mllm_probe.stages.inspection import keep_first

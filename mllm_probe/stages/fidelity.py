@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.config import FidelityConfig
-from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.paths import OutputPaths, RunPaths
+from mllm_probe.files.digests import open_digests
+from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.fidelity import Agreement, save_agreements
 from mllm_probe.report_settings import FIGURES

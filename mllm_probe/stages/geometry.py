@@ -10,8 +10,8 @@ from random import Random
 
 from mllm_probe.config import GeometryConfig
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.geometry.rows import FEWEST
-from mllm_probe.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.report.geometry import save_relations

@@ -9,12 +9,12 @@ from mllm_probe.building import build
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig, save_config
 from mllm_probe.data.coco import Selection
-from mllm_probe.digests import Digests, open_digests
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.extraction.layers import check_layers
+from mllm_probe.files.digests import Digests, open_digests
+from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
-from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.settings import (

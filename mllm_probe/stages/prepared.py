@@ -11,9 +11,10 @@ from mllm_probe.cache.coverage import Coverage
 from mllm_probe.cache.identity import Identity, folder_digests, identify, weights_digest
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config import RunConfig
-from mllm_probe.digests import Digests
 from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
+from mllm_probe.files.digests import Digests
+from mllm_probe.files.store_paths import prune
 from mllm_probe.models.adapters import adapter_digests
 from mllm_probe.models.checkpoint import connector_reads
 from mllm_probe.models.templates import from_tokenizer
@@ -22,7 +23,6 @@ from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
 from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.stages.attempts import Attempts
-from mllm_probe.store_paths import prune
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.vision.controls import Arms

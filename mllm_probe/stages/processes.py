@@ -14,7 +14,7 @@ from typing import Any
 
 from mllm_probe.config import RunConfig
 from mllm_probe.errors import CacheError, ConfigError, MllmProbeError, PendingError
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.stages.request import Request
 from mllm_probe.verbosity import QUIET, verbosity

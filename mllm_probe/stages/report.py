@@ -5,7 +5,9 @@ from pathlib import Path
 
 from mllm_probe.config import ReportConfig
 from mllm_probe.errors import ConfigError
-from mllm_probe.paths import SIDES, MultirunPaths, RunPaths
+from mllm_probe.files.paths import SIDES, MultirunPaths, RunPaths
+from mllm_probe.files.readback import blamed
+from mllm_probe.files.row_file import load_rows, save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.alignment import print_alignment
 from mllm_probe.report.alignments import draw_alignment
@@ -23,9 +25,7 @@ from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.plans import draw_plan, draw_recall
 from mllm_probe.report.policy import PlanRow, RecallRow, print_policy
 from mllm_probe.report.precision import draw_fidelity
-from mllm_probe.report.readback import blamed
 from mllm_probe.report.result import Result
-from mllm_probe.report.rows import load_rows, save_rows
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report.selection import check_selection, selected
 from mllm_probe.report.study import draw_study, load_study, print_study

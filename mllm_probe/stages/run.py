@@ -7,12 +7,12 @@ from pathlib import Path
 from mllm_probe.cache.store import write_json
 from mllm_probe.config import RunConfig, run_digest
 from mllm_probe.errors import ConfigError, ProbeError, choices
+from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
+from mllm_probe.files.seals import sealed
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
-from mllm_probe.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import TOWERS
 from mllm_probe.report.scores import load_scores
-from mllm_probe.report.sealed import sealed
 from mllm_probe.report.study import study_headline
 from mllm_probe.report_settings import ReportSettings
 from mllm_probe.settings import ExtractSettings

@@ -12,8 +12,8 @@ import numpy as np
 
 from mllm_probe.config import RunConfig
 from mllm_probe.errors import CacheError
+from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
-from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.ridge import Ridge

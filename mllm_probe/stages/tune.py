@@ -19,15 +19,15 @@ from mllm_probe.cache.turns import clear, turn
 from mllm_probe.config import TuneConfig, plain, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike
-from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.model_names import words_for
+from mllm_probe.files.digests import open_digests
+from mllm_probe.files.model_names import words_for
+from mllm_probe.files.paths import OutputPaths, RunPaths
+from mllm_probe.files.row_file import save_rows
+from mllm_probe.files.seals import sealed
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
-from mllm_probe.paths import OutputPaths, RunPaths
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Picture, digest
-from mllm_probe.report.rows import save_rows
-from mllm_probe.report.sealed import sealed
 from mllm_probe.report.training import save_losses, show_training
 from mllm_probe.settings import DEVICES
 from mllm_probe.stages.after import follow, followers

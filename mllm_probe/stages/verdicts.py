@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.paths import replacing
+from mllm_probe.files.paths import replacing
 from mllm_probe.records.score import ALPHA, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.stages.answers import ZERO_SHOT

@@ -14,11 +14,11 @@ import numpy as np
 from mllm_probe import __version__
 from mllm_probe.config import VisionFitConfig, save_config
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.row_file import save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
 from mllm_probe.report.law import MEASURES, GroupRow, LawRow, PointRow
-from mllm_probe.report.rows import save_rows
 from mllm_probe.stages.report import show_fit
 from mllm_probe.vision.law import (
     COEFFICIENTS,

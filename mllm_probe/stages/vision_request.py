@@ -13,11 +13,11 @@ from mllm_probe.cache.identity import folder_digests
 from mllm_probe.config import VisionScoreConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.spair import Pair, read_pairs
-from mllm_probe.digests import Digests, open_digests
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.files.digests import Digests, open_digests
+from mllm_probe.files.paths import OutputPaths
 from mllm_probe.geometry.rows import FEWEST
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint
-from mllm_probe.paths import OutputPaths
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Collection, Picture, digest
 from mllm_probe.report.vision_scores import VisionScore

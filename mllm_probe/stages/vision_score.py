@@ -12,10 +12,10 @@ import numpy as np
 
 from mllm_probe.config import VisionScoreConfig, save_config
 from mllm_probe.errors import ProbeError
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.row_file import load_rows, save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Site
-from mllm_probe.report.rows import load_rows, save_rows
 from mllm_probe.report.vision_scores import VisionScore, save_representations
 from mllm_probe.stages.report import show_vision
 from mllm_probe.stages.vision_features import Features, matched, pooled

@@ -18,11 +18,11 @@ from mllm_probe.cache.upkeep import (
     remove,
 )
 from mllm_probe.cache.verify import Finding, shards_of, verify
-from mllm_probe.digests import Digests, open_digests
 from mllm_probe.errors import CacheError, count
-from mllm_probe.paths import OutputPaths, RunPaths
+from mllm_probe.files.digests import Digests, open_digests
+from mllm_probe.files.paths import OutputPaths, RunPaths
+from mllm_probe.files.store_paths import prune
 from mllm_probe.report.progress import RichReporter
-from mllm_probe.store_paths import prune
 from mllm_probe.tools.listing import day, gigabytes, list_caches, list_groups
 from mllm_probe.tools.why import why
 

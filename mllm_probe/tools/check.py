@@ -17,9 +17,9 @@ from mllm_probe.compose import composed
 from mllm_probe.config import RunConfig
 from mllm_probe.data.pictures import size_of
 from mllm_probe.data.records import READERS, read_records
-from mllm_probe.digests import open_digests
 from mllm_probe.errors import ConfigError, DataError, count, few
-from mllm_probe.paths import OutputPaths
+from mllm_probe.files.digests import open_digests
+from mllm_probe.files.paths import OutputPaths
 from mllm_probe.records.protocols import Dataset, Task
 from mllm_probe.records.samples import Collection, Examples, label_said
 from mllm_probe.stages.asked import asked, collected, folds_of

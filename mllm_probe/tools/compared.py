@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mllm_probe.errors import count
-from mllm_probe.paths import ComparisonPaths
+from mllm_probe.files.paths import ComparisonPaths
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import ALPHA

@@ -5,8 +5,8 @@ Knows what --help knows. Paths, settings of Hydra's own and names that a user gi
 
 from collections.abc import Iterator, Sequence
 
-from mllm_probe.tools import reference
-from mllm_probe.tools.reference import HELP
+from mllm_probe.files import reference
+from mllm_probe.files.reference import HELP
 
 FLAGS = ("--help", "--multirun", "--cfg", "--config-dir", "--quiet", "--verbose")
 NAME = "NAME"  # in a setting, where a user's own word stands

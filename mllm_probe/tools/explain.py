@@ -6,9 +6,9 @@ from pathlib import Path
 from textwrap import TextWrapper
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.paths import config_dir
-from mllm_probe.tools import reference
-from mllm_probe.tools.reference import HELP, Settings
+from mllm_probe.files import reference
+from mllm_probe.files.paths import config_dir
+from mllm_probe.files.reference import HELP, Settings
 
 WIDEST = 100  # columns of a line
 MIDDLE, OPTION = 34, 20  # the column at which begins what a setting may be, what an option is

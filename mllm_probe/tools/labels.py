@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mllm_probe.config import NOT_SCIENCE
 from mllm_probe.dotted import show
-from mllm_probe.model_names import ADDRESS, namesakes
+from mllm_probe.files.model_names import ADDRESS, namesakes
 from mllm_probe.tools.runs import FinishedRun
 
 LONGEST = 40  # characters of a setting in a label

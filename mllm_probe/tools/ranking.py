@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.paths import replacing
+from mllm_probe.files.paths import replacing
 from mllm_probe.report.group_words import one_of
 from mllm_probe.report.predictions import load_logits
 from mllm_probe.stats.bootstrap import Resamples, picture_sums

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.dotted import flat
 from mllm_probe.errors import DataError
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.readback import REPEAT, blamed, read_config
 from mllm_probe.report.answers import load_tests
 from mllm_probe.report.figures import blocks, headline, real
 from mllm_probe.report.group_words import with_words
 from mllm_probe.report.predictions import Scored, load_scored
-from mllm_probe.report.readback import REPEAT, blamed, read_config
 from mllm_probe.report.scores import load_scores, load_summary
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_probe.errors import DataError, count
-from mllm_probe.jobs import DONE, Job, now, unreadable
-from mllm_probe.paths import MultirunPaths
+from mllm_probe.files.job_states import STATES, Standing, seconds, standings
+from mllm_probe.files.jobs import DONE, Job, now, unreadable
+from mllm_probe.files.paths import MultirunPaths
 from mllm_probe.tools.listing import add_row, new_table, wide_console
-from mllm_probe.tools.standing import STATES, Standing, seconds, standings
 
 ABOUT = "How the jobs of a multirun stand; exit code 1 where one is over and not done."
 EVERY = 5.0  # seconds between two looks of --watch

@@ -8,8 +8,8 @@ from rich.markup import escape
 from mllm_probe.cache.upkeep import read_json
 from mllm_probe.dotted import flat, show
 from mllm_probe.errors import CacheError
-from mllm_probe.paths import RunPaths
-from mllm_probe.report.readback import read_config
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.readback import read_config
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 
 ABSENT = "-"

@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.paths import config_dir
+from mllm_probe.files.paths import config_dir
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference.json"
 HELP = ("-h", "--help")

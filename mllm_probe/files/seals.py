@@ -11,10 +11,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.digests import file_digest
-from mllm_probe.entries import read_object
 from mllm_probe.errors import DataError
-from mllm_probe.paths import RunPaths
+from mllm_probe.files.digests import file_digest
+from mllm_probe.files.entries import read_object
+from mllm_probe.files.paths import RunPaths
 
 SEALS = "digests"  # the entry {file name: digest}, the file's own among them
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.cells import bare
-from mllm_probe.entries import check_entries, read_object
 from mllm_probe.errors import DataError, count, first_line
-from mllm_probe.report.sealed import check_sealed
+from mllm_probe.files.cells import bare
+from mllm_probe.files.entries import check_entries, read_object
+from mllm_probe.files.seals import check_sealed
 
 if TYPE_CHECKING:
     import pandas as pd

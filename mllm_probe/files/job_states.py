@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.jobs import DONE, FAILED, INCOMPLETE, PENDING, RUNNING, STOPPED, Asked, Job, now, read, slurm_id
-from mllm_probe.paths import MultirunPaths
+from mllm_probe.files.jobs import DONE, FAILED, INCOMPLETE, PENDING, RUNNING, STOPPED, Asked, Job, now, read, slurm_id
+from mllm_probe.files.paths import MultirunPaths
 
 LOST = "lost"
 BLOCKED = "blocked"  # it waits in the queue, and SLURM can never start it

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mllm_probe import __version__
-from mllm_probe.paths import MultirunPaths, replacing
+from mllm_probe.files.paths import MultirunPaths, replacing
 
 RUNNING, DONE, FAILED, PENDING = "running", "done", "failed", "pending"
 STOPPED = "stopped"  # by Ctrl-C or a signal
@@ -91,7 +91,7 @@ class Asked:
 @cache
 def code_here() -> str:
     """The code of this process: the version, and a digest of the package's files, which may be edited in between."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
     digest = sha256(b"".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()
     return f"{__version__} ({digest[:8]})"
 

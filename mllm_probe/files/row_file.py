@@ -5,9 +5,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.cells import cell
-from mllm_probe.paths import replacing
-from mllm_probe.report.readback import damaged, read_table
+from mllm_probe.files.cells import cell
+from mllm_probe.files.paths import replacing
+from mllm_probe.files.readback import damaged, read_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.paths import replacing
+from mllm_probe.files.paths import replacing
 
 if TYPE_CHECKING:
     import torch

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.store_paths import DIGESTS, CachePaths, PartPaths, TrainingPaths, VectorPaths, plain_name
-from mllm_probe.temporaries import temporary
+from mllm_probe.files.store_paths import DIGESTS, CachePaths, PartPaths, TrainingPaths, VectorPaths, plain_name
+from mllm_probe.files.temporaries import temporary
 
 
 def config_dir() -> Path:
     """conf/ inside an installed wheel, or beside the package in a checkout and an editable install."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     return next(folder for folder in (package / "conf", package.parent / "conf") if (folder / "run.yaml").is_file())
 
 

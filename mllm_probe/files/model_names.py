@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.paths import config_dir
+from mllm_probe.files.paths import config_dir
 
 ORIGIN = "origin.json"  # what a training leaves in the folder of its checkpoint or adapter
 ADDRESS = ("path", "bundled", "hub_id", "revision", "adapter")  # settings that lead to other weights
