@@ -22,7 +22,8 @@ import torch
 
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.writer import ShardWriter
-from mllm_probe.config import RunConfig
+from mllm_probe.config.model import ModelSettings
+from mllm_probe.config.schemas import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.scenes import Scenes
@@ -40,7 +41,6 @@ from mllm_probe.models.hf import load_model
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.settings import ModelSettings
 from mllm_probe.stages.prepared import identified, name_cache
 from mllm_probe.stages.request import PASS_TOKENS
 from mllm_probe.stats import intervals

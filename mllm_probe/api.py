@@ -11,11 +11,11 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.dotted import quoted
+from mllm_probe.config.dotted import quoted
+from mllm_probe.config.verbosity import QUIET, speaking
 from mllm_probe.errors import CacheError, ConfigError, DataError, MllmProbeError
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.launch import limit_threads, perform
-from mllm_probe.verbosity import QUIET, speaking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +183,7 @@ def _read_by(paths: RunPaths) -> tuple[str, str] | None:
 def _done(command: str, overrides: tuple[str, ...], out: str | Path | None, quiet: bool) -> Path:
     """The folder of a job that has ended well. Raises MllmProbeError."""
     limit_threads()
-    from mllm_probe.compose import worked
+    from mllm_probe.config.compose import worked
 
     for word in overrides:
         if word.startswith(("-", "hydra.mode=")):
@@ -193,7 +193,7 @@ def _done(command: str, overrides: tuple[str, ...], out: str | Path | None, quie
         try:
             return worked(command, [*overrides, *place], lambda config, here: perform(command, config, here))
         except OSError as error:
-            from mllm_probe.sentences import sentence
+            from mllm_probe.config.sentences import sentence
 
             raise MllmProbeError(sentence(command, error)) from error
 

@@ -15,10 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mllm_probe.dotted import quoted
+from mllm_probe.config.dotted import quoted
+from mllm_probe.config.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
 from mllm_probe.errors import MllmProbeError, behind
 from mllm_probe.launch import job_name, limit_threads, perform, stop_as_ctrl_c
-from mllm_probe.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -175,7 +175,7 @@ def _tool(name: str) -> Any:
 
 def _run_plain(tool: str, args: list[str]) -> None:
     """A plain command, or help: nothing is composed, so neither Hydra nor torch is imported."""
-    from mllm_probe.sentences import cannot_use
+    from mllm_probe.config.sentences import cannot_use
 
     try:
         _tool(tool).run(args)
@@ -197,7 +197,7 @@ def _leave_pipe() -> None:
 
 
 def _readable(args: list[str]) -> list[str]:
-    from mllm_probe.compose import readable
+    from mllm_probe.config.compose import readable
 
     try:
         return readable(args)
@@ -211,10 +211,10 @@ def _run_hydra(command: str, args: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from mllm_probe.config import register_schemas
+    from mllm_probe.config.schemas import register_schemas
+    from mllm_probe.config.sentences import sentence
     from mllm_probe.files.paths import config_dir
     from mllm_probe.multirun import Multirun, left, told
-    from mllm_probe.sentences import sentence
 
     register_schemas()
     _register_launchers()
@@ -273,7 +273,7 @@ def _task(command: str, failed: list[str], began: list[str], wants_trace: bool) 
     def task(config: "DictConfig") -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        from mllm_probe.sentences import sentence
+        from mllm_probe.config.sentences import sentence
 
         here = HydraConfig.get()
         began.append(here.job.override_dirname)

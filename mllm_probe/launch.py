@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.config.verbosity import VERBOSE, name_folder, verbosity
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.verbosity import VERBOSE, name_folder, verbosity
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -55,11 +55,11 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     """Do the job in the folder that Hydra has made for it, and say which that is; `here` is Hydra's own part of the
     settings. Errors pass through."""
     from mllm_probe.alone import alone
-    from mllm_probe.config import typed
+    from mllm_probe.config.schemas import typed
+    from mllm_probe.config.sentences import reason
     from mllm_probe.leaving import leaving
     from mllm_probe.report.heartbeat import Heartbeat
     from mllm_probe.report.progress import RichReporter
-    from mllm_probe.sentences import reason
 
     job, paths = job_name(command), RunPaths(Path(here.runtime.output_dir))
     words = words_of(here)
@@ -80,7 +80,7 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
 
 def check(command: str, config: "DictConfig", words: Sequence[str]) -> Any:
     """The settings of a job, once what can be seen to be wrong in them alone is refused. Raises ConfigError."""
-    from mllm_probe.config import RunConfig, typed
+    from mllm_probe.config.schemas import RunConfig, typed
     from mllm_probe.stages.prepare import Design
     from mllm_probe.stages.run import local_side
 

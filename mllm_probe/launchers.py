@@ -24,10 +24,10 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, LocalQue
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from omegaconf import DictConfig, open_dict
 
+from mllm_probe.config.sentences import reason
 from mllm_probe.files.job_states import PATIENCE, standings
 from mllm_probe.files.jobs import DONE, Asked, Job, code_here, read, write
 from mllm_probe.files.paths import MultirunPaths, RunPaths
-from mllm_probe.sentences import reason
 
 PLACE = "hydra_plugins.mllm_probe"  # Hydra takes launchers from this package only
 OFTEN, SELDOM = 1.0, 15.0  # seconds between two looks at the jobs, at first and later

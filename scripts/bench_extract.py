@@ -39,6 +39,7 @@ from rich.table import Table
 
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
+from mllm_probe.config.model import DTYPES
 from mllm_probe.data.drawing import draw, random_scene
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.extraction.estimate import matrix_rate
@@ -52,7 +53,6 @@ from mllm_probe.models.hf import HFModel
 from mllm_probe.records.batches import common_head
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.settings import DTYPES
 from mllm_probe.stages.request import PASS_TOKENS
 
 BATCHES = (1, 2, 4, 8, 16, 32)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.extraction.taps import read_states
@@ -22,7 +23,6 @@ from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.protocols import Task
 from mllm_probe.records.samples import Examples, Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.settings import ModelSettings, PromptSettings
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.objects import Objects

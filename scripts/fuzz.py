@@ -38,7 +38,7 @@ import numpy as np
 from PIL import Image
 
 from mllm_probe import cli
-from mllm_probe.config import RunConfig
+from mllm_probe.config.schemas import RunConfig
 from mllm_probe.files.paths import config_dir
 
 PATIENCE = 60  # seconds of the processor that a case may take

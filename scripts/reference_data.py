@@ -17,7 +17,7 @@ from typing import Any
 from reference_sources import CONF, groups, nodes, others, refusals, remarks
 
 from mllm_probe.cli import COMMANDS, PLAIN
-from mllm_probe.config import SCHEMAS
+from mllm_probe.config.schemas import SCHEMAS
 
 ALLOWED = refusals()
 LONGEST = 120  # a longer default is no reading for a table

@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from mllm_probe import cli
+from mllm_probe.config.ranges import RANGES
+from mllm_probe.config.ranges import __name__ as RANGES_IN
 from mllm_probe.files.paths import config_dir
-from mllm_probe.odd_values import RANGES
-from mllm_probe.odd_values import __name__ as RANGES_IN
 
 PACKAGE = Path(cli.__file__).parent
 CONF = config_dir()

@@ -19,7 +19,7 @@ from reference_data import Option, Row, Section, words
 from reference_sources import groups, parser_of
 
 from mllm_probe.cli import COMMANDS, PLAIN
-from mllm_probe.config import SCHEMAS
+from mllm_probe.config.schemas import SCHEMAS
 from mllm_probe.files.reference import REFERENCE, heading
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"

@@ -26,13 +26,13 @@ from transformers import (
 from transformers.models.clip import CLIPImageProcessorPil
 
 from mllm_probe import cli
+from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.files.digests import Digests
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.samples import Collection, Examples, Sample
-from mllm_probe.settings import ModelSettings, PromptSettings
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds
 

@@ -14,12 +14,12 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
+from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.files.digests import Digests
 from mllm_probe.models.adapters import CONFIG, TENSORS, adapter_digests
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.settings import ModelSettings
 
 LM = r"model\.language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
 KINDS: dict[str, dict[str, Any]] = {

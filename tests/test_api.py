@@ -201,7 +201,7 @@ def test_the_notebook_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_quiet_run_stays_quiet_in_processes_it_starts() -> None:
-    from mllm_probe.verbosity import VARIABLE, speaking
+    from mllm_probe.config.verbosity import VARIABLE, speaking
 
     before = os.environ.get(VARIABLE)
     with speaking("quiet"):

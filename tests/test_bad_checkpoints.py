@@ -24,12 +24,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import SpanError
 from mllm_probe.models.hf import load_model
 from mllm_probe.models.vit import VisionTransformer, plan_vit
 from mllm_probe.models.whole import check_small, check_weights
 from mllm_probe.records.samples import Sample
-from mllm_probe.vision_settings import EncoderSettings
 
 http = import_module(errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])  # the client that the hub uses
 SMALL = ("data.n=20", "dataset.pictures=20", "splits.blocks=2")

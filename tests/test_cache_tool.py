@@ -19,7 +19,7 @@ from mllm_probe.cache.identity import Identity, identify
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.upkeep import IDLE, Cache, remove
 from mllm_probe.cache.verify import verify
-from mllm_probe.dotted import show
+from mllm_probe.config.dotted import show
 from mllm_probe.errors import CacheError
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest, norm
 
 from mllm_probe import cli
+from mllm_probe.config.verbosity import speaking
 from mllm_probe.files.jobs import Job, read, write
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.answers import Reading, load_tests
@@ -39,7 +40,6 @@ from mllm_probe.stats.paired import Difference
 from mllm_probe.tools.labels import labelled
 from mllm_probe.tools.ranking import against, ranking
 from mllm_probe.tools.runs import FinishedRun, load_run
-from mllm_probe.verbosity import speaking
 
 SMALL = (
     "data.n=30",

@@ -7,8 +7,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mllm_probe.building import build
-from mllm_probe.config import plain, register_schemas, run_digest, typed
+from mllm_probe.config.build import build
+from mllm_probe.config.extract import LayerSettings
+from mllm_probe.config.model import ModelSettings, PromptSettings
+from mllm_probe.config.schemas import plain, register_schemas, run_digest, typed
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
 from mllm_probe.files.paths import config_dir
@@ -17,7 +19,6 @@ from mllm_probe.models.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Anatomy, Key, Site
-from mllm_probe.settings import LayerSettings, ModelSettings, PromptSettings
 from mllm_probe.stages.after import followers
 from mllm_probe.stages.tune import check
 from mllm_probe.train.material import Target

@@ -11,13 +11,13 @@ from conftest import QUICK, Run, blueprint_of, make_tokenizer
 from own_model import OwnConfig, OwnModel, OwnProcessor
 from transformers.models.clip import CLIPImageProcessorPil
 
+from mllm_probe.config.model import BlockSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
 from mllm_probe.report.scores import load_scores
-from mllm_probe.settings import BlockSettings
 
 TRUST = "model.trust_remote_code=true"
 BLOCKS = {"vision": "eyes.stack", "connector": "bridge", "lm": "stack"}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import Run, blueprint_of, tiny
 
+from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.captions import captioned, losses
@@ -14,7 +15,6 @@ from mllm_probe.models.device import check_bfloat16, check_device, check_placed,
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.samples import Collection, Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.settings import ModelSettings
 
 
 def test_placements_need_cards(probe: Run, checkpoint: Path) -> None:

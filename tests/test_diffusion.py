@@ -22,6 +22,7 @@ from pipelines import BETAS, PIPELINES, save_pipeline
 from safetensors.torch import load_file, save_file
 from test_encoders import noise
 
+from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.data.spair import read_pairs
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
@@ -31,7 +32,6 @@ from mllm_probe.models.encoders import Encoder, load_encoder, plan_encoder
 from mllm_probe.report.vision_scores import VisionScore
 from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
 from mllm_probe.vision.frames import letterbox
-from mllm_probe.vision_settings import EncoderSettings
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from markdown_pages import PAGES, ROOT, TAGS, Block, anchors, blocks, files, hol
 from reference_sources import parser_of
 
 from mllm_probe.cli import COMMANDS, PLAIN, as_settings
-from mllm_probe.config import register_schemas, typed
+from mllm_probe.config.schemas import register_schemas, typed
 from mllm_probe.files.paths import config_dir
 from mllm_probe.report.scores import COLUMNS
 from mllm_probe.stages.verdicts import Test

@@ -18,17 +18,17 @@ from train_mini_encoders import CATEGORIES, WORDS, held_out, listed, multi_hot, 
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, ResNetConfig, ResNetModel
 from transformers.models.clip import CLIPImageProcessorPil
 
+from mllm_probe.config.model import CheckpointSettings
+from mllm_probe.config.tune import EmbedderSettings, LabelSettings
 from mllm_probe.data.documents import Slice, draw_documents
 from mllm_probe.data.drawing import draw
 from mllm_probe.data.facts import false_fact, true_fact
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths, config_dir
-from mllm_probe.label_settings import EmbedderSettings, LabelSettings
 from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.embedders import Embedder, plan_embedder
 from mllm_probe.records.samples import Collection
-from mllm_probe.settings import CheckpointSettings
 from mllm_probe.stages.labels import slice_vectors
 from mllm_probe.sugar.labels import SliceVectors
 

@@ -10,10 +10,10 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, ResNetConfig, ResNetModel
 from transformers.models.clip import CLIPImageProcessorPil
 
+from mllm_probe.config.model import CheckpointSettings
+from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
 from mllm_probe.models.encoders import Encoder, load_encoder, plan_encoder
-from mllm_probe.settings import CheckpointSettings
-from mllm_probe.vision_settings import EncoderSettings
 
 
 @pytest.fixture(scope="module")

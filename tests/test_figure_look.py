@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from test_study_report import HALF, LAYERS, PEAKED, PLATEAU, at, drawn, score, write
 
+from mllm_probe.config.report import ReportSettings
+from mllm_probe.config.sweep import PERMUTED
 from mllm_probe.report import arms, colours, precision, training
 from mllm_probe.report.alignments import FLOORS as EXCHANGED
 from mllm_probe.report.answers import Reading, load_tests
@@ -26,8 +28,6 @@ from mllm_probe.report.heatmaps import draw_geometry
 from mllm_probe.report.scores import ScoreFile, load_scores
 from mllm_probe.report.study import draw_study, study_figure
 from mllm_probe.report.tasks import draw_tasks
-from mllm_probe.report_settings import ReportSettings
-from mllm_probe.settings import PERMUTED
 
 __all__ = ["drawn"]
 PAPER = ReportSettings(style="paper")

@@ -7,9 +7,9 @@ import pytest
 from conftest import Run
 
 from mllm_probe import cli
-from mllm_probe.compose import composed
+from mllm_probe.config.compose import composed
+from mllm_probe.config.sentences import reason
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.sentences import reason
 from mllm_probe.stages.prepare import Design
 
 OPTION = "{} must name an option, such as layers=all; its settings have a dot, such as layers.range=[4,8]"

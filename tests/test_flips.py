@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mllm_probe.config.sweep import drawn_from, draws_of
 from mllm_probe.report.against import against
-from mllm_probe.settings import drawn_from, draws_of
 from mllm_probe.stats.flips import max_t_flips
 
 

@@ -21,6 +21,7 @@ from sklearn.cross_decomposition import CCA
 from sklearn.neighbors import NearestNeighbors
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from mllm_probe.config.geometry import GeometrySettings
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.geometry.dimension import matrix_entropy, two_nn
 from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
@@ -32,7 +33,6 @@ from mllm_probe.records.sites import Key, Site
 from mllm_probe.report.geometry import COLUMNS, Relation, load_relations, print_relations, save_relations
 from mllm_probe.report.heatmaps import draw_geometry, in_order
 from mllm_probe.report.scores import load_scores
-from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.geometry import check_rows, draw_samples
 from mllm_probe.stages.readout import Readout
 from mllm_probe.stages.transfer import Decided, transfer

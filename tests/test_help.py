@@ -9,8 +9,8 @@ import pytest
 from conftest import Run
 
 from mllm_probe.cli import COMMANDS, PLAIN
+from mllm_probe.config.sweep import METRICS
 from mllm_probe.files import reference
-from mllm_probe.settings import METRICS
 
 JOBS = [command for command in COMMANDS if command not in PLAIN]
 HEAVY = {"torch", "transformers", "hydra", "omegaconf", "numpy", "pandas", "matplotlib", "rich", "yaml"}

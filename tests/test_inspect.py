@@ -16,6 +16,7 @@ from test_cli import coco_folder
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.checkpoint import BUNDLED, find_checkpoint
@@ -26,7 +27,6 @@ from mllm_probe.records.sites import Key, Site
 from mllm_probe.report.inspection import Inspection, inspection, lanes
 from mllm_probe.report.inspection_page import page
 from mllm_probe.report.inspection_text import print_inspections
-from mllm_probe.settings import ModelSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor
 TEXT = "Is there a zebra, or a lynx, in this image?"

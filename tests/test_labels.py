@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from mllm_probe.config.tune import LabelSettings
 from mllm_probe.data.documents import Document, Slice
 from mllm_probe.errors import ConfigError, MllmProbeError, ProbeError
-from mllm_probe.label_settings import LabelSettings
 from mllm_probe.records.samples import Picture
 from mllm_probe.sugar.labels import Prefix, SliceVectors, Structure, forced_share
 

@@ -14,6 +14,7 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
+from mllm_probe.config.vision import FitSettings
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.vision.law import (
     A_ALONE,
@@ -31,7 +32,6 @@ from mllm_probe.vision.law import (
     terms,
 )
 from mllm_probe.vision.table import BUNDLED, Benchmark, read_table
-from mllm_probe.vision_settings import FitSettings
 
 NAMES = ("mmbench", "mme", "mmmu", "okvqa", "textvqa", "vizwiz", "scienceqa", "seed")
 VISION, OCR = ("mmbench", "mme", "okvqa", "seed"), ("mmmu", "textvqa", "vizwiz", "scienceqa")

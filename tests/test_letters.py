@@ -15,11 +15,11 @@ from matplotlib.text import Text
 from test_report_settings import folder
 from test_study_report import PEAKED, drawn, write
 
+from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import ConfigError
 from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.finish import save, svg_uri
 from mllm_probe.report.scores import load_scores
-from mllm_probe.report_settings import ReportSettings
 
 __all__ = ["drawn", "folder"]
 HAN = "\u4f60\u597d"

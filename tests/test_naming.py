@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 from test_questions import asked, collection
 
-from mllm_probe.compose import readable
+from mllm_probe.config.compose import readable
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.report.answers import leading
 from mllm_probe.report.classes import Confusion

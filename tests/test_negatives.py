@@ -256,7 +256,7 @@ def test_a_fold_without_captions_is_left_out(scenes: Collection, negatives: str)
 def test_the_shipped_wordings_are_wordings() -> None:
     from test_config import composed
 
-    from mllm_probe.building import build
+    from mllm_probe.config.build import build
     from mllm_probe.records.protocols import Task
 
     task = composed("task=entailment").task

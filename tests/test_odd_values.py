@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from conftest import Run
 
-from mllm_probe.compose import composed
-from mllm_probe.config import SCHEMAS
+from mllm_probe.config.compose import composed
+from mllm_probe.config.schemas import SCHEMAS
 from mllm_probe.errors import ConfigError
 
 REFUSED = {

@@ -15,6 +15,7 @@ import torch
 from conftest import QUICK, Run, Silent, blueprint_of
 from PIL import Image, ImageOps, PngImagePlugin
 
+from mllm_probe.config.vision import ScoreSettings
 from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.data.pictures import ORIENTATION, UPRIGHT, check_decodes, named_file, open_rgb, size_of, write_blank
 from mllm_probe.data.spair import Pair, View
@@ -23,7 +24,6 @@ from mllm_probe.errors import DataError
 from mllm_probe.files.digests import Digests, file_digest
 from mllm_probe.records.samples import Collection, Picture, Sample
 from mllm_probe.stages.vision_features import Features, matched, pooled
-from mllm_probe.vision_settings import ScoreSettings
 
 GREYS = np.arange(0, 256, 5, dtype=np.uint8)[:48].reshape(6, 8)
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)

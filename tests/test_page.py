@@ -20,6 +20,7 @@ from PIL import Image
 from test_study_report import H1, PEAKED, PLATEAU, write
 from test_words import check_words
 
+from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.answers import Reading, leading, load_tests
@@ -30,7 +31,6 @@ from mllm_probe.report.library import MISSING, Library
 from mllm_probe.report.page import write_page
 from mllm_probe.report.predictions import load_logits, load_scored
 from mllm_probe.report.scores import load_scores, load_summary
-from mllm_probe.report_settings import ReportSettings
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_the_page_is_written_whole_or_not_at_all(run: RunPaths) -> None:
 def test_the_plot_library_is_never_imported(made: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from mllm_probe.files.paths import RunPaths\n"
-        "from mllm_probe.report.page import write_page; from mllm_probe.report_settings import ReportSettings\n"
+        "from mllm_probe.report.page import write_page; from mllm_probe.config.report import ReportSettings\n"
         f"write_page(RunPaths(Path({str(made)!r})), ReportSettings())\n"
         "assert not {'plotly', 'torch', 'transformers'} & set(sys.modules)"
     )

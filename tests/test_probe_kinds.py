@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from mllm_probe.building import build
+from mllm_probe.config.build import build
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.attention import Attention, attend
 from mllm_probe.probes.ccs import Ccs

@@ -15,17 +15,17 @@ from bitsandbytes.nn import Linear8bitLt
 from conftest import QUICK, Run, blueprint_of, stored, tiny
 from safetensors.torch import load_file, save_file
 
+from mllm_probe.config.model import ModelSettings
+from mllm_probe.config.tune import EmbedderSettings
+from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.label_settings import EmbedderSettings
 from mllm_probe.models.embedders import plan_embedder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.quantize import check_quantized, round_weights_alone
 from mllm_probe.models.vit import plan_vit
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.settings import ModelSettings
-from mllm_probe.vision_settings import EncoderSettings
 
 KEYS = [
     Key.parse(name) for name in ("vision.03@mean_image", "connector@mean_image", "lm.04@last", "lm.04.norm@mean_text")

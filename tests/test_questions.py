@@ -9,7 +9,7 @@ import pytest
 from conftest import REAL, Run
 from test_config import composed
 
-from mllm_probe.building import build
+from mllm_probe.config.build import build
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.digests import Digests

@@ -10,7 +10,7 @@ from reference_sources import CONF, nodes, refusals
 from write_reference import PAGE, known, page
 
 from mllm_probe.cli import COMMANDS
-from mllm_probe.config import SCHEMAS
+from mllm_probe.config.schemas import SCHEMAS
 from mllm_probe.files.reference import REFERENCE
 
 

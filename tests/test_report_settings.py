@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_study_report import PEAKED, PLATEAU, at, drawn, lines, score, write
 
+from mllm_probe.config.report import METRICS, ReportSettings
+from mllm_probe.config.sweep import METRICS as SELECTS
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.result import Result
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report.selection import check_selection, selected
 from mllm_probe.report.study import study_figure
-from mllm_probe.report_settings import METRICS, ReportSettings
-from mllm_probe.settings import METRICS as SELECTS
 from mllm_probe.stats import measures
 
 __all__ = ["drawn"]

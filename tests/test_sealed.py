@@ -11,10 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_tune import Line
 
+from mllm_probe.config.tune import TrainSettings
 from mllm_probe.files.checksums import CHECKSUMS, read_sealed, save_sealed
 from mllm_probe.files.store_paths import PartPaths, TrainingPaths
 from mllm_probe.records.sites import Key
-from mllm_probe.settings import TrainSettings
 from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.parts import Parts
 from mllm_probe.train.loop import train

@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 from transformers.models.clip import CLIPImageProcessorPil
 
+from mllm_probe.config.model import ModelSettings
+from mllm_probe.config.tune import AVERAGE, LabelSettings, TrainSettings
 from mllm_probe.data.documents import Document, Slice, draw_documents
 from mllm_probe.errors import ConfigError, DataError, ModelError, SpanError, TrainError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import TrainingPaths
-from mllm_probe.label_settings import AVERAGE, LabelSettings
 from mllm_probe.models import adapters
 from mllm_probe.models.captions import captioned, last_states
 from mllm_probe.models.documents import rendered
 from mllm_probe.models.hf import load_model
 from mllm_probe.models.projections import projections
 from mllm_probe.records.samples import Collection
-from mllm_probe.settings import ModelSettings, TrainSettings
 from mllm_probe.sugar.apprentice import SugarApprentice
 from mllm_probe.sugar.labels import SliceVectors
 from mllm_probe.sugar.loss import permuted, structure_errors

@@ -18,7 +18,7 @@ from test_faults import DATA
 from test_words import check_words
 
 from mllm_probe.cache.writer import ShardWriter
-from mllm_probe.config import RunConfig, run_digest
+from mllm_probe.config.schemas import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
 from mllm_probe.files.store_paths import PartPaths
 from mllm_probe.records.samples import Decision, Examples

@@ -9,14 +9,14 @@ import pytest
 from conftest import CHAT, Run, blueprint_of, tiny
 from test_bad_checkpoints import SMALL, check
 
-from mllm_probe.building import build
+from mllm_probe.config.build import build
+from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.rendering import Rendering
 from mllm_probe.models.templates import from_tokenizer
 from mllm_probe.records.protocols import Task
 from mllm_probe.records.samples import Sample
-from mllm_probe.settings import ModelSettings, PromptSettings
 
 JOINED = (
     "{% for m in messages %}{{ m['role'].upper() + ': ' + m['content'] }}{% endfor %}"

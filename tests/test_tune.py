@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
-from mllm_probe.compose import composed
+from mllm_probe.config.compose import composed
+from mllm_probe.config.tune import TrainSettings
 from mllm_probe.errors import ConfigError, TrainError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.store_paths import TrainingPaths
@@ -29,7 +30,6 @@ from mllm_probe.models.captions import captioned, losses
 from mllm_probe.models.dense import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.samples import Collection
-from mllm_probe.settings import TrainSettings
 from mllm_probe.stages.tune import tune
 from mllm_probe.train import loop
 from mllm_probe.train.loop import Learner, share, train

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Run, tiny
 
-from mllm_probe.compose import composed, readable
+from mllm_probe.config.compose import composed, readable
 from mllm_probe.errors import ConfigError
 
 DOCS = Path(__file__).resolve().parents[1]

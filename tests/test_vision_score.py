@@ -12,6 +12,7 @@ from encoders import save_clip, save_dinov2, save_siglip, write_spair
 from families import save_paligemma
 from test_config import composed
 
+from mllm_probe.config.vision import LOG_ME_PUBLISHED, VISION_MEASURES, EncoderSettings, FitSettings
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.data.spair import read_pairs
 from mllm_probe.errors import ConfigError, ModelError
@@ -27,7 +28,6 @@ from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
 from mllm_probe.vision.frames import letterbox
 from mllm_probe.vision.table import read_table
 from mllm_probe.vision.transferability import log_me
-from mllm_probe.vision_settings import LOG_ME_PUBLISHED, VISION_MEASURES, EncoderSettings, FitSettings
 
 SPAIR = REAL / "spair_subset"
 

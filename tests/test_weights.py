@@ -12,15 +12,15 @@ from conftest import Run, blueprint_of, make_tokenizer, tiny
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from mllm_probe.config.tune import EmbedderSettings
+from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.label_settings import EmbedderSettings
 from mllm_probe.models.embedders import Embedder, plan_embedder
 from mllm_probe.models.hf import load_model
 from mllm_probe.models.vit import VisionTransformer, plan_vit
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.vision_settings import EncoderSettings
 
 Weights = dict[str, torch.Tensor]
 SMALL = ("data.n=20", "dataset.pictures=20", "splits.blocks=2")

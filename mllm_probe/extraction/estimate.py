@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllm_probe.config.model import DTYPES, ModelSettings
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.plan import SHARED, Plan
 from mllm_probe.extraction.planner import rows_of
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.sites import Anatomy
-from mllm_probe.settings import DTYPES, ModelSettings
 
 GB = 1e9
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 
+from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import MllmProbeError, ModelError, PassError, is_out_of_memory
 from mllm_probe.models.adapters import adapter_folder
@@ -29,7 +30,6 @@ from mllm_probe.models.whole import check_numbers, check_weights
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import ANSWER, Anatomy, Key
-from mllm_probe.settings import ModelSettings, PromptSettings
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

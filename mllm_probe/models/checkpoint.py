@@ -6,10 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from mllm_probe.errors import ConfigError, ModelError, choices, first_line
-from mllm_probe.models.whole import check_small, need_weights
-from mllm_probe.records.sites import TOWERS
-from mllm_probe.settings import (
+from mllm_probe.config.model import (
     ATTENTIONS,
     CHATS,
     DTYPES,
@@ -20,6 +17,9 @@ from mllm_probe.settings import (
     ModelSettings,
     PromptSettings,
 )
+from mllm_probe.errors import ConfigError, ModelError, choices, first_line
+from mllm_probe.models.whole import check_small, need_weights
+from mllm_probe.records.sites import TOWERS
 
 FETCHED, CODE = ("*.json", "*.model", "*.txt", "*.jinja"), ("*.py",)
 PROCESSOR = ("processor", "processor_config.json", "preprocessor_config.json")  # what reads inputs, and its files

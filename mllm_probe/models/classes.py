@@ -18,9 +18,9 @@ from transformers import (
     AutoModelForMultimodalLM,
 )
 
+from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.models.soundness import KEPT, check_dtypes
-from mllm_probe.settings import ModelSettings
 
 BROUGHT = (
     AutoModelForImageTextToText,

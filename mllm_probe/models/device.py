@@ -4,8 +4,8 @@ import os
 
 import torch
 
+from mllm_probe.config.model import ONE, SPREAD, ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
-from mllm_probe.settings import ONE, SPREAD, ModelSettings
 
 # Convolutions on cards otherwise round float32 to 10 bits, in a way that depends on the size of the batch.
 torch.backends.cudnn.allow_tf32 = False

@@ -29,11 +29,11 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.models.checkpoint import WEIGHTED, refuse_adapter
 from mllm_probe.models.encoder_plan import EncoderPlan, check_size, guarded, pick_layer
 from mllm_probe.models.weights import load_weights
-from mllm_probe.vision_settings import EncoderSettings
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it, and it recommends a kernel
 

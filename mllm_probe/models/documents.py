@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from mllm_probe.config.model import PLAIN
 from mllm_probe.data.documents import Document
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import ModelError, SpanError
@@ -20,7 +21,6 @@ from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.captions import IGNORED
 from mllm_probe.models.tags import pictured
 from mllm_probe.records.samples import Sample
-from mllm_probe.settings import PLAIN
 
 READOUTS = MEAN, LAST = "mean", "last"
 Span = tuple[int, ...]

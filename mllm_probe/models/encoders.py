@@ -6,10 +6,10 @@ from typing import Protocol
 import torch
 from PIL import Image
 
+from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.models.checkpoint import check_parts, find_folder, is_pipeline
 from mllm_probe.models.encoder_plan import EncoderPlan
 from mllm_probe.models.vit import VisionTransformer, plan_vit
-from mllm_probe.vision_settings import EncoderSettings
 
 
 class Encoder(Protocol):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import transformers
 
+from mllm_probe.config.model import ONE
 from mllm_probe.errors import ModelError, first_line
 from mllm_probe.models.adapters import adapter_folder
 from mllm_probe.models.attention import sharing
@@ -28,7 +29,6 @@ from mllm_probe.models.weights import WHOLE, Lacking, arrives, load_weights
 from mllm_probe.records.batches import Batch
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import ANSWER, Anatomy, Key, Site
-from mllm_probe.settings import ONE
 
 
 def load_model(blueprint: Blueprint, device: str, keys: Sequence[Key] | None = None) -> "HFModel":

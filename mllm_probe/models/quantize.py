@@ -3,9 +3,9 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.models.structure import Structure
-from mllm_probe.settings import ModelSettings
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
-from mllm_probe.settings import ModelSettings
 
 BITSANDBYTES = "bitsandbytes"
 NAMES = {

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.config.model import AUTO, PLAIN, PromptSettings
 from mllm_probe.errors import MllmProbeError, ModelError, first_line
-from mllm_probe.settings import AUTO, PLAIN, PromptSettings
 
 DEFAULT = "default"  # of several named templates
 OWN = ("chat_template.jinja", "chat_template.json", "processor_config.json")  # a processor's, the first that has one

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.settings import drawn_from
+from mllm_probe.config.sweep import drawn_from
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mllm_probe.config.sweep import PERMUTED, RANDOM
 from mllm_probe.records.score import ALPHA
 from mllm_probe.report.markup import screen
-from mllm_probe.settings import PERMUTED, RANDOM
 from mllm_probe.stats.peak import preferred
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.config.sweep import RANDOM
 from mllm_probe.files.readback import read_table
 from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA, BY_DESIGN
@@ -19,7 +20,6 @@ from mllm_probe.report.beside import beside
 from mllm_probe.report.figures import headline_metric
 from mllm_probe.report.group_words import many_of
 from mllm_probe.report.shapes import beyond, p_said, shape_said, shape_why
-from mllm_probe.settings import RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,12 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records.score import ALPHA
 from mllm_probe.report.colours import of_arms
 from mllm_probe.report.figures import legend_below
 from mllm_probe.report.finish import save
 from mllm_probe.report.markup import screen
-from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 BASE, PLAIN, FULL, PERMUTED = "base", "lg", "lg_ld", "permuted"  # the model itself, and the arms that a claim needs
 NAME = 36  # letters of a line of a measure beside a panel

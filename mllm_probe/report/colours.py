@@ -8,8 +8,7 @@ the same colours serve again; what has a name here has its colour in every one o
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mllm_probe.records.score import COPY_CEILING, ZERO_SHOT
-from mllm_probe.settings import (
+from mllm_probe.config.sweep import (
     BLANK,
     CONNECTOR_ONLY,
     CONTROL_TASK,
@@ -19,6 +18,7 @@ from mllm_probe.settings import (
     TEXT_ONLY,
     VISION_ONLY,
 )
+from mllm_probe.records.score import COPY_CEILING, ZERO_SHOT
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = COLOURS

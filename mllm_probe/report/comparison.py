@@ -9,12 +9,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.errors import few
 from mllm_probe.report.colours import CHANCE, of_others
 from mllm_probe.report.figures import blocks, headline, held_out, legend_below, real
 from mllm_probe.report.finish import save
 from mllm_probe.report.style import COLUMN, PAGE
-from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
+from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
 from mllm_probe.records import units
 from mllm_probe.report.colours import ALONE, DASHES, OTHER, OWN, SHOWN, SINGLE, WIDE
 from mllm_probe.report.colours import FEATURES as COLOUR
@@ -17,8 +19,6 @@ from mllm_probe.report.figures import headline, held_out, legend_below, real
 from mllm_probe.report.finish import save
 from mllm_probe.report.shapes import p_said
 from mllm_probe.report.style import wrapped
-from mllm_probe.report_settings import DEFAULT, ReportSettings
-from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.vision.controls import BEST, FINAL, WIDTH
 
 if TYPE_CHECKING:

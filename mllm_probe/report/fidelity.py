@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from mllm_probe.config.sweep import METRICS
 from mllm_probe.files.cells import cell
 from mllm_probe.files.paths import replacing
 from mllm_probe.files.readback import read_table
@@ -17,7 +18,6 @@ from mllm_probe.records.score import ALPHA
 from mllm_probe.report.figures import positions
 from mllm_probe.report.group_words import many_of
 from mllm_probe.report.markup import escaped, screen
-from mllm_probe.settings import METRICS
 from mllm_probe.stats.guards import few_groups
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred

@@ -8,14 +8,14 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
+from mllm_probe.config.sweep import CONNECTOR_ONLY, VISION_ONLY
 from mllm_probe.records import units
 from mllm_probe.records.score import COPY_CEILING, LENS
 from mllm_probe.report.colours import DASHES, MODEL, of_floor, of_positions
 from mllm_probe.report.finish import save
 from mllm_probe.report.group_words import many_of
 from mllm_probe.report.style import COLUMN, LETTER, STYLES, Style, wrapped
-from mllm_probe.report_settings import DEFAULT, ReportSettings
-from mllm_probe.settings import CONNECTOR_ONLY, VISION_ONLY
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.files.paths import replacing
 from mllm_probe.report.letters import set_letters
 from mllm_probe.report.style import STYLES, without_title, wrapped
-from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 TRUETYPE = 42  # matplotlib's own choice, Type 3, is refused by journals
 

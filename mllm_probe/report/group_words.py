@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.dotted import flat
+from mllm_probe.config.dotted import flat
 from mllm_probe.errors import DataError, plural
 from mllm_probe.files.readback import read_config
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.report.colours import of_positions
 from mllm_probe.report.figures import TITLES as TOWERS
 from mllm_probe.report.finish import save
-from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from mllm_probe.report_settings import installed_fonts
+from mllm_probe.config.report import installed_fonts
 
 UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")  # categories of what has no shape of its own
 SELECTORS = range(0xFE00, 0xFE10)  # say which shape the character before them has

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.jobs import Job, read
 from mllm_probe.files.paths import SIDES, RunPaths, replacing
 from mllm_probe.records import units
@@ -22,7 +23,6 @@ from mllm_probe.report.library import MISSING, Library, script_digest
 from mllm_probe.report.result import Result
 from mllm_probe.report.shapes import p_said
 from mllm_probe.report.study import QUESTION, headline_said, load_study, study_figure, study_positions
-from mllm_probe.report_settings import ReportSettings
 
 TEMPLATE = Path(__file__).parent / "template"
 

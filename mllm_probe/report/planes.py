@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.report.finish import save
 from mllm_probe.report.law import r2
 from mllm_probe.report.style import LETTER
-from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.vision.law import LAW, MODELS, Surface, terms
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from mllm_probe.config.verbosity import NORMAL, QUIET, VERBOSE, verbosity
 from mllm_probe.report.markup import screen
 from mllm_probe.report.memory import memory
-from mllm_probe.verbosity import NORMAL, QUIET, VERBOSE, verbosity
 
 PLAIN_EVERY = {NORMAL: 10.0, VERBOSE: 1.0}  # seconds between two lines where there is no terminal
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from mllm_probe.config.report import NONE, SCREEN, ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_config
 from mllm_probe.records import units
@@ -29,7 +30,6 @@ from mllm_probe.report.predictions import load_logits
 from mllm_probe.report.scores import load_scores, load_summary
 from mllm_probe.report.selection import selected
 from mllm_probe.report.thumbs import Framed, framed
-from mllm_probe.report_settings import NONE, SCREEN, ReportSettings
 from mllm_probe.stats.guards import few_groups
 
 if TYPE_CHECKING:

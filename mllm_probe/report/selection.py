@@ -6,9 +6,9 @@ What validation chose and what was tested stays what it is, in the measure that 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mllm_probe.config.report import AUTO, ReportSettings
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.report.figures import ONE_VALUE, blocks, headline, real
-from mllm_probe.report_settings import AUTO, ReportSettings
 from mllm_probe.stats.measures import METRICS
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.files.readback import read_entries
 from mllm_probe.records import units
 from mllm_probe.report.colours import CHANCE, DASHES, of_study
@@ -31,7 +32,6 @@ from mllm_probe.report.finish import save
 from mllm_probe.report.markup import screen
 from mllm_probe.report.scores import BOUND
 from mllm_probe.report.style import COLUMN, STYLES, Style
-from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd

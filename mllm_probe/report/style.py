@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
-from mllm_probe.report_settings import PAPER, SCREEN
+from mllm_probe.config.report import PAPER, SCREEN
 
 LETTER = 0.0078  # inches of a letter for each point, by the wider half of names
 COLUMN, PAGE = 3.3, 7.0  # inches: a paper's column, and its page of two columns

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA
 from mllm_probe.records.sites import listed
@@ -22,7 +23,6 @@ from mllm_probe.report.colours import CHANCE, of_tasks
 from mllm_probe.report.figures import blocks, floors, headline, held_out, legend_below, real
 from mllm_probe.report.finish import save
 from mllm_probe.report.style import COLUMN, PAGE
-from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd

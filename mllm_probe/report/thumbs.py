@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllm_probe.config.report import FULL, NONE
 from mllm_probe.errors import DataError
 from mllm_probe.files.digests import file_digest
 from mllm_probe.report.examples import Seen
 from mllm_probe.report.inspection_page import SIDE, data_uri
-from mllm_probe.report_settings import FULL, NONE
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.files.entries import NUMBER
 from mllm_probe.files.model_names import trained
 from mllm_probe.files.paths import RunPaths, replacing
@@ -15,7 +16,6 @@ from mllm_probe.report.charts import Chart
 from mllm_probe.report.colours import LOSSES, on_page
 from mllm_probe.report.finish import save
 from mllm_probe.report.other_page import Part, known_command, picture_uri, write_other
-from mllm_probe.report_settings import DEFAULT, ReportSettings
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,12 +10,12 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from mllm_probe.compose import composed
-from mllm_probe.config import TuneConfig
+from mllm_probe.config.compose import composed
+from mllm_probe.config.model import ModelSettings
+from mllm_probe.config.schemas import TuneConfig
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.settings import ModelSettings
 
 COMMANDS = ("run", "fidelity", "geometry", "align")
 SHARED = ("dataset", "data", "splits", "paths", "device", "plugins")  # settings that follow the training's

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mllm_probe.config.geometry import FidelitySettings
 from mllm_probe.geometry.deviation import deviation
 from mllm_probe.geometry.rows import clip_outliers, is_constant
 from mllm_probe.geometry.similarity import between, similarity
@@ -18,7 +19,6 @@ from mllm_probe.records.problems import Rows
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
 from mllm_probe.report.fidelity import CHANGED, HOME, MODEL, MOVED, REFERENCE, SIDES, Agreement
-from mllm_probe.settings import FidelitySettings
 from mllm_probe.stages.bench import Bench, Fitted, Trial
 from mllm_probe.stages.geometry import draw_samples
 from mllm_probe.stages.prepared import Prepared, filled

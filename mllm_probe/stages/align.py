@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mllm_probe.align_settings import IMAGES_AT, TEXTS_AT
 from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear
-from mllm_probe.config import AlignConfig, save_config
+from mllm_probe.config.geometry import IMAGES_AT, TEXTS_AT
+from mllm_probe.config.report import FIGURES
+from mllm_probe.config.schemas import AlignConfig, save_config
+from mllm_probe.config.sweep import RANDOM
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
@@ -21,8 +23,6 @@ from mllm_probe.records.samples import Examples, Sample, digest
 from mllm_probe.records.score import NOT_APPLICABLE
 from mllm_probe.report.alignment import best_layers
 from mllm_probe.report.scores import ScoreFile, load_scores
-from mllm_probe.report_settings import FIGURES
-from mllm_probe.settings import RANDOM
 from mllm_probe.stages.alignment import Alignment, Sides, corrected, said_alone, shown_alone
 from mllm_probe.stages.attempts import Attempts
 from mllm_probe.stages.extract import extract_all

@@ -9,12 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
+from mllm_probe.config.sweep import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.leace import Erased, Leace
 from mllm_probe.records.problems import Problem, Rows
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key
-from mllm_probe.settings import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.stages.bench import Bench, Fitted, Trial, fitted
 from mllm_probe.stages.parts import Parts
 from mllm_probe.stages.prepared import Prepared

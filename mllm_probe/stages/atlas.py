@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from mllm_probe.config import run_digest
+from mllm_probe.config.geometry import GeometrySettings
+from mllm_probe.config.schemas import run_digest
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn
 from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
@@ -18,7 +19,6 @@ from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, co
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key
 from mllm_probe.report.geometry import Relation
-from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.prepared import Prepared, filled
 from mllm_probe.stages.transfer import transfer
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mllm_probe.building import build
-from mllm_probe.config import RunConfig
+from mllm_probe.config.build import build
+from mllm_probe.config.schemas import RunConfig
 from mllm_probe.data.duplicates import alike
 from mllm_probe.data.groups import joined
 from mllm_probe.errors import ConfigError, DataError, count, few

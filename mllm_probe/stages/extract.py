@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.config import RunConfig
+from mllm_probe.config.schemas import RunConfig
 from mllm_probe.errors import CacheError, ModelError, PendingError
 from mllm_probe.extraction.estimate import check_disk
 from mllm_probe.extraction.layers import check_keys

@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.config import FidelityConfig
+from mllm_probe.config.geometry import BASE, REFERENCES
+from mllm_probe.config.model import DTYPES
+from mllm_probe.config.report import FIGURES
+from mllm_probe.config.schemas import FidelityConfig
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.fidelity import Agreement, save_agreements
-from mllm_probe.report_settings import FIGURES
-from mllm_probe.settings import BASE, DTYPES, REFERENCES
 from mllm_probe.stages.agreement import Agreements, corrected
 from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.extract import extract_all

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
 from mllm_probe.integration import STI
-from mllm_probe.settings import CONTROL_TASK, PERMUTED
 from mllm_probe.stages.bench import COPY_CEILING, Trial
 from mllm_probe.stages.integrations import Place, places
 from mllm_probe.stages.scoring import Scoring

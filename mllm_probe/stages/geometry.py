@@ -8,15 +8,15 @@ position has the same rows.
 from collections.abc import Sequence
 from random import Random
 
-from mllm_probe.config import GeometryConfig
+from mllm_probe.config.geometry import GeometrySettings
+from mllm_probe.config.report import FIGURES
+from mllm_probe.config.schemas import GeometryConfig
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.geometry.rows import FEWEST
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.report.geometry import save_relations
-from mllm_probe.report_settings import FIGURES
-from mllm_probe.settings import GeometrySettings
 from mllm_probe.stages.atlas import MEASURES, Atlas
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.report import show_geometry

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from mllm_probe.config import InspectConfig, save_config
+from mllm_probe.config.schemas import InspectConfig, save_config
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths

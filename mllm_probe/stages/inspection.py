@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.config import RunConfig
+from mllm_probe.config.schemas import RunConfig
 from mllm_probe.files.paths import RunPaths, replacing
 from mllm_probe.models.rendering import Rendering
 from mllm_probe.records.protocols import Reporter

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from mllm_probe.cache.identity import folder_digests
 from mllm_probe.cache.store import write_json
+from mllm_probe.config.tune import IMAGE, JOINT, TEXT, LabelSettings
 from mllm_probe.data.documents import Slice
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.files.checksums import read_sealed, save_sealed
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.files.store_paths import VectorPaths
-from mllm_probe.label_settings import IMAGE, JOINT, TEXT, LabelSettings
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
 from mllm_probe.sugar.labels import PICTURE, SENTENCE, SliceVectors, check_labels

@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.building import build
 from mllm_probe.cache.store import Store, write_json
-from mllm_probe.config import RunConfig, save_config
+from mllm_probe.config.build import build
+from mllm_probe.config.extract import PADDING_SIDES, PREFIXES, ExtractSettings
+from mllm_probe.config.model import DEVICES, DTYPES, ONE
+from mllm_probe.config.schemas import RunConfig, save_config
+from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, SweepSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.extraction.layers import check_layers
@@ -17,18 +20,6 @@ from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
-from mllm_probe.settings import (
-    ANALYSES,
-    DEVICES,
-    DTYPES,
-    GUARDS,
-    METRICS,
-    ONE,
-    PADDING_SIDES,
-    PREFIXES,
-    ExtractSettings,
-    SweepSettings,
-)
 from mllm_probe.stages.asked import asked, collected, folds_of
 from mllm_probe.stages.elsewhere import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.stages.prepared import Prepared, chosen_controls, identified

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.cache.identity import Identity, folder_digests, identify, weights_digest
 from mllm_probe.cache.store import Store, write_json
-from mllm_probe.config import RunConfig
+from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
 from mllm_probe.files.digests import Digests
@@ -21,7 +22,6 @@ from mllm_probe.models.templates import from_tokenizer
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
-from mllm_probe.settings import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.stages.attempts import Attempts
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.folds import Folds

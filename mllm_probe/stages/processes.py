@@ -12,12 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mllm_probe.config import RunConfig
+from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.verbosity import QUIET, verbosity
 from mllm_probe.errors import CacheError, ConfigError, MllmProbeError, PendingError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.stages.request import Request
-from mllm_probe.verbosity import QUIET, verbosity
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 FAILED, PENDING = 1, 2  # exit codes of a process

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from mllm_probe.config import ReportConfig
+from mllm_probe.config.report import DEFAULT, FIGURES, ReportSettings
+from mllm_probe.config.schemas import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import SIDES, MultirunPaths, RunPaths
 from mllm_probe.files.readback import blamed
@@ -33,7 +34,6 @@ from mllm_probe.report.table import print_table
 from mllm_probe.report.tables import save_tables
 from mllm_probe.report.training import show_training
 from mllm_probe.report.vision_scores import VisionScore, print_vision
-from mllm_probe.report_settings import DEFAULT, FIGURES, ReportSettings
 from mllm_probe.stages.arms import effects
 
 

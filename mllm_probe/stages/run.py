@@ -5,7 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.config import RunConfig, run_digest
+from mllm_probe.config.extract import ExtractSettings
+from mllm_probe.config.report import ReportSettings
+from mllm_probe.config.schemas import RunConfig, run_digest
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.files.seals import sealed
@@ -14,8 +16,6 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import TOWERS
 from mllm_probe.report.scores import load_scores
 from mllm_probe.report.study import study_headline
-from mllm_probe.report_settings import ReportSettings
-from mllm_probe.settings import ExtractSettings
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.extract import extract_all

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mllm_probe.config import RunConfig
+from mllm_probe.config.schemas import RunConfig
 from mllm_probe.errors import CacheError
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs

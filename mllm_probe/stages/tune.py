@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe import __version__
-from mllm_probe.building import build
 from mllm_probe.cache.identity import folder_digests, weights_digest
 from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear, turn
-from mllm_probe.config import TuneConfig, plain, save_config
+from mllm_probe.config.build import build
+from mllm_probe.config.model import DEVICES
+from mllm_probe.config.schemas import TuneConfig, plain, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike
 from mllm_probe.errors import ConfigError, choices
@@ -29,7 +30,6 @@ from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Picture, digest
 from mllm_probe.report.training import save_losses, show_training
-from mllm_probe.settings import DEVICES
 from mllm_probe.stages.after import follow, followers
 from mllm_probe.stages.asked import together
 from mllm_probe.stages.labels import label_identity, plan_labels, slice_vectors

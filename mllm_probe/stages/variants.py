@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.cache.store import Store
-from mllm_probe.config import RunConfig
+from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.sweep import (
+    BLANK,
+    CONNECTOR_ONLY,
+    RANDOM,
+    SHUFFLED,
+    TEXT_ONLY,
+    VISION_ONLY,
+    drawn_from,
+    draws_of,
+)
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.pictures import write_blank
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.records.samples import Examples
-from mllm_probe.settings import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY, drawn_from, draws_of
 from mllm_probe.stages.prepared import Prepared, identified
 from mllm_probe.tasks.controls import blank_picture, shares, shuffled_picture, without_picture
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mllm_probe.config.vision import ScoreSettings
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.data.spair import Pair
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.vision.correspondence import Matched, find_keypoints, matcher
 from mllm_probe.vision.frames import drawer
 from mllm_probe.vision.representation import Representation
-from mllm_probe.vision_settings import ScoreSettings
 
 if TYPE_CHECKING:
     from mllm_probe.models.encoder_plan import EncoderPlan

@@ -12,7 +12,8 @@ from statistics import fmean
 import numpy as np
 
 from mllm_probe import __version__
-from mllm_probe.config import VisionFitConfig, save_config
+from mllm_probe.config.schemas import VisionFitConfig, save_config
+from mllm_probe.config.vision import FitSettings, PolicySettings
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows
@@ -36,7 +37,6 @@ from mllm_probe.vision.law import (
     terms,
 )
 from mllm_probe.vision.table import BUNDLED, Benchmark, Table, read_table
-from mllm_probe.vision_settings import FitSettings, PolicySettings
 
 EVERY = "all"  # the group of all benchmarks
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mllm_probe.config.vision import LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN, ScoreSettings
 from mllm_probe.geometry.rows import clip_outliers
 from mllm_probe.geometry.similarity import compare_layers, similarity
 from mllm_probe.records.sites import Site
@@ -16,7 +17,6 @@ from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.vision.alignment import a_cos, a_loglik
 from mllm_probe.vision.correspondence import OVER, PER_IMAGE, Matched, pck, pck_interval
 from mllm_probe.vision.transferability import h_score, log_me, log_me_published
-from mllm_probe.vision_settings import LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN, ScoreSettings
 
 
 def correspondence(bare: VisionScore, found: Sequence[Matched], settings: ScoreSettings) -> Iterator[VisionScore]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.config import VisionPolicyConfig, save_config
+from mllm_probe.config.schemas import VisionPolicyConfig, save_config
+from mllm_probe.config.vision import PolicySettings
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows
@@ -20,7 +21,6 @@ from mllm_probe.stages.vision_fit import open_table, table_digest, table_name
 from mllm_probe.vision.law import COEFFICIENTS
 from mllm_probe.vision.policy import draw, predict, ranked_by, shortlisted, simulate
 from mllm_probe.vision.table import Benchmark, Table
-from mllm_probe.vision_settings import PolicySettings
 
 
 def vision_policy(config: VisionPolicyConfig, paths: RunPaths, reporter: Reporter) -> None:

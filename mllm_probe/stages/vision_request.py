@@ -8,25 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_probe import __version__
-from mllm_probe.building import build
 from mllm_probe.cache.identity import folder_digests
-from mllm_probe.config import VisionScoreConfig
-from mllm_probe.data.coco import Selection
-from mllm_probe.data.spair import Pair, read_pairs
-from mllm_probe.errors import ConfigError, choices
-from mllm_probe.files.digests import Digests, open_digests
-from mllm_probe.files.paths import OutputPaths
-from mllm_probe.geometry.rows import FEWEST
-from mllm_probe.models.checkpoint import check_settings, find_checkpoint
-from mllm_probe.records.protocols import Dataset, Reporter
-from mllm_probe.records.samples import Collection, Picture, digest
-from mllm_probe.report.vision_scores import VisionScore
-from mllm_probe.settings import DEVICES, PLAIN, ModelSettings, PromptSettings
-from mllm_probe.stages.vision_models import named_model
-from mllm_probe.vision.correspondence import matcher
-from mllm_probe.vision.frames import drawer
-from mllm_probe.vision.representation import JOIN, Representation, representations
-from mllm_probe.vision_settings import (
+from mllm_probe.config.build import build
+from mllm_probe.config.model import DEVICES, PLAIN, ModelSettings, PromptSettings
+from mllm_probe.config.schemas import VisionScoreConfig
+from mllm_probe.config.vision import (
     A_COS,
     A_LOGLIK,
     C_PCK,
@@ -38,6 +24,20 @@ from mllm_probe.vision_settings import (
     VISION_MEASURES,
     ScoreSettings,
 )
+from mllm_probe.data.coco import Selection
+from mllm_probe.data.spair import Pair, read_pairs
+from mllm_probe.errors import ConfigError, choices
+from mllm_probe.files.digests import Digests, open_digests
+from mllm_probe.files.paths import OutputPaths
+from mllm_probe.geometry.rows import FEWEST
+from mllm_probe.models.checkpoint import check_settings, find_checkpoint
+from mllm_probe.records.protocols import Dataset, Reporter
+from mllm_probe.records.samples import Collection, Picture, digest
+from mllm_probe.report.vision_scores import VisionScore
+from mllm_probe.stages.vision_models import named_model
+from mllm_probe.vision.correspondence import matcher
+from mllm_probe.vision.frames import drawer
+from mllm_probe.vision.representation import JOIN, Representation, representations
 
 if TYPE_CHECKING:
     from mllm_probe.models.encoder_plan import EncoderPlan

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mllm_probe.config import VisionScoreConfig, save_config
+from mllm_probe.config.schemas import VisionScoreConfig, save_config
+from mllm_probe.config.vision import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN
 from mllm_probe.errors import ProbeError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import load_rows, save_rows
@@ -22,7 +23,6 @@ from mllm_probe.stages.vision_features import Features, matched, pooled
 from mllm_probe.stages.vision_measures import correspondence, cosines, likelihood, with_labels, with_text
 from mllm_probe.stages.vision_models import caption_log_probabilities, caption_states, load_plain, projected_tokens
 from mllm_probe.stages.vision_request import Asked, ask
-from mllm_probe.vision_settings import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN
 
 
 def vision_score(config: VisionScoreConfig, paths: RunPaths, reporter: Reporter) -> None:

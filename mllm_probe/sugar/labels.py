@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mllm_probe.config.tune import AVERAGE, COSINE, KERNELS, SINGLES, LabelSettings
 from mllm_probe.data.documents import Document
 from mllm_probe.errors import ConfigError, ProbeError, choices
-from mllm_probe.label_settings import AVERAGE, COSINE, KERNELS, SINGLES, LabelSettings
 from mllm_probe.sugar.similarity import Tabled, similarities
 
 Prefix = tuple[Document, int]

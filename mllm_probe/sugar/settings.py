@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from mllm_probe.config.tune import AVERAGE, LabelSettings
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.label_settings import AVERAGE, LabelSettings
 from mllm_probe.models.adapters import need_peft
 from mllm_probe.models.documents import LAST, MEAN, READOUTS
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from mllm_probe.config.data import UNITS
 from mllm_probe.data.places import lacking
 from mllm_probe.errors import ConfigError, DataError, choices, count, few
 from mllm_probe.records.samples import Decision, Examples, Picture, label_said
-from mllm_probe.settings import UNITS
 
 TEST, VAL = 0, -1  # folds of their own; blocks are numbered from 1
 SPLITS = ("train", "val", "test")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.building import build
-from mllm_probe.compose import composed
-from mllm_probe.config import RunConfig
+from mllm_probe.config.build import build
+from mllm_probe.config.compose import composed
+from mllm_probe.config.schemas import RunConfig
 from mllm_probe.data.pictures import size_of
 from mllm_probe.data.records import READERS, read_records
 from mllm_probe.errors import ConfigError, DataError, count, few

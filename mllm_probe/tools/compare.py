@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mllm_probe.config.report import ReportSettings, check_size
+from mllm_probe.config.sweep import METRICS
+from mllm_probe.config.verbosity import name_folder
 from mllm_probe.errors import ConfigError, DataError, choices, count
 from mllm_probe.files.cells import cell
 from mllm_probe.files.job_states import standings
 from mllm_probe.files.paths import ComparisonPaths, OutputPaths, replacing
-from mllm_probe.report_settings import ReportSettings, check_size
-from mllm_probe.settings import METRICS
-from mllm_probe.verbosity import name_folder
 
 if TYPE_CHECKING:
     from mllm_probe.files.paths import RunPaths

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.errors import count
 from mllm_probe.files.paths import ComparisonPaths
 from mllm_probe.records import units
@@ -18,7 +19,6 @@ from mllm_probe.report.markup import screen
 from mllm_probe.report.other_page import Part, picture_uri, write_other
 from mllm_probe.report.sparkline import print_curves
 from mllm_probe.report.tasks import charts, draw_tasks, one_scale, said, tasks_of, tasks_view
-from mllm_probe.report_settings import DEFAULT, ReportSettings
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 from mllm_probe.tools.ranking import Rank
 from mllm_probe.tools.runs import FinishedRun

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mllm_probe.config import NOT_SCIENCE
-from mllm_probe.dotted import show
+from mllm_probe.config.dotted import show
+from mllm_probe.config.schemas import NOT_SCIENCE
 from mllm_probe.files.model_names import ADDRESS, namesakes
 from mllm_probe.tools.runs import FinishedRun
 

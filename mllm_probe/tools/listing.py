@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_probe.cache.upkeep import Cache, Group, last_written, total_bytes
-from mllm_probe.dotted import flat, show
+from mllm_probe.config.dotted import flat, show
 from mllm_probe.errors import count
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key

@@ -13,11 +13,11 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from mllm_probe.config.tune import TrainSettings
 from mllm_probe.errors import TrainError
 from mllm_probe.files.checksums import read_sealed, save_sealed
 from mllm_probe.files.store_paths import TrainingPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.settings import TrainSettings
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mllm_probe.config.tune import TrainSettings
 from mllm_probe.data.documents import Slice
 from mllm_probe.records.samples import Picture
-from mllm_probe.settings import TrainSettings
 from mllm_probe.train.estimate import Memory
 from mllm_probe.train.loop import Learner
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from mllm_probe.config.vision import FitSettings
 from mllm_probe.data.coco import BAD_ROW
 from mllm_probe.data.places import lacking
 from mllm_probe.data.records import read_records
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.vision.law import FEWEST, min_max
-from mllm_probe.vision_settings import FitSettings
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / "law" / "representations.csv"
 MEASURED = "perf_"  # what a benchmark's column may begin with

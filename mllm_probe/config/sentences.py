@@ -5,7 +5,7 @@ from dataclasses import is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mllm_probe.dotted import GROUPED, LISTED, MAPPED, TYPES
+from mllm_probe.config.dotted import GROUPED, LISTED, MAPPED, TYPES
 
 LISTS = {  # of two, where others may hold one
     "layers.range": "[4,8]",

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mllm_probe.config import register_schemas, typed
-from mllm_probe.dotted import quoted
+from mllm_probe.config.dotted import quoted
+from mllm_probe.config.schemas import register_schemas, typed
+from mllm_probe.config.sentences import sentence
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import config_dir
-from mllm_probe.sentences import sentence
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from importlib.util import find_spec
 from typing import Any
 
-from mllm_probe.dotted import show
+from mllm_probe.config.dotted import show
 from mllm_probe.errors import ConfigError
 
 LARGEST = 2**63 - 1  # what a whole number of 64 bits holds

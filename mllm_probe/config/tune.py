@@ -1,8 +1,30 @@
-"""What a user may set of Sugar's labels. Plain dataclasses, as in `settings`."""
+"""What a user may set of `tune`: the training, and the encoders behind Sugar's labels."""
 
 from dataclasses import dataclass, field
 
-from mllm_probe.settings import CheckpointSettings
+from mllm_probe.config.model import CheckpointSettings
+
+
+@dataclass
+class TrainSettings:
+    """`steps` of `batch` examples each (steps null = `epochs` over all), `micro_batch` at a time.
+
+    AdamW with `weight_decay` and `beta2`, gradients clipped to norm `clip` (null = not), the rate rising to `lr` over
+    the share `warmup` of all steps, then falling as half a cosine to 0. The state is kept every `save_every` steps.
+    """
+
+    steps: int | None = None
+    epochs: float = 1.0
+    batch: int = 256
+    micro_batch: int = 8
+    lr: float = 1e-3
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    clip: float | None = 1.0
+    seed: int = 0
+    save_every: int = 50
+
 
 ENCODERS = IMAGE, TEXT, JOINT = "image", "text", "joint"
 POOLINGS = CLASS, MEAN, LAST, POOLER = "class", "mean", "last", "pooler"

@@ -12,28 +12,18 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mllm_probe import __version__
-from mllm_probe.align_settings import AlignSettings
+from mllm_probe.config.data import DataSettings, SplitSettings
+from mllm_probe.config.extract import CacheSettings, ExtractSettings, LayerSettings, PathSettings
+from mllm_probe.config.geometry import AlignSettings, FidelitySettings, GeometrySettings
+from mllm_probe.config.model import ModelSettings, PromptSettings
+from mllm_probe.config.ranges import refuse_odd
+from mllm_probe.config.report import ReportSettings
+from mllm_probe.config.sweep import SweepSettings
+from mllm_probe.config.tune import LabelSettings, TrainSettings
+from mllm_probe.config.vision import EncoderSettings, FitSettings, PairSettings, PolicySettings, ScoreSettings
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.model_names import settled
-from mllm_probe.label_settings import LabelSettings
-from mllm_probe.odd_values import refuse_odd
 from mllm_probe.records.samples import Examples, digest
-from mllm_probe.report_settings import ReportSettings
-from mllm_probe.settings import (
-    CacheSettings,
-    DataSettings,
-    ExtractSettings,
-    FidelitySettings,
-    GeometrySettings,
-    LayerSettings,
-    ModelSettings,
-    PathSettings,
-    PromptSettings,
-    SplitSettings,
-    SweepSettings,
-    TrainSettings,
-)
-from mllm_probe.vision_settings import EncoderSettings, FitSettings, PairSettings, PolicySettings, ScoreSettings
 
 
 @dataclass

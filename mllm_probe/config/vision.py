@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mllm_probe.settings import CheckpointSettings
+from mllm_probe.config.model import CheckpointSettings
 
 VISION_MEASURES = C_PCK, A_LOGLIK, A_COS, CKA, MUTUAL_KNN, LOG_ME, LOG_ME_PUBLISHED, H_SCORE = (
     "c_pck",

@@ -1,0 +1,66 @@
+"""What a user may set of the commands that compare layers: `geometry`, `fidelity` and `align`."""
+
+from dataclasses import dataclass, field
+
+REFERENCES = UNQUANTIZED, BASE = "unquantized", "base"
+
+
+@dataclass
+class GeometrySettings:
+    """Which `measures` layers are compared by, see mllm_probe.geometry. Rows: a prompt each of `max_rows` pictures.
+
+    `across` lists pairs of positions whose layers are compared with each other too. Values are clipped to `clip`
+    standard deviations (null = off), mutual_knn counts `k` neighbours, svcca keeps at most `components` (null = all),
+    and `permutations` shuffles of the rows give the null. `seed` draws rows and shuffles.
+    """
+
+    measures: list[str] = field(
+        default_factory=lambda: ["cka", "svcca", "rsa", "mutual_knn", "transfer", "intrinsic_dimension", "entropy"]
+    )
+    across: list[list[str]] = field(default_factory=list)
+    max_rows: int = 2000
+    k: int = 10
+    clip: float | None = 5.0
+    components: int | None = 100
+    permutations: int = 100
+    seed: int = 0
+
+
+@dataclass
+class FidelitySettings:
+    """What a model is held against: with `reference` unquantized the same one, not quantised, in `dtype` (null =
+    model.dtype); with base the same one, quantised alike, without its adapter.
+    CKA is taken of one prompt a picture, of at most `max_rows` drawn by `seed`, after `clip` as in GeometrySettings.
+    """
+
+    reference: str = "unquantized"
+    dtype: str | None = None
+    max_rows: int = 2000
+    clip: float | None = 5.0
+    seed: int = 0
+
+
+IMAGES_AT = ("mean_image", "last_image", "last")  # where a picture alone can be read
+TEXTS_AT = ("mark:caption", "mean_text", "last")  # and a caption: its last token, the mean of all, the prompt's end
+
+
+@dataclass
+class AlignSettings:
+    """Of each split at most `pictures` (null = all), drawn by `seed`, with all their captions.
+
+    A picture is read at each of `images_at`, a caption at each of `texts_at`. States are centred by the means of the
+    training pictures and captions, and the `remove_components` largest principal components of these are taken out.
+    `documents` of 2 to `most` pictures are drawn from a split for the retrieval of sequences; `delta` is the width of
+    their alignment kernel (null = the median slice distance of the layer). `permutations` of the pictures' states are
+    the null (0 = none).
+    """
+
+    pictures: int | None = 100
+    images_at: list[str] = field(default_factory=lambda: ["mean_image", "last_image"])
+    texts_at: list[str] = field(default_factory=lambda: ["mark:caption", "mean_text"])
+    remove_components: int = 0
+    documents: int = 150
+    most: int = 4
+    delta: float | None = None
+    permutations: int = 499
+    seed: int = 0

@@ -1,0 +1,95 @@
+"""What a user may set, group by group: the fields are the keys of the YAML files under conf/.
+
+Plain dataclasses that OmegaConf fills and checks. Knows nothing of Hydra, torch or the objects built from it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mllm_probe.files.model_names import called
+
+QUANTIZATIONS = ("none", "int8", "nf4")
+WEIGHTS = ("pretrained", "random")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flex_attention")
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+CHATS = AUTO, OFF, PLAIN = "auto", "off", "plain"
+PLACEMENTS = ONE, SPREAD, OFFLOAD = "one", "spread", "offload"
+
+
+@dataclass
+class BlockSettings:
+    """Module names of the parts of a model that structure does not find: lists of blocks, and the connector."""
+
+    vision: str | None = None
+    qformer: str | None = None
+    connector: str | None = None
+    lm: str | None = None
+
+    @property
+    def named(self) -> dict[str, str]:
+        """{tower: module name} of those that the user names."""
+        return {tower: name for tower, name in vars(self).items() if name is not None}
+
+
+@dataclass
+class CheckpointSettings:
+    """Where a checkpoint is: the first of `path`, `bundled` and `hub_id` that is given leads to it.
+
+    `revision` is a branch, tag or commit of the hub (null = the newest), `download_gb` what is said before a fetch.
+    """
+
+    bundled: str | None = None
+    path: str | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    download_gb: float | None = None
+
+
+@dataclass
+class ModelSettings(CheckpointSettings):
+    """Where a multimodal model is and how it is loaded, with the low-rank `adapter` in a folder (null: none).
+
+    Results call it `name` (null: by its hub id, its folder, or its base and what was trained). `weights` random are
+    drawn from `seed`, not read. `quantization` is that of the weights of the towers in `quantize`; all else is in
+    `dtype`, as is what is computed. `attn` is transformers' attention.
+    `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
+    fit on them. `processor` holds settings of its picture processor that are to be others ({max_pixels: 401408}).
+    `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint brings
+    itself runs with `trust_remote_code` only.
+    """
+
+    name: str | None = None
+    adapter: str | None = None
+    weights: str = "pretrained"
+    seed: int = 0
+    quantization: str = "nf4"
+    quantize: list[str] = field(default_factory=lambda: ["lm"])
+    dtype: str = "bfloat16"
+    attn: str = "sdpa"
+    trust_remote_code: bool = False
+    placement: str = "one"
+    processor: Any = None
+    blocks: BlockSettings = field(default_factory=BlockSettings)
+
+    @property
+    def label(self) -> str:
+        """What the results call the model (see model_names), and whether its weights are random."""
+        name = called(self.name, self.path, self.bundled, self.hub_id, self.adapter)
+        return name if self.weights == "pretrained" else f"{name}-random"
+
+    @property
+    def precision(self) -> str:
+        """What the results call the quantisation."""
+        return self.quantization if self.quantize else "none"
+
+
+@dataclass
+class PromptSettings:
+    """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template where it has one, off = the
+    picture, a new line, the text; plain = the same without the new line, as connectors are trained. `system` is the
+    system message (null = none is given); with `generation_prompt` the prompt ends where an answer would begin."""
+
+    chat: str = "auto"
+    system: str | None = None
+    generation_prompt: bool = True

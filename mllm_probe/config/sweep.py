@@ -1,0 +1,62 @@
+"""What a user may set of probes, their controls, measures and analyses."""
+
+from dataclasses import dataclass, field
+
+CONTROLS = (
+    CONTROL_TASK,
+    PERMUTED,
+    TEXT_ONLY,
+    BLANK,
+    SHUFFLED,
+    RANDOM,
+    VISION_ONLY,
+    CONNECTOR_ONLY,
+) = (
+    "control_task",
+    "permuted",
+    "text_only",
+    "blank_picture",
+    "shuffled_picture",
+    "random_weights",
+    "vision_only",
+    "connector_only",
+)
+GUARDS = ("stop", "note")
+METRICS = ("auto", "accuracy", "balanced_accuracy", "auroc", "average_precision", "nll", "r2")
+ANALYSES = MDL, V_INFORMATION, ERASURE = "mdl", "v_information", "erasure"
+
+
+def draws_of(control: str, n: int) -> tuple[str, ...]:
+    """What the results call each of `n` draws of a control: its name, then name_2 and so on."""
+    return (control, *(f"{control}_{i}" for i in range(2, n + 1)))
+
+
+def drawn_from(name: str) -> str:
+    """The control that a name in the results is a draw of."""
+    base, _, number = name.rpartition("_")
+    return base if base in CONTROLS and number.isdigit() else name
+
+
+@dataclass
+class SweepSettings:
+    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`; tests and what
+    may be the best stand at 0.05 whatever it is.
+
+    `metric` is the measure that selects layers, is tested and is shown. auto: R squared of numbers; balanced accuracy
+    where the commonest training label holds more than 1/C + 0.1 of the rows (of two labels 60 %), else accuracy.
+    `analyses` cost further fits. `permutations` of the held-out labels test the whole sweep at once; layers count as
+    alike when they differ by less than `margin` (0.01 = one point). `baseline` is the key that v_information is given
+    beside each layer; `enough_bits` a decision is the loss at which mdl counts a label as learnt. Features of more than
+    `max_memory_gb` are read from the cache for every product.
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    draws: int = 2000
+    ci_level: float = 0.95
+    metric: str = "auto"
+    analyses: list[str] = field(default_factory=list)
+    permutations: int = 10_000
+    margin: float = 0.01
+    baseline: str = "connector@mean_image"
+    enough_bits: float = 0.5
+    max_memory_gb: float = 4.0
