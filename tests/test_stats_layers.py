@@ -8,7 +8,7 @@ from simulate_layers import alarms, held
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.flips import max_t_flips
 from mllm_probe.stats.guards import rare_label
-from mllm_probe.stats.linear import linearised
+from mllm_probe.stats.influence import linearised
 from mllm_probe.stats.measures import measure
 from mllm_probe.stats.paired import row_scores
 from mllm_probe.stats.peak import behind, contenders, equivalence

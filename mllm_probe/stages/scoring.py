@@ -15,8 +15,8 @@ from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.headline import BALANCED, headline
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.guards import rare_label
+from mllm_probe.stats.influence import linearised
 from mllm_probe.stats.intervals import ALIKE, Interval, of, of_difference, of_rows
-from mllm_probe.stats.linear import linearised
 from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, measure, weighed_alike
 from mllm_probe.stats.paired import Difference, difference, row_scores
 

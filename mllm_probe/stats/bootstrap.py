@@ -13,7 +13,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.stats import ranks
+from mllm_probe.stats import rank_measures as ranks
 from mllm_probe.stats.measures import over_classes, rows_of
 from mllm_probe.stats.sums import SUMS, combine, terms
 

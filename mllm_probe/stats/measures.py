@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from mllm_probe.errors import ProbeError, choices
-from mllm_probe.stats import ranks
+from mllm_probe.stats import rank_measures as ranks
 from mllm_probe.stats.sums import SUMS, combine, mean_where_defined, terms
 
 _TWO_WAY = ("accuracy", "balanced_accuracy", "auroc", "average_precision", "nll", "ece", "f1")

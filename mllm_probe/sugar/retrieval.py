@@ -17,7 +17,7 @@ from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.exchange import blocks, exchanged
 from mllm_probe.stats.intervals import Interval, of, of_rows
-from mllm_probe.stats.ranks import auroc
+from mllm_probe.stats.rank_measures import auroc
 
 OWN, FALSE, LEFT_OUT = 1, 0, -1
 TO_TEXT, TO_IMAGE = "image_to_text", "text_to_image"

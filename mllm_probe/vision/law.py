@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_probe.errors import DataError
-from mllm_probe.stats.ranks import spearman
+from mllm_probe.stats.rank_measures import spearman
 
 Terms = Sequence[tuple[int, int]]  # exponents of A and C; the constant is the intercept
 LAW, A_ALONE, C_ALONE, LINEAR, RANDOM = "quadratic_ac", "quadratic_a", "quadratic_c", "linear_ac", "random"

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.stats import ranks
+from mllm_probe.stats import rank_measures as ranks
 from mllm_probe.stats.measures import rows_of
 from mllm_probe.stats.sums import MEANS, SUMS, combine, gradient, terms
 
