@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mllm_probe.cache.view import CacheView
-    from mllm_probe.report.fits import LinearProbe
+    from mllm_probe.results.directions import LinearProbe
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Result:
     @property
     def summary(self) -> dict[str, Any]:
         """summary.json: the layer validation chose a position, its score and interval, baselines, versions, times."""
-        from mllm_probe.report.scores import load_summary
+        from mllm_probe.results.score_file import load_summary
 
         return load_summary(self._paths.study if self.sides else self._paths.summary)
 
@@ -60,7 +60,7 @@ class Result:
         """
         import pandas as pd
 
-        from mllm_probe.report.predictions import load_scored
+        from mllm_probe.results.logits import load_scored
 
         scored = load_scored(self._paths.predictions)
         if not scored.samples:
@@ -73,16 +73,16 @@ class Result:
         """What the probe said of each decision at the layers that validation chose, a row for each position, seed and
         decision: its words, picture and label, the row, id and columns of your table, `said`, `right` (1, 0, or the
         share of a tie) and probabilities. Raises DataError for a run of a release that did not write it."""
-        from mllm_probe.report.decided import load_predictions
+        from mllm_probe.results.predictions import load_predictions
 
         return load_predictions(self._paths)
 
     def probe(self, key: str, seed: int | None = None) -> "LinearProbe":
         """The linear probe at a key such as lm.07@last, of a seed (None = the run's first): its `direction`, and what
         it makes of other rows. Raises ConfigError, DataError."""
-        from mllm_probe.report.figures import real
-        from mllm_probe.report.fits import load_probe
-        from mllm_probe.report.predictions import load_scored
+        from mllm_probe.results.directions import load_probe
+        from mllm_probe.results.logits import load_scored
+        from mllm_probe.results.selection import real
 
         rows = real(self.scores)
         first = min(int(each) for each in rows.seed if each != "all") if seed is None else seed
@@ -139,7 +139,7 @@ def load_scores(folder: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from mllm_probe.report import scores
+    from mllm_probe.results import score_file as scores
 
     path = Path(folder)
     paths = RunPaths(path)

@@ -10,11 +10,11 @@ from pages import EVIL
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.score import Score
-from mllm_probe.report.alignment import QUESTIONS
-from mllm_probe.report.fidelity import Agreement, save_agreements
-from mllm_probe.report.geometry import Relation, save_relations
-from mllm_probe.report.scores import ScoreFile
-from mllm_probe.report.training import save_losses
+from mllm_probe.results.align import QUESTIONS
+from mllm_probe.results.fidelity import Agreement, save_agreements
+from mllm_probe.results.geometry import Relation, save_relations
+from mllm_probe.results.score_file import ScoreFile
+from mllm_probe.results.training import save_losses
 from mllm_probe.stages.report import show_alignment, show_fidelity, show_geometry, show_training
 
 NAME = f"{EVIL} [bold]模 é"

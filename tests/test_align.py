@@ -23,7 +23,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Collection, Examples, Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages import extract
 from mllm_probe.stages.align import galleries
 from mllm_probe.stages.alignment import said_alone, shown_alone

@@ -12,7 +12,7 @@ from test_questions import asked
 from mllm_probe import load_cache
 from mllm_probe.errors import ConfigError
 from mllm_probe.records.samples import Decision, Examples
-from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.results.score_file import load_scores, load_summary
 from mllm_probe.stats.guards import worse_than_chance
 from mllm_probe.tasks.answer_words import answered, bound, check_words
 from mllm_probe.tasks.questions import Questions
@@ -116,7 +116,7 @@ def test_several_classes_have_a_word_each(probe: Run, checkpoint: Path, tmp_path
         "hydra.run.dir=run",
     )
     assert code == 0, err
-    from mllm_probe.report.predictions import load_scored
+    from mllm_probe.results.logits import load_scored
 
     scored = load_scored(tmp_path / "run" / "predictions.safetensors")
     assert scored.names == ("blue", "green", "red")

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from mllm_probe import extract, load_cache, load_scores, run
 from mllm_probe.api import Result
 from mllm_probe.errors import CacheError, ConfigError, DataError, MllmProbeError
-from mllm_probe.report.scores import COLUMNS, DTYPES
+from mllm_probe.results.score_file import COLUMNS, DTYPES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CLOCKS = ("beat", "ended", "note", "started")

@@ -11,8 +11,8 @@ from other_pages import KINDS as OTHERS
 from other_pages import NAME, made
 from pages import Markup, shown_run
 
-from mllm_probe.report.figures import headline, real
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
+from mllm_probe.results.selection import headline, real
 
 NEEDED = {"chromium": shutil.which("chromium"), "chromedriver": shutil.which("chromedriver")}
 MISSING = [name for name, path in NEEDED.items() if path is None]

@@ -13,7 +13,7 @@ from mllm_probe.api import load_cache
 from mllm_probe.errors import DataError
 from mllm_probe.files.jobs import Job, read, write
 from mllm_probe.files.row_file import load_rows
-from mllm_probe.report.vision_scores import VisionScore
+from mllm_probe.results.vision import VisionScore
 
 NO_OBJECTS = ("", "[]", "null", "3", '"text"', "{", "[" * 100_000, "\x00\xff")
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import QUICK, Run, save_llava, tiny
 
 from mllm_probe.launch import limit_threads
-from mllm_probe.report.scores import COLUMNS, load_scores
+from mllm_probe.results.score_file import COLUMNS, load_scores
 
 
 def runs(folder: Path) -> list[Path]:

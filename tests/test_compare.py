@@ -26,12 +26,13 @@ from mllm_probe import cli
 from mllm_probe.config.verbosity import speaking
 from mllm_probe.files.jobs import Job, read, write
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.report.answers import Reading, load_tests
+from mllm_probe.report.answers import Reading
 from mllm_probe.report.comparison import draw_comparison
-from mllm_probe.report.figures import blocks, headline, real
-from mllm_probe.report.predictions import Scored, load_scored
-from mllm_probe.report.scores import COLUMNS, load_scores, load_summary
 from mllm_probe.report.tasks import said
+from mllm_probe.results.logits import Scored, load_scored
+from mllm_probe.results.score_file import COLUMNS, load_scores, load_summary
+from mllm_probe.results.selection import blocks, headline, real
+from mllm_probe.results.test_file import load_tests
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.flips import max_t_flips
 from mllm_probe.stats.guards import rare_label

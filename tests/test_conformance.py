@@ -30,7 +30,7 @@ from mllm_probe.models.prompt import Layout
 from mllm_probe.models.quantize import quantized_modules
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor
 DOCS = Path(__file__).parents[1] / "docs" / "families.md"

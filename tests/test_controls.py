@@ -16,7 +16,7 @@ from mllm_probe.models.hf import HFModel
 from mllm_probe.records.batches import Batch
 from mllm_probe.records.samples import Examples
 from mllm_probe.records.sites import ANSWER, Key, Site
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 from mllm_probe.tasks.controls import blank_picture, shuffled_picture, without_picture
 
 FLOORS = ("vision_only", "connector_only")

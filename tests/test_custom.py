@@ -17,7 +17,7 @@ from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 
 TRUST = "model.trust_remote_code=true"
 BLOCKS = {"vision": "eyes.stack", "connector": "bridge", "lm": "stack"}

@@ -18,10 +18,10 @@ from mllm_probe import load_cache
 from mllm_probe.api import Result
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.report import decided
-from mllm_probe.report.decided import load_predictions, prediction_table, save_predictions, told
-from mllm_probe.report.fits import load_probe
-from mllm_probe.report.predictions import Scored, load_logits
+from mllm_probe.results import predictions as decided
+from mllm_probe.results.directions import load_probe
+from mllm_probe.results.logits import Scored, load_logits
+from mllm_probe.results.predictions import load_predictions, prediction_table, save_predictions, told
 
 LABELS = ("benign", "=1+1", "<b>não</b>")
 

@@ -21,7 +21,7 @@ from mllm_probe.probes import features
 from mllm_probe.probes.attention import Attention
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.records.problems import Compute, LayerData, Problem
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages.gains import BY_LAYERS, BY_ONE, BY_WIDTH, LOSS, NO_GAIN, _order, _verdict
 from mllm_probe.vision.controls import Arms
 from mllm_probe.vision.derived import reduced, widened

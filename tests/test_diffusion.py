@@ -29,7 +29,7 @@ from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
 from mllm_probe.files.row_file import load_rows
 from mllm_probe.models import checkpoint
 from mllm_probe.models.encoders import Encoder, load_encoder, plan_encoder
-from mllm_probe.report.vision_scores import VisionScore
+from mllm_probe.results.vision import VisionScore
 from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
 from mllm_probe.vision.frames import letterbox
 

@@ -23,7 +23,7 @@ from reference_sources import parser_of
 from mllm_probe.cli import COMMANDS, PLAIN, as_settings
 from mllm_probe.config.schemas import register_schemas, typed
 from mllm_probe.files.paths import config_dir
-from mllm_probe.report.scores import COLUMNS
+from mllm_probe.results.score_file import COLUMNS
 from mllm_probe.stages.verdicts import Test
 
 Test.__test__ = False  # a row of tests.csv, no test

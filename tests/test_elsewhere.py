@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from mllm_probe.data import duplicates
 from mllm_probe.data.duplicates import look_alikes
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.report.decided import load_predictions
-from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.results.predictions import load_predictions
+from mllm_probe.results.score_file import load_scores, load_summary
 
 NAMES = ("red", "green", "blue")
 

@@ -20,14 +20,15 @@ from mllm_probe.config.report import ReportSettings
 from mllm_probe.config.sweep import PERMUTED
 from mllm_probe.report import arms, colours, precision, training
 from mllm_probe.report.alignments import FLOORS as EXCHANGED
-from mllm_probe.report.answers import Reading, load_tests
+from mllm_probe.report.answers import Reading
 from mllm_probe.report.charts import layer_charts
 from mllm_probe.report.comparison import draw_comparison
 from mllm_probe.report.figures import draw_layers, layers_figure
 from mllm_probe.report.heatmaps import draw_geometry
-from mllm_probe.report.scores import ScoreFile, load_scores
 from mllm_probe.report.study import draw_study, study_figure
 from mllm_probe.report.tasks import draw_tasks
+from mllm_probe.results.score_file import ScoreFile, load_scores
+from mllm_probe.results.test_file import load_tests
 
 __all__ = ["drawn"]
 PAPER = ReportSettings(style="paper")

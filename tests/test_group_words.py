@@ -11,7 +11,7 @@ from conftest import Run, tiny
 from PIL import Image
 
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.report.group_words import word_of
+from mllm_probe.results.group_words import word_of
 
 SMALL = ("sweep.draws=50", "sweep.seeds=[0,1]", "layers.stride=2", "controls=none", "extract.positions=[last]")
 

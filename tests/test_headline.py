@@ -15,9 +15,9 @@ from scipy.stats import entropy
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from mllm_probe.records.units import named
-from mllm_probe.report.answers import load_tests
-from mllm_probe.report.figures import headline_metric
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
+from mllm_probe.results.selection import headline_metric
+from mllm_probe.results.test_file import load_tests
 
 RARE = 10  # one picture in so many is red
 READ = ("layers.towers=[vision,lm]", "extract.positions=[mean_image,last]", "layers.range=[0,2]", "controls=none")

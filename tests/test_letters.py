@@ -19,7 +19,7 @@ from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import ConfigError
 from mllm_probe.report.figures import draw_layers
 from mllm_probe.report.finish import save, svg_uri
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 
 __all__ = ["drawn", "folder"]
 HAN = "\u4f60\u597d"

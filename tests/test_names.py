@@ -12,12 +12,14 @@ from rich.console import Console
 
 from mllm_probe.files.cells import FORMULAS, bare, cell
 from mllm_probe.files.row_file import load_rows, save_rows
-from mllm_probe.report.geometry import Relation, print_relations
+from mllm_probe.report.geometry import print_relations
 from mllm_probe.report.inspection import without_codes
-from mllm_probe.report.law import SHOWN, GroupRow, LawRow, print_laws
+from mllm_probe.report.law import SHOWN, print_laws
 from mllm_probe.report.markup import escaped, screen
-from mllm_probe.report.scores import load_scores
-from mllm_probe.report.vision_scores import VisionScore, print_vision
+from mllm_probe.report.vision_scores import print_vision
+from mllm_probe.results.geometry import Relation
+from mllm_probe.results.score_file import load_scores
+from mllm_probe.results.vision import GroupRow, LawRow, VisionScore
 from mllm_probe.vision.law import RANDOM
 
 NAMES = ("A[/bold]", "[red]A", "A :car:", "=1+1", "nan", "é 模")

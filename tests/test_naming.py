@@ -15,9 +15,9 @@ from test_questions import asked, collection
 
 from mllm_probe.config.compose import readable
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.report.answers import leading
 from mllm_probe.report.classes import Confusion
-from mllm_probe.report.predictions import Scored
+from mllm_probe.results.logits import Scored
+from mllm_probe.results.selection import leading
 from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.naming import Names
 from mllm_probe.tasks.questions import Questions

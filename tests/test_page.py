@@ -23,14 +23,15 @@ from test_words import check_words
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.report.answers import Reading, leading, load_tests
-from mllm_probe.report.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
-from mllm_probe.report.figures import blocks, headline, real
-from mllm_probe.report.geometry import Relation, save_relations
+from mllm_probe.report.answers import Reading
 from mllm_probe.report.library import MISSING, Library
 from mllm_probe.report.page import write_page
-from mllm_probe.report.predictions import load_logits, load_scored
-from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.results.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
+from mllm_probe.results.geometry import Relation, save_relations
+from mllm_probe.results.logits import load_logits, load_scored
+from mllm_probe.results.score_file import load_scores, load_summary
+from mllm_probe.results.selection import blocks, headline, leading, real
+from mllm_probe.results.test_file import load_tests
 
 
 @pytest.fixture(scope="module")

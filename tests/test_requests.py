@@ -23,7 +23,7 @@ from mllm_probe.models.hf import HFModel
 from mllm_probe.records.batches import Reading
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 
 KEYS = [
     Key.parse(name) for name in ("vision.02@mean_image", "connector@tokens:image", "lm.02@last", "lm.04@tokens:text")

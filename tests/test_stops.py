@@ -12,7 +12,7 @@ from mllm_probe.data.coco import Coco
 from mllm_probe.records.problems import LayerData
 from mllm_probe.records.samples import Examples
 from mllm_probe.records.sites import Key
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.folds import Folds

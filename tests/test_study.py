@@ -11,7 +11,7 @@ from conftest import REAL, Run, tiny
 from families import FAMILIES
 
 from mllm_probe.records.problems import LayerData, Problem
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages.readout import Readout
 
 STUDY = ("experiment=tao2024", "splits.blocks=3", "sweep.seeds=[0]", "sweep.draws=60", "sweep.permutations=60")

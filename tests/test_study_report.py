@@ -14,11 +14,12 @@ from rich.console import Console
 from test_report import COMMON
 
 from mllm_probe.records.score import NOT_APPLICABLE, Score
-from mllm_probe.report.answers import load_tests
-from mllm_probe.report.figures import controls, draw_layers, headline, real, spread
-from mllm_probe.report.scores import ScoreFile, load_scores
+from mllm_probe.report.figures import draw_layers, spread
 from mllm_probe.report.study import QUESTION, draw_study, print_study
 from mllm_probe.report.table import print_table
+from mllm_probe.results.score_file import ScoreFile, load_scores
+from mllm_probe.results.selection import controls, headline, real
+from mllm_probe.results.test_file import load_tests
 
 LAYERS = 9
 HALF = {"text_only": 0.503, "blank_picture": 0.497, "shuffled_picture": 0.508, "random_weights": 0.56}

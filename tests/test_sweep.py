@@ -23,8 +23,8 @@ from mllm_probe.errors import CacheError, DataError, ProbeError
 from mllm_probe.files.store_paths import PartPaths
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Key
-from mllm_probe.report.predictions import load_scored
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.logits import load_scored
+from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages import run
 from mllm_probe.stages.analyses import erasing
 from mllm_probe.stages.bench import Bench, Trial

@@ -19,7 +19,7 @@ from mllm_probe.extraction.prove import prove
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.score_file import load_scores
 
 TIMM = {"model_type": "timm_wrapper", "architecture": "fastvit_mci3"}
 

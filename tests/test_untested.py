@@ -12,8 +12,8 @@ from test_words import COMMON, CURVE, reading, said, summary, table
 
 from mllm_probe.report.answers import Reading
 from mllm_probe.report.beside import beside
-from mllm_probe.report.scores import load_scores
 from mllm_probe.report.table import print_table
+from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages import verdicts
 
 

@@ -22,7 +22,7 @@ from mllm_probe.geometry.similarity import between, similarity
 from mllm_probe.models.encoders import load_encoder, plan_encoder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.samples import Collection, Picture
-from mllm_probe.report.vision_scores import VisionScore
+from mllm_probe.results.vision import VisionScore
 from mllm_probe.stages.vision_models import caption_log_probabilities, caption_states, named_model, projected_tokens
 from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
 from mllm_probe.vision.frames import letterbox

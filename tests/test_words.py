@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console
 from test_study_report import LAYERS, at, score, write
 
-from mllm_probe.report.answers import Reading, load_tests
+from mllm_probe.report.answers import Reading
 from mllm_probe.report.beside import beside, beyond_covariates
-from mllm_probe.report.figures import floors
-from mllm_probe.report.scores import ScoreFile, load_scores
 from mllm_probe.report.table import print_table
+from mllm_probe.results.score_file import ScoreFile, load_scores
+from mllm_probe.results.selection import floors
+from mllm_probe.results.test_file import load_tests
 
 SITES = [f"lm.{layer:02d}" for layer in range(LAYERS)]
 CURVE = [0.5, 0.55, 0.65, 0.95, 0.87, 0.86, 0.86, 0.86, 0.85]

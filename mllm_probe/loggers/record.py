@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mllm_probe.config.dotted import flat, show
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.files.readback import read_config
-from mllm_probe.report.scores import load_scores, load_summary
+from mllm_probe.results.score_file import load_scores, load_summary
 
 if TYPE_CHECKING:
     import pandas as pd

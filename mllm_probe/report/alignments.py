@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.config.sweep import PERMUTED, RANDOM
-from mllm_probe.report.alignment import QUESTIONS, Question, chance, curves
 from mllm_probe.report.colours import CHANCE, DASHES, OTHER_LABELS, of_positions
 from mllm_probe.report.figures import legend_below
 from mllm_probe.report.finish import save
 from mllm_probe.report.heatmaps import in_order, name_sites
+from mllm_probe.results.align import QUESTIONS, Question, chance, curves
 
 if TYPE_CHECKING:
     import pandas as pd

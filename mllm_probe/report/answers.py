@@ -7,25 +7,20 @@ tested again.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.sweep import RANDOM
-from mllm_probe.files.readback import read_table
 from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA, BY_DESIGN
 from mllm_probe.records.sites import listed
 from mllm_probe.report.against import against
 from mllm_probe.report.beside import beside
-from mllm_probe.report.figures import headline_metric
-from mllm_probe.report.group_words import many_of
 from mllm_probe.report.shapes import beyond, p_said, shape_said, shape_why
+from mllm_probe.results.group_words import many_of
+from mllm_probe.results.selection import headline_metric
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NUMBERS = ("value", "low", "high", "p_value", "p_adjusted", "detectable")
-TEXTS = ("run", "test", "family", "probe", "position", "site", "other", "verdict")
 
 
 @dataclass(frozen=True)
@@ -35,26 +30,6 @@ class Answer:
     question: str
     answer: str
     detail: tuple[str, ...]
-
-
-def load_tests(path: Path) -> "pd.DataFrame":
-    """tests.csv; empty where a folder holds none. Raises DataError."""
-    if not path.is_file():
-        return no_tests()
-    return read_table(path, dict.fromkeys(TEXTS, str), dict.fromkeys(NUMBERS, float))
-
-
-def no_tests() -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.DataFrame(columns=[*TEXTS, *NUMBERS])
-
-
-def leading(summary: Mapping[str, Any]) -> str | None:
-    """The position whose chosen block validation likes most, of equals the first by name: so the page, which reads a
-    sorted file, names the one that the run chose its examples at."""
-    chosen, worse = summary.get("chosen") or {}, -1 if summary.get("metric") == "nll" else 1
-    return max(sorted(chosen), key=lambda position: worse * chosen[position].get("validation", 0.0), default=None)
 
 
 @dataclass(frozen=True)

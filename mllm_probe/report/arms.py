@@ -2,8 +2,6 @@
 of Sugar (Chow et al. 2024) moved. Fits and resamples nothing."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -16,47 +14,11 @@ from mllm_probe.report.colours import of_arms
 from mllm_probe.report.figures import legend_below
 from mllm_probe.report.finish import save
 from mllm_probe.report.markup import screen
+from mllm_probe.results.training import FULL, NAMES, PERMUTED, PLAIN, Effect
 
-BASE, PLAIN, FULL, PERMUTED = "base", "lg", "lg_ld", "permuted"  # the model itself, and the arms that a claim needs
 NAME = 36  # letters of a line of a measure beside a panel
 CELL = 12  # characters of a number
-NAMES = {"captions": "caption loss", "refitted": "probe refitted", "reused": "base probe reused"}
 WORSE = ("captions",)  # less is better
-
-
-@dataclass(frozen=True)
-class Effect:
-    """One row of arms.csv: what is measured of `arm` minus the same of `against`, on the same test rows.
-
-    `measure`: captions (nats of a caption), refitted (a probe fitted on the arm's own states) and reused (the base
-    model's probe on the arm's states), both in points of accuracy; a measure of `align` otherwise. `layers`: all, the
-    mean over the language model's blocks, or the block that validation prefers for the base. `value` is the mean over
-    seeds of training, `seeds` the value of each; `low`, `high` and `p_value` are over test pictures, given these
-    trainings, and nan where only one number a training is known. `p_holm` goes over the measures of a pair of arms.
-    """
-
-    measure: str
-    task: str
-    position: str
-    layers: str
-    arm: str
-    against: str
-    unit: str
-    n: int
-    n_groups: int
-    value: float
-    seeds: str
-    low: float = nan
-    high: float = nan
-    ci_level: float = nan
-    p_value: float = nan
-    p_holm: float = nan
-
-    @property
-    def agreed(self) -> bool:
-        """Whether every seed of training moved it the same way."""
-        values = [float(one) for one in self.seeds.split()]
-        return all(one > 0 for one in values) or all(one < 0 for one in values)
 
 
 def what(row: Any) -> str:

@@ -11,8 +11,8 @@ from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED, drawn_from
 from mllm_probe.records import units
 from mllm_probe.records.score import BY_DESIGN, COPY_CEILING
 from mllm_probe.report.colours import DASHES
-from mllm_probe.report.figures import floors, headline, headline_metric, words
 from mllm_probe.report.shapes import beyond, p_said
+from mllm_probe.results.selection import floors, headline, headline_metric, words
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
 

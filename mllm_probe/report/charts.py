@@ -21,21 +21,11 @@ from mllm_probe.report.colours import (
     of_study,
     on_page,
 )
-from mllm_probe.report.figures import (
-    TITLES,
-    blocks,
-    controls,
-    floor_name,
-    floors,
-    headline,
-    headline_metric,
-    positions,
-    real,
-    words,
-)
-from mllm_probe.report.group_words import many_of
+from mllm_probe.report.figures import TITLES, floor_name
 from mllm_probe.report.heatmaps import SCALES
 from mllm_probe.report.heatmaps import TITLES as MEASURES
+from mllm_probe.results.group_words import many_of
+from mllm_probe.results.selection import blocks, controls, floors, headline, headline_metric, positions, real, words
 
 if TYPE_CHECKING:
     import pandas as pd

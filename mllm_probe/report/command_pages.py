@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.report.alignment import QUESTIONS, alignment_view, curves
+from mllm_probe.report.alignment import alignment_view
 from mllm_probe.report.alignments import STYLES
 from mllm_probe.report.charts import Chart, geometry_charts, site_chart
 from mllm_probe.report.colours import SIDES, of_positions
-from mllm_probe.report.fidelity import HOME, MODEL, agreement_view, curve, headline, lost
-from mllm_probe.report.figures import positions
+from mllm_probe.report.fidelity import agreement_view, lost
 from mllm_probe.report.geometry import relation_views
 from mllm_probe.report.other_page import Part, known_command, picture_uri, write_other
+from mllm_probe.results.align import QUESTIONS, curves
+from mllm_probe.results.fidelity import HOME, MODEL, curve, headline
+from mllm_probe.results.selection import positions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.errors import few
 from mllm_probe.report.colours import CHANCE, of_others
-from mllm_probe.report.figures import blocks, headline, held_out, legend_below, real
+from mllm_probe.report.figures import held_out, legend_below
 from mllm_probe.report.finish import save
 from mllm_probe.report.style import COLUMN, PAGE
+from mllm_probe.results.selection import blocks, headline, real
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,10 +15,11 @@ from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
 from mllm_probe.records import units
 from mllm_probe.report.colours import ALONE, DASHES, OTHER, OWN, SHOWN, SINGLE, WIDE
 from mllm_probe.report.colours import FEATURES as COLOUR
-from mllm_probe.report.figures import headline, held_out, legend_below, real
+from mllm_probe.report.figures import held_out, legend_below
 from mllm_probe.report.finish import save
 from mllm_probe.report.shapes import p_said
 from mllm_probe.report.style import wrapped
+from mllm_probe.results.selection import headline, real
 from mllm_probe.vision.controls import BEST, FINAL, WIDTH
 
 if TYPE_CHECKING:

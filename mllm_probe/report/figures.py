@@ -3,41 +3,27 @@
 Reads a table only, and knows which of its rows are a curve and which a line.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
-from mllm_probe.config.sweep import CONNECTOR_ONLY, VISION_ONLY
 from mllm_probe.records import units
-from mllm_probe.records.score import COPY_CEILING, LENS
 from mllm_probe.report.colours import DASHES, MODEL, of_floor, of_positions
 from mllm_probe.report.finish import save
-from mllm_probe.report.group_words import many_of
 from mllm_probe.report.style import COLUMN, LETTER, STYLES, Style, wrapped
-from mllm_probe.stats.measures import HIGHER_IS_BETTER
+from mllm_probe.results.group_words import many_of
 
 if TYPE_CHECKING:
     import pandas as pd
+from mllm_probe.results.selection import controls, floors, headline, headline_metric, lens, positions, real, words
 
 TITLES = {"vision": "vision tower", "qformer": "Q-Former", "connector": "connector", "lm": "language model"}
 PART_MARKS = {"block": ("o", 1.4), "attn": ("^", 0.8), "mlp": ("s", 0.8)}
-ONE_VALUE = (VISION_ONLY, CONNECTOR_ONLY, COPY_CEILING)
 APART = 0.052  # least distance of two labels, as a share of the panel's height
 AXIS = 44  # letters of a line beside an axis
 ROWS = 4  # of a legend, which every figure has room for
-
-
-def headline_metric(scores: "pd.DataFrame") -> str:
-    """What layers are compared by, see sweep.metric."""
-    return str(scores.metric[scores.headline].iloc[0])
-
-
-def headline(scores: "pd.DataFrame") -> "pd.DataFrame":
-    """The aggregate test rows of the headline measure, over all test rows in the wording that was trained on."""
-    whole = (scores.subset == "") & (scores.train_template == scores.test_template) & scores.value.notna()
-    return scores[whole & (scores.seed == "all") & (scores.split == "test") & scores.headline]
 
 
 def held_out(*tables: "pd.DataFrame") -> str:
@@ -45,53 +31,6 @@ def held_out(*tables: "pd.DataFrame") -> str:
     metrics = {headline_metric(scores) for scores in tables}
     name = units.named(*metrics) if len(metrics) == 1 else "score"
     return fill(f"{name} on held-out {many_of(*tables)}", AXIS)
-
-
-def real(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Those of a site, controls left out."""
-    return rows[(rows.site != "") & (rows.control == "") & (rows.features == "single")]
-
-
-def blocks(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """Those of the language model's blocks, whose depths are comparable."""
-    return rows[(rows.tower == "lm") & (rows.part == "block")]
-
-
-def controls(rows: "pd.DataFrame", position: str) -> "pd.DataFrame":
-    """Those of other inputs or weights, read layer by layer as the real ones are."""
-    return rows[rows.control.isin(list(DASHES)) & (rows.features == "single") & (rows.position == position)]
-
-
-def lens(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """What the model itself would answer if it stopped at a layer."""
-    return rows[(rows.site != "") & (rows.control == "") & (rows.probe == LENS)]
-
-
-def floors(rows: "pd.DataFrame") -> "pd.DataFrame":
-    """One row each of what has no layers: baselines, the model's answer, and the best of one picture tower."""
-    single = rows[(rows.site != "") & rows.control.isin(ONE_VALUE)]
-    falling = single.metric.isin(HIGHER_IS_BETTER).all()
-    single = single.sort_values("value", ascending=not falling)
-    import pandas as pd
-
-    return pd.concat([rows[rows.site == ""], single.drop_duplicates("control")])
-
-
-def words(row: Any) -> str:
-    """What to call a control or a baseline."""
-    return str(row.control or row.probe).replace("_", " ")
-
-
-def positions(sites: "pd.DataFrame") -> list[str]:
-    """The positions that were read, those of the language model first, in the order of the run."""
-    return list(dict.fromkeys([*sites[sites.tower == "lm"].position, *sites.position]))
-
-
-def by_site(sites: "pd.DataFrame", read: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
-    """(site, its row at each position of `read`, None where there is none)."""
-    for site in dict.fromkeys(sites.site):
-        rows = {row.position: row for row in sites[sites.site == site].itertuples()}
-        yield site, [rows.get(position) for position in read]
 
 
 def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:

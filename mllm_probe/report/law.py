@@ -4,8 +4,6 @@ Fits nothing.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import nan
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,76 +15,9 @@ from mllm_probe.vision.law import A_ALONE, C_ALONE, COEFFICIENTS, LAW, LINEAR, R
 if TYPE_CHECKING:
     import pandas as pd
 
+
 SHOWN = {LAW: "A and C", A_ALONE: "A alone", C_ALONE: "C alone", LINEAR: "linear"}
-
-
-@dataclass(frozen=True)
-class LawRow:
-    """One fit; a row of fit.csv.
-
-    `a` and `c` are the columns of `table` the scores came from. `weight_*` are the coefficients of A, C, A², AC and C²
-    on A, C and performance scaled to [0, 1]. R² in sample, adjusted, and with every point predicted by the others;
-    `rank_left_out` is Spearman's between these predictions and what was measured, `r2_noise` the R² to expect of as
-    many random regressors.
-    """
-
-    run: str
-    table: str
-    a: str
-    c: str
-    benchmark: str
-    model: str
-    n: int
-    coefficients: int
-    intercept: float = nan
-    weight_a: float = nan
-    weight_c: float = nan
-    weight_aa: float = nan
-    weight_ac: float = nan
-    weight_cc: float = nan
-    r2: float = nan
-    r2_adjusted: float = nan
-    r2_left_out: float = nan
-    rank_left_out: float = nan
-    r2_noise: float = nan
-
-
 MEASURES = ("r2", "r2_adjusted", "r2_left_out", "rank_left_out", "r2_noise")
-
-
-@dataclass(frozen=True)
-class GroupRow:
-    """Plain means of fit.csv over the benchmarks of a group; a row of groups.csv."""
-
-    run: str
-    group: str
-    benchmarks: int
-    model: str
-    r2: float
-    r2_adjusted: float
-    r2_left_out: float
-    rank_left_out: float
-    r2_noise: float
-
-
-@dataclass(frozen=True)
-class PointRow:
-    """One representation on one benchmark; a row of points.csv.
-
-    A and C as in the table and scaled; `value` measured, `predicted` by the law fitted to all that were measured,
-    `left_out` by the law fitted to all others, in the benchmark's own unit.
-    """
-
-    run: str
-    benchmark: str
-    representation: str
-    a: float
-    c: float
-    unit_a: float
-    unit_c: float
-    value: float
-    predicted: float
-    left_out: float
 
 
 def print_laws(laws: "pd.DataFrame", groups: "pd.DataFrame", console: Console | None = None) -> None:

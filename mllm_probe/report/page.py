@@ -16,13 +16,14 @@ from mllm_probe.files.paths import SIDES, RunPaths, replacing
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.charts import study_chart
-from mllm_probe.report.figures import headline
 from mllm_probe.report.finish import svg_uri
 from mllm_probe.report.inspection import without_codes
 from mllm_probe.report.library import MISSING, Library, script_digest
 from mllm_probe.report.result import Result
 from mllm_probe.report.shapes import p_said
-from mllm_probe.report.study import QUESTION, headline_said, load_study, study_figure, study_positions
+from mllm_probe.report.study import QUESTION, headline_said, study_figure, study_positions
+from mllm_probe.results.selection import headline
+from mllm_probe.results.study import load_study
 
 TEMPLATE = Path(__file__).parent / "template"
 

@@ -11,7 +11,7 @@ from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.report.colours import DRAWN, LISTED, PLAN, READINGS, TOP, TRAINED, UNSEEN
 from mllm_probe.report.finish import save
 from mllm_probe.report.planes import label, name_points, panels_for
-from mllm_probe.report.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM
+from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd

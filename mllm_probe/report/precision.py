@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records import units
 from mllm_probe.report.colours import SIDES, STATES
-from mllm_probe.report.fidelity import CHANGED, MODEL, MOVED, REFERENCE, curve, headline
-from mllm_probe.report.figures import legend_below, positions
+from mllm_probe.report.figures import legend_below
 from mllm_probe.report.finish import save
 from mllm_probe.report.heatmaps import in_order, name_sites
+from mllm_probe.results.fidelity import CHANGED, MODEL, MOVED, REFERENCE, curve, headline
+from mllm_probe.results.selection import positions
 
 if TYPE_CHECKING:
     import pandas as pd

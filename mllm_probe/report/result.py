@@ -14,22 +14,24 @@ from mllm_probe.config.report import NONE, SCREEN, ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_config
 from mllm_probe.records import units
-from mllm_probe.report.answers import Reading, leading, load_tests, no_tests
+from mllm_probe.report.answers import Reading
 from mllm_probe.report.beside import Beside, beside, beyond_covariates
 from mllm_probe.report.charts import Chart, class_chart, geometry_charts, layer_charts
 from mllm_probe.report.classes import Confusion
-from mllm_probe.report.examples import KINDS, Example, Examples, load_examples
 from mllm_probe.report.features import features_figure, gains
-from mllm_probe.report.fidelity import load_agreements, lost
-from mllm_probe.report.figures import by_site, headline, headline_metric, layers_figure, positions, real
+from mllm_probe.report.fidelity import lost
+from mllm_probe.report.figures import layers_figure
 from mllm_probe.report.finish import svg_uri
-from mllm_probe.report.geometry import load_relations
-from mllm_probe.report.group_words import many_of, one_of, with_words
 from mllm_probe.report.optional import OptionalFiles
-from mllm_probe.report.predictions import load_logits
-from mllm_probe.report.scores import load_scores, load_summary
-from mllm_probe.report.selection import selected
 from mllm_probe.report.thumbs import Framed, framed
+from mllm_probe.results.examples import KINDS, Example, Examples, load_examples
+from mllm_probe.results.fidelity import load_agreements
+from mllm_probe.results.geometry import load_relations
+from mllm_probe.results.group_words import many_of, one_of, with_words
+from mllm_probe.results.logits import load_logits
+from mllm_probe.results.score_file import load_scores, load_summary
+from mllm_probe.results.selection import by_site, headline, headline_metric, leading, positions, real, selected
+from mllm_probe.results.test_file import load_tests, no_tests
 from mllm_probe.stats.guards import few_groups
 
 if TYPE_CHECKING:

@@ -13,28 +13,17 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
-from mllm_probe.files.readback import read_entries
 from mllm_probe.records import units
 from mllm_probe.report.colours import CHANCE, DASHES, of_study
-from mllm_probe.report.figures import (
-    blocks,
-    controls,
-    floors,
-    headline,
-    headline_metric,
-    held_out,
-    legend_below,
-    real,
-    spread,
-    words,
-)
+from mllm_probe.report.figures import held_out, legend_below, spread
 from mllm_probe.report.finish import save
 from mllm_probe.report.markup import screen
-from mllm_probe.report.scores import BOUND
 from mllm_probe.report.style import COLUMN, STYLES, Style
+from mllm_probe.results.selection import blocks, controls, floors, headline, real, words
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 Statement = Mapping[str, Any]
 QUESTION = "Do the middle layers hold more of the whole picture than the top, while single objects stay readable?"
@@ -43,32 +32,6 @@ MARKS = {"holds": "[bold green]✓ holds[/]", "does not hold": "[bold red]✗ do
 OPEN = "[bold yellow]? undecided[/]"
 NAME = 26  # letters of a line of a name beside a curve
 APART = 0.05  # least distance of two labels, as a share of the panel's height
-STUDY = {
-    "position": str | None,
-    "statements": [dict.fromkeys(("name", "verdict", "claim", "sentence"), str) | {"numbers": dict}],
-    "headlines": [{**dict.fromkeys(("task", "position", "site", "metric"), str), "pooled": {str: BOUND}}],
-}
-
-
-def load_study(path: Path) -> dict[str, Any]:
-    """study.json. Raises DataError."""
-    return read_entries(path, STUDY, ("headlines",))
-
-
-def study_headline(scores: "pd.DataFrame", summary: Mapping[str, Any], position: str) -> dict[str, Any] | None:
-    """A task's score at the block that validation chose, over all decisions and, where it has them, over categories."""
-    chosen = (summary.get("chosen") or {}).get(position)
-    if chosen is None:
-        return None
-    site, metric = chosen["site"], headline_metric(scores)
-    rows = scores[scores.headline & (scores.seed == "all") & (scores.split == "test") & (scores.control == "")]
-    rows = rows[(rows.site == site) & (rows.position == position) & (rows.features == "single")]
-    rows = rows[rows.train_template == rows.test_template]
-    found = {"task": scores.task.iloc[0], "position": position, "site": site, "metric": metric}
-    for name, subset in (("pooled", ""), ("macro", "macro")):
-        for row in rows[rows.subset == subset].itertuples():
-            found[name] = {end: float(getattr(row, end)) for end in ("value", "low", "high")}
-    return found
 
 
 def headline_said(one: Mapping[str, Any]) -> str:

@@ -12,11 +12,11 @@ from mllm_probe.records.score import BY_DESIGN
 from mllm_probe.report.answers import Reading
 from mllm_probe.report.beside import beyond_covariates, preferred_controls
 from mllm_probe.report.features import gains
-from mllm_probe.report.figures import floors, headline, headline_metric, positions, real, words
-from mllm_probe.report.group_words import many_of
 from mllm_probe.report.markup import screen
 from mllm_probe.report.shapes import beyond, p_said
 from mllm_probe.report.sparkline import print_curves
+from mllm_probe.results.group_words import many_of
+from mllm_probe.results.selection import floors, headline, headline_metric, positions, real, words
 from mllm_probe.stats.guards import few_groups
 
 if TYPE_CHECKING:

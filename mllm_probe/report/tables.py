@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.files.paths import replacing
 from mllm_probe.records import units
 from mllm_probe.report.answers import Reading
-from mllm_probe.report.figures import by_site, floors, headline, headline_metric, positions, real, words
-from mllm_probe.report.group_words import many_of
+from mllm_probe.results.group_words import many_of
+from mllm_probe.results.selection import by_site, floors, headline, headline_metric, positions, real, words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,9 +20,10 @@ from mllm_probe.records.sites import listed
 from mllm_probe.report.answers import Reading
 from mllm_probe.report.charts import Chart, depth_chart
 from mllm_probe.report.colours import CHANCE, of_tasks
-from mllm_probe.report.figures import blocks, floors, headline, held_out, legend_below, real
+from mllm_probe.report.figures import held_out, legend_below
 from mllm_probe.report.finish import save
 from mllm_probe.report.style import COLUMN, PAGE
+from mllm_probe.results.selection import blocks, floors, headline, real
 
 if TYPE_CHECKING:
     import pandas as pd

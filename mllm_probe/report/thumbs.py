@@ -7,8 +7,8 @@ from pathlib import Path
 from mllm_probe.config.report import FULL, NONE
 from mllm_probe.errors import DataError
 from mllm_probe.files.digests import file_digest
-from mllm_probe.report.examples import Seen
 from mllm_probe.report.inspection_page import SIDE, data_uri
+from mllm_probe.results.examples import Seen
 
 
 @dataclass(frozen=True)

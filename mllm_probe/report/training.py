@@ -1,6 +1,5 @@
 """losses.csv, held_out.csv and what `tune` ends with: a curve of the losses, one line, and its page. Fits nothing."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.files.entries import NUMBER
 from mllm_probe.files.model_names import trained
-from mllm_probe.files.paths import RunPaths, replacing
-from mllm_probe.files.readback import read_entries, read_table
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.readback import read_entries
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.charts import Chart
 from mllm_probe.report.colours import LOSSES, on_page
@@ -19,19 +18,11 @@ from mllm_probe.report.other_page import Part, known_command, picture_uri, write
 
 if TYPE_CHECKING:
     import pandas as pd
+from mllm_probe.results.training import DRAWN, load_losses
 
-DRAWN = {"loss": "whole loss", "lg": "caption loss (lg)", "ld": "structure loss (ld)"}  # columns of losses.csv
 SUMMARY = {**dict.fromkeys(("held_out", "low", "high"), NUMBER), "rows": int, "unit": str, "probed": str}
 SAID = ("held_out", "low", "high", "rows", "unit", "probed")  # of summary.json, in a sentence
 SMOOTHED = 0.05  # the share of all steps that the drawn mean goes over
-
-
-def save_losses(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """A row a step, columns by the first: what is written down depends on the target."""
-    with replacing(path) as part, part.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def show_training(paths: RunPaths, reporter: Reporter, settings: ReportSettings = DEFAULT) -> None:
@@ -44,11 +35,6 @@ def show_training(paths: RunPaths, reporter: Reporter, settings: ReportSettings 
     if lacking:
         reporter.note(lacking)
     reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
-
-
-def load_losses(path: Path) -> "pd.DataFrame":
-    """A row a step. Raises DataError where the file is damaged."""
-    return read_table(path, {}, dict.fromkeys(("step", "lr", *DRAWN), float), optional=DRAWN)
 
 
 def held_out_said(told: Mapping[str, Any]) -> str:

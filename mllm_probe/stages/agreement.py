@@ -18,7 +18,7 @@ from mllm_probe.geometry.similarity import between, similarity
 from mllm_probe.records.problems import Rows
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
-from mllm_probe.report.fidelity import CHANGED, HOME, MODEL, MOVED, REFERENCE, SIDES, Agreement
+from mllm_probe.results.fidelity import CHANGED, HOME, MODEL, MOVED, REFERENCE, SIDES, Agreement
 from mllm_probe.stages.bench import Bench, Fitted, Trial
 from mllm_probe.stages.geometry import draw_samples
 from mllm_probe.stages.prepared import Prepared, filled

@@ -21,8 +21,8 @@ from mllm_probe.files.seals import sealed
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Examples, Sample, digest
 from mllm_probe.records.score import NOT_APPLICABLE
-from mllm_probe.report.alignment import best_layers
-from mllm_probe.report.scores import ScoreFile, load_scores
+from mllm_probe.results.align import best_layers
+from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.stages.alignment import Alignment, Sides, corrected, said_alone, shown_alone
 from mllm_probe.stages.attempts import Attempts
 from mllm_probe.stages.extract import extract_all

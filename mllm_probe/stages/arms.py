@@ -15,11 +15,11 @@ import pandas as pd
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
-from mllm_probe.report.alignment import QUESTIONS, curves
-from mllm_probe.report.arms import BASE, FULL, PERMUTED, PLAIN, Effect
-from mllm_probe.report.fidelity import HEADLINES, HOME, MODEL, REFERENCE, curve, load_agreements
-from mllm_probe.report.predictions import Scored, load_logits, load_scored
-from mllm_probe.report.scores import load_scores
+from mllm_probe.results.align import QUESTIONS, curves
+from mllm_probe.results.fidelity import HEADLINES, HOME, MODEL, REFERENCE, curve, load_agreements
+from mllm_probe.results.logits import Scored, load_logits, load_scored
+from mllm_probe.results.score_file import load_scores
+from mllm_probe.results.training import BASE, FULL, PERMUTED, PLAIN, Effect
 from mllm_probe.stages.alignment import CENTRED, COSINE, MAPPED
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.guards import rare_label

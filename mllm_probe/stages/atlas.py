@@ -18,7 +18,7 @@ from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, compare_layers, similarity
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key
-from mllm_probe.report.geometry import Relation
+from mllm_probe.results.geometry import Relation
 from mllm_probe.stages.prepared import Prepared, filled
 from mllm_probe.stages.transfer import transfer
 

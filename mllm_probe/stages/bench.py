@@ -14,7 +14,7 @@ from mllm_probe.records.problems import Problem
 from mllm_probe.records.protocols import Fit, Probe
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
-from mllm_probe.report.predictions import Scored
+from mllm_probe.results.logits import Scored
 from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.readout import Readout, Source, trained
 from mllm_probe.stats.exchange import handed_on

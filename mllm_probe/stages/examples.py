@@ -10,9 +10,9 @@ import numpy as np
 from mllm_probe.cache.store import write_json
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.samples import Sample
-from mllm_probe.report.answers import leading
-from mllm_probe.report.examples import Example, Examples, Seen, Verdicts
-from mllm_probe.report.predictions import Scored, load_logits
+from mllm_probe.results.examples import Example, Examples, Seen, Verdicts
+from mllm_probe.results.logits import Scored, load_logits
+from mllm_probe.results.selection import leading
 from mllm_probe.stages.prepared import Prepared
 
 

@@ -17,7 +17,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.fidelity import Agreement, save_agreements
+from mllm_probe.results.fidelity import Agreement, save_agreements
 from mllm_probe.stages.agreement import Agreements, corrected
 from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.extract import extract_all

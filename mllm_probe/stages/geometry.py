@@ -16,7 +16,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.geometry.rows import FEWEST
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Picture, Sample
-from mllm_probe.report.geometry import save_relations
+from mllm_probe.results.geometry import save_relations
 from mllm_probe.stages.atlas import MEASURES, Atlas
 from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.report import show_geometry

@@ -12,28 +12,34 @@ from mllm_probe.files.row_file import load_rows, save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.alignment import print_alignment
 from mllm_probe.report.alignments import draw_alignment
-from mllm_probe.report.arms import Effect, draw_arms, print_arms
+from mllm_probe.report.arms import draw_arms, print_arms
 from mllm_probe.report.command_pages import alignment_page, fidelity_page, geometry_page
 from mllm_probe.report.features import draw_features
-from mllm_probe.report.fidelity import load_agreements, print_agreements
+from mllm_probe.report.fidelity import print_agreements
 from mllm_probe.report.figures import draw_layers
-from mllm_probe.report.geometry import load_relations, print_relations
-from mllm_probe.report.group_words import with_words
+from mllm_probe.report.geometry import print_relations
 from mllm_probe.report.heatmaps import draw_geometry
-from mllm_probe.report.law import GroupRow, LawRow, PointRow, print_laws
+from mllm_probe.report.law import print_laws
 from mllm_probe.report.page import leave_page
 from mllm_probe.report.planes import draw_laws
 from mllm_probe.report.plans import draw_plan, draw_recall
-from mllm_probe.report.policy import PlanRow, RecallRow, print_policy
+from mllm_probe.report.policy import print_policy
 from mllm_probe.report.precision import draw_fidelity
 from mllm_probe.report.result import Result
-from mllm_probe.report.scores import load_scores
-from mllm_probe.report.selection import check_selection, selected
-from mllm_probe.report.study import draw_study, load_study, print_study
+from mllm_probe.report.study import draw_study, print_study
 from mllm_probe.report.table import print_table
 from mllm_probe.report.tables import save_tables
 from mllm_probe.report.training import show_training
-from mllm_probe.report.vision_scores import VisionScore, print_vision
+from mllm_probe.report.vision_scores import print_vision
+from mllm_probe.results.fidelity import load_agreements
+from mllm_probe.results.geometry import load_relations
+from mllm_probe.results.group_words import with_words
+from mllm_probe.results.policy import PlanRow, RecallRow
+from mllm_probe.results.score_file import load_scores
+from mllm_probe.results.selection import check_selection, selected
+from mllm_probe.results.study import load_study
+from mllm_probe.results.training import Effect
+from mllm_probe.results.vision import GroupRow, LawRow, PointRow, VisionScore
 from mllm_probe.stages.arms import effects
 
 

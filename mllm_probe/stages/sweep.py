@@ -23,7 +23,7 @@ from mllm_probe.records.protocols import Probe, Reporter
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key
 from mllm_probe.report.page import leave_page
-from mllm_probe.report.scores import ScoreFile
+from mllm_probe.results.score_file import ScoreFile
 from mllm_probe.stages.analyses import Analyses
 from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary, summarised

@@ -29,7 +29,8 @@ from mllm_probe.files.seals import sealed
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Picture, digest
-from mllm_probe.report.training import save_losses, show_training
+from mllm_probe.report.training import show_training
+from mllm_probe.results.training import save_losses
 from mllm_probe.stages.after import follow, followers
 from mllm_probe.stages.asked import together
 from mllm_probe.stages.labels import label_identity, plan_labels, slice_vectors

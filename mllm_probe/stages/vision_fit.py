@@ -19,7 +19,8 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
-from mllm_probe.report.law import MEASURES, GroupRow, LawRow, PointRow
+from mllm_probe.report.law import MEASURES
+from mllm_probe.results.vision import GroupRow, LawRow, PointRow
 from mllm_probe.stages.report import show_fit
 from mllm_probe.vision.law import (
     COEFFICIENTS,

@@ -12,7 +12,7 @@ from mllm_probe.config.vision import LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN, Score
 from mllm_probe.geometry.rows import clip_outliers
 from mllm_probe.geometry.similarity import compare_layers, similarity
 from mllm_probe.records.sites import Site
-from mllm_probe.report.vision_scores import MEAN, VisionScore
+from mllm_probe.results.vision import MEAN, VisionScore
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.vision.alignment import a_cos, a_loglik
 from mllm_probe.vision.correspondence import OVER, PER_IMAGE, Matched, pck, pck_interval

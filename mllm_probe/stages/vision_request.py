@@ -33,7 +33,7 @@ from mllm_probe.geometry.rows import FEWEST
 from mllm_probe.models.checkpoint import check_settings, find_checkpoint
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Collection, Picture, digest
-from mllm_probe.report.vision_scores import VisionScore
+from mllm_probe.results.vision import VisionScore
 from mllm_probe.stages.vision_models import named_model
 from mllm_probe.vision.correspondence import matcher
 from mllm_probe.vision.frames import drawer

@@ -17,7 +17,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import load_rows, save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Site
-from mllm_probe.report.vision_scores import VisionScore, save_representations
+from mllm_probe.results.vision import VisionScore, save_representations
 from mllm_probe.stages.report import show_vision
 from mllm_probe.stages.vision_features import Features, matched, pooled
 from mllm_probe.stages.vision_measures import correspondence, cosines, likelihood, with_labels, with_text

@@ -129,7 +129,7 @@ def _by_data(tasks: Mapping[str, Sequence["FinishedRun"]], reporter: "Reporter")
 
 def _measured(run: "FinishedRun", metric: str | None) -> "FinishedRun":
     """The run with another measure as its headline. Raises ConfigError where it was not measured."""
-    from mllm_probe.report.selection import measures, selected
+    from mllm_probe.results.selection import measures, selected
 
     if metric is None:
         return run
@@ -205,7 +205,7 @@ def _baseline(runs: Sequence["FinishedRun"], given: str | None) -> str | None:
 def _save_scores(runs: Sequence["FinishedRun"], paths: ComparisonPaths, parquet: bool) -> None:
     """The rows of all runs as their files have them, each with the run's label and its place below the folder that
     holds all of them."""
-    from mllm_probe.report.scores import COLUMNS, load_scores
+    from mllm_probe.results.score_file import COLUMNS, load_scores
 
     above = os.path.commonpath([run.folder for run in runs])
     added = [(run.label, run.folder.relative_to(above).as_posix()) for run in runs]

@@ -10,15 +10,17 @@ from mllm_probe.files.paths import ComparisonPaths
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import ALPHA
-from mllm_probe.report.answers import Reading, leading, load_tests
+from mllm_probe.report.answers import Reading
 from mllm_probe.report.charts import depth_chart
 from mllm_probe.report.colours import of_others
 from mllm_probe.report.comparison import draw_comparison
-from mllm_probe.report.group_words import many_of
 from mllm_probe.report.markup import screen
 from mllm_probe.report.other_page import Part, picture_uri, write_other
 from mllm_probe.report.sparkline import print_curves
 from mllm_probe.report.tasks import charts, draw_tasks, one_scale, said, tasks_of, tasks_view
+from mllm_probe.results.group_words import many_of
+from mllm_probe.results.selection import leading
+from mllm_probe.results.test_file import load_tests
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 from mllm_probe.tools.ranking import Rank
 from mllm_probe.tools.runs import FinishedRun

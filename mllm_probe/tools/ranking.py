@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.files.paths import replacing
-from mllm_probe.report.group_words import one_of
-from mllm_probe.report.predictions import load_logits
+from mllm_probe.results.group_words import one_of
+from mllm_probe.results.logits import load_logits
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
 from mllm_probe.stats.flips import max_t_flips
 from mllm_probe.stats.guards import rare_label

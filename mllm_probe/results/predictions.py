@@ -16,7 +16,7 @@ from mllm_probe.files.paths import RunPaths, replacing
 from mllm_probe.files.readback import damaged, read_table
 from mllm_probe.files.seals import check_sealed
 from mllm_probe.records.score import ASKED, TOLD
-from mllm_probe.report.predictions import Scored, by_label, load_scored
+from mllm_probe.results.logits import Scored, by_label, load_scored
 
 if TYPE_CHECKING:
     import pandas as pd
