@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from scipy.fft import dct
 
-from mllm_probe.probes.linear import LinearFit, logits_of
 from mllm_probe.probes.logistic import Logistic
+from mllm_probe.probes.solving.linear import LinearFit, logits_of
 from mllm_probe.records.problems import Compute, LayerData, Problem
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.measures import METRICS

@@ -12,14 +12,14 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from mllm_probe.probes.basis import Basis
-from mllm_probe.probes.features import Features
-from mllm_probe.probes.linear import LinearFit
 from mllm_probe.probes.logistic import Logistic
-from mllm_probe.probes.losses import Sigmoid, Softmax, Squared
 from mllm_probe.probes.mean_difference import MeanDifference
 from mllm_probe.probes.ridge import Ridge
-from mllm_probe.probes.solver import GAP, Solution, Work, solve
+from mllm_probe.probes.solving.basis import Basis
+from mllm_probe.probes.solving.linear import LinearFit
+from mllm_probe.probes.solving.objectives import Sigmoid, Softmax, Squared
+from mllm_probe.probes.solving.solver import GAP, Solution, Work, solve
+from mllm_probe.probes.solving.standardised import Features
 from mllm_probe.records.problems import LayerData, Problem
 
 STRENGTHS = (1e-4, 1e-2, 1.0, 100.0)
@@ -114,7 +114,7 @@ def settled(ours: np.ndarray, exact: np.ndarray) -> np.ndarray:
 def test_no_decision_differs_from_that_of_the_exact_optimum(loss: str, way: str, monkeypatch: Any) -> None:
     """On every row, trained on or not: a logit is off by no more than certified, and the certificate is tight."""
     if way == "shared steps":
-        monkeypatch.setattr("mllm_probe.probes.newton.AFFORDABLE", 0)
+        monkeypatch.setattr("mllm_probe.probes.solving.newton.AFFORDABLE", 0)
     probe, kind = Ridge if loss == "squared" else Logistic, "classes" if loss == "softmax" else "binary"
     for x, y, train, penalty in cases(loss, 1):
         data, scaled = LayerData(torch.from_numpy(x)), StandardScaler().fit(x[train]).transform(x)
@@ -137,9 +137,9 @@ def stopped(loss: str, x: np.ndarray, t: np.ndarray, penalty: float, steps: int)
     one, row = torch.ones(1, dtype=torch.float64), torch.full((1, len(x)), 1 / len(x), dtype=torch.float64)
     work = Work(LOSSES[loss], torch.from_numpy(signs.T[None]), row, penalty * one, one.expand(1, x.shape[1]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mllm_probe.probes.solver.EXACT", 0)
-        patch.setattr("mllm_probe.probes.solver.ROUGH", steps)
-        patch.setattr("mllm_probe.probes.solver.ROUGH_BEFORE_NEWTON", steps)
+        patch.setattr("mllm_probe.probes.solving.solver.EXACT", 0)
+        patch.setattr("mllm_probe.probes.solving.solver.ROUGH", steps)
+        patch.setattr("mllm_probe.probes.solving.solver.ROUGH_BEFORE_NEWTON", steps)
         found = solve(features, Basis.of(features), work)
     share = np.c_[t, 1 - t].mean(0) if loss == "sigmoid" else t.mean(0)
     return found, float(t.var() / 2 if loss == "squared" else -(share * np.log(share)).sum())

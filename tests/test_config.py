@@ -108,7 +108,7 @@ def test_plus_typo_is_refused_at_every_depth() -> None:
         ({"_target_": "mllm_probe.probes.logistic.Logistic", "lamdas": [1]}, "did you mean 'lambdas'"),
         ({"_target_": "mllm_probe.data.coco.Coco"}, "Coco is no Probe: it lacks fit"),
         ({"_target_": "mllm_probe.data.scenes.Scenes", "pictures": "3"}, "pictures='3' must be a whole number"),
-        ({"_target_": "mllm_probe.probes.solver.GAP"}, "is no class"),
+        ({"_target_": "mllm_probe.probes.solving.solver.GAP"}, "is no class"),
         ({}, "a node with _target_ is needed"),
         ("logistic", "a node with _target_ is needed"),
     ],

@@ -17,9 +17,9 @@ from test_sweep import folder
 
 from mllm_probe.errors import ConfigError
 from mllm_probe.integration import Recipe, recipe
-from mllm_probe.probes import features
 from mllm_probe.probes.attention import Attention
 from mllm_probe.probes.logistic import Logistic
+from mllm_probe.probes.solving import standardised as features
 from mllm_probe.records.problems import Compute, LayerData, Problem
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages.gains import BY_LAYERS, BY_ONE, BY_WIDTH, LOSS, NO_GAIN, _order, _verdict

@@ -8,7 +8,7 @@ from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.ridge import Ridge
-from mllm_probe.probes.words import bag_of_words
+from mllm_probe.probes.solving.question_only import bag_of_words
 from mllm_probe.records.problems import LayerData, Problem
 
 

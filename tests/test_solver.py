@@ -8,15 +8,15 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.preprocessing import StandardScaler
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.probes import basis as basis_module
-from mllm_probe.probes import linear as linear_module
-from mllm_probe.probes.basis import Basis
-from mllm_probe.probes.features import Features
-from mllm_probe.probes.linear import LinearFit, logits_of
 from mllm_probe.probes.logistic import Logistic
-from mllm_probe.probes.newton import newton_direction
 from mllm_probe.probes.ridge import Ridge
-from mllm_probe.probes.solver import GAP
+from mllm_probe.probes.solving import basis as basis_module
+from mllm_probe.probes.solving import linear as linear_module
+from mllm_probe.probes.solving.basis import Basis
+from mllm_probe.probes.solving.linear import LinearFit, logits_of
+from mllm_probe.probes.solving.newton import newton_direction
+from mllm_probe.probes.solving.solver import GAP
+from mllm_probe.probes.solving.standardised import Features
 from mllm_probe.records.problems import Compute, LayerData, Problem
 
 LAMBDAS = (1e-4, 1e-2, 1.0)
@@ -158,7 +158,7 @@ def test_streaming_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     data = layer(700, 60)
     y, train = noisy(data), split(700)
     (held,) = Logistic().fit(data, [Problem(y, train, ~train)])
-    monkeypatch.setattr("mllm_probe.probes.features.CHUNK_BYTES", 8 * 60 * 64)
+    monkeypatch.setattr("mllm_probe.probes.solving.standardised.CHUNK_BYTES", 8 * 60 * 64)
     streamed_data = LayerData(data.rows, compute=Compute(memory=1000))
     assert Features(streamed_data, train).streamed
     (streamed,) = Logistic().fit(streamed_data, [Problem(y, train, ~train)])
@@ -200,7 +200,7 @@ def test_every_way_to_the_optimum_ends_there(way: str, monkeypatch: pytest.Monke
         monkeypatch.setattr(basis_module, "FULL", 16)
         monkeypatch.setattr(basis_module, "LEADING", 8)
     if way != "leading directions only":
-        monkeypatch.setattr("mllm_probe.probes.newton.AFFORDABLE", 0)
+        monkeypatch.setattr("mllm_probe.probes.solving.newton.AFFORDABLE", 0)
     data = layer(150, 60)
     y, train = noisy(data), split(150)
     (fit,) = Logistic(lambdas=(1e-4,)).fit(data, [Problem(y, train, ~train)])

@@ -14,9 +14,9 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from mllm_probe.errors import ConfigError, ProbeError, choices
-from mllm_probe.probes.checks import check_problems
-from mllm_probe.probes.features import Features, chunks
-from mllm_probe.probes.pairs import Halves, halves
+from mllm_probe.probes.solving.contrast_pairs import Halves, halves
+from mllm_probe.probes.solving.standardised import Features, chunks
+from mllm_probe.probes.solving.valid_problem import check_problems
 from mllm_probe.records.problems import LayerData, Problem
 
 VARIANTS = ("ccs", "crc")

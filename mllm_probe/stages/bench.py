@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
-from mllm_probe.probes.linear import logits_of
+from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import Problem
 from mllm_probe.records.protocols import Fit, Probe
 from mllm_probe.records.samples import digest

@@ -9,7 +9,7 @@ from mllm_probe.cache.coverage import Coverage
 from mllm_probe.errors import ConfigError
 from mllm_probe.geometry.rows import is_constant
 from mllm_probe.geometry.similarity import Comparison
-from mllm_probe.probes.linear import logits_of
+from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import LayerData
 from mllm_probe.records.protocols import Fit
 from mllm_probe.records.sites import Key

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from mllm_probe.probes.basis import Basis
-from mllm_probe.probes.features import Features
+from mllm_probe.probes.solving.basis import Basis
+from mllm_probe.probes.solving.standardised import Features
 from mllm_probe.records.problems import LayerData, Rows
 from mllm_probe.vision.controls import PCA, RELU
 

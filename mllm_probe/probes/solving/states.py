@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.probes.features import Features
+from mllm_probe.probes.solving.standardised import Features
 from mllm_probe.records.problems import LayerData, Problem
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from mllm_probe.errors import ConfigError, ProbeError
-from mllm_probe.probes.basis import Basis
-from mllm_probe.probes.features import Features, chunks
-from mllm_probe.probes.losses import Loss
-from mllm_probe.probes.solver import Solution, Work, finish, solve
+from mllm_probe.probes.solving.basis import Basis
+from mllm_probe.probes.solving.objectives import Loss
+from mllm_probe.probes.solving.solver import Solution, Work, finish, solve
+from mllm_probe.probes.solving.standardised import Features, chunks
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.protocols import Fit
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mllm_probe.probes.basis import Basis
-from mllm_probe.probes.features import Features
-from mllm_probe.probes.losses import At, Loss
-from mllm_probe.probes.newton import affordable, conjugate_gradients, newton_direction
+from mllm_probe.probes.solving.basis import Basis
+from mllm_probe.probes.solving.newton import affordable, conjugate_gradients, newton_direction
+from mllm_probe.probes.solving.objectives import At, Loss
+from mllm_probe.probes.solving.standardised import Features
 
 GAP = 1e-6
 MEMORY = 12  # steps that the curvature estimate remembers

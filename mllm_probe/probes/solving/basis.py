@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mllm_probe.probes.features import Features
+from mllm_probe.probes.solving.standardised import Features
 
 FULL = 1536  # up to so many rows or columns the whole basis is cheaper than the steps it saves
 LEADING = 256

@@ -1,0 +1,1 @@
+"""How probes are fitted: the convex solver, descent, and what they share."""
