@@ -47,7 +47,7 @@ from mllm_probe.stats import intervals
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.measures import measure
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 PICTURES = int(sys.argv[1]) if len(sys.argv) > 1 else 600
 OUTPUTS = OutputPaths(Path(sys.argv[2] if len(sys.argv) > 2 else "outputs"))

@@ -24,8 +24,8 @@ from mllm_probe.records.protocols import Task
 from mllm_probe.records.samples import Examples, Sample
 from mllm_probe.records.sites import Key
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.objects import Objects
+from mllm_probe.tasks.splits import Folds
 
 
 def held_out(task: Task, pictures: int, seed: int, folder: Path) -> Examples:

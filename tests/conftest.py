@@ -34,7 +34,7 @@ from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.samples import Collection, Examples, Sample
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 torch.set_num_threads(1)
 

@@ -19,8 +19,8 @@ from mllm_probe.models.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Anatomy, Key, Site
-from mllm_probe.stages.after import followers
 from mllm_probe.stages.tune import check
+from mllm_probe.train.follow_up import followers
 from mllm_probe.train.material import Target
 
 CONF = config_dir()

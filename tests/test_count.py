@@ -14,7 +14,7 @@ from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Picture
 from mllm_probe.tasks.count import Count
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 FOLDS = Folds(blocks=3)
 EACH = "How many of these are in this image: {category}?"

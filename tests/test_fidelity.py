@@ -26,7 +26,7 @@ from mllm_probe.results.fidelity import Agreement, load_agreements
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages.agreement import corrected
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 RNG = np.random.default_rng(0)
 TEXTS = ("run", "model", "revision", "quantization", "reference", "cache", "reference_cache", "dataset", "task")

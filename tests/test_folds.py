@@ -16,7 +16,7 @@ from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.records.samples import Collection, Decision, Examples, Picture, Sample
 from mllm_probe.stages.artifacts import save_splits
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import TEST, VAL, Folds, leaks, read_splits, rowwise
+from mllm_probe.tasks.splits import TEST, VAL, Folds, leaks, read_splits, rowwise
 
 PICTURES = [Picture(str(i), Path(f"{i:012d}.jpg"), f"d{i:02d}") for i in range(40)]
 

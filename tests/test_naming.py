@@ -18,10 +18,10 @@ from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.report.classes import Confusion
 from mllm_probe.results.logits import Scored
 from mllm_probe.results.selection import leading
-from mllm_probe.tasks.folds import Folds
-from mllm_probe.tasks.naming import Names
+from mllm_probe.tasks.label_names import Names
 from mllm_probe.tasks.questions import Questions
 from mllm_probe.tasks.rare import without_rare
+from mllm_probe.tasks.splits import Folds
 
 
 def named(*labels: Any, **settings: Any) -> tuple[str, ...]:

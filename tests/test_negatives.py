@@ -17,9 +17,9 @@ from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Decision, Examples, Picture
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import TEST, Folds
+from mllm_probe.tasks.hard_negatives import similar
 from mllm_probe.tasks.matching import exchange
-from mllm_probe.tasks.similar import similar
+from mllm_probe.tasks.splits import TEST, Folds
 from mllm_probe.tasks.swap import _pattern, replaced, swap
 
 FOLDS = Folds(blocks=4)

@@ -10,8 +10,8 @@ from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Decision, Examples
 from mllm_probe.tasks.candidates import Company
-from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.objects import Objects
+from mllm_probe.tasks.splits import Folds
 
 FOLDS = Folds(blocks=4)
 

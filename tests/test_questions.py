@@ -15,8 +15,8 @@ from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.protocols import Dataset, Task
 from mllm_probe.records.samples import Collection, Examples, Picture, Row
-from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.questions import Questions
+from mllm_probe.tasks.splits import Folds
 
 POPE = REAL / "pope_subset"
 FOLDS = Folds(blocks=2)

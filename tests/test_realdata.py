@@ -11,8 +11,8 @@ from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import Folds
 from mllm_probe.tasks.objects import Objects
+from mllm_probe.tasks.splits import Folds
 
 COCO = REAL / "coco_subset"
 pytestmark = [

@@ -15,7 +15,7 @@ from mllm_probe.records.sites import Key
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 ARGS = (*QUICK, "layers.towers=[lm]", "extract.positions=[last]", "sweep.permutations=50")
 Planted = pytest.MonkeyPatch

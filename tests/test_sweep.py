@@ -31,7 +31,7 @@ from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.sweep import _remarks
 from mllm_probe.stats.coding import blocks
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 LM = ("layers.towers=[lm]", "extract.positions=[last,mean_text]")
 

@@ -10,9 +10,9 @@ from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.records.samples import Collection, Examples, Picture, Sample
 from mllm_probe.tasks.candidates import Candidate
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import TEST, Folds
 from mllm_probe.tasks.matching import exchange
 from mllm_probe.tasks.objects import Objects
+from mllm_probe.tasks.splits import TEST, Folds
 
 FOLDS = Folds(blocks=4)
 

@@ -19,7 +19,7 @@ class DataSettings:
 
 @dataclass
 class SplitSettings:
-    """Shares of pictures: `test`, and `val` of the `blocks` that the others are cut into, see mllm_probe.tasks.folds.
+    """Shares of pictures: `test`, and `val` of the `blocks` that the others are cut into, see mllm_probe.tasks.splits.
 
     `unit` picture keeps a picture on one side, `near_duplicates` together with those that look the same; unit row does
     not, and leaks. `file` is a CSV of picture,split that takes the place of the shares.

@@ -13,7 +13,7 @@ from typing import Any
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.groups import joined
 from mllm_probe.data.pictures import check_decodes, named_file
-from mllm_probe.data.records import Numbered, read_records
+from mllm_probe.data.readers import Numbered, read_records
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Picture, Row

@@ -32,7 +32,7 @@ from mllm_probe.stages.report import show_alignment
 from mllm_probe.stages.variants import loaded_otherwise
 from mllm_probe.sugar.gallery import FEWEST, Claim, Gallery, draw_pictures
 from mllm_probe.tasks.entailment import Entailment
-from mllm_probe.tasks.folds import SPLITS
+from mllm_probe.tasks.splits import SPLITS
 
 
 def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:

@@ -16,9 +16,9 @@ from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.stages.readable import readable
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.covariates import covaried
-from mllm_probe.tasks.folds import Folds, leaks, rowwise
 from mllm_probe.tasks.questions import DROP
 from mllm_probe.tasks.rare import without_rare
+from mllm_probe.tasks.splits import Folds, leaks, rowwise
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

@@ -19,8 +19,8 @@ from mllm_probe.files.digests import Digests
 from mllm_probe.records.protocols import Dataset, Reporter, Task
 from mllm_probe.records.samples import Collection, Decision, Examples
 from mllm_probe.stages.asked import asked, common, opened, together, told
-from mllm_probe.tasks.folds import TEST, Folds
-from mllm_probe.tasks.naming import bare, words
+from mllm_probe.tasks.label_names import bare, words
+from mllm_probe.tasks.splits import TEST, Folds
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

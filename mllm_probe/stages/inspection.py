@@ -21,7 +21,7 @@ from mllm_probe.report.inspection import Inspection, inspection, without_codes
 from mllm_probe.report.inspection_page import page
 from mllm_probe.stages.examples import below, folder_of
 from mllm_probe.stages.prepared import Prepared
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 FIRST = 3  # samples of a run
 

@@ -25,7 +25,7 @@ from mllm_probe.stages.elsewhere import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
 from mllm_probe.stages.variants import with_variants
 from mllm_probe.tasks.answer_words import check_words
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

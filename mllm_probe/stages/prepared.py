@@ -24,7 +24,7 @@ from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
 from mllm_probe.stages.attempts import Attempts
 from mllm_probe.tasks.answer_words import bound
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 from mllm_probe.vision.controls import Arms
 
 if TYPE_CHECKING:

@@ -31,15 +31,15 @@ from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Picture, digest
 from mllm_probe.report.training import show_training
 from mllm_probe.results.training import save_losses
-from mllm_probe.stages.after import follow, followers
 from mllm_probe.stages.asked import together
 from mllm_probe.stages.labels import label_identity, plan_labels, slice_vectors
 from mllm_probe.stages.readable import readable
 from mllm_probe.stats.bootstrap import Resamples, interval
-from mllm_probe.tasks.folds import TEST, Folds
-from mllm_probe.train.estimate import GB
+from mllm_probe.tasks.splits import TEST, Folds
+from mllm_probe.train.follow_up import follow, followers
 from mllm_probe.train.loop import train
 from mllm_probe.train.material import HeldOut, Material, Target
+from mllm_probe.train.memory import GB
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

@@ -19,8 +19,8 @@ from mllm_probe.models.projections import low_rank_parameters, projections
 from mllm_probe.sugar.apprentice import SugarApprentice
 from mllm_probe.sugar.loss import retrieval_head
 from mllm_probe.sugar.settings import SugarSettings
-from mllm_probe.train.estimate import Memory, Shape, training_memory
 from mllm_probe.train.material import Material
+from mllm_probe.train.memory import Memory, Shape, training_memory
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from mllm_probe.errors import ConfigError, choices, few
 from mllm_probe.records.samples import Examples
-from mllm_probe.tasks.naming import NO, YES, bare, mapping, typed_names
+from mllm_probe.tasks.label_names import NO, YES, bare, mapping, typed_names
 
 SETTING = "extract.answers"
 LIKE = "{yes: Yes, no: No}"

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.records.samples import Collection, Decision, Examples, Picture, Sample, digest
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 ALL = "object"
 

@@ -16,9 +16,9 @@ from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.records.samples import NO_YES, Collection, Decision, Examples, Picture, Sample, digest
-from mllm_probe.tasks.folds import TEST, Folds
+from mllm_probe.tasks.hard_negatives import similar
 from mllm_probe.tasks.matching import Claim, exchange
-from mllm_probe.tasks.similar import similar
+from mllm_probe.tasks.splits import TEST, Folds
 from mllm_probe.tasks.swap import swap
 
 NEGATIVES = ("random", "similar", "object_swap")

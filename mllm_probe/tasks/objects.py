@@ -14,7 +14,7 @@ from typing import ClassVar
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.records.samples import NO_YES, Collection, Decision, Examples, Picture, Sample, digest
 from mllm_probe.tasks.candidates import ABSENT, BALANCES, BY_PICTURE, Candidate, Company, Drawing
-from mllm_probe.tasks.folds import Folds
+from mllm_probe.tasks.splits import Folds
 
 LISTED = "This image contains the following types of objects: {categories}"
 PROMPTS = {"single": "Is there {a_category} in this image?", "list": LISTED, "none": LISTED, "present_only": LISTED}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mllm_probe.errors import DataError, count, few
 from mllm_probe.records.samples import Examples
-from mllm_probe.tasks.folds import SPLITS, Folds
+from mllm_probe.tasks.splits import SPLITS, Folds
 
 
 def without_rare(examples: Examples, folds: Folds, seeds: Sequence[int]) -> Examples:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from mllm_probe.config.tune import TrainSettings
 from mllm_probe.data.documents import Slice
 from mllm_probe.records.samples import Picture
-from mllm_probe.train.estimate import Memory
 from mllm_probe.train.loop import Learner
+from mllm_probe.train.memory import Memory
 
 
 @dataclass(frozen=True)

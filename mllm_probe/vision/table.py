@@ -14,7 +14,7 @@ import numpy as np
 from mllm_probe.config.vision import FitSettings
 from mllm_probe.data.coco import BAD_ROW
 from mllm_probe.data.places import lacking
-from mllm_probe.data.records import read_records
+from mllm_probe.data.readers import read_records
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.vision.law import FEWEST, min_max
 
