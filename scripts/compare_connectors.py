@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mllm_probe.integration import KINDS, MLP
+from mllm_probe.features.recipes import KINDS, MLP
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.paired import difference

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mllm_probe.config.build import build
+from mllm_probe.config.build import MOVED, build, first_named
 from mllm_probe.config.extract import LayerSettings
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.config.schemas import plain, register_schemas, run_digest, typed
@@ -197,3 +197,11 @@ def test_conf_files_say_what_they_are() -> None:
 
 def test_composed_configs_are_readable_yaml(tmp_path: Path) -> None:
     assert "task:" in OmegaConf.to_yaml(OmegaConf.structured(composed()))
+
+
+def test_a_class_that_moved_is_built_by_its_old_name_and_changes_no_digest() -> None:
+    for old, new in MOVED.items():
+        assert type(build({"_target_": old}, Feature)) is type(build({"_target_": new}, Feature))
+        assert first_named({"a": [{"_target_": new, "b": 1}]}) == {"a": [{"_target_": old, "b": 1}]}
+    ours = composed("features=[sci,dci]")
+    assert {node["_target_"] for node in plain(ours)["features"].values()} <= set(MOVED)

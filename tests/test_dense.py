@@ -16,17 +16,17 @@ from sklearn.decomposition import PCA as SklearnPCA
 from test_sweep import folder
 
 from mllm_probe.errors import ConfigError
-from mllm_probe.integration import Recipe, recipe
+from mllm_probe.features.controls import Arms
+from mllm_probe.features.derived import reduced, widened
+from mllm_probe.features.integrated_rows import Pooled, Strung, pooled
+from mllm_probe.features.integrations import Concat, Dci, Sci, Sti
+from mllm_probe.features.recipes import Recipe, recipe
 from mllm_probe.probes.attention import Attention
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.solving import standardised as features
 from mllm_probe.records.problems import Compute, LayerData, Problem
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages.gains import BY_LAYERS, BY_ONE, BY_WIDTH, LOSS, NO_GAIN, _order, _verdict
-from mllm_probe.vision.controls import Arms
-from mllm_probe.vision.derived import reduced, widened
-from mllm_probe.vision.features import Concat, Dci, Sci, Sti
-from mllm_probe.vision.rows import Pooled, Strung, pooled
 
 SEED = 3
 PICTURE = ("layers.towers=[lm]", "extract.positions=[mean_image]", "task=objects", "task.per_category=6")

@@ -23,9 +23,9 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 from mllm_probe.config.compose import composed
 from mllm_probe.config.tune import TrainSettings
 from mllm_probe.errors import ConfigError, TrainError
+from mllm_probe.features.recipes import KINDS, integrate, recipe
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.store_paths import TrainingPaths
-from mllm_probe.integration import KINDS, integrate, recipe
 from mllm_probe.models.captions import captioned, losses
 from mllm_probe.models.dense import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
 from mllm_probe.models.hf import load_model

@@ -11,6 +11,14 @@ from mllm_probe.config.dotted import LISTED, MAPPED, TYPES, show
 from mllm_probe.errors import ConfigError, choices
 
 T = TypeVar("T")
+# Where classes are that configs of older releases name, by those names.
+MOVED = {
+    **{
+        f"mllm_probe.vision.features.{name}": f"mllm_probe.features.integrations.{name}"
+        for name in ("Sti", "Sci", "Dci", "Concat")
+    },
+    "mllm_probe.vision.features.Single": "mllm_probe.features.single.Single",
+}
 
 
 def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] = (), at: str = "", **more: Any) -> T:
@@ -27,7 +35,7 @@ def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] =
     _check_type(target, str, f"{at}._target_")
     if target.split(".")[0] not in ("mllm_probe", *plugins):
         raise ConfigError(f"_target_={target} is refused: list its package in plugins to allow it")
-    made = _locate(target)
+    made = _locate(MOVED.get(target, target))
     given = {name: value for name, value in node.items() if name != "_target_"}
     accepted = inspect.signature(made).parameters
     for name, value in given.items():
@@ -41,6 +49,16 @@ def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] =
     if lacking:
         raise ConfigError(f"{target} is no {expected.__name__}: it lacks {', '.join(lacking)}")
     return thing
+
+
+def first_named(node: Any) -> Any:
+    """Plain values with every `_target_` under the name it had first, so that digests of them outlive a move."""
+    names = {new: old for old, new in MOVED.items()}
+    if isinstance(node, list):
+        return [first_named(each) for each in node]
+    if not isinstance(node, Mapping):
+        return node
+    return {key: names.get(value, value) if key == "_target_" else first_named(value) for key, value in node.items()}
 
 
 def _check_type(value: Any, annotation: Any, what: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from mllm_probe import __version__
+from mllm_probe.config.build import first_named
 from mllm_probe.config.data import DataSettings, SplitSettings
 from mllm_probe.config.extract import CacheSettings, ExtractSettings, LayerSettings, PathSettings
 from mllm_probe.config.geometry import AlignSettings, FidelitySettings, GeometrySettings
@@ -237,8 +238,8 @@ def _refuse_unknown(node: Any, schema: Any, where: str) -> None:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """The config as nested plain values, `_target_` nodes included."""
-    return dataclasses.asdict(config)
+    """The config as nested plain values, as digests take it: with the first names of classes that have moved."""
+    return dict(first_named(dataclasses.asdict(config)))
 
 
 def save_config(config: Any, path: Path) -> None:

@@ -27,7 +27,7 @@ from transformers.activations import ACT2FN
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from mllm_probe.errors import ConfigError, ModelError, choices
-from mllm_probe.integration import STI, Recipe, integrate
+from mllm_probe.features.recipes import STI, Recipe, integrate
 
 PROJECTOR = "multi_modal_projector"
 REDUCTIONS = NONE, HALVED, FRAMES = "none", "halved", "frames"

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
+from mllm_probe.features.controls import BEST, FINAL, WIDTH
 from mllm_probe.records import units
 from mllm_probe.report.colours import ALONE, DASHES, OTHER, OWN, SHOWN, SINGLE, WIDE
 from mllm_probe.report.colours import FEATURES as COLOUR
@@ -20,7 +21,6 @@ from mllm_probe.report.finish import save
 from mllm_probe.report.shapes import p_said
 from mllm_probe.report.style import wrapped
 from mllm_probe.results.selection import headline, real
-from mllm_probe.vision.controls import BEST, FINAL, WIDTH
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
-from mllm_probe.integration import STI
+from mllm_probe.features.controls import BEST, FINAL, WIDTH
+from mllm_probe.features.recipes import STI
 from mllm_probe.stages.bench import COPY_CEILING, Trial
 from mllm_probe.stages.integrations import Place, places
 from mllm_probe.stages.scoring import Scoring
@@ -18,7 +19,6 @@ from mllm_probe.stages.verdicts import ABOVE, BELOW, Test, numbers, signed
 from mllm_probe.stats.hypotheses import FAILS, HOLDS, UNDECIDED
 from mllm_probe.stats.paired import known
 from mllm_probe.stats.permutation import holm_within
-from mllm_probe.vision.controls import BEST, FINAL, WIDTH
 
 INTEGRATION = "integration"  # the test of tests.csv: an integration minus one of its controls or another integration
 OTHER_LABELS = (CONTROL_TASK, PERMUTED, COPY_CEILING)

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.integration import MLP, STI, Recipe
+from mllm_probe.features.controls import BEST, PCA, RELU, Arms
+from mllm_probe.features.derived import Derived, reduced, widened
+from mllm_probe.features.integrated_rows import Pooled, Strung
+from mllm_probe.features.recipes import MLP, STI, Recipe
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.stages.bench import Bench, Trial, fitted
@@ -18,9 +21,6 @@ from mllm_probe.stages.prepared import FLOORS, Prepared
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.peak import preferred
-from mllm_probe.vision.controls import BEST, PCA, RELU, Arms
-from mllm_probe.vision.derived import Derived, reduced, widened
-from mllm_probe.vision.rows import Pooled, Strung
 
 Found = tuple[list[Trial], list[Score]]
 

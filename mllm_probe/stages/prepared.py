@@ -14,6 +14,7 @@ from mllm_probe.config.schemas import RunConfig
 from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
+from mllm_probe.features.controls import Arms
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import prune
 from mllm_probe.models.adapters import adapter_digests
@@ -25,7 +26,6 @@ from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Si
 from mllm_probe.stages.attempts import Attempts
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.splits import Folds
-from mllm_probe.vision.controls import Arms
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

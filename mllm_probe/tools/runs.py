@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.config.build import first_named
 from mllm_probe.config.dotted import flat
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
@@ -159,7 +160,7 @@ def _loaded(paths: RunPaths) -> FinishedRun:
             f"{paths.summary} lacks the entry '{absent[0]}': it was cut or edited, or is of an older release; {REPEAT}"
         )
     table = with_words(load_scores(paths.scores), paths.config)
-    found = FinishedRun(paths, table, summary, flat(read_config(paths.config)))
+    found = FinishedRun(paths, table, summary, flat(first_named(read_config(paths.config))))
     _ = found.level, load_tests(paths.tests)
     return found
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.extraction.ahead import ahead
-from mllm_probe.integration import POOLED, recipe
+from mllm_probe.features.recipes import POOLED, recipe
 from mllm_probe.models.adapters import write_origin
 from mllm_probe.models.captions import Captioned, captioned, losses
 from mllm_probe.models.dense import NONE, DenseProjector, as_loaded, attach, export, final_state

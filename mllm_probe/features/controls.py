@@ -19,7 +19,7 @@ from math import comb
 import numpy as np
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.integration import MLP, Recipe
+from mllm_probe.features.recipes import MLP, Recipe
 
 FINAL = "final_layer"
 CONTROLS = REPEATED, RELU, PCA, RANDOM_LAYERS, BEST, ALL = (

@@ -8,23 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mllm_probe.errors import ConfigError
-from mllm_probe.integration import DCI, POOLED, SCI, STI, Recipe, recipe
-from mllm_probe.vision.controls import CONTROLS, Arms, check_controls
-
-
-@dataclass(frozen=True)
-class Single:
-    """The layers as they are, one by one."""
-
-    name: str = "single"
-
-    def arms(self, blocks: int, final: int | None) -> None:
-        """There is no integration."""
+from mllm_probe.features.controls import CONTROLS, Arms, check_controls
+from mllm_probe.features.recipes import DCI, POOLED, SCI, STI, Recipe, recipe
 
 
 @dataclass(frozen=True)
 class _Integrated:
-    """`controls` go beside it, see `mllm_probe.vision.controls`; `random_sets` of layers are drawn by `seed`. `name` is
+    """`controls` go beside it, see `mllm_probe.features.controls`; `random_sets` of layers are drawn by `seed`. `name` is
     its place under `features`."""
 
     name: str = ""

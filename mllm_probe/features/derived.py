@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from mllm_probe.features.controls import PCA, RELU
 from mllm_probe.probes.solving.basis import Basis
 from mllm_probe.probes.solving.standardised import Features
 from mllm_probe.records.problems import LayerData, Rows
-from mllm_probe.vision.controls import PCA, RELU
 
 EXACT = 4096  # up to so many rows or columns the principal axes are exact
 RANK = 1e-6  # variances below this share of the largest are rounding

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mllm_probe.integration import STI, Recipe, integrate
+from mllm_probe.features.recipes import STI, Recipe, integrate
 from mllm_probe.records.problems import Rows
 
 if TYPE_CHECKING:
