@@ -35,9 +35,9 @@ from mllm_probe.extraction.taps import read_states
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.checkpoint import find_checkpoint
-from mllm_probe.models.device import pick_device
 from mllm_probe.models.hf import load_model
+from mllm_probe.models.loading.checkpoint import find_checkpoint
+from mllm_probe.models.loading.device import pick_device
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.sites import Key, Site

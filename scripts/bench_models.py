@@ -21,8 +21,8 @@ from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.data.drawing import random_scene
 from mllm_probe.data.facts import true_fact
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.hf import HFModel, load_model
+from mllm_probe.models.loading.checkpoint import BUNDLED
 
 SETTINGS = ("mini", "small", "llava-7b", "qwen2.5-vl-7b")
 LLAVA_CHAT = (

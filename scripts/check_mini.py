@@ -18,8 +18,8 @@ from mllm_probe.data.scenes import Scenes
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.files.digests import Digests
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.hf import HFModel, load_model
+from mllm_probe.models.loading.checkpoint import BUNDLED
 from mllm_probe.records.protocols import Task
 from mllm_probe.records.samples import Examples, Sample
 from mllm_probe.records.sites import Key

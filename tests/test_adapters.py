@@ -17,8 +17,8 @@ from transformers import LlavaForConditionalGeneration
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.files.digests import Digests
-from mllm_probe.models.adapters import CONFIG, TENSORS, adapter_digests
 from mllm_probe.models.hf import load_model
+from mllm_probe.models.loading.adapters import CONFIG, TENSORS, adapter_digests
 from mllm_probe.records.sites import Key, Site
 
 LM = r"model\.language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"

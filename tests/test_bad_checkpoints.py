@@ -26,9 +26,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import SpanError
+from mllm_probe.models.encoders.vit import VisionTransformer, plan_vit
 from mllm_probe.models.hf import load_model
-from mllm_probe.models.vit import VisionTransformer, plan_vit
-from mllm_probe.models.whole import check_small, check_weights
+from mllm_probe.models.loading.whole import check_small, check_weights
 from mllm_probe.records.samples import Sample
 
 http = import_module(errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])  # the client that the hub uses

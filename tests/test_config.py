@@ -14,8 +14,8 @@ from mllm_probe.config.schemas import plain, register_schemas, run_digest, typed
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
 from mllm_probe.files.paths import config_dir
-from mllm_probe.models.checkpoint import check_settings
-from mllm_probe.models.prompt import check_position
+from mllm_probe.models.loading.checkpoint import check_settings
+from mllm_probe.models.prompts.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Anatomy, Key, Site

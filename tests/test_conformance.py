@@ -26,8 +26,8 @@ from mllm_probe.errors import ModelError
 from mllm_probe.extraction.prove import prove
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.models.prompt import Layout
-from mllm_probe.models.quantize import quantized_modules
+from mllm_probe.models.loading.quantize import quantized_modules
+from mllm_probe.models.prompts.prompt import Layout
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key
 from mllm_probe.results.score_file import load_scores

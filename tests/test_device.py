@@ -10,9 +10,9 @@ from conftest import Run, blueprint_of, tiny
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.models.captions import captioned, losses
-from mllm_probe.models.device import check_bfloat16, check_device, check_placed, device_map
+from mllm_probe.models.caption_loss import captioned, losses
 from mllm_probe.models.hf import load_model
+from mllm_probe.models.loading.device import check_bfloat16, check_device, check_placed, device_map
 from mllm_probe.records.samples import Collection, Sample
 from mllm_probe.records.sites import Key
 

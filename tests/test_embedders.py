@@ -26,8 +26,8 @@ from mllm_probe.data.facts import false_fact, true_fact
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths, config_dir
-from mllm_probe.models.checkpoint import BUNDLED
-from mllm_probe.models.embedders import Embedder, plan_embedder
+from mllm_probe.models.encoders.embedders import Embedder, plan_embedder
+from mllm_probe.models.loading.checkpoint import BUNDLED
 from mllm_probe.records.samples import Collection
 from mllm_probe.stages.labels import slice_vectors
 from mllm_probe.sugar.labels import SliceVectors
@@ -211,7 +211,7 @@ def test_vectors_are_computed_once(
     def loading(*_: object) -> None:
         raise AssertionError("an encoder is loaded")
 
-    monkeypatch.setattr("mllm_probe.models.embedders.Embedder.__init__", loading)
+    monkeypatch.setattr("mllm_probe.models.encoders.embedders.Embedder.__init__", loading)
     again = call(slices[::-1])
     torch.testing.assert_close(again.b[[again.uids.index(uid) for uid in whole.uids]], whole.b, rtol=0, atol=0)
     only = call(slices, replace(settings, joint_only=True))

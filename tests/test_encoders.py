@@ -13,7 +13,7 @@ from transformers.models.clip import CLIPImageProcessorPil
 from mllm_probe.config.model import CheckpointSettings
 from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
-from mllm_probe.models.encoders import Encoder, load_encoder, plan_encoder
+from mllm_probe.models.encoders.by_kind import Encoder, load_encoder, plan_encoder
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_tower_of_a_multimodal_checkpoint_is_an_encoder(checkpoint: Path) ->
 
 def test_tokens_that_are_no_grid_are_refused(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A tower that reads columns first, and one with a token behind the patches."""
-    from mllm_probe.models import vit
+    from mllm_probe.models.encoders import vit
 
     read = vit._states
 

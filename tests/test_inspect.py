@@ -19,9 +19,9 @@ from transformers import PreTrainedTokenizerFast
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.checkpoint import BUNDLED, find_checkpoint
-from mllm_probe.models.collate import Collator
-from mllm_probe.models.rendering import PART, Rendering, spelled
+from mllm_probe.models.loading.checkpoint import BUNDLED, find_checkpoint
+from mllm_probe.models.prompts.collate import Collator
+from mllm_probe.models.prompts.rendering import PART, Rendering, spelled
 from mllm_probe.records.samples import Collection, Decision, Sample
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.report.inspection import Inspection, inspection, lanes

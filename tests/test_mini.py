@@ -8,8 +8,8 @@ from check_mini import accuracy, held_out, load_mini
 from conftest import blueprint_of
 from PIL import Image
 
-from mllm_probe.models.checkpoint import BUNDLED
 from mllm_probe.models.hf import HFModel
+from mllm_probe.models.loading.checkpoint import BUNDLED
 from mllm_probe.records.samples import Examples, Sample
 from mllm_probe.tasks.entailment import Entailment
 

@@ -315,7 +315,7 @@ def test_keypoints_lie_in_stored_pixels(tmp_path: Path, monkeypatch: pytest.Monk
             seen.extend(picture.tobytes() for picture in pictures)
             return torch.zeros(len(pictures), 4, 3)
 
-    monkeypatch.setattr("mllm_probe.models.encoders.load_encoder", lambda *_: Encoder())
+    monkeypatch.setattr("mllm_probe.models.encoders.by_kind.load_encoder", lambda *_: Encoder())
     monkeypatch.setattr("mllm_probe.stages.vision_features.drawer", lambda _: lambda picture, _: picture)
     monkeypatch.setattr("mllm_probe.stages.vision_features.find_keypoints", lambda *_: None)
     one = SimpleNamespace(name="e", encoders=("e",), features=lambda parts: parts["e"])

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.models import pictures
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.models.pictures import Scale, Slots, find_slots
+from mllm_probe.models.prompts import picture_slots as pictures
+from mllm_probe.models.prompts.picture_slots import Scale, Slots, find_slots
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key
 
@@ -101,7 +101,7 @@ def test_rows_of_another_picture_are_others(model: HFModel, odd: list[Sample], m
 
     key = Key.parse("connector@mean_image")
     right = read_states(model, model.collate(odd, [key]), [key], torch.float32).values[key]
-    monkeypatch.setattr("mllm_probe.models.collate.find_slots", exchanged)
+    monkeypatch.setattr("mllm_probe.models.prompts.collate.find_slots", exchanged)
     wrong = read_states(model, model.collate(odd, [key]), [key], torch.float32).values[key]
     assert not torch.allclose(right, wrong, atol=1e-3)
 

@@ -10,8 +10,8 @@ from conftest import blueprint_of
 
 from mllm_probe.errors import DataError, ModelError, SpanError
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.models import prompt
 from mllm_probe.models.hf import HFModel, load_model
+from mllm_probe.models.prompts import prompt
 from mllm_probe.records.samples import Collection, Sample
 from mllm_probe.records.sites import Key
 

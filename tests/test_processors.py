@@ -23,9 +23,9 @@ from transformers.models.auto import image_processing_auto, video_processing_aut
 
 from mllm_probe.errors import DataError, ModelError
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.models import processor as loading
 from mllm_probe.models.hf import load_model
-from mllm_probe.models.processor import NoVideo, load_processor
+from mllm_probe.models.prompts import processor as loading
+from mllm_probe.models.prompts.processor import NoVideo, load_processor
 from mllm_probe.records.samples import Picture, Sample, digest
 from mllm_probe.records.sites import Key
 

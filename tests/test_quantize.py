@@ -20,10 +20,10 @@ from mllm_probe.config.tune import EmbedderSettings
 from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.models.embedders import plan_embedder
+from mllm_probe.models.encoders.embedders import plan_embedder
+from mllm_probe.models.encoders.vit import plan_vit
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.models.quantize import check_quantized, round_weights_alone
-from mllm_probe.models.vit import plan_vit
+from mllm_probe.models.loading.quantize import check_quantized, round_weights_alone
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
 

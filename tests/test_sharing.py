@@ -18,8 +18,8 @@ from PIL import Image
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.prove import Proof, prove
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.models import packing
 from mllm_probe.models.hf import HFModel, load_model
+from mllm_probe.models.prompts import packing
 from mllm_probe.records.batches import Batch, Chunk, common_head
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key

@@ -23,11 +23,11 @@ from mllm_probe.data.documents import Document, Slice, draw_documents
 from mllm_probe.errors import ConfigError, DataError, ModelError, SpanError, TrainError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import TrainingPaths
-from mllm_probe.models import adapters
-from mllm_probe.models.captions import captioned, last_states
-from mllm_probe.models.documents import rendered
+from mllm_probe.models.caption_loss import captioned, last_states
 from mllm_probe.models.hf import load_model
-from mllm_probe.models.projections import projections
+from mllm_probe.models.interleaved import rendered
+from mllm_probe.models.loading import adapters
+from mllm_probe.models.loading.projections import projections
 from mllm_probe.records.samples import Collection
 from mllm_probe.sugar.apprentice import SugarApprentice
 from mllm_probe.sugar.labels import SliceVectors

@@ -162,7 +162,7 @@ def test_batch_composition_and_padding_side_do_not_matter(
 
 def test_the_pad_cannot_be_read(model: HFModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     """The habit `hidden[:, -1]` under right padding: a position beyond a sample's own tokens is refused."""
-    from mllm_probe.models import prompt
+    from mllm_probe.models.prompts import prompt
 
     longest = model._blueprint.process(samples)["input_ids"].shape[1]
     monkeypatch.setattr(prompt.Layout, "rows", lambda self, position: [[longest - 1]])

@@ -13,8 +13,8 @@ from mllm_probe.config.build import build
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.rendering import Rendering
-from mllm_probe.models.templates import from_tokenizer
+from mllm_probe.models.prompts.rendering import Rendering
+from mllm_probe.models.prompts.templates import from_tokenizer
 from mllm_probe.records.protocols import Task
 from mllm_probe.records.samples import Sample
 

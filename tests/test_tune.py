@@ -26,8 +26,8 @@ from mllm_probe.errors import ConfigError, TrainError
 from mllm_probe.features.recipes import KINDS, integrate, recipe
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.store_paths import TrainingPaths
-from mllm_probe.models.captions import captioned, losses
-from mllm_probe.models.dense import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
+from mllm_probe.models.caption_loss import captioned, losses
+from mllm_probe.models.dense_connector import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.samples import Collection
 from mllm_probe.stages.tune import tune

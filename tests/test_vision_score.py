@@ -19,7 +19,7 @@ from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.files.row_file import load_rows
 from mllm_probe.geometry.rows import clip_outliers
 from mllm_probe.geometry.similarity import between, similarity
-from mllm_probe.models.encoders import load_encoder, plan_encoder
+from mllm_probe.models.encoders.by_kind import load_encoder, plan_encoder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.samples import Collection, Picture
 from mllm_probe.results.vision import VisionScore
@@ -272,7 +272,7 @@ def test_the_same_command_gives_the_same_bytes_and_a_setting_another_run(
 def test_what_cannot_be_scored_is_one_sentence(
     probe: Run, places: dict[str, Path], more: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_probe.models.encoders.load_encoder", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("mllm_probe.models.encoders.by_kind.load_encoder", lambda *_: pytest.fail("loaded"))
     code, _, err = probe(*arguments(places, *more))
     assert code == 1 and message in err and "Traceback" not in err
 

@@ -16,9 +16,9 @@ from mllm_probe.config.tune import EmbedderSettings
 from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.models.embedders import Embedder, plan_embedder
+from mllm_probe.models.encoders.embedders import Embedder, plan_embedder
+from mllm_probe.models.encoders.vit import VisionTransformer, plan_vit
 from mllm_probe.models.hf import load_model
-from mllm_probe.models.vit import VisionTransformer, plan_vit
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key, Site
 

@@ -16,16 +16,21 @@ import transformers
 
 from mllm_probe.config.model import ONE
 from mllm_probe.errors import ModelError, first_line
-from mllm_probe.models.adapters import adapter_folder
-from mllm_probe.models.attention import sharing
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.collate import Collator, Owners
-from mllm_probe.models.device import check_device, check_placed, device_map
-from mllm_probe.models.projections import load_adapter
-from mllm_probe.models.quantize import check_quantized, quantization_config, quantized_modules, round_weights_alone
-from mllm_probe.models.scale import scale_of
-from mllm_probe.models.tags import picture_places
-from mllm_probe.models.weights import WHOLE, Lacking, arrives, load_weights
+from mllm_probe.models.loading.adapters import adapter_folder
+from mllm_probe.models.loading.device import check_device, check_placed, device_map
+from mllm_probe.models.loading.projections import load_adapter
+from mllm_probe.models.loading.quantize import (
+    check_quantized,
+    quantization_config,
+    quantized_modules,
+    round_weights_alone,
+)
+from mllm_probe.models.loading.weights import WHOLE, Lacking, arrives, load_weights
+from mllm_probe.models.packed_attention import sharing
+from mllm_probe.models.prompts.collate import Collator, Owners
+from mllm_probe.models.prompts.picture_tags import picture_places
+from mllm_probe.models.prompts.slot_tokens import scale_of
 from mllm_probe.records.batches import Batch
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import ANSWER, Anatomy, Key, Site

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from mllm_probe.data.pictures import size_of
-from mllm_probe.models.rendering import Rendering
+from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.samples import Decision, label_said
 from mllm_probe.records.sites import Anatomy, Site
 from mllm_probe.report.colours import of_positions

@@ -83,8 +83,8 @@ class Models:
         self._held: dict[str, HFModel] = {}
 
     def get(self, ready: Prepared) -> "HFModel":
-        from mllm_probe.models.device import pick_device
         from mllm_probe.models.hf import load_model
+        from mllm_probe.models.loading.device import pick_device
 
         name = ready.identity.digest
         if name not in self._held:
@@ -121,7 +121,7 @@ def _fill(ready: Prepared, models: Models, reporter: Reporter) -> dict[str, Any]
 
 
 def _extract(request: Request, models: Models, what: str, reporter: Reporter) -> dict[str, Any]:
-    from mllm_probe.models.device import pick_device
+    from mllm_probe.models.loading.device import pick_device
 
     ready, settings = request.ready, request.ready.config.extract
     device = pick_device(ready.config.device)

@@ -9,8 +9,8 @@ from mllm_probe.config.schemas import InspectConfig, save_config
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
-from mllm_probe.models.checkpoint import find_checkpoint, needs
-from mllm_probe.models.rendering import Rendering
+from mllm_probe.models.loading.checkpoint import find_checkpoint, needs
+from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.inspection_text import print_inspections
 from mllm_probe.stages.examples import folder_of

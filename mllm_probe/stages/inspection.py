@@ -13,7 +13,7 @@ from pathlib import Path
 from mllm_probe.cache.store import write_json
 from mllm_probe.config.schemas import RunConfig
 from mllm_probe.files.paths import RunPaths, replacing
-from mllm_probe.models.rendering import Rendering
+from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Decision, Examples, Sample
 from mllm_probe.records.sites import Anatomy

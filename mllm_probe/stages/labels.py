@@ -27,7 +27,7 @@ from mllm_probe.sugar.labels import PICTURE, SENTENCE, SliceVectors, check_label
 if TYPE_CHECKING:
     import torch
 
-    from mllm_probe.models.embedders import Embedder, EmbedderPlan
+    from mllm_probe.models.encoders.embedders import Embedder, EmbedderPlan
 
 PART = 512  # slices that are computed before they are kept
 FORMAT = 1
@@ -71,7 +71,7 @@ def _own(one: Slice) -> str:
 def plan_labels(settings: LabelSettings) -> dict[str, "EmbedderPlan"]:
     """{image, text, joint: its encoder}, those that are needed; no weight is loaded. Raises ConfigError, ModelError."""
     check_labels(settings)
-    from mllm_probe.models.embedders import plan_embedder
+    from mllm_probe.models.encoders.embedders import plan_embedder
 
     own = {} if settings.joint_only else {IMAGE: settings.image, TEXT: settings.text}
     return {kind: plan_embedder(kind, one) for kind, one in {**own, JOINT: settings.joint}.items()}
@@ -101,7 +101,7 @@ def _vectors(
     missing = [one for one in slices if one.uid not in kept]
     if not missing:
         return kept
-    from mllm_probe.models.embedders import Embedder
+    from mllm_probe.models.encoders.embedders import Embedder
 
     write_json(paths.identity, identity)
     embedder = Embedder(plan, device)

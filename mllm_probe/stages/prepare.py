@@ -16,8 +16,8 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.extraction.layers import check_layers
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
-from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
-from mllm_probe.models.prompt import check_position
+from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint, needs
+from mllm_probe.models.prompts.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.stages.asked import asked, collected, folds_of
@@ -127,7 +127,7 @@ def check_reading(ready: Prepared) -> None:
     """Whether the model has the sites and positions asked for, and a file of splits the seeds, before a picture is
     opened. Raises ConfigError, DataError, ModelError."""
     if ready.config.device == "cuda" or ready.config.model.placement != ONE:
-        from mllm_probe.models.device import check_device, pick_device
+        from mllm_probe.models.loading.device import check_device, pick_device
 
         check_device(ready.config.model, pick_device(ready.config.device))
     for seed in ready.config.sweep.seeds if ready.config.splits.file else ():

@@ -17,9 +17,9 @@ from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
 from mllm_probe.features.controls import Arms
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import prune
-from mllm_probe.models.adapters import adapter_digests
-from mllm_probe.models.checkpoint import connector_reads
-from mllm_probe.models.templates import from_tokenizer
+from mllm_probe.models.loading.adapters import adapter_digests
+from mllm_probe.models.loading.checkpoint import connector_reads
+from mllm_probe.models.prompts.templates import from_tokenizer
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site

@@ -104,7 +104,7 @@ class Source:
         return Readout(LayerData(rows.take(places), **extra, **self._place(key)), who, total, heads)
 
     def _place(self, key: Key) -> dict[str, Any]:
-        from mllm_probe.models.device import pick_device
+        from mllm_probe.models.loading.device import pick_device
 
         config = self.ready.config
         name = f"{key} ({self.ready.control})" if self.ready.control else str(key)

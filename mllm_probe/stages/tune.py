@@ -26,7 +26,7 @@ from mllm_probe.files.model_names import words_for
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.files.row_file import save_rows
 from mllm_probe.files.seals import sealed
-from mllm_probe.models.checkpoint import check_settings, find_checkpoint, needs
+from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Picture, digest
 from mllm_probe.report.training import show_training
@@ -122,7 +122,7 @@ def _pictures(
 
 def _material(config: TuneConfig, target: Target, learnt: Sequence[Picture], held: Sequence[Picture]) -> Material:
     """All but the weights, with a number of steps. Raises ConfigError, ModelError, DataError."""
-    from mllm_probe.models.device import pick_device
+    from mllm_probe.models.loading.device import pick_device
 
     material = Material(_blueprint(config), None, pick_device(config.device), learnt, held, config.train)
     settings, examples = config.train, target.examples(material)
@@ -137,7 +137,7 @@ def _blueprint(config: TuneConfig) -> "Blueprint":
 
 
 def _tell_memory(material: Material, target: Target, reporter: Reporter) -> None:
-    from mllm_probe.models.device import memory_of
+    from mllm_probe.models.loading.device import memory_of
 
     if needed := target.memory(material):
         there = memory_of(material.device)

@@ -16,7 +16,7 @@ from mllm_probe.vision.frames import drawer
 from mllm_probe.vision.representation import Representation
 
 if TYPE_CHECKING:
-    from mllm_probe.models.encoder_plan import EncoderPlan
+    from mllm_probe.models.encoders.encoder_plan import EncoderPlan
 
 
 class Features:
@@ -30,7 +30,7 @@ class Features:
         device: str,
         reporter: Reporter,
     ) -> None:
-        from mllm_probe.models.encoders import load_encoder
+        from mllm_probe.models.encoders.by_kind import load_encoder
 
         used = dict.fromkeys(encoder for one in chosen for encoder in one.encoders)
         self._encoders = [load_encoder(plans[name], settings.normalisation, device) for name in used]

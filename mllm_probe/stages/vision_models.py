@@ -10,7 +10,7 @@ import numpy as np
 from mllm_probe.config.model import PLAIN, ModelSettings, PromptSettings
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.taps import read_states
-from mllm_probe.models.checkpoint import BUNDLED, find_checkpoint
+from mllm_probe.models.loading.checkpoint import BUNDLED, find_checkpoint
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key, Site

@@ -30,7 +30,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.geometry.rows import FEWEST
-from mllm_probe.models.checkpoint import check_settings, find_checkpoint
+from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Collection, Picture, digest
 from mllm_probe.results.vision import VisionScore
@@ -40,7 +40,7 @@ from mllm_probe.vision.frames import drawer
 from mllm_probe.vision.representation import JOIN, Representation, representations
 
 if TYPE_CHECKING:
-    from mllm_probe.models.encoder_plan import EncoderPlan
+    from mllm_probe.models.encoders.encoder_plan import EncoderPlan
 
 NEEDS = {  # what a measure cannot be taken without
     C_PCK: "pictures with keypoints: pairs.root=FOLDER",
@@ -92,9 +92,9 @@ class Asked:
 def ask(config: VisionScoreConfig, reporter: Reporter) -> Asked:
     """Cheapest checks first. Raises ConfigError, DataError, ModelError."""
     _check(config)
-    from mllm_probe.models.device import pick_device
-    from mllm_probe.models.encoders import plan_encoder
-    from mllm_probe.models.vit import NORMALISATIONS
+    from mllm_probe.models.encoders.by_kind import plan_encoder
+    from mllm_probe.models.encoders.vit import NORMALISATIONS
+    from mllm_probe.models.loading.device import pick_device
 
     if (scaling := config.score.normalisation) not in NORMALISATIONS:
         raise ConfigError(f"score.normalisation={scaling} is unknown; {choices(scaling, NORMALISATIONS)}")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from mllm_probe.data.documents import Document
 from mllm_probe.errors import DataError
 from mllm_probe.extraction.ahead import ahead
-from mllm_probe.models.adapters import write_origin
-from mllm_probe.models.captions import last_states, negative_log_likelihood
-from mllm_probe.models.documents import Rendered, rendered
-from mllm_probe.models.projections import projections
+from mllm_probe.models.caption_loss import last_states, negative_log_likelihood
+from mllm_probe.models.interleaved import Rendered, rendered
+from mllm_probe.models.loading.adapters import write_origin
+from mllm_probe.models.loading.projections import projections
 from mllm_probe.sugar.labels import Structure
 from mllm_probe.sugar.loss import permuted, retrieval_head, structure_errors
 from mllm_probe.sugar.settings import SugarSettings

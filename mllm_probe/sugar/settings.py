@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from mllm_probe.config.tune import AVERAGE, LabelSettings
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.models.adapters import need_peft
-from mllm_probe.models.documents import LAST, MEAN, READOUTS
+from mllm_probe.models.interleaved import LAST, MEAN, READOUTS
+from mllm_probe.models.loading.adapters import need_peft
 
 HEADS = MLP, LINEAR = "mlp", "linear"
 ARMS: Mapping[str, Mapping[str, Any]] = {  # the settings of the target that each sets

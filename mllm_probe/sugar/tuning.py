@@ -14,8 +14,8 @@ from mllm_probe.config.model import AUTO
 from mllm_probe.data.documents import Document, Slice, draw_documents
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.extraction.estimate import bytes_of
-from mllm_probe.models.documents import rendered
-from mllm_probe.models.projections import low_rank_parameters, projections
+from mllm_probe.models.interleaved import rendered
+from mllm_probe.models.loading.projections import low_rank_parameters, projections
 from mllm_probe.sugar.apprentice import SugarApprentice
 from mllm_probe.sugar.loss import retrieval_head
 from mllm_probe.sugar.settings import SugarSettings

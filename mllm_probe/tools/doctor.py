@@ -113,7 +113,7 @@ def _nf4(_: Path) -> Iterator[Finding]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        from mllm_probe.models.device import nf4_error
+        from mllm_probe.models.loading.device import nf4_error
 
         error = nf4_error(device)
     except Exception as problem:  # bitsandbytes fails in as many ways as there are builds of it

@@ -16,11 +16,11 @@ from torch import nn
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.extraction.ahead import ahead
 from mllm_probe.features.recipes import POOLED, recipe
-from mllm_probe.models.adapters import write_origin
-from mllm_probe.models.captions import Captioned, captioned, losses
-from mllm_probe.models.dense import NONE, DenseProjector, as_loaded, attach, export, final_state
-from mllm_probe.models.stored import refuse_quantised
-from mllm_probe.models.weights import load_weights
+from mllm_probe.models.caption_loss import Captioned, captioned, losses
+from mllm_probe.models.dense_connector import NONE, DenseProjector, as_loaded, attach, export, final_state
+from mllm_probe.models.loading.adapters import write_origin
+from mllm_probe.models.loading.weight_formats import refuse_quantised
+from mllm_probe.models.loading.weights import load_weights
 from mllm_probe.records.samples import Picture
 from mllm_probe.train.material import HeldOut, Material
 from mllm_probe.train.order import rows_of

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.models.prompt import Layout, Tail
-from mllm_probe.models.templates import described
+from mllm_probe.models.prompts.prompt import Layout, Tail
+from mllm_probe.models.prompts.templates import described
 from mllm_probe.records.samples import Sample
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.models.reasons import briefly
-from mllm_probe.models.soundness import check_scaling
-from mllm_probe.models.tags import PICTURE
+from mllm_probe.models.loading.reasons import briefly
+from mllm_probe.models.loading.soundness import check_scaling
+from mllm_probe.models.prompts.picture_tags import PICTURE
 
 NOT_SETTINGS = {"return_tensors", "device", "data_format", "input_data_format", "disable_grouping"}  # of a call
 SWITCHES = {  # a setting without which another does nothing

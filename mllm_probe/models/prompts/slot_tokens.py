@@ -14,7 +14,7 @@ from torch import nn
 
 from mllm_probe.errors import ModelError, first_line
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.pictures import Scale, Slots, find_slots
+from mllm_probe.models.prompts.picture_slots import Scale, Slots, find_slots
 from mllm_probe.models.structure import Structure, class_tokens
 from mllm_probe.records.sites import Site
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mllm_probe.errors import ModelError, SpanError
-from mllm_probe.models.reasons import MENDING, briefly
+from mllm_probe.models.loading.reasons import MENDING, briefly
 
 PICTURE = Image.new("RGB", (64, 48), (200, 120, 40))
 WORDS = "example words"

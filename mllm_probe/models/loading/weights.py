@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from mllm_probe.errors import ModelError
-from mllm_probe.models.quantize import QUANTIZED_CLASSES
-from mllm_probe.models.whole import check_weights, tensors_of
+from mllm_probe.models.loading.quantize import QUANTIZED_CLASSES
+from mllm_probe.models.loading.whole import check_weights, tensors_of
 
 WRAPPERS = ("base_model.model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 COUNTERS = "num_batches_tracked"  # of a batch norm in training; no state depends on it

@@ -21,9 +21,9 @@ from transformers.models.auto.video_processing_auto import get_video_processor_c
 from transformers.utils import is_torchvision_available, safe_load_json_file
 
 from mllm_probe.errors import ModelError
-from mllm_probe.models.classes import untrusted
-from mllm_probe.models.reasons import because
-from mllm_probe.models.soundness import check_scaling
+from mllm_probe.models.loading.classes import untrusted
+from mllm_probe.models.loading.reasons import because
+from mllm_probe.models.loading.soundness import check_scaling
 
 NAMED_IN = (  # where AutoProcessor looks for the name of a processor's class, in its order
     "processor_config.json",

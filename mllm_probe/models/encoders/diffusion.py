@@ -31,9 +31,9 @@ from transformers import (
 
 from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ConfigError, ModelError, choices
-from mllm_probe.models.checkpoint import WEIGHTED, refuse_adapter
-from mllm_probe.models.encoder_plan import EncoderPlan, check_size, guarded, pick_layer
-from mllm_probe.models.weights import load_weights
+from mllm_probe.models.encoders.encoder_plan import EncoderPlan, check_size, guarded, pick_layer
+from mllm_probe.models.loading.checkpoint import WEIGHTED, refuse_adapter
+from mllm_probe.models.loading.weights import load_weights
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it, and it recommends a kernel
 

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from mllm_probe.config.vision import EncoderSettings
-from mllm_probe.models.checkpoint import check_parts, find_folder, is_pipeline
-from mllm_probe.models.encoder_plan import EncoderPlan
-from mllm_probe.models.vit import VisionTransformer, plan_vit
+from mllm_probe.models.encoders.encoder_plan import EncoderPlan
+from mllm_probe.models.encoders.vit import VisionTransformer, plan_vit
+from mllm_probe.models.loading.checkpoint import check_parts, find_folder, is_pipeline
 
 
 class Encoder(Protocol):
@@ -28,7 +28,7 @@ def plan_encoder(name: str, settings: EncoderSettings) -> EncoderPlan:
     """Everything that can be wrong is found without weights. Raises ConfigError, ModelError."""
     folder = find_folder(settings, f"encoders.{name}.path")
     if is_pipeline(folder):
-        from mllm_probe.models.diffusion import plan_diffusion
+        from mllm_probe.models.encoders.diffusion import plan_diffusion
 
         return plan_diffusion(name, settings, folder)
     check_parts(folder)
@@ -39,6 +39,6 @@ def load_encoder(plan: EncoderPlan, normalisation: str, device: str) -> Encoder:
     """`normalisation` is one of NORMALISATIONS, all of which are alike for a diffusion model. Raises ModelError."""
     if plan.step is None:
         return VisionTransformer(plan, normalisation, device)
-    from mllm_probe.models.diffusion import DiffusionModel
+    from mllm_probe.models.encoders.diffusion import DiffusionModel
 
     return DiffusionModel(plan, device)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from mllm_probe.models.weights import find_lacking, renaming
-from mllm_probe.models.whole import tensors_of
+from mllm_probe.models.loading.weights import find_lacking, renaming
+from mllm_probe.models.loading.whole import tensors_of
 
 STATE = ".quant_state.bitsandbytes__nf4"  # behind the name of a packed matrix: its true shape, among other things
 BESIDE = re.compile(r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB|weight_format)$")  # of what is packed

@@ -11,8 +11,8 @@ from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.model_names import ORIGIN
-from mllm_probe.models.checkpoint import ADAPTER
-from mllm_probe.models.whole import refuse_pointer
+from mllm_probe.models.loading.checkpoint import ADAPTER
+from mllm_probe.models.loading.whole import refuse_pointer
 
 CONFIG, TENSORS = ADAPTER, "adapter_model.safetensors"
 

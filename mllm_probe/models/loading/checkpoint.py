@@ -18,7 +18,7 @@ from mllm_probe.config.model import (
     PromptSettings,
 )
 from mllm_probe.errors import ConfigError, ModelError, choices, first_line
-from mllm_probe.models.whole import check_small, need_weights
+from mllm_probe.models.loading.whole import check_small, need_weights
 from mllm_probe.records.sites import TOWERS
 
 FETCHED, CODE = ("*.json", "*.model", "*.txt", "*.jinja"), ("*.py",)
@@ -27,7 +27,7 @@ TOKENIZER = ("tokenizer", "tokenizer.json", "tokenizer_config.json")
 WEIGHTED = ("vae", "unet", "transformer", "text_encoder", "text_encoder_2", "image_encoder")  # folders of a pipeline
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # further copies of the weights of a pipeline
 ADAPTER = "adapter_config.json"
-BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
+BUNDLED = Path(__file__).resolve().parents[2] / "bundled"
 
 
 def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:

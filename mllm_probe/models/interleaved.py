@@ -18,8 +18,8 @@ from mllm_probe.data.documents import Document
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import ModelError, SpanError
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.captions import IGNORED
-from mllm_probe.models.tags import pictured
+from mllm_probe.models.caption_loss import IGNORED
+from mllm_probe.models.prompts.picture_tags import pictured
 from mllm_probe.records.samples import Sample
 
 READOUTS = MEAN, LAST = "mean", "last"

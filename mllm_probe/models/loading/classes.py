@@ -20,7 +20,7 @@ from transformers import (
 
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ModelError
-from mllm_probe.models.soundness import KEPT, check_dtypes
+from mllm_probe.models.loading.soundness import KEPT, check_dtypes
 
 BROUGHT = (
     AutoModelForImageTextToText,

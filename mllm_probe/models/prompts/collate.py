@@ -14,10 +14,10 @@ import torch
 
 from mllm_probe.errors import SpanError
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.packing import Packed, pack
-from mllm_probe.models.pictures import Scale, find_slots
-from mllm_probe.models.prompt import Layout, Tail
-from mllm_probe.models.tags import POSITION_MASK
+from mllm_probe.models.prompts.packing import Packed, pack
+from mllm_probe.models.prompts.picture_slots import Scale, find_slots
+from mllm_probe.models.prompts.picture_tags import POSITION_MASK
+from mllm_probe.models.prompts.prompt import Layout, Tail
 from mllm_probe.records.batches import Batch, Reading
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import PICTURE_POSITIONS, Anatomy, Key, Site

@@ -20,12 +20,12 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from mllm_probe.config.model import CheckpointSettings
 from mllm_probe.config.tune import CLASS, IMAGE, JOINT, LAST, MEAN, POOLER, POOLINGS, TEXT, EmbedderSettings
 from mllm_probe.errors import ConfigError, ModelError, choices
-from mllm_probe.models.checkpoint import PROCESSOR, TOKENIZER, find_checkpoint
-from mllm_probe.models.encoder_plan import guarded
-from mllm_probe.models.shapes import check_shapes
-from mllm_probe.models.soundness import check_scaling, sound_config
-from mllm_probe.models.stored import refuse_quantised
-from mllm_probe.models.weights import load_weights
+from mllm_probe.models.encoders.encoder_plan import guarded
+from mllm_probe.models.loading.checkpoint import PROCESSOR, TOKENIZER, find_checkpoint
+from mllm_probe.models.loading.soundness import check_scaling, sound_config
+from mllm_probe.models.loading.tensor_shapes import check_shapes
+from mllm_probe.models.loading.weight_formats import refuse_quantised
+from mllm_probe.models.loading.weights import load_weights
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

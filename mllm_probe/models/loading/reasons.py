@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.models.whole import SMALL
+from mllm_probe.models.loading.whole import SMALL
 
 NOT_JSON = "holds no JSON object, cut off or damaged; fetch it again"
 PICKLE = "its weights are a pickle with more than tensors in it, which is code and not run; save *.safetensors"

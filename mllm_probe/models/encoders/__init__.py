@@ -1,0 +1,1 @@
+"""Stand-alone encoders of pictures and sentences."""

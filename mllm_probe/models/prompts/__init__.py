@@ -1,0 +1,1 @@
+"""Samples -> what a model reads: prompts, pictures, positions, batches."""
