@@ -43,9 +43,9 @@ from mllm_probe.config.model import DTYPES
 from mllm_probe.data.drawing import draw, random_scene
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.extraction.estimate import matrix_rate
-from mllm_probe.extraction.planner import Planner
-from mllm_probe.extraction.prove import prove
-from mllm_probe.extraction.share import Work
+from mllm_probe.extraction.proof import prove
+from mllm_probe.extraction.scheduling import Planner
+from mllm_probe.extraction.sharing import Work
 from mllm_probe.extraction.stream import Extraction
 from mllm_probe.files.digests import Digests, file_digest
 from mllm_probe.files.store_paths import CachePaths

@@ -17,8 +17,8 @@ from mllm_probe.cache.store import Store
 from mllm_probe.cache.turns import clear, turn
 from mllm_probe.errors import CacheError
 from mllm_probe.extraction.plan import Plan
-from mllm_probe.extraction.planner import Planner
-from mllm_probe.extraction.share import Work
+from mllm_probe.extraction.scheduling import Planner
+from mllm_probe.extraction.sharing import Work
 from mllm_probe.extraction.stream import Extraction, join
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.files.digests import Digests, file_digest, open_digests
@@ -142,7 +142,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
 
 def test_finished_shards_survive_a_kill(model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch) -> None:
     """With one unit a shard, a crash in the third unit keeps two shards; the next run makes the same bytes."""
-    monkeypatch.setattr("mllm_probe.extraction.planner.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
     whole = Store(CachePaths(store.paths.root.parent / "whole"), Digests(store.paths.root.parent / "memo.json"))
     fill(model, whole, samples, KEYS)
     calls = interrupt(monkeypatch, at=3)
@@ -183,7 +183,7 @@ def test_a_group_is_not_resumed_by_another_machine(
     model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch, field: str
 ) -> None:
     """Killed after the first shard, resumed elsewhere: refused, since its bytes would not be the same."""
-    monkeypatch.setattr("mllm_probe.extraction.planner.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
     interrupt(monkeypatch, at=2)
     with pytest.raises(KeyboardInterrupt):
         fill(model, store, samples, KEYS)
@@ -219,7 +219,7 @@ def test_the_manifest_holds_digests_and_prompts(model: HFModel, store: Store, sa
 def test_progress_goes_on_where_a_killed_run_stopped(
     model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch
 ) -> None:
-    monkeypatch.setattr("mllm_probe.extraction.planner.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
     (plan,) = plans_for(model, store, samples, KEYS)
     fill(model, store, samples, KEYS)
     store.paths.group(plan.digest).manifest.unlink()

@@ -12,7 +12,7 @@ from mllm_probe.config.extract import LayerSettings
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.config.schemas import plain, register_schemas, run_digest, typed
 from mllm_probe.errors import ConfigError
-from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
+from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
 from mllm_probe.files.paths import config_dir
 from mllm_probe.models.loading.checkpoint import check_settings
 from mllm_probe.models.prompts.prompt import check_position

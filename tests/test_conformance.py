@@ -23,7 +23,7 @@ from families_more import BUILDERS, SETTINGS
 from PIL import Image
 
 from mllm_probe.errors import ModelError
-from mllm_probe.extraction.prove import prove
+from mllm_probe.extraction.proof import prove
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.loading.quantize import quantized_modules

@@ -19,8 +19,8 @@ from test_cache import KEYS, contents, fill, plans_for
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
 from mllm_probe.errors import CacheError, ModelError
-from mllm_probe.extraction.prove import prove
-from mllm_probe.extraction.share import Work
+from mllm_probe.extraction.proof import prove
+from mllm_probe.extraction.sharing import Work
 from mllm_probe.extraction.stream import Extraction
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import CachePaths
@@ -210,7 +210,7 @@ def scarce(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
 def test_out_of_memory_halves_the_passes(
     model: HFModel, tmp_path: Path, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
-    monkeypatch.setattr("mllm_probe.extraction.planner.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
     calm = Store(CachePaths(tmp_path / "calm"), Digests(tmp_path / "memo.json"))
     fill(model, calm, samples, KEYS, batch=8, shared=shared)
     reporter = Silent()
@@ -229,7 +229,7 @@ def test_out_of_memory_halves_the_passes(
     path = store.paths.group(next(iter(store.groups()))).shard(0)
     path.unlink()
     monkeypatch.undo()
-    monkeypatch.setattr("mllm_probe.extraction.planner.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
     fresh = Store(CachePaths(tmp_path / "again"), Digests(tmp_path / "memo.json"))
     (plan,) = plans_for(model, fresh, samples, KEYS, batch=8, shared=shared)
     with Claims() as claims:

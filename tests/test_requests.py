@@ -13,9 +13,9 @@ from test_cache import fill, planner_for
 
 from mllm_probe.cache.store import Store
 from mllm_probe.errors import ConfigError
-from mllm_probe.extraction.ahead import ahead
 from mllm_probe.extraction.estimate import Estimate, check_disk, estimate
-from mllm_probe.extraction.planner import Planner
+from mllm_probe.extraction.prefetch import ahead
+from mllm_probe.extraction.scheduling import Planner
 from mllm_probe.extraction.taps import Pooling, read_states
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import CachePaths

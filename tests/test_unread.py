@@ -15,7 +15,7 @@ from families_more import CONVNEXT, FASTVIT, save_fast_vlm
 from test_conformance import DOCS, by_hand, close, read
 
 from mllm_probe.errors import ModelError
-from mllm_probe.extraction.prove import prove
+from mllm_probe.extraction.proof import prove
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key

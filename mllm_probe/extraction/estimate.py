@@ -9,7 +9,7 @@ from pathlib import Path
 from mllm_probe.config.model import DTYPES, ModelSettings
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.plan import SHARED, Plan
-from mllm_probe.extraction.planner import rows_of
+from mllm_probe.extraction.scheduling import rows_of
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.sites import Anatomy
 

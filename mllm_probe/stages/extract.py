@@ -10,10 +10,10 @@ from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config.schemas import RunConfig
 from mllm_probe.errors import CacheError, ModelError, PendingError
 from mllm_probe.extraction.estimate import check_disk
-from mllm_probe.extraction.layers import check_keys
+from mllm_probe.extraction.keys import check_keys
 from mllm_probe.extraction.plan import Plan
-from mllm_probe.extraction.prove import Proof, prove
-from mllm_probe.extraction.share import Job, Work, anything_to_fill, claim_all, jobs_of
+from mllm_probe.extraction.proof import Proof, prove
+from mllm_probe.extraction.sharing import Job, Work, anything_to_fill, claim_all, jobs_of
 from mllm_probe.extraction.stream import Extraction, finish_filled, join
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter

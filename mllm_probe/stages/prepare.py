@@ -13,7 +13,7 @@ from mllm_probe.config.schemas import RunConfig, save_config
 from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, SweepSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.extraction.layers import check_layers
+from mllm_probe.extraction.keys import check_layers
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint, needs

@@ -13,7 +13,7 @@ from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.schemas import RunConfig
 from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.errors import CacheError, ConfigError, choices
-from mllm_probe.extraction.layers import check_keys, select_keys, select_sites
+from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
 from mllm_probe.features.controls import Arms
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import prune

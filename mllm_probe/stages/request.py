@@ -7,7 +7,7 @@ from functools import cached_property
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.extraction.estimate import BYTES, Estimate, bytes_of, estimate, matrix_rate
 from mllm_probe.extraction.plan import Plan
-from mllm_probe.extraction.planner import Planner
+from mllm_probe.extraction.scheduling import Planner
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.extraction.ahead import ahead
+from mllm_probe.extraction.prefetch import ahead
 from mllm_probe.features.recipes import POOLED, recipe
 from mllm_probe.models.caption_loss import Captioned, captioned, losses
 from mllm_probe.models.dense_connector import NONE, DenseProjector, as_loaded, attach, export, final_state
