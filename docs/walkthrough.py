@@ -27,6 +27,8 @@ from mllm_probe.config.schemas import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.scenes import Scenes
+from mllm_probe.experiment.experiment import identified, name_cache
+from mllm_probe.experiment.request import PASS_TOKENS
 from mllm_probe.extraction.plan import SHARED
 from mllm_probe.extraction.proof import prove
 from mllm_probe.extraction.scheduling import Planner
@@ -41,8 +43,6 @@ from mllm_probe.models.loading.device import pick_device
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.stages.prepared import identified, name_cache
-from mllm_probe.stages.request import PASS_TOKENS
 from mllm_probe.stats import intervals
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.measures import measure

@@ -81,7 +81,7 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
 def check(command: str, config: "DictConfig", words: Sequence[str]) -> Any:
     """The settings of a job, once what can be seen to be wrong in them alone is refused. Raises ConfigError."""
     from mllm_probe.config.schemas import RunConfig, typed
-    from mllm_probe.stages.prepare import Design
+    from mllm_probe.experiment.prepare import Design
     from mllm_probe.stages.run import local_side
 
     job = job_name(command)

@@ -42,6 +42,7 @@ from mllm_probe.cache.store import Store
 from mllm_probe.config.model import DTYPES
 from mllm_probe.data.drawing import draw, random_scene
 from mllm_probe.data.pictures import open_rgb
+from mllm_probe.experiment.request import PASS_TOKENS
 from mllm_probe.extraction.estimate import matrix_rate
 from mllm_probe.extraction.proof import prove
 from mllm_probe.extraction.scheduling import Planner
@@ -53,7 +54,6 @@ from mllm_probe.models.hf import HFModel
 from mllm_probe.records.batches import common_head
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.stages.request import PASS_TOKENS
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 States = dict[str, torch.Tensor]  # {uid: [layers, D]}

@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from test_config import composed
 
 from mllm_probe.errors import DataError, ProbeError
+from mllm_probe.experiment.prepare import prepare
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.models.hf import HFModel
@@ -27,7 +28,6 @@ from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages import extract
 from mllm_probe.stages.align import galleries
 from mllm_probe.stages.alignment import said_alone, shown_alone
-from mllm_probe.stages.prepare import prepare
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.permutation import two_sided
 from mllm_probe.sugar.gallery import Gallery, draw_pictures

@@ -209,4 +209,4 @@ def test_a_quiet_run_stays_quiet_in_processes_it_starts() -> None:
     assert said == "[shard 0] an error\n" and os.environ.get(VARIABLE) == before
 
 
-LINES = "from mllm_probe.stages.processes import Lines; one = Lines(0); one.note('a note'); one.say('an error')"
+LINES = "from mllm_probe.experiment.processes import Lines; one = Lines(0); one.note('a note'); one.say('an error')"

@@ -21,12 +21,12 @@ from mllm_probe.cache.upkeep import IDLE, Cache, remove
 from mllm_probe.cache.verify import verify
 from mllm_probe.config.dotted import show
 from mllm_probe.errors import CacheError
+from mllm_probe.experiment.experiment import name_cache
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.files.store_paths import CachePaths, GroupPaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Sample
-from mllm_probe.stages.prepared import name_cache
 from mllm_probe.tools.listing import abbreviate, gigabytes
 
 Call = Callable[..., tuple[int, str, str]]

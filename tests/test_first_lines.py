@@ -10,7 +10,7 @@ from mllm_probe import cli
 from mllm_probe.config.compose import composed
 from mllm_probe.config.sentences import reason
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.stages.prepare import Design
+from mllm_probe.experiment.prepare import Design
 
 OPTION = "{} must name an option, such as layers=all; its settings have a dot, such as layers.range=[4,8]"
 

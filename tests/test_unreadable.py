@@ -14,12 +14,12 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from mllm_probe.errors import DataError, ModelError, PassError
+from mllm_probe.experiment.readable import readable
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.batches import Batch
 from mllm_probe.records.samples import Collection, Picture, Row, Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.readable import readable
 
 LAST = Key.parse("lm.02@last")
 

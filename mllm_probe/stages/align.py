@@ -15,6 +15,10 @@ from mllm_probe.config.report import FIGURES
 from mllm_probe.config.schemas import AlignConfig, save_config
 from mllm_probe.config.sweep import RANDOM
 from mllm_probe.errors import ConfigError, ProbeError, choices
+from mllm_probe.experiment.attempts import Attempts
+from mllm_probe.experiment.controls import loaded_otherwise
+from mllm_probe.experiment.experiment import Prepared, chosen_controls
+from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.files.seals import sealed
@@ -24,12 +28,8 @@ from mllm_probe.records.score import NOT_APPLICABLE
 from mllm_probe.results.align import best_layers
 from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.stages.alignment import Alignment, Sides, corrected, said_alone, shown_alone
-from mllm_probe.stages.attempts import Attempts
 from mllm_probe.stages.extract import extract_all
-from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.prepared import Prepared, chosen_controls
 from mllm_probe.stages.report import show_alignment
-from mllm_probe.stages.variants import loaded_otherwise
 from mllm_probe.sugar.gallery import FEWEST, Claim, Gallery, draw_pictures
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.splits import SPLITS

@@ -15,12 +15,12 @@ from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config.schemas import AlignConfig, run_digest
 from mllm_probe.config.sweep import PERMUTED
 from mllm_probe.errors import ProbeError
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.geometry.rows import check_finite
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stats.bootstrap import Redraws
 from mllm_probe.stats.permutation import holm_within, two_sided
 from mllm_probe.sugar.gallery import Documents, Gallery

@@ -9,13 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import Problem
 from mllm_probe.records.protocols import Fit, Probe
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
 from mllm_probe.results.logits import Scored
-from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.readout import Readout, Source, trained
 from mllm_probe.stats.exchange import handed_on
 from mllm_probe.stats.strata import strata_of

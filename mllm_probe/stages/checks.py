@@ -5,12 +5,12 @@ from pathlib import Path
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError
+from mllm_probe.experiment.examples import of_file
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.records.problems import KINDS
 from mllm_probe.stages.analyses import check_analyses, check_wishes
-from mllm_probe.stages.asked import of_file
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.headline import check_shown, headline
-from mllm_probe.stages.prepared import Prepared
 
 
 def check_reads(ready: Prepared) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import label_said
@@ -11,7 +12,6 @@ from mllm_probe.results.logits import load_logits
 from mllm_probe.results.predictions import prediction_table, save_predictions
 from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.examples import below, folder_of
-from mllm_probe.stages.prepared import Prepared
 
 
 def save_decided(paths: RunPaths, bench: Bench, summary: Mapping[str, Any], reporter: Reporter) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.store import write_json
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.samples import Sample
 from mllm_probe.results.examples import Example, Examples, Seen, Verdicts
 from mllm_probe.results.logits import Scored, load_logits
 from mllm_probe.results.selection import leading
-from mllm_probe.stages.prepared import Prepared
 
 
 def save_examples(paths: RunPaths, ready: Prepared, scored: Scored, summary: Mapping[str, Any]) -> None:

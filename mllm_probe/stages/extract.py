@@ -9,6 +9,10 @@ from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config.schemas import RunConfig
 from mllm_probe.errors import CacheError, ModelError, PendingError
+from mllm_probe.experiment.experiment import OPTIONAL, Prepared, name_cache, storage_dtype
+from mllm_probe.experiment.first_samples import keep_first
+from mllm_probe.experiment.prepare import prepare
+from mllm_probe.experiment.request import Request
 from mllm_probe.extraction.estimate import check_disk
 from mllm_probe.extraction.keys import check_keys
 from mllm_probe.extraction.plan import Plan
@@ -18,10 +22,6 @@ from mllm_probe.extraction.stream import Extraction, finish_filled, join
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Sample
-from mllm_probe.stages.inspection import keep_first
-from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.prepared import OPTIONAL, Prepared, name_cache, storage_dtype
-from mllm_probe.stages.request import Request
 
 if TYPE_CHECKING:
     from mllm_probe.models.hf import HFModel
@@ -134,7 +134,7 @@ def _extract(request: Request, models: Models, what: str, reporter: Reporter) ->
     check_disk(expected, ready.store.paths.root, settings.max_disk_gb)
     reporter.note(f"{what}to extract: {len(request.samples)} samples, {expected}")
     if settings.gpus > 1:
-        from mllm_probe.stages.processes import in_processes
+        from mllm_probe.experiment.processes import in_processes
 
         return in_processes(extract, request, device, reporter)
     if not ready.control:

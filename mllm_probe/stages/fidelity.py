@@ -14,6 +14,9 @@ from mllm_probe.config.model import DTYPES
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.schemas import FidelityConfig
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.experiment.controls import loaded_otherwise
+from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.records.protocols import Reporter
@@ -23,10 +26,7 @@ from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.geometry import refuse_tokens
 from mllm_probe.stages.parts import LOGITS, Parts
-from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show_fidelity
-from mllm_probe.stages.variants import loaded_otherwise
 
 
 def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> None:

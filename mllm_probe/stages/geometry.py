@@ -12,13 +12,13 @@ from mllm_probe.config.geometry import GeometrySettings
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.schemas import GeometryConfig
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.geometry.rows import FEWEST
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.results.geometry import save_relations
 from mllm_probe.stages.atlas import MEASURES, Atlas
-from mllm_probe.stages.prepare import prepare
 from mllm_probe.stages.report import show_geometry
 
 

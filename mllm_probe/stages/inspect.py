@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from mllm_probe.config.schemas import InspectConfig, save_config
 from mllm_probe.errors import ConfigError
+from mllm_probe.experiment.prepare import Design
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import find_checkpoint, needs
@@ -15,7 +16,6 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.inspection_text import print_inspections
 from mllm_probe.stages.examples import folder_of
 from mllm_probe.stages.inspection import inspections, save_inspections
-from mllm_probe.stages.prepare import Design
 from mllm_probe.stages.run import local_side
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ What the processor made of the first samples is kept beside the cache, so that a
 needs neither the processor nor transformers to show them.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,18 +11,17 @@ from pathlib import Path
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.config.schemas import RunConfig
+from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.first_samples import keep_first
 from mllm_probe.files.paths import RunPaths, replacing
 from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.records.samples import Decision, Examples, Sample
+from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Anatomy
 from mllm_probe.report.inspection import Inspection, inspection, without_codes
 from mllm_probe.report.inspection_page import page
 from mllm_probe.stages.examples import below, folder_of
-from mllm_probe.stages.prepared import Prepared
 from mllm_probe.tasks.splits import Folds
-
-FIRST = 3  # samples of a run
 
 
 def save_first(ready: Prepared, paths: RunPaths, reporter: Reporter) -> str:
@@ -34,27 +32,6 @@ def save_first(ready: Prepared, paths: RunPaths, reporter: Reporter) -> str:
     save_inspections(paths, shown, ready.config, ready.task.name, ready.collection.name, folder)
     reporter.note(f"prompts: {kept[0].template}")
     return kept[0].template
-
-
-def keep_first(ready: Prepared) -> list[Rendering]:
-    """The first samples as the processor writes them: those kept in the cache, else made and kept."""
-    found = []
-    for sample in ready.examples.samples[:FIRST]:
-        path = ready.store.paths.rendering(sample.uid)
-        rendering = _kept(path, sample)
-        if rendering is None:
-            rendering = Rendering.of(ready.blueprint, sample)
-            write_json(path, rendering.to_json())
-        found.append(rendering)
-    return found
-
-
-def _kept(path: Path, sample: Sample) -> Rendering | None:
-    """What cannot be read is made again."""
-    try:
-        return Rendering.from_json(sample, json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
 
 
 def inspections(

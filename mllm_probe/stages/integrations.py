@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mllm_probe.errors import ProbeError
+from mllm_probe.experiment.experiment import FLOORS, Prepared
 from mllm_probe.features.controls import BEST, PCA, RELU, Arms
 from mllm_probe.features.derived import Derived, reduced, widened
 from mllm_probe.features.integrated_rows import Pooled, Strung
@@ -17,7 +18,6 @@ from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.stages.bench import Bench, Trial, fitted
 from mllm_probe.stages.parts import Parts
-from mllm_probe.stages.prepared import FLOORS, Prepared
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.peak import preferred

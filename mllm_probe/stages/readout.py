@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.records.problems import Compute, LayerData, Problem
 from mllm_probe.records.sites import Key, before_question
-from mllm_probe.stages.prepared import Prepared
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from mllm_probe.config.extract import ExtractSettings
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.config.schemas import RunConfig, run_digest
 from mllm_probe.errors import ConfigError, ProbeError, choices
+from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.files.seals import sealed
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
@@ -20,8 +22,6 @@ from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.guards import Guards
-from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.prepared import Prepared
 from mllm_probe.stages.report import show, show_study
 from mllm_probe.stages.sweep import Swept, sweep_cached
 from mllm_probe.stats.hypotheses import Judge

@@ -12,6 +12,8 @@ import numpy as np
 
 from mllm_probe.config.schemas import RunConfig
 from mllm_probe.errors import CacheError
+from mllm_probe.experiment.experiment import FLOORS, OPTIONAL, Prepared, filled
+from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.probes.logistic import Logistic
@@ -37,8 +39,6 @@ from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.inspection import save_first
 from mllm_probe.stages.integrations import Integrations, places, shown_at
 from mllm_probe.stages.parts import FITS, LOGITS, Parts
-from mllm_probe.stages.prepare import prepare
-from mllm_probe.stages.prepared import FLOORS, OPTIONAL, Prepared, filled
 from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.subsets import Subsets

@@ -21,6 +21,8 @@ from mllm_probe.config.schemas import TuneConfig, plain, save_config
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.experiment.examples import together
+from mllm_probe.experiment.readable import readable
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.model_names import words_for
 from mllm_probe.files.paths import OutputPaths, RunPaths
@@ -31,9 +33,7 @@ from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Picture, digest
 from mllm_probe.report.training import show_training
 from mllm_probe.results.training import save_losses
-from mllm_probe.stages.asked import together
 from mllm_probe.stages.labels import label_identity, plan_labels, slice_vectors
-from mllm_probe.stages.readable import readable
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.tasks.splits import TEST, Folds
 from mllm_probe.train.follow_up import follow, followers

@@ -18,12 +18,12 @@ from mllm_probe.config.schemas import RunConfig
 from mllm_probe.data.pictures import size_of
 from mllm_probe.data.readers import READERS, read_records
 from mllm_probe.errors import ConfigError, DataError, count, few
+from mllm_probe.experiment.examples import asked, collected, folds_of
+from mllm_probe.experiment.test_dataset import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.records.protocols import Dataset, Task
 from mllm_probe.records.samples import Collection, Examples, label_said
-from mllm_probe.stages.asked import asked, collected, folds_of
-from mllm_probe.stages.elsewhere import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.tasks.splits import SPLITS
 from mllm_probe.tools.listing import add_row, new_table, wide_console
 

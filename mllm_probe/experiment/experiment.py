@@ -13,6 +13,7 @@ from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.schemas import RunConfig
 from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.errors import CacheError, ConfigError, choices
+from mllm_probe.experiment.attempts import Attempts
 from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
 from mllm_probe.features.controls import Arms
 from mllm_probe.files.digests import Digests
@@ -23,7 +24,6 @@ from mllm_probe.models.prompts.templates import from_tokenizer
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
-from mllm_probe.stages.attempts import Attempts
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.splits import Folds
 

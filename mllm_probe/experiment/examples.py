@@ -10,10 +10,10 @@ from mllm_probe.config.schemas import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike, regrouped
 from mllm_probe.errors import DataError
+from mllm_probe.experiment.readable import readable
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.protocols import Dataset, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
-from mllm_probe.stages.readable import readable
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.covariates import covaried
 from mllm_probe.tasks.questions import DROP

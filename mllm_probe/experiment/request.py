@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mllm_probe.cache.coverage import Coverage
+from mllm_probe.experiment.experiment import Prepared, storage_dtype
 from mllm_probe.extraction.estimate import BYTES, Estimate, bytes_of, estimate, matrix_rate
 from mllm_probe.extraction.plan import Plan
 from mllm_probe.extraction.scheduling import Planner
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.prepared import Prepared, storage_dtype
 
 PASS_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
 PROOF_GROUP, PROOF_OTHERS = 3, 2

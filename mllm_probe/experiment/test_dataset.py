@@ -15,10 +15,10 @@ from mllm_probe.config.schemas import RunConfig
 from mllm_probe.data.duplicates import alike
 from mllm_probe.data.groups import joined
 from mllm_probe.errors import ConfigError, DataError, count, few
+from mllm_probe.experiment.examples import asked, common, opened, together, told
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.protocols import Dataset, Reporter, Task
 from mllm_probe.records.samples import Collection, Decision, Examples
-from mllm_probe.stages.asked import asked, common, opened, together, told
 from mllm_probe.tasks.label_names import bare, words
 from mllm_probe.tasks.splits import TEST, Folds
 

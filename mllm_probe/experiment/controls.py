@@ -25,10 +25,10 @@ from mllm_probe.config.sweep import (
 )
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.pictures import write_blank
+from mllm_probe.experiment.experiment import Prepared, identified
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.records.samples import Examples
-from mllm_probe.stages.prepared import Prepared, identified
 from mllm_probe.tasks.controls import blank_picture, shares, shuffled_picture, without_picture
 
 Change = Callable[[Prepared, Digests], Prepared]

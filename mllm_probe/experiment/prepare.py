@@ -13,6 +13,10 @@ from mllm_probe.config.schemas import RunConfig, save_config
 from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, SweepSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.experiment.controls import with_variants
+from mllm_probe.experiment.examples import asked, collected, folds_of
+from mllm_probe.experiment.experiment import Prepared, chosen_controls, identified
+from mllm_probe.experiment.test_dataset import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.extraction.keys import check_layers
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
@@ -20,10 +24,6 @@ from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint
 from mllm_probe.models.prompts.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
-from mllm_probe.stages.asked import asked, collected, folds_of
-from mllm_probe.stages.elsewhere import Both, elsewhere_of, tested_elsewhere
-from mllm_probe.stages.prepared import Prepared, chosen_controls, identified
-from mllm_probe.stages.variants import with_variants
 from mllm_probe.tasks.answer_words import check_words
 from mllm_probe.tasks.splits import Folds
 

@@ -15,9 +15,9 @@ from typing import Any
 from mllm_probe.config.schemas import RunConfig
 from mllm_probe.config.verbosity import QUIET, verbosity
 from mllm_probe.errors import CacheError, ConfigError, MllmProbeError, PendingError
+from mllm_probe.experiment.request import Request
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.stages.request import Request
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 FAILED, PENDING = 1, 2  # exit codes of a process

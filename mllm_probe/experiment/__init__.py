@@ -1,0 +1,1 @@
+"""From a config to an experiment that is ready to extract and to sweep."""
