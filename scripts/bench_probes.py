@@ -141,9 +141,9 @@ def bootstrap(logits: np.ndarray, layers: int) -> float:
 def peak_memory(layers: int, n: int, width: int, out: Path) -> None:
     """Fit `layers` layers as a sweep does, each written before the next is drawn; print the peak in MB."""
     from mllm_probe.files.store_paths import PartPaths
+    from mllm_probe.fitting.resume import LOGITS, Parts
+    from mllm_probe.fitting.trials import Trial
     from mllm_probe.records.sites import Key
-    from mllm_probe.stages.bench import Trial
-    from mllm_probe.stages.parts import LOGITS, Parts
 
     parts = Parts(PartPaths(out / "parts"))
     for layer in range(layers):

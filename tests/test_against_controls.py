@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mllm_probe.experiment.controls import random_draws
+from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.controls import Controls
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.paired import difference

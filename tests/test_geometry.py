@@ -23,6 +23,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from mllm_probe.config.geometry import GeometrySettings
 from mllm_probe.errors import ConfigError, ProbeError
+from mllm_probe.fitting.readout import Readout
 from mllm_probe.geometry.dimension import matrix_entropy, two_nn
 from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, between, compare_layers, similarity
@@ -35,7 +36,6 @@ from mllm_probe.report.heatmaps import draw_geometry, in_order
 from mllm_probe.results.geometry import COLUMNS, Relation, load_relations, save_relations
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages.geometry import check_rows, draw_samples
-from mllm_probe.stages.readout import Readout
 from mllm_probe.stages.transfer import Decided, transfer
 
 RNG = np.random.default_rng(0)

@@ -14,9 +14,9 @@ from test_tune import Line
 from mllm_probe.config.tune import TrainSettings
 from mllm_probe.files.checksums import CHECKSUMS, read_sealed, save_sealed
 from mllm_probe.files.store_paths import PartPaths, TrainingPaths
+from mllm_probe.fitting.resume import Parts
+from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.bench import Trial
-from mllm_probe.stages.parts import Parts
 from mllm_probe.train.loop import train
 
 SETTINGS = TrainSettings(steps=4, lr=0.1, save_every=1)

@@ -9,11 +9,11 @@ import torch
 from conftest import QUICK, Run, tiny
 
 from mllm_probe.data.coco import Coco
+from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.records.problems import LayerData
 from mllm_probe.records.samples import Examples
 from mllm_probe.records.sites import Key
 from mllm_probe.results.score_file import load_scores
-from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.splits import Folds
 
@@ -63,7 +63,7 @@ def test_probes_that_say_the_same_of_all(probe: Run, checkpoint: Path, monkeypat
 
 def test_a_question_that_decides_its_label(probe: Run, checkpoint: Path, monkeypatch: Planted) -> None:
     monkeypatch.setattr(
-        "mllm_probe.stages.bench.Bench.texts", property(lambda self: [f"is it {label}?" for label in self.y])
+        "mllm_probe.fitting.trials.Bench.texts", property(lambda self: [f"is it {label}?" for label in self.y])
     )
     code, _, err = probe("run", *tiny(checkpoint), *ARGS)
     assert code == 1 and "the question decides the label" in err

@@ -10,9 +10,9 @@ import pytest
 from conftest import REAL, Run, tiny
 from families import FAMILIES
 
+from mllm_probe.fitting.readout import Readout
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.results.score_file import load_scores
-from mllm_probe.stages.readout import Readout
 
 STUDY = ("experiment=tao2024", "splits.blocks=3", "sweep.seeds=[0]", "sweep.draws=60", "sweep.permutations=60")
 
@@ -74,7 +74,7 @@ def test_a_study_killed_at_its_end_fits_nothing_again(
     assert len(list(unfinished.iterdir())) == 2
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mllm_probe.stages.bench.fitted", None)
+    monkeypatch.setattr("mllm_probe.fitting.trials.fitted", None)
     assert probe(*args)[0] == 0
     assert not list(unfinished.iterdir())
 

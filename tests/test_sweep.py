@@ -21,14 +21,14 @@ from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.config.schemas import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
 from mllm_probe.files.store_paths import PartPaths
+from mllm_probe.fitting.resume import FITS, LOGITS, Parts
+from mllm_probe.fitting.trials import Bench, Trial
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Key
 from mllm_probe.results.logits import load_scored
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages import run
 from mllm_probe.stages.analyses import erasing
-from mllm_probe.stages.bench import Bench, Trial
-from mllm_probe.stages.parts import FITS, LOGITS, Parts
 from mllm_probe.stages.sweep import _remarks
 from mllm_probe.stats.coding import blocks
 from mllm_probe.tasks.splits import Folds

@@ -13,6 +13,8 @@ import numpy as np
 
 from mllm_probe.config.geometry import FidelitySettings
 from mllm_probe.experiment.experiment import Prepared, filled
+from mllm_probe.fitting.readout import Source
+from mllm_probe.fitting.trials import Bench, Fitted, Trial
 from mllm_probe.geometry.deviation import deviation
 from mllm_probe.geometry.rows import clip_outliers, is_constant
 from mllm_probe.geometry.similarity import between, similarity
@@ -20,9 +22,7 @@ from mllm_probe.records.problems import Rows
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
 from mllm_probe.results.fidelity import CHANGED, HOME, MODEL, MOVED, REFERENCE, SIDES, Agreement
-from mllm_probe.stages.bench import Bench, Fitted, Trial
 from mllm_probe.stages.geometry import draw_samples
-from mllm_probe.stages.readout import Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.bootstrap import Redraws, interval
 from mllm_probe.stats.intervals import of_rows

@@ -12,13 +12,13 @@ import numpy as np
 from mllm_probe.config.sweep import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.fitting.readout import Readout
+from mllm_probe.fitting.resume import Parts
+from mllm_probe.fitting.trials import Bench, Fitted, Trial, fitted
 from mllm_probe.probes.leace import Erased, Leace
 from mllm_probe.records.problems import Problem, Rows
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.bench import Bench, Fitted, Trial, fitted
-from mllm_probe.stages.parts import Parts
-from mllm_probe.stages.readout import Readout
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.coding import blocks, online_code, surplus
 from mllm_probe.stats.information import information, surprisal

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_probe.experiment.experiment import FLOORS
+from mllm_probe.fitting.readout import Readout, Source
+from mllm_probe.fitting.trials import Bench
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.bench import Bench
-from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stats.design import nothing_to_know
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError
 from mllm_probe.experiment.examples import of_file
 from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.fitting.headline_metric import check_shown, headline
+from mllm_probe.fitting.trials import Bench
 from mllm_probe.records.problems import KINDS
 from mllm_probe.stages.analyses import check_analyses, check_wishes
-from mllm_probe.stages.bench import Bench
-from mllm_probe.stages.headline import check_shown, headline
 
 
 def check_reads(ready: Prepared) -> None:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mllm_probe.fitting.readout import Source
+from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import Score
-from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.controls import Controls
 from mllm_probe.stages.floors import Floors
 from mllm_probe.stages.gains import Gains
-from mllm_probe.stages.readout import Source
 from mllm_probe.stages.scoring import Scoring, tested
 from mllm_probe.stages.verdicts import Test, Verdicts, p_values
 from mllm_probe.stats.hypotheses import Curve

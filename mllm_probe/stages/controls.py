@@ -11,9 +11,9 @@ import numpy as np
 
 from mllm_probe.config.sweep import drawn_from
 from mllm_probe.experiment.experiment import FLOORS
+from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.score import BY_DESIGN
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.verdicts import Test, numbers, signed

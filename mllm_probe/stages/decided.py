@@ -5,12 +5,12 @@ from typing import Any
 
 from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.files.paths import RunPaths
+from mllm_probe.fitting.trials import Bench
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import label_said
 from mllm_probe.records.score import ASKED
 from mllm_probe.results.logits import load_logits
 from mllm_probe.results.predictions import prediction_table, save_predictions
-from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.examples import below, folder_of
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.errors import ProbeError, count
+from mllm_probe.fitting.headline_metric import BALANCED, MEASURES, R2
+from mllm_probe.fitting.trials import Bench, Trial
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import ALPHA, BY_DESIGN, Score
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.bench import Bench, Trial
 from mllm_probe.stages.by_design import ByDesign
-from mllm_probe.stages.headline import BALANCED, MEASURES, R2
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.verdicts import Test, numbers
 from mllm_probe.stats.chance import statistic

@@ -12,7 +12,7 @@ import numpy as np
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
 from mllm_probe.features.controls import BEST, FINAL, WIDTH
 from mllm_probe.features.recipes import STI
-from mllm_probe.stages.bench import COPY_CEILING, Trial
+from mllm_probe.fitting.trials import COPY_CEILING, Trial
 from mllm_probe.stages.integrations import Place, places
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.verdicts import ABOVE, BELOW, Test, numbers, signed

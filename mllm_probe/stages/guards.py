@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mllm_probe.errors import ProbeError
+from mllm_probe.fitting.model_answers import said
+from mllm_probe.fitting.readout import Readout, Source
+from mllm_probe.fitting.trials import Bench, Trial
 from mllm_probe.probes.majority import Majority
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key, before_question
-from mllm_probe.stages.answers import said
-from mllm_probe.stages.bench import Bench, Trial
-from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.guards import constant_predictions, identical_vectors, question_decides, worse_than_chance
 from mllm_probe.stats.intervals import of

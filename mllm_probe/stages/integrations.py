@@ -14,11 +14,11 @@ from mllm_probe.features.controls import BEST, PCA, RELU, Arms
 from mllm_probe.features.derived import Derived, reduced, widened
 from mllm_probe.features.integrated_rows import Pooled, Strung
 from mllm_probe.features.recipes import MLP, STI, Recipe
+from mllm_probe.fitting.readout import Readout, Source
+from mllm_probe.fitting.resume import Parts
+from mllm_probe.fitting.trials import Bench, Trial, fitted
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.stages.bench import Bench, Trial, fitted
-from mllm_probe.stages.parts import Parts
-from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.peak import preferred
 

@@ -13,12 +13,12 @@ from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.files.seals import sealed
+from mllm_probe.fitting.trials import Bench
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import TOWERS
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.study import study_headline
-from mllm_probe.stages.bench import Bench
 from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.guards import Guards

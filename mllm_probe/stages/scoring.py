@@ -8,11 +8,11 @@ import numpy as np
 from mllm_probe.config.dotted import flat
 from mllm_probe.config.schemas import run_digest
 from mllm_probe.config.sweep import CONTROL_TASK
+from mllm_probe.fitting.headline_metric import BALANCED, headline
+from mllm_probe.fitting.trials import Bench, Trial
 from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.results.group_words import word_of
-from mllm_probe.stages.bench import Bench, Trial
-from mllm_probe.stages.headline import BALANCED, headline
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.guards import rare_label
 from mllm_probe.stats.influence import linearised

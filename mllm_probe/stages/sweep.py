@@ -15,6 +15,10 @@ from mllm_probe.errors import CacheError
 from mllm_probe.experiment.experiment import FLOORS, OPTIONAL, Prepared, filled
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import OutputPaths, RunPaths
+from mllm_probe.fitting.model_answers import answers
+from mllm_probe.fitting.readout import Readout, Source
+from mllm_probe.fitting.resume import FITS, LOGITS, Parts
+from mllm_probe.fitting.trials import NAMED, Bench, Trial, fitted
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
@@ -27,9 +31,7 @@ from mllm_probe.records.sites import Key
 from mllm_probe.report.page import leave_page
 from mllm_probe.results.score_file import ScoreFile
 from mllm_probe.stages.analyses import Analyses
-from mllm_probe.stages.answers import answers
 from mllm_probe.stages.artifacts import save_splits, save_summary, summarised
-from mllm_probe.stages.bench import NAMED, Bench, Trial, fitted
 from mllm_probe.stages.by_design import QUESTION_ONLY
 from mllm_probe.stages.checks import check_probe, check_reads
 from mllm_probe.stages.comparisons import Comparisons
@@ -38,8 +40,6 @@ from mllm_probe.stages.examples import save_examples
 from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.inspection import save_first
 from mllm_probe.stages.integrations import Integrations, places, shown_at
-from mllm_probe.stages.parts import FITS, LOGITS, Parts
-from mllm_probe.stages.readout import Readout, Source
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stages.subsets import Subsets
 from mllm_probe.stages.verdicts import save_tests

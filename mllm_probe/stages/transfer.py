@@ -8,14 +8,14 @@ import numpy as np
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.errors import ConfigError
 from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.fitting.readout import Source
+from mllm_probe.fitting.trials import Bench
 from mllm_probe.geometry.rows import is_constant
 from mllm_probe.geometry.similarity import Comparison
 from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import LayerData
 from mllm_probe.records.protocols import Fit
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.bench import Bench
-from mllm_probe.stages.readout import Source
 from mllm_probe.stats.exchange import blocks, exchanged
 from mllm_probe.stats.permutation import moving_rows
 

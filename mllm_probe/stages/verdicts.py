@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.files.paths import replacing
+from mllm_probe.fitting.model_answers import ZERO_SHOT
+from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.score import ALPHA, Score
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.answers import ZERO_SHOT
-from mllm_probe.stages.bench import Trial
 from mllm_probe.stages.by_design import ByDesign
 from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.hypotheses import FEWEST, Curve

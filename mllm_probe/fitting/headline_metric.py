@@ -3,8 +3,8 @@
 import numpy as np
 
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.fitting.trials import Bench
 from mllm_probe.records.samples import label_said
-from mllm_probe.stages.bench import Bench
 from mllm_probe.stats.measures import METRICS
 
 AUTO, ACCURACY, BALANCED, NLL, R2 = "auto", "accuracy", "balanced_accuracy", "nll", "r2"

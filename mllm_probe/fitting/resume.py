@@ -18,9 +18,9 @@ from mllm_probe.errors import CacheError
 from mllm_probe.files.checksums import read_sealed, save_sealed
 from mllm_probe.files.paths import replacing
 from mllm_probe.files.store_paths import PartPaths
+from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.bench import Trial
 
 LOGITS, FITS = "logits/", "fits/"
 TOLD = ("control", "probe", "seed", "facts", "features")

@@ -10,15 +10,15 @@ import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
 from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.fitting.readout import Readout, Source, trained
+from mllm_probe.fitting.strata import strata_of
 from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import Problem
 from mllm_probe.records.protocols import Fit, Probe
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
 from mllm_probe.results.logits import Scored
-from mllm_probe.stages.readout import Readout, Source, trained
 from mllm_probe.stats.exchange import handed_on
-from mllm_probe.stats.strata import strata_of
 
 COPY_CEILING = "copy_ceiling"  # what a probe makes of categories whose name in the prompt gives the label away
 NAMED = 4  # of many, how many a message names

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mllm_probe.fitting.readout import Source
+from mllm_probe.fitting.trials import Bench, Trial
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.bench import Bench, Trial
-from mllm_probe.stages.readout import Source
 
 LENS, ZERO_SHOT = "logit_lens", "zero_shot"
 FEATURES = "answer"
