@@ -13,7 +13,7 @@ from mllm_probe import load_cache
 from mllm_probe.errors import ConfigError
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.results.score_file import load_scores, load_summary
-from mllm_probe.stats.guards import worse_than_chance
+from mllm_probe.scoring.alarms import worse_than_chance
 from mllm_probe.tasks.answer_words import answered, bound, check_words
 from mllm_probe.tasks.questions import Questions
 

@@ -11,8 +11,8 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from test_study_report import at, score
 
 from mllm_probe.results.score_file import load_scores
-from mllm_probe.stages.artifacts import _chosen
-from mllm_probe.stats.design import ALIKE, CONSTANT, PICTURE, nothing_to_know
+from mllm_probe.scoring.summary import _chosen
+from mllm_probe.scoring.verdicts.design import ALIKE, CONSTANT, PICTURE, nothing_to_know
 
 
 @pytest.mark.parametrize(

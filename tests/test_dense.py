@@ -26,7 +26,7 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.solving import standardised as features
 from mllm_probe.records.problems import Compute, LayerData, Problem
 from mllm_probe.results.score_file import load_scores
-from mllm_probe.stages.gains import BY_LAYERS, BY_ONE, BY_WIDTH, LOSS, NO_GAIN, _order, _verdict
+from mllm_probe.scoring.verdicts.integration_gains import BY_LAYERS, BY_ONE, BY_WIDTH, LOSS, NO_GAIN, _order, _verdict
 
 SEED = 3
 PICTURE = ("layers.towers=[lm]", "extract.positions=[mean_image]", "task=objects", "task.per_category=6")
@@ -337,7 +337,7 @@ def test_a_run_with_integrations(swept: tuple[Path, str], tmp_path: Path) -> Non
 def test_a_killed_run_goes_on_with_the_same_bytes(
     probe: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mllm_probe.stages import integrations
+    from mllm_probe.scoring import integrations
 
     args = (*tiny(checkpoint), *QUICK, *PICTURE, "features=sci")
     assert probe("run", *args)[0] == 0

@@ -24,7 +24,7 @@ from mllm_probe.cli import COMMANDS, PLAIN, as_settings
 from mllm_probe.config.schemas import register_schemas, typed
 from mllm_probe.files.paths import config_dir
 from mllm_probe.results.score_file import COLUMNS
-from mllm_probe.stages.verdicts import Test
+from mllm_probe.scoring.verdicts.best_layers import Test
 
 Test.__test__ = False  # a row of tests.csv, no test
 BLOCKS = [block for page in PAGES for block in blocks(page)]

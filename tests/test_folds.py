@@ -14,7 +14,7 @@ from test_tasks import balance
 
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.records.samples import Collection, Decision, Examples, Picture, Sample
-from mllm_probe.stages.artifacts import save_splits
+from mllm_probe.scoring.summary import save_splits
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.splits import TEST, VAL, Folds, leaks, read_splits, rowwise
 

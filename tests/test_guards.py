@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mllm_probe.records.samples import Examples
-from mllm_probe.stats.guards import constant_predictions, identical_vectors, question_decides
+from mllm_probe.scoring.alarms import constant_predictions, identical_vectors, question_decides
 from mllm_probe.tasks.splits import Folds
 
 WHERE = "lm.03@last"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mllm_probe.errors import ProbeError
+from mllm_probe.scoring.verdicts.hypotheses import FAILS, HOLDS, UNDECIDED, Curve, Judge, Statement
 from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.hypotheses import FAILS, HOLDS, UNDECIDED, Curve, Judge, Statement
 
 LAYERS, PER_PICTURE = 9, 4
 DEPTHS = np.linspace(0, 1, LAYERS)

@@ -10,7 +10,7 @@ from simulate_intervals import Found, differences, loss_coverage, percentiles, r
 from sklearn.metrics import log_loss, mean_absolute_error, r2_score
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.stats import guards
+from mllm_probe.scoring import alarms as guards
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.influence import linearised
 from mllm_probe.stats.intervals import LEAST, Interval, gap_limits, of, of_difference, of_rows, p_above, share_limits

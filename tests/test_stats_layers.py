@@ -5,9 +5,9 @@ import pytest
 from scipy.stats import binom
 from simulate_layers import alarms, held
 
+from mllm_probe.scoring.alarms import rare_label
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.flips import max_t_flips
-from mllm_probe.stats.guards import rare_label
 from mllm_probe.stats.influence import linearised
 from mllm_probe.stats.measures import measure
 from mllm_probe.stats.paired import row_scores

@@ -55,7 +55,7 @@ def test_vectors_that_cannot_be_told_apart(
 
 
 def test_probes_that_say_the_same_of_all(probe: Run, checkpoint: Path, monkeypatch: Planted) -> None:
-    monkeypatch.setattr("mllm_probe.stages.guards.identical_vectors", lambda *_: None)
+    monkeypatch.setattr("mllm_probe.scoring.guards.identical_vectors", lambda *_: None)
     flattened(monkeypatch, "all")
     code, _, err = probe("run", *tiny(checkpoint), *ARGS)
     assert code == 1 and "lm.04@last: the probes of" in err and "the same output" in err

@@ -27,8 +27,8 @@ from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Key
 from mllm_probe.results.logits import load_scored
 from mllm_probe.results.score_file import load_scores
+from mllm_probe.scoring.analyses import erasing
 from mllm_probe.stages import run
-from mllm_probe.stages.analyses import erasing
 from mllm_probe.stages.sweep import _remarks
 from mllm_probe.stats.coding import blocks
 from mllm_probe.tasks.splits import Folds

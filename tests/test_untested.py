@@ -14,7 +14,7 @@ from mllm_probe.report.answers import Reading
 from mllm_probe.report.beside import beside
 from mllm_probe.report.table import print_table
 from mllm_probe.results.score_file import load_scores
-from mllm_probe.stages import verdicts
+from mllm_probe.scoring.verdicts import best_layers as verdicts
 
 
 @pytest.fixture

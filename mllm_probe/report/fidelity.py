@@ -11,7 +11,7 @@ from mllm_probe.records.score import ALPHA
 from mllm_probe.report.markup import escaped, screen
 from mllm_probe.results.group_words import many_of
 from mllm_probe.results.selection import positions
-from mllm_probe.stats.guards import few_groups
+from mllm_probe.scoring.alarms import few_groups
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
 

@@ -32,7 +32,7 @@ from mllm_probe.results.logits import load_logits
 from mllm_probe.results.score_file import load_scores, load_summary
 from mllm_probe.results.selection import by_site, headline, headline_metric, leading, positions, real, selected
 from mllm_probe.results.test_file import load_tests, no_tests
-from mllm_probe.stats.guards import few_groups
+from mllm_probe.scoring.alarms import few_groups
 
 if TYPE_CHECKING:
     import pandas as pd

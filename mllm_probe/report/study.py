@@ -1,6 +1,6 @@
 """What a study of two tasks ends with: its answer in words, and study.png with both curves.
 
-Reads tables and judges nothing. The statements are those of mllm_probe.stats.hypotheses as a summary keeps them.
+Reads tables and judges nothing. The statements are those of mllm_probe.scoring.verdicts.hypotheses as a summary keeps them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ from mllm_probe.report.shapes import beyond, p_said
 from mllm_probe.report.sparkline import print_curves
 from mllm_probe.results.group_words import many_of
 from mllm_probe.results.selection import floors, headline, headline_metric, positions, real, words
-from mllm_probe.stats.guards import few_groups
+from mllm_probe.scoring.alarms import few_groups
 
 if TYPE_CHECKING:
     import pandas as pd

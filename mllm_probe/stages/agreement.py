@@ -22,8 +22,8 @@ from mllm_probe.records.problems import Rows
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
 from mllm_probe.results.fidelity import CHANGED, HOME, MODEL, MOVED, REFERENCE, SIDES, Agreement
+from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.stages.geometry import draw_samples
-from mllm_probe.stages.scoring import Scoring
 from mllm_probe.stats.bootstrap import Redraws, interval
 from mllm_probe.stats.intervals import of_rows
 from mllm_probe.stats.paired import known

@@ -19,12 +19,12 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import TOWERS
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.study import study_headline
-from mllm_probe.stages.checks import check_probe, check_reads
+from mllm_probe.scoring.guards import Guards
+from mllm_probe.scoring.refusals import check_probe, check_reads
+from mllm_probe.scoring.verdicts.hypotheses import Judge
 from mllm_probe.stages.extract import extract_all
-from mllm_probe.stages.guards import Guards
 from mllm_probe.stages.report import show, show_study
 from mllm_probe.stages.sweep import Swept, sweep_cached
-from mllm_probe.stats.hypotheses import Judge
 
 OF_A_SIDE = ("positions", "answers")  # what a task sets of `extract`
 

@@ -30,20 +30,20 @@ from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key
 from mllm_probe.report.page import leave_page
 from mllm_probe.results.score_file import ScoreFile
-from mllm_probe.stages.analyses import Analyses
-from mllm_probe.stages.artifacts import save_splits, save_summary, summarised
-from mllm_probe.stages.by_design import QUESTION_ONLY
-from mllm_probe.stages.checks import check_probe, check_reads
-from mllm_probe.stages.comparisons import Comparisons
-from mllm_probe.stages.decided import save_decided
-from mllm_probe.stages.examples import save_examples
-from mllm_probe.stages.guards import Guards
+from mllm_probe.scoring.aggregate import Scoring
+from mllm_probe.scoring.analyses import Analyses
+from mllm_probe.scoring.guards import Guards
+from mllm_probe.scoring.integrations import Integrations, places, shown_at
+from mllm_probe.scoring.prediction_rows import save_decided
+from mllm_probe.scoring.refusals import check_probe, check_reads
+from mllm_probe.scoring.shown_examples import save_examples
+from mllm_probe.scoring.subsets import Subsets
+from mllm_probe.scoring.summary import save_splits, save_summary, summarised
+from mllm_probe.scoring.verdicts.all_tests import Comparisons
+from mllm_probe.scoring.verdicts.best_layers import save_tests
+from mllm_probe.scoring.verdicts.fixed_scores import QUESTION_ONLY
+from mllm_probe.scoring.verdicts.hypotheses import Curve
 from mllm_probe.stages.inspection import save_first
-from mllm_probe.stages.integrations import Integrations, places, shown_at
-from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.subsets import Subsets
-from mllm_probe.stages.verdicts import save_tests
-from mllm_probe.stats.hypotheses import Curve
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ import numpy as np
 from mllm_probe.files.paths import replacing
 from mllm_probe.results.group_words import one_of
 from mllm_probe.results.logits import load_logits
+from mllm_probe.scoring.alarms import rare_label
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
 from mllm_probe.stats.flips import max_t_flips
-from mllm_probe.stats.guards import rare_label
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.peak import contenders

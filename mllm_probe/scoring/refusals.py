@@ -10,7 +10,7 @@ from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.fitting.headline_metric import check_shown, headline
 from mllm_probe.fitting.trials import Bench
 from mllm_probe.records.problems import KINDS
-from mllm_probe.stages.analyses import check_analyses, check_wishes
+from mllm_probe.scoring.analyses import check_analyses, check_wishes
 
 
 def check_reads(ready: Prepared) -> None:

@@ -19,7 +19,7 @@ from mllm_probe.probes.leace import Erased, Leace
 from mllm_probe.records.problems import Problem, Rows
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.scoring import Scoring
+from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.stats.coding import blocks, online_code, surplus
 from mllm_probe.stats.information import information, surprisal
 

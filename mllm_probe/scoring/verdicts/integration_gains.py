@@ -13,10 +13,10 @@ from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
 from mllm_probe.features.controls import BEST, FINAL, WIDTH
 from mllm_probe.features.recipes import STI
 from mllm_probe.fitting.trials import COPY_CEILING, Trial
-from mllm_probe.stages.integrations import Place, places
-from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import ABOVE, BELOW, Test, numbers, signed
-from mllm_probe.stats.hypotheses import FAILS, HOLDS, UNDECIDED
+from mllm_probe.scoring.aggregate import Scoring
+from mllm_probe.scoring.integrations import Place, places
+from mllm_probe.scoring.verdicts.best_layers import ABOVE, BELOW, Test, numbers, signed
+from mllm_probe.scoring.verdicts.hypotheses import FAILS, HOLDS, UNDECIDED
 from mllm_probe.stats.paired import known
 from mllm_probe.stats.permutation import holm_within
 

@@ -15,7 +15,7 @@ from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.trials import Bench
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Key
-from mllm_probe.stats.design import nothing_to_know
+from mllm_probe.scoring.verdicts.design import nothing_to_know
 
 if TYPE_CHECKING:
     import torch

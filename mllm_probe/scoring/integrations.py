@@ -19,7 +19,7 @@ from mllm_probe.fitting.resume import Parts
 from mllm_probe.fitting.trials import Bench, Trial, fitted
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.stages.scoring import Scoring
+from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.stats.peak import preferred
 
 Found = tuple[list[Trial], list[Score]]

@@ -7,13 +7,13 @@ from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import Score
-from mllm_probe.stages.by_design import ByDesign
-from mllm_probe.stages.controls import Controls
-from mllm_probe.stages.floors import Floors
-from mllm_probe.stages.gains import Gains
-from mllm_probe.stages.scoring import Scoring, tested
-from mllm_probe.stages.verdicts import Test, Verdicts, p_values
-from mllm_probe.stats.hypotheses import Curve
+from mllm_probe.scoring.aggregate import Scoring, tested
+from mllm_probe.scoring.verdicts.baselines import Floors
+from mllm_probe.scoring.verdicts.best_layers import Test, Verdicts, p_values
+from mllm_probe.scoring.verdicts.control_tests import Controls
+from mllm_probe.scoring.verdicts.fixed_scores import ByDesign
+from mllm_probe.scoring.verdicts.hypotheses import Curve
+from mllm_probe.scoring.verdicts.integration_gains import Gains
 
 
 class Comparisons:

@@ -10,7 +10,7 @@ import numpy as np
 from mllm_probe.fitting.headline_metric import NLL, R2
 from mllm_probe.fitting.trials import REWORDED, Trial
 from mllm_probe.records.score import Score
-from mllm_probe.stages.scoring import Scoring
+from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.stats.intervals import of_rows
 from mllm_probe.stats.paired import row_scores
 

@@ -11,7 +11,7 @@ from mllm_probe.records.samples import label_said
 from mllm_probe.records.score import ASKED
 from mllm_probe.results.logits import load_logits
 from mllm_probe.results.predictions import prediction_table, save_predictions
-from mllm_probe.stages.examples import below, folder_of
+from mllm_probe.scoring.shown_examples import below, folder_of
 
 
 def save_decided(paths: RunPaths, bench: Bench, summary: Mapping[str, Any], reporter: Reporter) -> None:

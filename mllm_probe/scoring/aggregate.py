@@ -13,8 +13,8 @@ from mllm_probe.fitting.trials import Bench, Trial
 from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.results.group_words import word_of
+from mllm_probe.scoring.alarms import rare_label
 from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.guards import rare_label
 from mllm_probe.stats.influence import linearised
 from mllm_probe.stats.intervals import ALIKE, Interval, of, of_difference, of_rows
 from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, measure, weighed_alike

@@ -17,9 +17,9 @@ from mllm_probe.fitting.trials import Bench, Trial
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import ALPHA, BY_DESIGN, Score
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.by_design import ByDesign
-from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import Test, numbers
+from mllm_probe.scoring.aggregate import Scoring
+from mllm_probe.scoring.verdicts.best_layers import Test, numbers
+from mllm_probe.scoring.verdicts.fixed_scores import ByDesign
 from mllm_probe.stats.chance import statistic
 from mllm_probe.stats.intervals import Interval, of_difference, p_above
 from mllm_probe.stats.measures import METRICS

@@ -14,9 +14,9 @@ from mllm_probe.experiment.experiment import FLOORS
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.score import BY_DESIGN
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.by_design import ByDesign
-from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stages.verdicts import Test, numbers, signed
+from mllm_probe.scoring.aggregate import Scoring
+from mllm_probe.scoring.verdicts.best_layers import Test, numbers, signed
+from mllm_probe.scoring.verdicts.fixed_scores import ByDesign
 from mllm_probe.stats.flips import max_t_flips
 
 CONTROL = "control"  # the test of tests.csv: a layer minus the same layer of a control

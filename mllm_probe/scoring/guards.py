@@ -12,8 +12,8 @@ from mllm_probe.fitting.trials import Bench, Trial
 from mllm_probe.probes.majority import Majority
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key, before_question
-from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stats.guards import constant_predictions, identical_vectors, question_decides, worse_than_chance
+from mllm_probe.scoring.aggregate import Scoring
+from mllm_probe.scoring.alarms import constant_predictions, identical_vectors, question_decides, worse_than_chance
 from mllm_probe.stats.intervals import of
 from mllm_probe.stats.measures import measure
 from mllm_probe.tasks.answer_words import answered, bound

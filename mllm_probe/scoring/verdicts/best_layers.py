@@ -17,9 +17,9 @@ from mllm_probe.fitting.model_answers import ZERO_SHOT
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.score import ALPHA, Score
 from mllm_probe.records.sites import Key
-from mllm_probe.stages.by_design import ByDesign
-from mllm_probe.stages.scoring import Scoring
-from mllm_probe.stats.hypotheses import FEWEST, Curve
+from mllm_probe.scoring.aggregate import Scoring
+from mllm_probe.scoring.verdicts.fixed_scores import ByDesign
+from mllm_probe.scoring.verdicts.hypotheses import FEWEST, Curve
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import Difference, known
 from mllm_probe.stats.peak import Shape, preferred, shape, uncompared

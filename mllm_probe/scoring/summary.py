@@ -16,7 +16,7 @@ from mllm_probe.files.paths import RunPaths, replacing
 from mllm_probe.files.seals import sealed
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Site
-from mllm_probe.stages.examples import below, folder_of
+from mllm_probe.scoring.shown_examples import below, folder_of
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
 from mllm_probe.tasks.answer_words import bound
