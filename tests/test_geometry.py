@@ -25,8 +25,10 @@ from mllm_probe.config.geometry import GeometrySettings
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.fitting.readout import Readout
 from mllm_probe.geometry.dimension import matrix_entropy, two_nn
-from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
+from mllm_probe.geometry.row_checks import check_finite, clip_outliers, is_constant
+from mllm_probe.geometry.samples import check_rows, draw_samples
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, between, compare_layers, similarity
+from mllm_probe.geometry.transfer import Decided, transfer
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.samples import Picture, Sample
@@ -35,8 +37,6 @@ from mllm_probe.report.geometry import print_relations
 from mllm_probe.report.heatmaps import draw_geometry, in_order
 from mllm_probe.results.geometry import COLUMNS, Relation, load_relations, save_relations
 from mllm_probe.results.score_file import load_scores
-from mllm_probe.stages.geometry import check_rows, draw_samples
-from mllm_probe.stages.transfer import Decided, transfer
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)) * np.arange(1, 7) + 3
@@ -304,8 +304,8 @@ class PlantedBench:
 
 
 def test_transfer_goes_from_the_row_to_the_column(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_probe.stages.transfer.Bench", PlantedBench)
-    monkeypatch.setattr("mllm_probe.stages.transfer.Source", lambda ready, _: PlantedBench(ready))
+    monkeypatch.setattr("mllm_probe.geometry.transfer.Bench", PlantedBench)
+    monkeypatch.setattr("mllm_probe.geometry.transfer.Source", lambda ready, _: PlantedBench(ready))
     ready = SimpleNamespace(config=SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1])), probe=Logistic())
     keys, ticks = [Key(Site("lm", layer), "last") for layer in range(4)], []
     decided = transfer(ready, None, keys, keys, lambda: ticks.append(1))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.geometry.rows import check_finite
+from mllm_probe.geometry.row_checks import check_finite
 from mllm_probe.records.problems import Rows
 
 STEP = 4096  # rows that are in memory at once

@@ -8,7 +8,7 @@ from scipy.stats import entropy
 from sklearn.metrics.pairwise import euclidean_distances
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.geometry.rows import FEWEST, ROUNDING
+from mllm_probe.geometry.row_checks import FEWEST, ROUNDING
 
 SHAPES = ("intrinsic_dimension", "entropy")
 

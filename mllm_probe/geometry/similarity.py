@@ -19,7 +19,7 @@ from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
 from mllm_probe.errors import ConfigError, ProbeError, choices
-from mllm_probe.geometry.rows import FEWEST, is_constant
+from mllm_probe.geometry.row_checks import FEWEST, is_constant
 
 SIMILARITIES = ("cka", "cka_biased", "svcca", "rsa", "mutual_knn")
 KEPT = 0.99  # the share of variance that SVCCA keeps of each side

@@ -16,7 +16,7 @@ from mllm_probe.config.schemas import AlignConfig, run_digest
 from mllm_probe.config.sweep import PERMUTED
 from mllm_probe.errors import ProbeError
 from mllm_probe.experiment.experiment import Prepared
-from mllm_probe.geometry.rows import check_finite
+from mllm_probe.geometry.row_checks import check_finite
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.score import NOT_APPLICABLE, Score

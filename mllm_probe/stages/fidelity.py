@@ -20,12 +20,12 @@ from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.fitting.resume import LOGITS, Parts
+from mllm_probe.geometry.fidelity import Agreements, corrected
+from mllm_probe.geometry.samples import refuse_tokens
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.results.fidelity import Agreement, save_agreements
 from mllm_probe.scoring.refusals import check_probe, check_reads
-from mllm_probe.stages.agreement import Agreements, corrected
 from mllm_probe.stages.extract import extract_all
-from mllm_probe.stages.geometry import refuse_tokens
 from mllm_probe.stages.report import show_fidelity
 
 

@@ -5,20 +5,16 @@ image states are the same for all prompts about a picture, and a permutation nul
 position has the same rows.
 """
 
-from collections.abc import Sequence
-from random import Random
-
-from mllm_probe.config.geometry import GeometrySettings
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.schemas import GeometryConfig
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.geometry.rows import FEWEST
+from mllm_probe.geometry.measures import MEASURES, Atlas
+from mllm_probe.geometry.row_checks import FEWEST
+from mllm_probe.geometry.samples import check_rows, draw_samples, refuse_tokens
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.results.geometry import save_relations
-from mllm_probe.stages.atlas import MEASURES, Atlas
 from mllm_probe.stages.report import show_geometry
 
 
@@ -61,36 +57,3 @@ def check_settings(config: GeometryConfig) -> None:
                 f"{', '.join(positions)}"
             )
     refuse_tokens(positions, "geometry")
-
-
-def refuse_tokens(positions: Sequence[str], command: str) -> None:
-    """Raises ConfigError for positions with a row for every token."""
-    ragged = [position for position in positions if position.startswith("tokens:")]
-    if ragged:
-        raise ConfigError(
-            f"position {ragged[0]} holds a row for every token, and {command} compares one row a picture; "
-            "leave it out of extract.positions or take a pooled position such as mean_text"
-        )
-
-
-def draw_samples(samples: Sequence[Sample], pictures: Sequence[Picture], most: int, seed: int) -> list[str]:
-    """The uids of one sample of each group of pictures, of at most `most` groups, in the order of `samples`."""
-    group = {picture.digest: picture.group for picture in pictures}
-    shuffled = list(samples)
-    Random(f"geometry/{seed}").shuffle(shuffled)
-    of_group: dict[str, str] = {}
-    for sample in shuffled:
-        of_group.setdefault(group[sample.digests[0]], sample.uid)
-    chosen = set(list(of_group.values())[:most])
-    return [sample.uid for sample in samples if sample.uid in chosen]
-
-
-def check_rows(rows: int, settings: GeometrySettings) -> None:
-    """Raises ConfigError where the measures need more rows than were drawn."""
-    if rows < FEWEST:
-        raise ConfigError(
-            f"geometry compares one row a picture, one of those alike, and has {rows}; at least {FEWEST} pictures are "
-            "needed, see data.n"
-        )
-    if "mutual_knn" in settings.measures and settings.k >= rows:
-        raise ConfigError(f"geometry.k={settings.k} must be below the number of rows, which is {rows}")

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from mllm_probe.config.vision import LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN, ScoreSettings
-from mllm_probe.geometry.rows import clip_outliers
+from mllm_probe.geometry.row_checks import clip_outliers
 from mllm_probe.geometry.similarity import compare_layers, similarity
 from mllm_probe.records.sites import Site
 from mllm_probe.results.vision import MEAN, VisionScore

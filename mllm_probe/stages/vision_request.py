@@ -29,7 +29,7 @@ from mllm_probe.data.spair import Pair, read_pairs
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths
-from mllm_probe.geometry.rows import FEWEST
+from mllm_probe.geometry.row_checks import FEWEST
 from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Collection, Picture, digest

@@ -16,14 +16,14 @@ from mllm_probe.experiment.experiment import Prepared, filled
 from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.trials import Bench, Fitted, Trial
 from mllm_probe.geometry.deviation import deviation
-from mllm_probe.geometry.rows import clip_outliers, is_constant
+from mllm_probe.geometry.row_checks import clip_outliers, is_constant
+from mllm_probe.geometry.samples import draw_samples
 from mllm_probe.geometry.similarity import between, similarity
 from mllm_probe.records.problems import Rows
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
 from mllm_probe.results.fidelity import CHANGED, HOME, MODEL, MOVED, REFERENCE, SIDES, Agreement
 from mllm_probe.scoring.aggregate import Scoring
-from mllm_probe.stages.geometry import draw_samples
 from mllm_probe.stats.bootstrap import Redraws, interval
 from mllm_probe.stats.intervals import of_rows
 from mllm_probe.stats.paired import known

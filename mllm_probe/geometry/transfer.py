@@ -10,7 +10,7 @@ from mllm_probe.errors import ConfigError
 from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.trials import Bench
-from mllm_probe.geometry.rows import is_constant
+from mllm_probe.geometry.row_checks import is_constant
 from mllm_probe.geometry.similarity import Comparison
 from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import LayerData

@@ -15,12 +15,12 @@ from mllm_probe.config.schemas import run_digest
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.experiment.experiment import Prepared, filled
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn
-from mllm_probe.geometry.rows import check_finite, clip_outliers, is_constant
+from mllm_probe.geometry.row_checks import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, compare_layers, similarity
+from mllm_probe.geometry.transfer import transfer
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key
 from mllm_probe.results.geometry import Relation
-from mllm_probe.stages.transfer import transfer
 
 TRANSFER = "transfer"
 MEASURES = (*SIMILARITIES, TRANSFER, *SHAPES)
