@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 import torch
 
-from mllm_probe.sugar.similarity import Sequences, similarities
+from mllm_probe.sugar.pairwise import Sequences, similarities
 
 warnings.simplefilter("ignore")
 

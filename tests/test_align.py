@@ -27,11 +27,12 @@ from mllm_probe.records.sites import Key
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.stages import extract
 from mllm_probe.stages.align import galleries
-from mllm_probe.stages.alignment import said_alone, shown_alone
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.permutation import two_sided
+from mllm_probe.sugar.centring import Centring, Cosines, States, centred, mapped, unit
 from mllm_probe.sugar.gallery import Gallery, draw_pictures
-from mllm_probe.sugar.readout import Centring, Cosines, States, centred, mapped, unit
+from mllm_probe.sugar.measures import said_alone, shown_alone
+from mllm_probe.sugar.pairwise import Sequences, similarities
 from mllm_probe.sugar.retrieval import (
     FALSE,
     LEFT_OUT,
@@ -46,7 +47,6 @@ from mllm_probe.sugar.retrieval import (
     ranks,
 )
 from mllm_probe.sugar.sequences import Places, aligned_mean, bag_mean, gak, median_distance
-from mllm_probe.sugar.similarity import Sequences, similarities
 
 RNG = np.random.default_rng(0)
 SMALL = ("align.documents=12", "align.permutations=19", "controls=none")

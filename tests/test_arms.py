@@ -18,7 +18,7 @@ from mllm_probe.results.fidelity import HOME, MODEL, REFERENCE, Agreement, curve
 from mllm_probe.results.logits import Scored, load_scored
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.training import BASE, FULL, PERMUTED, PLAIN, Effect
-from mllm_probe.stages.arms import effects
+from mllm_probe.sugar.arms import effects
 from mllm_probe.train.material import HeldOut
 
 N, BLOCKS, SEEDS = 400, 3, (0, 1, 2)

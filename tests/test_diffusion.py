@@ -30,7 +30,7 @@ from mllm_probe.files.row_file import load_rows
 from mllm_probe.models.encoders.by_kind import Encoder, load_encoder, plan_encoder
 from mllm_probe.models.loading import checkpoint
 from mllm_probe.results.vision import VisionScore
-from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
+from mllm_probe.vision.c_score import find_keypoints, hard_argmax, pck
 from mllm_probe.vision.frames import letterbox
 
 

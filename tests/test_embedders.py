@@ -29,7 +29,7 @@ from mllm_probe.files.paths import OutputPaths, config_dir
 from mllm_probe.models.encoders.embedders import Embedder, plan_embedder
 from mllm_probe.models.loading.checkpoint import BUNDLED
 from mllm_probe.records.samples import Collection
-from mllm_probe.stages.labels import slice_vectors
+from mllm_probe.sugar.label_vectors import slice_vectors
 from mllm_probe.sugar.labels import SliceVectors
 
 SENTENCES = ["a red circle", "there are two blue squares", "a small ring"]
@@ -201,7 +201,7 @@ def test_vectors_are_computed_once(
     def call(chosen: list[Slice], settings: LabelSettings = settings) -> SliceVectors:
         return slice_vectors(settings, chosen, outputs, "cpu", Digests(outputs.digests), Silent())
 
-    monkeypatch.setattr("mllm_probe.stages.labels.PART", 4)
+    monkeypatch.setattr("mllm_probe.sugar.label_vectors.PART", 4)
     first, whole = call(slices[:8]), call(slices)
     torch.testing.assert_close(whole.a[: len(first.uids)], first.a, rtol=0, atol=0)
     for folder in (tmp_path / "labels").iterdir():

@@ -8,7 +8,7 @@ import torch
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.sugar.kernels import local_kernel, log_gak, width
-from mllm_probe.sugar.similarity import Sequences, similarities
+from mllm_probe.sugar.pairwise import Sequences, similarities
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

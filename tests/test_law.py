@@ -16,6 +16,7 @@ from sklearn.preprocessing import PolynomialFeatures
 
 from mllm_probe.config.vision import FitSettings
 from mllm_probe.errors import ConfigError, DataError
+from mllm_probe.vision.encoder_table import BUNDLED, Benchmark, read_table
 from mllm_probe.vision.law import (
     A_ALONE,
     C_ALONE,
@@ -31,7 +32,6 @@ from mllm_probe.vision.law import (
     rank_correlation,
     terms,
 )
-from mllm_probe.vision.table import BUNDLED, Benchmark, read_table
 
 NAMES = ("mmbench", "mme", "mmmu", "okvqa", "textvqa", "vizwiz", "scienceqa", "seed")
 VISION, OCR = ("mmbench", "mme", "okvqa", "seed"), ("mmmu", "textvqa", "vizwiz", "scienceqa")

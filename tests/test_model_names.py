@@ -12,7 +12,7 @@ from mllm_probe.config.model import ModelSettings
 from mllm_probe.files.jobs import Asked, Job, read
 from mllm_probe.files.model_names import called
 from mllm_probe.results.score_file import load_scores
-from mllm_probe.stages.vision_models import named_model
+from mllm_probe.vision.model_reads import named_model
 
 HASH = "b234b804b114d9e37bb655e11cbbb5f5e971b7a9"
 FOLDERS = {

@@ -23,7 +23,7 @@ from mllm_probe.data.table import Table
 from mllm_probe.errors import DataError
 from mllm_probe.files.digests import Digests, file_digest
 from mllm_probe.records.samples import Collection, Picture, Sample
-from mllm_probe.stages.vision_features import Features, matched, pooled
+from mllm_probe.vision.encoding import Features, matched, pooled
 
 GREYS = np.arange(0, 256, 5, dtype=np.uint8)[:48].reshape(6, 8)
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -316,8 +316,8 @@ def test_keypoints_lie_in_stored_pixels(tmp_path: Path, monkeypatch: pytest.Monk
             return torch.zeros(len(pictures), 4, 3)
 
     monkeypatch.setattr("mllm_probe.models.encoders.by_kind.load_encoder", lambda *_: Encoder())
-    monkeypatch.setattr("mllm_probe.stages.vision_features.drawer", lambda _: lambda picture, _: picture)
-    monkeypatch.setattr("mllm_probe.stages.vision_features.find_keypoints", lambda *_: None)
+    monkeypatch.setattr("mllm_probe.vision.encoding.drawer", lambda _: lambda picture, _: picture)
+    monkeypatch.setattr("mllm_probe.vision.encoding.find_keypoints", lambda *_: None)
     one = SimpleNamespace(name="e", encoders=("e",), features=lambda parts: parts["e"])
     features = Features({"e": None}, [one], ScoreSettings(), "cpu", Silent())  # type: ignore[dict-item, list-item]
     path = turned(tmp_path / "t.png", 6)

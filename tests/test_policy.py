@@ -9,8 +9,8 @@ import pytest
 from conftest import Run
 from test_law import A_COS, A_LOGLIK, NAMES, ROWS, results, written
 
+from mllm_probe.vision.encoder_table import BUNDLED, Benchmark
 from mllm_probe.vision.policy import cells, chances, draw, lattices, predict, ranked_by, shortlisted, simulate
-from mllm_probe.vision.table import BUNDLED, Benchmark
 
 TRIALS = 2000
 SIX = [name for name in NAMES if name not in ("mme", "mmmu")]  # those the paper reports

@@ -31,9 +31,9 @@ from mllm_probe.models.loading.projections import projections
 from mllm_probe.records.samples import Collection
 from mllm_probe.sugar.apprentice import SugarApprentice
 from mllm_probe.sugar.labels import SliceVectors
-from mllm_probe.sugar.loss import permuted, structure_errors
 from mllm_probe.sugar.settings import ARMS
-from mllm_probe.sugar.tuning import SugarTuning
+from mllm_probe.sugar.structure_loss import permuted, structure_errors
+from mllm_probe.sugar.target import SugarTuning
 from mllm_probe.train.loop import train
 from mllm_probe.train.material import Material
 

@@ -35,7 +35,7 @@ from mllm_probe.train import loop
 from mllm_probe.train.loop import Learner, share, train
 from mllm_probe.train.material import Material
 from mllm_probe.train.order import rows_of
-from mllm_probe.vision.tuning import ConnectorApprentice, ConnectorTuning
+from mllm_probe.vision.connector import ConnectorApprentice, ConnectorTuning
 
 SETTINGS = TrainSettings(steps=4, batch=6, micro_batch=4, save_every=1)
 

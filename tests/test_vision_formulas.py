@@ -14,8 +14,8 @@ from scipy.stats import norm
 
 from mllm_probe.data.spair import Pair, View, read_pairs
 from mllm_probe.errors import ConfigError, DataError, ProbeError
-from mllm_probe.vision.alignment import a_cos, a_loglik
-from mllm_probe.vision.correspondence import (
+from mllm_probe.vision.a_score import a_cos, a_loglik
+from mllm_probe.vision.c_score import (
     CANVAS,
     OVER,
     Matched,
@@ -258,7 +258,7 @@ def test_a_cos_equals_loops_and_knows_its_direction(monkeypatch: pytest.MonkeyPa
         return sum(max(t @ r / np.linalg.norm(t) / np.linalg.norm(r) for r in other) for t in one) / len(one)
 
     expected = [naive(one, other) for one, other in zip(target, reference, strict=True)]
-    monkeypatch.setattr("mllm_probe.vision.alignment.BLOCK", 3)
+    monkeypatch.setattr("mllm_probe.vision.a_score.BLOCK", 3)
     np.testing.assert_allclose(a_cos(target, {"r": reference})["r"], expected, atol=1e-6)
     mixed = [RNG.permutation(other) for other in reference]
     np.testing.assert_allclose(a_cos(target, {"r": mixed})["r"], expected, atol=1e-6)

@@ -23,10 +23,10 @@ from mllm_probe.models.encoders.by_kind import load_encoder, plan_encoder
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.samples import Collection, Picture
 from mllm_probe.results.vision import VisionScore
-from mllm_probe.stages.vision_models import caption_log_probabilities, caption_states, named_model, projected_tokens
-from mllm_probe.vision.correspondence import find_keypoints, hard_argmax, pck
+from mllm_probe.vision.c_score import find_keypoints, hard_argmax, pck
+from mllm_probe.vision.encoder_table import read_table
 from mllm_probe.vision.frames import letterbox
-from mllm_probe.vision.table import read_table
+from mllm_probe.vision.model_reads import caption_log_probabilities, caption_states, named_model, projected_tokens
 from mllm_probe.vision.transferability import log_me
 
 SPAIR = REAL / "spair_subset"

@@ -18,6 +18,8 @@ MOVED = {
         for name in ("Sti", "Sci", "Dci", "Concat")
     },
     "mllm_probe.vision.features.Single": "mllm_probe.features.single.Single",
+    "mllm_probe.vision.tuning.ConnectorTuning": "mllm_probe.vision.connector.ConnectorTuning",
+    "mllm_probe.sugar.tuning.SugarTuning": "mllm_probe.sugar.target.SugarTuning",
 }
 
 

@@ -71,7 +71,7 @@ class ScoreSettings:
 
 @dataclass
 class FitSettings:
-    """Which table of vision representations the law is fitted to, see mllm_probe.vision.table.
+    """Which table of vision representations the law is fitted to, see mllm_probe.vision.encoder_table.
 
     `table` null = the published one; rows without A or C are left out with `on_bad_row` skip. `representation`, `a` and
     `c` are columns; where there is no column `a`, each benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all

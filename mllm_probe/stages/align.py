@@ -27,10 +27,10 @@ from mllm_probe.records.samples import Examples, Sample, digest
 from mllm_probe.records.score import NOT_APPLICABLE
 from mllm_probe.results.align import best_layers
 from mllm_probe.results.score_file import ScoreFile, load_scores
-from mllm_probe.stages.alignment import Alignment, Sides, corrected, said_alone, shown_alone
 from mllm_probe.stages.extract import extract_all
 from mllm_probe.stages.report import show_alignment
 from mllm_probe.sugar.gallery import FEWEST, Claim, Gallery, draw_pictures
+from mllm_probe.sugar.measures import Alignment, Sides, corrected, said_alone, shown_alone
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.splits import SPLITS
 

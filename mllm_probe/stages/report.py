@@ -40,7 +40,7 @@ from mllm_probe.results.selection import check_selection, selected
 from mllm_probe.results.study import load_study
 from mllm_probe.results.training import Effect
 from mllm_probe.results.vision import GroupRow, LawRow, PointRow, VisionScore
-from mllm_probe.stages.arms import effects
+from mllm_probe.sugar.arms import effects
 
 
 def report(config: ReportConfig, reporter: Reporter) -> None:

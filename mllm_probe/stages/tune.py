@@ -33,8 +33,8 @@ from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Picture, digest
 from mllm_probe.report.training import show_training
 from mllm_probe.results.training import save_losses
-from mllm_probe.stages.labels import label_identity, plan_labels, slice_vectors
 from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.sugar.label_vectors import label_identity, plan_labels, slice_vectors
 from mllm_probe.tasks.splits import TEST, Folds
 from mllm_probe.train.follow_up import follow, followers
 from mllm_probe.train.loop import train

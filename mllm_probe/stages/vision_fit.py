@@ -22,6 +22,7 @@ from mllm_probe.records.samples import digest
 from mllm_probe.report.law import MEASURES
 from mllm_probe.results.vision import GroupRow, LawRow, PointRow
 from mllm_probe.stages.report import show_fit
+from mllm_probe.vision.encoder_table import BUNDLED, Benchmark, Table, read_table
 from mllm_probe.vision.law import (
     COEFFICIENTS,
     FEWEST,
@@ -37,7 +38,6 @@ from mllm_probe.vision.law import (
     rank_correlation,
     terms,
 )
-from mllm_probe.vision.table import BUNDLED, Benchmark, Table, read_table
 
 EVERY = "all"  # the group of all benchmarks
 

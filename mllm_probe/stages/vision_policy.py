@@ -18,9 +18,9 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM, PlanRow, RecallRow
 from mllm_probe.stages.report import show_policy
 from mllm_probe.stages.vision_fit import open_table, table_digest, table_name
+from mllm_probe.vision.encoder_table import Benchmark, Table
 from mllm_probe.vision.law import COEFFICIENTS
 from mllm_probe.vision.policy import draw, predict, ranked_by, shortlisted, simulate
-from mllm_probe.vision.table import Benchmark, Table
 
 
 def vision_policy(config: VisionPolicyConfig, paths: RunPaths, reporter: Reporter) -> None:

@@ -19,10 +19,10 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Site
 from mllm_probe.results.vision import VisionScore, save_representations
 from mllm_probe.stages.report import show_vision
-from mllm_probe.stages.vision_features import Features, matched, pooled
-from mllm_probe.stages.vision_measures import correspondence, cosines, likelihood, with_labels, with_text
-from mllm_probe.stages.vision_models import caption_log_probabilities, caption_states, load_plain, projected_tokens
-from mllm_probe.stages.vision_request import Asked, ask
+from mllm_probe.vision.encoding import Features, matched, pooled
+from mllm_probe.vision.measures import correspondence, cosines, likelihood, with_labels, with_text
+from mllm_probe.vision.model_reads import caption_log_probabilities, caption_states, load_plain, projected_tokens
+from mllm_probe.vision.request import Asked, ask
 
 
 def vision_score(config: VisionScoreConfig, paths: RunPaths, reporter: Reporter) -> None:

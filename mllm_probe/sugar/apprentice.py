@@ -20,8 +20,8 @@ from mllm_probe.models.interleaved import Rendered, rendered
 from mllm_probe.models.loading.adapters import write_origin
 from mllm_probe.models.loading.projections import projections
 from mllm_probe.sugar.labels import Structure
-from mllm_probe.sugar.loss import permuted, retrieval_head, structure_errors
 from mllm_probe.sugar.settings import SugarSettings
+from mllm_probe.sugar.structure_loss import permuted, retrieval_head, structure_errors
 from mllm_probe.train.lora import attach_lora, drop_out, save_lora
 from mllm_probe.train.material import HeldOut, Material
 from mllm_probe.train.order import rows_of

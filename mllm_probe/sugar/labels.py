@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from mllm_probe.config.tune import AVERAGE, COSINE, KERNELS, SINGLES, LabelSettings
 from mllm_probe.data.documents import Document
 from mllm_probe.errors import ConfigError, ProbeError, choices
-from mllm_probe.sugar.similarity import Tabled, similarities
+from mllm_probe.sugar.pairwise import Tabled, similarities
 
 Prefix = tuple[Document, int]
 PICTURE, SENTENCE = 0, 1

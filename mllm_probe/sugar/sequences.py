@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.sugar.similarity import Tabled, paired
+from mllm_probe.sugar.pairwise import Tabled, paired
 
 GAK, ALIGNED, BAG = "gak", "aligned_mean", "bag_mean"
 

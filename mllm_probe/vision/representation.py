@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.vision.correspondence import unit
+from mllm_probe.vision.c_score import unit
 
 JOIN = "+"
 

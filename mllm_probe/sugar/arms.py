@@ -21,12 +21,12 @@ from mllm_probe.results.logits import Scored, load_logits, load_scored
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.training import BASE, FULL, PERMUTED, PLAIN, Effect
 from mllm_probe.scoring.alarms import rare_label
-from mllm_probe.stages.alignment import CENTRED, COSINE, MAPPED
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import difference, known, row_scores
 from mllm_probe.stats.peak import preferred
 from mllm_probe.stats.permutation import holm_within
+from mllm_probe.sugar.measures import CENTRED, COSINE, MAPPED
 from mllm_probe.sugar.sequences import GAK
 
 KINDS = {"refitted": (MODEL, MODEL), "reused": (REFERENCE, MODEL)}  # measure: the probe is fitted on, read on

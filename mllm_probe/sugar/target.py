@@ -17,8 +17,8 @@ from mllm_probe.extraction.estimate import bytes_of
 from mllm_probe.models.interleaved import rendered
 from mllm_probe.models.loading.projections import low_rank_parameters, projections
 from mllm_probe.sugar.apprentice import SugarApprentice
-from mllm_probe.sugar.loss import retrieval_head
 from mllm_probe.sugar.settings import SugarSettings
+from mllm_probe.sugar.structure_loss import retrieval_head
 from mllm_probe.train.material import Material
 from mllm_probe.train.memory import Memory, Shape, training_memory
 

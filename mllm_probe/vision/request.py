@@ -34,9 +34,9 @@ from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Collection, Picture, digest
 from mllm_probe.results.vision import VisionScore
-from mllm_probe.stages.vision_models import named_model
-from mllm_probe.vision.correspondence import matcher
+from mllm_probe.vision.c_score import matcher
 from mllm_probe.vision.frames import drawer
+from mllm_probe.vision.model_reads import named_model
 from mllm_probe.vision.representation import JOIN, Representation, representations
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from mllm_probe.config.vision import ScoreSettings
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.data.spair import Pair
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.vision.correspondence import Matched, find_keypoints, matcher
+from mllm_probe.vision.c_score import Matched, find_keypoints, matcher
 from mllm_probe.vision.frames import drawer
 from mllm_probe.vision.representation import Representation
 

@@ -23,8 +23,8 @@ from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.stats.bootstrap import Redraws
 from mllm_probe.stats.permutation import holm_within, two_sided
+from mllm_probe.sugar.centring import Cosines, States, centred, mapped
 from mllm_probe.sugar.gallery import Documents, Gallery
-from mllm_probe.sugar.readout import Cosines, States, centred, mapped
 from mllm_probe.sugar.retrieval import FALSE, Measure, permuted
 from mllm_probe.sugar.sequences import ALIGNED, BAG, GAK, aligned_mean, bag_mean, gak, median_distance
 

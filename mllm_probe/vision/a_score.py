@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.vision.correspondence import unit
+from mllm_probe.vision.c_score import unit
 
 BLOCK = 4096  # reference tokens that are compared at a time
 

@@ -14,8 +14,8 @@ from mllm_probe.geometry.similarity import compare_layers, similarity
 from mllm_probe.records.sites import Site
 from mllm_probe.results.vision import MEAN, VisionScore
 from mllm_probe.stats.bootstrap import Resamples, interval
-from mllm_probe.vision.alignment import a_cos, a_loglik
-from mllm_probe.vision.correspondence import OVER, PER_IMAGE, Matched, pck, pck_interval
+from mllm_probe.vision.a_score import a_cos, a_loglik
+from mllm_probe.vision.c_score import OVER, PER_IMAGE, Matched, pck, pck_interval
 from mllm_probe.vision.transferability import h_score, log_me, log_me_published
 
 
