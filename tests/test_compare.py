@@ -23,6 +23,9 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest, norm
 
 from mllm_probe import cli
+from mllm_probe.comparison.finished import FinishedRun, load_run
+from mllm_probe.comparison.ranking import against, ranking
+from mllm_probe.comparison.run_names import labelled
 from mllm_probe.config.verbosity import speaking
 from mllm_probe.files.jobs import Job, read, write
 from mllm_probe.files.paths import RunPaths
@@ -38,9 +41,6 @@ from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.flips import max_t_flips
 from mllm_probe.stats.intervals import gap_limits
 from mllm_probe.stats.paired import Difference
-from mllm_probe.tools.labels import labelled
-from mllm_probe.tools.ranking import against, ranking
-from mllm_probe.tools.runs import FinishedRun, load_run
 
 SMALL = (
     "data.n=30",
@@ -206,7 +206,7 @@ def test_runs_are_not_compared_where_a_label_is_rare(
     probe: Run, two: Path, runs: list[FinishedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight pictures of each label: the rows that a measure weighing labels would have."""
-    monkeypatch.setattr("mllm_probe.tools.ranking.rare_label", lambda _, *rows: rare_label("auroc", *rows))
+    monkeypatch.setattr("mllm_probe.comparison.ranking.rare_label", lambda _, *rows: rare_label("auroc", *rows))
     rows, tested = ranking(runs, "last"), [run.chosen("last").value for run in runs]
     assert rows[1].difference == pytest.approx(min(tested) - max(tested)) and rows[0].difference is None
     assert all(row.may_be_best and row.p_value is row.p_adjusted is row.difference_low is None for row in rows)
@@ -293,8 +293,8 @@ def test_a_reference_that_the_test_rows_picked_beats_no_equal_run(
     monkeypatch: pytest.MonkeyPatch, runs: int, right: float
 ) -> None:
     """Of equal runs some p is below 0.05 in 5 % at most; corrected over the runs alone it was in 9.1 % of 10 runs."""
-    monkeypatch.setattr("mllm_probe.tools.ranking.difference", lambda *_: Difference(*[0.0] * 7))
-    monkeypatch.setattr("mllm_probe.tools.ranking.max_t_flips", partial(max_t_flips, permutations=999))
+    monkeypatch.setattr("mllm_probe.comparison.ranking.difference", lambda *_: Difference(*[0.0] * 7))
+    monkeypatch.setattr("mllm_probe.comparison.ranking.max_t_flips", partial(max_t_flips, permutations=999))
     rng, alarms = np.random.default_rng(runs), 0
     draws = Resamples(np.arange(40).repeat(4), 2)
     for _ in range(600):

@@ -22,9 +22,9 @@ from mllm_probe.files.job_states import standings
 from mllm_probe.files.paths import ComparisonPaths, OutputPaths, replacing
 
 if TYPE_CHECKING:
+    from mllm_probe.comparison.finished import FinishedRun
     from mllm_probe.files.paths import RunPaths
     from mllm_probe.records.protocols import Reporter
-    from mllm_probe.tools.runs import FinishedRun
 
 ABOUT = """Finished runs side by side: compare.csv with all their scores; for each task with several runs a figure with
 a line a run, and in ranking.csv every run at the layer that its validation prefers, and paired differences; for several
@@ -60,8 +60,8 @@ def run(args: Sequence[str]) -> None:
 
 def _compare(given: argparse.Namespace, args: Sequence[str], reporter: "Reporter") -> None:
     """Everything is read and judged before anything is written."""
+    from mllm_probe.comparison.ranking import ranking, save_ranking
     from mllm_probe.tools.compared import show
-    from mllm_probe.tools.ranking import ranking, save_ranking
 
     tasks = _tasks(given, reporter)
     rivals = {task: runs for task, runs in tasks.items() if len(runs) > 1}
@@ -84,8 +84,8 @@ def _without_place(args: Sequence[str]) -> list[str]:
 
 def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["FinishedRun"]]:
     """{task: its runs with their labels}, checked. Raises DataError."""
-    from mllm_probe.tools.labels import labelled, shared_name
-    from mllm_probe.tools.runs import check_data, check_measure, find_runs
+    from mllm_probe.comparison.finished import check_data, check_measure, find_runs
+    from mllm_probe.comparison.run_names import labelled, shared_name
 
     folders = [Path(folder) for folder in given.runs]
     found, failed = find_runs(folders)
@@ -116,7 +116,7 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
 
 def _by_data(tasks: Mapping[str, Sequence["FinishedRun"]], reporter: "Reporter") -> dict[str, list["FinishedRun"]]:
     """A task that was tested on several data sets is several, as their scores are not to be subtracted."""
-    from mllm_probe.tools.runs import by_data
+    from mllm_probe.comparison.finished import by_data
 
     found: dict[str, list[FinishedRun]] = {}
     for runs in tasks.values():
@@ -141,7 +141,7 @@ def _measured(run: "FinishedRun", metric: str | None) -> "FinishedRun":
 
 def _loaded(found: Sequence["RunPaths"], reporter: "Reporter") -> list["FinishedRun"]:
     """The runs whose files can be read; the others are named. Raises DataError where none can."""
-    from mllm_probe.tools.runs import load_run
+    from mllm_probe.comparison.finished import load_run
 
     runs, errors = [], []
     for paths in found:

@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mllm_probe.comparison.finished import FinishedRun
+from mllm_probe.comparison.ranking import Rank
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.errors import count
 from mllm_probe.files.paths import ComparisonPaths
@@ -22,8 +24,6 @@ from mllm_probe.results.group_words import many_of
 from mllm_probe.results.selection import leading
 from mllm_probe.results.test_file import load_tests
 from mllm_probe.tools.listing import add_row, new_table, wide_console
-from mllm_probe.tools.ranking import Rank
-from mllm_probe.tools.runs import FinishedRun
 
 if TYPE_CHECKING:
     from rich.table import Table

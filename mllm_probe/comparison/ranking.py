@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mllm_probe.comparison.finished import FinishedRun
 from mllm_probe.files.paths import replacing
 from mllm_probe.results.group_words import one_of
 from mllm_probe.results.logits import load_logits
@@ -22,7 +23,6 @@ from mllm_probe.stats.flips import max_t_flips
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.peak import contenders
-from mllm_probe.tools.runs import FinishedRun
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mllm_probe.comparison.finished import FinishedRun
 from mllm_probe.config.dotted import show
 from mllm_probe.config.schemas import NOT_SCIENCE
 from mllm_probe.files.model_names import ADDRESS, namesakes
-from mllm_probe.tools.runs import FinishedRun
 
 LONGEST = 40  # characters of a setting in a label
 MODEL = ("name", "bundled", "path", "hub_id", "revision", "download_gb", "weights", "placement", "trust_remote_code")
