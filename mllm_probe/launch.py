@@ -59,7 +59,7 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     from mllm_probe.config.sentences import reason
     from mllm_probe.leaving import leaving
     from mllm_probe.report.heartbeat import Heartbeat
-    from mllm_probe.report.progress import RichReporter
+    from mllm_probe.report.terminal.progress import RichReporter
 
     job, paths = job_name(command), RunPaths(Path(here.runtime.output_dir))
     words = words_of(here)

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import load_rows, save_rows
-from mllm_probe.report.arms import draw_arms, said
+from mllm_probe.report.figures.training import draw_arms
+from mllm_probe.report.terminal.arms import said
 from mllm_probe.results.fidelity import HOME, MODEL, REFERENCE, Agreement, curve, load_agreements, save_agreements
 from mllm_probe.results.logits import Scored, load_scored
 from mllm_probe.results.score_file import load_scores

@@ -27,7 +27,7 @@ from mllm_probe.files.paths import OutputPaths
 from mllm_probe.files.store_paths import CachePaths, GroupPaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Sample
-from mllm_probe.tools.listing import abbreviate, gigabytes
+from mllm_probe.report.terminal.plain_tables import abbreviate, gigabytes
 
 Call = Callable[..., tuple[int, str, str]]
 LEFT, RIGHT = (

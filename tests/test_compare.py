@@ -29,9 +29,9 @@ from mllm_probe.comparison.run_names import labelled
 from mllm_probe.config.verbosity import speaking
 from mllm_probe.files.jobs import Job, read, write
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.report.answers import Reading
-from mllm_probe.report.comparison import draw_comparison
-from mllm_probe.report.tasks import said
+from mllm_probe.report.figures.comparison import draw_comparison
+from mllm_probe.report.figures.tasks import said
+from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results.logits import Scored, load_scored
 from mllm_probe.results.score_file import COLUMNS, load_scores, load_summary
 from mllm_probe.results.selection import blocks, headline, real

@@ -18,15 +18,18 @@ from test_study_report import HALF, LAYERS, PEAKED, PLATEAU, at, drawn, score, w
 
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.config.sweep import PERMUTED
-from mllm_probe.report import arms, colours, precision, training
-from mllm_probe.report.alignments import FLOORS as EXCHANGED
-from mllm_probe.report.answers import Reading
-from mllm_probe.report.charts import layer_charts
-from mllm_probe.report.comparison import draw_comparison
-from mllm_probe.report.figures import draw_layers, layers_figure
-from mllm_probe.report.heatmaps import draw_geometry
-from mllm_probe.report.study import draw_study, study_figure
-from mllm_probe.report.tasks import draw_tasks
+from mllm_probe.report.figures import colours
+from mllm_probe.report.figures import fidelity as precision
+from mllm_probe.report.figures.align import FLOORS as EXCHANGED
+from mllm_probe.report.figures.comparison import draw_comparison
+from mllm_probe.report.figures.geometry import draw_geometry
+from mllm_probe.report.figures.layers import draw_layers, layers_figure
+from mllm_probe.report.figures.study import draw_study, study_figure
+from mllm_probe.report.figures.tasks import draw_tasks
+from mllm_probe.report.html.charts import layer_charts
+from mllm_probe.report.tables.findings import Reading
+from mllm_probe.report.terminal import arms
+from mllm_probe.report.terminal import tune as training
 from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.results.test_file import load_tests
 
@@ -193,7 +196,7 @@ def test_a_colour_has_one_meaning(tmp_path: Path) -> None:
     assert study["chance"] == still["majority"]
     same = {"text only", "blank picture", "random weights", "zero shot", "question only", "vision only"}
     named = {name.removeprefix("last, "): colour for name, colour in still.items()}
-    from mllm_probe.report.colours import on_page
+    from mllm_probe.report.figures.colours import on_page
 
     for name in same:
         assert live[name] == on_page(named[name]), name

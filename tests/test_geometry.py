@@ -33,8 +33,8 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.report.geometry import print_relations
-from mllm_probe.report.heatmaps import draw_geometry, in_order
+from mllm_probe.report.figures.geometry import draw_geometry, in_order
+from mllm_probe.report.terminal.geometry import print_relations
 from mllm_probe.results.geometry import COLUMNS, Relation, load_relations, save_relations
 from mllm_probe.results.score_file import load_scores
 

@@ -24,9 +24,9 @@ from mllm_probe.models.prompts.collate import Collator
 from mllm_probe.models.prompts.rendering import PART, Rendering, spelled
 from mllm_probe.records.samples import Collection, Decision, Sample
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.report.inspection import Inspection, inspection, lanes
-from mllm_probe.report.inspection_page import page
-from mllm_probe.report.inspection_text import print_inspections
+from mllm_probe.report.html.inspect_page import page
+from mllm_probe.report.html.prompt_tokens import Inspection, inspection, lanes
+from mllm_probe.report.terminal.inspect import print_inspections
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor
 TEXT = "Is there a zebra, or a lynx, in this image?"

@@ -17,8 +17,8 @@ from test_study_report import PEAKED, drawn, write
 
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import ConfigError
-from mllm_probe.report.figures import draw_layers
-from mllm_probe.report.finish import save, svg_uri
+from mllm_probe.report.figures.layers import draw_layers
+from mllm_probe.report.figures.saving import save, svg_uri
 from mllm_probe.results.score_file import load_scores
 
 __all__ = ["drawn", "folder"]

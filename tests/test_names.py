@@ -12,11 +12,11 @@ from rich.console import Console
 
 from mllm_probe.files.cells import FORMULAS, bare, cell
 from mllm_probe.files.row_file import load_rows, save_rows
-from mllm_probe.report.geometry import print_relations
-from mllm_probe.report.inspection import without_codes
-from mllm_probe.report.law import SHOWN, print_laws
-from mllm_probe.report.markup import escaped, screen
-from mllm_probe.report.vision_scores import print_vision
+from mllm_probe.report.html.prompt_tokens import without_codes
+from mllm_probe.report.terminal.geometry import print_relations
+from mllm_probe.report.terminal.law import SHOWN, print_laws
+from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.report.terminal.vision import print_vision
 from mllm_probe.results.geometry import Relation
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.vision import GroupRow, LawRow, VisionScore

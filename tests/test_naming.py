@@ -15,7 +15,7 @@ from test_questions import asked, collection
 
 from mllm_probe.config.compose import readable
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.report.classes import Confusion
+from mllm_probe.report.html.confusion import Confusion
 from mllm_probe.results.logits import Scored
 from mllm_probe.results.selection import leading
 from mllm_probe.tasks.label_names import Names

@@ -23,9 +23,9 @@ from test_words import check_words
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.report.answers import Reading
-from mllm_probe.report.library import MISSING, Library
-from mllm_probe.report.page import write_page
+from mllm_probe.report.html.page import write_page
+from mllm_probe.report.html.plotly import MISSING, Library
+from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
 from mllm_probe.results.geometry import Relation, save_relations
 from mllm_probe.results.logits import load_logits, load_scored
@@ -188,7 +188,7 @@ def test_classes_and_numbers_have_examples_too() -> None:
 
 
 def test_without_the_plot_library_curves_stand_still(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_probe.report.library.find_spec", lambda name: None)
+    monkeypatch.setattr("mllm_probe.report.html.plotly.find_spec", lambda name: None)
     assert Library.find() is None
     write_page(run, ReportSettings())
     page = Markup(run.page)
@@ -216,7 +216,7 @@ def test_the_page_is_written_whole_or_not_at_all(run: RunPaths) -> None:
 def test_the_plot_library_is_never_imported(made: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from mllm_probe.files.paths import RunPaths\n"
-        "from mllm_probe.report.page import write_page; from mllm_probe.config.report import ReportSettings\n"
+        "from mllm_probe.report.html.page import write_page; from mllm_probe.config.report import ReportSettings\n"
         f"write_page(RunPaths(Path({str(made)!r})), ReportSettings())\n"
         "assert not {'plotly', 'torch', 'transformers'} & set(sys.modules)"
     )

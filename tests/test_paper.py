@@ -12,10 +12,10 @@ from matplotlib.text import Text
 from test_study_report import H1, PEAKED, PLATEAU, drawn, write
 
 from mllm_probe.config.report import ReportSettings
-from mllm_probe.report.colours import COLOURS
-from mllm_probe.report.figures import draw_layers
-from mllm_probe.report.study import draw_study
-from mllm_probe.report.tables import latex, markdown, save_tables
+from mllm_probe.report.figures.colours import COLOURS
+from mllm_probe.report.figures.layers import draw_layers
+from mllm_probe.report.figures.study import draw_study
+from mllm_probe.report.tables.paper import latex, markdown, save_tables
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.selection import headline, real
 from mllm_probe.results.test_file import load_tests

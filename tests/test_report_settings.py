@@ -14,8 +14,8 @@ from mllm_probe.config.report import METRICS, ReportSettings
 from mllm_probe.config.sweep import METRICS as SELECTS
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.report.result import Result
-from mllm_probe.report.study import study_figure
+from mllm_probe.report.figures.study import study_figure
+from mllm_probe.report.html.run_view import Result
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.selection import check_selection, selected
 from mllm_probe.stats import measures

@@ -14,9 +14,10 @@ from rich.console import Console
 from test_report import COMMON
 
 from mllm_probe.records.score import NOT_APPLICABLE, Score
-from mllm_probe.report.figures import draw_layers, spread
-from mllm_probe.report.study import QUESTION, draw_study, print_study
-from mllm_probe.report.table import print_table
+from mllm_probe.report.figures.layers import draw_layers, spread
+from mllm_probe.report.figures.study import draw_study
+from mllm_probe.report.terminal.run import print_table
+from mllm_probe.report.terminal.study import QUESTION, print_study
 from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.results.selection import controls, headline, real
 from mllm_probe.results.test_file import load_tests

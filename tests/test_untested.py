@@ -10,9 +10,9 @@ from rich.console import Console
 from test_study_report import write
 from test_words import COMMON, CURVE, reading, said, summary, table
 
-from mllm_probe.report.answers import Reading
-from mllm_probe.report.beside import beside
-from mllm_probe.report.table import print_table
+from mllm_probe.report.tables.controls import beside
+from mllm_probe.report.tables.findings import Reading
+from mllm_probe.report.terminal.run import print_table
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.scoring.verdicts import best_layers as verdicts
 

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 from test_study_report import LAYERS, at, score, write
 
-from mllm_probe.report.answers import Reading
-from mllm_probe.report.beside import beside, beyond_covariates
-from mllm_probe.report.table import print_table
+from mllm_probe.report.tables.controls import beside, beyond_covariates
+from mllm_probe.report.tables.findings import Reading
+from mllm_probe.report.terminal.run import print_table
 from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.results.selection import floors
 from mllm_probe.results.test_file import load_tests

@@ -13,9 +13,9 @@ from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import find_checkpoint, needs
 from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.inspection_text import print_inspections
+from mllm_probe.report.html.inspect_files import inspections, save_inspections
+from mllm_probe.report.terminal.inspect import print_inspections
 from mllm_probe.scoring.shown_examples import folder_of
-from mllm_probe.stages.inspection import inspections, save_inspections
 from mllm_probe.stages.run import local_side
 
 if TYPE_CHECKING:

@@ -10,27 +10,29 @@ from mllm_probe.files.paths import SIDES, MultirunPaths, RunPaths
 from mllm_probe.files.readback import blamed
 from mllm_probe.files.row_file import load_rows, save_rows
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.alignment import print_alignment
-from mllm_probe.report.alignments import draw_alignment
-from mllm_probe.report.arms import draw_arms, print_arms
-from mllm_probe.report.command_pages import alignment_page, fidelity_page, geometry_page
-from mllm_probe.report.features import draw_features
-from mllm_probe.report.fidelity import print_agreements
-from mllm_probe.report.figures import draw_layers
-from mllm_probe.report.geometry import print_relations
-from mllm_probe.report.heatmaps import draw_geometry
-from mllm_probe.report.law import print_laws
-from mllm_probe.report.page import leave_page
-from mllm_probe.report.planes import draw_laws
-from mllm_probe.report.plans import draw_plan, draw_recall
-from mllm_probe.report.policy import print_policy
-from mllm_probe.report.precision import draw_fidelity
-from mllm_probe.report.result import Result
-from mllm_probe.report.study import draw_study, print_study
-from mllm_probe.report.table import print_table
-from mllm_probe.report.tables import save_tables
-from mllm_probe.report.training import show_training
-from mllm_probe.report.vision_scores import print_vision
+from mllm_probe.report.figures.align import draw_alignment
+from mllm_probe.report.figures.fidelity import draw_fidelity
+from mllm_probe.report.figures.geometry import draw_geometry
+from mllm_probe.report.figures.integrations import draw_features
+from mllm_probe.report.figures.law import draw_laws
+from mllm_probe.report.figures.layers import draw_layers
+from mllm_probe.report.figures.policy import draw_plan, draw_recall
+from mllm_probe.report.figures.study import draw_study
+from mllm_probe.report.figures.training import draw_arms
+from mllm_probe.report.html.by_layer import alignment_page, fidelity_page, geometry_page
+from mllm_probe.report.html.page import leave_page
+from mllm_probe.report.html.run_view import Result
+from mllm_probe.report.tables.paper import save_tables
+from mllm_probe.report.terminal.align import print_alignment
+from mllm_probe.report.terminal.arms import print_arms
+from mllm_probe.report.terminal.fidelity import print_agreements
+from mllm_probe.report.terminal.geometry import print_relations
+from mllm_probe.report.terminal.law import print_laws
+from mllm_probe.report.terminal.policy import print_policy
+from mllm_probe.report.terminal.run import print_table
+from mllm_probe.report.terminal.study import print_study
+from mllm_probe.report.terminal.tune import show_training
+from mllm_probe.report.terminal.vision import print_vision
 from mllm_probe.results.fidelity import load_agreements
 from mllm_probe.results.geometry import load_relations
 from mllm_probe.results.group_words import with_words

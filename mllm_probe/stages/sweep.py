@@ -28,7 +28,8 @@ from mllm_probe.records.problems import LayerData
 from mllm_probe.records.protocols import Probe, Reporter
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key
-from mllm_probe.report.page import leave_page
+from mllm_probe.report.html.inspect_files import save_first
+from mllm_probe.report.html.page import leave_page
 from mllm_probe.results.score_file import ScoreFile
 from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.scoring.analyses import Analyses
@@ -43,7 +44,6 @@ from mllm_probe.scoring.verdicts.all_tests import Comparisons
 from mllm_probe.scoring.verdicts.best_layers import save_tests
 from mllm_probe.scoring.verdicts.fixed_scores import QUESTION_ONLY
 from mllm_probe.scoring.verdicts.hypotheses import Curve
-from mllm_probe.stages.inspection import save_first
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
-from mllm_probe.report.law import MEASURES
+from mllm_probe.report.terminal.law import MEASURES
 from mllm_probe.results.vision import GroupRow, LawRow, PointRow
 from mllm_probe.stages.report import show_fit
 from mllm_probe.vision.encoder_table import BUNDLED, Benchmark, Table, read_table

@@ -22,9 +22,9 @@ from mllm_probe.errors import CacheError, count
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.files.store_paths import prune
-from mllm_probe.report.progress import RichReporter
-from mllm_probe.tools.listing import day, gigabytes, list_caches, list_groups
-from mllm_probe.tools.why import why
+from mllm_probe.report.terminal.cache_difference import why
+from mllm_probe.report.terminal.plain_tables import day, gigabytes, list_caches, list_groups
+from mllm_probe.report.terminal.progress import RichReporter
 
 COMMANDS = {
     "ls": "what is there: one row per cache, or one per group of IDENTITY",

@@ -7,7 +7,7 @@ from pathlib import Path
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import config_dir
 from mllm_probe.files.reference import options
-from mllm_probe.tools.listing import add_row, new_table, wide_console
+from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
 
 GROUPS = ("model", "task", "dataset", "probe", "encoder", "experiment", "target")
 COMMANDS = {f"{group}s": group for group in GROUPS} | {name: name for name in ("layers", "features")}

@@ -24,8 +24,8 @@ from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.records.protocols import Dataset, Task
 from mllm_probe.records.samples import Collection, Examples, label_said
+from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
 from mllm_probe.tasks.splits import SPLITS
-from mllm_probe.tools.listing import add_row, new_table, wide_console
 
 OPENED = 500  # pictures, drawn, unless data.n says otherwise
 NAMED = 12  # labels, of many

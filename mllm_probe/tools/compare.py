@@ -34,7 +34,7 @@ PLACE = "--out FOLDER"  # what names another place for results
 
 def run(args: Sequence[str]) -> None:
     """The command. Raises ConfigError, DataError; exits with 2 where the arguments are wrong, as argparse does."""
-    from mllm_probe.report.progress import RichReporter
+    from mllm_probe.report.terminal.progress import RichReporter
 
     parser = argparse.ArgumentParser("mllm-probe compare", description=ABOUT, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of a sweep: every run in it")
@@ -61,7 +61,7 @@ def run(args: Sequence[str]) -> None:
 def _compare(given: argparse.Namespace, args: Sequence[str], reporter: "Reporter") -> None:
     """Everything is read and judged before anything is written."""
     from mllm_probe.comparison.ranking import ranking, save_ranking
-    from mllm_probe.tools.compared import show
+    from mllm_probe.report.html.comparison import show
 
     tasks = _tasks(given, reporter)
     rivals = {task: runs for task, runs in tasks.items() if len(runs) > 1}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.errors import first_line
-from mllm_probe.tools.listing import add_row, new_table, wide_console
+from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 HUB = ("huggingface.co", 443)

@@ -17,7 +17,7 @@ from mllm_probe.errors import DataError, count
 from mllm_probe.files.job_states import STATES, Standing, seconds, standings
 from mllm_probe.files.jobs import DONE, Job, now, unreadable
 from mllm_probe.files.paths import MultirunPaths
-from mllm_probe.tools.listing import add_row, new_table, wide_console
+from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
 
 ABOUT = "How the jobs of a multirun stand; exit code 1 where one is over and not done."
 EVERY = 5.0  # seconds between two looks of --watch

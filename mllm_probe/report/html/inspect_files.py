@@ -1,0 +1,65 @@
+"""inspect.json and inspect.html of an experiment: some of its samples as the model reads them.
+
+What the processor made of the first samples is kept beside the cache, so that a run which finds its activations there
+needs neither the processor nor transformers to show them.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mllm_probe.cache.store import write_json
+from mllm_probe.config.schemas import RunConfig
+from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.first_samples import keep_first
+from mllm_probe.files.paths import RunPaths, replacing
+from mllm_probe.models.prompts.rendering import Rendering
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import Decision, Examples
+from mllm_probe.records.sites import Anatomy
+from mllm_probe.report.html.inspect_page import page
+from mllm_probe.report.html.prompt_tokens import Inspection, inspection, without_codes
+from mllm_probe.scoring.shown_examples import below, folder_of
+from mllm_probe.tasks.splits import Folds
+
+
+def save_first(ready: Prepared, paths: RunPaths, reporter: Reporter) -> str:
+    """Those of a run; how their prompts are wrapped, which is said."""
+    kept = keep_first(ready)
+    shown = inspections(kept, ready.config, ready.examples, ready.folds, ready.anatomy)
+    folder = folder_of(ready.examples.samples)
+    save_inspections(paths, shown, ready.config, ready.task.name, ready.collection.name, folder)
+    reporter.note(f"prompts: {kept[0].template}")
+    return kept[0].template
+
+
+def inspections(
+    renderings: Sequence[Rendering], config: RunConfig, examples: Examples, folds: Folds, anatomy: Anatomy
+) -> list[Inspection]:
+    """Splits are those of the first seed."""
+    split = folds.splits(examples.folds, config.sweep.seeds[0])
+    asked: dict[str, list[Decision]] = defaultdict(list)
+    for decision in examples.decisions:
+        asked[decision.sample].append(decision)
+    positions = config.extract.positions
+    names = examples.names
+    return [inspection(one, asked[one.layout.sample.uid], split, positions, anatomy, names) for one in renderings]
+
+
+def _placed(one: Inspection, folder: Path) -> Inspection:
+    """Pictures by their names below `folder`."""
+    pictures = [replace(picture, path=below(folder, Path(picture.path))) for picture in one.pictures]
+    return replace(one, pictures=tuple(pictures))
+
+
+def save_inspections(
+    paths: RunPaths, shown: Sequence[Inspection], config: RunConfig, task: str, dataset: str, folder: Path
+) -> None:
+    """The records as they are, and the page; `folder` holds all pictures, which are named from there."""
+    facts = {"model": config.model.label, "task": task, "dataset": dataset, "seed": config.sweep.seeds[0]}
+    placed = [_placed(one, folder) for one in shown]
+    write_json(paths.inspection("json"), {**facts, "samples": [asdict(one) for one in placed]})
+    with replacing(paths.inspection("html")) as part:
+        content = page(f"{config.model.label}, {task} on {dataset}", placed, folder)
+        part.write_text(without_codes(content), encoding="utf-8")

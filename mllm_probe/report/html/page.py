@@ -1,0 +1,106 @@
+"""report.html: one file that shows a run, or a study of two, to somebody who was not there. Fetches nothing.
+
+Read from the files of the folder alone; the numbers are those of its tables. Whatever comes from a data file is escaped
+by the template, and a policy in the page's head lets no other script run than its own two.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mllm_probe.config.report import ReportSettings
+from mllm_probe.files.jobs import Job, read
+from mllm_probe.files.paths import SIDES, RunPaths, replacing
+from mllm_probe.records import units
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.figures.saving import svg_uri
+from mllm_probe.report.figures.study import study_figure, study_positions
+from mllm_probe.report.html.charts import study_chart
+from mllm_probe.report.html.plotly import MISSING, Library, script_digest
+from mllm_probe.report.html.prompt_tokens import without_codes
+from mllm_probe.report.html.run_view import Result
+from mllm_probe.report.tables.curve_shapes import p_said
+from mllm_probe.report.terminal.study import QUESTION, headline_said
+from mllm_probe.results.selection import headline
+from mllm_probe.results.study import load_study
+
+TEMPLATE = Path(__file__).parent / "template"
+
+
+def command(paths: RunPaths) -> str:
+    """What gives the same numbers: the command with the settings that status.json says were typed."""
+    if not paths.status.is_file():
+        return "mllm-probe run"
+    job = read(Job, paths.status)
+    if job is None:
+        return f"unknown: {paths.status.name} is damaged"
+    return shlex.join(["mllm-probe", *job.command.split(), *job.overrides])
+
+
+def write_page(paths: RunPaths, settings: ReportSettings) -> list[str]:
+    """report.html of a run, or of a study with both its tasks, in one move; a line on each damaged file that it goes
+    without. Raises DataError."""
+    study = load_study(paths.study) if paths.study.is_file() else None
+    results = [Result(paths.side(side), settings, side) for side in SIDES] if study else [Result(paths, settings)]
+    content = render(paths, results, study)
+    with replacing(paths.page) as part:
+        part.write_text(without_codes(content), encoding="utf-8")
+    return [line for result in results for line in result.left_out]
+
+
+def leave_page(paths: RunPaths, settings: ReportSettings, reporter: Reporter) -> None:
+    """Write the page, and say what it goes without and where everything is."""
+    for line in write_page(paths, settings):
+        reporter.note(line)
+    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
+
+
+def _strict(value: Any, **settings: Any) -> str:
+    """JSON as browsers read it, which know no NaN: a value that is missing is null."""
+
+    def known(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {name: known(one) for name, one in node.items()}
+        if isinstance(node, list | tuple):
+            return [known(one) for one in node]
+        return None if isinstance(node, float) and node != node else node
+
+    return json.dumps(known(value), allow_nan=False, **settings)
+
+
+def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:
+    """The page. Without the plot library its figures stand still."""
+    tables, settings = [result.selected for result in results], results[0].settings
+    return filled(
+        "page.html",
+        results=results,
+        study=study,
+        both=[study_chart(tables, study_positions(*map(headline, tables)))] if study else [],
+        study_figure=svg_uri(study_figure(tables[0], tables[1], study["statements"]), settings) if study else "",
+        question=QUESTION,
+        command=command(paths),
+        units=units,
+        p_said=p_said,
+        headline_said=headline_said,
+    )
+
+
+def filled(template: str, **fields: Any) -> str:
+    """A template of ours with these fields, our script and style, and the plot library where that is installed."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    files = FileSystemLoader(TEMPLATE)
+    pages = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.policies["json.dumps_function"] = _strict
+    script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
+    return pages.get_template(template).render(
+        **fields,
+        library=Library.find(),
+        missing=MISSING,
+        script=Markup(script),
+        digest=script_digest(script.encode()),
+        style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
+    )

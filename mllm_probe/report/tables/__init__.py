@@ -1,0 +1,1 @@
+"""What results say in words and in tables, for page, paper and terminal alike."""

@@ -1,0 +1,92 @@
+"""policy.csv and recall.csv, and what `vision policy` ends with: who is next, and how often the policy finds the best.
+
+Draws no candidate and fits nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mllm_probe.report.terminal.markup import escaped, screen
+
+if TYPE_CHECKING:
+    import pandas as pd
+from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM
+
+TITLES = {
+    FIXED: "after\nexactly k",
+    FIRST_HIT: "ever\nby k",
+    RANDOM: "random",
+    A_ALONE: "A alone,\nno run",
+    A_PLUS_C: "A + C,\nno run",
+}
+
+
+def print_policy(plan: "pd.DataFrame", recall: "pd.DataFrame", console: Console | None = None) -> None:
+    """Recall at the budget of the plan, one row a benchmark; then the plan of each benchmark in a sentence."""
+    console, plan, recall = console or screen(), escaped(plan), escaped(recall)
+    budget = int(max(1, (plan.turn.notna() | plan.seen).groupby(plan.benchmark).sum().max()))
+    if len(recall):
+        grid = at_budget(recall, budget)
+        console.print(_view(recall.iloc[0], grid, budget))
+        console.print(_verdict(grid.mean(), budget), highlight=False)
+    turns: dict[str, list[str]] = {}
+    for name, rows in plan.groupby("benchmark", sort=False):
+        turns.setdefault(_turns(rows), []).append(str(name))
+    for line, names in turns.items():
+        console.print(f"{', '.join(names)}: {line}", highlight=False)
+    for name, rows in plan[plan.shortlisted].groupby("benchmark", sort=False):
+        console.print(f"{name}: {_listed(rows, plan[plan.benchmark == name])}", highlight=False)
+
+
+def at_budget(recall: "pd.DataFrame", budget: int) -> "pd.DataFrame":
+    """[benchmark, reading] of recall after so many runs, scores that need none beside it."""
+    rows = recall[(recall.budget == budget) | (recall.budget == 0)]
+    grid = rows.pivot(index="benchmark", columns="reading", values="recall")
+    return grid.loc[list(dict.fromkeys(rows.benchmark)), list(TITLES)]
+
+
+def _view(first: Any, grid: "pd.DataFrame", budget: int) -> Table:
+    view = Table(
+        title=f"{first.table}: the best in the shortlist, in % of {first.trials} trials, k = {budget}",
+        caption="ever by k: stops at the first hit, which only those can who know the best; random: as many drawn at "
+        "random as the policy trains and lists",
+    )
+    view.add_column("benchmark", no_wrap=True)
+    for reading in TITLES:
+        view.add_column(TITLES[reading], justify="right")
+    for name, row in grid.iterrows():
+        view.add_row(str(name), *(f"{100 * value:.1f}" for value in row))
+    view.add_section()
+    view.add_row("mean", *(f"{100 * value:.1f}" for value in grid.mean()))
+    return view
+
+
+def _verdict(mean: "pd.Series", budget: int) -> str:
+    runs = f"{budget} run{'s' if budget > 1 else ''}"
+    return (
+        f"after {runs} the policy lists the best in {100 * mean[FIXED]:.1f} % of trials; without a run A alone does in "
+        f"{100 * mean[A_ALONE]:.1f} %, A + C in {100 * mean[A_PLUS_C]:.1f} %"
+    )
+
+
+def _turns(rows: "pd.DataFrame") -> str:
+    """What was or is to be trained on one benchmark."""
+    drawn = rows[rows.turn.notna()].sort_values("turn")
+    names = ", ".join(f"{row.representation} (level {row.level:.0f})" for row in drawn.itertuples())
+    if len(drawn) and drawn.seen.all():
+        return f"a dry run trains {names}"
+    return f"{rows.seen.sum()} of {len(rows)} trained, " + (f"next {names}" if names else "policy.budget is spent")
+
+
+def _listed(short: "pd.DataFrame", rows: "pd.DataFrame") -> str:
+    """The shortlist with its predictions, and whether it holds the best where that is known."""
+    listed = ", ".join(
+        f"{row.representation} {row.predicted:.4g}"
+        for row in short.sort_values("predicted", ascending=False).itertuples()
+    )
+    if rows.value.isna().any():
+        return f"shortlist {listed}"
+    best = rows.loc[rows.value.idxmax()]
+    return f"shortlist {listed}: {'with' if best.shortlisted else 'without'} the best, {best.representation}"
