@@ -19,7 +19,7 @@ from mllm_probe.api import Result, run
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.loggers.chosen import LOGGERS, chosen_loggers, log_runs
-from mllm_probe.loggers.record import Record, recorded
+from mllm_probe.loggers.told import Record, recorded
 
 ACCEPTED = re.compile(r"[\w.\-/]+")  # what each of the three takes in a name
 NAME = "entailment/last/logistic/accuracy"

@@ -8,8 +8,8 @@ from typing import Any
 from mllm_probe.errors import ConfigError, choices, first_line
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.loggers.mlflow import MLflow
-from mllm_probe.loggers.record import Logger, recorded
 from mllm_probe.loggers.tensorboard import TensorBoard
+from mllm_probe.loggers.told import Logger, recorded
 from mllm_probe.loggers.wandb import WandB
 from mllm_probe.records.protocols import Reporter
 

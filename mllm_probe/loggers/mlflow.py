@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.loggers.record import Record
+from mllm_probe.loggers.told import Record
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mllm_probe.loggers.record import Record
+from mllm_probe.loggers.told import Record
 
 
 class TensorBoard:

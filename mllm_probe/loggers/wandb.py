@@ -6,7 +6,7 @@ Nothing leaves the machine unless WANDB_MODE=online says so; `wandb sync` sends 
 import os
 from typing import Any
 
-from mllm_probe.loggers.record import Record
+from mllm_probe.loggers.told import Record
 
 PROJECT = "mllm-probe"
 
