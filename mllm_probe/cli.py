@@ -43,8 +43,8 @@ COMMANDS = {
     "list": "models, tasks, datasets, probes, experiments, launchers and more to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
-# {command: module of tools}; all others are Hydra jobs, see launch.job_name
-PLAIN = {name: name for name in ("check", "compare", "status", "cache", "doctor")} | {"list": "catalogue"}
+# {command: its module}; all others are Hydra jobs, see launch.job_name
+PLAIN = {name: f"commands.{name}" for name in ("check", "compare", "status", "cache", "list", "doctor")}
 LONGEST = 4000  # letters of an error on the screen
 FLAGS = f"--{QUIET}", f"--{VERBOSE}"
 USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m] [--quiet | --verbose]
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif {"-h", "--help"}.isdisjoint(rest):
         _run_hydra(command, as_settings(command, rest))
     else:
-        _run_plain("explain", [command, *rest])
+        _run_plain("tools.explain", [command, *rest])
 
 
 def as_settings(command: str, words: list[str]) -> list[str]:
@@ -170,7 +170,7 @@ def _completion(args: list[str]) -> list[str]:
 
 
 def _tool(name: str) -> Any:
-    return import_module(f"mllm_probe.tools.{name}")
+    return import_module(f"mllm_probe.{name}")
 
 
 def _run_plain(tool: str, args: list[str]) -> None:

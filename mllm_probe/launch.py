@@ -80,14 +80,14 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
 
 def check(command: str, config: "DictConfig", words: Sequence[str]) -> Any:
     """The settings of a job, once what can be seen to be wrong in them alone is refused. Raises ConfigError."""
+    from mllm_probe.commands.run import local_side
     from mllm_probe.config.schemas import RunConfig, typed
     from mllm_probe.experiment.prepare import Design
-    from mllm_probe.stages.run import local_side
 
     job = job_name(command)
     settings = typed(config, job, words)
     if job in CHECKS:
-        getattr(import_module(f"mllm_probe.stages.{job}"), CHECKS[job])(settings)
+        getattr(import_module(f"mllm_probe.commands.{job}"), CHECKS[job])(settings)
     if isinstance(settings, RunConfig):
         Design.of(settings)
         if settings.local is not None:
@@ -114,8 +114,8 @@ def words_of(here: "DictConfig") -> list[str]:
 
 def _dispatch(job: str, settings: Any, paths: RunPaths, reporter: "Reporter") -> None:
     if job == "report":
-        from mllm_probe.stages.report import report
+        from mllm_probe.commands.report import report
 
         report(settings, reporter)
         return
-    getattr(import_module(f"mllm_probe.stages.{job}"), job)(settings, paths, reporter)
+    getattr(import_module(f"mllm_probe.commands.{job}"), job)(settings, paths, reporter)

@@ -235,7 +235,7 @@ def settings(bench: Bench, rng: Random) -> tuple[str, str]:
 @contextmanager
 def shown(really: bool) -> Iterator[None]:
     """Whether runs draw figures and write a page, which is half of their time."""
-    with nullcontext() if really else patch("mllm_probe.stages.run.show"):
+    with nullcontext() if really else patch("mllm_probe.commands.run.show"):
         yield
 
 

@@ -177,7 +177,7 @@ def parser_of(command: str) -> ArgumentParser:
 
     original, ArgumentParser.parse_args = ArgumentParser.parse_args, caught  # type: ignore[assignment, method-assign]
     try:
-        importlib.import_module(f"mllm_probe.tools.{cli.PLAIN[command]}").run([])
+        importlib.import_module(f"mllm_probe.{cli.PLAIN[command]}").run([])
     except _Caught as stop:
         return stop.args[0]
     finally:

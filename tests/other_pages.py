@@ -7,6 +7,7 @@ from pathlib import Path
 from conftest import Silent
 from pages import EVIL
 
+from mllm_probe.commands.report import show_alignment, show_fidelity, show_geometry, show_training
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.score import Score
@@ -15,7 +16,6 @@ from mllm_probe.results.fidelity import Agreement, save_agreements
 from mllm_probe.results.geometry import Relation, save_relations
 from mllm_probe.results.score_file import ScoreFile
 from mllm_probe.results.training import save_losses
-from mllm_probe.stages.report import show_alignment, show_fidelity, show_geometry, show_training
 
 NAME = f"{EVIL} [bold]模 é"
 SITES = ("lm.00", "lm.01", "lm.02")

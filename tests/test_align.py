@@ -17,6 +17,8 @@ from PIL import Image
 from scipy.stats import binomtest
 from test_config import composed
 
+from mllm_probe.commands import extract
+from mllm_probe.commands.align import galleries
 from mllm_probe.errors import DataError, ProbeError
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.extraction.taps import read_states
@@ -25,8 +27,6 @@ from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Collection, Examples, Sample
 from mllm_probe.records.sites import Key
 from mllm_probe.results.score_file import load_scores
-from mllm_probe.stages import extract
-from mllm_probe.stages.align import galleries
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.permutation import two_sided
 from mllm_probe.sugar.centring import Centring, Cosines, States, centred, mapped, unit

@@ -10,7 +10,7 @@ import pytest
 from conftest import REAL, Run
 from PIL import Image
 
-from mllm_probe.tools import check
+from mllm_probe.commands import check
 
 
 def written(

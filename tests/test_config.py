@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from mllm_probe.commands.tune import check
 from mllm_probe.config.build import MOVED, build, first_named
 from mllm_probe.config.extract import LayerSettings
 from mllm_probe.config.model import ModelSettings, PromptSettings
@@ -19,7 +20,6 @@ from mllm_probe.models.prompts.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Anatomy, Key, Site
-from mllm_probe.stages.tune import check
 from mllm_probe.train.follow_up import followers
 from mllm_probe.train.material import Target
 

@@ -133,7 +133,7 @@ def test_a_long_line_is_cut_and_warnings_are_not_shown(
     with pytest.raises(SystemExit):
         cli._fail("x" * 129_000)
     assert capsys.readouterr().err.endswith("x ... and 125,000 letters more\n")
-    monkeypatch.setattr("mllm_probe.tools.catalogue.run", lambda args: warnings.warn("of a library", stacklevel=1))
+    monkeypatch.setattr("mllm_probe.commands.list.run", lambda args: warnings.warn("of a library", stacklevel=1))
     monkeypatch.setattr("sys.warnoptions", [])
     with warnings.catch_warnings():
         code, _, err = probe("list", "models")

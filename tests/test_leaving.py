@@ -88,7 +88,7 @@ def test_a_probe_is_held_against_the_labels_of_a_table_before_a_picture_is_opene
 def test_words_that_decide_the_label_are_refused_before_the_weights(
     probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mllm_probe.stages.extract.Models.get", lambda *_: pytest.fail("the weights are loaded"))
+    monkeypatch.setattr("mllm_probe.commands.extract.Models.get", lambda *_: pytest.fail("the weights are loaded"))
     rows = []
     for i in range(40):
         Image.new("RGB", (40, 40), (6 * i, 90, 200 - 5 * i)).save(tmp_path / f"{i}.png")
@@ -129,7 +129,7 @@ def test_what_failed_at_its_work_keeps_its_folder(probe: Run, tmp_path: Path, mo
     def fails(*_: object) -> None:
         raise ProbeError("no curve")
 
-    monkeypatch.setattr("mllm_probe.stages.run.sweep_cached", fails)
+    monkeypatch.setattr("mllm_probe.commands.run.sweep_cached", fails)
     code, _, err = probe("run", *QUICK)
     assert code == 1 and "no curve" in err
     latest = tmp_path / "outputs" / "latest"

@@ -64,8 +64,8 @@ def test_real_captions_keep_their_spans(coco: Collection, checkpoint: Path) -> N
 def test_coco_runs_end_to_end(coco: Collection, checkpoint: Path, tmp_path: Path) -> None:
     from test_config import composed
 
+    from mllm_probe.commands.run import run
     from mllm_probe.files.paths import RunPaths
-    from mllm_probe.stages.run import run
 
     config = composed(
         "dataset=coco",

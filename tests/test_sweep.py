@@ -18,6 +18,8 @@ from test_faults import DATA
 from test_words import check_words
 
 from mllm_probe.cache.writer import ShardWriter
+from mllm_probe.commands import run
+from mllm_probe.commands.sweep import _remarks
 from mllm_probe.config.schemas import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
 from mllm_probe.files.store_paths import PartPaths
@@ -28,8 +30,6 @@ from mllm_probe.records.sites import Key
 from mllm_probe.results.logits import load_scored
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.scoring.analyses import erasing
-from mllm_probe.stages import run
-from mllm_probe.stages.sweep import _remarks
 from mllm_probe.stats.coding import blocks
 from mllm_probe.tasks.splits import Folds
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
+from mllm_probe.commands import doctor
+from mllm_probe.commands.list import COMMANDS
 from mllm_probe.files.paths import config_dir
 from mllm_probe.files.reference import heading
-from mllm_probe.tools import doctor
-from mllm_probe.tools.catalogue import COMMANDS
 
 
 def test_every_option_is_listed_with_what_it_is(probe: Run) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
+from mllm_probe.commands.tune import tune
 from mllm_probe.config.compose import composed
 from mllm_probe.config.tune import TrainSettings
 from mllm_probe.errors import ConfigError, TrainError
@@ -30,7 +31,6 @@ from mllm_probe.models.caption_loss import captioned, losses
 from mllm_probe.models.dense_connector import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.samples import Collection
-from mllm_probe.stages.tune import tune
 from mllm_probe.train import loop
 from mllm_probe.train.loop import Learner, share, train
 from mllm_probe.train.material import Material

@@ -288,8 +288,8 @@ def test_without_keypoints_or_models_the_rest_is_measured(probe: Run, tmp_path: 
 @pytest.mark.realdata
 @pytest.mark.skipif(not SPAIR.is_dir(), reason=f"{SPAIR} is absent; set MLLM_PROBE_REAL_DATA to the folder with it")
 def test_real_pairs_end_to_end(tmp_path: Path, places: dict[str, Path]) -> None:
+    from mllm_probe.commands.vision_score import vision_score
     from mllm_probe.files.paths import RunPaths
-    from mllm_probe.stages.vision_score import vision_score
 
     overrides = [one for one in arguments(places, "score.measures=[c_pck]")[2:] if not one.startswith("pairs.root")]
     config = composed(*overrides, f"pairs.root={SPAIR}", f"paths.outputs={tmp_path}", command="vision_score")

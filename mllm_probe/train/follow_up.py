@@ -38,7 +38,7 @@ def followers(config: TuneConfig) -> Mapping[str, Follower]:
 
 
 def _followed(command: str, settings: Any, model: ModelSettings, paths: RunPaths, reporter: Reporter) -> None:
-    stage = getattr(import_module(f"mllm_probe.stages.{command}"), command)
+    stage = getattr(import_module(f"mllm_probe.commands.{command}"), command)
     stage(replace(settings, model=model), paths, reporter)
 
 

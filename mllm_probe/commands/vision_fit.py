@@ -12,6 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from mllm_probe import __version__
+from mllm_probe.commands.report import show_fit
 from mllm_probe.config.schemas import VisionFitConfig, save_config
 from mllm_probe.config.vision import FitSettings, PolicySettings
 from mllm_probe.errors import ConfigError, DataError
@@ -21,7 +22,6 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
 from mllm_probe.report.terminal.law import MEASURES
 from mllm_probe.results.vision import GroupRow, LawRow, PointRow
-from mllm_probe.stages.report import show_fit
 from mllm_probe.vision.encoder_table import BUNDLED, Benchmark, Table, read_table
 from mllm_probe.vision.law import (
     COEFFICIENTS,

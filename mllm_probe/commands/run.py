@@ -5,6 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mllm_probe.cache.store import write_json
+from mllm_probe.commands.extract import extract_all
+from mllm_probe.commands.report import show, show_study
+from mllm_probe.commands.sweep import Swept, sweep_cached
 from mllm_probe.config.extract import ExtractSettings
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.config.schemas import RunConfig, run_digest
@@ -22,9 +25,6 @@ from mllm_probe.results.study import study_headline
 from mllm_probe.scoring.guards import Guards
 from mllm_probe.scoring.refusals import check_probe, check_reads
 from mllm_probe.scoring.verdicts.hypotheses import Judge
-from mllm_probe.stages.extract import extract_all
-from mllm_probe.stages.report import show, show_study
-from mllm_probe.stages.sweep import Swept, sweep_cached
 
 OF_A_SIDE = ("positions", "answers")  # what a task sets of `extract`
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from mllm_probe.commands.report import show_vision
 from mllm_probe.config.schemas import VisionScoreConfig, save_config
 from mllm_probe.config.vision import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN
 from mllm_probe.errors import ProbeError
@@ -18,7 +19,6 @@ from mllm_probe.files.row_file import load_rows, save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Site
 from mllm_probe.results.vision import VisionScore, save_representations
-from mllm_probe.stages.report import show_vision
 from mllm_probe.vision.encoding import Features, matched, pooled
 from mllm_probe.vision.measures import correspondence, cosines, likelihood, with_labels, with_text
 from mllm_probe.vision.model_reads import caption_log_probabilities, caption_states, load_plain, projected_tokens

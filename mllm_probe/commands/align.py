@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear
+from mllm_probe.commands.extract import extract_all
+from mllm_probe.commands.report import show_alignment
 from mllm_probe.config.geometry import IMAGES_AT, TEXTS_AT
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.schemas import AlignConfig, save_config
@@ -27,8 +29,6 @@ from mllm_probe.records.samples import Examples, Sample, digest
 from mllm_probe.records.score import NOT_APPLICABLE
 from mllm_probe.results.align import best_layers
 from mllm_probe.results.score_file import ScoreFile, load_scores
-from mllm_probe.stages.extract import extract_all
-from mllm_probe.stages.report import show_alignment
 from mllm_probe.sugar.gallery import FEWEST, Claim, Gallery, draw_pictures
 from mllm_probe.sugar.measures import Alignment, Sides, corrected, said_alone, shown_alone
 from mllm_probe.tasks.entailment import Entailment

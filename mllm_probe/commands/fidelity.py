@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.commands.extract import extract_all
+from mllm_probe.commands.report import show_fidelity
 from mllm_probe.config.geometry import BASE, REFERENCES
 from mllm_probe.config.model import DTYPES
 from mllm_probe.config.report import FIGURES
@@ -25,8 +27,6 @@ from mllm_probe.geometry.samples import refuse_tokens
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.results.fidelity import Agreement, save_agreements
 from mllm_probe.scoring.refusals import check_probe, check_reads
-from mllm_probe.stages.extract import extract_all
-from mllm_probe.stages.report import show_fidelity
 
 
 def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mllm_probe.commands.report import show_policy
+from mllm_probe.commands.vision_fit import open_table, table_digest, table_name
 from mllm_probe.config.schemas import VisionPolicyConfig, save_config
 from mllm_probe.config.vision import PolicySettings
 from mllm_probe.errors import ConfigError, DataError, choices
@@ -16,8 +18,6 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM, PlanRow, RecallRow
-from mllm_probe.stages.report import show_policy
-from mllm_probe.stages.vision_fit import open_table, table_digest, table_name
 from mllm_probe.vision.encoder_table import Benchmark, Table
 from mllm_probe.vision.law import COEFFICIENTS
 from mllm_probe.vision.policy import draw, predict, ranked_by, shortlisted, simulate

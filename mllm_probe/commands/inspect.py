@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from mllm_probe.commands.run import local_side
 from mllm_probe.config.schemas import InspectConfig, save_config
 from mllm_probe.errors import ConfigError
 from mllm_probe.experiment.prepare import Design
@@ -16,7 +17,6 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.html.inspect_files import inspections, save_inspections
 from mllm_probe.report.terminal.inspect import print_inspections
 from mllm_probe.scoring.shown_examples import folder_of
-from mllm_probe.stages.run import local_side
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

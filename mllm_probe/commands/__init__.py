@@ -1,0 +1,1 @@
+"""One file for each command, each readable from top to bottom."""

@@ -1,1 +1,0 @@
-"""One file per command, each readable from top to bottom."""
