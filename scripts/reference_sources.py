@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from mllm_probe import cli
+from mllm_probe.cli import main as cli
 from mllm_probe.config.ranges import RANGES
 from mllm_probe.config.ranges import __name__ as RANGES_IN
 from mllm_probe.files.paths import config_dir
 
-PACKAGE = Path(cli.__file__).parent
+PACKAGE = Path(cli.__file__).parents[1]
 CONF = config_dir()
 HOLE = "\0"  # where an f-string has a value
 SETTING = re.compile(rf"([a-z_]+(?:\.[a-z_]+)*)(?:={HOLE}| names (?:the unknown \w+ )?'{HOLE}')")

@@ -22,11 +22,12 @@ numbers are those of `mllm-probe run`. Four decisions have a page each: what nam
 ([packed-heads.md](design/packed-heads.md)), processes that share the work ([claims.md](design/claims.md)), and what may
 be said of many layers at once ([max-t.md](design/max-t.md)).
 
-Data flows one way: `data` reads pictures and annotations, `tasks` makes samples and decisions of them, `models` and
-`extract` turn samples into activations in the `cache`, `probes` and `stats` turn these and the decisions into scores,
-`report` shows them; `stages` has a file for each command that does so. Imports go down only, and
-`tests/test_house.py` knows the floors. [CONTRIBUTING.md](../CONTRIBUTING.md) has the rules, [extend.md](extend.md) how
-to add to it.
+Data flows one way. `data` reads pictures and annotations, `tasks` makes samples and decisions of them; `experiment`
+turns a config into an experiment that is ready. `models` and `extraction` turn its samples into activations in the
+`cache`; `fitting` and `probes` turn these and the decisions into trials, `scoring` and `stats` into scores and tests;
+`results` are the files of a run, and `report` shows them. `commands` has a file for each command. Imports go down only,
+and `tests/test_house.py` knows the floors. [CONTRIBUTING.md](../CONTRIBUTING.md) has the rules,
+[extend.md](extend.md) how to add to it.
 
 Options are YAML files in [conf/](../conf) ([commands.md](commands.md#options)), tests are in [tests/](../tests)."""
 
@@ -36,7 +37,7 @@ def page() -> str:
     rooms = sorted(path.parent for path in package.glob("*/**/__init__.py"))
     parts = [
         INTRODUCTION,
-        section("mllm_probe/", package, "The command line, its settings, and the records of all rooms."),
+        section("mllm_probe/", package, "What everything else stands on, and what scripts and notebooks import."),
     ]
     parts += [section(f"{room.relative_to(ROOT).as_posix()}/", room, said(room / "__init__.py")) for room in rooms]
     parts += [section("scripts/", ROOT / "scripts", "What is run by hand, from the root of the repository.")]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import QUICK, Run, save_llava, tiny
 
-from mllm_probe.launch import limit_threads
+from mllm_probe.cli.perform import limit_threads
 from mllm_probe.results.score_file import COLUMNS, load_scores
 
 

@@ -12,12 +12,12 @@ from cluster import until
 from conftest import QUICK, Run, tiny
 from test_faults import DATA, finish, shards, start
 
+from mllm_probe.cli.launchers import refusal
+from mllm_probe.cli.multirun import check_folder, check_launcher, told
+from mllm_probe.cli.perform import stop_as_ctrl_c
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.jobs import Asked, Job, now, read, write
 from mllm_probe.files.paths import MultirunPaths, RunPaths
-from mllm_probe.launch import stop_as_ctrl_c
-from mllm_probe.launchers import refusal
-from mllm_probe.multirun import check_folder, check_launcher, told
 
 FEW = (*QUICK, "layers.towers=[lm]", "extract.positions=[last]")
 

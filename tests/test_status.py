@@ -17,13 +17,13 @@ from conftest import QUICK, Run, Silent, tiny
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from mllm_probe.cli.heartbeat import Heartbeat
+from mllm_probe.cli.multirun import check_limits, left
 from mllm_probe.commands.status import again
 from mllm_probe.errors import ConfigError, DataError, PendingError
 from mllm_probe.files import job_states as standing
 from mllm_probe.files.jobs import Asked, Job, now, read, write
 from mllm_probe.files.paths import MultirunPaths, RunPaths
-from mllm_probe.multirun import check_limits, left
-from mllm_probe.report.heartbeat import Heartbeat
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 
@@ -108,7 +108,7 @@ def test_what_a_job_says_last(tmp_path: Path) -> None:
 
 
 def test_a_job_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_probe.report.heartbeat.EVERY", 0.01)
+    monkeypatch.setattr("mllm_probe.cli.heartbeat.EVERY", 0.01)
     path, seen = RunPaths(tmp_path).status, threading.Event()
     with Heartbeat(Silent(), path, Job("run", [], beat=LONG_AGO), str) as reporter:
         reporter.note("loading")
@@ -287,7 +287,7 @@ def test_a_refused_limit_ends_the_command(probe: Run, tmp_path: Path) -> None:
 
 
 def test_without_submitit_one_sentence_says_what_to_install(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['hydra_plugins'] = None; from mllm_probe.cli import main; main(sys.argv[1:])"
+    code = "import sys; sys.modules['hydra_plugins'] = None; from mllm_probe.cli.main import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "run", "-m", "hydra/launcher=slurm", "data.seed=0,1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -301,7 +301,7 @@ def test_status_of_nothing_is_one_sentence(probe: Run) -> None:
 
 def test_status_imports_neither_torch_nor_hydra(multirun: MultirunPaths) -> None:
     code = (
-        "import sys; from mllm_probe import cli\n"
+        "import sys; from mllm_probe.cli import main as cli\n"
         f"try: cli.main(['status', {str(multirun.root)!r}])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'hydra', 'transformers'} & set(sys.modules)"

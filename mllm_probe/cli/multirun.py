@@ -17,7 +17,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mllm_probe.alone import keep
+from mllm_probe.cli.cleanup import note_absent, note_before, remove_made, take_back
+from mllm_probe.cli.folder_lock import keep
+from mllm_probe.cli.perform import check, words_of
 from mllm_probe.config.sentences import sentence
 from mllm_probe.config.verbosity import QUIET, verbosity
 from mllm_probe.errors import ConfigError, MllmProbeError, behind, count
@@ -25,8 +27,6 @@ from mllm_probe.files.job_states import BLOCKED, standings
 from mllm_probe.files.jobs import DONE, Asked, code_here, read, write
 from mllm_probe.files.model_names import namesakes
 from mllm_probe.files.paths import MultirunPaths
-from mllm_probe.launch import check, words_of
-from mllm_probe.leaving import note_absent, note_before, remove_made, take_back
 
 LAUNCHERS = {"BasicLauncher": "basic", "LocalLauncher": "local", "SlurmLauncher": "slurm"}
 COUNTED = 10  # minutes; in jobs with no higher limit submitit takes every signal for a time-out

@@ -14,7 +14,7 @@ from mllm_probe.files.temporaries import temporary
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from mllm_probe.report.heartbeat import Heartbeat
+    from mllm_probe.cli.heartbeat import Heartbeat
 
 _absent: list[Path] = []
 _there: dict[Path, bytes | None] = {}

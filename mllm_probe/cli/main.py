@@ -15,10 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mllm_probe.cli.perform import job_name, limit_threads, perform, stop_as_ctrl_c
 from mllm_probe.config.dotted import quoted
 from mllm_probe.config.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
 from mllm_probe.errors import MllmProbeError, behind
-from mllm_probe.launch import job_name, limit_threads, perform, stop_as_ctrl_c
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif {"-h", "--help"}.isdisjoint(rest):
         _run_hydra(command, as_settings(command, rest))
     else:
-        _run_plain("tools.explain", [command, *rest])
+        _run_plain("cli.help", [command, *rest])
 
 
 def as_settings(command: str, words: list[str]) -> list[str]:
@@ -157,7 +157,7 @@ def _completion(args: list[str]) -> list[str]:
         print("\n".join(word for word in plain or _next_words(done) if word.startswith(typed)))
         sys.exit(0)
     words = command.split()
-    from mllm_probe.tools.completion import completions
+    from mllm_probe.cli.completion import completions
 
     if found := completions(command, done[len(words) :], typed):
         print("\n".join(found))
@@ -211,10 +211,10 @@ def _run_hydra(command: str, args: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from mllm_probe.cli.multirun import Multirun, left, told
     from mllm_probe.config.schemas import register_schemas
     from mllm_probe.config.sentences import sentence
     from mllm_probe.files.paths import config_dir
-    from mllm_probe.multirun import Multirun, left, told
 
     register_schemas()
     _register_launchers()
@@ -261,7 +261,7 @@ def _raising() -> Iterator[None]:
 
 def _register_launchers() -> None:
     with suppress(ImportError):  # submitit is an extra
-        from mllm_probe.launchers import register
+        from mllm_probe.cli.launchers import register
 
         register()
 

@@ -1,1 +1,0 @@
-"""Plain commands beside the stages: they compose no configuration and load no model."""
