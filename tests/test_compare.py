@@ -436,6 +436,7 @@ def test_rows_that_only_one_run_read_make_no_pairs(runs: list[FinishedRun], tmp_
     for name in arrays:
         arrays[name][gone] = np.nan
     save_file(arrays, copy / "predictions.safetensors", runs[1].scored.metadata())
+    summary(copy)
     rows = ranking([runs[0], replace(runs[1], paths=RunPaths(copy))], "last")
     assert [row.difference for row in rows] == [row.may_be_best for row in rows] == [None, None]
 

@@ -177,7 +177,7 @@ def test_local_jobs_stop_with_the_command_that_waits_for_them(checkpoint: Path, 
     driver = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
     until(lambda: len(statuses(tmp_path / "sweep")) == 2, "both jobs")
     driver.send_signal(signal.SIGINT)
-    _, err = driver.communicate(timeout=60)
+    _, err = driver.communicate(timeout=120)
     assert driver.returncode == 1 and "Traceback" not in err and "go on:" not in err
     assert [job and (job.state, bool(job.ended)) for job in statuses(tmp_path / "sweep")] == [("stopped", True)] * 2
 

@@ -345,7 +345,7 @@ def test_vision_fit_of_few_rows_and_of_wrong_ones(probe: Run, tmp_path: Path) ->
     short = written(tmp_path, *ROWS[:2], "x,1,1,,1\n")
     bad = {
         f"fit.table={short}": "'perf_one' has a value in 2 rows, but the law needs 3 or more",
-        "fit.table=nowhere.csv": "fit.table=nowhere.csv does not exist",
+        "fit.table=nowhere.csv": "fit.table=nowhere.csv is missing; name a CSV",
         "fit.draws=0": "fit.draws=0 must be 1 or more",
         "fit.d=0": "'fit.d' is no setting of `vision fit`",
         "fit.groups.vision=3": "fit.groups",

@@ -330,7 +330,7 @@ def test_equal_trainings_at_once_train_once(tmp_path: Path, monkeypatch: pytest.
         (("target.groups=10",), "9 layers cannot be cut into 10 groups; choose 1 to 9"),
         (("target.reduction=halve",), "target.reduction=halve is unknown; did you mean 'halved'?"),
         (("target.reduction=halved", "connector=sti"), "target.reduction=halved needs one square grid of an even side"),
-        (("train.batch=0",), "train.batch=0 must be 1 or more"),
+        (("train.batch=0",), "train.batch=0 must be 1 to 100,000"),
         (("train.lr=0",), "train.lr=0.0 must be above 0"),
         (("train.warmup=1",), "train.warmup=1.0 must be at least 0 and below 1"),
         (

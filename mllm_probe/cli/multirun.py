@@ -118,10 +118,11 @@ def check_launcher(launcher: Any) -> None:
     for name, least in LEAST.items():
         if (value := launcher.get(name)) is not None and value < least:
             raise ConfigError(f"hydra.launcher.{name}={value} must be {least} or more")
-    if launcher.get("mem_per_cpu") and launcher.get("mem_gb"):
+    per_cpu, whole = launcher.get("mem_per_cpu"), launcher.get("mem_gb")
+    if per_cpu and whole:
         raise ConfigError(
-            f"hydra.launcher.mem_per_cpu={launcher.mem_per_cpu} and hydra.launcher.mem_gb={launcher.mem_gb} both say "
-            "how much memory a job has; with the first set hydra.launcher.mem_gb=null"
+            f"hydra.launcher.mem_per_cpu={per_cpu} and hydra.launcher.mem_gb={whole} both say how much memory a job "
+            "has; with the first set hydra.launcher.mem_gb=null"
         )
     if "signal_delay_s" in launcher:
         check_limits(launcher.timeout_min, launcher.signal_delay_s, launcher.max_num_timeout)

@@ -1,6 +1,7 @@
-"""What a user may set, group by group: the fields are the keys of the YAML files under conf/.
+"""What a user may set of a model and of its prompts: the fields are the keys of the YAML files under conf/.
 
-Plain dataclasses that OmegaConf fills and checks. Knows nothing of Hydra, torch or the objects built from it.
+Plain dataclasses that OmegaConf fills and checks, as in all files of settings here. They know nothing of Hydra, torch
+or the objects built from them.
 """
 
 from dataclasses import dataclass, field

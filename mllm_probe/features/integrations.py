@@ -14,8 +14,8 @@ from mllm_probe.features.recipes import DCI, POOLED, SCI, STI, Recipe, recipe
 
 @dataclass(frozen=True)
 class _Integrated:
-    """`controls` go beside it, see `mllm_probe.features.controls`; `random_sets` of layers are drawn by `seed`. `name` is
-    its place under `features`."""
+    """`controls` go beside it, see `mllm_probe.features.controls`; `random_sets` of layers are drawn by `seed`. `name`
+    is its place under `features`."""
 
     name: str = ""
     final: int | None = None

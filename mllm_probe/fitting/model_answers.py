@@ -9,9 +9,9 @@ import numpy as np
 
 from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.trials import Bench, Trial
+from mllm_probe.records.score import LENS, ZERO_SHOT
 from mllm_probe.records.sites import Key
 
-LENS, ZERO_SHOT = "logit_lens", "zero_shot"
 FEATURES = "answer"
 
 

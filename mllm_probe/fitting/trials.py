@@ -16,11 +16,11 @@ from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import Problem
 from mllm_probe.records.protocols import Fit, Probe
 from mllm_probe.records.samples import digest
+from mllm_probe.records.score import COPY_CEILING
 from mllm_probe.records.sites import Key
 from mllm_probe.results.logits import Scored
 from mllm_probe.stats.exchange import handed_on
 
-COPY_CEILING = "copy_ceiling"  # what a probe makes of categories whose name in the prompt gives the label away
 NAMED = 4  # of many, how many a message names
 COPIED, REWORDED = "copied", "reworded"  # places of decisions that no split of the real labels holds
 

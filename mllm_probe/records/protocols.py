@@ -116,7 +116,7 @@ class Feature(Protocol):
 
     def arms(self, blocks: int, final: int | None) -> Any:
         """An integration of the layers of a vision tower of so many blocks (0: there is none), of which the model's own
-        connector reads layer `final` (None: unknown), and what it is held against: a `mllm_probe.features.controls.Arms`.
+        connector reads layer `final` (None: unknown), and what it is held against, as `features.controls.Arms` has it.
 
         None for single layers. Raises ConfigError.
         """

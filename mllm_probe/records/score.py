@@ -1,4 +1,4 @@
-"""One row of scores.csv, and the columns of predictions.csv. Knows no way in which a value came about."""
+"""One row of scores.csv, the columns of predictions.csv, and the words in both. Knows no way in which values arose."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ BY_DESIGN = "by design"  # the family of a row whose value can be no other, and 
 # Columns of predictions.csv: what is known of a decision, and what the probe of a layer and a seed said of it
 ASKED = ("decision", "row", "id", "picture", "text", "category", "target", "label", "group")
 TOLD = ("position", "site", "seed", "split", "said", "right", "probability", "probability_of_label")
+LENS, ZERO_SHOT = "logit_lens", "zero_shot"  # the model's own answers at a block, and at the top
+COPY_CEILING = "copy_ceiling"  # what a probe makes of categories whose name in the prompt gives the label away
 NOT_APPLICABLE = "not_applicable"  # the metric of a row that says: this control has no such position
 
 
@@ -60,6 +62,3 @@ class Score:
         """Of a site as it is: no control, no baseline, nothing added to its rows, the wording it was trained on."""
         own = self.features == "single" and self.train_template == self.test_template
         return bool(self.site) and not self.control and own and self.metric != NOT_APPLICABLE and not self.subset
-
-
-LENS, ZERO_SHOT, COPY_CEILING = "logit_lens", "zero_shot", "copy_ceiling"

@@ -1,4 +1,4 @@
-"""Which rows of a run are shown: the measure, the positions and the towers that `report` names. Computes no score.
+"""Which rows of scores.csv are shown, and how they are told apart: sites, controls, floors, and what `report` names.
 
 What validation chose and what was tested stays what it is, in the measure that the sweep selected by.
 """

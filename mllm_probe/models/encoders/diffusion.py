@@ -10,7 +10,6 @@ own processor prepares it (the released code does not standardise it). Knows no 
 """
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from transformers import (
 
 from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ConfigError, ModelError, choices
+from mllm_probe.files.entries import read_object
 from mllm_probe.models.encoders.encoder_plan import EncoderPlan, check_size, guarded, pick_layer
 from mllm_probe.models.loading.checkpoint import WEIGHTED, refuse_adapter
 from mllm_probe.models.loading.weights import load_weights
@@ -94,7 +94,7 @@ def _check_parts(name: str, folder: Path) -> None:
 
 def _kind(folder: Path) -> str:
     """The class of the pipeline, as diffusers writes it."""
-    return str(json.loads((folder / "model_index.json").read_text())["_class_name"])
+    return str(read_object(folder / "model_index.json")["_class_name"])
 
 
 class DiffusionModel:

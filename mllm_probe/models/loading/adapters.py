@@ -10,6 +10,7 @@ from typing import Any
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.files.digests import Digests
+from mllm_probe.files.entries import read_object
 from mllm_probe.files.model_names import ORIGIN
 from mllm_probe.models.loading.checkpoint import ADAPTER
 from mllm_probe.models.loading.whole import refuse_pointer
@@ -63,11 +64,11 @@ def adapter_digests(settings: ModelSettings, base: str, digests: Digests) -> dic
 def _check_config(folder: Path) -> None:
     """Raises ModelError for one that is damaged, or that scales what was trained by nothing."""
     try:
-        told = json.loads((folder / CONFIG).read_text())
-    except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        raise ModelError(f"model.adapter={folder}: {CONFIG} holds no JSON object, cut off or damaged; copy it again")
+        told = read_object(folder / CONFIG)
+    except ValueError as error:
+        raise ModelError(
+            f"model.adapter={folder}: {CONFIG} holds no JSON object, cut off or damaged; copy it again"
+        ) from error
     if told.get("lora_alpha") == 0:
         raise ModelError(f"model.adapter={folder}: {CONFIG} has lora_alpha=0, so that it changes nothing; mend it")
 
@@ -77,7 +78,7 @@ def origin_of(folder: Path) -> dict[str, Any]:
     if not (folder / ORIGIN).is_file():
         return {}
     try:
-        told = json.loads((folder / ORIGIN).read_text())
+        told = read_object(folder / ORIGIN)
         return {name: told[name] for name in ("base", "model", "class")}
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"model.adapter={folder}: {ORIGIN} is damaged ({error!r}); copy it again") from error

@@ -1,6 +1,5 @@
 """Where a checkpoint lies on this disk, and whether all its parts are there. Loads nothing."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from mllm_probe.config.model import (
     PromptSettings,
 )
 from mllm_probe.errors import ConfigError, ModelError, choices, first_line
+from mllm_probe.files.entries import read_object
 from mllm_probe.models.loading.whole import check_small, need_weights
 from mllm_probe.records.sites import TOWERS
 
@@ -95,7 +95,7 @@ def _hub(setting: str) -> str:
 
 def connector_reads(folder: Path, blocks: int) -> int | None:
     """Which layer of a vision tower of so many blocks the connector reads, None where config.json does not say."""
-    layer = json.loads((folder / "config.json").read_text()).get("vision_feature_layer")
+    layer = read_object(folder / "config.json").get("vision_feature_layer")
     return layer % (blocks + 1) if isinstance(layer, int) else None
 
 

@@ -3,7 +3,6 @@
 Code of a checkpoint runs on the user's word alone. Where a class of transformers will do, it is not even looked at.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers import (
 
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ModelError
+from mllm_probe.files.entries import read_object
 from mllm_probe.models.loading.soundness import KEPT, check_dtypes
 
 BROUGHT = (
@@ -40,7 +40,7 @@ def untrusted(folder: Path, part: str) -> ModelError:
 
 def load_config(folder: Path, trust_remote_code: bool) -> Any:
     """The config of a model that takes pictures and text. Raises ModelError, and whatever transformers raises."""
-    told = json.loads((folder / "config.json").read_text())
+    told = read_object(folder / "config.json")
     check_dtypes(folder, told)
     kind, brought = told.get("model_type"), bool(told.get("auto_map"))
     if kind not in CONFIG_MAPPING and not brought:

@@ -2,12 +2,12 @@
 that is at fault. Raises nothing itself.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mllm_probe.files.entries import read_object
 from mllm_probe.models.loading.whole import SMALL
 
 NOT_JSON = "holds no JSON object, cut off or damaged; fetch it again"
@@ -72,10 +72,9 @@ def briefly(error: BaseException) -> str:
 
 def _object(path: Path) -> dict[str, Any] | None:
     try:
-        told = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_object(path)
+    except ValueError:
         return None
-    return told if isinstance(told, dict) else None
 
 
 def _unknown_to_torch(error: BaseException) -> str | None:

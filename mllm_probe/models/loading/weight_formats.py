@@ -4,12 +4,12 @@ bitsandbytes' nf4 and 8 bits are read where they are asked for by name. Other ki
 come out otherwise on every machine, and are refused with a word on what they are.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
+from mllm_probe.files.entries import read_object
 
 BITSANDBYTES = "bitsandbytes"
 NAMES = {
@@ -28,7 +28,7 @@ MARKS = {
 def stored_kind(folder: Path) -> str | None:
     """None for plain numbers, nf4 and int8 for bitsandbytes', else what it is called. Raises what a damaged config
     raises, ModelError for what is no description of it."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_object(folder / "config.json")
     told = _quantization(config)
     if told is not None and not (told and isinstance(told, dict)):
         raise ModelError(

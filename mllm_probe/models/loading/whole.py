@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.errors import ModelError
+from mllm_probe.files.entries import read_object
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 SMALL = (
@@ -77,7 +78,7 @@ def _listed(folder: Path) -> list[Path]:
         index, single = folder / f"{name}.index.json", folder / name
         if index.is_file():
             try:
-                return [folder / part for part in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+                return [folder / part for part in sorted(set(read_object(index)["weight_map"].values()))]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ModelError(f"{index} names no files of weights (its weight_map); fetch it again") from error
         if single.is_file():

@@ -4,7 +4,6 @@ A template is a program of the checkpoint's, so anything may be wrong with it: h
 hold their parts as a list; a template that was written for texts alone is given one text with the tags in it.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from mllm_probe.config.model import AUTO, PLAIN, PromptSettings
 from mllm_probe.errors import MllmProbeError, ModelError, first_line
+from mllm_probe.files.entries import read_object
 
 DEFAULT = "default"  # of several named templates
 OWN = ("chat_template.jinja", "chat_template.json", "processor_config.json")  # a processor's, the first that has one
@@ -63,10 +63,9 @@ def _has(path: Path) -> bool:
 
 def _told(path: Path) -> Mapping[str, Any]:
     try:
-        told = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_object(path)
+    except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
 
 
 def from_tokenizer(folder: Path, prompt: PromptSettings) -> bool:

@@ -1,4 +1,6 @@
-"""features.png and features.pdf: several layers as one feature, beside its controls."""
+"""features.png and features.pdf: a panel of the single layers, then one for each integration beside what it is held
+against; bars begin at the floor, what a probe scores that reads nothing.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""inspect.json and inspect.html of an experiment: some of its samples as the model reads them.
-
-What the processor made of the first samples is kept beside the cache, so that a run which finds its activations there
-needs neither the processor nor transformers to show them.
-"""
+"""inspect.json and inspect.html of an experiment: some of its samples as the model reads them."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,8 +1,4 @@
-"""What several layers as one feature gained: the lines below the table, features.png and features.pdf.
-
-Reads scores and summary only. In the figure a panel of the single layers, then one for each integration beside what it
-is held against; bars begin at the floor, what a probe scores that reads nothing.
-"""
+"""What several layers as one feature gained: the lines below the table. Reads scores and summary only."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,5 +1,6 @@
-"""arms.csv and what is said of several trainings side by side: a table, a figure, and in words what the structure loss
-of Sugar (Chow et al. 2024) moved. Fits and resamples nothing."""
+"""What is said of several trainings side by side: a table, and in words what the structure loss of Sugar (Chow et al.
+2024) moved. Fits and resamples nothing.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

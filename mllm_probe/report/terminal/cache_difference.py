@@ -39,7 +39,7 @@ def _identity(run: RunPaths) -> dict[str, Any]:
     found = read_json(run.identity)
     if found is None or "digest" not in found or not isinstance(found.get("fields"), Mapping):
         state = "is no readable identity" if run.identity.exists() else "does not exist"
-        raise CacheError(f"{run.identity} {state}; give the folder of a run, such as outputs/run/DATE/TIME")
+        raise CacheError(f"{run.identity} {state}; name the folder of a run, such as outputs/run/DATE/TIME")
     return found
 
 

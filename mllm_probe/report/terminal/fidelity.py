@@ -1,4 +1,4 @@
-"""fidelity.csv and what `fidelity` ends with: tables, and in words what differs from the reference. Fits nothing."""
+"""What `fidelity` ends with: tables, and in words what differs from the reference. Fits nothing."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""geometry.csv and the short table `geometry` ends with. Computes nothing but what the table sums up."""
+"""The short table `geometry` ends with. Computes nothing but what the table sums up."""
 
 from itertools import pairwise
 from math import nan

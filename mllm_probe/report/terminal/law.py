@@ -1,7 +1,4 @@
-"""fit.csv, groups.csv and points.csv, and what `vision fit` ends with: a table, and in words what the fits are worth.
-
-Fits nothing.
-"""
+"""What `vision fit` ends with: a table, and in words what the fits are worth. Fits nothing."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING

@@ -1,7 +1,4 @@
-"""policy.csv and recall.csv, and what `vision policy` ends with: who is next, and how often the policy finds the best.
-
-Draws no candidate and fits nothing.
-"""
+"""What `vision policy` ends with: who is next, and how often the policy finds the best. Draws no candidate."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,4 @@
-"""What a study of two tasks ends with: its answer in words, and study.png with both curves.
-
-Reads tables and judges nothing. The statements are those of mllm_probe.scoring.verdicts.hypotheses as a summary keeps them.
-"""
+"""What a study of two tasks ends with: its answer in words. Judges nothing: study.json has the statements."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""losses.csv, held_out.csv and what `tune` ends with: a curve of the losses, one line, and its page. Fits nothing."""
+"""What `tune` ends with: a curve of the losses, one line, and its page. Fits nothing."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

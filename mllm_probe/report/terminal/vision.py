@@ -1,4 +1,4 @@
-"""vision.csv and the table that `vision score` ends with. Computes nothing."""
+"""The table that `vision score` ends with. Computes nothing."""
 
 from typing import TYPE_CHECKING
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.files.paths import replacing
-from mllm_probe.fitting.model_answers import ZERO_SHOT
 from mllm_probe.fitting.trials import Trial
-from mllm_probe.records.score import ALPHA, Score
+from mllm_probe.records.score import ALPHA, ZERO_SHOT, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.scoring.verdicts.fixed_scores import ByDesign

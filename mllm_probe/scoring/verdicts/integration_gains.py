@@ -12,7 +12,8 @@ import numpy as np
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
 from mllm_probe.features.controls import BEST, FINAL, WIDTH
 from mllm_probe.features.recipes import STI
-from mllm_probe.fitting.trials import COPY_CEILING, Trial
+from mllm_probe.fitting.trials import Trial
+from mllm_probe.records.score import COPY_CEILING
 from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.scoring.integrations import Place, places
 from mllm_probe.scoring.verdicts.best_layers import ABOVE, BELOW, Test, numbers, signed
