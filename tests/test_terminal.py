@@ -14,8 +14,8 @@ from rich.console import Console
 
 from mllm_probe.config.verbosity import VARIABLE
 from mllm_probe.errors import ConfigError
-from mllm_probe.report import memory
 from mllm_probe.report.tables.sparkline import ASCII, BLOCKS, print_curves, sparkline
+from mllm_probe.report.terminal import progress as memory
 from mllm_probe.report.terminal.progress import RichReporter
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
