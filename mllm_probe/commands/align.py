@@ -11,7 +11,6 @@ from pathlib import Path
 from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear
 from mllm_probe.commands.extract import extract_all
-from mllm_probe.commands.report import show_alignment
 from mllm_probe.config.geometry import IMAGES_AT, TEXTS_AT
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.schemas import AlignConfig, save_config
@@ -27,6 +26,7 @@ from mllm_probe.files.seals import sealed
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Examples, Sample, digest
 from mllm_probe.records.score import NOT_APPLICABLE
+from mllm_probe.report.align import show_alignment
 from mllm_probe.results.align import best_layers
 from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.sugar.gallery import FEWEST, Claim, Gallery, draw_pictures

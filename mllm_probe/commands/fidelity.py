@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.commands.extract import extract_all
-from mllm_probe.commands.report import show_fidelity
 from mllm_probe.config.geometry import BASE, REFERENCES
 from mllm_probe.config.model import DTYPES
 from mllm_probe.config.report import FIGURES
@@ -25,6 +24,7 @@ from mllm_probe.fitting.resume import LOGITS, Parts
 from mllm_probe.geometry.fidelity import Agreements, corrected
 from mllm_probe.geometry.samples import refuse_tokens
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.fidelity import show_fidelity
 from mllm_probe.results.fidelity import Agreement, save_agreements
 from mllm_probe.scoring.refusals import check_probe, check_reads
 

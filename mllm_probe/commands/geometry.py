@@ -5,7 +5,6 @@ image states are the same for all prompts about a picture, and a permutation nul
 position has the same rows.
 """
 
-from mllm_probe.commands.report import show_geometry
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.schemas import GeometryConfig
 from mllm_probe.errors import ConfigError, choices
@@ -15,6 +14,7 @@ from mllm_probe.geometry.measures import MEASURES, Atlas
 from mllm_probe.geometry.row_checks import FEWEST
 from mllm_probe.geometry.samples import check_rows, draw_samples, refuse_tokens
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.geometry import show_geometry
 from mllm_probe.results.geometry import save_relations
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.commands.extract import extract_all
-from mllm_probe.commands.report import show, show_study
 from mllm_probe.commands.sweep import Swept, sweep_cached
 from mllm_probe.config.extract import ExtractSettings
 from mllm_probe.config.report import ReportSettings
@@ -20,6 +19,8 @@ from mllm_probe.fitting.trials import Bench
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import TOWERS
+from mllm_probe.report.run import show
+from mllm_probe.report.study import show_study
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.study import study_headline
 from mllm_probe.scoring.guards import Guards

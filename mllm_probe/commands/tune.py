@@ -31,7 +31,7 @@ from mllm_probe.files.seals import sealed
 from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.records.protocols import Dataset, Reporter
 from mllm_probe.records.samples import Picture, digest
-from mllm_probe.report.terminal.tune import show_training
+from mllm_probe.report.tune import show_training
 from mllm_probe.results.training import save_losses
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.sugar.label_vectors import label_identity, plan_labels, slice_vectors

@@ -12,7 +12,6 @@ from statistics import fmean
 import numpy as np
 
 from mllm_probe import __version__
-from mllm_probe.commands.report import show_fit
 from mllm_probe.config.schemas import VisionFitConfig, save_config
 from mllm_probe.config.vision import FitSettings, PolicySettings
 from mllm_probe.errors import ConfigError, DataError
@@ -20,6 +19,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
+from mllm_probe.report.law import show_fit
 from mllm_probe.report.terminal.law import MEASURES
 from mllm_probe.results.vision import GroupRow, LawRow, PointRow
 from mllm_probe.vision.encoder_table import BUNDLED, Benchmark, Table, read_table

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.commands.report import show_policy
 from mllm_probe.commands.vision_fit import open_table, table_digest, table_name
 from mllm_probe.config.schemas import VisionPolicyConfig, save_config
 from mllm_probe.config.vision import PolicySettings
@@ -17,6 +16,7 @@ from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.policy import show_policy
 from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM, PlanRow, RecallRow
 from mllm_probe.vision.encoder_table import Benchmark, Table
 from mllm_probe.vision.law import COEFFICIENTS

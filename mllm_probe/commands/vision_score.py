@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from mllm_probe.commands.report import show_vision
 from mllm_probe.config.schemas import VisionScoreConfig, save_config
 from mllm_probe.config.vision import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN
 from mllm_probe.errors import ProbeError
@@ -18,6 +17,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import load_rows, save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Site
+from mllm_probe.report.vision import show_vision
 from mllm_probe.results.vision import VisionScore, save_representations
 from mllm_probe.vision.encoding import Features, matched, pooled
 from mllm_probe.vision.measures import correspondence, cosines, likelihood, with_labels, with_text

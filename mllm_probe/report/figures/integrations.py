@@ -13,11 +13,12 @@ from mllm_probe.report.figures.colours import FEATURES as COLOUR
 from mllm_probe.report.figures.layers import held_out, legend_below
 from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.style import wrapped
+from mllm_probe.report.tables.integrations import integrations
 from mllm_probe.results.selection import headline, real
 
 if TYPE_CHECKING:
     import pandas as pd
-from mllm_probe.report.tables.integrations import integrations
+
 
 KIND = {FINAL: ALONE, **dict.fromkeys(WIDTH, WIDE), **dict.fromkeys(DASHES, SHOWN)}  # all others read other layers
 PANEL, BAR, FEWEST = 3.1, 0.34, 6  # inches; bars that a panel has room for

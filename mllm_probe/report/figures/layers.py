@@ -14,10 +14,11 @@ from mllm_probe.report.figures.colours import DASHES, MODEL, of_floor, of_positi
 from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.style import COLUMN, LETTER, STYLES, Style, wrapped
 from mllm_probe.results.group_words import many_of
+from mllm_probe.results.selection import controls, floors, headline, headline_metric, lens, positions, real, words
 
 if TYPE_CHECKING:
     import pandas as pd
-from mllm_probe.results.selection import controls, floors, headline, headline_metric, lens, positions, real, words
+
 
 TITLES = {"vision": "vision tower", "qformer": "Q-Former", "connector": "connector", "lm": "language model"}
 PART_MARKS = {"block": ("o", 1.4), "attn": ("^", 0.8), "mlp": ("s", 0.8)}

@@ -10,11 +10,12 @@ from mllm_probe.report.figures.colours import CHANCE, DASHES, of_study
 from mllm_probe.report.figures.layers import held_out, legend_below, spread
 from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.style import COLUMN, STYLES, Style
+from mllm_probe.report.terminal.study import Statement
 from mllm_probe.results.selection import blocks, controls, floors, headline, real, words
 
 if TYPE_CHECKING:
     import pandas as pd
-from mllm_probe.report.terminal.study import Statement
+
 
 NAME = 26  # letters of a line of a name beside a curve
 APART = 0.05  # least distance of two labels, as a share of the panel's height

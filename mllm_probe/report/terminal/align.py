@@ -12,10 +12,11 @@ from rich.table import Table
 
 from mllm_probe.records.score import ALPHA
 from mllm_probe.report.terminal.markup import screen
+from mllm_probe.results.align import QUESTIONS, best_layers, chance
 
 if TYPE_CHECKING:
     import pandas as pd
-from mllm_probe.results.align import QUESTIONS, best_layers, chance
+
 
 SHORT = {"recall_at_1": "R@1", "auroc": "AUROC", "group_score": "group"}
 

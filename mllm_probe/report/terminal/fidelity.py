@@ -9,6 +9,7 @@ from rich.table import Table
 from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA
 from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.results.fidelity import CHANGED, HOME, MODEL, MOVED, SIDES, curve, headline
 from mllm_probe.results.group_words import many_of
 from mllm_probe.results.selection import positions
 from mllm_probe.scoring.alarms import few_groups
@@ -17,7 +18,7 @@ from mllm_probe.stats.peak import preferred
 
 if TYPE_CHECKING:
     import pandas as pd
-from mllm_probe.results.fidelity import CHANGED, HOME, MODEL, MOVED, SIDES, curve, headline
+
 
 SENTENCES = {CHANGED: "the probe's score", MOVED: "a reference probe's score on the model's states"}
 STATES = {"relative_error": ".3g", "fvu": ".3g", "cosine": ".4f", "cka": ".4f"}

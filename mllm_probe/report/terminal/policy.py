@@ -6,10 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd
-from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM
+
 
 TITLES = {
     FIXED: "after\nexactly k",

@@ -3,53 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.config.report import DEFAULT, ReportSettings
-from mllm_probe.files.entries import NUMBER
-from mllm_probe.files.model_names import trained
-from mllm_probe.files.paths import RunPaths
-from mllm_probe.files.readback import read_entries
-from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
-
 if TYPE_CHECKING:
-    import pandas as pd
-from mllm_probe.report.figures.training import draw_losses, loss_chart
-from mllm_probe.results.training import DRAWN, load_losses
+    pass
 
-SUMMARY = {**dict.fromkeys(("held_out", "low", "high"), NUMBER), "rows": int, "unit": str, "probed": str}
+
 SAID = ("held_out", "low", "high", "rows", "unit", "probed")  # of summary.json, in a sentence
-
-
-def show_training(paths: RunPaths, reporter: Reporter, settings: ReportSettings = DEFAULT) -> None:
-    """Draw losses.png and losses.pdf and say how the held-out loss is. Reads the files of the run alone."""
-    losses = load_losses(paths.losses)
-    lacking = draw_losses(losses, [paths.curve("png"), paths.curve("pdf")], settings)
-    told = read_entries(paths.summary, SUMMARY)
-    reporter.note(f"held out: {held_out_said(told)}; `mllm-probe run {told['probed']}={paths.checkpoint}` probes it")
-    training_page(paths, losses, told)
-    if lacking:
-        reporter.note(lacking)
-    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 
 def held_out_said(told: Mapping[str, Any]) -> str:
     """`2.1234 nats a token [2.0, 2.2] over 40 captions`."""
     bounds = f"[{told['low']:.4f}, {told['high']:.4f}]"
     return f"{told['held_out']:.4f} nats a token {bounds} over {told['rows']} {told['unit']}"
-
-
-def training_page(paths: RunPaths, losses: "pd.DataFrame", told: Mapping[str, Any]) -> None:
-    """report.html of a training."""
-    names = [name for name in DRAWN if name in losses.columns]
-    of = trained(paths.checkpoint)
-    title = f"a training of {of[0]}: {of[1]}" if of else f"a training, target={told['target']}"
-    facts = [f"{name}: {value}" for name, value in told.items() if name not in SAID]
-    said = (f"On pictures held out: {held_out_said(told)}.", *facts)
-    where = f"FOLDER/{paths.checkpoint.name}"
-    probed = f"`mllm-probe run {told['probed']}={where}` probes it; FOLDER is the one that this page lies in."
-    parts = [
-        Part("Losses, step by step", (), [loss_chart(losses, names)], picture_uri(paths.curve("png"))),
-        Part("What came out", (*said, probed)),
-    ]
-    about = [f"{len(losses)} steps"]
-    write_other(paths.page, "mllm-probe tune", title, about, parts, known_command(paths))

@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.results.vision import PERCENT, headline
 
 if TYPE_CHECKING:
     import pandas as pd
-from mllm_probe.results.vision import PERCENT, headline
 
 
 def print_vision(table: "pd.DataFrame", console: Console | None = None) -> None:

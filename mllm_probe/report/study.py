@@ -1,0 +1,26 @@
+"""What a run of two tasks ends with: both runs, study.png, the answer in words, and one page of it all."""
+
+from mllm_probe.config.report import ReportSettings
+from mllm_probe.files.paths import SIDES, RunPaths
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.figures.saving import tell_lacking
+from mllm_probe.report.figures.study import draw_study
+from mllm_probe.report.html.page import leave_page
+from mllm_probe.report.html.run_view import Result
+from mllm_probe.report.run import show_run
+from mllm_probe.report.terminal.study import print_study
+from mllm_probe.results.selection import check_selection, selected
+from mllm_probe.results.study import load_study
+
+
+def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
+    """Both tasks, then study.png and study.pdf, what became of the hypotheses, and one page of it all."""
+    tables = [Result(paths.side(side), settings).scores for side in SIDES]
+    check_selection(tables, settings)
+    lacking = [line for side in SIDES for line in show_run(paths.side(side), settings)]
+    study, files = load_study(paths.study), [paths.curves("png"), paths.curves("pdf")]
+    whole, local = (selected(table, settings) for table in tables)
+    lacking.append(draw_study(whole, local, study["statements"], files, settings))
+    print_study(study)
+    tell_lacking(reporter, *lacking)
+    leave_page(paths, settings, reporter)
