@@ -1,6 +1,6 @@
 """`python -m mllm_probe`."""
 
-from mllm_probe.cli.main import main
+from mllm_probe.cli import main
 
 if __name__ == "__main__":
     main()

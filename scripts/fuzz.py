@@ -37,7 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from PIL import Image
 
-from mllm_probe.cli import main as cli
+from mllm_probe.cli import entry as cli
 from mllm_probe.config.schemas import RunConfig
 from mllm_probe.files.paths import config_dir
 

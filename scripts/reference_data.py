@@ -16,7 +16,7 @@ from typing import Any
 
 from reference_sources import CONF, groups, nodes, others, refusals, remarks
 
-from mllm_probe.cli.main import COMMANDS, PLAIN
+from mllm_probe.cli.entry import COMMANDS, PLAIN
 from mllm_probe.config.schemas import SCHEMAS
 
 ALLOWED = refusals()

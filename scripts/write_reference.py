@@ -18,7 +18,7 @@ import reference_data as data
 from reference_data import Option, Row, Section, words
 from reference_sources import groups, parser_of
 
-from mllm_probe.cli.main import COMMANDS, PLAIN
+from mllm_probe.cli.entry import COMMANDS, PLAIN
 from mllm_probe.config.schemas import SCHEMAS
 from mllm_probe.files.reference import REFERENCE, heading
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.models.clip import CLIPImageProcessorPil
 
-from mllm_probe.cli import main as cli
+from mllm_probe.cli import entry as cli
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes

@@ -11,7 +11,7 @@ import pytest
 from conftest import tiny
 from PIL import Image
 
-from mllm_probe.cli import main as cli
+from mllm_probe.cli import entry as cli
 
 EVIL = '<script>document.title="owned"</script> & <img src=x onerror=alert(1)>'
 LICENCE = {"id": 7, "name": "Attribution <b>License</b>", "url": "http://creativecommons.org/licenses/by/2.0/"}

@@ -9,7 +9,7 @@ import pytest
 from conftest import QUICK, Run, tiny
 
 from mllm_probe.api import load_cache
-from mllm_probe.cli import main as cli
+from mllm_probe.cli import entry as cli
 from mllm_probe.errors import DataError
 from mllm_probe.files.jobs import Job, read, write
 from mllm_probe.files.row_file import load_rows

@@ -18,7 +18,7 @@ from mllm_probe.cache.identity import Identity, identify
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.upkeep import IDLE, Cache, remove
 from mllm_probe.cache.verify import verify
-from mllm_probe.cli import main as cli
+from mllm_probe.cli import entry as cli
 from mllm_probe.config.dotted import show
 from mllm_probe.errors import CacheError
 from mllm_probe.experiment.experiment import name_cache
@@ -443,7 +443,7 @@ def test_a_real_extraction_names_its_model_outside_the_identity(runs: dict[str, 
 def test_nothing_heavy_is_imported(runs: dict[str, Path], own: OutputPaths) -> None:
     for args in (["ls"], ["ls", LEFT.digest], ["verify"], ["prune"], ["why", str(runs["narrow"]), str(runs["other"])]):
         code = (
-            "import sys; from mllm_probe.cli import main as cli; cli.main(sys.argv[1:])\n"
+            "import sys; from mllm_probe.cli import entry as cli; cli.main(sys.argv[1:])\n"
             "heavy = {'torch', 'transformers', 'hydra', 'pandas', 'matplotlib'} & set(sys.modules)\n"
             "assert not heavy, heavy"
         )

@@ -11,7 +11,7 @@ from conftest import QUICK, Run, tiny
 from test_by_hand import edited, told
 
 from mllm_probe.api import Result
-from mllm_probe.cli import main as cli
+from mllm_probe.cli import entry as cli
 from mllm_probe.errors import DataError
 
 FEW = (*QUICK, "extract.positions=[last]", "controls=none")

@@ -22,7 +22,7 @@ from mllm_probe.files.store_paths import GroupPaths
 __all__ = ["whole"]
 LOGGED = """
 import os, sys, time
-from mllm_probe.cli import main as cli
+from mllm_probe.cli import entry as cli
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.extraction import stream
 from mllm_probe.models import hf

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scipy.stats import binomtest, norm
 
-from mllm_probe.cli import main as cli
+from mllm_probe.cli import entry as cli
 from mllm_probe.comparison.finished import FinishedRun, load_run
 from mllm_probe.comparison.ranking import against, ranking
 from mllm_probe.comparison.run_names import labelled
@@ -648,7 +648,7 @@ def test_the_figure_draws_the_values(runs: list[FinishedRun], tmp_path: Path, mo
 
 def test_nothing_heavy_is_imported_and_80_columns_are_enough(made: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from mllm_probe.cli import main as cli\n"
+        "import sys; from mllm_probe.cli import entry as cli\n"
         f"cli.main(['compare', {str(made / 'two')!r}, '--out', {str(tmp_path / 'o')!r}])\n"
         "assert not {'torch', 'hydra', 'transformers'} & set(sys.modules)"
     )

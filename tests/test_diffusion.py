@@ -264,7 +264,7 @@ def test_of_a_hub_only_the_weights_that_are_read_are_fetched(
 def test_without_diffusers_other_encoders_are_planned_and_it_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['diffusers'] = None\n"
-        "from mllm_probe.cli import main as cli; sys.exit(cli.main(sys.argv[1:]))"
+        "from mllm_probe.cli import entry as cli; sys.exit(cli.main(sys.argv[1:]))"
     )  # fmt: skip
     command = ["vision", "score", "encoder=[mini,custom]", f"encoders.custom.path={folders['sd']}"]
     done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from markdown_pages import PAGES, ROOT, TAGS, Block, anchors, blocks, files, holds_commands, links, name
 from reference_sources import parser_of
 
-from mllm_probe.cli.main import COMMANDS, PLAIN, as_settings
+from mllm_probe.cli.entry import COMMANDS, PLAIN, as_settings
 from mllm_probe.config.schemas import register_schemas, typed
 from mllm_probe.files.paths import config_dir
 from mllm_probe.results.score_file import COLUMNS

@@ -26,10 +26,11 @@ from mllm_probe.report.figures.geometry import draw_geometry
 from mllm_probe.report.figures.layers import draw_layers, layers_figure
 from mllm_probe.report.figures.study import draw_study, study_figure
 from mllm_probe.report.figures.tasks import draw_tasks
+from mllm_probe.report.figures.training import draw_arms
 from mllm_probe.report.html.charts import layer_charts
 from mllm_probe.report.tables.findings import Reading
-from mllm_probe.report.terminal import arms
 from mllm_probe.report.terminal import tune as training
+from mllm_probe.results import training as arms
 from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.results.test_file import load_tests
 
@@ -142,7 +143,7 @@ def test_names_of_forty_letters_are_neither_cut_nor_over_another(
     row = arms.Effect(
         "refitted", local.task[0], "last", "all", arms.FULL, arms.PLAIN, "points", 9, 9, 0.1, "0.1", -1, 1
     )
-    arms.draw_arms([row], [tmp_path / "a.png"], settings)
+    draw_arms([row], [tmp_path / "a.png"], settings)
     assert [collisions(figure) for figure in drawn] == [[], [], [], []]
     least = [min(panel.get_window_extent().height for panel in one.axes if panel.lines) / one.dpi for one in drawn]
     assert min(least[:3]) > 1, "an inch"
@@ -173,7 +174,7 @@ def test_letters_in_a_pdf_are_truetype(tmp_path: Path) -> None:
         assert "TrueType" in said and "Type 3" not in said
     package = Path(__file__).parents[1] / "mllm_probe"
     writers = [path.name for path in package.rglob("*.py") if re.search(r"\.savefig\(", path.read_text())]
-    assert writers == ["finish.py"]
+    assert writers == ["saving.py"]
 
 
 def coloured(figure: Figure) -> dict[str, str]:
@@ -214,9 +215,9 @@ def test_a_position_keeps_its_colour_whatever_else_was_read(tmp_path: Path) -> N
 def test_colours_stand_in_one_table() -> None:
     """No other file makes a colour, or takes the next of a row of them; greys are lines and letters, no categories."""
     made = re.compile(r"#[0-9A-Fa-f]{6}\b|\bCOLOURS\b|color=\"(?!0\.|none|white)")
-    pages = {"inspection.py", "inspection_page.py"}  # of paper and ink
+    pages = {"prompt_tokens.py", "inspect_page.py"}  # of paper and ink
     package = Path(__file__).parents[1] / "mllm_probe"
-    files = [*(package / "report").glob("*.py"), *(package / "tools").glob("*.py")]
+    files = [*(package / "report").rglob("*.py"), *(package / "commands").glob("*.py")]
     found = [path.name for path in files if made.search(path.read_text())]
     assert set(found) - pages == {"colours.py"}
 
@@ -254,7 +255,7 @@ def test_figures_of_trainings_have_titles(tmp_path: Path, drawn: list[Figure]) -
     row = arms.Effect("refitted", "objects", "last", "all", arms.FULL, arms.PLAIN, "points", 9, 9, 0.1, "0.1", -1, 1)
     steps = pd.DataFrame({"step": range(40), "loss": 2.0, "lg": 1.0, "ld": 1.0})
     for settings in (ReportSettings(), PAPER):
-        arms.draw_arms([row], [tmp_path / "arms.png"], settings)
+        draw_arms([row], [tmp_path / "arms.png"], settings)
         training.draw_losses(steps, [tmp_path / "losses.png"], settings)
     said = [figure.get_suptitle() for figure in drawn]
     assert all(said[:2]) and not any(said[2:])

@@ -6,7 +6,7 @@ import warnings
 import pytest
 from conftest import Run
 
-from mllm_probe.cli import main as cli
+from mllm_probe.cli import entry as cli
 from mllm_probe.config.compose import composed
 from mllm_probe.config.sentences import reason
 from mllm_probe.errors import ConfigError, choices

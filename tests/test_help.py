@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from mllm_probe.cli.main import COMMANDS, PLAIN
+from mllm_probe.cli.entry import COMMANDS, PLAIN
 from mllm_probe.config.sweep import METRICS
 from mllm_probe.files import reference
 
@@ -74,7 +74,7 @@ def test_own_groups_are_listed(probe: Run, tmp_path: Path) -> None:
 
 def asked(line: str, tail: str = "") -> "subprocess.CompletedProcess[str]":
     """As bash asks: the typed line in COMP_LINE, the query on the command line."""
-    code = f"import sys; from mllm_probe.cli import main as cli\ntry: cli.main()\nexcept SystemExit: pass\n{tail}"
+    code = f"import sys; from mllm_probe.cli import entry as cli\ntry: cli.main()\nexcept SystemExit: pass\n{tail}"
     environment = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
     return subprocess.run(
         [sys.executable, "-c", code, "-sc", "query=bash"], env=environment, capture_output=True, text=True, check=True
@@ -117,5 +117,5 @@ def test_nothing_heavy_is_imported() -> None:
     tail = f"heavy = {HEAVY} & set(sys.modules)\nassert not heavy, heavy"
     asked("mllm-probe run sweep.metric=", tail)
     for args in (["run", "--help"], ["run", "--help", "task"], ["vision", "score", "--help"], ["report", "-h"]):
-        code = f"import sys; from mllm_probe.cli import main as cli; cli.main({args})\n{tail}"
+        code = f"import sys; from mllm_probe.cli import entry as cli; cli.main({args})\n{tail}"
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

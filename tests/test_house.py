@@ -121,7 +121,7 @@ def test_files_stop_at_300_lines_and_functions_at_40(path: Path) -> None:
 
 def test_help_imports_neither_torch_nor_hydra() -> None:
     code = (
-        "import sys; from mllm_probe.cli import main as cli\n"
+        "import sys; from mllm_probe.cli import entry as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "assert not {'torch', 'hydra', 'transformers', 'numpy', 'rich'} & set(sys.modules)"

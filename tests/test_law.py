@@ -346,7 +346,7 @@ def test_vision_fit_of_few_rows_and_of_wrong_ones(probe: Run, tmp_path: Path) ->
     bad = {
         f"fit.table={short}": "'perf_one' has a value in 2 rows, but the law needs 3 or more",
         "fit.table=nowhere.csv": "fit.table=nowhere.csv is missing; name a CSV",
-        "fit.draws=0": "fit.draws=0 must be 1 or more",
+        "fit.draws=0": "fit.draws=0 must be 1 to 1,000,000",
         "fit.d=0": "'fit.d' is no setting of `vision fit`",
         "fit.groups.vision=3": "fit.groups",
     }

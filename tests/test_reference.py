@@ -9,7 +9,7 @@ from markdown_pages import PAGES, anchors
 from reference_sources import CONF, nodes, refusals
 from write_reference import PAGE, known, page
 
-from mllm_probe.cli.main import COMMANDS
+from mllm_probe.cli.entry import COMMANDS
 from mllm_probe.config.schemas import SCHEMAS
 from mllm_probe.files.reference import REFERENCE
 

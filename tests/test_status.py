@@ -287,7 +287,7 @@ def test_a_refused_limit_ends_the_command(probe: Run, tmp_path: Path) -> None:
 
 
 def test_without_submitit_one_sentence_says_what_to_install(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['hydra_plugins'] = None; from mllm_probe.cli.main import main; main(sys.argv[1:])"
+    code = "import sys; sys.modules['hydra_plugins'] = None; from mllm_probe.cli.entry import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "run", "-m", "hydra/launcher=slurm", "data.seed=0,1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -301,7 +301,7 @@ def test_status_of_nothing_is_one_sentence(probe: Run) -> None:
 
 def test_status_imports_neither_torch_nor_hydra(multirun: MultirunPaths) -> None:
     code = (
-        "import sys; from mllm_probe.cli import main as cli\n"
+        "import sys; from mllm_probe.cli import entry as cli\n"
         f"try: cli.main(['status', {str(multirun.root)!r}])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'hydra', 'transformers'} & set(sys.modules)"

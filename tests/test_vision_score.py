@@ -251,7 +251,7 @@ def test_the_same_command_gives_the_same_bytes_and_a_setting_another_run(
         (("score.k=40",), "score.k=40 must be below the number of pictures, which is 40"),
         (("data.n=3",), "3 pictures are too few to compare encoders"),
         (("score.alphas=[0.1,0]",), "score.alphas=[0.1, 0.0] must hold at least one share above 0"),
-        (("score.draws=0",), "score.draws=0 must be 1 or more"),
+        (("score.draws=0",), "score.draws=0 must be 1 to 1,000,000"),
         (("score.ci_level=1",), "score.ci_level=1.0 must lie between 0 and 1"),
         (("score.clip=0",), "score.clip=0.0 must be above 0"),
         (("device=tpu",), "device=tpu is unknown"),

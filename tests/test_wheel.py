@@ -35,7 +35,7 @@ def installed(request: pytest.FixtureRequest, built: Path, tmp_path_factory: pyt
     own = [path for path in sys.path if path.endswith("site-packages")]
     (site / "present.pth").write_text("\n".join(own))
     script = place / "env" / "bin" / "mllm-probe"
-    script.write_text(f"#!{python}\nfrom mllm_probe.cli.main import main\nmain()\n")
+    script.write_text(f"#!{python}\nfrom mllm_probe.cli.entry import main\nmain()\n")
     script.chmod(0o755)
     return script
 
