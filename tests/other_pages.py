@@ -7,13 +7,13 @@ from pathlib import Path
 from conftest import Silent
 from pages import EVIL
 
-from mllm_probe.commands.report import show_training
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.score import Score
 from mllm_probe.report.align import show_alignment
 from mllm_probe.report.fidelity import show_fidelity
 from mllm_probe.report.geometry import show_geometry
+from mllm_probe.report.tune import show_training
 from mllm_probe.results.align import QUESTIONS
 from mllm_probe.results.fidelity import Agreement, save_agreements
 from mllm_probe.results.geometry import Relation, save_relations

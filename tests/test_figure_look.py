@@ -26,11 +26,10 @@ from mllm_probe.report.figures.geometry import draw_geometry
 from mllm_probe.report.figures.layers import draw_layers, layers_figure
 from mllm_probe.report.figures.study import draw_study, study_figure
 from mllm_probe.report.figures.tasks import draw_tasks
-from mllm_probe.report.figures.training import draw_arms
+from mllm_probe.report.figures.training import draw_arms, draw_losses
 from mllm_probe.report.html.charts import layer_charts
 from mllm_probe.report.tables.findings import Reading
-from mllm_probe.report.terminal import tune as training
-from mllm_probe.results import training as arms
+from mllm_probe.results import training
 from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.results.test_file import load_tests
 
@@ -140,8 +139,8 @@ def test_names_of_forty_letters_are_neither_cut_nor_over_another(
     draw_study(whole, local, [], [tmp_path / "a.png"], settings)
     runs = {f"{long['model']}, {name}": whole for name in ("nf4", "int8")}
     draw_comparison(runs, dict.fromkeys([(name, "last") for name in runs], "lm.05"), ["last"], [tmp_path / "a.png"])
-    row = arms.Effect(
-        "refitted", local.task[0], "last", "all", arms.FULL, arms.PLAIN, "points", 9, 9, 0.1, "0.1", -1, 1
+    row = training.Effect(
+        "refitted", local.task[0], "last", "all", training.FULL, training.PLAIN, "points", 9, 9, 0.1, "0.1", -1, 1
     )
     draw_arms([row], [tmp_path / "a.png"], settings)
     assert [collisions(figure) for figure in drawn] == [[], [], [], []]
@@ -245,17 +244,19 @@ def test_no_two_meanings_of_a_figure_share_a_colour() -> None:
     tables = (colours.POSITIONS, colours.TASKS, {**colours.SIDES, **colours.STATES}, colours.ARMS, colours.FEATURES)
     for table in (*tables, colours.READINGS, colours.PLAN, colours.LOSSES):
         assert len(set(table.values())) == len(table)  # type: ignore[arg-type]
-    assert colours.ARMS[arms.PERMUTED] == colours.OTHER_LABELS[PERMUTED] and arms.FULL in colours.ARMS
+    assert colours.ARMS[training.PERMUTED] == colours.OTHER_LABELS[PERMUTED] and training.FULL in colours.ARMS
     assert set(training.DRAWN) == set(colours.LOSSES) and set(precision.ERRORS | precision.LIKENESS) == set(
         colours.STATES
     )
 
 
 def test_figures_of_trainings_have_titles(tmp_path: Path, drawn: list[Figure]) -> None:
-    row = arms.Effect("refitted", "objects", "last", "all", arms.FULL, arms.PLAIN, "points", 9, 9, 0.1, "0.1", -1, 1)
+    row = training.Effect(
+        "refitted", "objects", "last", "all", training.FULL, training.PLAIN, "points", 9, 9, 0.1, "0.1", -1, 1
+    )
     steps = pd.DataFrame({"step": range(40), "loss": 2.0, "lg": 1.0, "ld": 1.0})
     for settings in (ReportSettings(), PAPER):
         draw_arms([row], [tmp_path / "arms.png"], settings)
-        training.draw_losses(steps, [tmp_path / "losses.png"], settings)
+        draw_losses(steps, [tmp_path / "losses.png"], settings)
     said = [figure.get_suptitle() for figure in drawn]
     assert all(said[:2]) and not any(said[2:])
