@@ -462,10 +462,10 @@ def test_random_weights_have_rows_of_their_own(probe: Run, tmp_path: Path, check
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("align.most=1", "align.most=1 must be 2 or more"),
+        ("align.most=1", "align.most=1 must be 2 to 100,000"),
         ("align.pictures=1", "align.pictures=1 must be 2 or more"),
-        ("align.documents=0", "align.documents=0 must be 2 or more"),
-        ("align.permutations=-1", "align.permutations=-1 must be 0 or more"),
+        ("align.documents=0", "align.documents=0 must be 2 to 100,000"),
+        ("align.permutations=-1", "align.permutations=-1 must be 0 to 1,000,000"),
         ("align.delta=0", "align.delta=0.0 must be above 0, or null"),
         ("align.images_at=[mean_txt]", "align.images_at names 'mean_txt', which cannot be read"),
         ("align.texts_at=[mean_image]", "align.texts_at names 'mean_image', which cannot be read"),

@@ -487,7 +487,7 @@ WRONG = [
     (("geometry.k=0",), "geometry.k=0 must be 1 or more"),
     (("geometry.k=30",), "geometry.k=30 must be below the number of rows, which is 30"),
     (("geometry.clip=0",), "geometry.clip=0.0 must be above 0, or null"),
-    (("geometry.permutations=-1",), "geometry.permutations=-1 must be 0 or more"),
+    (("geometry.permutations=-1",), "geometry.permutations=-1 must be 0 to 1,000,000"),
     (("geometry.across=[[last]]",), "must hold pairs of two positions, each out of extract.positions"),
     (
         ("geometry.across=[[last,mean_image]]", "layers.towers=[vision]"),

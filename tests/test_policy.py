@@ -236,7 +236,7 @@ def test_a_table_with_empty_cells_is_a_plan_in_progress(probe: Run, tmp_path: Pa
         (("policy.budget=16",), "policy.budget=16 is more than the 15 representations of the table"),
         (("policy.budget=0",), "policy.budget=0 must be 1 or more"),
         (("policy.shortlist=16",), "policy.shortlist=16 is more than the 15"),
-        (("policy.trials=0",), "policy.trials=0 must be 1 or more"),
+        (("policy.trials=0",), "policy.trials=0 must be 1 to 1,000,000"),
         (("policy.trained=[CLIP]",), "policy.trained names 'CLIP', which is no row; did you mean"),
         (("fit.c=c_pck",), "has no column 'c_pck' (fit.c); did you mean 'c_pck010'"),
         (("policy.bugdet=3",), "'policy.bugdet' is no setting of `vision policy`; did you mean 'budget'"),

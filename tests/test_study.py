@@ -76,7 +76,7 @@ def test_a_study_killed_at_its_end_fits_nothing_again(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mllm_probe.fitting.trials.fitted", None)
     assert probe(*args)[0] == 0
-    assert not list(unfinished.iterdir())
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize(

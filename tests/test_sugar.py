@@ -423,7 +423,7 @@ def test_the_command_tunes_and_run_probes_the_adapter(probe: Run, tmp_path: Path
         (("target.head=liner",), "target.head=liner is unknown; did you mean 'linear'?"),
         (("target.alpha=-1",), "target.alpha=-1 must be 0 or more, for it weighs a loss"),
         (("target.arm=ld", "target.alpha=0"), "target.lm_weight=0 and target.alpha=0 leave nothing to learn"),
-        (("target.rank=0",), "target.rank=0 must be 1 or more"),
+        (("target.rank=0",), "target.rank=0 must be 1 to 8,192"),
         (("target.dropout=1",), "target.dropout=1 must be at least 0 and below 1"),
         (("train.batch=1", "target.ends=1"), "train.batch=1 and target.ends=1 give one slice end a step"),
         (("prompt.chat=auto",), "target=sugar takes prompt.chat=off or plain"),
