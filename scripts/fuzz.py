@@ -2,6 +2,7 @@
 
     python scripts/fuzz.py                           # 2,000 cases, less than half an hour of one core
     python scripts/fuzz.py --kinds settings shards   # some kinds only; --cases 50 --seed 3: other cases, fewer
+    python scripts/fuzz.py --first 484 --cases 1     # one of them again, by the number that was printed
 
 A case changes one thing of a small experiment that ran before: a setting gets a value of another kind or range; a file
 of the checkpoint, a picture, the table of questions, a file of the cache or of a finished run is cut, has a bit or a
@@ -317,6 +318,7 @@ KINDS: dict[str, Callable[[Bench, Random], tuple[str, str]]] = {
 def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first one, to repeat it or to go on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--checkpoint", type=Path, help="a small one; else the bundled model")
@@ -328,14 +330,14 @@ def main(args: Sequence[str] | None = None) -> int:
         os.chdir(folder)
         try:
             bench = Bench(Path(folder).resolve(), checkpoint.resolve())
-            for number in range(given.cases):
+            for number in range(given.first, given.first + given.cases):
                 kind, rng = given.kinds[number % len(given.kinds)], Random(f"{given.seed} {number}")
                 case, found = KINDS[kind](bench, rng)
                 if found:
                     bad += 1
                     print(f"{kind} {number}: {case}: {found}", flush=True)
-                if (number + 1) % 100 == 0:
-                    print(f"{number + 1} of {given.cases}, {time.process_time() - started:.0f} s", file=sys.stderr)
+                if (done := number + 1 - given.first) % 100 == 0:
+                    print(f"{done} of {given.cases}, {time.process_time() - started:.0f} s", file=sys.stderr)
         finally:
             os.chdir(there)
             logging.disable(logging.NOTSET)
