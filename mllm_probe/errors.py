@@ -99,6 +99,12 @@ def few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
+def in_brief(text: str, most: int = 400) -> str:
+    """A text in quotes; of a long one its beginning and its end."""
+    left_out = len(text) - most
+    return repr(text) if left_out <= 0 else f"{text[: most // 2]!r} ({left_out:,} letters) {text[-most // 2 :]!r}"
+
+
 def choices(seen: str, allowed: Iterable[str]) -> str:
     """The tail of a message: a guess at what was meant, then everything that is allowed."""
     names = sorted(allowed)

@@ -288,6 +288,7 @@ def part_not_there(folder: Path) -> None:
         (processor_of_another, "the processor is another model's"),
         (template_without_pictures, "the prompt holds 0 image tags for 1 pictures: "),
         (template_of_two_pictures, "the prompt holds 2 image tags for 1 pictures: "),
+        (written("chat_template.jinja", "[" * 9999), f"{'[' * 200}' (9,599 letters) '{'[' * 200}'"),
     ],
 )
 def test_checkpoints_that_do_not_fit(probe: Run, tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.config.model import AUTO, PLAIN, PromptSettings
-from mllm_probe.errors import ConfigError, DataError, SpanError, choices
+from mllm_probe.errors import ConfigError, DataError, SpanError, choices, in_brief
 from mllm_probe.models.prompts.picture_tags import Tag
 from mllm_probe.models.prompts.templates import OPENED, STAND_IN, Wrapping, find_template
 from mllm_probe.records.batches import Survey
@@ -72,13 +72,14 @@ class Prompter:
         text, tag = self._wrapped(len(sample.images), sample.text), self.tag.text
         if tag and text.count(tag) != len(sample.images):
             raise SpanError(
-                f"the prompt holds {text.count(tag)} image tags for {len(sample.images)} pictures: {text!r}"
+                f"the prompt holds {text.count(tag)} image tags for {len(sample.images)} pictures: {in_brief(text)}"
             )
         before, _, after = self._frame(len(sample.images)).partition(STAND_IN)
         start, tag_end = len(before), text.rfind(tag) + len(tag) if sample.images and tag else 0
         if text != before + sample.text + after or start < tag_end:
             raise SpanError(
-                f"the text {sample.text!r} must stand as it is behind the picture, but the chat template made {text!r}"
+                f"the text {in_brief(sample.text)} must stand as it is behind the picture, but the chat template made "
+                f"{in_brief(text)}"
             )
         return Prompt(text, start, tag_end)
 
@@ -87,7 +88,7 @@ class Prompter:
         for tag, kind in self._reserved.items():
             if tag and tag in sample.text:
                 raise DataError(
-                    f"sample {sample.uid} ({sample.name}): the text {sample.text!r} contains the {kind} tag "
+                    f"sample {sample.uid} ({sample.name}): the text {in_brief(sample.text)} contains the {kind} tag "
                     f"{tag}; remove it from the caption"
                 )
 
