@@ -26,7 +26,7 @@ import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -233,11 +233,9 @@ def settings(bench: Bench, rng: Random) -> tuple[str, str]:
     return word, wrong(bench, bench.run(word))
 
 
-@contextmanager
-def shown(really: bool) -> Iterator[None]:
+def shown(really: bool) -> AbstractContextManager[object]:
     """Whether runs draw figures and write a page, which is half of their time."""
-    with nullcontext() if really else patch("mllm_probe.commands.run.show"):
-        yield
+    return nullcontext() if really else patch("mllm_probe.commands.run.show")
 
 
 def files(folder: str, pattern: str) -> Callable[[Bench, Random], tuple[str, str]]:

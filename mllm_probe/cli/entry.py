@@ -43,7 +43,7 @@ COMMANDS = {
     "list": "models, tasks, datasets, probes, experiments, launchers and more to choose from",
     "doctor": "what this machine has for a run, and the command that mends what it lacks",
 }
-# {command: its module}; all others are Hydra jobs, see launch.job_name
+# {command: its module}; all others are Hydra jobs, see perform.job_name
 PLAIN = {name: f"commands.{name}" for name in ("check", "compare", "status", "cache", "list", "doctor")}
 LONGEST = 4000  # letters of an error on the screen
 FLAGS = f"--{QUIET}", f"--{VERBOSE}"

@@ -47,7 +47,7 @@ OWN = ("hydra.mode=", "hydra.sweep.dir=")  # what the command that runs jobs aga
 
 class Multirun(Callback):  # type: ignore[misc]
     """Writes multirun.json before the first job, and looks which folders Hydra will make for a job of its own.
-    `folder`: that of the multirun that this process has begun, if any; `lock`: see alone.keep."""
+    `folder`: that of the multirun that this process has begun, if any; `lock`: see folder_lock.keep."""
 
     folder: ClassVar[Path | None] = None
     lock: ClassVar[int] = -1

@@ -1,4 +1,4 @@
-"""What a user may set of the vision commands. Plain dataclasses, as in `settings`."""
+"""What a user may set of the vision commands. Plain dataclasses, as in `model`."""
 
 from dataclasses import dataclass, field
 

@@ -1,7 +1,7 @@
 """`features=single|sti|sci|dci|concat`: what a user may set of each, and the layers it takes of a vision tower.
 
 `final`, V_L, is by default what the model's own connector reads, and the last block but one where its checkpoint does
-not say, as in the paper. Knows the number of blocks and no tensor; the formulas are in `integration`.
+not say, as in the paper. Knows the number of blocks and no tensor; the formulas are in `recipes`.
 """
 
 from collections.abc import Sequence

@@ -9,12 +9,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mllm_probe.errors import DataError, is_whole
-
-if TYPE_CHECKING:
-    pass
 
 
 def digest(*parts: Any) -> str:

@@ -9,6 +9,7 @@ from mllm_probe.files.model_names import trained
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.figures.saving import tell_lacking
 from mllm_probe.report.figures.training import draw_losses, loss_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
 from mllm_probe.report.terminal.tune import SAID, held_out_said
@@ -28,8 +29,7 @@ def show_training(paths: RunPaths, reporter: Reporter, settings: ReportSettings 
     told = read_entries(paths.summary, SUMMARY)
     reporter.note(f"held out: {held_out_said(told)}; `mllm-probe run {told['probed']}={paths.checkpoint}` probes it")
     training_page(paths, losses, told)
-    if lacking:
-        reporter.note(lacking)
+    tell_lacking(reporter, lacking)
     reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
 
 

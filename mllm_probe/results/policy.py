@@ -1,11 +1,6 @@
 """The rows of policy.csv and recall.csv."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 READINGS = FIRST_HIT, FIXED, RANDOM, A_ALONE, A_PLUS_C = "first_hit", "fixed_budget", "random", "a_alone", "a_plus_c"
 

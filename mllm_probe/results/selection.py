@@ -6,26 +6,15 @@ What validation chose and what was tested stays what it is, in the measure that 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.config.report import ReportSettings
+from mllm_probe.config.report import AUTO, ReportSettings
 from mllm_probe.config.sweep import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY
-from mllm_probe.records.score import COPY_CEILING, LENS
-from mllm_probe.stats.measures import HIGHER_IS_BETTER
-
-if TYPE_CHECKING:
-    import pandas as pd
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-from typing import TYPE_CHECKING
-
-from mllm_probe.config.report import AUTO
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.stats.measures import METRICS
+from mllm_probe.records.score import COPY_CEILING, LENS
+from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 COLUMNS = {"positions": "position", "towers": "tower"}
 

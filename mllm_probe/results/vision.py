@@ -10,10 +10,6 @@ from mllm_probe.files.paths import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 MEAN = "mean"  # the `reference` of a_cos averaged over its references

@@ -1,8 +1,8 @@
 """Structure-induced tuning as a target of `tune` (Sugar, Chow et al. 2024): L = lm_weight L_g + alpha L_d.
 
 L_g is the usual loss over the sentences of interleaved documents, L_d compares what prefixes of documents end with to a
-label matrix of frozen encoders (`labels`, `loss`). The language model is trained through LoRA, on W_q and W_v. What
-is read and what it will take is here, what a step does in `apprentice`.
+label matrix of frozen encoders (`labels`, `structure_loss`). The language model is trained through LoRA, on W_q and
+W_v. What is read and what it will take is here, what a step does in `apprentice`.
 """
 
 from dataclasses import dataclass

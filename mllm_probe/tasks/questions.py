@@ -28,10 +28,10 @@ class Questions:
     """`kind` auto: lists of words are labels; numbers, more than two different ones, a number; two labels are binary;
     more are classes, numbered in sorted order. A few whole numbers could be either, so they need a `kind`.
 
-    `labels` renames labels of the table, or leaves them out, see `naming`. `positive` names the label of two that is 1;
-    None: the one called yes, true or 1 (in any case), else the second in sorted order. Of kind labels, each label that
-    holds of some rows is a binary decision about all, with its own head. A class that some split lacks is refused, or
-    with `rare` drop left out with its rows.
+    `labels` renames labels of the table, or leaves them out (`label_names`). `positive` names the label of two that is
+    1; None: the one called yes, true or 1 (in any case), else the second in sorted order. Of kind labels, each label
+    that holds of some rows is a binary decision about all, with its own head. A class that some split lacks is
+    refused, or with `rare` drop left out with its rows.
     """
 
     template: str = "{text}"

@@ -1,7 +1,7 @@
 """What a study of two tasks ends with: its answer in words. Judges nothing: study.json has the statements."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,10 +9,6 @@ from rich.padding import Padding
 
 from mllm_probe.records import units
 from mllm_probe.report.terminal.markup import screen
-
-if TYPE_CHECKING:
-    pass
-
 
 Statement = Mapping[str, Any]
 QUESTION = "Do the middle layers hold more of the whole picture than the top, while single objects stay readable?"

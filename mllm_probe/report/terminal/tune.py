@@ -1,11 +1,7 @@
 """What `tune` ends with: a curve of the losses, one line, and its page. Fits nothing."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any
 
 SAID = ("held_out", "low", "high", "rows", "unit", "probed")  # of summary.json, in a sentence
 
