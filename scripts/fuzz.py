@@ -14,6 +14,7 @@ it, and the exit code is 1.
 
 import argparse
 import dataclasses
+import gc
 import io
 import json
 import logging
@@ -36,6 +37,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from hydra._internal.hydra import Hydra
+from hydra.types import RunMode
 from PIL import Image
 
 from mllm_probe.cli import entry as cli
@@ -44,7 +47,8 @@ from mllm_probe.files.paths import config_dir
 
 PATIENCE = 60  # seconds of the processor that a case may take
 PICTURES = 8
-SHOWN = 0.25  # the share of runs with a broken file that draw figures and write a page
+SHOWN = 0.1  # the share of runs that draw figures and write a page; those with a setting of the page all do
+DRAWN = ("report.", "paths.")
 LONGEST = 3000  # letters of a sentence
 OTHERS = ("", "[]", "null", "3", '"text"', "{}", "{", "[" * 9999, "\x00\x01", "a,b\n1,2\n")
 WORDS = ("", "x", "-1", "0", "1", "2", "1.5", "1e400", "nan", "inf", "-inf", "null", "true", "[]", "[null]", "[1.5]")
@@ -159,14 +163,14 @@ def told(run: Path) -> tuple[str, bytes]:
 
 
 def called(*args: str) -> Ended:
-    """A command in this process."""
+    """A command in this process. Hydra is told the mode, for which it would compose all settings once more."""
     out, err = io.StringIO(), io.StringIO()
     os.environ["HYDRA_FULL_ERROR"] = ""
     before, sys.argv = sys.argv, ["mllm-probe"]
     signal.signal(signal.SIGPROF, _late)
     signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
-        with redirect_stdout(out), redirect_stderr(err):
+        with redirect_stdout(out), redirect_stderr(err), patch.object(Hydra, "get_mode", lambda *_, **__: RunMode.RUN):
             cli.main(list(args))
         return Ended(0, out.getvalue(), err.getvalue())
     except SystemExit as stop:
@@ -230,11 +234,12 @@ def unclear(ended: Ended) -> str:
 def settings(bench: Bench, rng: Random) -> tuple[str, str]:
     """A setting of a value that it may not be made for."""
     word = f"{rng.choice(SETTINGS)}={rng.choice(WORDS)}"
-    return word, wrong(bench, bench.run(word))
+    with shown(word.startswith(DRAWN) or rng.random() < SHOWN):
+        return word, wrong(bench, bench.run(word))
 
 
 def shown(really: bool) -> AbstractContextManager[object]:
-    """Whether runs draw figures and write a page, which is half of their time."""
+    """Whether runs draw figures and write a page, which is most of their time."""
     return nullcontext() if really else patch("mllm_probe.commands.run.show")
 
 
@@ -328,6 +333,7 @@ def main(args: Sequence[str] | None = None) -> int:
         os.chdir(folder)
         try:
             bench = Bench(Path(folder).resolve(), checkpoint.resolve())
+            gc.freeze()  # what is imported stays
             for number in range(given.first, given.first + given.cases):
                 kind, rng = given.kinds[number % len(given.kinds)], Random(f"{given.seed} {number}")
                 case, found = KINDS[kind](bench, rng)

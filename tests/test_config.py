@@ -11,7 +11,7 @@ from mllm_probe.commands.tune import check
 from mllm_probe.config.build import MOVED, build, first_named
 from mllm_probe.config.extract import LayerSettings
 from mllm_probe.config.model import ModelSettings, PromptSettings
-from mllm_probe.config.schemas import plain, register_schemas, run_digest, typed
+from mllm_probe.config.schemas import plain, register_schema, run_digest, typed
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
 from mllm_probe.files.paths import config_dir
@@ -34,7 +34,7 @@ ANATOMY = Anatomy({"vision": 24, "lm": 32}, {"vision": 1024, "connector": 4096, 
 
 
 def composed(*overrides: str, command: str = "run") -> Any:
-    register_schemas()
+    register_schema(command)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return typed(compose(command, overrides=list(overrides)), command)
 

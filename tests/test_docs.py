@@ -21,7 +21,7 @@ from markdown_pages import PAGES, ROOT, TAGS, Block, anchors, blocks, files, hol
 from reference_sources import parser_of
 
 from mllm_probe.cli.entry import COMMANDS, PLAIN, as_settings
-from mllm_probe.config.schemas import register_schemas, typed
+from mllm_probe.config.schemas import register_schema, typed
 from mllm_probe.files.paths import config_dir
 from mllm_probe.results.score_file import COLUMNS
 from mllm_probe.scoring.verdicts.best_layers import Test
@@ -108,7 +108,7 @@ def check_command(arguments: list[str], where: str) -> None:
     flags = {word for i, word in enumerate(rest) if word.startswith("-") or (i and rest[i - 1] in place)}
     if "--config-dir" in flags or "-sc" in flags:  # options of the reader's own: docs/extend.md is tried as a whole
         return
-    register_schemas()
+    register_schema(command.replace(" ", "_"))
     settings = [word for word in rest if word not in flags]
     if command == "report":
         settings = [word if "=" in word else f"run={word}" for word in settings]

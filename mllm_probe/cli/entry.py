@@ -212,11 +212,11 @@ def _run_hydra(command: str, args: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from mllm_probe.cli.multirun import Multirun, left, told
-    from mllm_probe.config.schemas import register_schemas
+    from mllm_probe.config.schemas import register_schema
     from mllm_probe.config.sentences import sentence
     from mllm_probe.files.paths import config_dir
 
-    register_schemas()
+    register_schema(job_name(command))
     _register_launchers()
     Multirun.folder = None
     if verbosity() == QUIET:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mllm_probe.config.dotted import quoted
-from mllm_probe.config.schemas import register_schemas, typed
+from mllm_probe.config.schemas import register_schema, typed
 from mllm_probe.config.sentences import sentence
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import config_dir
@@ -149,7 +149,7 @@ def _hydra(job: str) -> Iterator[Any]:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    register_schemas()
+    register_schema(job)
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

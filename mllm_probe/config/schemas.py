@@ -6,6 +6,7 @@ Hydra stops here: below this file there are plain dataclasses and objects, never
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,14 @@ NOT_SCIENCE = (
 )
 
 
-def register_schemas() -> None:
-    """Name the dataclasses so that the primary YAML files can begin with them."""
+@cache
+def register_schema(command: str) -> None:
+    """Name the dataclass of a command so that its primary YAML file can begin with it."""
     from hydra.core.config_store import ConfigStore
 
-    store = ConfigStore.instance()
-    for command, schema in SCHEMAS.items():
-        store.store(name=f"{command}_schema", node=schema)
+    schema = SCHEMAS[command]
+    name = next(name for name, one in SCHEMAS.items() if one is schema)
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
 
 
 def typed(config: DictConfig, command: str, words: Sequence[str] = ()) -> Any:
