@@ -7,6 +7,7 @@ from fuzz import KINDS, main
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_no_case_ends_otherwise(checkpoint: Path) -> None:
     assert main(["--checkpoint", str(checkpoint)]) == 0
 
