@@ -38,7 +38,7 @@ check: $(READY)  ## format, lint, types, imports and written pages, nothing chan
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_house.py tests/test_reference.py
+	$(BIN)/python -m pytest tests/project/test_house.py tests/project/test_reference.py
 
 format: $(READY)  ## format and mend what can be mended
 	$(BIN)/ruff format .

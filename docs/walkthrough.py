@@ -9,8 +9,8 @@ states are in the cache. Its scores are to the last digit those of
     mllm-probe run layers.towers=[lm] layers.norm=false extract.positions=[last,mean_image] extract.answers=null \
         controls=none dataset.pictures=PICTURES
 
-and its cache holds the same bytes (tests/test_walkthrough.py). A run does more: controls, tests over all layers, guards
-against mistakes, and a page.
+and its cache holds the same bytes (tests/project/test_walkthrough.py). A run does more: controls, tests over all
+layers, guards against mistakes, and a page.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
     python scripts/write_map.py
 
-A file's docstring is the place to mend. tests/test_reference.py fails where the page is not what this writes.
+A file's docstring is the place to mend. tests/project/test_reference.py fails where the page is not what this writes.
 """
 
 import ast
@@ -26,7 +26,7 @@ Data flows one way. `data` reads pictures and annotations, `tasks` makes samples
 turns a config into an experiment that is ready. `models` and `extraction` turn its samples into activations in the
 `cache`; `fitting` and `probes` turn these and the decisions into trials, `scoring` and `stats` into scores and tests;
 `results` are the files of a run, and `report` shows them. `commands` has a file for each command. Imports go down only,
-and `tests/test_house.py` knows the floors. [CONTRIBUTING.md](../CONTRIBUTING.md) has the rules,
+and `tests/project/test_house.py` knows the floors. [CONTRIBUTING.md](../CONTRIBUTING.md) has the rules,
 [extend.md](extend.md) how to add to it.
 
 Options are YAML files in [conf/](../conf) ([commands.md](commands.md#options)), tests are in [tests/](../tests)."""

@@ -4,7 +4,7 @@ and conf/ have it.
     python scripts/write_reference.py
 
 A new command, dataclass, YAML file or constructor shows up by itself; what is wrong in the page is mended in its
-docstring or comment. tests/test_reference.py fails where a file is not what this writes.
+docstring or comment. tests/project/test_reference.py fails where a file is not what this writes.
 """
 
 import argparse

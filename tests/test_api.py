@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import QUICK, Run, stored, tiny
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from safetensors import safe_open
@@ -21,6 +20,7 @@ from mllm_probe import extract, load_cache, load_scores, run
 from mllm_probe.api import Result
 from mllm_probe.errors import CacheError, ConfigError, DataError, MllmProbeError
 from mllm_probe.results.score_file import COLUMNS, DTYPES
+from tests.support.runs import QUICK, Run, stored, tiny
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CLOCKS = ("beat", "ended", "note", "started")

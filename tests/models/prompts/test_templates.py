@@ -1,0 +1,128 @@
+"""Which chat template wraps a prompt and from where, and that a template's faults are one sentence each."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mllm_probe.config.build import build
+from mllm_probe.config.model import ModelSettings, PromptSettings
+from mllm_probe.errors import ConfigError, ModelError
+from mllm_probe.models.blueprint import Blueprint
+from mllm_probe.models.prompts.rendering import Rendering
+from mllm_probe.models.prompts.templates import from_tokenizer
+from mllm_probe.records.protocols import Task
+from mllm_probe.records.samples import Sample
+from tests.support.broken import SMALL, check
+from tests.support.checkpoints import CHAT, blueprint_of
+from tests.support.runs import Run, tiny
+
+JOINED = (
+    "{% for m in messages %}{{ m['role'].upper() + ': ' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+)
+THINKING = CHAT.replace("' ASSISTANT:'", "' ASSISTANT: <think>\\n'")
+
+
+def with_template(checkpoint: Path, folder: Path, template: object, file: str = "chat_template.jinja") -> Path:
+    shutil.copytree(checkpoint, folder)
+    (folder / "chat_template.jinja").unlink()
+    if file.endswith(".jinja"):
+        (folder / file).write_text(str(template))
+    else:
+        told = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+        (folder / file).write_text(json.dumps({**told, "chat_template": template}))
+    return folder
+
+
+NAMED = [{"name": "default", "template": CHAT}, {"name": "tools", "template": "tools"}]
+
+
+@pytest.mark.parametrize(
+    ("file", "template"),
+    [
+        ("chat_template.jinja", CHAT),
+        ("chat_template.json", CHAT),
+        ("tokenizer_config.json", CHAT),
+        ("tokenizer_config.json", NAMED),
+        ("tokenizer_config.json", JOINED),
+        ("chat_template.jinja", JOINED),
+    ],
+    ids=["jinja", "json", "tokenizer", "named", "tokenizer of texts", "of texts"],
+)
+def test_the_template_that_is_there_wraps_the_prompt(
+    checkpoint: Path, tmp_path: Path, samples: Sequence[Sample], file: str, template: object
+) -> None:
+    blueprint = blueprint_of(with_template(checkpoint, tmp_path / "model", template, file))
+    expected = blueprint_of(checkpoint)
+    assert blueprint.prompter.render(samples[0]).text == expected.prompter.render(samples[0]).text
+    assert Rendering.of(blueprint, samples[0]).template == f"the chat template in {file}"
+
+
+def test_a_template_of_the_tokenizer_is_part_of_the_identity(checkpoint: Path, tmp_path: Path) -> None:
+    """Older releases did not read it; their caches hold bare prompts."""
+    folder = with_template(checkpoint, tmp_path / "model", CHAT, "tokenizer_config.json")
+    assert from_tokenizer(folder, PromptSettings()) and not from_tokenizer(folder, PromptSettings(chat="off"))
+    assert not from_tokenizer(checkpoint, PromptSettings())
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "message"),
+    [
+        ("{% if %}", None, r"the chat template in chat_template.jinja cannot be used \(TemplateSyntaxError: "),
+        ("{{ nobody.knows }}", None, r"cannot be used \(UndefinedError: 'nobody' is undefined\); prompt.chat=off"),
+        ("{{ ''.__class__.__mro__ }}", None, r"cannot be used \(SecurityError: "),
+        ("{{ 1 / 0 }}", None, r"cannot be used \(ZeroDivisionError: "),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT,
+            "Be brief.",
+            r"cannot be used \(TemplateError: no system\); prompt.system=null leaves the system message out, prompt.ch",
+        ),
+    ],
+    ids=["syntax", "unknown", "sandbox", "division", "system"],
+)
+def test_a_templates_faults_are_one_sentence(
+    checkpoint: Path, tmp_path: Path, samples: Sequence[Sample], template: str, system: str | None, message: str
+) -> None:
+    folder = with_template(checkpoint, tmp_path / "model", template)
+    with pytest.raises(ModelError, match=message):
+        Blueprint(folder, ModelSettings(), PromptSettings(system=system), "right").survey(samples, [])
+
+
+def test_several_names_without_a_default(checkpoint: Path, tmp_path: Path, samples: Sequence[Sample]) -> None:
+    named = [{"name": "rag", "template": CHAT}, {"name": "tools", "template": CHAT}]
+    folder = with_template(checkpoint, tmp_path / "model", named, "tokenizer_config.json")
+    with pytest.raises(ModelError, match="templates named rag, tools and none named default"):
+        blueprint_of(folder).prompter.render(samples[0])
+
+
+def test_no_answer_is_read_where_the_model_begins_to_think(
+    probe: Run, checkpoint: Path, tmp_path: Path, samples: Sequence[Sample]
+) -> None:
+    folder = with_template(checkpoint, tmp_path / "model", THINKING)
+    with pytest.raises(ConfigError, match="the chat template ends in <think>, so that the model thinks first"):
+        blueprint_of(folder).answers("answer:Yes/No")
+    closed = with_template(checkpoint, tmp_path / "closed", THINKING.replace("<think>", "<think></think>"))
+    assert blueprint_of(closed).answers("answer:Yes/No")
+    check(
+        probe("run", *tiny(folder), *SMALL), tmp_path, "ends in <think>", "set extract.answers=null, or prompt.chat=off"
+    )
+
+
+def test_a_mapping_that_is_none(checkpoint: Path) -> None:
+    node = {"_target_": "mllm_probe.tasks.entailment.Entailment", "templates": None}
+    with pytest.raises(ConfigError, match="task.templates=null must be names with values in braces"):
+        build(node, Task)  # type: ignore[type-abstract]
+
+
+def test_the_run_says_which_template(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
+    code, _, err = probe("run", *tiny(checkpoint), "experiment=smoke", *SMALL, "hydra.run.dir=one")
+    assert code == 0 and "prompts: the chat template in chat_template.jinja" in err
+    assert json.loads((tmp_path / "one" / "summary.json").read_text())["template"] == (
+        "the chat template in chat_template.jinja"
+    )
+    assert "the chat template in chat_template.jinja" in (tmp_path / "one" / "report.html").read_text()
+    code, out, err = probe("inspect", *tiny(checkpoint), *SMALL, "n=1", "prompt.chat=off")
+    assert code == 0 and "no chat template (prompt.chat=off)" in " ".join(out.split()), out + err

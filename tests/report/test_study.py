@@ -1,0 +1,120 @@
+"""The answer of a study in words and as a figure, and the controls that every report shows beside the layers."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+
+from mllm_probe.records.score import NOT_APPLICABLE
+from mllm_probe.report.figures.layers import draw_layers, spread
+from mllm_probe.report.figures.study import draw_study
+from mllm_probe.report.terminal.run import print_table
+from mllm_probe.report.terminal.study import QUESTION, print_study
+from mllm_probe.results.score_file import load_scores
+from mllm_probe.results.selection import controls, headline, real
+from mllm_probe.results.test_file import load_tests
+from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, lines, write
+
+H2 = {**H1, "name": "H2", "verdict": "does not hold", "numbers": {}}
+H3 = {**H1, "name": "H3", "verdict": "undecided", "numbers": {}}
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> pd.DataFrame:
+    return load_scores(write(tmp_path / "global", "entailment", PEAKED))
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> pd.DataFrame:
+    return load_scores(write(tmp_path / "local", "objects", PLATEAU, majority=0.53))
+
+
+def test_what_is_a_curve_and_what_is_not(whole: pd.DataFrame) -> None:
+    rows = headline(whole)
+    assert real(rows)[real(rows).position == "last"].value.tolist() == PEAKED
+    assert set(controls(rows, "last").control) == set(HALF) and len(controls(rows, "last")) == 4 * LAYERS
+    assert rows.value.notna().all() and not (rows.metric == NOT_APPLICABLE).any()
+
+
+def test_the_layers_are_drawn_with_controls_floors_and_lens(
+    whole: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    draw_layers(whole, [tmp_path / "layers.png"])
+    found = lines(drawn[0])
+    assert found["last"] == PEAKED and len(found["last, text only"]) == LAYERS
+    assert found["last, random weights"][0] == pytest.approx(0.56) and found["logit lens"][-1] == pytest.approx(0.8)
+    for name, value in (("copy ceiling", 0.985), ("vision only", 0.505), ("zero shot", 0.78), ("question only", 0.507)):
+        assert found[name] == [value, value]
+    assert found["majority"] == [0.5, 0.5] and "mean_text, text only" not in found
+    said = {text.get_text(): text for text in drawn[0].axes[-1].texts}
+    assert set(said) == {"copy ceiling", "vision only", "zero shot", "question only", "majority of training"}
+    with Image.open(tmp_path / "layers.png") as image:
+        assert image.width >= 1200
+
+
+def test_labels_of_one_height_are_pushed_apart_and_keep_their_order() -> None:
+    assert spread([0.1, 0.5, 0.9], 0.1) == pytest.approx([0.1, 0.5, 0.9])
+    assert spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert spread([0.38, 0.5, 0.52], 0.1) == pytest.approx([0.3667, 0.4667, 0.5667], abs=1e-3)
+
+
+def test_the_table_says_what_controls_and_the_model_itself_score(whole: pd.DataFrame, tmp_path: Path) -> None:
+    written = io.StringIO()
+    tests = load_tests(tmp_path / "none")
+    gap = {"test": "gap", "position": "last", "site": "lm.05", "value": 0.15, "low": 0.11, "high": 0.19}
+    tests.loc[0] = gap | {"p_value": 0.01}
+    print_table(whole, {}, tests, Console(file=written, width=300))
+    text = written.getvalue()
+    assert "controls at last, where validation prefers each: text only 50.0 [" in text
+    assert "random weights 55.7 [53.7, 57.7] (lm.04)" in text
+    assert "zero-shot: the model's own answer scores 78.0 % [76.0, 80.0], and says 'yes' to 61.3 %" in text
+    assert "the probe at lm.05 minus that answer: +15.0 points [11.0, 19.0], p = 0.01" in text
+    assert "question_only" in text and "copy_ceiling" in text and "nan" not in text and "99.0" not in text
+
+
+def test_the_answer_is_said_in_words() -> None:
+    written = io.StringIO()
+    interval = {"value": 0.95, "low": 0.9, "high": 0.98}
+    both = {"pooled": interval, "macro": interval | {"value": 0.932}}
+    told = {"task": "objects", "position": "last", "site": "lm.07", "metric": "accuracy", **both}
+    print_study({"statements": [H1, H2, H3], "headlines": [told]}, Console(file=written, width=200))
+    said = [line.rstrip() for line in written.getvalue().splitlines()]
+    assert said.pop(1) == (
+        "  objects at last, lm.07 (chosen on validation): accuracy 95.0 % [90.0, 98.0] over all decisions together, "
+        "93.2 % [90.0, 98.0] as the mean over categories"
+    )
+    assert said[0] == QUESTION and said[1] == "  H1 ✓ holds: entailment at last rises, peaks and falls"
+    assert "peak at lm.05 [lm.04, lm.06]; the top layer lm.08 is 5.2 points lower [4.3, 6.1]" in said[2]
+    assert said[3].startswith("  H2 ✗ does not hold: ") and said[5].startswith("  H3 ? undecided: ")
+
+
+def test_both_tasks_are_drawn_against_depth(
+    whole: pd.DataFrame, local: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    paths = [tmp_path / "study.png", tmp_path / "study.pdf"]
+    draw_study(whole, local, [H1, H2, H3], paths)
+    found = lines(drawn[0])
+    assert found["entailment (global)"] == PEAKED and found["objects (local)"] == PLATEAU
+    assert len(found["entailment, text_only"]) == len(found["objects, random_weights"]) == LAYERS
+    assert found["chance, entailment"] == [0.5, 0.5] and found["chance, objects"] == [0.53, 0.53]
+    peak = next(line for line in drawn[0].axes[0].lines if line.get_gid() == "may be the best")
+    assert list(peak.get_xdata()) == [0.5, 0.75]  # type: ignore[arg-type]
+    assert "chosen lm.05; the best from lm.04 to lm.06" in [text.get_text() for text in drawn[0].axes[0].texts]
+    with Image.open(paths[0]) as image:
+        assert image.width >= 1200
+    first = [path.read_bytes() for path in paths]
+    draw_study(whole, local, [H1, H2, H3], paths)
+    assert [path.read_bytes() for path in paths] == first
+
+
+def test_tasks_that_share_another_position_are_drawn_there(
+    whole: pd.DataFrame, local: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    draw_study(whole, local[local.position != "last"], [], [tmp_path / "study.png"])
+    found = lines(drawn[0])
+    assert found["objects (local)"] == pytest.approx([v - 0.04 for v in PLATEAU])
+    assert found["entailment (global)"] == pytest.approx([v - 0.04 for v in PEAKED])
