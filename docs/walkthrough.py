@@ -23,7 +23,7 @@ import torch
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.config.model import ModelSettings
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.scenes import Scenes

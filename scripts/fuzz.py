@@ -42,7 +42,7 @@ from hydra.types import RunMode
 from PIL import Image
 
 from mllm_probe.cli import entry as cli
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.files.paths import config_dir
 
 PATIENCE = 60  # seconds of the processor that a case may take

@@ -17,7 +17,7 @@ from typing import Any
 from reference_sources import CONF, groups, nodes, others, refusals, remarks
 
 from mllm_probe.cli.entry import COMMANDS, PLAIN
-from mllm_probe.config.schemas import SCHEMAS
+from mllm_probe.config.schemas import SCHEMAS, schema_of
 
 ALLOWED = refusals()
 LONGEST = 120  # a longer default is no reading for a table
@@ -57,7 +57,8 @@ class Option:
 def sections() -> dict[str, Section]:
     """{name: section}; where commands have other defaults under one name, it is `NAME of COMMAND`."""
     found: dict[str, tuple[type, Any, list[str]]] = {}
-    for command, schema in SCHEMAS.items():
+    for command in SCHEMAS:
+        schema = schema_of(command)
         for f in dataclasses.fields(schema):
             kind = kind_of(schema, f)
             if not dataclasses.is_dataclass(kind):
@@ -223,10 +224,10 @@ def reference() -> dict[str, Any]:
     for name in (name for name in COMMANDS if name not in PLAIN):
         job = name.replace(" ", "_")
         named = {key.split(" ")[0]: key for key, section in found.items() if job in section.commands}
-        own = own_rows(SCHEMAS[job], [*(group.partition(".")[0] for group in groups(job)), *named])
+        own = own_rows(schema_of(job), [*(group.partition(".")[0] for group in groups(job)), *named])
         commands[name] = {
             "what": sentence(name),
-            "about": described(SCHEMAS[job]),
+            "about": described(schema_of(job)),
             "groups": chosen(job),
             "sections": named,
             "settings": _plain(own),

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from mllm_probe.cli import entry as cli
-from mllm_probe.config.ranges import RANGES
-from mllm_probe.config.ranges import __name__ as RANGES_IN
+from mllm_probe.config.schemas import RANGES
+from mllm_probe.config.schemas import __name__ as RANGES_IN
 from mllm_probe.files.paths import config_dir
 
 PACKAGE = Path(cli.__file__).parents[1]

@@ -19,7 +19,7 @@ from reference_data import Option, Row, Section, words
 from reference_sources import groups, parser_of
 
 from mllm_probe.cli.entry import COMMANDS, PLAIN
-from mllm_probe.config.schemas import SCHEMAS
+from mllm_probe.config.schemas import SCHEMAS, schema_of
 from mllm_probe.files.reference import REFERENCE, heading
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
@@ -85,15 +85,15 @@ def _value(action: argparse.Action) -> str:
 def job(name: str, sections: Mapping[str, Section]) -> Iterator[str]:
     """A command that Hydra composes: its groups, its own settings and the sections that it takes; what it shares with
     a command further up, by the same dataclass or by inheriting from it, is said there."""
-    schema, before = SCHEMAS[name], list(SCHEMAS)[: list(SCHEMAS).index(name)]
-    other = next((one for kind in schema.__mro__ for one in before if SCHEMAS[one] is kind), None)
-    known = {f.name for f in dataclasses.fields(SCHEMAS[other])} if other else set()
+    schema, before = schema_of(name), list(SCHEMAS)[: list(SCHEMAS).index(name)]
+    other = next((one for kind in schema.__mro__ for one in before if schema_of(one) is kind), None)
+    known = {f.name for f in dataclasses.fields(schema_of(other))} if other else set()
     if other:
         yield f"Takes the groups and settings of {link(_title(words(other)), words(other))}" + (
-            "." if schema is SCHEMAS[other] else ", and some of its own."
+            "." if SCHEMAS[name] == SCHEMAS[other] else ", and some of its own."
         )
-    if not other or schema is not SCHEMAS[other]:
-        yield from data.described(schema, SCHEMAS[other] if other else object)
+    if not other or SCHEMAS[name] != SCHEMAS[other]:
+        yield from data.described(schema, schema_of(other) if other else object)
     own = {group: group.rpartition(".")[2] for group in data.chosen(name)}  # test.dataset has the options of dataset
     chosen = [f"{link(f'{own[group]}=', group)} ({default})" for group, default in data.chosen(name).items()]
     yield f"Groups, and what they are without a choice: {', '.join(chosen)}." if chosen and not other else ""

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.verbosity import VERBOSE, name_folder, verbosity
-from mllm_probe.files.paths import RunPaths
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from mllm_probe.files.jobs import Job
+    from mllm_probe.files.paths import RunPaths
     from mllm_probe.records.protocols import Reporter
 
 CHECKS = {"align": "check_settings", "fidelity": "check_settings", "geometry": "check_settings", "tune": "check"}
@@ -59,6 +59,7 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     from mllm_probe.cli.heartbeat import Heartbeat
     from mllm_probe.config.schemas import typed
     from mllm_probe.config.sentences import reason
+    from mllm_probe.files.paths import RunPaths
     from mllm_probe.report.terminal.progress import RichReporter
 
     job, paths = job_name(command), RunPaths(Path(here.runtime.output_dir))
@@ -81,7 +82,8 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
 def check(command: str, config: "DictConfig", words: Sequence[str]) -> Any:
     """The settings of a job, once what can be seen to be wrong in them alone is refused. Raises ConfigError."""
     from mllm_probe.commands.run import local_side
-    from mllm_probe.config.schemas import RunConfig, typed
+    from mllm_probe.config.run import RunConfig
+    from mllm_probe.config.schemas import typed
     from mllm_probe.experiment.prepare import Design
 
     job = job_name(command)
@@ -112,7 +114,7 @@ def words_of(here: "DictConfig") -> list[str]:
     return words
 
 
-def _dispatch(job: str, settings: Any, paths: RunPaths, reporter: "Reporter") -> None:
+def _dispatch(job: str, settings: Any, paths: "RunPaths", reporter: "Reporter") -> None:
     if job == "report":
         from mllm_probe.commands.report import report
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear
 from mllm_probe.commands.extract import extract_all
-from mllm_probe.config.geometry import IMAGES_AT, TEXTS_AT
+from mllm_probe.config.geometry import IMAGES_AT, TEXTS_AT, AlignConfig
 from mllm_probe.config.report import FIGURES
-from mllm_probe.config.schemas import AlignConfig, save_config
+from mllm_probe.config.run import save_config
 from mllm_probe.config.sweep import RANDOM
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.experiment.attempts import Attempts

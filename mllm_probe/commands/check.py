@@ -14,7 +14,7 @@ from typing import Any
 
 from mllm_probe.config.build import build
 from mllm_probe.config.compose import composed
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.data.pictures import size_of
 from mllm_probe.data.readers import READERS, read_records
 from mllm_probe.errors import ConfigError, DataError, count, few

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.errors import CacheError, ModelError, PendingError
 from mllm_probe.experiment.experiment import OPTIONAL, Prepared, name_cache, storage_dtype
 from mllm_probe.experiment.first_samples import keep_first

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.commands.extract import extract_all
-from mllm_probe.config.geometry import BASE, REFERENCES
+from mllm_probe.config.geometry import BASE, REFERENCES, FidelityConfig
 from mllm_probe.config.model import DTYPES
 from mllm_probe.config.report import FIGURES
-from mllm_probe.config.schemas import FidelityConfig
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.experiment.controls import loaded_otherwise
 from mllm_probe.experiment.experiment import Prepared

@@ -5,8 +5,8 @@ image states are the same for all prompts about a picture, and a permutation nul
 position has the same rows.
 """
 
+from mllm_probe.config.geometry import GeometryConfig
 from mllm_probe.config.report import FIGURES
-from mllm_probe.config.schemas import GeometryConfig
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import RunPaths

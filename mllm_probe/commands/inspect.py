@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mllm_probe.commands.run import local_side
-from mllm_probe.config.schemas import InspectConfig, save_config
+from mllm_probe.config.run import InspectConfig, save_config
 from mllm_probe.errors import ConfigError
 from mllm_probe.experiment.prepare import Design
 from mllm_probe.files.digests import open_digests

@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from mllm_probe.config.report import FIGURES
-from mllm_probe.config.schemas import ReportConfig
+from mllm_probe.config.run import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import MultirunPaths, RunPaths
 from mllm_probe.files.readback import blamed

@@ -7,9 +7,8 @@ from pathlib import Path
 from mllm_probe.cache.store import write_json
 from mllm_probe.commands.extract import extract_all
 from mllm_probe.commands.sweep import Swept, sweep_cached
-from mllm_probe.config.extract import ExtractSettings
 from mllm_probe.config.report import ReportSettings
-from mllm_probe.config.schemas import RunConfig, run_digest
+from mllm_probe.config.run import ExtractSettings, RunConfig, run_digest
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.experiment.prepare import prepare

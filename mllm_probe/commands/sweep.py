@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.errors import CacheError
 from mllm_probe.experiment.experiment import FLOORS, OPTIONAL, Prepared, filled
 from mllm_probe.experiment.prepare import prepare

@@ -17,7 +17,8 @@ from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear, turn
 from mllm_probe.config.build import build
 from mllm_probe.config.model import DEVICES
-from mllm_probe.config.schemas import TuneConfig, plain, save_config
+from mllm_probe.config.run import plain, save_config
+from mllm_probe.config.tune import TuneConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike
 from mllm_probe.errors import ConfigError, choices

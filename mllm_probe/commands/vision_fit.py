@@ -12,8 +12,8 @@ from statistics import fmean
 import numpy as np
 
 from mllm_probe import __version__
-from mllm_probe.config.schemas import VisionFitConfig, save_config
-from mllm_probe.config.vision import FitSettings, PolicySettings
+from mllm_probe.config.run import save_config
+from mllm_probe.config.vision import FitSettings, PolicySettings, VisionFitConfig
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows

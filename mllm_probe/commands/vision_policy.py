@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.commands.vision_fit import open_table, table_digest, table_name
-from mllm_probe.config.schemas import VisionPolicyConfig, save_config
-from mllm_probe.config.vision import PolicySettings
+from mllm_probe.config.run import save_config
+from mllm_probe.config.vision import PolicySettings, VisionPolicyConfig
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows

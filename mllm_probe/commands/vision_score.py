@@ -10,8 +10,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from mllm_probe.config.schemas import VisionScoreConfig, save_config
-from mllm_probe.config.vision import A_COS, A_LOGLIK, C_PCK, CKA, H_SCORE, LOG_ME, LOG_ME_PUBLISHED, MUTUAL_KNN
+from mllm_probe.config.run import save_config
+from mllm_probe.config.vision import (
+    A_COS,
+    A_LOGLIK,
+    C_PCK,
+    CKA,
+    H_SCORE,
+    LOG_ME,
+    LOG_ME_PUBLISHED,
+    MUTUAL_KNN,
+    VisionScoreConfig,
+)
 from mllm_probe.errors import ProbeError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import load_rows, save_rows

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from mllm_probe.config.run import RunConfig
+
 REFERENCES = UNQUANTIZED, BASE = "unquantized", "base"
 
 
@@ -64,3 +66,24 @@ class AlignSettings:
     delta: float | None = None
     permutations: int = 499
     seed: int = 0
+
+
+@dataclass
+class GeometryConfig(RunConfig):
+    """`geometry`: the settings of the run whose cache is read, and how its layers are compared."""
+
+    geometry: GeometrySettings = field(default_factory=GeometrySettings)
+
+
+@dataclass
+class AlignConfig(RunConfig):
+    """`align`: the settings of a run, whose task gives the captions and their negatives, and what is compared."""
+
+    align: AlignSettings = field(default_factory=AlignSettings)
+
+
+@dataclass
+class FidelityConfig(RunConfig):
+    """`fidelity`: the settings of a run of the quantised or adapted model, and what it is held against."""
+
+    fidelity: FidelitySettings = field(default_factory=FidelitySettings)

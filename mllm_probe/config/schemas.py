@@ -1,201 +1,61 @@
-"""One typed config per command, and its border checks.
+"""Which dataclass types the settings of a command, and what is refused at this border.
 
-Hydra stops here: below this file there are plain dataclasses and objects, never a DictConfig.
+Hydra stops here: below this file there are plain dataclasses and objects, never a DictConfig. The settings of a command
+are imported when they are asked for.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from functools import cache
-from pathlib import Path
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from mllm_probe import __version__
-from mllm_probe.config.build import first_named
-from mllm_probe.config.data import DataSettings, SplitSettings
-from mllm_probe.config.extract import CacheSettings, ExtractSettings, LayerSettings, PathSettings
-from mllm_probe.config.geometry import AlignSettings, FidelitySettings, GeometrySettings
-from mllm_probe.config.model import ModelSettings, PromptSettings
-from mllm_probe.config.ranges import refuse_odd
-from mllm_probe.config.report import ReportSettings
-from mllm_probe.config.sweep import SweepSettings
-from mllm_probe.config.tune import LabelSettings, TrainSettings
-from mllm_probe.config.vision import EncoderSettings, FitSettings, PairSettings, PolicySettings, ScoreSettings
+from mllm_probe.config.dotted import show
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.model_names import settled
-from mllm_probe.records.samples import Examples, digest
 
-
-@dataclass
-class RunConfig:
-    """`run`, `extract` and `sweep`: the whole experiment and its two halves take the same settings.
-
-    `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
-    or several such nodes by name. `controls` is a list, or all, or none; of random_weights `random_draws`
-    models are drawn. `local` holds a second task with its own `extract.positions` and `extract.answers`; a study then
-    compares the layers of both. `test.dataset` is another data set whose pictures are tested in the place of the test
-    pictures of `dataset`. `guards` stop a run that cannot be right, or only note it. `loggers`, one or a list,
-    are told of the finished run. `device` auto = CUDA where there is one. `plugins` are packages whose classes are
-    built.
-    """
-
-    model: ModelSettings = field(default_factory=ModelSettings)
-    dataset: Any = MISSING
-    task: Any = MISSING
-    probe: Any = MISSING
-    features: Any = MISSING
-    layers: LayerSettings = field(default_factory=LayerSettings)
-    prompt: PromptSettings = field(default_factory=PromptSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    splits: SplitSettings = field(default_factory=SplitSettings)
-    extract: ExtractSettings = field(default_factory=ExtractSettings)
-    sweep: SweepSettings = field(default_factory=SweepSettings)
-    controls: Any = field(default_factory=lambda: ["control_task"])
-    random_draws: int = 3
-    guards: str = "stop"
-    loggers: Any = field(default_factory=list)
-    local: Any = None
-    test: Any = field(default_factory=lambda: {"dataset": None})
-    report: ReportSettings = field(default_factory=ReportSettings)
-    cache: CacheSettings = field(default_factory=CacheSettings)
-    paths: PathSettings = field(default_factory=PathSettings)
-    device: str = "auto"
-    plugins: list[str] = field(default_factory=list)
-
-
-@dataclass
-class GeometryConfig(RunConfig):
-    """`geometry`: the settings of the run whose cache is read, and how its layers are compared."""
-
-    geometry: GeometrySettings = field(default_factory=GeometrySettings)
-
-
-@dataclass
-class AlignConfig(RunConfig):
-    """`align`: the settings of a run, whose task gives the captions and their negatives, and what is compared."""
-
-    align: AlignSettings = field(default_factory=AlignSettings)
-
-
-@dataclass
-class FidelityConfig(RunConfig):
-    """`fidelity`: the settings of a run of the quantised or adapted model, and what it is held against."""
-
-    fidelity: FidelitySettings = field(default_factory=FidelitySettings)
-
-
-@dataclass
-class TuneConfig:
-    """`tune`: what is trained (`target`, a `_target_` node; `connector` and `labels` are one target's own), on which
-    captions, and the commands that follow with the trained model: {name: command line}."""
-
-    model: ModelSettings = field(default_factory=ModelSettings)
-    dataset: Any = MISSING
-    target: Any = MISSING
-    connector: str = "dci"
-    labels: LabelSettings = field(default_factory=LabelSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    prompt: PromptSettings = field(default_factory=lambda: PromptSettings(chat="off"))
-    data: DataSettings = field(default_factory=DataSettings)
-    splits: SplitSettings = field(default_factory=SplitSettings)
-    after: dict[str, str] = field(default_factory=dict)
-    cache: CacheSettings = field(default_factory=CacheSettings)
-    paths: PathSettings = field(default_factory=PathSettings)
-    device: str = "auto"
-    plugins: list[str] = field(default_factory=list)
-
-
-@dataclass
-class VisionScoreConfig:
-    """`vision score`: `representations` are encoders by name, or several joined by a plus sign (null = each alone).
-
-    `mllms` {representation: folder, bundled name or hub id} are multimodal models whose connectors were trained on it,
-    for the A scores; they are loaded as `model` is, whose language model gives the states of the captions.
-    """
-
-    encoders: dict[str, EncoderSettings] = field(default_factory=dict)
-    representations: list[str] | None = None
-    mllms: dict[str, str] = field(default_factory=dict)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    dataset: Any = MISSING
-    data: DataSettings = field(default_factory=DataSettings)
-    pairs: PairSettings = field(default_factory=PairSettings)
-    score: ScoreSettings = field(default_factory=ScoreSettings)
-    cache: CacheSettings = field(default_factory=CacheSettings)
-    paths: PathSettings = field(default_factory=PathSettings)
-    device: str = "auto"
-    plugins: list[str] = field(default_factory=list)
-
-
-@dataclass
-class InspectConfig(RunConfig):
-    """`inspect`: the settings of a run, and how many of its samples are shown, `n`."""
-
-    n: int = 3
-
-
-@dataclass
-class VisionFitConfig:
-    """`vision fit`: a table of vision representations."""
-
-    fit: FitSettings = field(default_factory=FitSettings)
-    paths: PathSettings = field(default_factory=PathSettings)
-
-
-@dataclass
-class VisionPolicyConfig(VisionFitConfig):
-    """`vision policy`: the same table, and how many of its rows are to be trained."""
-
-    policy: PolicySettings = field(default_factory=PolicySettings)
-
-
-@dataclass
-class ReportConfig:
-    """`report`: the folder of a finished run, and how it is shown."""
-
-    run: str | None = None
-    report: ReportSettings = field(default_factory=ReportSettings)
-    paths: PathSettings = field(default_factory=PathSettings)
-
-
-SCHEMAS: dict[str, type] = {
-    "run": RunConfig,
-    "extract": RunConfig,
-    "sweep": RunConfig,
-    "geometry": GeometryConfig,
-    "fidelity": FidelityConfig,
-    "align": AlignConfig,
-    "tune": TuneConfig,
-    "inspect": InspectConfig,
-    "vision_score": VisionScoreConfig,
-    "vision_fit": VisionFitConfig,
-    "vision_policy": VisionPolicyConfig,
-    "report": ReportConfig,
+SCHEMAS = {  # {command: its dataclass below mllm_probe.config}
+    "run": "run.RunConfig",
+    "extract": "run.RunConfig",
+    "sweep": "run.RunConfig",
+    "geometry": "geometry.GeometryConfig",
+    "fidelity": "geometry.FidelityConfig",
+    "align": "geometry.AlignConfig",
+    "tune": "tune.TuneConfig",
+    "inspect": "run.InspectConfig",
+    "vision_score": "vision.VisionScoreConfig",
+    "vision_fit": "vision.VisionFitConfig",
+    "vision_policy": "vision.VisionPolicyConfig",
+    "report": "run.ReportConfig",
 }
-# Settings that change where and how fast, not what; model and data are digested by their content.
-HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "wait_s", "max_disk_gb")
-NOT_SCIENCE = (
-    "report",
-    "test",  # its decisions are digested
-    "paths",
-    "cache",
-    "device",
-    "plugins",
-    "loggers",
-    "model",
-    "dataset.root",
-    "dataset.file",
-    "dataset.id_column",
-    "dataset.columns",
-    "data.links",
-    "task.labels",
-    "task.rare",
-    "splits.file",
-    "sweep.max_memory_gb",
-    *(f"extract.{name}" for name in HOW),
-)
+LARGEST = 2**63 - 1  # what a whole number of 64 bits holds
+NEEDED = ("positions", "towers", "parts", "measures", "answers", "representations", "range")  # no empty list
+NAMES = (
+    "name",
+    "path",
+    "adapter",
+    "bundled",
+    "hub_id",
+    "root",
+    "file",
+    "outputs",
+    "run",
+    "table",
+    "system",
+)  # no empty text
+FLAT = tuple(kind for item in (str, int, float) for kind in (list[item], list[item] | None))  # type: ignore[valid-type]
+MOST = 1000  # numbers in a list
+
+
+def schema_of(command: str) -> Any:
+    """The dataclass of a command's settings."""
+    module, _, name = SCHEMAS[command].partition(".")
+    return getattr(import_module(f"mllm_probe.config.{module}"), name)
 
 
 @cache
@@ -203,17 +63,17 @@ def register_schema(command: str) -> None:
     """Name the dataclass of a command so that its primary YAML file can begin with it."""
     from hydra.core.config_store import ConfigStore
 
-    schema = SCHEMAS[command]
-    name = next(name for name, one in SCHEMAS.items() if one is schema)
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    name = next(name for name, one in SCHEMAS.items() if one == SCHEMAS[command])
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema_of(command))
 
 
 def typed(config: DictConfig, command: str, words: Sequence[str] = ()) -> Any:
     """The composed config as its dataclass; `words` are those that the user typed. Raises ConfigError for keys that
     `+key=value` smuggled in or `~key` took out, and for values that nobody can mean."""
-    _refuse_removed(config, SCHEMAS[command], "")
+    schema = schema_of(command)
+    _refuse_removed(config, schema, "")
     found: Any = OmegaConf.to_object(config)
-    _refuse_unknown(found, SCHEMAS[command], "")
+    _refuse_unknown(found, schema, "")
     refuse_odd(found)
     if hasattr(found, "model"):
         found.model = settled(found.model, words)
@@ -239,30 +99,114 @@ def _refuse_unknown(node: Any, schema: Any, where: str) -> None:
             _refuse_unknown(value, type(value), f"{where}{key}.")
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """The config as nested plain values, as digests take it: with the first names of classes that have moved."""
-    return dict(first_named(dataclasses.asdict(config)))
+def _from(low: float, high: float, *names: str) -> tuple[tuple[str, ...], str, Callable[[float], bool]]:
+    """Both ends included; `high` keeps what is drawn, held or repeated from going on for ever."""
+    said = f"{low} or more" if high == math.inf else f"{low} to {high:,}"
+    return names, f"must be {said}", lambda value: low <= value <= high
 
 
-def save_config(config: Any, path: Path) -> None:
-    """The whole resolved configuration as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+# Numbers, by the names of their settings, where * is any. Others are bounded by the data or the model
+RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    _from(0, math.inf, "extract.wait_s", "extract.max_disk_gb", "sweep.seeds", "model.download_gb"),
+    _from(0, math.inf, "align.seed", "fidelity.seed", "train.weight_decay"),
+    _from(1, math.inf, "extract.micro_batch", "labels.micro_batch", "train.save_every"),
+    _from(0, 256, "extract.workers"),
+    _from(1, 1000, "random_draws", "extract.gpus", "probe.heads"),
+    _from(0, 1000, "features.*.random_sets"),
+    _from(1, 8192, "encoders.*.size", "target.rank", "target.width", "probe.widths"),
+    _from(1, 10_000, "probe.restarts"),
+    _from(1, 100_000, "dataset.pictures", "test.dataset.pictures", "extract.num_shards"),
+    _from(1, 100_000, "target.documents", "target.held_out", "train.batch", "train.micro_batch"),
+    _from(2, 100_000, "align.documents", "align.most"),
+    _from(1, 1_000_000, "sweep.draws", "sweep.permutations", "score.draws", "fit.draws", "policy.trials"),
+    _from(1, 1_000_000, "probe.max_epochs", "probe.max_steps", "probe.patience"),
+    _from(0, 1_000_000, "geometry.permutations", "score.permutations", "align.permutations"),
+    _from(1, 100_000_000, "train.steps"),
+    (("train.epochs",), "must be above 0, up to 10,000", lambda value: 0 < value <= 10_000),
+    (
+        ("sweep.max_memory_gb", "sweep.enough_bits", "fidelity.clip", "train.lr", "train.clip", "labels.delta"),
+        "must be above 0",
+        lambda value: value > 0,
+    ),
+    (("sweep.ci_level", "sweep.margin"), "must lie between 0 and 1", lambda value: 0 < value < 1),
+)
 
 
-def run_digest(config: RunConfig, cache: str, examples: Examples) -> str:
-    """Digest of everything that can change a score: this release, settings, the cache's identity and the decisions.
+def refuse_odd(config: Any) -> None:
+    """Raises ConfigError for a number without bounds or out of its range, a text without a letter, an empty or doubled
+    list, and plugins that cannot be imported. `config`: a dataclass of settings."""
+    for where, value in _nested(config, ""):
+        raise ConfigError(f"each of {where}={show(value)} must stand alone, without brackets of its own")
+    for where, value in _values(config, ""):
+        if wrong := _number(where, value) or _text(where, value) or _list(where, value):
+            raise ConfigError(f"{where}={value if str(value).strip() else repr(value)} {wrong}")
+    for name in getattr(config, "plugins", ()):
+        if not _importable(name):
+            raise ConfigError(f"plugins names '{name}', which is no package that can be imported here")
 
-    Where files lie, the device and how the work is cut up do not count.
-    """
-    settings = plain(config)
-    for place in NOT_SCIENCE:
-        *groups, name = place.split(".")
-        node = settings
-        for group in groups:
-            node = node[group]
-        node.pop(name, None)
-    asked = [
-        (d.uid, d.label, d.group, d.mark, d.pair, d.type, d.side, d.head, d.template, d.given, d.covariates)
-        for d in examples.decisions
-    ]
-    return digest(__version__, settings, cache, asked, examples.kind, sorted(examples.folds.items()))
+
+def _values(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Every value by its dotted name; lists as wholes, then their items."""
+    fields = dataclasses.fields(node) if dataclasses.is_dataclass(node) else ()
+    inside = {field.name: getattr(node, field.name) for field in fields} if fields else node
+    if not isinstance(inside, Mapping):
+        yield where, node
+        for item in node if isinstance(node, list | tuple) else ():
+            yield from _values(item, where)
+        return
+    for name, value in inside.items():
+        yield from _values(value, f"{where}.{name}" if where else str(name))
+
+
+def _nested(node: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Lists of texts or of numbers that hold lists or mappings, which OmegaConf takes."""
+    for field in dataclasses.fields(node):
+        value, name = getattr(node, field.name), f"{where}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _nested(value, f"{name}.")
+        elif isinstance(value, list) and field.type in FLAT and any(isinstance(one, list | dict) for one in value):
+            yield name, value
+
+
+def _number(where: str, value: Any) -> str:
+    if not isinstance(value, int | float):
+        return ""
+    if not math.isfinite(value):
+        return "must be a finite number"
+    if abs(value) > LARGEST:
+        return "is too large a number"
+    return next(
+        (said for names, said, fits in RANGES if any(fnmatch(where, name) for name in names) and not fits(value)), ""
+    )
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    named = where.rpartition(".")[2] in NAMES
+    if not value.strip() and (value or named):
+        return "must not be empty"
+    return "must hold letters that can be shown" if named and not value.isprintable() else ""
+
+
+def _list(where: str, value: Any) -> str:
+    if not isinstance(value, list):
+        return ""
+    if not value and where.rpartition(".")[2] in NEEDED:
+        return "must hold at least one; leave it out for its default"
+    if any(isinstance(item, str) and not item.strip() for item in value):
+        return "holds an empty text"
+    if sum(isinstance(item, int | float) for item in value) > MOST:
+        return f"holds {len(value):,} numbers, and up to {MOST:,} are taken"
+    return "holds the same twice" if value and _doubled(value) else ""
+
+
+def _doubled(value: list[Any]) -> bool:
+    return all(isinstance(item, str) for item in value) and len(set(value)) < len(value)
+
+
+def _importable(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False

@@ -1,8 +1,12 @@
 """What a user may set of `tune`: the training, and the encoders behind Sugar's labels."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from mllm_probe.config.model import CheckpointSettings
+from omegaconf import MISSING
+
+from mllm_probe.config.model import CheckpointSettings, ModelSettings, PromptSettings
+from mllm_probe.config.run import CacheSettings, DataSettings, PathSettings, SplitSettings
 
 
 @dataclass
@@ -61,3 +65,24 @@ class LabelSettings:
     single: str = COSINE
     forced: bool = True
     micro_batch: int = 32
+
+
+@dataclass
+class TuneConfig:
+    """`tune`: what is trained (`target`, a `_target_` node; `connector` and `labels` are one target's own), on which
+    captions, and the commands that follow with the trained model: {name: command line}."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    dataset: Any = MISSING
+    target: Any = MISSING
+    connector: str = "dci"
+    labels: LabelSettings = field(default_factory=LabelSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    prompt: PromptSettings = field(default_factory=lambda: PromptSettings(chat="off"))
+    data: DataSettings = field(default_factory=DataSettings)
+    splits: SplitSettings = field(default_factory=SplitSettings)
+    after: dict[str, str] = field(default_factory=dict)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    device: str = "auto"
+    plugins: list[str] = field(default_factory=list)

@@ -1,8 +1,12 @@
 """What a user may set of the vision commands. Plain dataclasses, as in `model`."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from mllm_probe.config.model import CheckpointSettings
+from omegaconf import MISSING
+
+from mllm_probe.config.model import CheckpointSettings, ModelSettings
+from mllm_probe.config.run import CacheSettings, DataSettings, PathSettings
 
 VISION_MEASURES = C_PCK, A_LOGLIK, A_COS, CKA, MUTUAL_KNN, LOG_ME, LOG_ME_PUBLISHED, H_SCORE = (
     "c_pck",
@@ -108,3 +112,40 @@ class PolicySettings:
     trained: list[str] | None = None
     trials: int = 2000
     seed: int = 0
+
+
+@dataclass
+class VisionScoreConfig:
+    """`vision score`: `representations` are encoders by name, or several joined by a plus sign (null = each alone).
+
+    `mllms` {representation: folder, bundled name or hub id} are multimodal models whose connectors were trained on it,
+    for the A scores; they are loaded as `model` is, whose language model gives the states of the captions.
+    """
+
+    encoders: dict[str, EncoderSettings] = field(default_factory=dict)
+    representations: list[str] | None = None
+    mllms: dict[str, str] = field(default_factory=dict)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    dataset: Any = MISSING
+    data: DataSettings = field(default_factory=DataSettings)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    device: str = "auto"
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class VisionFitConfig:
+    """`vision fit`: a table of vision representations."""
+
+    fit: FitSettings = field(default_factory=FitSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+
+
+@dataclass
+class VisionPolicyConfig(VisionFitConfig):
+    """`vision policy`: the same table, and how many of its rows are to be trained."""
+
+    policy: PolicySettings = field(default_factory=PolicySettings)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.cache.store import Store
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.config.sweep import (
     BLANK,
     CONNECTOR_ONLY,

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike, regrouped
 from mllm_probe.errors import DataError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.cache.identity import Identity, folder_digests, identify, weights_digest
 from mllm_probe.cache.store import Store, write_json
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
 from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.experiment.attempts import Attempts

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.build import build
-from mllm_probe.config.extract import PADDING_SIDES, PREFIXES, ExtractSettings
 from mllm_probe.config.model import DEVICES, DTYPES, ONE
-from mllm_probe.config.schemas import RunConfig, save_config
+from mllm_probe.config.run import PADDING_SIDES, PREFIXES, ExtractSettings, RunConfig, save_config
 from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, SweepSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError, choices

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.config.verbosity import QUIET, verbosity
 from mllm_probe.errors import CacheError, ConfigError, MllmProbeError, PendingError
 from mllm_probe.experiment.request import Request

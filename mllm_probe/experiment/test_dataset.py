@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mllm_probe.config.build import build
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.data.duplicates import alike
 from mllm_probe.data.groups import joined
 from mllm_probe.errors import ConfigError, DataError, count, few

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mllm_probe.config.extract import LayerSettings
+from mllm_probe.config.run import LayerSettings
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.records.sites import INSIDE, PICTURE_POSITIONS, TOWERS, Anatomy, Key, Site
 

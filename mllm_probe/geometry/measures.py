@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from mllm_probe.config.geometry import GeometrySettings
-from mllm_probe.config.schemas import run_digest
+from mllm_probe.config.run import run_digest
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.experiment.experiment import Prepared, filled
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from mllm_probe.config.dotted import flat
-from mllm_probe.config.schemas import run_digest
+from mllm_probe.config.run import run_digest
 from mllm_probe.config.sweep import CONTROL_TASK
 from mllm_probe.fitting.headline_metric import BALANCED, headline
 from mllm_probe.fitting.trials import Bench, Trial

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.config.schemas import AlignConfig, run_digest
+from mllm_probe.config.geometry import AlignConfig
+from mllm_probe.config.run import run_digest
 from mllm_probe.config.sweep import PERMUTED
 from mllm_probe.errors import ProbeError
 from mllm_probe.experiment.experiment import Prepared

@@ -12,7 +12,7 @@ from typing import Any
 
 from mllm_probe.config.compose import composed
 from mllm_probe.config.model import ModelSettings
-from mllm_probe.config.schemas import TuneConfig
+from mllm_probe.config.tune import TuneConfig
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter

@@ -11,7 +11,6 @@ from mllm_probe import __version__
 from mllm_probe.cache.identity import folder_digests
 from mllm_probe.config.build import build
 from mllm_probe.config.model import DEVICES, PLAIN, ModelSettings, PromptSettings
-from mllm_probe.config.schemas import VisionScoreConfig
 from mllm_probe.config.vision import (
     A_COS,
     A_LOGLIK,
@@ -23,6 +22,7 @@ from mllm_probe.config.vision import (
     MUTUAL_KNN,
     VISION_MEASURES,
     ScoreSettings,
+    VisionScoreConfig,
 )
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.spair import Pair, read_pairs

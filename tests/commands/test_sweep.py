@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.commands import run
 from mllm_probe.commands.sweep import _remarks
-from mllm_probe.config.schemas import RunConfig, run_digest
+from mllm_probe.config.run import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
 from mllm_probe.files.store_paths import PartPaths
 from mllm_probe.fitting.resume import FITS, LOGITS, Parts

@@ -8,9 +8,8 @@ from omegaconf import OmegaConf
 
 from mllm_probe.commands.tune import check
 from mllm_probe.config.build import MOVED, build, first_named
-from mllm_probe.config.extract import LayerSettings
 from mllm_probe.config.model import ModelSettings, PromptSettings
-from mllm_probe.config.schemas import plain, run_digest
+from mllm_probe.config.run import LayerSettings, plain, run_digest
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
 from mllm_probe.models.loading.checkpoint import check_settings

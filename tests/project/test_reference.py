@@ -9,7 +9,7 @@ from reference_sources import CONF, nodes, refusals
 from write_reference import PAGE, known, page
 
 from mllm_probe.cli.entry import COMMANDS
-from mllm_probe.config.schemas import SCHEMAS
+from mllm_probe.config.schemas import SCHEMAS, schema_of
 from mllm_probe.files.reference import REFERENCE
 from tests.support.markdown_pages import PAGES, anchors
 
@@ -42,8 +42,8 @@ def test_the_pictures_are_up_to_date() -> None:
 
 def test_every_command_setting_and_option_is_there(text: str) -> None:
     assert {f"mllm-probe-{command.replace(' ', '-')}" for command in COMMANDS} <= anchors(PAGE)
-    for schema in SCHEMAS.values():
-        for field in fields(schema):
+    for command in SCHEMAS:
+        for field in fields(schema_of(command)):
             assert any(f"`{field.name}{end}" in text for end in ("`", ".", "=`")), field.name
     for path in CONF.glob("*/**/*.yaml"):
         assert f"(../conf/{path.relative_to(CONF)})" in text

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.config.schemas import RunConfig
+from mllm_probe.config.run import RunConfig
 from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.experiment.first_samples import keep_first
 from mllm_probe.files.paths import RunPaths, replacing

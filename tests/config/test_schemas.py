@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from mllm_probe.config.compose import composed
-from mllm_probe.config.schemas import SCHEMAS
+from mllm_probe.config.schemas import SCHEMAS, schema_of
 from mllm_probe.errors import ConfigError
 from tests.support.runs import Run
 
@@ -85,7 +85,7 @@ def floats(kind: type, before: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("command", ["run", "geometry", "fidelity", "tune"])
 def test_no_number_is_without_bounds(command: str) -> None:
-    names = list(floats(SCHEMAS[command]))
+    names = list(floats(schema_of(command)))
     assert len(names) > 5 - (command == "tune")
     for name in names:
         with pytest.raises(ConfigError, match=f"{name}=-?(inf|nan) must be a finite number"):

@@ -1,0 +1,208 @@
+"""What a user may set of a run, from its pictures to its page, and what of that can change a score."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+from mllm_probe import __version__
+from mllm_probe.config.build import first_named
+from mllm_probe.config.model import ModelSettings, PromptSettings
+from mllm_probe.config.report import ReportSettings
+from mllm_probe.config.sweep import SweepSettings
+from mllm_probe.records.samples import Examples, digest
+
+PADDING_SIDES = ("right", "left")
+PREFIXES = ("auto", "off")
+UNITS = ("picture", "row")
+# Settings that change where and how fast, not what; model and data are digested by their content.
+HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "wait_s", "max_disk_gb")
+NOT_SCIENCE = (
+    "report",
+    "test",  # its decisions are digested
+    "paths",
+    "cache",
+    "device",
+    "plugins",
+    "loggers",
+    "model",
+    "dataset.root",
+    "dataset.file",
+    "dataset.id_column",
+    "dataset.columns",
+    "data.links",
+    "task.labels",
+    "task.rare",
+    "splits.file",
+    "sweep.max_memory_gb",
+    *(f"extract.{name}" for name in HOW),
+)
+
+
+@dataclass
+class LayerSettings:
+    """Which sites: `towers` (null = all there are), then layers `range` (both ends included, null = all) in steps of
+    `stride` from its start, and of each the `parts`: what the block returns, what its attention or its mlp adds.
+    `middle` takes the middle third of a tower's blocks, `norm` the state behind the final norm as well."""
+
+    towers: list[str] | None = None
+    parts: list[str] = field(default_factory=lambda: ["block"])
+    range: list[int] | None = None
+    middle: bool = False
+    stride: int = 1
+    norm: bool = True
+
+
+@dataclass
+class ExtractSettings:
+    """What is read, and how the work is cut up.
+
+    `positions` are where a prompt is read; states are stored in `dtype`, null = the model's own. `micro_batch` prompts
+    go through the model at once, or as many tokens where `prefix` auto lets the statements about a picture share it;
+    null = what suits the device. `workers` threads prepare pictures ahead. This process is number `shard` of
+    `num_shards`; `gpus` starts as many processes here. Processes that need the same share the shards out; one that
+    finds only shards that others fill waits for `wait_s` seconds. `answers` are words for the labels, by
+    their names ({yes: Yes, no: No}; a list where it is plain which is meant), whose log-odds are the model's own answer
+    (null: it has none). Prompts of a batch are padded on `padding_side`. More than `max_disk_gb` is refused.
+    """
+
+    positions: list[str] = field(default_factory=lambda: ["last"])
+    answers: Any = None
+    micro_batch: int | None = None
+    dtype: str | None = None
+    padding_side: str = "right"
+    prefix: str = "auto"
+    workers: int = 2
+    shard: int = 0
+    num_shards: int = 1
+    gpus: int = 1
+    wait_s: float = 120.0
+    max_disk_gb: float = 100.0
+
+
+@dataclass
+class CacheSettings:
+    """What is believed of a file that was hashed before: all where its size, times and inode are the same with `trust`
+    stat; where stretches of it are, too, with sample; nothing with content, which reads checkpoints and pictures whole.
+    """
+
+    trust: str = "sample"
+
+
+@dataclass
+class PathSettings:
+    """`outputs` is the folder that everything is written below."""
+
+    outputs: str = "outputs"
+
+
+@dataclass
+class DataSettings:
+    """Which pictures of the data set: `n` of them (null = all), drawn by `seed`. What cannot be used ends the run with
+    `on_bad_row` stop, and is left out and named with skip. Picture files that are `links` to files outside the data
+    set's folder are followed, or with refuse cannot be used."""
+
+    n: int | None = None
+    seed: int = 0
+    on_bad_row: str = "stop"
+    links: str = "follow"
+
+
+@dataclass
+class SplitSettings:
+    """Shares of pictures: `test`, and `val` of the `blocks` that the others are cut into, see mllm_probe.tasks.splits.
+
+    `unit` picture keeps a picture on one side, `near_duplicates` together with those that look the same; unit row does
+    not, and leaks. `file` is a CSV of picture,split that takes the place of the shares.
+    """
+
+    test: float = 0.25
+    val: float = 0.2
+    blocks: int = 10
+    unit: str = "picture"
+    near_duplicates: bool = True
+    file: str | None = None
+
+
+@dataclass
+class RunConfig:
+    """`run`, `extract` and `sweep`: the whole experiment and its two halves take the same settings.
+
+    `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
+    or several such nodes by name. `controls` is a list, or all, or none; of random_weights `random_draws`
+    models are drawn. `local` holds a second task with its own `extract.positions` and `extract.answers`; a study then
+    compares the layers of both. `test.dataset` is another data set whose pictures are tested in the place of the test
+    pictures of `dataset`. `guards` stop a run that cannot be right, or only note it. `loggers`, one or a list,
+    are told of the finished run. `device` auto = CUDA where there is one. `plugins` are packages whose classes are
+    built.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    dataset: Any = MISSING
+    task: Any = MISSING
+    probe: Any = MISSING
+    features: Any = MISSING
+    layers: LayerSettings = field(default_factory=LayerSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    splits: SplitSettings = field(default_factory=SplitSettings)
+    extract: ExtractSettings = field(default_factory=ExtractSettings)
+    sweep: SweepSettings = field(default_factory=SweepSettings)
+    controls: Any = field(default_factory=lambda: ["control_task"])
+    random_draws: int = 3
+    guards: str = "stop"
+    loggers: Any = field(default_factory=list)
+    local: Any = None
+    test: Any = field(default_factory=lambda: {"dataset": None})
+    report: ReportSettings = field(default_factory=ReportSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    device: str = "auto"
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class InspectConfig(RunConfig):
+    """`inspect`: the settings of a run, and how many of its samples are shown, `n`."""
+
+    n: int = 3
+
+
+@dataclass
+class ReportConfig:
+    """`report`: the folder of a finished run, and how it is shown."""
+
+    run: str | None = None
+    report: ReportSettings = field(default_factory=ReportSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The config as nested plain values, as digests take it: with the first names of classes that have moved."""
+    return dict(first_named(dataclasses.asdict(config)))
+
+
+def save_config(config: Any, path: Path) -> None:
+    """The whole resolved configuration as YAML."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def run_digest(config: RunConfig, cache: str, examples: Examples) -> str:
+    """Digest of everything that can change a score: this release, settings, the cache's identity and the decisions.
+
+    Where files lie, the device and how the work is cut up do not count.
+    """
+    settings = plain(config)
+    for place in NOT_SCIENCE:
+        *groups, name = place.split(".")
+        node = settings
+        for group in groups:
+            node = node[group]
+        node.pop(name, None)
+    asked = [
+        (d.uid, d.label, d.group, d.mark, d.pair, d.type, d.side, d.head, d.template, d.given, d.covariates)
+        for d in examples.decisions
+    ]
+    return digest(__version__, settings, cache, asked, examples.kind, sorted(examples.folds.items()))
