@@ -30,9 +30,10 @@ def build(node: Mapping[str, Any], expected: type[T], plugins: tuple[str, ...] =
     Only classes of mllm_probe and of the packages named in `plugins` are accepted, only the arguments their
     constructors declare, and only objects that satisfy `expected`. Raises ConfigError.
     """
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"a node with _target_ is needed to build a {expected.__name__}, found {node!r}")
     at = at or expected.__name__.lower()
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        found = "null" if node is None else repr(node)
+        raise ConfigError(f"{at} is {found}; it needs a _target_, the class to build, as each option of conf/ has one")
     target = node["_target_"]
     _check_type(target, str, f"{at}._target_")
     if target.split(".")[0] not in ("mllm_probe", *plugins):

@@ -98,6 +98,8 @@ def code_here() -> str:
 
 def read(kind: type[T], path: Path) -> T | None:
     """The record in a file; None where there is no file, it lacks what every release writes, or it was damaged."""
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         found = json.loads(path.read_text())
         values = {entry.name: found[entry.name] for entry in fields(kind) if entry.name in found}  # type: ignore[arg-type]

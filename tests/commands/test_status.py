@@ -299,6 +299,12 @@ def test_status_of_nothing_is_one_sentence(probe: Run) -> None:
     assert code == 1 and "mllm-probe: nowhere does not exist; name the folder of a multirun" in err
 
 
+def test_a_pipe_is_no_record_and_keeps_nobody_waiting(probe: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "status.json")
+    code, _, err = probe("status", ".")
+    assert code == 1 and "status.json is damaged" in err
+
+
 def test_status_imports_neither_torch_nor_hydra(multirun: MultirunPaths) -> None:
     code = (
         "import sys; from mllm_probe.cli import entry as cli\n"

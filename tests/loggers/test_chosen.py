@@ -90,6 +90,7 @@ def test_what_is_unknown_or_missing_is_refused_first(
     code, _, err = probe("run", "loggers=[tensorbord]")
     assert code == 1 and err.startswith("mllm-probe: loggers names 'tensorbord', which is unknown; did you mean")
     assert "choose one of: mlflow, tensorboard, wandb" in err and not (tmp_path / "outputs" / "cache").exists()
+    assert chosen_loggers(None) == chosen_loggers([]) == ()
     absent = Broken()
     absent.needs = ("surely_absent",)
     monkeypatch.setitem(LOGGERS, "wandb", absent)
