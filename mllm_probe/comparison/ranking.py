@@ -4,9 +4,8 @@ Every run stands with the layer that its own validation prefers. Where two runs 
 difference is taken decision by decision, with pictures as the unit.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.comparison.finished import FinishedRun
-from mllm_probe.files.paths import replacing
+from mllm_probe.files.row_file import columns, lines_of, save_table
 from mllm_probe.results.group_words import one_of
 from mllm_probe.results.logits import load_logits
 from mllm_probe.scoring.alarms import rare_label
@@ -145,7 +144,4 @@ def _row(run: FinishedRun, position: str, rank: int, reference: str) -> Rank:
 
 
 def save_ranking(path: Path, rows: Sequence[Rank]) -> None:
-    with replacing(path) as part, part.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, [field.name for field in fields(Rank)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    save_table(path, columns(Rank), lines_of(rows))

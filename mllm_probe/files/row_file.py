@@ -1,9 +1,11 @@
-"""Frozen records as the rows of a CSV, their fields its columns in order. Knows no record by name."""
+"""Tables as CSV files: the one way to write them, and frozen records as their rows. Knows no record by name."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mllm_probe.files.cells import cell
 from mllm_probe.files.paths import replacing
@@ -12,17 +14,42 @@ from mllm_probe.files.readback import damaged, read_table
 if TYPE_CHECKING:
     import pandas as pd
 
+CRLF = "\r\n"
 
-def save_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
-    """Rows of the record `kind`; nan is an empty cell, a float has eight digits."""
-    import pandas as pd
 
-    table = pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(kind)])
-    for field in fields(kind):
-        if field.type is str:
-            table[field.name] = table[field.name].map(cell)
-    with replacing(path) as part:
-        table.to_csv(part, index=False, float_format="%.8g", lineterminator="\n")
+def columns(kind: type) -> tuple[str, ...]:
+    """The fields of a record, in order; `lambda_` is the column lambda."""
+    return tuple(field.name.rstrip("_") for field in fields(kind))
+
+
+def lines_of(records: Iterable[Any]) -> Iterable[list[object]]:
+    """The values of each record, in the order of its columns."""
+    return ([getattr(record, field.name) for field in fields(record)] for record in records)
+
+
+def write_lines(file: TextIO, lines: Iterable[Iterable[object]], digits: int | None = None, end: str = CRLF) -> None:
+    """None and nan are empty cells; a number that is not whole has so many digits, or with None all that it has."""
+    csv.writer(file, lineterminator=end).writerows([_written(value, digits) for value in line] for line in lines)
+
+
+def _written(value: object, digits: int | None) -> object:
+    if digits is None or not isinstance(value, Real) or isinstance(value, Integral) or value != value:
+        return cell(value)
+    return f"{float(value):.{digits}g}"
+
+
+def save_table(
+    path: Path, names: Iterable[str], lines: Iterable[Iterable[object]], digits: int | None = None, end: str = CRLF
+) -> None:
+    """A table with these columns, in one move."""
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        write_lines(file, [names], end=end)
+        write_lines(file, lines, digits, end)
+
+
+def save_rows(path: Path, kind: type, rows: Sequence[Any], digits: int | None = 8, end: str = "\n") -> None:
+    """Rows of the record `kind`."""
+    save_table(path, columns(kind), lines_of(rows), digits, end)
 
 
 def load_rows(path: Path, kind: type) -> "pd.DataFrame":

@@ -1,15 +1,13 @@
 """fidelity.csv: its rows, written and read back."""
 
-import csv
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllm_probe.config.sweep import METRICS
-from mllm_probe.files.cells import cell
-from mllm_probe.files.paths import replacing
 from mllm_probe.files.readback import read_table
+from mllm_probe.files.row_file import columns, lines_of, save_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,15 +60,12 @@ class Agreement:
     p_holm: float | None = None
 
 
-COLUMNS = tuple(field.name for field in fields(Agreement))
+COLUMNS = columns(Agreement)
 NUMBERS = ("layer", "depth", "n", "n_groups", "value", "low", "high", "ci_level", "p_value", "p_holm")
 
 
 def save_agreements(path: Path, rows: Iterable[Agreement]) -> None:
-    with replacing(path) as part, part.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(COLUMNS)
-        writer.writerows([cell(value) for value in astuple(row)] for row in rows)
+    save_table(path, COLUMNS, lines_of(rows))
 
 
 def load_agreements(path: Path) -> "pd.DataFrame":

@@ -1,14 +1,12 @@
 """geometry.csv: its rows, written and read back."""
 
-import csv
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.files.cells import cell
-from mllm_probe.files.paths import replacing
 from mllm_probe.files.readback import read_table
+from mllm_probe.files.row_file import columns, lines_of, save_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,21 +33,12 @@ class Relation:
     n: int
 
 
-COLUMNS = tuple(field.name for field in fields(Relation))
+COLUMNS = columns(Relation)
 
 
 def save_relations(path: Path, relations: Iterable[Relation]) -> None:
     """Six digits a number: more are rounding of the float32 the layers were compared in."""
-    with replacing(path) as part, part.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(value) for value in astuple(relation)] for relation in relations)
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.6g}"
-    return cell(value)
+    save_table(path, COLUMNS, lines_of(relations), digits=6)
 
 
 def load_relations(path: Path) -> "pd.DataFrame":

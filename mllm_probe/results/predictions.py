@@ -11,9 +11,9 @@ import numpy as np
 from scipy.special import log_softmax
 
 from mllm_probe.errors import DataError
-from mllm_probe.files.cells import cell
 from mllm_probe.files.paths import RunPaths, replacing
 from mllm_probe.files.readback import damaged, read_table
+from mllm_probe.files.row_file import save_table
 from mllm_probe.files.seals import check_sealed
 from mllm_probe.records.score import ASKED, TOLD
 from mllm_probe.results.logits import Scored, by_label, load_scored
@@ -72,17 +72,13 @@ def prediction_table(
 
 def save_predictions(paths: RunPaths, table: "pd.DataFrame") -> str | None:
     """Write it; what people should know of how. A large one is parquet where pyarrow is installed."""
-    from pandas.api.types import is_numeric_dtype
-
     large = len(table) > LARGE
     if large and find_spec("pyarrow"):
         with replacing(paths.decided("parquet")) as part:
             table.to_parquet(part, index=False)
         paths.decided("csv").unlink(missing_ok=True)
         return f"{len(table):,} predictions are in {paths.decided('parquet').name}"
-    texts = [name for name in table.columns if not is_numeric_dtype(table[name])]
-    with replacing(paths.decided("csv")) as part:
-        table.assign(**{name: table[name].map(cell) for name in texts}).to_csv(part, index=False)
+    save_table(paths.decided("csv"), table.columns, table.itertuples(index=False, name=None), end="\n")
     paths.decided("parquet").unlink(missing_ok=True)
     return (
         f"{len(table):,} predictions are in {paths.decided('csv').name}; with pyarrow it is parquet" if large else None

@@ -1,23 +1,22 @@
 """scores.csv: written row by row while a sweep runs, read back by everything that shows results."""
 
-import csv
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import DataError
-from mllm_probe.files.cells import cell
 from mllm_probe.files.entries import NUMBER
-from mllm_probe.files.paths import RunPaths, replacing
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries, read_table
+from mllm_probe.files.row_file import columns, lines_of, save_table, write_lines
 from mllm_probe.files.seals import SEALS
 from mllm_probe.records.score import Score
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = tuple(field.name.rstrip("_") for field in fields(Score))
+COLUMNS = columns(Score)
 NAMES = ("run", "cache", "revision", "subset", "site", "position", "control", "train_template", "test_template", "seed")
 TEXT = dict.fromkeys((*NAMES, "family", "model", "dataset", "task", "target", "features", "probe"), str)
 KINDS = {
@@ -64,22 +63,15 @@ class ScoreFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         RunPaths(path.parent).summary.unlink(missing_ok=True)
-        with path.open("w", newline="") as handle:
-            csv.writer(handle).writerow(COLUMNS)
+        save_table(path, COLUMNS, ())
 
     def replace(self, scores: Iterable[Score]) -> None:
         """The whole table anew, in one move."""
-        with replacing(self._path) as part, part.open("w", newline="") as handle:
-            csv.writer(handle).writerow(COLUMNS)
-            csv.writer(handle).writerows(map(_row, scores))
+        save_table(self._path, COLUMNS, lines_of(scores))
 
     def add(self, scores: Iterable[Score]) -> None:
-        with self._path.open("a", newline="") as handle:
-            csv.writer(handle).writerows(map(_row, scores))
-
-
-def _row(score: Score) -> list[object]:
-    return [cell(getattr(score, field.name)) for field in fields(Score)]
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            write_lines(file, lines_of(scores))
 
 
 def load_scores(path: Path) -> "pd.DataFrame":

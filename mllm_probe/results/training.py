@@ -1,12 +1,11 @@
 """losses.csv of a training, and the rows of arms.csv, which sets several side by side."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.files.paths import replacing
 from mllm_probe.files.readback import read_table
+from mllm_probe.files.row_file import save_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,10 +17,7 @@ DRAWN = {"loss": "whole loss", "lg": "caption loss (lg)", "ld": "structure loss 
 
 def save_losses(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """A row a step, columns by the first: what is written down depends on the target."""
-    with replacing(path) as part, part.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    save_table(path, rows[0], ([row[name] for name in rows[0]] for row in rows))
 
 
 def load_losses(path: Path) -> "pd.DataFrame":

@@ -5,8 +5,7 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.files.cells import cell
-from mllm_probe.files.paths import replacing
+from mllm_probe.files.row_file import save_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,9 +73,9 @@ def save_representations(path: Path, table: "pd.DataFrame") -> None:
     columns = [f"{m}{100 * a:03.0f}" if a == a else m for m, a in zip(rows.measure, rows.alpha, strict=True)]
     values = [100 * value if m in PERCENT else value for m, value in zip(rows.measure, rows.value, strict=True)]
     wide = rows.assign(measure=columns, value=values).pivot(index="representation", columns="measure", values="value")
-    wide = wide.reindex(index=rows.representation.unique(), columns=list(dict.fromkeys(columns))).rename(index=cell)
-    with replacing(path) as part:
-        wide.to_csv(part, float_format="%.8g", lineterminator="\n")
+    wide = wide.reindex(index=rows.representation.unique(), columns=list(dict.fromkeys(columns)))
+    lines = ([name, *row] for name, row in zip(wide.index, wide.to_numpy().tolist(), strict=True))
+    save_table(path, ("representation", *wide.columns), lines, digits=8, end="\n")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What a sweep leaves beside scores.csv and what is joined from its parts: splits and the summary."""
 
-import csv
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,8 +10,8 @@ import numpy as np
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.experiment.experiment import Prepared
-from mllm_probe.files.cells import cell
-from mllm_probe.files.paths import RunPaths, replacing
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.row_file import save_table
 from mllm_probe.files.seals import sealed
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Site
@@ -26,12 +25,8 @@ PACKAGES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy", "hydra-co
 
 def save_splits(path: Path, splits: Mapping[int, Mapping[str, str]]) -> None:
     """One row per seed and picture digest."""
-    with replacing(path) as part, part.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(("seed", "group", "split"))
-        writer.writerows(
-            (seed, cell(group), name) for seed, one in splits.items() for group, name in sorted(one.items())
-        )
+    rows = ((seed, group, name) for seed, one in splits.items() for group, name in sorted(one.items()))
+    save_table(path, ("seed", "group", "split"), rows)
 
 
 def _places(ready: Prepared, run: Path) -> list[str]:

@@ -4,15 +4,14 @@ Reads held-out predictions of the real labels; fits nothing again. The results a
 of the summary.
 """
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mllm_probe.files.paths import replacing
+from mllm_probe.files.row_file import columns, lines_of, save_table
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.score import ALPHA, ZERO_SHOT, Score
 from mllm_probe.records.sites import Key
@@ -238,9 +237,4 @@ def p_values(tests: Sequence[Test]) -> Mapping[str, tuple[float, float, str]]:
 
 
 def save_tests(path: Path, tests: Sequence[Test]) -> None:
-    with replacing(path) as part, part.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, [field.name for field in fields(Test)])
-        writer.writeheader()
-        writer.writerows(
-            {name: None if cell != cell else cell for name, cell in asdict(test).items()} for test in tests
-        )
+    save_table(path, columns(Test), lines_of(tests))
