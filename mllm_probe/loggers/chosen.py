@@ -17,8 +17,8 @@ LOGGERS: dict[str, Logger] = {"tensorboard": TensorBoard(), "wandb": WandB(), "m
 
 
 def chosen_loggers(given: Any) -> tuple[str, ...]:
-    """The names in a list, or the one that stands alone; none for null. Raises ConfigError for a name that is unknown, or whose
-    package is not installed."""
+    """The names in a list, or the one that stands alone; none for null. Raises ConfigError for a name that is unknown,
+    or whose package is not installed."""
     names = tuple(map(str, given if isinstance(given, list) else [given] * (given is not None)))
     for name in names:
         if name not in LOGGERS:
