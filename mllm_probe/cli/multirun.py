@@ -20,7 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 from mllm_probe.cli.cleanup import note_absent, note_before, remove_made, take_back
 from mllm_probe.cli.folder_lock import keep
 from mllm_probe.cli.perform import check, words_of
-from mllm_probe.config.sentences import sentence
 from mllm_probe.config.verbosity import QUIET, verbosity
 from mllm_probe.errors import ConfigError, MllmProbeError, behind, count
 from mllm_probe.files.job_states import BLOCKED, standings
@@ -166,6 +165,8 @@ def _check_jobs(config: DictConfig, asked: Asked) -> None:
             settings = check(asked.command, job, overrides)
         except (MllmProbeError, HydraException, OmegaConfBaseException) as error:
             apart = " ".join(part for part in overrides if part not in common)
+            from mllm_probe.config.sentences import sentence
+
             raise ConfigError(f"{behind(apart, sentence(asked.command, error))}; no job was started") from error
         if model := getattr(settings, "model", None):
             models.append((model.label, vars(model)))

@@ -19,9 +19,7 @@ from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import TOWERS
 from mllm_probe.report.run import show
-from mllm_probe.report.study import show_study
 from mllm_probe.results.score_file import load_scores
-from mllm_probe.results.study import study_headline
 from mllm_probe.scoring.guards import Guards
 from mllm_probe.scoring.refusals import check_probe, check_reads
 from mllm_probe.scoring.verdicts.hypotheses import Judge
@@ -65,6 +63,9 @@ def _swept(experiments: Sequence[Prepared], paths: Sequence[RunPaths], reporter:
 
 def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     """Both tasks are checked before either is read. What is fitted is kept until both are done, for a killed run."""
+    from mllm_probe.report.study import show_study
+    from mllm_probe.results.study import study_headline
+
     sides = [paths.side(side) for side in SIDES]
     both = []
     configs = (replace(config, local=None, report=_of_a_side(config.report)), local_side(config))

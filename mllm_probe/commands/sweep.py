@@ -22,7 +22,6 @@ from mllm_probe.fitting.trials import NAMED, Bench, Trial, fitted
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
-from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.solving.question_only import bag_of_words
 from mllm_probe.records.problems import LayerData
 from mllm_probe.records.protocols import Probe, Reporter
@@ -234,8 +233,15 @@ def _question_only(bench: Bench) -> list[Trial]:
 
 
 def _words(bench: Bench, rows: np.ndarray, control: str) -> list[Trial]:
-    probe = Ridge() if bench.kind == "number" else Logistic()
-    return _baseline(bench, probe, Readout.of(LayerData(_tensor(rows))), control, "words")
+    return _baseline(bench, _words_probe(bench.kind), Readout.of(LayerData(_tensor(rows))), control, "words")
+
+
+def _words_probe(kind: str) -> Probe:
+    if kind != "number":
+        return Logistic()
+    from mllm_probe.probes.ridge import Ridge
+
+    return Ridge()
 
 
 def _covariate(bench: Bench, name: str) -> list[Trial]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mllm_probe.config.dotted import quoted
 from mllm_probe.config.schemas import register_schema, typed
-from mllm_probe.config.sentences import sentence
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import config_dir
 
@@ -35,6 +34,8 @@ def composed(job: str, overrides: Sequence[str]) -> Any:
         with _hydra(job):
             return typed(compose(job, readable(overrides)), job, overrides)
     except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+        from mllm_probe.config.sentences import sentence
+
         raise ConfigError(sentence(job.replace("_", " "), error)) from error
 
 
@@ -58,6 +59,8 @@ def worked(job: str, overrides: Sequence[str], work: Callable[["DictConfig", "Di
     except Exception as error:
         if begun:
             raise
+        from mllm_probe.config.sentences import sentence
+
         raise ConfigError(sentence(job.replace("_", " "), error)) from error
 
 

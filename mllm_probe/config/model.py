@@ -5,6 +5,7 @@ or the objects built from them.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mllm_probe.files.model_names import called
@@ -78,6 +79,10 @@ class ModelSettings(CheckpointSettings):
         """What the results call the model (see model_names), and whether its weights are random."""
         name = called(self.name, self.path, self.bundled, self.hub_id, self.adapter)
         return name if self.weights == "pretrained" else f"{name}-random"
+
+    @property
+    def adapter_folder(self) -> Path | None:
+        return None if self.adapter is None else Path(self.adapter).expanduser()
 
     @property
     def precision(self) -> str:

@@ -28,8 +28,6 @@ from mllm_probe.data.pictures import write_blank
 from mllm_probe.experiment.experiment import Prepared, identified
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths
-from mllm_probe.records.samples import Examples
-from mllm_probe.tasks.controls import blank_picture, shares, shuffled_picture, without_picture
 
 Change = Callable[[Prepared, Digests], Prepared]
 
@@ -53,8 +51,10 @@ def random_draws(config: RunConfig) -> dict[str, Change]:
     return {name: partial(loaded_otherwise, weights="random", adapter=None, seed=next(seeds)) for name in names}
 
 
-def _examples(change: Callable[[Examples], Examples]) -> Change:
-    return lambda ready, _: replace(ready, examples=change(ready.examples))
+def _unpictured(ready: Prepared, digests: Digests) -> Prepared:
+    from mllm_probe.tasks.controls import without_picture
+
+    return replace(ready, examples=without_picture(ready.examples))
 
 
 def _blank(ready: Prepared, digests: Digests) -> Prepared:
@@ -65,11 +65,15 @@ def _blank(ready: Prepared, digests: Digests) -> Prepared:
         made = write_blank(path, folder)
         return made, digests.of(made)
 
+    from mllm_probe.tasks.controls import blank_picture
+
     return replace(ready, examples=blank_picture(ready.examples, blank))
 
 
 def _shuffled(ready: Prepared, digests: Digests) -> Prepared:
     """Near-duplicates are not shown for each other, whether or not the splits keep them together."""
+    from mllm_probe.tasks.controls import shares, shuffled_picture
+
     pictures = ready.collection.pictures
     if not ready.config.splits.near_duplicates:
         pictures = grouped(pictures, digests)
@@ -87,7 +91,7 @@ def loaded_otherwise(ready: Prepared, digests: Digests, **settings: Any) -> Prep
 
 
 CHANGES: Mapping[str, Change] = {
-    TEXT_ONLY: _examples(without_picture),
+    TEXT_ONLY: _unpictured,
     BLANK: _blank,
     SHUFFLED: _shuffled,
     VISION_ONLY: lambda ready, _: ready,

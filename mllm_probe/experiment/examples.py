@@ -16,8 +16,6 @@ from mllm_probe.records.protocols import Dataset, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.covariates import covaried
-from mllm_probe.tasks.questions import DROP
-from mllm_probe.tasks.rare import without_rare
 from mllm_probe.tasks.splits import Folds, leaks, rowwise
 
 if TYPE_CHECKING:
@@ -76,8 +74,12 @@ def of_file(name: str) -> Iterator[None]:
 
 def common(task: Task, examples: Examples, folds: Folds, config: RunConfig) -> Examples:
     """Without classes that some split lacks, where the task says so."""
-    drops = getattr(task, "rare", None) == DROP
-    return without_rare(examples, folds, config.sweep.seeds) if drops else examples
+    rare = getattr(task, "rare", None)
+    if rare is None:
+        return examples
+    from mllm_probe.tasks.rare import DROP, without_rare
+
+    return without_rare(examples, folds, config.sweep.seeds) if rare == DROP else examples
 
 
 def together(collection: Collection, pairs: Sequence[tuple[str, str]], reporter: Reporter) -> Collection:

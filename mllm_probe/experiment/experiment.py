@@ -15,10 +15,8 @@ from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_
 from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.experiment.attempts import Attempts
 from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
-from mllm_probe.features.controls import Arms
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import prune
-from mllm_probe.models.loading.adapters import adapter_digests
 from mllm_probe.models.loading.checkpoint import connector_reads
 from mllm_probe.models.prompts.templates import from_tokenizer
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
@@ -28,6 +26,7 @@ from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.splits import Folds
 
 if TYPE_CHECKING:
+    from mllm_probe.features.controls import Arms
     from mllm_probe.models.blueprint import Blueprint
 
 
@@ -128,7 +127,7 @@ class Prepared:
         return tuple(dict.fromkeys((*self.keys, *self.answer_keys, *self.integrated)))
 
     @cached_property
-    def arms(self) -> Mapping[str, Arms]:
+    def arms(self) -> "Mapping[str, Arms]":
         """{name: integration and controls} of `features`, none for single layers. Raises ConfigError."""
         blocks = self.anatomy.blocks.get("vision", 0)
         final = connector_reads(self.checkpoint, blocks)
@@ -216,8 +215,12 @@ def name_cache(store: Store, identity: Identity, model: str) -> None:
 def identified(config: RunConfig, checkpoint: Path, digests: Digests) -> Identity:
     """Raises ConfigError, ModelError for an adapter of another model."""
     files = folder_digests(checkpoint, digests)
-    adapter = adapter_digests(config.model, weights_digest(files), digests)
-    return identify(files, **({"adapter": adapter} if adapter else {}), **requested(config, checkpoint))
+    adapted: dict[str, Any] = {}
+    if config.model.adapter is not None:
+        from mllm_probe.models.loading.adapters import adapter_digests
+
+        adapted["adapter"] = adapter_digests(config.model, weights_digest(files), digests)
+    return identify(files, **adapted, **requested(config, checkpoint))
 
 
 def requested(config: RunConfig, checkpoint: Path) -> dict[str, Any]:

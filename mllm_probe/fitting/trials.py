@@ -11,7 +11,6 @@ import numpy as np
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
 from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.fitting.readout import Readout, Source, trained
-from mllm_probe.fitting.strata import strata_of
 from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import Problem
 from mllm_probe.records.protocols import Fit, Probe
@@ -149,6 +148,10 @@ class Bench:
         """{covariate: the stratum of each decision [N]}."""
         decisions = self.ready.examples.decisions
         names = decisions[0].covariates if decisions else ()
+        if not names:
+            return {}
+        from mllm_probe.fitting.strata import strata_of
+
         return {name: strata_of([d.covariates[name] for d in decisions], self.groups, self.test) for name in names}
 
     @cached_property

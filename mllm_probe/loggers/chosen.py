@@ -1,19 +1,19 @@
 """The loggers that `loggers=[...]` names: checked before a run, told of it behind it."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import ConfigError, choices, first_line
 from mllm_probe.files.paths import OutputPaths, RunPaths
-from mllm_probe.loggers.mlflow import MLflow
-from mllm_probe.loggers.tensorboard import TensorBoard
-from mllm_probe.loggers.told import Logger, recorded
-from mllm_probe.loggers.wandb import WandB
 from mllm_probe.records.protocols import Reporter
 
-LOGGERS: dict[str, Logger] = {"tensorboard": TensorBoard(), "wandb": WandB(), "mlflow": MLflow()}
+if TYPE_CHECKING:
+    from mllm_probe.loggers.told import Logger
+
+LOGGERS = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"}  # {module of this package: its class}
 
 
 def chosen_loggers(given: Any) -> tuple[str, ...]:
@@ -23,10 +23,15 @@ def chosen_loggers(given: Any) -> tuple[str, ...]:
     for name in names:
         if name not in LOGGERS:
             raise ConfigError(f"loggers names '{name}', which is unknown; {choices(name, LOGGERS)}")
-        lacking = [module for module in LOGGERS[name].needs if not _installed(module)]
+        lacking = [module for module in logger_of(name).needs if not _installed(module)]
         if lacking:
             raise ConfigError(f"loggers=[{name}] needs {', '.join(lacking)}: pip install 'mllm-probe[{name}]'")
     return names
+
+
+def logger_of(name: str) -> "Logger":
+    logger: Logger = getattr(import_module(f"mllm_probe.loggers.{name}"), LOGGERS[name])()
+    return logger
 
 
 def log_runs(names: Sequence[str], runs: Sequence[RunPaths], outputs: str, reporter: Reporter) -> None:
@@ -34,7 +39,9 @@ def log_runs(names: Sequence[str], runs: Sequence[RunPaths], outputs: str, repor
     for paths in runs:
         for name in names:
             try:
-                said = LOGGERS[name].log(recorded(paths, OutputPaths(Path(outputs))))
+                from mllm_probe.loggers.told import recorded
+
+                said = logger_of(name).log(recorded(paths, OutputPaths(Path(outputs))))
             except Exception as error:  # packages of others, and services, fail in as many ways as there are of them
                 said = f"not logged, {type(error).__name__}: {first_line(error)}"
             reporter.note(f"{name}: {said}")

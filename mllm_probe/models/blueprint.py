@@ -13,9 +13,7 @@ import transformers
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import MllmProbeError, ModelError, PassError, is_out_of_memory
-from mllm_probe.models.loading.adapters import adapter_folder
 from mllm_probe.models.loading.classes import load_config, make_model
-from mllm_probe.models.loading.projections import read_adapter
 from mllm_probe.models.loading.reasons import because, briefly
 from mllm_probe.models.loading.soundness import sound_config
 from mllm_probe.models.loading.tensor_shapes import check_shapes
@@ -50,8 +48,7 @@ class Blueprint:
         self.structure: Structure = find_structure(model, settings.blocks.named)
         self.parameters = parameters_of(model, self.structure)
         self._positioned = any("position_embedding" in name for name, _ in model.named_parameters() if "vision" in name)
-        adapter = adapter_folder(settings)
-        self.adapter = self.guarded("adapter", lambda: read_adapter(self.bare(), adapter)) if adapter else {}
+        self.adapter = self._adapter(settings.adapter_folder) if settings.adapter_folder else {}
         self.remarks: list[str] = []
         self.processor = load_processor(folder, trust)
         self._set_up(model)
@@ -72,6 +69,11 @@ class Blueprint:
         if filled := complete(self.processor, self.config, told, leading):
             self.remarks.append(f"{self.folder}: the processor's files lack {filled}, taken from config.json")
         set_up(self.folder, self.processor, self.settings.processor)
+
+    def _adapter(self, folder: Path) -> dict[str, torch.Tensor]:
+        from mllm_probe.models.loading.projections import read_adapter
+
+        return self.guarded("adapter", lambda: read_adapter(self.bare(), folder))
 
     def _config(self) -> Any:
         kind = stored_kind(self.folder)

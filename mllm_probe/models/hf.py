@@ -17,9 +17,7 @@ import transformers
 from mllm_probe.config.model import ONE
 from mllm_probe.errors import ModelError, first_line
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.loading.adapters import adapter_folder
 from mllm_probe.models.loading.device import check_device, check_placed, device_map
-from mllm_probe.models.loading.projections import load_adapter
 from mllm_probe.models.loading.quantize import (
     check_quantized,
     quantization_config,
@@ -59,12 +57,18 @@ def load_model(blueprint: Blueprint, device: str, keys: Sequence[Key] | None = N
         check_placed(getattr(model, "hf_device_map", {}), settings)
     else:
         model = model.to(device)
-    if adapter := adapter_folder(settings):
-        blueprint.guarded("adapter", lambda: load_adapter(model, adapter, blueprint.adapter))
+    if settings.adapter_folder:
+        _adapt(model, blueprint, settings.adapter_folder)
     loaded = HFModel(model.eval(), blueprint, device, lacking)
     loaded.require(keys)
     check_quantized(quantized_modules(model), settings, blueprint.structure)
     return loaded
+
+
+def _adapt(model: Any, blueprint: Blueprint, folder: Path) -> None:
+    from mllm_probe.models.loading.projections import load_adapter
+
+    blueprint.guarded("adapter", lambda: load_adapter(model, folder, blueprint.adapter))
 
 
 def _random_state(blueprint: Blueprint) -> dict[str, torch.Tensor]:

@@ -3,7 +3,6 @@
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.figures.integrations import draw_features
 from mllm_probe.report.figures.layers import draw_layers
 from mllm_probe.report.figures.saving import tell_lacking
 from mllm_probe.report.html.page import leave_page
@@ -30,6 +29,8 @@ def show_run(paths: RunPaths, settings: ReportSettings) -> list[str]:
     lacking = [draw_layers(shown, [paths.figure("png"), paths.figure("pdf")], settings)]
     save_tables(scores, summary, tests, paths.table, shown)
     if summary.get("integrations"):
+        from mllm_probe.report.figures.integrations import draw_features
+
         lacking.append(draw_features(shown, summary, [paths.features("png"), paths.features("pdf")], settings))
     print_table(scores, summary, tests, shown=shown)
     return lacking

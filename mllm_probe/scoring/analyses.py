@@ -15,13 +15,10 @@ from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.fitting.readout import Readout
 from mllm_probe.fitting.resume import Parts
 from mllm_probe.fitting.trials import Bench, Fitted, Trial, fitted
-from mllm_probe.probes.leace import Erased, Leace
 from mllm_probe.records.problems import Problem, Rows
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key
 from mllm_probe.scoring.aggregate import Scoring
-from mllm_probe.stats.coding import blocks, online_code, surplus
-from mllm_probe.stats.information import information, surprisal
 
 HELD_BACK = 0.2  # of the rows sent so far choose the strength for the next block
 ONLINE = "online"
@@ -102,6 +99,8 @@ class Analyses:
 
     def _information(self, key: Key, data: Callable[[], Readout]) -> Iterator[Score]:
         """What a layer adds to the baseline key: bits, from one probe on the baseline and one on both together."""
+        from mllm_probe.stats.information import information
+
         bench, base = self._bench, Key.parse(self._config.baseline)
         if key == base:
             return
@@ -142,6 +141,8 @@ class Analyses:
         yield replace(ratio, split="train", n=first[0], n_groups=pictures, n_train=first[0])
 
     def _erased(self, key: Key, data: Callable[[], Readout]) -> Iterator[Trial]:
+        from mllm_probe.probes.leace import Erased, Leace
+
         bench, own = self._bench, data()
         for seed in bench.seeds:
             taught, unseen = erasing(bench, seed)
@@ -198,6 +199,8 @@ class Sending:
     """
 
     def __init__(self, bench: Bench) -> None:
+        from mllm_probe.stats.coding import blocks
+
         self._bench = bench
         self._open = np.flatnonzero(np.isin(bench.split_of[bench.seeds[0]], ("train", "val")))
         found = blocks(bench.groups[self._open], bench.seeds[0])
@@ -225,6 +228,9 @@ class Sending:
 
     def scores(self, scoring: Scoring, control: str, trials: Sequence[Trial]) -> Iterator[Score]:
         """Totals of all rows, and block_bits against n_train: the loss-data curve."""
+        from mllm_probe.stats.coding import online_code, surplus
+        from mllm_probe.stats.information import surprisal
+
         bench, order = self._bench, self.order
         truth = bench.truth(control)
         bits = [surprisal(trial.logits[order], truth[order], bench.kind) for trial in trials]

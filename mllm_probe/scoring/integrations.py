@@ -5,15 +5,12 @@ Its rows of scores.csv stand at the final layer's site; `control` names what was
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.experiment.experiment import FLOORS, Prepared
-from mllm_probe.features.controls import BEST, PCA, RELU, Arms
-from mllm_probe.features.derived import Derived, reduced, widened
-from mllm_probe.features.integrated_rows import Pooled, Strung
-from mllm_probe.features.recipes import MLP, STI, Recipe
 from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.resume import Parts
 from mllm_probe.fitting.trials import Bench, Trial, fitted
@@ -21,6 +18,11 @@ from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.stats.peak import preferred
+
+if TYPE_CHECKING:
+    from mllm_probe.features.controls import Arms
+    from mllm_probe.features.derived import Derived
+    from mllm_probe.features.recipes import Recipe
 
 Found = tuple[list[Trial], list[Score]]
 
@@ -31,7 +33,7 @@ class Place:
 
     key: Key
     features: str
-    arms: Arms
+    arms: "Arms"
 
     @property
     def position(self) -> str:
@@ -43,6 +45,10 @@ class Place:
 
 def places(ready: Prepared) -> list[Place]:
     """Position by position. A mean over STI's tokens is a feature of its own name: only a weighted sum of layers."""
+    if not ready.integrated:
+        return []
+    from mllm_probe.features.recipes import STI
+
     found = []
     for position in dict.fromkeys(key.position for key in ready.integrated):
         for name, arms in ready.arms.items():
@@ -90,6 +96,8 @@ class Integrations:
 
     def _controls(self, place: Place, control: str) -> list[Trial]:
         """None where there is no such control of this integration."""
+        from mllm_probe.features.controls import BEST, PCA, RELU
+
         own = place.arms.own
         if control == BEST:
             return self._best(place)
@@ -103,7 +111,7 @@ class Integrations:
     def _kept(self, place: Place, control: str, make: Callable[[], list[Trial]]) -> list[Trial]:
         return self._parts.get(f"{place.key}.{place.features}.{control}", make)
 
-    def _fitted(self, place: Place, control: str, source: Source, recipe: Recipe) -> list[Trial]:
+    def _fitted(self, place: Place, control: str, source: Source, recipe: "Recipe") -> list[Trial]:
         return self._bench.shown(control, place.key, integrated(source, place, recipe), place.features)
 
     def _shown(self, place: Place, variant: Prepared) -> list[Trial]:
@@ -114,6 +122,10 @@ class Integrations:
 
     def _derived(self, place: Place, control: str) -> list[Trial]:
         """Fitted on the training rows of each seed, which also draws its random features."""
+        from mllm_probe.features.controls import RELU
+        from mllm_probe.features.derived import reduced, widened
+        from mllm_probe.features.recipes import MLP, Recipe
+
         own, bench = place.arms.own, self._bench
         final = integrated(self._source, place, Recipe(MLP, own.final))
         base = final if control == RELU else integrated(self._source, place, own)
@@ -134,6 +146,8 @@ class Integrations:
 
     def _best(self, place: Place) -> list[Trial]:
         """Of the single layers up to the final one, each fitted as if `layers` had chosen it."""
+        from mllm_probe.features.controls import BEST
+
         bench = self._bench
         found = []
         for layer in range(place.arms.own.final + 1):
@@ -147,8 +161,11 @@ class Integrations:
         return [replace(trial, control=BEST, features=place.features) for trial in best]
 
 
-def integrated(source: Source, place: Place, recipe: Recipe) -> Readout:
+def integrated(source: Source, place: Place, recipe: "Recipe") -> Readout:
     """The rows of a recipe, read from those of its layers where they are sliced. Raises ProbeError."""
+    from mllm_probe.features.integrated_rows import Pooled, Strung
+    from mllm_probe.features.recipes import STI
+
     readouts = {layer: source.readout(place.at(layer)) for layer in recipe.layers}
     base = readouts[recipe.final]
     layers = {layer: readout.data.rows for layer, readout in readouts.items()}
@@ -164,5 +181,5 @@ def integrated(source: Source, place: Place, recipe: Recipe) -> Readout:
     return replace(base, data=replace(named, rows=strung, bounds=strung.bounds))
 
 
-def _with(readout: Readout, rows: Derived) -> Readout:
+def _with(readout: Readout, rows: "Derived") -> Readout:
     return replace(readout, data=replace(readout.data, rows=rows))

@@ -16,10 +16,8 @@ from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.records.samples import NO_YES, Collection, Decision, Examples, Picture, Sample, digest
-from mllm_probe.tasks.hard_negatives import similar
 from mllm_probe.tasks.matching import Claim, exchange
 from mllm_probe.tasks.splits import TEST, Folds
-from mllm_probe.tasks.swap import swap
 
 NEGATIVES = ("random", "similar", "object_swap")
 MOST_CAPTIONS = 5  # what COCO has of each picture
@@ -104,8 +102,12 @@ class Entailment:
     def _false(self, claims: Sequence[Claim], collection: Collection, rng: Random) -> list[Claim | None]:
         """For each claim of a fold a false one about the same picture, or None."""
         if self.negatives == "similar":
+            from mllm_probe.tasks.hard_negatives import similar
+
             return similar(claims, collection.contradicts, rng)
         if self.negatives == "object_swap":
+            from mllm_probe.tasks.swap import swap
+
             return swap(claims, collection.categories, rng)
         return exchange(claims, collection.contradicts, rng)
 

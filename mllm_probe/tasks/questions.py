@@ -14,11 +14,11 @@ from mllm_probe.errors import ConfigError, DataError, choices, count, few
 from mllm_probe.records.problems import KINDS
 from mllm_probe.records.samples import NO_YES, Collection, Decision, Examples, Picture, Row, Sample, digest
 from mllm_probe.tasks.label_names import Label, Names, doubts, name_of, number, words
+from mllm_probe.tasks.rare import RARE, REFUSE
 from mllm_probe.tasks.splits import Folds
 
 AUTO = "auto"
 YES = ("yes", "true", "1")  # what label 1 of two is called where nobody says
-RARE = REFUSE, DROP = "refuse", "drop"
 NO_PICTURE = Picture("", Path(), "")
 Asked = tuple[Sample, Row]
 

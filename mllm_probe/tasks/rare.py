@@ -8,6 +8,8 @@ from mllm_probe.errors import DataError, count, few
 from mllm_probe.records.samples import Examples
 from mllm_probe.tasks.splits import SPLITS, Folds
 
+RARE = REFUSE, DROP = "refuse", "drop"
+
 
 def without_rare(examples: Examples, folds: Folds, seeds: Sequence[int]) -> Examples:
     """The decisions about classes that every split of every seed holds, numbered anew; other kinds as they are. Raises

@@ -17,7 +17,8 @@ import pytest
 from mllm_probe.api import Result, run
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import OutputPaths, RunPaths
-from mllm_probe.loggers.chosen import LOGGERS, chosen_loggers, log_runs
+from mllm_probe.loggers import chosen
+from mllm_probe.loggers.chosen import chosen_loggers, log_runs, logger_of
 from mllm_probe.loggers.told import Record, recorded
 from tests.support.runs import QUICK, Run, Silent, tiny
 
@@ -26,7 +27,7 @@ NAME = "entailment/last/logistic/accuracy"
 
 
 def needs(name: str) -> pytest.MarkDecorator:
-    lacking = [module for module in LOGGERS[name].needs if find_spec(module) is None]
+    lacking = [module for module in logger_of(name).needs if find_spec(module) is None]
     return pytest.mark.skipif(bool(lacking), reason=f"{', '.join(lacking)} not installed: pip install '.[{name}]'")
 
 
@@ -93,7 +94,7 @@ def test_what_is_unknown_or_missing_is_refused_first(
     assert chosen_loggers(None) == chosen_loggers([]) == ()
     absent = Broken()
     absent.needs = ("surely_absent",)
-    monkeypatch.setitem(LOGGERS, "wandb", absent)
+    monkeypatch.setattr(chosen, "logger_of", lambda name: absent)
     (tmp_path / "surely_absent").mkdir()  # as W&B leaves its own folder where it was run
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"loggers=\[wandb\] needs surely_absent: pip install 'mllm-probe\[wandb\]'"):
@@ -106,7 +107,7 @@ def test_a_logger_that_fails_hurts_no_run(
     probe: Run, finished: Result, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is logged is no part of the run: the same bytes with and without."""
-    monkeypatch.setitem(LOGGERS, "mlflow", Broken())
+    monkeypatch.setattr(chosen, "logger_of", lambda name: Broken() if name == "mlflow" else logger_of(name))
     words = (*tiny(checkpoint), *QUICK, "controls=[control_task,blank_picture]", "hydra.run.dir=here")
     outputs = f"paths.outputs={finished.folder.parent / 'outputs'}"
     code, _, err = probe("sweep", *words, outputs, "loggers=[mlflow]")

@@ -26,17 +26,13 @@ def need_peft() -> None:
         raise ModelError("a low-rank adapter needs peft, which is not installed; run `pip install 'mllm-probe[tune]'`")
 
 
-def adapter_folder(settings: ModelSettings) -> Path | None:
-    return None if settings.adapter is None else Path(settings.adapter).expanduser()
-
-
 def adapter_digests(settings: ModelSettings, base: str, digests: Digests) -> dict[str, str]:
     """{file name: content digest} of what changes the model, none without an adapter. `base` is the digest of the
     model's own weights; an adapter from elsewhere does not say what it was trained on.
 
     Raises ConfigError, ModelError for one that does not belong to them.
     """
-    folder = adapter_folder(settings)
+    folder = settings.adapter_folder
     if folder is None:
         return {}
     need_peft()

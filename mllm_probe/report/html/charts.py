@@ -21,8 +21,6 @@ from mllm_probe.report.figures.colours import (
     of_study,
     on_page,
 )
-from mllm_probe.report.figures.geometry import SCALES
-from mllm_probe.report.figures.geometry import TITLES as MEASURES
 from mllm_probe.report.figures.layers import TITLES, floor_name
 from mllm_probe.results.group_words import many_of
 from mllm_probe.results.selection import blocks, controls, floors, headline, headline_metric, positions, real, words
@@ -276,6 +274,9 @@ def site_chart(name: str, lines: Sequence[tuple[str, "pd.DataFrame", str, str]])
 
 def geometry_charts(table: "pd.DataFrame") -> Iterator[Chart]:
     """A heat map for each measure and position of geometry.csv."""
+    from mllm_probe.report.figures.geometry import SCALES
+    from mllm_probe.report.figures.geometry import TITLES as MEASURES
+
     pairs = table[table.site_b != ""]
     for (measure, position), cells in pairs.groupby(["measure", "position"], sort=False):
         first, second = list(dict.fromkeys(cells.site_a)), list(dict.fromkeys(cells.site_b))

@@ -16,15 +16,10 @@ from mllm_probe.files.paths import SIDES, RunPaths, replacing
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.saving import svg_uri
-from mllm_probe.report.figures.study import study_figure, study_positions
-from mllm_probe.report.html.charts import study_chart
 from mllm_probe.report.html.plotly import MISSING, Library, script_digest
 from mllm_probe.report.html.prompt_tokens import without_codes
 from mllm_probe.report.html.run_view import Result
 from mllm_probe.report.tables.curve_shapes import p_said
-from mllm_probe.report.terminal.study import QUESTION, headline_said
-from mllm_probe.results.selection import headline
-from mllm_probe.results.study import load_study
 
 TEMPLATE = Path(__file__).parent / "template"
 
@@ -42,7 +37,7 @@ def command(paths: RunPaths) -> str:
 def write_page(paths: RunPaths, settings: ReportSettings) -> list[str]:
     """report.html of a run, or of a study with both its tasks, in one move; a line on each damaged file that it goes
     without. Raises DataError."""
-    study = load_study(paths.study) if paths.study.is_file() else None
+    study = _read(paths.study) if paths.study.is_file() else None
     results = [Result(paths.side(side), settings, side) for side in SIDES] if study else [Result(paths, settings)]
     content = render(paths, results, study)
     with replacing(paths.page) as part:
@@ -72,19 +67,30 @@ def _strict(value: Any, **settings: Any) -> str:
 
 def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:
     """The page. Without the plot library its figures stand still."""
-    tables, settings = [result.selected for result in results], results[0].settings
-    return filled(
-        "page.html",
-        results=results,
-        study=study,
-        both=[study_chart(tables, study_positions(*map(headline, tables)))] if study else [],
-        study_figure=svg_uri(study_figure(tables[0], tables[1], study["statements"]), settings) if study else "",
-        question=QUESTION,
-        command=command(paths),
-        units=units,
-        p_said=p_said,
-        headline_said=headline_said,
-    )
+    more = _of_study(results, study) if study else {}
+    return filled("page.html", results=results, study=study, command=command(paths), units=units, p_said=p_said, **more)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from mllm_probe.results.study import load_study
+
+    return load_study(path)
+
+
+def _of_study(results: Sequence[Result], study: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page of a study shows above its two tasks."""
+    from mllm_probe.report.figures.study import study_figure, study_positions
+    from mllm_probe.report.html.charts import study_chart
+    from mllm_probe.report.terminal.study import QUESTION, headline_said
+    from mllm_probe.results.selection import headline
+
+    tables = [result.selected for result in results]
+    return {
+        "both": [study_chart(tables, study_positions(*map(headline, tables)))],
+        "study_figure": svg_uri(study_figure(tables[0], tables[1], study["statements"]), results[0].settings),
+        "question": QUESTION,
+        "headline_said": headline_said,
+    }
 
 
 def filled(template: str, **fields: Any) -> str:

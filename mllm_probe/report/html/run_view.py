@@ -14,7 +14,6 @@ from mllm_probe.config.report import NONE, SCREEN, ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_config
 from mllm_probe.records import units
-from mllm_probe.report.figures.integrations import features_figure
 from mllm_probe.report.figures.layers import layers_figure
 from mllm_probe.report.figures.saving import svg_uri
 from mllm_probe.report.html.charts import Chart, class_chart, geometry_charts, layer_charts
@@ -23,11 +22,7 @@ from mllm_probe.report.html.optional import OptionalFiles
 from mllm_probe.report.html.thumbnails import Framed, framed
 from mllm_probe.report.tables.controls import Beside, beside, beyond_covariates
 from mllm_probe.report.tables.findings import Reading
-from mllm_probe.report.tables.integrations import gains
-from mllm_probe.report.terminal.fidelity import lost
 from mllm_probe.results.examples import KINDS, Example, Examples, load_examples
-from mllm_probe.results.fidelity import load_agreements
-from mllm_probe.results.geometry import load_relations
 from mllm_probe.results.group_words import many_of, one_of, with_words
 from mllm_probe.results.logits import load_logits
 from mllm_probe.results.score_file import load_scores, load_summary
@@ -256,6 +251,9 @@ class Result(OptionalFiles):
         """What several layers as one feature gained, and its figure; nothing where none was asked for."""
         if not self.summary.get("integrations"):
             return [], ""
+        from mllm_probe.report.figures.integrations import features_figure
+        from mllm_probe.report.tables.integrations import gains
+
         said = [Text.from_markup(line).plain for line in gains(self.summary)]
         return said, svg_uri(features_figure(self.selected, self.summary), self.settings)
 
@@ -263,14 +261,23 @@ class Result(OptionalFiles):
     def lost(self) -> list[str]:
         """What quantisation changes, where `fidelity` was run in this folder or in `fidelity` below it."""
         found = [one.fidelity for one in self._places("fidelity") if one.fidelity.is_file()]
-        table = self.spared(found[0], load_agreements, None, "what quantisation changes") if found else None
+        if not found:
+            return []
+        from mllm_probe.report.terminal.fidelity import lost
+        from mllm_probe.results.fidelity import load_agreements
+
+        table = self.spared(found[0], load_agreements, None, "what quantisation changes")
         return [] if table is None else list(lost(with_words(table, self.paths.config)))
 
     @cached_property
     def geometry(self) -> list[Chart]:
         """How alike layers are, where `geometry` was run in this folder or in `geometry` below it."""
         found = [one.geometry for one in self._places("geometry") if one.geometry.is_file()]
-        table = self.spared(found[0], load_relations, None, "how alike layers are") if found else None
+        if not found:
+            return []
+        from mllm_probe.results.geometry import load_relations
+
+        table = self.spared(found[0], load_relations, None, "how alike layers are")
         return [] if table is None else list(geometry_charts(table))
 
     def _places(self, name: str) -> tuple[RunPaths, RunPaths]:

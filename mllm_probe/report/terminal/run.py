@@ -1,6 +1,6 @@
 """The table a run ends with, and what may be said of it. Reads scores, summary and tests; fits and tests nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,7 +12,6 @@ from mllm_probe.records.score import BY_DESIGN
 from mllm_probe.report.tables.controls import beyond_covariates, preferred_controls
 from mllm_probe.report.tables.curve_shapes import beyond, p_said
 from mllm_probe.report.tables.findings import Reading
-from mllm_probe.report.tables.integrations import gains
 from mllm_probe.report.tables.sparkline import print_curves
 from mllm_probe.report.terminal.markup import screen
 from mllm_probe.results.group_words import many_of
@@ -76,8 +75,16 @@ def print_table(
         *_answer(scores, whole, summary, tests),
         *([escape(few)] if few else []),
     )
-    for line in (*said, *design, *beyond_all, *gains(summary), *own):
+    for line in (*said, *design, *beyond_all, *_gains(summary), *own):
         console.print(line.replace("\u00a0", " "), highlight=False)
+
+
+def _gains(summary: Mapping[str, Any]) -> Iterable[str]:
+    if not summary.get("integrations"):
+        return ()
+    from mllm_probe.report.tables.integrations import gains
+
+    return gains(summary)
 
 
 def _marks(tests: "pd.DataFrame") -> dict[tuple[str, str], str]:

@@ -1,7 +1,7 @@
 """All that compares the keys of a sweep with each other and with what they must beat: the rows of tests.csv."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.trials import Trial
@@ -13,7 +13,9 @@ from mllm_probe.scoring.verdicts.best_layers import Test, Verdicts, p_values
 from mllm_probe.scoring.verdicts.control_tests import Controls
 from mllm_probe.scoring.verdicts.fixed_scores import ByDesign
 from mllm_probe.scoring.verdicts.hypotheses import Curve
-from mllm_probe.scoring.verdicts.integration_gains import Gains
+
+if TYPE_CHECKING:
+    from mllm_probe.scoring.verdicts.integration_gains import Gains
 
 
 class Comparisons:
@@ -22,7 +24,7 @@ class Comparisons:
     def __init__(self, scoring: Scoring, source: Source) -> None:
         self._scoring, self._design = scoring, ByDesign.of(scoring.bench, source)
         self._floors, self._verdicts = Floors(scoring, self._design), Verdicts(scoring, self._design)
-        self._controls, self._gains = Controls(scoring, self._design), Gains(scoring)
+        self._controls, self._gains = Controls(scoring, self._design), _gains(scoring)
 
     @property
     def curves(self) -> Mapping[str, Curve]:
@@ -31,7 +33,8 @@ class Comparisons:
 
     def add(self, trials: Sequence[Trial]) -> None:
         for kept in (self._floors, self._verdicts, self._controls, self._gains):
-            kept.add(trials)
+            if kept is not None:
+                kept.add(trials)
 
     def floors(self) -> list[Score]:
         """The rows of scores.csv that no layer gives."""
@@ -41,7 +44,7 @@ class Comparisons:
         """All rows, and what the summary says of them."""
         floors = self._floors.tests(reporter)
         layers, shapes = self._verdicts.tests(scores, floors)
-        gained, integrations = self._gains.tests()
+        gained, integrations = self._gains.tests() if self._gains else ([], {"integrations": [], "orders": []})
         tests = [*floors, *layers, *self._controls.tests(), *gained]
         said = {"verdicts": shapes, "gap": _gap(tests), "by_design": self._design.names(), **integrations}
         return tests, said
@@ -50,6 +53,14 @@ class Comparisons:
         """The rows with what was found of layers and what is by design filled in."""
         metric = self._scoring.headline
         return self._design.marked(tested(scores, p_values(tests), metric), metric)
+
+
+def _gains(scoring: Scoring) -> "Gains | None":
+    if not scoring.bench.ready.integrated:
+        return None
+    from mllm_probe.scoring.verdicts.integration_gains import Gains
+
+    return Gains(scoring)
 
 
 def _gap(tests: Sequence[Test]) -> dict[str, Any] | None:
