@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear
-from mllm_probe.commands.extract import extract_all
 from mllm_probe.config.geometry import IMAGES_AT, TEXTS_AT, AlignConfig
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.run import save_config
@@ -19,6 +18,7 @@ from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.experiment.attempts import Attempts
 from mllm_probe.experiment.controls import loaded_otherwise
 from mllm_probe.experiment.experiment import Prepared, chosen_controls
+from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
@@ -55,7 +55,7 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     kept = [outputs.parts(digest(alignment.run, name)) for name in ("pictures", "texts")]
     for side, place in zip((pictures, texts), kept, strict=True):
         side.attempts.begin(place)
-    done = extract_all([pictures, texts], reporter)
+    done = fill_all([pictures, texts], reporter)
     sides = [Sides(pictures, texts), *map(Sides, pictures.variants, texts.variants)]
     rows = list(alignment.scores(sides))
     if all(row.metric == NOT_APPLICABLE for row in rows):

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.commands.extract import extract_all
 from mllm_probe.config.geometry import BASE, REFERENCES, FidelityConfig
 from mllm_probe.config.model import DTYPES
 from mllm_probe.config.report import FIGURES
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.experiment.controls import loaded_otherwise
 from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
@@ -34,7 +34,7 @@ def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> Non
     ready = prepare(replace(config, controls=[]), paths, reporter, early=check_reads)
     check_probe(ready)
     reference = _reference(ready, config)
-    extract_all([ready, reference], reporter)
+    fill_all([ready, reference], reporter)
     agreements = Agreements(ready, reference, config.fidelity)
     parts = Parts(OutputPaths(Path(config.paths.outputs)).parts(agreements.run))
     with parts.turn(reporter):

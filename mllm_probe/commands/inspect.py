@@ -1,14 +1,13 @@
 """`mllm-probe inspect`: what the model will read, and where each state is taken. Loads no weights, opens no cache."""
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from mllm_probe.commands.run import local_side
 from mllm_probe.config.run import InspectConfig, save_config
 from mllm_probe.errors import ConfigError
 from mllm_probe.experiment.prepare import Design
+from mllm_probe.experiment.study import sides_of
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import find_checkpoint, needs
@@ -29,8 +28,7 @@ def inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
     if config.local is None:
         _inspect(config, paths, reporter)
     else:
-        both = (replace(config, local=None), cast(InspectConfig, local_side(config)))
-        for side, one in zip(SIDES, both, strict=True):
+        for side, one in zip(SIDES, sides_of(config), strict=True):
             own = paths.side(side)
             own.root.mkdir(parents=True, exist_ok=True)
             _inspect(one, own, reporter)

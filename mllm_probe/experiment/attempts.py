@@ -37,7 +37,7 @@ class Attempts:
             write_json(self._file, {**self._own, "seconds": round(time.monotonic() - self._started, 2)})
 
     def summed(self, done: Mapping[str, Any]) -> dict[str, Any]:
-        """What this attempt has done, as `extract_missing` says it, with what those before it did."""
+        """What this attempt has done, as `fill_missing` says it, with what those before it did."""
         if self._file is not None and not done["hit"]:
             write_json(self._file, done)
         both = (*self._earlier, done)

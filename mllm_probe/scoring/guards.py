@@ -43,7 +43,7 @@ class Guards:
         split = bench.split_of[bench.seeds[0]]
         self.told(question_decides(bench.texts, bench.y.tolist(), split == "train", bench.test))
 
-    def trials(self, trials: Sequence[Trial]) -> None:
+    def add(self, trials: Sequence[Trial]) -> None:
         """Probes that say the same of every row, above the embeddings and behind what is asked."""
         real = [trial for trial in trials if trial.key and not trial.control and trial.features == "single"]
         if real and real[0].key and _sees(real[0].key) and not isinstance(self.bench.ready.probe, Majority):

@@ -10,7 +10,9 @@ from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.fitting.headline_metric import check_shown, headline
 from mllm_probe.fitting.trials import Bench
 from mllm_probe.records.problems import KINDS
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.scoring.analyses import check_analyses, check_wishes
+from mllm_probe.scoring.guards import Guards
 
 
 def check_reads(ready: Prepared) -> None:
@@ -58,6 +60,13 @@ def check_probe(ready: Prepared) -> None:
     headline(bench := Bench(ready))
     check_shown(bench)
     _check_pairs(ready, any(decision.side for decision in ready.examples.decisions))
+
+
+def check_question(ready: Prepared, reporter: Reporter) -> None:
+    """Refuse questions whose words alone give the label, before the model is loaded. With guards=note the sweep says
+    it. Raises ProbeError."""
+    if ready.config.guards == "stop":
+        Guards(Bench(ready), reporter).question()
 
 
 def _check_kind(ready: Prepared, kind: str) -> None:

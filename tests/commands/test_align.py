@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from mllm_probe.commands import extract
 from mllm_probe.commands.align import galleries
 from mllm_probe.errors import DataError, ProbeError
+from mllm_probe.experiment import fill as filling
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.files.paths import RunPaths
@@ -419,7 +419,7 @@ def test_a_summary_tells_of_all_attempts(
 ) -> None:
     """One attempt dies with the pictures read and the captions not; the summary is that of a command in peace."""
     asked = (*QUICK, *SMALL, *tiny(checkpoint), "model.quantization=none", "layers.range=[2,2]", "layers.stride=1")
-    fill, calls = extract._fill, []
+    fill, calls = filling._fill, []
 
     def dies(ready: object, *more: object) -> dict[str, object]:
         calls.append(ready)
@@ -428,7 +428,7 @@ def test_a_summary_tells_of_all_attempts(
         return fill(ready, *more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract, "_fill", dies)
+        patch.setattr(filling, "_fill", dies)
         assert probe("align", *asked)[0] == 1
     for more in (), ("paths.outputs=peace",):
         assert probe("align", *asked, *more)[0] == 0

@@ -67,7 +67,7 @@ def test_a_study_killed_at_its_end_fits_nothing_again(
 ) -> None:
     args = ("run", *tiny(checkpoint), *STUDY, "data.n=30", "dataset.pictures=60", "layers.range=[0,1]", "controls=none")
     args += ("extract.positions=[last]", "local.extract.positions=[last]", "guards=note")
-    monkeypatch.setattr("mllm_probe.commands.run._judged", lambda *_: 1 / 0)
+    monkeypatch.setattr("mllm_probe.scoring.study._judged", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         probe(*args)
     unfinished = tmp_path / "outputs" / "unfinished"

@@ -16,7 +16,6 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.commands import run
-from mllm_probe.commands.sweep import _remarks
 from mllm_probe.config.run import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
 from mllm_probe.files.store_paths import PartPaths
@@ -110,17 +109,6 @@ def test_the_eraser_and_the_fresh_probe_share_no_picture() -> None:
         labelled = bench([None] * 12, [i // 2 % 2 for i in range(12)])
         for seed in labelled.seeds:
             erasing(labelled, seed)
-
-
-def test_decisions_too_close_to_call_are_told() -> None:
-    def told(logits: list[Any], kind: str = "binary") -> bool:
-        facts = {"converged": 1.0, "log_odds": 1.0}
-        trial = Trial(Key.parse("lm.01@last"), "", "logistic", 0, np.asarray(logits, np.float32), facts, {})
-        return any("too close to call, which count half" in remark for remark in _remarks([trial], kind))
-
-    assert told([0.0, 1.0, -1.0]) and told([[1.0, 1.0, 0.0], [2.0, 1.0, 0.0]], "classes")
-    assert not told([0.1, 1.0]) and not told([[1.0, 0.0, 0.0]] * 2, "classes") and not told([0.0, 1.0], "number")
-    assert not told([0.0, 0.0]), "such keys have a remark of their own"
 
 
 def test_information_beside_the_baseline_is_the_fall_in_log_loss(swept: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_probe.experiment.experiment import FLOORS
+from mllm_probe.fitting.baseline_trials import QUESTION_ONLY
 from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.trials import Bench
 from mllm_probe.records.score import BY_DESIGN, Score
@@ -20,7 +21,6 @@ from mllm_probe.scoring.verdicts.design import nothing_to_know
 if TYPE_CHECKING:
     import torch
 
-QUESTION_ONLY = "question_only"
 Place = tuple[str, Key | None]  # control (empty: the real run) and key (None: a baseline)
 
 

@@ -1,0 +1,33 @@
+"""The model that fills caches: loaded when the first shard needs it, and held while the next cache is the same one."""
+
+from typing import TYPE_CHECKING
+
+from mllm_probe.experiment.experiment import Prepared, name_cache
+from mllm_probe.records.protocols import Reporter
+
+if TYPE_CHECKING:
+    from mllm_probe.models.hf import HFModel
+
+
+class Models:
+    """At most one loaded model; experiments and controls that share a cache share it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._held: dict[str, HFModel] = {}
+
+    def get(self, ready: Prepared) -> "HFModel":
+        from mllm_probe.models.hf import load_model
+        from mllm_probe.models.loading.device import pick_device
+
+        name = ready.identity.digest
+        if name not in self._held:
+            self._held.clear()  # before the next one takes its memory
+            device = pick_device(ready.config.device)
+            self._reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
+            self._held[name] = load_model(ready.blueprint, device, ready.stored)
+            for remark in self._held[name].remarks:
+                self._reporter.note(remark)
+            name_cache(ready.store, ready.identity, ready.config.model.label)
+        self._held[name].require(ready.stored)
+        return self._held[name]

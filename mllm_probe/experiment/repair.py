@@ -1,0 +1,75 @@
+"""Shards of a cache that are damaged or gone: their plans make them again, byte for byte."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from mllm_probe.cache.claims import Claims
+from mllm_probe.cache.coverage import Coverage
+from mllm_probe.errors import CacheError
+from mllm_probe.experiment.experiment import Prepared, storage_dtype
+from mllm_probe.experiment.loaded_models import Models
+from mllm_probe.extraction.plan import Plan
+from mllm_probe.extraction.sharing import Job, Work, claim_all
+from mllm_probe.extraction.stream import Extraction
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import Sample
+
+EMPTY = Plan((), {}, {}, frozenset(), ())
+
+
+def damaged_jobs(ready: Prepared, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter) -> list[Job]:
+    """The damaged shards whose samples are at hand. Raises CacheError where work is shared out.
+
+    Others are left alone: what this request needs of them is missing, and is extracted into a group of its own.
+    """
+    if coverage.damaged and ready.config.extract.num_shards > 1:
+        raise CacheError(
+            f"{coverage.damaged[0].path} is damaged or gone; run the same once without extract.num_shards to mend it"
+        )
+    jobs = []
+    for damage in coverage.damaged:
+        plan = _stored_plan(ready, damage.group)
+        needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
+        if needed and needed <= samples.keys():
+            reporter.note(f"{damage.path} is damaged or gone and is extracted again")
+            jobs.append(Job(plan, ready.store.paths.group(damage.group), damage.number))
+        else:
+            reporter.note(f"{damage.path} is damaged or gone, and this request does not hold its samples: left out")
+    return jobs
+
+
+def repair(
+    ready: Prepared, models: Models, jobs: Sequence[Job], samples: Mapping[str, Sample], reporter: Reporter
+) -> None:
+    """The plans make their shards again, byte for byte; what another machine made stays as it is. Raises CacheError."""
+    work = share_of(ready)
+    with Claims() as claims:
+        claim_all(jobs, claims, work, reporter)
+        still = {damage.path for damage in ready.store.coverage().damaged}
+        if not still.intersection(job.path for job in jobs):  # another process has mended them
+            return
+        model = models.get(ready)
+        model.anatomy = replace(model.anatomy, causal=ready.anatomy.causal)
+        plans = list({job.plan.digest: job.plan for job in jobs}.values())
+        for plan in plans:
+            ready.store.begin(plan.digest, plan.to_json(), model.provenance())
+        for job in jobs:
+            if job.path in still:
+                job.path.unlink(missing_ok=True)
+        Extraction(model, samples, ready.store, work, reporter).run(plans, claims)
+
+
+def _stored_plan(ready: Prepared, group: str) -> Plan:
+    """The plan that made a group; an empty one where it can no longer be trusted."""
+    try:
+        plan = Plan.from_json(json.loads(ready.store.paths.group(group).plan.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        plan = EMPTY
+    return plan if plan.digest == group else EMPTY
+
+
+def share_of(ready: Prepared) -> Work:
+    settings = ready.config.extract
+    share = (settings.workers, settings.shard, settings.num_shards, settings.wait_s)
+    return Work(storage_dtype(ready.config), *share, ready.attempts.wrote)
