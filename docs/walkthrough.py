@@ -27,7 +27,7 @@ from mllm_probe.config.run import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.scenes import Scenes
-from mllm_probe.experiment.experiment import identified, name_cache
+from mllm_probe.experiment.cache_identity import identity_of, name_cache
 from mllm_probe.experiment.request import PASS_TOKENS
 from mllm_probe.extraction.plan import SHARED
 from mllm_probe.extraction.proof import prove
@@ -90,7 +90,7 @@ print(f"{len(keys)} keys from {keys[0]} to {keys[-1]}; the longest prompt has {l
 # Its folder is named after all that can change a stored number: the content of the checkpoint's files, the number
 # format, the prompt's wrapping (docs/design/cache-identity.md). Samples, sites and positions are not in that name: the
 # folder is asked which of them it holds, and only what is missing is read.
-identity = identified(config, checkpoint, digests)
+identity = identity_of(checkpoint, config.model, config.prompt, config.extract, digests)
 store = Store(OUTPUTS.cache(identity.digest), digests)
 missing = store.coverage().missing(keys, samples)
 print(f"cache {identity.digest} lacks activations of {sum(map(len, missing.values()))} samples")

@@ -6,7 +6,6 @@ the later of the two would have seen the earlier. States go through the cache, s
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear
@@ -21,7 +20,7 @@ from mllm_probe.experiment.experiment import Prepared, chosen_controls
 from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.digests import open_digests
-from mllm_probe.files.paths import OutputPaths, RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.seals import sealed
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Examples, Sample, digest
@@ -51,11 +50,10 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     pictures = _side(ready, config, shown, config.align.images_at)
     texts = _side(ready, config, said, config.align.texts_at)
     alignment = Alignment(ready, asked, config, reporter)
-    outputs = OutputPaths(Path(config.paths.outputs))
-    kept = [outputs.parts(digest(alignment.run, name)) for name in ("pictures", "texts")]
+    kept = [ready.outputs.parts(digest(alignment.run, name)) for name in ("pictures", "texts")]
     for side, place in zip((pictures, texts), kept, strict=True):
         side.attempts.begin(place)
-    done = fill_all([pictures, texts], reporter)
+    done = fill_all([pictures, texts], [config, config], reporter)
     sides = [Sides(pictures, texts), *map(Sides, pictures.variants, texts.variants)]
     rows = list(alignment.scores(sides))
     if all(row.metric == NOT_APPLICABLE for row in rows):
@@ -95,6 +93,10 @@ def check_settings(config: AlignConfig) -> None:
         raise ConfigError(f"controls={config.controls}: align knows {RANDOM} alone, or none")
     if config.local is not None:
         raise ConfigError("align reads one task; leave out `local`, or choose no experiment that sets it")
+    if config.extract.gpus > 1:
+        raise ConfigError(
+            f"extract.gpus={config.extract.gpus}: align reads pictures and captions in one process; leave it out"
+        )
     if config.splits.unit != "picture":
         raise ConfigError(
             f"splits.unit={config.splits.unit}: align centres by other pictures than it scores; set picture"
@@ -111,12 +113,12 @@ def check_task(ready: Prepared) -> None:
         )
     if "qformer" in ready.anatomy.widths:
         raise ConfigError(
-            f"{ready.config.model.label} reads no prompt without a picture (its Q-Former needs one), and align reads "
+            f"{ready.model.label} reads no prompt without a picture (its Q-Former needs one), and align reads "
             "captions alone; take a model that does"
         )
     if ready.anatomy.crossed:
         raise ConfigError(
-            f"{ready.config.model.label} attends to pictures and holds no token of theirs in its language model, so "
+            f"{ready.model.label} attends to pictures and holds no token of theirs in its language model, so "
             "align has no picture to read there; take a model that does"
         )
 
@@ -157,14 +159,18 @@ def _side(ready: Prepared, config: AlignConfig, samples: Sequence[Sample], posit
     """An experiment of its own that reads the samples in the language model, and its twin with random weights."""
     settings = replace(config.extract, positions=list(positions), answers=None)
     layers = replace(config.layers, towers=["lm"])
-    own = replace(config, controls=[], extract=settings, layers=layers)
     unique = tuple({sample.uid: sample for sample in samples}.values())
     side = replace(
-        ready, config=own, features=(), examples=Examples(unique, (), ready.examples.folds), attempts=Attempts()
+        ready,
+        extract=settings,
+        layers=layers,
+        features=(),
+        examples=Examples(unique, (), ready.examples.folds),
+        attempts=Attempts(),
     )
     if RANDOM not in chosen_controls(config.controls):
         return side
-    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust)
+    digests = open_digests(ready.outputs.digests, config.cache.trust)
     twin = replace(loaded_otherwise(side, digests, weights="random", adapter=None), control=RANDOM)
     digests.save()
     return replace(side, variants=(twin,))

@@ -12,5 +12,5 @@ from mllm_probe.records.protocols import Reporter
 def extract(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
     """The command: prepare, then extract what is missing; labels are for the sweep to judge."""
     experiment = prepare(config, paths, reporter, scored=False)
-    [done] = fill_missing([experiment], reporter)
+    [done] = fill_missing([experiment], [config], reporter)
     return done

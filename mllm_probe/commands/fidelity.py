@@ -6,7 +6,6 @@ model finds its states there.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mllm_probe.config.geometry import BASE, REFERENCES, FidelityConfig
@@ -18,7 +17,7 @@ from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.digests import open_digests
-from mllm_probe.files.paths import OutputPaths, RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.resume import LOGITS, Parts
 from mllm_probe.geometry.fidelity import Agreements, corrected
 from mllm_probe.geometry.samples import refuse_tokens
@@ -31,12 +30,13 @@ from mllm_probe.scoring.refusals import check_probe, check_reads
 def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> None:
     """The command: extract both sides, then fidelity.csv, its figure and a table. Raises ConfigError, CacheError."""
     check_settings(config)
-    ready = prepare(replace(config, controls=[]), paths, reporter, early=check_reads)
-    check_probe(ready)
+    config = replace(config, controls=[])
+    ready = prepare(config, paths, reporter, early=check_reads)
+    check_probe(ready, config.report)
     reference = _reference(ready, config)
-    fill_all([ready, reference], reporter)
+    fill_all([ready, reference], [config, replace(config, model=reference.model)], reporter)
     agreements = Agreements(ready, reference, config.fidelity)
-    parts = Parts(OutputPaths(Path(config.paths.outputs)).parts(agreements.run))
+    parts = Parts(ready.outputs.parts(agreements.run))
     with parts.turn(reporter):
         save_agreements(paths.fidelity, corrected(list(_rows(agreements, ready, parts, reporter))))
         parts.join(LOGITS, paths.predictions, agreements.scored.metadata())
@@ -71,7 +71,7 @@ def check_settings(config: FidelityConfig) -> None:
 
 
 def _reference(ready: Prepared, config: FidelityConfig) -> Prepared:
-    digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust)
+    digests = open_digests(ready.outputs.digests, config.cache.trust)
     if config.fidelity.reference == BASE:
         other: dict[str, Any] = {"adapter": None}
     else:

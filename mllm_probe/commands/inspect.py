@@ -58,7 +58,9 @@ def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None
     for remark in blueprint.remarks:
         reporter.note(remark)
     renderings = [Rendering.of(blueprint, sample) for sample in samples]
-    shown = inspections(renderings, config, examples, design.folds, blueprint.anatomy)
+    seed = config.sweep.seeds[0]
+    shown = inspections(renderings, config.extract.positions, seed, examples, design.folds, blueprint.anatomy)
     save_config(config, paths.config)
-    save_inspections(paths, shown, config, design.task.name, collection.name, folder_of(examples.samples))
+    facts = {"model": config.model.label, "task": design.task.name, "dataset": collection.name, "seed": seed}
+    save_inspections(paths, shown, facts, folder_of(examples.samples))
     print_inspections(shown)

@@ -1,13 +1,12 @@
 """`mllm-probe run`: extract, sweep and report in one go; with a local task, both and what may be said of them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from mllm_probe.config.run import RunConfig, run_digest
+from mllm_probe.config.run import RunConfig
 from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
-from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
+from mllm_probe.files.paths import SIDES, RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.html.inspect_files import save_first
@@ -24,7 +23,7 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     else:
         runs = [paths]
         experiment = _checked(config, paths, reporter)
-        [swept] = _extracted_and_swept([experiment], runs, reporter)
+        [swept] = _extracted_and_swept([experiment], [config], runs, reporter)
         swept.clear()
         show(paths, reporter, config.report)
     log_runs(loggers, runs, config.paths.outputs, reporter)
@@ -38,10 +37,11 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> list[RunPa
 
     runs = [paths.side(side) for side in SIDES]
     experiments = []
-    for side, own in zip(sides_of(config), runs, strict=True):
+    configs = sides_of(config)
+    for side, own in zip(configs, runs, strict=True):
         own.root.mkdir(parents=True, exist_ok=True)
         experiments.append(_checked(side, own, reporter))
-    swept = _extracted_and_swept(experiments, runs, reporter)
+    swept = _extracted_and_swept(experiments, configs, runs, reporter)
     save_study(paths, config.sweep, runs, swept, reporter)
     for one in swept:
         one.clear()
@@ -52,16 +52,17 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> list[RunPa
 def _checked(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
     """The experiment, once all that can be wrong before its model is loaded is refused."""
     experiment = prepare(config, paths, reporter, early=check_reads)
-    check_probe(experiment)
+    check_probe(experiment, config.report)
     check_question(experiment, reporter)
     return experiment
 
 
-def _extracted_and_swept(experiments: Sequence[Prepared], runs: Sequence[RunPaths], reporter: Reporter) -> list[Swept]:
+def _extracted_and_swept(
+    experiments: Sequence[Prepared], configs: Sequence[RunConfig], runs: Sequence[RunPaths], reporter: Reporter
+) -> list[Swept]:
     for experiment in experiments:
-        run = run_digest(experiment.config, experiment.identity.digest, experiment.examples)
-        experiment.attempts.begin(OutputPaths(Path(experiment.config.paths.outputs)).parts(run))
-    extractions = fill_all(experiments, reporter)
+        experiment.attempts.begin(experiment.outputs.parts(experiment.run))
+    extractions = fill_all(experiments, configs, reporter)
     done = []
     for experiment, paths, extraction in zip(experiments, runs, extractions, strict=True):
         if len(experiments) > 1:

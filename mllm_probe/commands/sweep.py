@@ -17,7 +17,7 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, A
     """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
     loggers = chosen_loggers(config.loggers)
     experiment = prepare(config, paths, reporter, early=check_reads)
-    check_probe(experiment)
+    check_probe(experiment, config.report)
     check_filled(experiment, reporter)
     save_first(experiment, paths, reporter)
     swept = sweep_cached(experiment, paths, reporter, extraction={})

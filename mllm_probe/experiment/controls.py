@@ -4,7 +4,7 @@ Those that show the same model something else share its cache; random weights ha
 towers alone read what the experiment may have stored already.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from itertools import count
@@ -25,22 +25,34 @@ from mllm_probe.config.sweep import (
 )
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.pictures import write_blank
-from mllm_probe.experiment.experiment import Prepared, identified
+from mllm_probe.experiment.cache_identity import identity_of
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.files.digests import Digests
-from mllm_probe.files.paths import OutputPaths
 
 Change = Callable[[Prepared, Digests], Prepared]
 
 
-def with_variants(ready: Prepared, digests: Digests) -> Prepared:
+def with_variants(ready: Prepared, config: RunConfig, digests: Digests) -> Prepared:
     """Raises DataError, ConfigError."""
-    changes = {**CHANGES, **random_draws(ready.config)}  # in this order, so that one model is loaded after the other
+    changes = {**_shown(config), **random_draws(config)}  # in this order, so that one model is loaded after the other
     made = [
         replace(change(ready, digests), control=name)
         for name, change in changes.items()
         if drawn_from(name) in ready.controls
     ]
     return replace(ready, variants=tuple(made))
+
+
+def _shown(config: RunConfig) -> dict[str, Change]:
+    """What shows the same model something else, or reads its picture towers alone."""
+    near_duplicates = config.splits.near_duplicates
+    return {
+        TEXT_ONLY: _unpictured,
+        BLANK: _blank,
+        SHUFFLED: partial(_shuffled, seed=config.data.seed, near_duplicates=near_duplicates),
+        VISION_ONLY: lambda ready, _: ready,
+        CONNECTOR_ONLY: lambda ready, _: ready,
+    }
 
 
 def random_draws(config: RunConfig) -> dict[str, Change]:
@@ -58,7 +70,7 @@ def _unpictured(ready: Prepared, digests: Digests) -> Prepared:
 
 
 def _blank(ready: Prepared, digests: Digests) -> Prepared:
-    folder = OutputPaths(Path(ready.config.paths.outputs)).dataset("blank", "grey")
+    folder = ready.outputs.dataset("blank", "grey")
 
     @cache
     def blank(path: Path) -> tuple[Path, str]:
@@ -70,30 +82,20 @@ def _blank(ready: Prepared, digests: Digests) -> Prepared:
     return replace(ready, examples=blank_picture(ready.examples, blank))
 
 
-def _shuffled(ready: Prepared, digests: Digests) -> Prepared:
+def _shuffled(ready: Prepared, digests: Digests, seed: int, near_duplicates: bool) -> Prepared:
     """Near-duplicates are not shown for each other, whether or not the splits keep them together."""
     from mllm_probe.tasks.controls import shares, shuffled_picture
 
     pictures = ready.collection.pictures
-    if not ready.config.splits.near_duplicates:
+    if not near_duplicates:
         pictures = grouped(pictures, digests)
     alike = {picture.digest: picture.group for picture in pictures}
-    examples = shuffled_picture(ready.examples, ready.config.data.seed, alike)
+    examples = shuffled_picture(ready.examples, seed, alike)
     return replace(ready, examples=examples, facts=shares(ready.examples, examples, alike))
 
 
 def loaded_otherwise(ready: Prepared, digests: Digests, **settings: Any) -> Prepared:
     """The same samples read by the same checkpoint under other settings of the model: a cache of its own."""
-    config = replace(ready.config, model=replace(ready.config.model, **settings))
-    identity = identified(config, ready.checkpoint, digests)
-    outputs = OutputPaths(Path(config.paths.outputs))
-    return replace(ready, config=config, identity=identity, store=Store(outputs.cache(identity.digest), digests))
-
-
-CHANGES: Mapping[str, Change] = {
-    TEXT_ONLY: _unpictured,
-    BLANK: _blank,
-    SHUFFLED: _shuffled,
-    VISION_ONLY: lambda ready, _: ready,
-    CONNECTOR_ONLY: lambda ready, _: ready,
-}
+    model = replace(ready.model, **settings)
+    identity = identity_of(ready.checkpoint, model, ready.prompt, ready.extract, digests)
+    return replace(ready, model=model, identity=identity, store=Store(ready.outputs.cache(identity.digest), digests))

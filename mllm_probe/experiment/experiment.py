@@ -1,24 +1,24 @@
 """What every stage works on: one experiment with its examples, cache and keys, and its controls. Loads no weight."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.cache.identity import Identity, folder_digests, identify, weights_digest
-from mllm_probe.cache.store import Store, write_json
-from mllm_probe.config.run import RunConfig
-from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY
+from mllm_probe.cache.identity import Identity
+from mllm_probe.cache.store import Store
+from mllm_probe.config.model import ModelSettings, PromptSettings
+from mllm_probe.config.run import ExtractSettings, LayerSettings
+from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY, SweepSettings
 from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.experiment.attempts import Attempts
+from mllm_probe.experiment.cache_identity import storage_dtype
 from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
-from mllm_probe.files.digests import Digests
+from mllm_probe.files.paths import OutputPaths
 from mllm_probe.files.store_paths import prune
 from mllm_probe.models.loading.checkpoint import connector_reads
-from mllm_probe.models.prompts.templates import from_tokenizer
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 class Prepared:
     """One experiment, or one of its controls, ready to extract or to sweep.
 
-    `control` is empty for the experiment itself, whose `variants` are the controls that need passes of their own;
-    `facts` are what a control says of itself. `attempts` is one for an experiment and its controls.
+    `group_word` is what a group of pictures is called, `run` the digest of all that can change a score. `control` is
+    empty for the experiment itself, whose `variants` are the controls that need passes of their own; `facts` are what a
+    control says of itself. `attempts` is one for an experiment and its controls.
     """
 
-    config: RunConfig
     dataset: Dataset
     task: Task
     probe: Probe
@@ -49,6 +49,17 @@ class Prepared:
     checkpoint: Path
     identity: Identity
     store: Store
+    outputs: OutputPaths
+    model: ModelSettings
+    prompt: PromptSettings
+    layers: LayerSettings
+    extract: ExtractSettings
+    sweep: SweepSettings
+    controls: tuple[str, ...]
+    guards: str
+    device: str
+    group_word: str
+    run: str = ""
     control: str = ""
     variants: tuple["Prepared", ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +70,7 @@ class Prepared:
         """The model without its weights; importing transformers costs seconds, so only on demand."""
         from mllm_probe.models.blueprint import Blueprint
 
-        return Blueprint(self.checkpoint, self.config.model, self.config.prompt, self.config.extract.padding_side)
+        return Blueprint(self.checkpoint, self.model, self.prompt, self.extract.padding_side)
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -77,13 +88,14 @@ class Prepared:
                 "again"
             ) from error
 
-    @cached_property
-    def controls(self) -> tuple[str, ...]:
-        return chosen_controls(self.config.controls)
+    @property
+    def storage(self) -> str:
+        """The dtype of stored states."""
+        return storage_dtype(self.model, self.extract)
 
-    def about(self, collection: Collection, examples: Examples) -> "Prepared":
+    def about(self, collection: Collection, examples: Examples, run: str) -> "Prepared":
         """The same of these; what costs seconds is not made twice."""
-        ready = replace(self, collection=collection, examples=examples)
+        ready = replace(self, collection=collection, examples=examples, run=run)
         vars(ready).update({name: vars(self)[name] for name in ("blueprint", "anatomy") if name in vars(self)})
         return ready
 
@@ -94,7 +106,7 @@ class Prepared:
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        return select_sites(self.config.layers, self.anatomy)
+        return select_sites(self.layers, self.anatomy)
 
     @cached_property
     def keys(self) -> tuple[Key, ...]:
@@ -102,8 +114,8 @@ class Prepared:
         if self.control in FLOORS:
             floor = FLOORS[self.control](self.anatomy)
             return (floor,) if floor.site.tower in self.anatomy.widths else ()
-        keys = select_keys(self.sites, self.config.extract.positions, self.anatomy)
-        check_keys(keys, self.sites, self.config.extract.positions)
+        keys = select_keys(self.sites, self.extract.positions, self.anatomy)
+        check_keys(keys, self.sites, self.extract.positions)
         return tuple(key for key in keys if self.has(key))
 
     def has(self, key: Key) -> bool:
@@ -113,10 +125,10 @@ class Prepared:
     @cached_property
     def answer_keys(self) -> tuple[Key, ...]:
         """The model's own answer at the blocks asked for, where each prompt asks one thing and its end is read."""
-        words, decisions = bound(self.config.extract.answers, self.examples), self.examples.decisions
+        words, decisions = bound(self.extract.answers, self.examples), self.examples.decisions
         asked = len({d.sample for d in decisions}) == len({(d.sample, d.head) for d in decisions})
         open_ended = self.control or any(decision.side for decision in decisions)
-        if not words or open_ended or not asked or "last" not in self.config.extract.positions:
+        if not words or open_ended or not asked or "last" not in self.extract.positions:
             return ()
         blocks = [site for site in self.sites if site.tower == "lm" and site.part == "block"]
         return tuple(Key(site, f"{ANSWER}:{'/'.join(words)}") for site in blocks)
@@ -142,11 +154,11 @@ class Prepared:
         if not self.arms or self.control in FLOORS:
             return ()
         read = {layer for arms in self.arms.values() for layer in (arms.own if self.control else arms).layers}
-        positions = dict.fromkeys(p for p in self.config.extract.positions if p in PICTURE_POSITIONS)
+        positions = dict.fromkeys(p for p in self.extract.positions if p in PICTURE_POSITIONS)
         if not positions:
             raise ConfigError(
                 f"features={next(iter(self.arms))} reads a vision tower, where extract.positions="
-                f"{self.config.extract.positions} do not exist; add one of: {', '.join(PICTURE_POSITIONS)}"
+                f"{self.extract.positions} do not exist; add one of: {', '.join(PICTURE_POSITIONS)}"
             )
         keys = (Key(Site("vision", layer), position) for position in positions for layer in sorted(read))
         return tuple(key for key in keys if self.has(key))
@@ -197,55 +209,3 @@ def filled(ready: Prepared) -> Coverage:
             f"run `mllm-probe extract` with the same settings first{', which goes on behind them' if begun else ''}"
         )
     return coverage
-
-
-def storage_dtype(config: RunConfig) -> str:
-    return config.extract.dtype or config.model.dtype
-
-
-def name_cache(store: Store, identity: Identity, model: str) -> None:
-    """Write the identity's fields beside what they digest to, for whoever looks at the folder.
-
-    `model` is what the first run called it: a name for people, and no part of what is digested.
-    """
-    if not store.paths.identity.exists():
-        write_json(store.paths.identity, {**identity.to_json(), "model": model})
-
-
-def identified(config: RunConfig, checkpoint: Path, digests: Digests) -> Identity:
-    """Raises ConfigError, ModelError for an adapter of another model."""
-    files = folder_digests(checkpoint, digests)
-    adapted: dict[str, Any] = {}
-    if config.model.adapter is not None:
-        from mllm_probe.models.loading.adapters import adapter_digests
-
-        adapted["adapter"] = adapter_digests(config.model, weights_digest(files), digests)
-    return identify(files, **adapted, **requested(config, checkpoint))
-
-
-def requested(config: RunConfig, checkpoint: Path) -> dict[str, Any]:
-    """The settings that can change a stored number."""
-    model = config.model
-    rounded = "weights alone" if model.quantization == "int8" else ""  # older caches of int8 rounded what came in, too
-    # older releases did not read the tokenizer's
-    template = "tokenizer_config.json" if from_tokenizer(checkpoint, config.prompt) else ""
-    asked = {
-        "chat_template": template,
-        "processor": model.processor,
-        "blocks": model.blocks.named,
-        "trust_remote_code": model.trust_remote_code,
-        "rounded": rounded,
-    }
-    return {
-        **{name: value for name, value in asked.items() if value},  # named where they are used, which is seldom
-        "weights": model.weights,
-        "init_seed": model.seed if model.weights == "random" else None,
-        "quantization": model.quantization,
-        "quantize": sorted(model.quantize) if model.quantization != "none" else [],
-        "dtype": model.dtype,
-        "storage": storage_dtype(config),
-        "attn": model.attn,
-        "prompt": asdict(config.prompt),
-        "padding_side": config.extract.padding_side,
-        "picture_backend": "torchvision" if find_spec("torchvision") else "pillow",  # they resize differently
-    }

@@ -29,26 +29,29 @@ if TYPE_CHECKING:
 NOTHING = {"samples": 0, "forward_passes": 0, "seconds": 0.0, "complete": True}
 
 
-def fill_missing(experiments: Sequence[Prepared], reporter: Reporter) -> list[dict[str, Any]]:
+def fill_missing(
+    experiments: Sequence[Prepared], configs: Sequence[RunConfig], reporter: Reporter
+) -> list[dict[str, Any]]:
     """Fill the caches of experiments and their controls; a covered request is a hit and writes nothing.
 
-    Model by model, so that each is loaded once, however many experiments read it.
+    Model by model, so that each is loaded once, however many experiments read it. `configs`: what each was prepared
+    from, so that the processes of `extract.gpus` can do the same.
     """
     for ready in experiments:
-        for tower in check_keys(ready.keys, ready.sites, ready.config.extract.positions):
+        for tower in check_keys(ready.keys, ready.sites, ready.extract.positions):
             reporter.note(f"{tower}: none of the positions asked for exists there, left out")
     models = Models(reporter)
     fills = [(i, each) for i, ready in enumerate(experiments) for each in (ready, *ready.variants)]
     caches = list(dict.fromkeys(each.identity.digest for _, each in fills))
     done: list[list[dict[str, Any]]] = [[] for _ in experiments]
     for i, each in sorted(fills, key=lambda fill: caches.index(fill[1].identity.digest)):
-        done[i].append(_fill(each, models, reporter))
+        done[i].append(_fill(each, configs[i], models, reporter))
     return [_summed(fills) for fills in done]
 
 
-def fill_all(experiments: Sequence[Prepared], reporter: Reporter) -> list[dict[str, Any]]:
+def fill_all(experiments: Sequence[Prepared], configs: Sequence[RunConfig], reporter: Reporter) -> list[dict[str, Any]]:
     """The same, for what needs all of it now. Raises PendingError where other processes still have shards to fill."""
-    done = fill_missing(experiments, reporter)
+    done = fill_missing(experiments, configs, reporter)
     if not all(extraction["complete"] for extraction in done):
         raise PendingError(
             "other processes have not filled their shards yet; when all are done, the same command goes on"
@@ -58,7 +61,7 @@ def fill_all(experiments: Sequence[Prepared], reporter: Reporter) -> list[dict[s
 
 def _one_share(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     """What each of several processes does."""
-    fill_missing([prepare(config, paths, reporter, scored=False)], reporter)
+    fill_missing([prepare(config, paths, reporter, scored=False)], [config], reporter)
 
 
 def _summed(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def _summed(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _fill(ready: Prepared, models: Models, reporter: Reporter) -> dict[str, Any]:
+def _fill(ready: Prepared, config: RunConfig, models: Models, reporter: Reporter) -> dict[str, Any]:
     samples = {sample.uid: sample for sample in ready.examples.samples}
     what = f"{ready.control}: " if ready.control else ""
     coverage = ready.store.coverage()
@@ -87,7 +90,7 @@ def _fill(ready: Prepared, models: Models, reporter: Reporter) -> dict[str, Any]
         reporter.note(f"{what}cache {ready.identity.digest}: all {len(samples)} samples are there")
         return {**NOTHING, "hit": not repairs}
     try:
-        return {**_extract(Request(ready, coverage, missing), models, what, reporter), "hit": False}
+        return {**_extract(Request(ready, coverage, missing), config, models, what, reporter), "hit": False}
     except ModelError as error:
         if ready.control not in OPTIONAL:
             raise
@@ -95,11 +98,11 @@ def _fill(ready: Prepared, models: Models, reporter: Reporter) -> dict[str, Any]
         return {**NOTHING, "hit": True}
 
 
-def _extract(request: Request, models: Models, what: str, reporter: Reporter) -> dict[str, Any]:
+def _extract(request: Request, config: RunConfig, models: Models, what: str, reporter: Reporter) -> dict[str, Any]:
     from mllm_probe.models.loading.device import pick_device
 
-    ready, settings = request.ready, request.ready.config.extract
-    device = pick_device(ready.config.device)
+    ready, settings = request.ready, request.ready.extract
+    device = pick_device(ready.device)
     plans = request.plans(device, request.shares, ready.anatomy.causal)
     if not any(plan.units for plan in plans):
         for plan in plans:
@@ -111,7 +114,7 @@ def _extract(request: Request, models: Models, what: str, reporter: Reporter) ->
     if settings.gpus > 1:
         from mllm_probe.experiment.processes import in_processes
 
-        return in_processes(_one_share, request, device, reporter)
+        return in_processes(_one_share, config, request, device, reporter)
     if not ready.control:
         keep_first(ready)
     done = _with_others(request, request.begun(plans, device), device, models, reporter)
@@ -144,7 +147,7 @@ def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
         return Proof(request.ready.anatomy.causal, why="there is no picture to share")
     keys = request.ready.stored
     proof = prove(model, request.proof_samples(), keys, request.longest, model.top(keys))
-    if request.ready.config.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
+    if request.ready.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
         return replace(proof, why="extract.prefix=off")
     if proof.why:
         reporter.note(f"every statement is read on its own: {proof.why}")

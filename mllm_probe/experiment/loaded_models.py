@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mllm_probe.experiment.experiment import Prepared, name_cache
+from mllm_probe.experiment.cache_identity import name_cache
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.records.protocols import Reporter
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ class Models:
         name = ready.identity.digest
         if name not in self._held:
             self._held.clear()  # before the next one takes its memory
-            device = pick_device(ready.config.device)
-            self._reporter.note(f"loading {ready.config.model.label} ({ready.config.model.precision}) on {device}")
+            device = pick_device(ready.device)
+            self._reporter.note(f"loading {ready.model.label} ({ready.model.precision}) on {device}")
             self._held[name] = load_model(ready.blueprint, device, ready.stored)
             for remark in self._held[name].remarks:
                 self._reporter.note(remark)
-            name_cache(ready.store, ready.identity, ready.config.model.label)
+            name_cache(ready.store, ready.identity, ready.model.label)
         self._held[name].require(ready.stored)
         return self._held[name]

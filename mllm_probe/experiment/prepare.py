@@ -5,16 +5,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.cache.identity import Identity
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.build import build
+from mllm_probe.config.dotted import flat
 from mllm_probe.config.model import DEVICES, DTYPES, ONE
-from mllm_probe.config.run import PADDING_SIDES, PREFIXES, ExtractSettings, RunConfig, save_config
+from mllm_probe.config.run import PADDING_SIDES, PREFIXES, ExtractSettings, RunConfig, run_digest, save_config
 from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, SweepSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError, choices
+from mllm_probe.experiment.cache_identity import identity_of
 from mllm_probe.experiment.controls import with_variants
 from mllm_probe.experiment.examples import asked, collected, folds_of
-from mllm_probe.experiment.experiment import Prepared, chosen_controls, identified
+from mllm_probe.experiment.experiment import Prepared, chosen_controls
 from mllm_probe.experiment.test_dataset import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.extraction.keys import check_layers
 from mllm_probe.files.digests import Digests, open_digests
@@ -23,6 +26,7 @@ from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint
 from mllm_probe.models.prompts.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
+from mllm_probe.results.group_words import word_of
 from mllm_probe.tasks.answer_words import check_words
 from mllm_probe.tasks.splits import Folds
 
@@ -88,7 +92,7 @@ def prepare(
     paths: RunPaths,
     reporter: Reporter,
     scored: bool = True,
-    early: Callable[[Prepared], None] = lambda _: None,
+    early: Callable[[Prepared, RunConfig], None] = lambda *_: None,
 ) -> Prepared:
     """Everything that can be wrong without loading the model is found here, cheapest first; then config.yaml.
 
@@ -101,17 +105,17 @@ def prepare(
     checkpoint = find_checkpoint(config.model)
     outputs = OutputPaths(Path(config.paths.outputs))
     digests = open_digests(outputs.digests, config.cache.trust, reporter.note)
-    identity = identified(config, checkpoint, digests)
+    identity = identity_of(checkpoint, config.model, config.prompt, config.extract, digests)
     store = Store(outputs.cache(identity.digest), digests)
     store.tidy()
-    built = (design.dataset, design.task, design.probe, design.features, design.folds)
-    bare = Prepared(config, *built, NO_PICTURES, NO_EXAMPLES, checkpoint, identity, store)
-    check_reading(bare)
-    early(bare)
+    bare = _without_examples(design, config, checkpoint, identity, store)
+    check_reading(bare, config)
+    early(bare, config)
     collection, examples = design.examples(config, digests, reporter, lambda: bare.blueprint, scored)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
-    ready = with_variants(bare.about(collection, examples), digests)
+    run = run_digest(config, identity.digest, examples)
+    ready = with_variants(bare.about(collection, examples, run), config, digests)
     digests.save()
     for control, facts in ready.told.items():
         if own := facts.get("own_group"):
@@ -122,14 +126,41 @@ def prepare(
     return ready
 
 
-def check_reading(ready: Prepared) -> None:
+def _without_examples(
+    design: Design, config: RunConfig, checkpoint: Path, identity: Identity, store: Store
+) -> Prepared:
+    return Prepared(
+        dataset=design.dataset,
+        task=design.task,
+        probe=design.probe,
+        features=design.features,
+        folds=design.folds,
+        collection=NO_PICTURES,
+        examples=NO_EXAMPLES,
+        checkpoint=checkpoint,
+        identity=identity,
+        store=store,
+        outputs=OutputPaths(Path(config.paths.outputs)),
+        model=config.model,
+        prompt=config.prompt,
+        layers=config.layers,
+        extract=config.extract,
+        sweep=config.sweep,
+        controls=chosen_controls(config.controls),
+        guards=config.guards,
+        device=config.device,
+        group_word=word_of(flat(asdict(config))),
+    )
+
+
+def check_reading(ready: Prepared, config: RunConfig) -> None:
     """Whether the model has the sites and positions asked for, and a file of splits the seeds, before a picture is
     opened. Raises ConfigError, DataError, ModelError."""
-    if ready.config.device == "cuda" or ready.config.model.placement != ONE:
+    if config.device == "cuda" or config.model.placement != ONE:
         from mllm_probe.models.loading.device import check_device, pick_device
 
-        check_device(ready.config.model, pick_device(ready.config.device))
-    for seed in ready.config.sweep.seeds if ready.config.splits.file else ():
+        check_device(config.model, pick_device(config.device))
+    for seed in config.sweep.seeds if config.splits.file else ():
         ready.folds.listed(seed)
     _ = ready.stored
 

@@ -26,18 +26,20 @@ FAILED, PENDING = 1, 2  # exit codes of a process
 Command = Callable[[RunConfig, RunPaths, Reporter], Any]
 
 
-def in_processes(command: Command, request: Request, device: str, reporter: Reporter) -> dict[str, Any]:
+def in_processes(
+    command: Command, config: RunConfig, request: Request, device: str, reporter: Reporter
+) -> dict[str, Any]:
     """Start `command` in each process, wait for all, and see that everything is there.
 
     Raises ConfigError, CacheError, and PendingError where processes that were started elsewhere hold their shards.
     """
     started, ready = time.monotonic(), request.ready
-    count = ready.config.extract.gpus
+    count = config.extract.gpus
     spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with TemporaryDirectory() as folder:
         running = []
         for i, name in enumerate(_devices(device, count)):
-            own = replace(ready.config, extract=replace(ready.config.extract, gpus=1, shard=i, num_shards=count))
+            own = replace(config, extract=replace(config.extract, gpus=1, shard=i, num_shards=count))
             args = (command, own, Path(folder) / str(i), i)
             running.append(spawn.Process(target=_work, args=args, name=f"shard {i}", daemon=True))
             with _visible(name):

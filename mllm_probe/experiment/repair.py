@@ -7,7 +7,7 @@ from dataclasses import replace
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.errors import CacheError
-from mllm_probe.experiment.experiment import Prepared, storage_dtype
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.experiment.loaded_models import Models
 from mllm_probe.extraction.plan import Plan
 from mllm_probe.extraction.sharing import Job, Work, claim_all
@@ -23,7 +23,7 @@ def damaged_jobs(ready: Prepared, coverage: Coverage, samples: Mapping[str, Samp
 
     Others are left alone: what this request needs of them is missing, and is extracted into a group of its own.
     """
-    if coverage.damaged and ready.config.extract.num_shards > 1:
+    if coverage.damaged and ready.extract.num_shards > 1:
         raise CacheError(
             f"{coverage.damaged[0].path} is damaged or gone; run the same once without extract.num_shards to mend it"
         )
@@ -70,6 +70,6 @@ def _stored_plan(ready: Prepared, group: str) -> Plan:
 
 
 def share_of(ready: Prepared) -> Work:
-    settings = ready.config.extract
+    settings = ready.extract
     share = (settings.workers, settings.shard, settings.num_shards, settings.wait_s)
-    return Work(storage_dtype(ready.config), *share, ready.attempts.wrote)
+    return Work(ready.storage, *share, ready.attempts.wrote)

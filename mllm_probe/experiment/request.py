@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.experiment.experiment import Prepared, storage_dtype
+from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.extraction.estimate import BYTES, Estimate, bytes_of, estimate, matrix_rate
 from mllm_probe.extraction.plan import Plan
 from mllm_probe.extraction.scheduling import Planner
@@ -42,7 +42,7 @@ class Request:
     @property
     def shares(self) -> bool:
         """Whether prompt heads are to be shared, if the model proves that it can."""
-        return self.ready.config.extract.prefix == "auto" and self.pictured
+        return self.ready.extract.prefix == "auto" and self.pictured
 
     @property
     def longest(self) -> int:
@@ -50,15 +50,15 @@ class Request:
 
     def plans(self, device: str, shared: bool, causal: bool) -> list[Plan]:
         """Image states that are stored already under the same prefix are not planned again."""
-        config, survey = self.ready.config, self.survey
+        survey = self.survey
         known = self.coverage.knowing(survey.prefixes)
         needed: dict[tuple[Key, ...], list[str]] = {}
         for keys, uids in self.missing.items():
             for gap, some in known.gaps(keys, uids).items():
                 needed.setdefault(gap, []).extend(some)
         anatomy = replace(self.ready.anatomy, causal=causal)
-        width = BYTES[storage_dtype(config)]
-        micro_batch = config.extract.micro_batch or max(1, PASS_TOKENS[device] // self.longest)
+        width = BYTES[self.ready.storage]
+        micro_batch = self.ready.extract.micro_batch or max(1, PASS_TOKENS[device] // self.longest)
         return Planner(survey, anatomy, micro_batch, width, shared).plans(needed)
 
     def begun(self, plans: list[Plan], device: str) -> list[Plan]:
@@ -79,7 +79,7 @@ class Request:
         return [self.samples[uid] for uid in (*first[:PROOF_GROUP], *(group[0] for group in others))]
 
     def estimate(self, plans: list[Plan], device: str) -> Estimate:
-        model, blueprint = self.ready.config.model, self.ready.blueprint
-        each = {**bytes_of(model, blueprint.parameters), "stored": BYTES[storage_dtype(self.ready.config)]}
+        model, blueprint = self.ready.model, self.ready.blueprint
+        each = {**bytes_of(model, blueprint.parameters), "stored": BYTES[self.ready.storage]}
         rate = matrix_rate(device, model.dtype)
         return estimate(plans, self.survey, self.ready.anatomy, blueprint.parameters, each, rate)

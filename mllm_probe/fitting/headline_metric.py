@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.fitting.trials import Bench
 from mllm_probe.records.samples import label_said
@@ -16,7 +17,7 @@ LOPSIDED = 0.1  # how far above 1 / C the commonest training label may lie
 
 def headline(bench: Bench) -> str:
     """One of `measures.METRICS`. Raises ConfigError for a measure that these labels or this probe do not have."""
-    asked, kind = bench.ready.config.sweep.metric, bench.kind
+    asked, kind = bench.ready.sweep.metric, bench.kind
     if kind == "number":
         found = R2 if asked == AUTO else asked
     else:
@@ -37,9 +38,9 @@ def headline(bench: Bench) -> str:
     return found
 
 
-def check_shown(bench: Bench) -> None:
+def check_shown(bench: Bench, settings: ReportSettings) -> None:
     """Refuse what `report` names and this run will not have, before anything is read. Raises ConfigError."""
-    settings, kind, keys = bench.ready.config.report, bench.kind, bench.ready.keys
+    kind, keys = bench.kind, bench.ready.keys
     odds = bench.ready.probe.log_odds
     allowed = [name for name in METRICS[kind] if odds or name not in OF_ODDS]
     if settings.metric not in (AUTO, *allowed):

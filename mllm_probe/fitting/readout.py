@@ -106,9 +106,11 @@ class Source:
     def _place(self, key: Key) -> dict[str, Any]:
         from mllm_probe.models.loading.device import pick_device
 
-        config = self.ready.config
         name = f"{key} ({self.ready.control})" if self.ready.control else str(key)
-        return {"name": name, "compute": Compute(pick_device(config.device), int(config.sweep.max_memory_gb * 1e9))}
+        return {
+            "name": name,
+            "compute": Compute(pick_device(self.ready.device), int(self.ready.sweep.max_memory_gb * 1e9)),
+        }
 
     def headed(self, position: str) -> bool:
         """Whether a probe needs several outputs here: what decisions about several things read is the same for them."""

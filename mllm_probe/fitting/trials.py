@@ -107,7 +107,7 @@ class Bench:
         self.y = np.asarray([decision.label for decision in decisions], float if self.kind == "number" else int)
         self.groups = np.asarray([decision.group for decision in decisions])
         self.uids = np.asarray([decision.uid for decision in decisions])
-        self.seeds = tuple(ready.config.sweep.seeds)
+        self.seeds = tuple(ready.sweep.seeds)
         self.splits = {seed: ready.folds.splits(ready.examples.folds, seed) for seed in self.seeds}
         self.wordings = np.asarray([decision.template for decision in decisions])
         self.given = np.asarray([decision.given for decision in decisions])

@@ -45,12 +45,12 @@ class Agreements:
         self.run = digest(self._scoring.run, reference.identity.digest, vars(settings))
         group = {decision.sample: decision.group for decision in ready.examples.decisions}
         self._groups = {sample.uid: group[sample.uid] for sample in ready.examples.samples}
-        self._draws = Redraws(ready.config.sweep.draws)
+        self._draws = Redraws(ready.sweep.draws)
 
     @property
     def _against(self) -> str:
-        model = self._reference.config.model
-        adapter = ", no adapter" if model.adapter != self._ready.config.model.adapter else ""
+        model = self._reference.model
+        adapter = ", no adapter" if model.adapter != self._ready.model.adapter else ""
         return f"{model.precision} ({model.dtype}){adapter}"
 
     def states(self, key: Key) -> Iterator[Agreement]:
@@ -147,7 +147,7 @@ class Agreements:
 
     def _agreement(self, key: Key, measure: str, **more: Any) -> Agreement:
         ready, site = self._ready, key.site
-        model = ready.config.model
+        model = ready.model
         return Agreement(
             run=self.run,
             model=model.label,

@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 
 from mllm_probe.config.geometry import GeometrySettings
-from mllm_probe.config.run import run_digest
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.experiment.experiment import Prepared, filled
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn
@@ -59,7 +58,7 @@ class Atlas:
         self._blocks = _blocks(ready, settings)
         self._coverage = filled(ready)
         self._noted: set[str] = set()
-        self._run = run_digest(ready.config, ready.identity.digest, ready.examples)
+        self._run = ready.run
 
     def relations(self, name: str) -> list[Relation]:
         """All rows of one measure. Raises ProbeError where a layer holds values that are not finite."""
@@ -165,7 +164,7 @@ class Atlas:
     def _relation(
         self, name: str, position: str, a: Key, b: str, n: int, value: float, mean: float = NONE, high: float = NONE
     ) -> Relation:
-        cache, model = self._ready.identity.digest, self._ready.config.model.label
+        cache, model = self._ready.identity.digest, self._ready.model.label
         return Relation(self._run, cache, model, name, position, str(a.site), b, value, mean, high, n)
 
     def _note(self, text: str) -> None:
@@ -196,7 +195,7 @@ class Atlas:
 
 def _blocks(ready: Prepared, settings: GeometrySettings) -> list[Block]:
     """Each position against itself, in the order of the config, then the pairs of geometry.across."""
-    found = {p: tuple(key for key in ready.keys if key.position == p) for p in ready.config.extract.positions}
+    found = {p: tuple(key for key in ready.keys if key.position == p) for p in ready.extract.positions}
     keys = {position: group for position, group in found.items() if group}
     for position in (position for pair in settings.across for position in pair):
         if position not in keys:

@@ -1,18 +1,15 @@
 """Trials -> rows of scores.csv: every measure for validation and test, and means over seeds with their intervals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
-from mllm_probe.config.dotted import flat
-from mllm_probe.config.run import run_digest
 from mllm_probe.config.sweep import CONTROL_TASK
 from mllm_probe.fitting.headline_metric import BALANCED, headline
 from mllm_probe.fitting.trials import Bench, Trial
 from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.records.sites import Key
-from mllm_probe.results.group_words import word_of
 from mllm_probe.scoring.alarms import rare_label
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.influence import linearised
@@ -31,16 +28,16 @@ class Scoring:
         self._draws: dict[bytes, Resamples] = {}
         self._unbounded: dict[str, dict[str, None]] = {}
         self._uncompared: dict[bytes, str | None] = {}
-        self._called = word_of(flat(asdict(self._ready.config)))
-        self.level = self._ready.config.sweep.ci_level
+        self._called = self._ready.group_word
+        self.level = self._ready.sweep.ci_level
         self.headline = headline(bench)
-        self.run = run_digest(self._ready.config, self._ready.identity.digest, self._ready.examples)
+        self.run = self._ready.run
 
     def draws(self, rows: np.ndarray) -> Resamples:
         """Of the pictures that the decisions `rows` [N] bool are about; most keys share them."""
         name = rows.tobytes()
         if name not in self._draws:
-            self._draws[name] = Resamples(self.bench.groups[rows], self._ready.config.sweep.draws, called=self._called)
+            self._draws[name] = Resamples(self.bench.groups[rows], self._ready.sweep.draws, called=self._called)
         return self._draws[name]
 
     def scores(self, trials: Sequence[Trial]) -> list[Score]:
@@ -187,9 +184,9 @@ class Scoring:
         return Score(
             run=self.run,
             cache=shown.identity.digest if key else "",
-            model=shown.config.model.label,
-            revision=ready.config.model.revision or "",
-            quantization=ready.config.model.precision,
+            model=shown.model.label,
+            revision=ready.model.revision or "",
+            quantization=ready.model.precision,
             dataset=ready.collection.name,
             task=ready.task.name,
             target=ready.examples.decisions[0].target,

@@ -29,7 +29,7 @@ Load = Callable[[Key], Readout]
 
 def check_wishes(ready: Prepared) -> None:
     """Raises ConfigError for analyses that the probe and the keys alone rule out."""
-    sweep, probe = ready.config.sweep, ready.probe
+    sweep, probe = ready.sweep, ready.probe
     for name in sweep.analyses:
         if name != ERASURE and not probe.log_odds:
             raise ConfigError(
@@ -49,7 +49,7 @@ def check_wishes(ready: Prepared) -> None:
 
 def check_analyses(ready: Prepared) -> None:
     """Raises ConfigError or ProbeError for what cannot be analysed, before anything is extracted for it."""
-    sweep, kind = ready.config.sweep, ready.examples.kind
+    sweep, kind = ready.sweep, ready.examples.kind
     for name in sweep.analyses:
         if name != ERASURE and kind not in ("binary", "classes"):
             raise ConfigError(f"sweep.analyses={name} counts bits of labels, and the target is of kind {kind}")
@@ -67,7 +67,7 @@ class Analyses:
     def __init__(self, scoring: Scoring, parts: Parts, load: Load) -> None:
         self._scoring, self._parts, self._load = scoring, parts, load
         self._bench = scoring.bench
-        self._config = self._bench.ready.config.sweep
+        self._config = self._bench.ready.sweep
 
     def rows(self, key: Key, data: Callable[[], Readout]) -> list[Score]:
         """`data` loads the key's rows where a part is not there yet."""
@@ -237,7 +237,7 @@ class Sending:
         spans = list(zip(self.ends[:-1].tolist(), self.ends[1:].tolist(), strict=True))
         losses = np.asarray([one[known:after].sum() for one, (known, after) in zip(bits[:-1], spans, strict=True)])
         code = online_code(losses, self.ends, self.classes, float(bits[-1].sum()))
-        beyond = surplus(losses, self.ends, self.classes, bench.ready.config.sweep.enough_bits)
+        beyond = surplus(losses, self.ends, self.classes, bench.ready.sweep.enough_bits)
         totals = {
             "codelength": code.bits,
             "compression": code.compression,

@@ -67,20 +67,20 @@ class Guards:
     def answers(self, scoring: Scoring, source: Source) -> None:
         """Are the model's own answers worse than chance, as exchanged words make them?"""
         bench, ready = self.bench, self.bench.ready
-        trained = ready.config.model.weights != "random"
+        trained = ready.model.weights != "random"
         for key in ready.answer_keys if trained else ():
             if key.site.layer == ready.anatomy.blocks["lm"]:
                 logits = said(bench, source, key)
                 rows = bench.test & ~np.isnan(logits.reshape(len(logits), -1)[:, 0])
                 value = float(measure("auroc", logits[rows], bench.y[rows], kind=bench.kind)[0])
                 between = of("auroc", logits[None, rows], bench.y[rows], scoring.draws(rows), bench.kind, SURE)
-                words = bound(ready.config.extract.answers, ready.examples)
+                words = bound(ready.extract.answers, ready.examples)
                 self.told(worse_than_chance(value, between.high, answered(words, ready.examples)))
 
     def told(self, sentence: str | None) -> None:
         if sentence is None:
             return
-        if self.bench.ready.config.guards == "stop":
+        if self.bench.ready.guards == "stop":
             raise ProbeError(f"{sentence}; guards=note goes on all the same")
         self.said.append(sentence)
         self.reporter.note(f"guard: {sentence}")

@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from mllm_probe.config.report import ReportSettings
+from mllm_probe.config.run import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError
 from mllm_probe.experiment.examples import of_file
@@ -15,16 +17,16 @@ from mllm_probe.scoring.analyses import check_analyses, check_wishes
 from mllm_probe.scoring.guards import Guards
 
 
-def check_reads(ready: Prepared) -> None:
+def check_reads(ready: Prepared, config: RunConfig) -> None:
     """Refuse what the probe cannot read as far as the settings tell, before a picture is opened. Raises ConfigError."""
-    probe, kind = ready.probe, _kind(ready)
+    probe, kind = ready.probe, _kind(ready, config)
     if kind in KINDS:
         _check_kind(ready, "binary" if kind == "labels" else kind)
-    ragged = [position for position in ready.config.extract.positions if position.startswith("tokens:")]
-    if probe.reads == "tokens" and len(ragged) < len(ready.config.extract.positions):
+    ragged = [position for position in ready.extract.positions if position.startswith("tokens:")]
+    if probe.reads == "tokens" and len(ragged) < len(ready.extract.positions):
         raise ConfigError(
             f"probe={probe.name} reads a row for every token; set extract.positions=[tokens:text], tokens:image or "
-            f"tokens:all instead of {ready.config.extract.positions}"
+            f"tokens:all instead of {ready.extract.positions}"
         )
     if ragged and probe.reads != "tokens":
         raise ConfigError(
@@ -43,29 +45,29 @@ def _check_pairs(ready: Prepared, pairs: bool) -> None:
         )
 
 
-def _kind(ready: Prepared) -> str | None:
+def _kind(ready: Prepared, config: RunConfig) -> str | None:
     """Of the task's labels, as far as settings tell, or the data set before a picture is opened."""
     kind_of, labels = getattr(ready.task, "kind_of", None), getattr(ready.dataset, "labels", None)
-    alone = ready.config.test.get("dataset") is None  # else settings may name labels of the other data set
-    if alone and kind_of and labels and (found := labels(Selection(**asdict(ready.config.data)))) is not None:
+    alone = config.test.get("dataset") is None  # else settings may name labels of the other data set
+    if alone and kind_of and labels and (found := labels(Selection(**asdict(config.data)))) is not None:
         with of_file(Path(str(getattr(ready.dataset, "file", None) or "")).name):
             return str(kind_of(found))
     return getattr(ready.task, "kind", None)
 
 
-def check_probe(ready: Prepared) -> None:
+def check_probe(ready: Prepared, shown: ReportSettings) -> None:
     """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
     _check_kind(ready, ready.examples.kind)
     check_analyses(ready)
     headline(bench := Bench(ready))
-    check_shown(bench)
+    check_shown(bench, shown)
     _check_pairs(ready, any(decision.side for decision in ready.examples.decisions))
 
 
 def check_question(ready: Prepared, reporter: Reporter) -> None:
     """Refuse questions whose words alone give the label, before the model is loaded. With guards=note the sweep says
     it. Raises ProbeError."""
-    if ready.config.guards == "stop":
+    if ready.guards == "stop":
         Guards(Bench(ready), reporter).question()
 
 

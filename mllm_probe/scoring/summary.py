@@ -44,11 +44,11 @@ def summarised(
     return {
         "run": scores[0].run,
         "cache": ready.identity.digest,
-        "model": ready.config.model.label,
+        "model": ready.model.label,
         "dataset": ready.collection.name,
         "task": ready.task.name,
         "metric": metric,
-        "answers": list(bound(ready.config.extract.answers, ready.examples)) or None,
+        "answers": list(bound(ready.extract.answers, ready.examples)) or None,
         "pictures": len(ready.collection.pictures),
         "pictures_in": _places(ready, run),
         "skipped": [*ready.collection.skipped, *ready.examples.skipped],

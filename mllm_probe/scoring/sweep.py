@@ -4,13 +4,12 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mllm_probe.errors import CacheError
 from mllm_probe.experiment.experiment import OPTIONAL, Prepared, filled
 from mllm_probe.experiment.first_samples import keep_first
-from mllm_probe.files.paths import OutputPaths, RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.resume import FITS, LOGITS, Parts
 from mllm_probe.fitting.trials import Bench
@@ -57,7 +56,7 @@ def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extractio
     """Write every file of the run, when no other process is at the same one. `extraction`: what filled the cache, for
     the summary."""
     scoring = Scoring(Bench(ready))
-    parts = Parts(OutputPaths(Path(ready.config.paths.outputs)).parts(scoring.run))
+    parts = Parts(ready.outputs.parts(scoring.run))
     with parts.turn(reporter):
         return _swept(scoring, parts, paths, reporter, extraction)
 

@@ -215,7 +215,7 @@ class Alignment:
         return Score(
             run=self.run,
             cache=read.identity.digest if site else "",
-            model=read.config.model.label,
+            model=read.model.label,
             revision=model.revision or "",
             quantization=model.precision,
             dataset=ready.collection.name,

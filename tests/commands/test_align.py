@@ -462,6 +462,7 @@ def test_random_weights_have_rows_of_their_own(probe: Run, tmp_path: Path, check
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("extract.gpus=2", "extract.gpus=2: align reads pictures and captions in one process"),
         ("align.most=1", "align.most=1 must be 2 to 100,000"),
         ("align.pictures=1", "align.pictures=1 must be 2 or more"),
         ("align.documents=0", "align.documents=0 must be 2 to 100,000"),

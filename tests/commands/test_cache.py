@@ -19,7 +19,7 @@ from mllm_probe.cache.verify import verify
 from mllm_probe.cli import entry as cli
 from mllm_probe.config.dotted import show
 from mllm_probe.errors import CacheError
-from mllm_probe.experiment.experiment import name_cache
+from mllm_probe.experiment.cache_identity import name_cache
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.files.store_paths import CachePaths, GroupPaths

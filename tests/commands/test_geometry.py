@@ -306,7 +306,7 @@ class PlantedBench:
 def test_transfer_goes_from_the_row_to_the_column(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mllm_probe.geometry.transfer.Bench", PlantedBench)
     monkeypatch.setattr("mllm_probe.geometry.transfer.Source", lambda ready, _: PlantedBench(ready))
-    ready = SimpleNamespace(config=SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1])), probe=Logistic())
+    ready = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1]), probe=Logistic())
     keys, ticks = [Key(Site("lm", layer), "last") for layer in range(4)], []
     decided = transfer(ready, None, keys, keys, lambda: ticks.append(1))  # type: ignore[arg-type]
     found = decided.compared(200, 0)

@@ -166,9 +166,9 @@ def bench(types: list[str | None], labels: list[float], kind: str = "binary", co
     folds = {f"p{i}": i // 4 for i in range(12)}
     rows = enumerate(zip(types, labels, strict=True))
     made = tuple(Decision(str(i), "s", "t", y, f"p{i}", type=kind_) for i, (kind_, y) in rows)
-    config = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1]))
+    sweep = SimpleNamespace(seeds=[0, 1])
     examples = Examples((), made, folds, kind)
-    return Bench(SimpleNamespace(examples=examples, config=config, folds=Folds(), controls=controls))  # type: ignore[arg-type]
+    return Bench(SimpleNamespace(examples=examples, sweep=sweep, folds=Folds(), controls=controls))  # type: ignore[arg-type]
 
 
 def test_a_control_task_gives_each_type_one_label() -> None:
@@ -205,8 +205,8 @@ def test_permuted_training_labels_move_with_their_pictures(sizes: list[int]) -> 
     groups = np.repeat([f"p{i:02}" for i in range(12)], sizes)
     folds = {name: 1 + i % 2 for i, name in enumerate(dict.fromkeys(groups))}
     rows = tuple(Decision(f"{i:03}", "s", "t", int(int(g[1:]) > 5), g) for i, g in enumerate(groups))
-    config = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1, 2]))
-    ready = SimpleNamespace(examples=Examples((), rows, folds), config=config, folds=Folds(), controls=("permuted",))
+    sweep = SimpleNamespace(seeds=[0, 1, 2])
+    ready = SimpleNamespace(examples=Examples((), rows, folds), sweep=sweep, folds=Folds(), controls=("permuted",))
     made, moved = Bench(ready), []  # type: ignore[arg-type]
     for seed in made.seeds:
         y = made.problem("permuted", seed).y

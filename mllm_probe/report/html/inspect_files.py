@@ -1,12 +1,12 @@
 """inspect.json and inspect.html of an experiment: some of its samples as the model reads them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.config.run import RunConfig
 from mllm_probe.experiment.experiment import Prepared
 from mllm_probe.experiment.first_samples import keep_first
 from mllm_probe.files.paths import RunPaths, replacing
@@ -23,22 +23,27 @@ from mllm_probe.tasks.splits import Folds
 def save_first(ready: Prepared, paths: RunPaths, reporter: Reporter) -> str:
     """Those of a run; how their prompts are wrapped, which is said."""
     kept = keep_first(ready)
-    shown = inspections(kept, ready.config, ready.examples, ready.folds, ready.anatomy)
+    shown = inspections(kept, ready.extract.positions, ready.sweep.seeds[0], ready.examples, ready.folds, ready.anatomy)
     folder = folder_of(ready.examples.samples)
-    save_inspections(paths, shown, ready.config, ready.task.name, ready.collection.name, folder)
+    facts = {"model": ready.model.label, "task": ready.task.name, "dataset": ready.collection.name}
+    save_inspections(paths, shown, {**facts, "seed": ready.sweep.seeds[0]}, folder)
     reporter.note(f"prompts: {kept[0].template}")
     return kept[0].template
 
 
 def inspections(
-    renderings: Sequence[Rendering], config: RunConfig, examples: Examples, folds: Folds, anatomy: Anatomy
+    renderings: Sequence[Rendering],
+    positions: Sequence[str],
+    seed: int,
+    examples: Examples,
+    folds: Folds,
+    anatomy: Anatomy,
 ) -> list[Inspection]:
-    """Splits are those of the first seed."""
-    split = folds.splits(examples.folds, config.sweep.seeds[0])
+    """Splits are those of a seed."""
+    split = folds.splits(examples.folds, seed)
     asked: dict[str, list[Decision]] = defaultdict(list)
     for decision in examples.decisions:
         asked[decision.sample].append(decision)
-    positions = config.extract.positions
     names = examples.names
     return [inspection(one, asked[one.layout.sample.uid], split, positions, anatomy, names) for one in renderings]
 
@@ -49,13 +54,11 @@ def _placed(one: Inspection, folder: Path) -> Inspection:
     return replace(one, pictures=tuple(pictures))
 
 
-def save_inspections(
-    paths: RunPaths, shown: Sequence[Inspection], config: RunConfig, task: str, dataset: str, folder: Path
-) -> None:
-    """The records as they are, and the page; `folder` holds all pictures, which are named from there."""
-    facts = {"model": config.model.label, "task": task, "dataset": dataset, "seed": config.sweep.seeds[0]}
+def save_inspections(paths: RunPaths, shown: Sequence[Inspection], facts: Mapping[str, Any], folder: Path) -> None:
+    """The records as they are, and the page; `facts`: model, task, dataset and the seed of the splits; `folder` holds
+    all pictures, which are named from there."""
     placed = [_placed(one, folder) for one in shown]
     write_json(paths.inspection("json"), {**facts, "samples": [asdict(one) for one in placed]})
     with replacing(paths.inspection("html")) as part:
-        content = page(f"{config.model.label}, {task} on {dataset}", placed, folder)
+        content = page(f"{facts['model']}, {facts['task']} on {facts['dataset']}", placed, folder)
         part.write_text(without_codes(content), encoding="utf-8")

@@ -122,7 +122,7 @@ class Floors:
         bench, metric = self._bench, self._scoring.headline
         logits = np.stack([[self._scoring.logits(one, metric, rows) for one in same] for same in trials])
         table = statistic(metric, logits, bench.y[rows], bench.kind)
-        draws = bench.ready.config.sweep.permutations
+        draws = bench.ready.sweep.permutations
         return max_t(table, bench.y[rows], bench.groups[rows], bench.uids[rows], bench.kind, draws, strata=strata)
 
     def _above_constant(self) -> list[Test]:

@@ -126,7 +126,7 @@ class Verdicts:
 
     @property
     def _margin(self) -> float:
-        return self._bench.ready.config.sweep.margin
+        return self._bench.ready.sweep.margin
 
     def _shape(self, family: str, keys: Sequence[Key], rows: np.ndarray, form: Shape) -> Iterator[Test]:
         """Which blocks may be the best, which are equal, and the word that follows."""

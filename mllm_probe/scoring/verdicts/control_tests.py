@@ -95,7 +95,7 @@ class Controls:
         pairs = [pair for pair in pairs if not self._scoring.incomparable(pair.real.read)]
         if not pairs:
             return rows
-        found = max_t_flips(self._sums(pairs), self._bench.ready.config.sweep.permutations)
+        found = max_t_flips(self._sums(pairs), self._bench.ready.sweep.permutations)
         for pair, p, adjusted in zip(pairs, found.p.tolist(), found.p_adjusted.tolist(), strict=True):
             verdict = signed(float(pair.gap.mean()), adjusted)
             rows.append(self._row(family, pair, p_value=p, p_adjusted=adjusted, verdict=verdict))
