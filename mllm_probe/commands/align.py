@@ -16,7 +16,7 @@ from mllm_probe.config.sweep import RANDOM
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.experiment.attempts import Attempts
 from mllm_probe.experiment.controls import loaded_otherwise
-from mllm_probe.experiment.experiment import Prepared, chosen_controls
+from mllm_probe.experiment.experiment import Experiment, chosen_controls
 from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.digests import open_digests
@@ -40,17 +40,17 @@ def align(config: AlignConfig, paths: RunPaths, reporter: Reporter) -> None:
     Raises ConfigError, DataError, ProbeError.
     """
     check_settings(config)
-    ready = prepare(replace(config, controls=[]), paths, reporter)
+    experiment = prepare(replace(config, controls=[]), paths, reporter)
     save_config(config, paths.config)
-    check_task(ready)
-    asked = galleries(ready, config)
-    check_components(config.align.remove_components, asked["train"], ready.anatomy.widths["lm"])
+    check_task(experiment)
+    asked = galleries(experiment, config)
+    check_components(config.align.remove_components, asked["train"], experiment.anatomy.widths["lm"])
     shown = [shown_alone(picture) for gallery in asked.values() for picture in gallery.pictures]
     said = [said_alone(text) for gallery in asked.values() for text in gallery.texts]
-    pictures = _side(ready, config, shown, config.align.images_at)
-    texts = _side(ready, config, said, config.align.texts_at)
-    alignment = Alignment(ready, asked, config, reporter)
-    kept = [ready.outputs.parts(digest(alignment.run, name)) for name in ("pictures", "texts")]
+    pictures = _side(experiment, config, shown, config.align.images_at)
+    texts = _side(experiment, config, said, config.align.texts_at)
+    alignment = Alignment(experiment, asked, config, reporter)
+    kept = [experiment.outputs.parts(digest(alignment.run, name)) for name in ("pictures", "texts")]
     for side, place in zip((pictures, texts), kept, strict=True):
         side.attempts.begin(place)
     done = fill_all([pictures, texts], [config, config], reporter)
@@ -103,22 +103,22 @@ def check_settings(config: AlignConfig) -> None:
         )
 
 
-def check_task(ready: Prepared) -> None:
+def check_task(experiment: Experiment) -> None:
     """Raises ConfigError for tasks without captions that are false, and for models that hold no picture."""
-    task = ready.task
+    task = experiment.task
     if not isinstance(task, Entailment) or task.answers or task.test_templates:
         raise ConfigError(
             "align takes true and false captions from task=entailment, without task.answers and task.test_templates; "
             f"the task is {task.name}"
         )
-    if "qformer" in ready.anatomy.widths:
+    if "qformer" in experiment.anatomy.widths:
         raise ConfigError(
-            f"{ready.model.label} reads no prompt without a picture (its Q-Former needs one), and align reads "
+            f"{experiment.model.label} reads no prompt without a picture (its Q-Former needs one), and align reads "
             "captions alone; take a model that does"
         )
-    if ready.anatomy.crossed:
+    if experiment.anatomy.crossed:
         raise ConfigError(
-            f"{ready.model.label} attends to pictures and holds no token of theirs in its language model, so "
+            f"{experiment.model.label} attends to pictures and holds no token of theirs in its language model, so "
             "align has no picture to read there; take a model that does"
         )
 
@@ -131,16 +131,16 @@ def check_components(remove: int, train: Gallery, width: int) -> None:
         )
 
 
-def galleries(ready: Prepared, config: AlignConfig) -> dict[str, Gallery]:
+def galleries(experiment: Experiment, config: AlignConfig) -> dict[str, Gallery]:
     """{split: its pictures and what is said of them}, as the run's first seed splits them. Raises DataError."""
-    settings, place = config.align, ready.folds.splits(ready.examples.folds, config.sweep.seeds[0])
-    claims = _claims(ready.examples)
+    settings, place = config.align, experiment.folds.splits(experiment.examples.folds, config.sweep.seeds[0])
+    claims = _claims(experiment.examples)
     found = {}
     for split in SPLITS:
-        pictures = [picture for picture in ready.collection.pictures if place.get(picture.group) == split]
+        pictures = [picture for picture in experiment.collection.pictures if place.get(picture.group) == split]
         drawn = draw_pictures(pictures, settings.pictures, settings.seed, split)
         own = [claim for picture in drawn for claim in claims.get(picture.digest, ())]
-        found[split] = Gallery(drawn, ready.collection.contradicts, own)
+        found[split] = Gallery(drawn, experiment.collection.contradicts, own)
     return found
 
 
@@ -155,22 +155,24 @@ def _claims(examples: Examples) -> dict[str, list[Claim]]:
     return found
 
 
-def _side(ready: Prepared, config: AlignConfig, samples: Sequence[Sample], positions: Sequence[str]) -> Prepared:
+def _side(
+    experiment: Experiment, config: AlignConfig, samples: Sequence[Sample], positions: Sequence[str]
+) -> Experiment:
     """An experiment of its own that reads the samples in the language model, and its twin with random weights."""
     settings = replace(config.extract, positions=list(positions), answers=None)
     layers = replace(config.layers, towers=["lm"])
     unique = tuple({sample.uid: sample for sample in samples}.values())
     side = replace(
-        ready,
+        experiment,
         extract=settings,
         layers=layers,
         features=(),
-        examples=Examples(unique, (), ready.examples.folds),
+        examples=Examples(unique, (), experiment.examples.folds),
         attempts=Attempts(),
     )
     if RANDOM not in chosen_controls(config.controls):
         return side
-    digests = open_digests(ready.outputs.digests, config.cache.trust)
+    digests = open_digests(experiment.outputs.digests, config.cache.trust)
     twin = replace(loaded_otherwise(side, digests, weights="random", adapter=None), control=RANDOM)
     digests.save()
     return replace(side, variants=(twin,))

@@ -13,7 +13,7 @@ from mllm_probe.config.model import DTYPES
 from mllm_probe.config.report import FIGURES
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.experiment.controls import loaded_otherwise
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.digests import open_digests
@@ -31,14 +31,14 @@ def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> Non
     """The command: extract both sides, then fidelity.csv, its figure and a table. Raises ConfigError, CacheError."""
     check_settings(config)
     config = replace(config, controls=[])
-    ready = prepare(config, paths, reporter, early=check_reads)
-    check_probe(ready, config.report)
-    reference = _reference(ready, config)
-    fill_all([ready, reference], [config, replace(config, model=reference.model)], reporter)
-    agreements = Agreements(ready, reference, config.fidelity)
-    parts = Parts(ready.outputs.parts(agreements.run))
+    experiment = prepare(config, paths, reporter, early=check_reads)
+    check_probe(experiment, config.report)
+    reference = _reference(experiment, config)
+    fill_all([experiment, reference], [config, replace(config, model=reference.model)], reporter)
+    agreements = Agreements(experiment, reference, config.fidelity)
+    parts = Parts(experiment.outputs.parts(agreements.run))
     with parts.turn(reporter):
-        save_agreements(paths.fidelity, corrected(list(_rows(agreements, ready, parts, reporter))))
+        save_agreements(paths.fidelity, corrected(list(_rows(agreements, experiment, parts, reporter))))
         parts.join(LOGITS, paths.predictions, agreements.scored.metadata())
     parts.clear()
     show_fidelity(paths, reporter, config.report)
@@ -70,20 +70,20 @@ def check_settings(config: FidelityConfig) -> None:
     refuse_tokens(config.extract.positions, "fidelity")
 
 
-def _reference(ready: Prepared, config: FidelityConfig) -> Prepared:
-    digests = open_digests(ready.outputs.digests, config.cache.trust)
+def _reference(experiment: Experiment, config: FidelityConfig) -> Experiment:
+    digests = open_digests(experiment.outputs.digests, config.cache.trust)
     if config.fidelity.reference == BASE:
         other: dict[str, Any] = {"adapter": None}
     else:
         other = {"quantization": "none", "dtype": config.fidelity.dtype or config.model.dtype}
-    reference = loaded_otherwise(ready, digests, **other)
+    reference = loaded_otherwise(experiment, digests, **other)
     digests.save()
     return reference
 
 
-def _rows(agreements: Agreements, ready: Prepared, parts: Parts, reporter: Reporter) -> Iterator[Agreement]:
-    for done, key in enumerate(ready.keys):
+def _rows(agreements: Agreements, experiment: Experiment, parts: Parts, reporter: Reporter) -> Iterator[Agreement]:
+    for done, key in enumerate(experiment.keys):
         yield from agreements.states(key)
         yield from agreements.scores(key, parts.get(str(key), lambda key=key: agreements.trials(key)))  # type: ignore[misc]
-        reporter.progress("fidelity", done + 1, len(ready.keys), "keys")
-    yield from map(agreements.answers, ready.answer_keys)
+        reporter.progress("fidelity", done + 1, len(experiment.keys), "keys")
+    yield from map(agreements.answers, experiment.answer_keys)

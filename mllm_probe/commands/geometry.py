@@ -21,17 +21,17 @@ from mllm_probe.results.geometry import save_relations
 def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> None:
     """The command: geometry.csv, the heat maps and a short table. Raises ConfigError, ProbeError."""
     check_settings(config)
-    ready = prepare(config, paths, reporter)
+    experiment = prepare(config, paths, reporter)
     settings = config.geometry
-    pictures = ready.collection.pictures
-    samples = draw_samples(ready.examples.samples, pictures, settings.max_rows, settings.seed)
+    pictures = experiment.collection.pictures
+    samples = draw_samples(experiment.examples.samples, pictures, settings.max_rows, settings.seed)
     check_rows(len(samples), settings)
     groups = len({picture.group for picture in pictures})
     alike = f" (in {groups} groups of which each counts once)" if groups < len(pictures) else ""
     reporter.note(
         f"geometry: {len(samples)} of {len(pictures)} pictures{alike}, one prompt of each, drawn by geometry.seed"
     )
-    atlas = Atlas(ready, settings, samples, reporter)
+    atlas = Atlas(experiment, settings, samples, reporter)
     save_relations(paths.geometry, [relation for name in settings.measures for relation in atlas.relations(name)])
     show_geometry(paths, reporter, config.report)
 

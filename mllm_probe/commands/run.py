@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mllm_probe.config.run import RunConfig
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import SIDES, RunPaths
@@ -49,7 +49,7 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> list[RunPa
     return runs
 
 
-def _checked(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared:
+def _checked(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Experiment:
     """The experiment, once all that can be wrong before its model is loaded is refused."""
     experiment = prepare(config, paths, reporter, early=check_reads)
     check_probe(experiment, config.report)
@@ -58,7 +58,7 @@ def _checked(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Prepared
 
 
 def _extracted_and_swept(
-    experiments: Sequence[Prepared], configs: Sequence[RunConfig], runs: Sequence[RunPaths], reporter: Reporter
+    experiments: Sequence[Experiment], configs: Sequence[RunConfig], runs: Sequence[RunPaths], reporter: Reporter
 ) -> list[Swept]:
     for experiment in experiments:
         experiment.attempts.begin(experiment.outputs.parts(experiment.run))

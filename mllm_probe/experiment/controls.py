@@ -26,21 +26,21 @@ from mllm_probe.config.sweep import (
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.pictures import write_blank
 from mllm_probe.experiment.cache_identity import identity_of
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.files.digests import Digests
 
-Change = Callable[[Prepared, Digests], Prepared]
+Change = Callable[[Experiment, Digests], Experiment]
 
 
-def with_variants(ready: Prepared, config: RunConfig, digests: Digests) -> Prepared:
+def with_variants(experiment: Experiment, config: RunConfig, digests: Digests) -> Experiment:
     """Raises DataError, ConfigError."""
     changes = {**_shown(config), **random_draws(config)}  # in this order, so that one model is loaded after the other
     made = [
-        replace(change(ready, digests), control=name)
+        replace(change(experiment, digests), control=name)
         for name, change in changes.items()
-        if drawn_from(name) in ready.controls
+        if drawn_from(name) in experiment.controls
     ]
-    return replace(ready, variants=tuple(made))
+    return replace(experiment, variants=tuple(made))
 
 
 def _shown(config: RunConfig) -> dict[str, Change]:
@@ -50,8 +50,8 @@ def _shown(config: RunConfig) -> dict[str, Change]:
         TEXT_ONLY: _unpictured,
         BLANK: _blank,
         SHUFFLED: partial(_shuffled, seed=config.data.seed, near_duplicates=near_duplicates),
-        VISION_ONLY: lambda ready, _: ready,
-        CONNECTOR_ONLY: lambda ready, _: ready,
+        VISION_ONLY: lambda experiment, _: experiment,
+        CONNECTOR_ONLY: lambda experiment, _: experiment,
     }
 
 
@@ -63,14 +63,14 @@ def random_draws(config: RunConfig) -> dict[str, Change]:
     return {name: partial(loaded_otherwise, weights="random", adapter=None, seed=next(seeds)) for name in names}
 
 
-def _unpictured(ready: Prepared, digests: Digests) -> Prepared:
+def _unpictured(experiment: Experiment, digests: Digests) -> Experiment:
     from mllm_probe.tasks.controls import without_picture
 
-    return replace(ready, examples=without_picture(ready.examples))
+    return replace(experiment, examples=without_picture(experiment.examples))
 
 
-def _blank(ready: Prepared, digests: Digests) -> Prepared:
-    folder = ready.outputs.dataset("blank", "grey")
+def _blank(experiment: Experiment, digests: Digests) -> Experiment:
+    folder = experiment.outputs.dataset("blank", "grey")
 
     @cache
     def blank(path: Path) -> tuple[Path, str]:
@@ -79,23 +79,25 @@ def _blank(ready: Prepared, digests: Digests) -> Prepared:
 
     from mllm_probe.tasks.controls import blank_picture
 
-    return replace(ready, examples=blank_picture(ready.examples, blank))
+    return replace(experiment, examples=blank_picture(experiment.examples, blank))
 
 
-def _shuffled(ready: Prepared, digests: Digests, seed: int, near_duplicates: bool) -> Prepared:
+def _shuffled(experiment: Experiment, digests: Digests, seed: int, near_duplicates: bool) -> Experiment:
     """Near-duplicates are not shown for each other, whether or not the splits keep them together."""
     from mllm_probe.tasks.controls import shares, shuffled_picture
 
-    pictures = ready.collection.pictures
+    pictures = experiment.collection.pictures
     if not near_duplicates:
         pictures = grouped(pictures, digests)
     alike = {picture.digest: picture.group for picture in pictures}
-    examples = shuffled_picture(ready.examples, seed, alike)
-    return replace(ready, examples=examples, facts=shares(ready.examples, examples, alike))
+    examples = shuffled_picture(experiment.examples, seed, alike)
+    return replace(experiment, examples=examples, facts=shares(experiment.examples, examples, alike))
 
 
-def loaded_otherwise(ready: Prepared, digests: Digests, **settings: Any) -> Prepared:
+def loaded_otherwise(experiment: Experiment, digests: Digests, **settings: Any) -> Experiment:
     """The same samples read by the same checkpoint under other settings of the model: a cache of its own."""
-    model = replace(ready.model, **settings)
-    identity = identity_of(ready.checkpoint, model, ready.prompt, ready.extract, digests)
-    return replace(ready, model=model, identity=identity, store=Store(ready.outputs.cache(identity.digest), digests))
+    model = replace(experiment.model, **settings)
+    identity = identity_of(experiment.checkpoint, model, experiment.prompt, experiment.extract, digests)
+    return replace(
+        experiment, model=model, identity=identity, store=Store(experiment.outputs.cache(identity.digest), digests)
+    )

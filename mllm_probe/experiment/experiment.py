@@ -1,4 +1,4 @@
-"""What every stage works on: one experiment with its examples, cache and keys, and its controls. Loads no weight."""
+"""What extraction and scoring work on: an experiment with its examples, cache, keys and controls. Loads no weight."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One experiment, or one of its controls, ready to extract or to sweep.
+class Experiment:
+    """One experiment, or one of its controls, from which a cache is filled and swept.
 
     `group_word` is what a group of pictures is called, `run` the digest of all that can change a score. `control` is
     empty for the experiment itself, whose `variants` are the controls that need passes of their own; `facts` are what a
@@ -61,7 +61,7 @@ class Prepared:
     group_word: str
     run: str = ""
     control: str = ""
-    variants: tuple["Prepared", ...] = ()
+    variants: tuple["Experiment", ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     attempts: Attempts = field(default_factory=Attempts)
 
@@ -93,11 +93,11 @@ class Prepared:
         """The dtype of stored states."""
         return storage_dtype(self.model, self.extract)
 
-    def about(self, collection: Collection, examples: Examples, run: str) -> "Prepared":
+    def about(self, collection: Collection, examples: Examples, run: str) -> "Experiment":
         """The same of these; what costs seconds is not made twice."""
-        ready = replace(self, collection=collection, examples=examples, run=run)
-        vars(ready).update({name: vars(self)[name] for name in ("blueprint", "anatomy") if name in vars(self)})
-        return ready
+        experiment = replace(self, collection=collection, examples=examples, run=run)
+        vars(experiment).update({name: vars(self)[name] for name in ("blueprint", "anatomy") if name in vars(self)})
+        return experiment
 
     @property
     def told(self) -> dict[str, Mapping[str, Any]]:
@@ -191,10 +191,10 @@ def _anatomy(seen: Mapping[str, Any]) -> Anatomy:
     )
 
 
-def filled(ready: Prepared) -> Coverage:
+def filled(experiment: Experiment) -> Coverage:
     """What the cache holds. Raises CacheError where something that was asked for has not been extracted."""
-    coverage, samples = ready.store.coverage(), ready.examples.samples
-    missing = coverage.missing(ready.stored, (sample.uid for sample in samples))
+    coverage, samples = experiment.store.coverage(), experiment.examples.samples
+    missing = coverage.missing(experiment.stored, (sample.uid for sample in samples))
     lacking = sum(map(len, missing.values()))
     if lacking and coverage.damaged:
         raise CacheError(
@@ -202,10 +202,10 @@ def filled(ready: Prepared) -> Coverage:
             "extracts it again"
         )
     if lacking:
-        there, planned = ready.store.begun()
+        there, planned = experiment.store.begun()
         begun = f", and {there} of {planned} shards of an unfinished extraction are there" if planned else ""
         raise CacheError(
-            f"{ready.store.paths.root} lacks activations of {lacking} of {len(samples)} samples{begun}; "
+            f"{experiment.store.paths.root} lacks activations of {lacking} of {len(samples)} samples{begun}; "
             f"run `mllm-probe extract` with the same settings first{', which goes on behind them' if begun else ''}"
         )
     return coverage

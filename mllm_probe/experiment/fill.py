@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.cache.claims import Claims
 from mllm_probe.config.run import RunConfig
 from mllm_probe.errors import ModelError, PendingError
-from mllm_probe.experiment.experiment import OPTIONAL, Prepared
+from mllm_probe.experiment.experiment import OPTIONAL, Experiment
 from mllm_probe.experiment.first_samples import keep_first
 from mllm_probe.experiment.loaded_models import Models
 from mllm_probe.experiment.prepare import prepare
@@ -30,18 +30,18 @@ NOTHING = {"samples": 0, "forward_passes": 0, "seconds": 0.0, "complete": True}
 
 
 def fill_missing(
-    experiments: Sequence[Prepared], configs: Sequence[RunConfig], reporter: Reporter
+    experiments: Sequence[Experiment], configs: Sequence[RunConfig], reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Fill the caches of experiments and their controls; a covered request is a hit and writes nothing.
 
     Model by model, so that each is loaded once, however many experiments read it. `configs`: what each was prepared
     from, so that the processes of `extract.gpus` can do the same.
     """
-    for ready in experiments:
-        for tower in check_keys(ready.keys, ready.sites, ready.extract.positions):
+    for experiment in experiments:
+        for tower in check_keys(experiment.keys, experiment.sites, experiment.extract.positions):
             reporter.note(f"{tower}: none of the positions asked for exists there, left out")
     models = Models(reporter)
-    fills = [(i, each) for i, ready in enumerate(experiments) for each in (ready, *ready.variants)]
+    fills = [(i, each) for i, experiment in enumerate(experiments) for each in (experiment, *experiment.variants)]
     caches = list(dict.fromkeys(each.identity.digest for _, each in fills))
     done: list[list[dict[str, Any]]] = [[] for _ in experiments]
     for i, each in sorted(fills, key=lambda fill: caches.index(fill[1].identity.digest)):
@@ -49,7 +49,9 @@ def fill_missing(
     return [_summed(fills) for fills in done]
 
 
-def fill_all(experiments: Sequence[Prepared], configs: Sequence[RunConfig], reporter: Reporter) -> list[dict[str, Any]]:
+def fill_all(
+    experiments: Sequence[Experiment], configs: Sequence[RunConfig], reporter: Reporter
+) -> list[dict[str, Any]]:
     """The same, for what needs all of it now. Raises PendingError where other processes still have shards to fill."""
     done = fill_missing(experiments, configs, reporter)
     if not all(extraction["complete"] for extraction in done):
@@ -77,22 +79,22 @@ def _summed(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _fill(ready: Prepared, config: RunConfig, models: Models, reporter: Reporter) -> dict[str, Any]:
-    samples = {sample.uid: sample for sample in ready.examples.samples}
-    what = f"{ready.control}: " if ready.control else ""
-    coverage = ready.store.coverage()
-    repairs = [] if ready.control else damaged_jobs(ready, coverage, samples, reporter)
+def _fill(experiment: Experiment, config: RunConfig, models: Models, reporter: Reporter) -> dict[str, Any]:
+    samples = {sample.uid: sample for sample in experiment.examples.samples}
+    what = f"{experiment.control}: " if experiment.control else ""
+    coverage = experiment.store.coverage()
+    repairs = [] if experiment.control else damaged_jobs(experiment, coverage, samples, reporter)
     if repairs:
-        repair(ready, models, repairs, samples, reporter)
-        coverage = ready.store.coverage()
-    missing = coverage.missing(ready.stored, samples)
+        repair(experiment, models, repairs, samples, reporter)
+        coverage = experiment.store.coverage()
+    missing = coverage.missing(experiment.stored, samples)
     if not missing:
-        reporter.note(f"{what}cache {ready.identity.digest}: all {len(samples)} samples are there")
+        reporter.note(f"{what}cache {experiment.identity.digest}: all {len(samples)} samples are there")
         return {**NOTHING, "hit": not repairs}
     try:
-        return {**_extract(Request(ready, coverage, missing), config, models, what, reporter), "hit": False}
+        return {**_extract(Request(experiment, coverage, missing), config, models, what, reporter), "hit": False}
     except ModelError as error:
-        if ready.control not in OPTIONAL:
+        if experiment.control not in OPTIONAL:
             raise
         reporter.note(f"{what}not applicable: {error}")
         return {**NOTHING, "hit": True}
@@ -101,22 +103,22 @@ def _fill(ready: Prepared, config: RunConfig, models: Models, reporter: Reporter
 def _extract(request: Request, config: RunConfig, models: Models, what: str, reporter: Reporter) -> dict[str, Any]:
     from mllm_probe.models.loading.device import pick_device
 
-    ready, settings = request.ready, request.ready.extract
-    device = pick_device(ready.device)
-    plans = request.plans(device, request.shares, ready.anatomy.causal)
+    experiment, settings = request.experiment, request.experiment.extract
+    device = pick_device(experiment.device)
+    plans = request.plans(device, request.shares, experiment.anatomy.causal)
     if not any(plan.units for plan in plans):
         for plan in plans:
-            join(plan, ready.store)
+            join(plan, experiment.store)
         return dict(NOTHING)
     expected = request.estimate(plans, device)
-    check_disk(expected, ready.store.paths.root, settings.max_disk_gb)
+    check_disk(expected, experiment.store.paths.root, settings.max_disk_gb)
     reporter.note(f"{what}to extract: {len(request.samples)} samples, {expected}")
     if settings.gpus > 1:
         from mllm_probe.experiment.processes import in_processes
 
         return in_processes(_one_share, config, request, device, reporter)
-    if not ready.control:
-        keep_first(ready)
+    if not experiment.control:
+        keep_first(experiment)
     done = _with_others(request, request.begun(plans, device), device, models, reporter)
     if not done["complete"]:
         reporter.note(f"{what}shard {settings.shard} of {settings.num_shards} is done, others are not yet")
@@ -127,27 +129,27 @@ def _with_others(
     request: Request, plans: list[Plan], device: str, models: Models, reporter: Reporter
 ) -> dict[str, Any]:
     """Claim a shard before the model is loaded: where others fill all that is left, no weight is needed."""
-    ready, work = request.ready, share_of(request.ready)
+    experiment, work = request.experiment, share_of(request.experiment)
     with Claims() as claims:
-        if not anything_to_fill(jobs_of(plans, ready.store, work), claims, work, reporter):
-            return {**NOTHING, "complete": finish_filled(plans, ready.store)}
-        model = models.get(ready)
+        if not anything_to_fill(jobs_of(plans, experiment.store, work), claims, work, reporter):
+            return {**NOTHING, "complete": finish_filled(plans, experiment.store)}
+        model = models.get(experiment)
         proof = _prove(request, model, reporter)
         model.anatomy = replace(model.anatomy, causal=proof.causal)
         proven = request.plans(device, request.shares and not proof.why, proof.causal)
         if proven != plans:
             claims.clear()
-        done = Extraction(model, request.samples, ready.store, work, reporter).run(proven, claims)
+        done = Extraction(model, request.samples, experiment.store, work, reporter).run(proven, claims)
     return {**done, "prefix": "plain" if proof.why else "shared"}
 
 
 def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     """Whether statements share their prompt heads; where they do not, one line says why."""
     if not request.pictured:
-        return Proof(request.ready.anatomy.causal, why="there is no picture to share")
-    keys = request.ready.stored
+        return Proof(request.experiment.anatomy.causal, why="there is no picture to share")
+    keys = request.experiment.stored
     proof = prove(model, request.proof_samples(), keys, request.longest, model.top(keys))
-    if request.ready.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
+    if request.experiment.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
         return replace(proof, why="extract.prefix=off")
     if proof.why:
         reporter.note(f"every statement is read on its own: {proof.why}")

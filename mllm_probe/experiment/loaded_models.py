@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mllm_probe.experiment.cache_identity import name_cache
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.records.protocols import Reporter
 
 if TYPE_CHECKING:
@@ -17,18 +17,18 @@ class Models:
         self._reporter = reporter
         self._held: dict[str, HFModel] = {}
 
-    def get(self, ready: Prepared) -> "HFModel":
+    def get(self, experiment: Experiment) -> "HFModel":
         from mllm_probe.models.hf import load_model
         from mllm_probe.models.loading.device import pick_device
 
-        name = ready.identity.digest
+        name = experiment.identity.digest
         if name not in self._held:
             self._held.clear()  # before the next one takes its memory
-            device = pick_device(ready.device)
-            self._reporter.note(f"loading {ready.model.label} ({ready.model.precision}) on {device}")
-            self._held[name] = load_model(ready.blueprint, device, ready.stored)
+            device = pick_device(experiment.device)
+            self._reporter.note(f"loading {experiment.model.label} ({experiment.model.precision}) on {device}")
+            self._held[name] = load_model(experiment.blueprint, device, experiment.stored)
             for remark in self._held[name].remarks:
                 self._reporter.note(remark)
-            name_cache(ready.store, ready.identity, ready.model.label)
-        self._held[name].require(ready.stored)
+            name_cache(experiment.store, experiment.identity, experiment.model.label)
+        self._held[name].require(experiment.stored)
         return self._held[name]

@@ -17,7 +17,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.experiment.cache_identity import identity_of
 from mllm_probe.experiment.controls import with_variants
 from mllm_probe.experiment.examples import asked, collected, folds_of
-from mllm_probe.experiment.experiment import Prepared, chosen_controls
+from mllm_probe.experiment.experiment import Experiment, chosen_controls
 from mllm_probe.experiment.test_dataset import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.extraction.keys import check_layers
 from mllm_probe.files.digests import Digests, open_digests
@@ -92,8 +92,8 @@ def prepare(
     paths: RunPaths,
     reporter: Reporter,
     scored: bool = True,
-    early: Callable[[Prepared, RunConfig], None] = lambda *_: None,
-) -> Prepared:
+    early: Callable[[Experiment, RunConfig], None] = lambda *_: None,
+) -> Experiment:
     """Everything that can be wrong without loading the model is found here, cheapest first; then config.yaml.
 
     Splits are held to what probes need of them where rows will be `scored`. `early` may raise before a picture is
@@ -115,21 +115,21 @@ def prepare(
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
     run = run_digest(config, identity.digest, examples)
-    ready = with_variants(bare.about(collection, examples, run), config, digests)
+    experiment = with_variants(bare.about(collection, examples, run), config, digests)
     digests.save()
-    for control, facts in ready.told.items():
+    for control, facts in experiment.told.items():
         if own := facts.get("own_group"):
             reporter.note(
                 f"{control}: {100 * own:.0f} % of rows are shown a picture of their own group, since more than half "
                 "of the pictures of a fold are one group"
             )
-    return ready
+    return experiment
 
 
 def _without_examples(
     design: Design, config: RunConfig, checkpoint: Path, identity: Identity, store: Store
-) -> Prepared:
-    return Prepared(
+) -> Experiment:
+    return Experiment(
         dataset=design.dataset,
         task=design.task,
         probe=design.probe,
@@ -153,7 +153,7 @@ def _without_examples(
     )
 
 
-def check_reading(ready: Prepared, config: RunConfig) -> None:
+def check_reading(experiment: Experiment, config: RunConfig) -> None:
     """Whether the model has the sites and positions asked for, and a file of splits the seeds, before a picture is
     opened. Raises ConfigError, DataError, ModelError."""
     if config.device == "cuda" or config.model.placement != ONE:
@@ -161,8 +161,8 @@ def check_reading(ready: Prepared, config: RunConfig) -> None:
 
         check_device(config.model, pick_device(config.device))
     for seed in config.sweep.seeds if config.splits.file else ():
-        ready.folds.listed(seed)
-    _ = ready.stored
+        experiment.folds.listed(seed)
+    _ = experiment.stored
 
 
 def _features(given: Any, plugins: tuple[str, ...]) -> tuple[Feature, ...]:

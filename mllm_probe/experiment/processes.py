@@ -33,7 +33,7 @@ def in_processes(
 
     Raises ConfigError, CacheError, and PendingError where processes that were started elsewhere hold their shards.
     """
-    started, ready = time.monotonic(), request.ready
+    started, experiment = time.monotonic(), request.experiment
     count = config.extract.gpus
     spawn = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     with TemporaryDirectory() as folder:
@@ -51,7 +51,9 @@ def in_processes(
         raise PendingError(f"others still fill {', '.join(ended)} of {count}; the same command goes on later")
     if ended:
         raise CacheError(f"{', '.join(ended)} of {count} failed; finished shards are kept, run the same again")
-    missing = ready.store.coverage().missing(ready.stored, (sample.uid for sample in ready.examples.samples))
+    missing = experiment.store.coverage().missing(
+        experiment.stored, (sample.uid for sample in experiment.examples.samples)
+    )
     samples = len(request.samples) - sum(map(len, missing.values()))
     seconds = round(time.monotonic() - started, 2)
     return {"samples": samples, "forward_passes": None, "seconds": seconds, "complete": not missing}

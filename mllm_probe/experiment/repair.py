@@ -7,7 +7,7 @@ from dataclasses import replace
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.errors import CacheError
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.experiment.loaded_models import Models
 from mllm_probe.extraction.plan import Plan
 from mllm_probe.extraction.sharing import Job, Work, claim_all
@@ -18,58 +18,60 @@ from mllm_probe.records.samples import Sample
 EMPTY = Plan((), {}, {}, frozenset(), ())
 
 
-def damaged_jobs(ready: Prepared, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter) -> list[Job]:
+def damaged_jobs(
+    experiment: Experiment, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter
+) -> list[Job]:
     """The damaged shards whose samples are at hand. Raises CacheError where work is shared out.
 
     Others are left alone: what this request needs of them is missing, and is extracted into a group of its own.
     """
-    if coverage.damaged and ready.extract.num_shards > 1:
+    if coverage.damaged and experiment.extract.num_shards > 1:
         raise CacheError(
             f"{coverage.damaged[0].path} is damaged or gone; run the same once without extract.num_shards to mend it"
         )
     jobs = []
     for damage in coverage.damaged:
-        plan = _stored_plan(ready, damage.group)
+        plan = _stored_plan(experiment, damage.group)
         needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
         if needed and needed <= samples.keys():
             reporter.note(f"{damage.path} is damaged or gone and is extracted again")
-            jobs.append(Job(plan, ready.store.paths.group(damage.group), damage.number))
+            jobs.append(Job(plan, experiment.store.paths.group(damage.group), damage.number))
         else:
             reporter.note(f"{damage.path} is damaged or gone, and this request does not hold its samples: left out")
     return jobs
 
 
 def repair(
-    ready: Prepared, models: Models, jobs: Sequence[Job], samples: Mapping[str, Sample], reporter: Reporter
+    experiment: Experiment, models: Models, jobs: Sequence[Job], samples: Mapping[str, Sample], reporter: Reporter
 ) -> None:
     """The plans make their shards again, byte for byte; what another machine made stays as it is. Raises CacheError."""
-    work = share_of(ready)
+    work = share_of(experiment)
     with Claims() as claims:
         claim_all(jobs, claims, work, reporter)
-        still = {damage.path for damage in ready.store.coverage().damaged}
+        still = {damage.path for damage in experiment.store.coverage().damaged}
         if not still.intersection(job.path for job in jobs):  # another process has mended them
             return
-        model = models.get(ready)
-        model.anatomy = replace(model.anatomy, causal=ready.anatomy.causal)
+        model = models.get(experiment)
+        model.anatomy = replace(model.anatomy, causal=experiment.anatomy.causal)
         plans = list({job.plan.digest: job.plan for job in jobs}.values())
         for plan in plans:
-            ready.store.begin(plan.digest, plan.to_json(), model.provenance())
+            experiment.store.begin(plan.digest, plan.to_json(), model.provenance())
         for job in jobs:
             if job.path in still:
                 job.path.unlink(missing_ok=True)
-        Extraction(model, samples, ready.store, work, reporter).run(plans, claims)
+        Extraction(model, samples, experiment.store, work, reporter).run(plans, claims)
 
 
-def _stored_plan(ready: Prepared, group: str) -> Plan:
+def _stored_plan(experiment: Experiment, group: str) -> Plan:
     """The plan that made a group; an empty one where it can no longer be trusted."""
     try:
-        plan = Plan.from_json(json.loads(ready.store.paths.group(group).plan.read_text()))
+        plan = Plan.from_json(json.loads(experiment.store.paths.group(group).plan.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         plan = EMPTY
     return plan if plan.digest == group else EMPTY
 
 
-def share_of(ready: Prepared) -> Work:
-    settings = ready.extract
+def share_of(experiment: Experiment) -> Work:
+    settings = experiment.extract
     share = (settings.workers, settings.shard, settings.num_shards, settings.wait_s)
-    return Work(ready.storage, *share, ready.attempts.wrote)
+    return Work(experiment.storage, *share, experiment.attempts.wrote)

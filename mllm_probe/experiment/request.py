@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.extraction.estimate import BYTES, Estimate, bytes_of, estimate, matrix_rate
 from mllm_probe.extraction.plan import Plan
 from mllm_probe.extraction.scheduling import Planner
@@ -21,19 +21,19 @@ PROOF_GROUP, PROOF_OTHERS = 3, 2
 class Request:
     """`missing`: {keys that no whole shard holds: the samples that lack these}."""
 
-    ready: Prepared
+    experiment: Experiment
     coverage: Coverage
     missing: Mapping[tuple[Key, ...], Sequence[str]]
 
     @cached_property
     def samples(self) -> dict[str, Sample]:
         lacking = {uid for uids in self.missing.values() for uid in uids}
-        return {sample.uid: sample for sample in self.ready.examples.samples if sample.uid in lacking}
+        return {sample.uid: sample for sample in self.experiment.examples.samples if sample.uid in lacking}
 
     @cached_property
     def survey(self) -> Survey:
         """Raises ModelError, SpanError, DataError for prompts the model cannot read."""
-        return self.ready.blueprint.survey(list(self.samples.values()), self.ready.stored)
+        return self.experiment.blueprint.survey(list(self.samples.values()), self.experiment.stored)
 
     @property
     def pictured(self) -> bool:
@@ -42,7 +42,7 @@ class Request:
     @property
     def shares(self) -> bool:
         """Whether prompt heads are to be shared, if the model proves that it can."""
-        return self.ready.extract.prefix == "auto" and self.pictured
+        return self.experiment.extract.prefix == "auto" and self.pictured
 
     @property
     def longest(self) -> int:
@@ -56,14 +56,14 @@ class Request:
         for keys, uids in self.missing.items():
             for gap, some in known.gaps(keys, uids).items():
                 needed.setdefault(gap, []).extend(some)
-        anatomy = replace(self.ready.anatomy, causal=causal)
-        width = BYTES[self.ready.storage]
-        micro_batch = self.ready.extract.micro_batch or max(1, PASS_TOKENS[device] // self.longest)
+        anatomy = replace(self.experiment.anatomy, causal=causal)
+        width = BYTES[self.experiment.storage]
+        micro_batch = self.experiment.extract.micro_batch or max(1, PASS_TOKENS[device] // self.longest)
         return Planner(survey, anatomy, micro_batch, width, shared).plans(needed)
 
     def begun(self, plans: list[Plan], device: str) -> list[Plan]:
         """The plans another process is following, where the model proved to it that `plans` do not suit it."""
-        groups, causal = self.ready.store.unfinished(), self.ready.anatomy.causal
+        groups, causal = self.experiment.store.unfinished(), self.experiment.anatomy.causal
         if groups and groups.isdisjoint(plan.digest for plan in plans):
             for other in (self.plans(device, False, causal), self.plans(device, False, False)):
                 if groups.issuperset(plan.digest for plan in other if plan.units):
@@ -79,7 +79,7 @@ class Request:
         return [self.samples[uid] for uid in (*first[:PROOF_GROUP], *(group[0] for group in others))]
 
     def estimate(self, plans: list[Plan], device: str) -> Estimate:
-        model, blueprint = self.ready.model, self.ready.blueprint
-        each = {**bytes_of(model, blueprint.parameters), "stored": BYTES[self.ready.storage]}
+        model, blueprint = self.experiment.model, self.experiment.blueprint
+        each = {**bytes_of(model, blueprint.parameters), "stored": BYTES[self.experiment.storage]}
         rate = matrix_rate(device, model.dtype)
-        return estimate(plans, self.survey, self.ready.anatomy, blueprint.parameters, each, rate)
+        return estimate(plans, self.survey, self.experiment.anatomy, blueprint.parameters, each, rate)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.records.problems import Compute, LayerData, Problem
 from mllm_probe.records.sites import Key, before_question
 
@@ -73,23 +73,23 @@ def trained(heads: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray
 class Source:
     """The rows of one experiment or control."""
 
-    def __init__(self, ready: Prepared, coverage: Coverage | None = None) -> None:
-        self.ready = ready
-        self._samples = {sample.uid: sample for sample in ready.examples.samples}
+    def __init__(self, experiment: Experiment, coverage: Coverage | None = None) -> None:
+        self.experiment = experiment
+        self._samples = {sample.uid: sample for sample in experiment.examples.samples}
         self._coverage = coverage
         self._shifts: dict[str, np.ndarray] = {}
 
     @cached_property
     def coverage(self) -> Coverage:
-        return self._coverage or self.ready.store.coverage()
+        return self._coverage or self.experiment.store.coverage()
 
     def holds(self, key: Key) -> bool:
         return not self.coverage.missing([key], self._samples)
 
     def readout(self, key: Key) -> Readout:
         """Those of token positions are ragged."""
-        rows, bounds = self.ready.store.rows(key, list(self._samples), self.coverage)
-        decisions, own, extra = self.ready.examples.decisions, self._own, self._contrast
+        rows, bounds = self.experiment.store.rows(key, list(self._samples), self.coverage)
+        decisions, own, extra = self.experiment.examples.decisions, self._own, self._contrast
         total = len(decisions)
         if key.position.startswith("tokens:"):
             spans = [np.arange(bounds[i], bounds[i + 1]) for i in own]
@@ -106,15 +106,15 @@ class Source:
     def _place(self, key: Key) -> dict[str, Any]:
         from mllm_probe.models.loading.device import pick_device
 
-        name = f"{key} ({self.ready.control})" if self.ready.control else str(key)
+        name = f"{key} ({self.experiment.control})" if self.experiment.control else str(key)
         return {
             "name": name,
-            "compute": Compute(pick_device(self.ready.device), int(self.ready.sweep.max_memory_gb * 1e9)),
+            "compute": Compute(pick_device(self.experiment.device), int(self.experiment.sweep.max_memory_gb * 1e9)),
         }
 
     def headed(self, position: str) -> bool:
         """Whether a probe needs several outputs here: what decisions about several things read is the same for them."""
-        if position.startswith("tokens:") or any(d.head is None for d in self.ready.examples.decisions):
+        if position.startswith("tokens:") or any(d.head is None for d in self.experiment.examples.decisions):
             return False
         shift = self._shift(position)
         read = np.stack([self._own, shift])[:, shift >= 0]
@@ -123,13 +123,13 @@ class Source:
     def _shift(self, position: str) -> np.ndarray:
         """Which of its sample's rows each decision reads [N], -1 for none."""
         if position not in self._shifts:
-            asked = [self._offset(position, d.sample, d.mark) for d in self.ready.examples.decisions]
+            asked = [self._offset(position, d.sample, d.mark) for d in self.experiment.examples.decisions]
             self._shifts[position] = np.asarray(asked)
         return self._shifts[position]
 
     @cached_property
     def _heads(self) -> np.ndarray:
-        return np.asarray([decision.head for decision in self.ready.examples.decisions])
+        return np.asarray([decision.head for decision in self.experiment.examples.decisions])
 
     def _offset(self, position: str, sample: str, mark: str | None) -> int:
         """Which of a sample's rows is a decision's own: its mark's place among the marks the position reads, and -1
@@ -144,12 +144,12 @@ class Source:
     def _own(self) -> np.ndarray:
         """Which sample each decision is about [N]."""
         number = {uid: i for i, uid in enumerate(self._samples)}
-        return np.asarray([number[decision.sample] for decision in self.ready.examples.decisions])
+        return np.asarray([number[decision.sample] for decision in self.experiment.examples.decisions])
 
     @cached_property
     def _contrast(self) -> dict[str, Any]:
         """Contrast pairs, where decisions say which half they are."""
-        decisions = self.ready.examples.decisions
+        decisions = self.experiment.examples.decisions
         if not any(decision.side for decision in decisions):
             return {}
         names = {pair: i for i, pair in enumerate(dict.fromkeys(d.pair for d in decisions if d.side))}

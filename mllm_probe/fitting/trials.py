@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.fitting.readout import Readout, Source, trained
 from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import Problem
@@ -97,18 +97,18 @@ def fitted(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: 
     return Fitted.on(probe, readout, problems).trials(readout, blanks)
 
 
-class Bench:
+class Probing:
     """Labels, groups and splits of one experiment."""
 
-    def __init__(self, ready: Prepared) -> None:
-        self.ready = ready
-        decisions = ready.examples.decisions
-        self.kind = ready.examples.kind
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        decisions = experiment.examples.decisions
+        self.kind = experiment.examples.kind
         self.y = np.asarray([decision.label for decision in decisions], float if self.kind == "number" else int)
         self.groups = np.asarray([decision.group for decision in decisions])
         self.uids = np.asarray([decision.uid for decision in decisions])
-        self.seeds = tuple(ready.sweep.seeds)
-        self.splits = {seed: ready.folds.splits(ready.examples.folds, seed) for seed in self.seeds}
+        self.seeds = tuple(experiment.sweep.seeds)
+        self.splits = {seed: experiment.folds.splits(experiment.examples.folds, seed) for seed in self.seeds}
         self.wordings = np.asarray([decision.template for decision in decisions])
         self.given = np.asarray([decision.given for decision in decisions])
         self._raw = {seed: np.asarray([split[group] for group in self.groups]) for seed, split in self.splits.items()}
@@ -133,11 +133,11 @@ class Bench:
     @cached_property
     def scored(self) -> Scored:
         """What the run is scored on, whatever the model."""
-        samples = tuple(decision.sample for decision in self.ready.examples.decisions)
+        samples = tuple(decision.sample for decision in self.experiment.examples.decisions)
         uids, labels, groups, test = (tuple(array.tolist()) for array in (self.uids, self.y, self.groups, self.test))
-        told = self.kind != "number" and self.ready.probe.log_odds
+        told = self.kind != "number" and self.experiment.probe.log_odds
         shares = {seed: tuple(self.log_shares("", seed).tolist()) for seed in self.seeds} if told else {}
-        return Scored(uids, labels, groups, test, self.kind, samples, shares, self.ready.examples.names)
+        return Scored(uids, labels, groups, test, self.kind, samples, shares, self.experiment.examples.names)
 
     @cached_property
     def _numbers(self) -> np.ndarray:
@@ -146,7 +146,7 @@ class Bench:
     @cached_property
     def strata(self) -> dict[str, np.ndarray]:
         """{covariate: the stratum of each decision [N]}."""
-        decisions = self.ready.examples.decisions
+        decisions = self.experiment.examples.decisions
         names = decisions[0].covariates if decisions else ()
         if not names:
             return {}
@@ -157,32 +157,32 @@ class Bench:
     @cached_property
     def texts(self) -> list[str]:
         """What is asked; a category that stands in no text is a word of its own."""
-        text = {sample.uid: sample.text for sample in self.ready.examples.samples}
-        asked = [(text[d.sample], re.sub(r"\W", "_", d.head or "")) for d in self.ready.examples.decisions]
+        text = {sample.uid: sample.text for sample in self.experiment.examples.samples}
+        asked = [(text[d.sample], re.sub(r"\W", "_", d.head or "")) for d in self.experiment.examples.decisions]
         return [f"{said} head_{head}" if head else said for said, head in asked]
 
     def _controls(self) -> tuple[str, ...]:
         """Those asked for that this experiment can have; `left_out` says which it cannot."""
-        wanted = [name for name in (CONTROL_TASK, PERMUTED) if name in self.ready.controls]
+        wanted = [name for name in (CONTROL_TASK, PERMUTED) if name in self.experiment.controls]
         found = tuple(name for name in wanted if name != CONTROL_TASK or self.control_labels is not None)
         return (*found, COPY_CEILING) if self.given.any() else found
 
     @property
     def left_out(self) -> str | None:
         """Why there is no control task although one was asked for."""
-        if CONTROL_TASK not in self.ready.controls or self.control_labels is not None:
+        if CONTROL_TASK not in self.experiment.controls or self.control_labels is not None:
             return None
         return (
             f"no control task: its labels go by type, and the {len(self.y)} decisions of task="
-            f"{self.ready.task.name} have {len(set(self._types))} types, of which every split needs two labels"
+            f"{self.experiment.task.name} have {len(set(self._types))} types, of which every split needs two labels"
         )
 
     def undecided(self, source: Source) -> str | None:
         """Which categories are too rare for an output of their own, where one row serves several."""
-        positions = dict.fromkeys(key.position for key in self.ready.keys)
+        positions = dict.fromkeys(key.position for key in self.experiment.keys)
         if not any(source.headed(position) for position in positions):
             return None
-        names = np.asarray([decision.head for decision in self.ready.examples.decisions])
+        names = np.asarray([decision.head for decision in self.experiment.examples.decisions])
         fits = [self.problem("", seed) for seed in self.seeds]
         live = [set(trained(names, fit.y, fit.train, fit.val).tolist()) for fit in fits]
         rare = sorted(set(names.tolist()).difference(set.intersection(*live)))
@@ -196,7 +196,7 @@ class Bench:
 
     @property
     def _types(self) -> list[str | None]:
-        return [decision.type for decision in self.ready.examples.decisions]
+        return [decision.type for decision in self.experiment.examples.decisions]
 
     @cached_property
     def control_labels(self) -> np.ndarray | None:
@@ -220,7 +220,7 @@ class Bench:
 
     def _opposed(self, y: np.ndarray) -> np.ndarray:
         """The halves of a contrast pair have opposite labels, whatever they are: those of the + row decide."""
-        decisions = self.ready.examples.decisions
+        decisions = self.experiment.examples.decisions
         plus = {decision.pair: y[i] for i, decision in enumerate(decisions) if decision.side > 0}
         return np.asarray([1 - plus[d.pair] if d.side < 0 else y[i] for i, d in enumerate(decisions)])
 
@@ -255,9 +255,11 @@ class Bench:
         alone = readout.heads is not None  # each output is of one type, which has one label in a control task
         places = [(c, seed) for c in controls for seed in self.seeds if not (alone and c == CONTROL_TASK)]
         problems = [self.problem(*place) for place in places]
-        return fitted(self.ready.probe, readout, problems, [Trial.blank(key, *place, features) for place in places])
+        return fitted(
+            self.experiment.probe, readout, problems, [Trial.blank(key, *place, features) for place in places]
+        )
 
     def shown(self, control: str, key: Key, readout: Readout, features: str = "single") -> list[Trial]:
         """The real labels on the rows of a control that read something else."""
         blanks = [Trial.blank(key, control, seed, features) for seed in self.seeds]
-        return fitted(self.ready.probe, readout, [self.problem("", seed) for seed in self.seeds], blanks)
+        return fitted(self.experiment.probe, readout, [self.problem("", seed) for seed in self.seeds], blanks)

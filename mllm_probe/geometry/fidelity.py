@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.config.geometry import FidelitySettings
-from mllm_probe.experiment.experiment import Prepared, filled
+from mllm_probe.experiment.experiment import Experiment, filled
 from mllm_probe.fitting.readout import Source
-from mllm_probe.fitting.trials import Bench, Fitted, Trial
+from mllm_probe.fitting.trials import Fitted, Probing, Trial
 from mllm_probe.geometry.deviation import deviation
 from mllm_probe.geometry.row_checks import clip_outliers, is_constant
 from mllm_probe.geometry.samples import draw_samples
@@ -35,22 +35,22 @@ PAIRS = tuple(product(SIDES, SIDES))  # (fitted on, read on)
 class Agreements:
     """Two experiments with the same examples and filled caches. Raises CacheError."""
 
-    def __init__(self, ready: Prepared, reference: Prepared, settings: FidelitySettings) -> None:
-        self._ready, self._reference, self._settings = ready, reference, settings
-        self._sides = dict(zip(SIDES, (reference, ready), strict=True))
+    def __init__(self, experiment: Experiment, reference: Experiment, settings: FidelitySettings) -> None:
+        self._experiment, self._reference, self._settings = experiment, reference, settings
+        self._sides = dict(zip(SIDES, (reference, experiment), strict=True))
         self._coverage = {side: filled(one) for side, one in self._sides.items()}
-        self._bench = Bench(ready)
-        self._scoring = Scoring(self._bench)
-        self.scored = self._bench.scored
+        self._probing = Probing(experiment)
+        self._scoring = Scoring(self._probing)
+        self.scored = self._probing.scored
         self.run = digest(self._scoring.run, reference.identity.digest, vars(settings))
-        group = {decision.sample: decision.group for decision in ready.examples.decisions}
-        self._groups = {sample.uid: group[sample.uid] for sample in ready.examples.samples}
-        self._draws = Redraws(ready.sweep.draws)
+        group = {decision.sample: decision.group for decision in experiment.examples.decisions}
+        self._groups = {sample.uid: group[sample.uid] for sample in experiment.examples.samples}
+        self._draws = Redraws(experiment.sweep.draws)
 
     @property
     def _against(self) -> str:
         model = self._reference.model
-        adapter = ", no adapter" if model.adapter != self._ready.model.adapter else ""
+        adapter = ", no adapter" if model.adapter != self._experiment.model.adapter else ""
         return f"{model.precision} ({model.dtype}){adapter}"
 
     def states(self, key: Key) -> Iterator[Agreement]:
@@ -68,8 +68,10 @@ class Agreements:
 
     def _cka(self, key: Key) -> Agreement:
         """Unbiased linear CKA over the rows that `geometry` takes; none where rows are constant."""
-        settings, ready = self._settings, self._ready
-        samples = draw_samples(ready.examples.samples, ready.collection.pictures, settings.max_rows, settings.seed)
+        settings, experiment = self._settings, self._experiment
+        samples = draw_samples(
+            experiment.examples.samples, experiment.collection.pictures, settings.max_rows, settings.seed
+        )
         sides = [values[:][bounds[:-1]].double().numpy() for values, bounds in self._both(key, samples)]
         same = any(map(is_constant, sides))
         value = None if same else between(similarity("cka"), *(clip_outliers(one, settings.clip) for one in sides))
@@ -93,10 +95,10 @@ class Agreements:
 
     def trials(self, key: Key) -> list[Trial]:
         """Probes fitted on each side and read on each; `features` names the pair."""
-        bench, seeds = self._bench, self._bench.seeds
+        probing, seeds = self._probing, self._probing.seeds
         readouts = {side: Source(one, self._coverage[side]).readout(key) for side, one in self._sides.items()}
-        problems = [bench.problem("", seed) for seed in seeds]
-        fits = {side: Fitted.on(self._ready.probe, readout, problems) for side, readout in readouts.items()}
+        problems = [probing.problem("", seed) for seed in seeds]
+        fits = {side: Fitted.on(self._experiment.probe, readout, problems) for side, readout in readouts.items()}
         blanks = {pair: [Trial.blank(key, "", seed, " on ".join(pair)) for seed in seeds] for pair in PAIRS}
         found = [fits[pair[0]].trials(readouts[pair[1]], blanks[pair]) for pair in PAIRS]
         return [replace(trial, arrays={}) for trials in found for trial in trials]
@@ -128,11 +130,11 @@ class Agreements:
         a, b = (self._scoring.row_scores(each, rows) for each in (trials, others)[:: self._scoring.sign])
         found = self._scoring.difference(a, b, rows)
         bounds = {"low": known(found.low), "high": known(found.high), "p_value": known(found.p)}
-        more = self._pair(pair, int(rows.sum()), self._bench.pictures(rows))
+        more = self._pair(pair, int(rows.sum()), self._probing.pictures(rows))
         return self._agreement(key, name, value=found.value, ci_level=self._scoring.level, **bounds, **more)
 
     def _pair(self, pair: tuple[str, str], n: int, pictures: int) -> dict[str, Any]:
-        probe = self._ready.probe.name
+        probe = self._experiment.probe.name
         return {"fitted_on": pair[0], "read_on": pair[1], "probe": probe, "n": n, "n_groups": pictures}
 
     def _both(self, key: Key, samples: Sequence[str]) -> Iterator[tuple[Rows, np.ndarray]]:
@@ -146,23 +148,23 @@ class Agreements:
         return self._agreement(key, name, value=float(value), **bounds, **more)
 
     def _agreement(self, key: Key, measure: str, **more: Any) -> Agreement:
-        ready, site = self._ready, key.site
-        model = ready.model
+        experiment, site = self._experiment, key.site
+        model = experiment.model
         return Agreement(
             run=self.run,
             model=model.label,
             revision=model.revision or "",
             quantization=f"{model.precision} ({model.dtype})",
             reference=self._against,
-            cache=ready.identity.digest,
+            cache=experiment.identity.digest,
             reference_cache=self._reference.identity.digest,
-            dataset=ready.collection.name,
-            task=ready.task.name,
+            dataset=experiment.collection.name,
+            task=experiment.task.name,
             site=str(site),
             tower=site.tower,
             layer=site.layer,
             part=site.part,
-            depth=round(ready.anatomy.depth(site), 4),
+            depth=round(experiment.anatomy.depth(site), 4),
             position=key.position,
             measure=measure,
             **more,

@@ -12,7 +12,7 @@ import numpy as np
 
 from mllm_probe.config.geometry import GeometrySettings
 from mllm_probe.errors import ConfigError, ProbeError
-from mllm_probe.experiment.experiment import Prepared, filled
+from mllm_probe.experiment.experiment import Experiment, filled
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn
 from mllm_probe.geometry.row_checks import check_finite, clip_outliers, is_constant
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, compare_layers, similarity
@@ -49,16 +49,16 @@ class Atlas:
 
     def __init__(
         self,
-        ready: Prepared,
+        experiment: Experiment,
         settings: GeometrySettings,
         samples: Sequence[str],
         reporter: Reporter,
     ) -> None:
-        self._ready, self._settings, self._samples, self._reporter = ready, settings, samples, reporter
-        self._blocks = _blocks(ready, settings)
-        self._coverage = filled(ready)
+        self._experiment, self._settings, self._samples, self._reporter = experiment, settings, samples, reporter
+        self._blocks = _blocks(experiment, settings)
+        self._coverage = filled(experiment)
         self._noted: set[str] = set()
-        self._run = ready.run
+        self._run = experiment.run
 
     def relations(self, name: str) -> list[Relation]:
         """All rows of one measure. Raises ProbeError where a layer holds values that are not finite."""
@@ -108,11 +108,11 @@ class Atlas:
         return found
 
     def _transfer(self, _: str, block: Block, tick: Tick) -> tuple[Comparison, int]:
-        widths = {key.site.tower: self._ready.anatomy.widths[key.site.tower] for key in (*block.a, *block.b)}
+        widths = {key.site.tower: self._experiment.anatomy.widths[key.site.tower] for key in (*block.a, *block.b)}
         if len(set(widths.values())) > 1:
             named = ", ".join(f"{tower} {width}" for tower, width in widths.items())
             self._note(f"transfer at {block.position}: cells between layers of different width are empty ({named})")
-        found, settings = transfer(self._ready, self._coverage, block.a, block.b, tick), self._settings
+        found, settings = transfer(self._experiment, self._coverage, block.a, block.b, tick), self._settings
         try:
             return found.compared(settings.permutations, settings.seed), len(found.y)
         except ProbeError as error:
@@ -156,7 +156,7 @@ class Atlas:
 
     def _rows(self, key: Key) -> np.ndarray:
         """[N, D] float64: a sample's first row where the position has several."""
-        values, bounds = self._ready.store.read(key, self._samples, self._coverage)
+        values, bounds = self._experiment.store.read(key, self._samples, self._coverage)
         rows = values[bounds[:-1]].double().numpy()
         check_finite(rows, str(key))
         return rows
@@ -164,7 +164,7 @@ class Atlas:
     def _relation(
         self, name: str, position: str, a: Key, b: str, n: int, value: float, mean: float = NONE, high: float = NONE
     ) -> Relation:
-        cache, model = self._ready.identity.digest, self._ready.model.label
+        cache, model = self._experiment.identity.digest, self._experiment.model.label
         return Relation(self._run, cache, model, name, position, str(a.site), b, value, mean, high, n)
 
     def _note(self, text: str) -> None:
@@ -193,9 +193,9 @@ class Atlas:
         return len(block.a) + len(block.b) * (not block.within) + self._settings.permutations
 
 
-def _blocks(ready: Prepared, settings: GeometrySettings) -> list[Block]:
+def _blocks(experiment: Experiment, settings: GeometrySettings) -> list[Block]:
     """Each position against itself, in the order of the config, then the pairs of geometry.across."""
-    found = {p: tuple(key for key in ready.keys if key.position == p) for p in ready.extract.positions}
+    found = {p: tuple(key for key in experiment.keys if key.position == p) for p in experiment.extract.positions}
     keys = {position: group for position, group in found.items() if group}
     for position in (position for pair in settings.across for position in pair):
         if position not in keys:

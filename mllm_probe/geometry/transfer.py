@@ -7,9 +7,9 @@ import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.errors import ConfigError
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.fitting.readout import Source
-from mllm_probe.fitting.trials import Bench
+from mllm_probe.fitting.trials import Probing
 from mllm_probe.geometry.row_checks import is_constant
 from mllm_probe.geometry.similarity import Comparison
 from mllm_probe.probes.solving.linear import logits_of
@@ -47,39 +47,40 @@ class Decided:
 
 
 def transfer(
-    ready: Prepared, coverage: Coverage, a: Sequence[Key], b: Sequence[Key], tick: Callable[[], None]
+    experiment: Experiment, coverage: Coverage, a: Sequence[Key], b: Sequence[Key], tick: Callable[[], None]
 ) -> Decided:
     """Decisions of the configured probe, trained on a layer of `a` and tested on one of `b`, the mean over sweep.seeds.
 
     None (nan) where the widths differ or a layer is constant. `tick` is called after each layer of either side. Takes
     4 A B T bytes. Raises what the probe raises, ConfigError for other labels than yes and no.
     """
-    bench = Bench(ready)
-    if bench.kind != "binary" or ready.probe.reads != "vector":
+    probing = Probing(experiment)
+    if probing.kind != "binary" or experiment.probe.reads != "vector":
         raise ConfigError(
             f"geometry.measures=transfer needs labels of yes and no and a probe of one row a decision; task="
-            f"{ready.task.name} has labels of kind {bench.kind}, probe={ready.probe.name} reads {ready.probe.reads}"
+            f"{experiment.task.name} has labels of kind {probing.kind}, probe={experiment.probe.name} reads "
+            f"{experiment.probe.reads}"
         )
-    source, trained, test = Source(ready, coverage), [], bench.test
+    source, trained, test = Source(experiment, coverage), [], probing.test
     for key in a:
-        trained.append(_trained(bench, _rows(source, key)))
+        trained.append(_trained(probing, _rows(source, key)))
         tick()
     signs = np.full((len(a), len(b), int(test.sum())), np.nan, dtype=np.float32)
     for column, key in enumerate(b):
-        data = _held_out(bench, _rows(source, key))
+        data = _held_out(probing, _rows(source, key))
         fitting = [row for row, (width, fits) in enumerate(trained) if fits and width == data.width]
         if fitting and not is_constant(data.rows[:].double().numpy()):
             logits = logits_of([fit for row in fitting for fit in trained[row][1]], data)
-            signs[fitting, column] = np.sign(logits).reshape(len(fitting), len(bench.seeds), -1).mean(axis=1)
+            signs[fitting, column] = np.sign(logits).reshape(len(fitting), len(probing.seeds), -1).mean(axis=1)
         tick()
-    return Decided(signs, np.where(bench.y[test] > 0, 1.0, -1.0), bench.groups[test], bench.uids[test])
+    return Decided(signs, np.where(probing.y[test] > 0, 1.0, -1.0), probing.groups[test], probing.uids[test])
 
 
-def _trained(bench: Bench, data: LayerData) -> tuple[int, Sequence[Fit]]:
+def _trained(probing: Probing, data: LayerData) -> tuple[int, Sequence[Fit]]:
     """The width of a layer and one frozen probe a seed; none for a constant layer."""
     if is_constant(data.rows[:].double().numpy()):
         return data.width, []
-    return data.width, bench.ready.probe.fit(data, [bench.problem("", seed) for seed in bench.seeds])
+    return data.width, probing.experiment.probe.fit(data, [probing.problem("", seed) for seed in probing.seeds])
 
 
 def _rows(source: Source, key: Key) -> LayerData:
@@ -93,5 +94,5 @@ def _rows(source: Source, key: Key) -> LayerData:
     return readout.data
 
 
-def _held_out(bench: Bench, data: LayerData) -> LayerData:
-    return replace(data, rows=data.rows[:][bench.test])
+def _held_out(probing: Probing, data: LayerData) -> LayerData:
+    return replace(data, rows=data.rows[:][probing.test])

@@ -7,7 +7,7 @@ import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK
 from mllm_probe.fitting.headline_metric import BALANCED, headline
-from mllm_probe.fitting.trials import Bench, Trial
+from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.scoring.alarms import rare_label
@@ -23,21 +23,21 @@ YES_RATE = "yes_rate"  # the share of positive answers
 class Scoring:
     """The resamples of the test pictures are drawn once, so that all layers and controls are compared within them."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self._ready = bench, bench.ready
+    def __init__(self, probing: Probing) -> None:
+        self.probing, self._experiment = probing, probing.experiment
         self._draws: dict[bytes, Resamples] = {}
         self._unbounded: dict[str, dict[str, None]] = {}
         self._uncompared: dict[bytes, str | None] = {}
-        self._called = self._ready.group_word
-        self.level = self._ready.sweep.ci_level
-        self.headline = headline(bench)
-        self.run = self._ready.run
+        self._called = self._experiment.group_word
+        self.level = self._experiment.sweep.ci_level
+        self.headline = headline(probing)
+        self.run = self._experiment.run
 
     def draws(self, rows: np.ndarray) -> Resamples:
         """Of the pictures that the decisions `rows` [N] bool are about; most keys share them."""
         name = rows.tobytes()
         if name not in self._draws:
-            self._draws[name] = Resamples(self.bench.groups[rows], self._ready.sweep.draws, called=self._called)
+            self._draws[name] = Resamples(self.probing.groups[rows], self._experiment.sweep.draws, called=self._called)
         return self._draws[name]
 
     def scores(self, trials: Sequence[Trial]) -> list[Score]:
@@ -54,8 +54,8 @@ class Scoring:
 
     def _metrics(self, trial: Trial) -> tuple[str, ...]:
         """Outputs that are no log-odds have neither a log loss nor a calibration; an answer has a share of yes."""
-        wanted = METRICS[self.bench.kind]
-        if trial.facts.get("answer") and self.bench.kind == "binary":
+        wanted = METRICS[self.probing.kind]
+        if trial.facts.get("answer") and self.probing.kind == "binary":
             wanted = (*wanted, YES_RATE)
         return wanted if trial.facts["log_odds"] else tuple(name for name in wanted if name not in ("nll", "ece"))
 
@@ -68,24 +68,24 @@ class Scoring:
 
     def rows(self, trial: Trial, split: str) -> np.ndarray:
         """Which decisions [N] bool of a split the trial reads."""
-        return (self.bench.place(trial.control, trial.seed) == split) & trial.read
+        return (self.probing.place(trial.control, trial.seed) == split) & trial.read
 
     def logits(self, trial: Trial, metric: str, rows: np.ndarray) -> np.ndarray:
         """What a trial says of the decisions `rows` [N] bool, as a measure reads it: [n] or [n, C]."""
         found = trial.logits[rows].astype(np.float64)
         if metric != BALANCED or not trial.facts["log_odds"] or trial.facts.get("answer"):
             return found
-        return weighed_alike(found, self.bench.log_shares(trial.control, trial.seed), self.bench.kind)
+        return weighed_alike(found, self.probing.log_shares(trial.control, trial.seed), self.probing.kind)
 
     def row_scores(self, trials: Sequence[Trial], rows: np.ndarray) -> np.ndarray:
         """What each of some decisions adds to the headline, the mean over seeds [n]; more is better."""
         logits = np.stack([self.logits(trial, self.headline, rows) for trial in trials])
-        truth, groups = self.bench.truth(trials[0].control)[rows], self.bench.groups[rows]
-        return row_scores(logits, truth, self.bench.kind, self.headline, groups)
+        truth, groups = self.probing.truth(trials[0].control)[rows], self.probing.groups[rows]
+        return row_scores(logits, truth, self.probing.kind, self.headline, groups)
 
     def linearised(self, trials: Sequence[Trial], rows: np.ndarray) -> np.ndarray:
         """The headline's linearised scores of some decisions, the mean over seeds [n], in its own sign."""
-        truth, kind = self.bench.truth(trials[0].control)[rows], self.bench.kind
+        truth, kind = self.probing.truth(trials[0].control)[rows], self.probing.kind
         each = (self.logits(trial, self.headline, rows) for trial in trials)
         return np.mean([linearised(self.headline, logits, truth, kind) for logits in each], axis=0)
 
@@ -103,7 +103,11 @@ class Scoring:
         name = rows.tobytes()
         if name not in self._uncompared:
             self._uncompared[name] = rare_label(
-                self.headline, self.bench.y[rows], self.bench.groups[rows], self._ready.examples.names, self._called
+                self.headline,
+                self.probing.y[rows],
+                self.probing.groups[rows],
+                self._experiment.examples.names,
+                self._called,
             )
         return self._uncompared[name]
 
@@ -117,8 +121,8 @@ class Scoring:
         logits = np.stack([self.logits(trial, metric, rows) for trial in trials])
         if metric == YES_RATE:
             return of_rows((logits > 0).mean(axis=0), self.draws(rows), level or self.level, share=True)
-        truth = self.bench.truth(trials[0].control)[rows]
-        return of(metric, logits, truth, self.draws(rows), self.bench.kind, level or self.level)
+        truth = self.probing.truth(trials[0].control)[rows]
+        return of(metric, logits, truth, self.draws(rows), self.probing.kind, level or self.level)
 
     def aggregate(self, rows: Sequence[Score], between: Interval) -> Score:
         """The row `all`: the mean over seeds, its interval over pictures; what has none is remembered by its reason.
@@ -142,9 +146,9 @@ class Scoring:
 
     def row(self, trial: Trial, metric: str, rows: np.ndarray, **more: str) -> Score:
         """One measure over the decisions `rows` [N] bool."""
-        logits, truth = self.logits(trial, metric, rows), self.bench.truth(trial.control)[rows]
-        value = (logits > 0).mean() if metric == YES_RATE else measure(metric, logits, truth, kind=self.bench.kind)[0]
-        n, pictures = int(rows.sum()), self.bench.pictures(rows)
+        logits, truth = self.logits(trial, metric, rows), self.probing.truth(trial.control)[rows]
+        value = (logits > 0).mean() if metric == YES_RATE else measure(metric, logits, truth, kind=self.probing.kind)[0]
+        n, pictures = int(rows.sum()), self.probing.pictures(rows)
         told = {"metric": metric, "headline": metric == self.headline, **more}
         return replace(self.blank(trial), value=float(value), n=n, n_groups=pictures, **told)  # type: ignore[arg-type]
 
@@ -159,8 +163,8 @@ class Scoring:
 
     def not_applicable(self, key: Key, control: str, features: str = "single") -> Score:
         """A control that does not exist at a key says so."""
-        trial = Trial.blank(key, control, self.bench.seeds[0], features)
-        named = replace(trial, probe=self._ready.probe.name, facts={"converged": 1.0})
+        trial = Trial.blank(key, control, self.probing.seeds[0], features)
+        named = replace(trial, probe=self._experiment.probe.name, facts={"converged": 1.0})
         return replace(self.blank(named), seed="all", metric=NOT_APPLICABLE, converged=None, n_train=0)
 
     def final(self, trials: Sequence[Trial], metric: str, value: float) -> Score:
@@ -169,8 +173,8 @@ class Scoring:
             self.blank(trials[0]),
             seed="all",
             metric=metric,
-            n=int(self.bench.test.sum()),
-            n_groups=self.bench.pictures(self.bench.test),
+            n=int(self.probing.test.sum()),
+            n_groups=self.probing.pictures(self.probing.test),
             lambda_=None,
             converged=all(trial.facts["converged"] for trial in trials),
             value=value,
@@ -178,24 +182,24 @@ class Scoring:
 
     def blank(self, trial: Trial) -> Score:
         """Everything a row says of its trial, without a value."""
-        ready, key = self._ready, trial.key
-        shown = next((variant for variant in ready.variants if variant.control == trial.control), ready)
-        template = ready.task.template
+        experiment, key = self._experiment, trial.key
+        shown = next((variant for variant in experiment.variants if variant.control == trial.control), experiment)
+        template = experiment.task.template
         return Score(
             run=self.run,
             cache=shown.identity.digest if key else "",
             model=shown.model.label,
-            revision=ready.model.revision or "",
-            quantization=ready.model.precision,
-            dataset=ready.collection.name,
-            task=ready.task.name,
-            target=ready.examples.decisions[0].target,
+            revision=experiment.model.revision or "",
+            quantization=experiment.model.precision,
+            dataset=experiment.collection.name,
+            task=experiment.task.name,
+            target=experiment.examples.decisions[0].target,
             subset="",
             site=str(key.site) if key else "",
             tower=key.site.tower if key else "",
             layer=key.site.layer if key else None,
             part=key.site.part if key else "",
-            depth=round(ready.anatomy.depth(key.site), 4) if key else None,
+            depth=round(experiment.anatomy.depth(key.site), 4) if key else None,
             position=key.position if key else "",
             features=trial.features,
             probe=trial.probe,
@@ -207,7 +211,7 @@ class Scoring:
             metric="",
             n=0,
             n_groups=0,
-            n_train=int((self.bench.place(trial.control, trial.seed) == "train").sum()),
+            n_train=int((self.probing.place(trial.control, trial.seed) == "train").sum()),
             lambda_=trial.facts.get("lambda"),
             converged=bool(trial.facts["converged"]),
             value=float("nan"),

@@ -11,10 +11,10 @@ import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK, ERASURE, MDL, V_INFORMATION
 from mllm_probe.errors import ConfigError, ProbeError
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.fitting.readout import Readout
 from mllm_probe.fitting.resume import Parts
-from mllm_probe.fitting.trials import Bench, Fitted, Trial, fitted
+from mllm_probe.fitting.trials import Fitted, Probing, Trial, fitted
 from mllm_probe.records.problems import Problem, Rows
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key
@@ -27,9 +27,9 @@ ERASED, REREAD, EDIT_RATIO = "leace", "leace_reread", "edit_ratio"
 Load = Callable[[Key], Readout]
 
 
-def check_wishes(ready: Prepared) -> None:
+def check_wishes(experiment: Experiment) -> None:
     """Raises ConfigError for analyses that the probe and the keys alone rule out."""
-    sweep, probe = ready.sweep, ready.probe
+    sweep, probe = experiment.sweep, experiment.probe
     for name in sweep.analyses:
         if name != ERASURE and not probe.log_odds:
             raise ConfigError(
@@ -40,25 +40,25 @@ def check_wishes(ready: Prepared) -> None:
             raise ConfigError(
                 f"sweep.analyses={name} needs a probe of one row a decision, which probe={probe.name} is not"
             )
-    if V_INFORMATION in sweep.analyses and sweep.baseline not in map(str, ready.keys):
+    if V_INFORMATION in sweep.analyses and sweep.baseline not in map(str, experiment.keys):
         raise ConfigError(
-            f"sweep.baseline={sweep.baseline} is not among the keys that are read, such as {ready.keys[0]}; add its "
-            "tower to layers.towers and its position to extract.positions, or name another key"
+            f"sweep.baseline={sweep.baseline} is not among the keys that are read, such as {experiment.keys[0]}; add "
+            "its tower to layers.towers and its position to extract.positions, or name another key"
         )
 
 
-def check_analyses(ready: Prepared) -> None:
+def check_analyses(experiment: Experiment) -> None:
     """Raises ConfigError or ProbeError for what cannot be analysed, before anything is extracted for it."""
-    sweep, kind = ready.sweep, ready.examples.kind
+    sweep, kind = experiment.sweep, experiment.examples.kind
     for name in sweep.analyses:
         if name != ERASURE and kind not in ("binary", "classes"):
             raise ConfigError(f"sweep.analyses={name} counts bits of labels, and the target is of kind {kind}")
     if MDL in sweep.analyses:
-        Sending(Bench(ready))
+        Sending(Probing(experiment))
     if ERASURE in sweep.analyses:
-        bench = Bench(ready)
-        for seed in bench.seeds:
-            erasing(bench, seed)
+        probing = Probing(experiment)
+        for seed in probing.seeds:
+            erasing(probing, seed)
 
 
 class Analyses:
@@ -66,8 +66,8 @@ class Analyses:
 
     def __init__(self, scoring: Scoring, parts: Parts, load: Load) -> None:
         self._scoring, self._parts, self._load = scoring, parts, load
-        self._bench = scoring.bench
-        self._config = self._bench.ready.sweep
+        self._probing = scoring.probing
+        self._config = self._probing.experiment.sweep
 
     def rows(self, key: Key, data: Callable[[], Readout]) -> list[Score]:
         """`data` loads the key's rows where a part is not there yet."""
@@ -83,15 +83,15 @@ class Analyses:
 
     @cached_property
     def _sending(self) -> "Sending":
-        return Sending(self._bench)
+        return Sending(self._probing)
 
     def _mdl(self, key: Key, data: Callable[[], Readout]) -> Iterator[Score]:
         """The online code of the real labels and of the control task, over all rows that are not held out."""
-        sending, bench = self._sending, self._bench
+        sending, probing = self._sending, self._probing
         places = [(control, known) for control in sending.controls for known in sending.ends.tolist()]
-        blanks = [Trial.blank(key, control, bench.seeds[0], f"first {known}") for control, known in places]
+        blanks = [Trial.blank(key, control, probing.seeds[0], f"first {known}") for control, known in places]
         problems = [sending.problem(*place) for place in places]
-        trials = self._parts.get(f"{key}.mdl", lambda: fitted(bench.ready.probe, data(), problems, blanks))
+        trials = self._parts.get(f"{key}.mdl", lambda: fitted(probing.experiment.probe, data(), problems, blanks))
         for i, control in enumerate(sending.controls):
             yield from sending.scores(
                 self._scoring, control, trials[i * len(sending.ends) : (i + 1) * len(sending.ends)]
@@ -101,26 +101,26 @@ class Analyses:
         """What a layer adds to the baseline key: bits, from one probe on the baseline and one on both together."""
         from mllm_probe.stats.information import information
 
-        bench, base = self._bench, Key.parse(self._config.baseline)
+        probing, base = self._probing, Key.parse(self._config.baseline)
         if key == base:
             return
-        before = self._parts.get(str(base), lambda: bench.trials(base, self._load(base), bench.controls))
+        before = self._parts.get(str(base), lambda: probing.trials(base, self._load(base), probing.controls))
         before = [trial for trial in before if not trial.control]
         features = f"with {base}"
 
         def joint() -> list[Trial]:
             own, other = data(), self._load(base)
             both = replace(own.data, rows=Beside(other.data.rows, own.data.rows))
-            return bench.trials(key, replace(own, data=both), features=features)
+            return probing.trials(key, replace(own, data=both), features=features)
 
         after = self._parts.get(f"{key}.with", joint)
-        test = bench.test
+        test = probing.test
         found = information(
             np.stack([trial.logits[test] for trial in before]),
             np.stack([trial.logits[test] for trial in after]),
-            bench.y[test],
+            probing.y[test],
             self._scoring.draws(test),
-            bench.kind,
+            probing.kind,
             self._scoring.level,
         )
         row = self._scoring.final(after, "v_information", found.bits)
@@ -131,39 +131,39 @@ class Analyses:
         on such erased rows, and by the probe of the layer as it was. The size of the edit is a row beside them."""
         trials = self._parts.get(f"{key}.leace", lambda: list(self._erased(key, data)))
         fresh, old = ([trial for trial in trials if trial.features == name] for name in (ERASED, REREAD))
-        sizes = {seed: [int(half.train.sum()) for half in erasing(self._bench, seed)] for seed in self._bench.seeds}
-        first = sizes[self._bench.seeds[0]]
+        sizes = {seed: [int(half.train.sum()) for half in erasing(self._probing, seed)] for seed in self._probing.seeds}
+        first = sizes[self._probing.seeds[0]]
         for row in self._scoring.scores(fresh):
             yield replace(row, n_train=first[1] if row.seed == "all" else sizes[int(row.seed)][1])
         yield from self._scoring.scores(old)
         ratio = self._scoring.final(fresh, EDIT_RATIO, float(np.mean([trial.facts[EDIT_RATIO] for trial in fresh])))
-        pictures = self._bench.pictures(erasing(self._bench, self._bench.seeds[0])[0].train)
+        pictures = self._probing.pictures(erasing(self._probing, self._probing.seeds[0])[0].train)
         yield replace(ratio, split="train", n=first[0], n_groups=pictures, n_train=first[0])
 
     def _erased(self, key: Key, data: Callable[[], Readout]) -> Iterator[Trial]:
         from mllm_probe.probes.leace import Erased, Leace
 
-        bench, own = self._bench, data()
-        for seed in bench.seeds:
-            taught, unseen = erasing(bench, seed)
+        probing, own = self._probing, data()
+        for seed in probing.seeds:
+            taught, unseen = erasing(probing, seed)
             eraser = Leace().fit(own.data, taught)
             bare = replace(own, data=replace(own.data, rows=Erased(own.data.rows, eraser)))
-            (fresh,) = fitted(bench.ready.probe, bare, [unseen], [Trial.blank(key, "", seed, ERASED)])
+            (fresh,) = fitted(probing.experiment.probe, bare, [unseen], [Trial.blank(key, "", seed, ERASED)])
             kept = {f"eraser.{name}": array for name, array in eraser.arrays().items()}
             facts = {**fresh.facts, EDIT_RATIO: eraser.facts[EDIT_RATIO]}
             yield replace(fresh, arrays={**fresh.arrays, **kept}, facts=facts)
-            before = Fitted.on(bench.ready.probe, own, [bench.problem("", seed)])
+            before = Fitted.on(probing.experiment.probe, own, [probing.problem("", seed)])
             yield from before.trials(bare, [Trial.blank(key, "", seed, REREAD)])
 
 
-def erasing(bench: Bench, seed: int) -> tuple[Problem, Problem]:
+def erasing(probing: Probing, seed: int) -> tuple[Problem, Problem]:
     """The problem that the eraser is fitted to and that of the fresh probe: half of the training pictures each.
 
     Raises ProbeError where a half lacks a label.
     """
-    whole = bench.problem("", seed)
-    pictures = np.random.default_rng(seed).permutation(np.unique(bench.groups[whole.train]))
-    mine = np.isin(bench.groups, pictures[: len(pictures) // 2])
+    whole = probing.problem("", seed)
+    pictures = np.random.default_rng(seed).permutation(np.unique(probing.groups[whole.train]))
+    mine = np.isin(probing.groups, pictures[: len(pictures) // 2])
     halves = replace(whole, train=whole.train & mine), replace(whole, train=whole.train & ~mine)
     labels = len(np.unique(whole.y[whole.train]))
     if whole.kind != "number" and any(len(np.unique(half.y[half.train])) < labels for half in halves):
@@ -198,14 +198,14 @@ class Sending:
     ProbeError where no two blocks are left.
     """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, probing: Probing) -> None:
         from mllm_probe.stats.coding import blocks
 
-        self._bench = bench
-        self._open = np.flatnonzero(np.isin(bench.split_of[bench.seeds[0]], ("train", "val")))
-        found = blocks(bench.groups[self._open], bench.seeds[0])
-        self.order, self.classes = self._open[found.order], len(np.unique(bench.y))
-        self.controls = [control for control in ("", CONTROL_TASK) if control in bench.controls]
+        self._probing = probing
+        self._open = np.flatnonzero(np.isin(probing.split_of[probing.seeds[0]], ("train", "val")))
+        found = blocks(probing.groups[self._open], probing.seeds[0])
+        self.order, self.classes = self._open[found.order], len(np.unique(probing.y))
+        self.controls = [control for control in ("", CONTROL_TASK) if control in probing.controls]
         short = [i for i, known in enumerate(found.ends.tolist()) if not self._teaches(known)]
         self.ends: np.ndarray = found.ends[max(short, default=-1) + 1 :]
         if len(self.ends) < 2:
@@ -220,24 +220,24 @@ class Sending:
 
     def problem(self, control: str, known: int) -> Problem:
         """The first `known` rows; the last pictures among them validate."""
-        bench, rows = self._bench, self.order[:known]
-        held = np.isin(bench.groups[rows], bench.groups[rows[int(known * (1 - HELD_BACK)) :]])
-        y, train, val = np.zeros_like(bench.y), *np.zeros((2, len(bench.y)), dtype=bool)
-        y[rows], train[rows[~held]], val[rows[held]] = bench.truth(control)[rows], True, True
-        return Problem(y, train, val, bench.kind, seed=bench.seeds[0])
+        probing, rows = self._probing, self.order[:known]
+        held = np.isin(probing.groups[rows], probing.groups[rows[int(known * (1 - HELD_BACK)) :]])
+        y, train, val = np.zeros_like(probing.y), *np.zeros((2, len(probing.y)), dtype=bool)
+        y[rows], train[rows[~held]], val[rows[held]] = probing.truth(control)[rows], True, True
+        return Problem(y, train, val, probing.kind, seed=probing.seeds[0])
 
     def scores(self, scoring: Scoring, control: str, trials: Sequence[Trial]) -> Iterator[Score]:
         """Totals of all rows, and block_bits against n_train: the loss-data curve."""
         from mllm_probe.stats.coding import online_code, surplus
         from mllm_probe.stats.information import surprisal
 
-        bench, order = self._bench, self.order
-        truth = bench.truth(control)
-        bits = [surprisal(trial.logits[order], truth[order], bench.kind) for trial in trials]
+        probing, order = self._probing, self.order
+        truth = probing.truth(control)
+        bits = [surprisal(trial.logits[order], truth[order], probing.kind) for trial in trials]
         spans = list(zip(self.ends[:-1].tolist(), self.ends[1:].tolist(), strict=True))
         losses = np.asarray([one[known:after].sum() for one, (known, after) in zip(bits[:-1], spans, strict=True)])
         code = online_code(losses, self.ends, self.classes, float(bits[-1].sum()))
-        beyond = surplus(losses, self.ends, self.classes, bench.ready.sweep.enough_bits)
+        beyond = surplus(losses, self.ends, self.classes, probing.experiment.sweep.enough_bits)
         totals = {
             "codelength": code.bits,
             "compression": code.compression,
@@ -252,5 +252,5 @@ class Sending:
             yield self._row(row, order[known:after], known)
 
     def _row(self, row: Score, rows: np.ndarray, n_train: int) -> Score:
-        groups = len(np.unique(self._bench.groups[rows]))
+        groups = len(np.unique(self._probing.groups[rows]))
         return replace(row, features="single", split=ONLINE, n=len(rows), n_groups=groups, n_train=n_train)

@@ -8,7 +8,7 @@ import numpy as np
 from mllm_probe.errors import ProbeError
 from mllm_probe.fitting.model_answers import said
 from mllm_probe.fitting.readout import Readout, Source
-from mllm_probe.fitting.trials import Bench, Trial
+from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.probes.majority import Majority
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key, before_question
@@ -25,7 +25,7 @@ SURE = 0.999  # of the interval that must lie below chance: one in 2,000 models 
 class Guards:
     """Checks of one sweep; `told` raises ProbeError, or notes the sentence and keeps it in `said`."""
 
-    bench: Bench
+    probing: Probing
     reporter: Reporter
     said: list[str] = field(default_factory=list)
 
@@ -37,23 +37,23 @@ class Guards:
 
     def question(self) -> None:
         """Do the words alone give the label?"""
-        bench = self.bench
-        if bench.kind == "number":
+        probing = self.probing
+        if probing.kind == "number":
             return
-        split = bench.split_of[bench.seeds[0]]
-        self.told(question_decides(bench.texts, bench.y.tolist(), split == "train", bench.test))
+        split = probing.split_of[probing.seeds[0]]
+        self.told(question_decides(probing.texts, probing.y.tolist(), split == "train", probing.test))
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Probes that say the same of every row, above the embeddings and behind what is asked."""
         real = [trial for trial in trials if trial.key and not trial.control and trial.features == "single"]
-        if real and real[0].key and _sees(real[0].key) and not isinstance(self.bench.ready.probe, Majority):
+        if real and real[0].key and _sees(real[0].key) and not isinstance(self.probing.experiment.probe, Majority):
             rows = real[0].read
             self.told(constant_predictions(np.stack([trial.logits[rows] for trial in real]), str(real[0].key)))
 
     def vectors(self, source: Source) -> None:
         """At the highest block that is read: statements with other labels must not have the same state."""
-        decisions = self.bench.ready.examples.decisions
-        keys = [key for key in self.bench.ready.keys if _sees(key) and key.site.part == "block"]
+        decisions = self.probing.experiment.examples.decisions
+        keys = [key for key in self.probing.experiment.keys if _sees(key) and key.site.part == "block"]
         top = max((key.site.layer for key in keys), default=0)
         for key in keys:
             if key.site.layer < top or key.position.startswith("tokens:"):
@@ -66,21 +66,21 @@ class Guards:
 
     def answers(self, scoring: Scoring, source: Source) -> None:
         """Are the model's own answers worse than chance, as exchanged words make them?"""
-        bench, ready = self.bench, self.bench.ready
-        trained = ready.model.weights != "random"
-        for key in ready.answer_keys if trained else ():
-            if key.site.layer == ready.anatomy.blocks["lm"]:
-                logits = said(bench, source, key)
-                rows = bench.test & ~np.isnan(logits.reshape(len(logits), -1)[:, 0])
-                value = float(measure("auroc", logits[rows], bench.y[rows], kind=bench.kind)[0])
-                between = of("auroc", logits[None, rows], bench.y[rows], scoring.draws(rows), bench.kind, SURE)
-                words = bound(ready.extract.answers, ready.examples)
-                self.told(worse_than_chance(value, between.high, answered(words, ready.examples)))
+        probing, experiment = self.probing, self.probing.experiment
+        trained = experiment.model.weights != "random"
+        for key in experiment.answer_keys if trained else ():
+            if key.site.layer == experiment.anatomy.blocks["lm"]:
+                logits = said(probing, source, key)
+                rows = probing.test & ~np.isnan(logits.reshape(len(logits), -1)[:, 0])
+                value = float(measure("auroc", logits[rows], probing.y[rows], kind=probing.kind)[0])
+                between = of("auroc", logits[None, rows], probing.y[rows], scoring.draws(rows), probing.kind, SURE)
+                words = bound(experiment.extract.answers, experiment.examples)
+                self.told(worse_than_chance(value, between.high, answered(words, experiment.examples)))
 
     def told(self, sentence: str | None) -> None:
         if sentence is None:
             return
-        if self.bench.ready.guards == "stop":
+        if self.probing.experiment.guards == "stop":
             raise ProbeError(f"{sentence}; guards=note goes on all the same")
         self.said.append(sentence)
         self.reporter.note(f"guard: {sentence}")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.experiment.experiment import FLOORS, Prepared
+from mllm_probe.experiment.experiment import FLOORS, Experiment
 from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.resume import Parts
-from mllm_probe.fitting.trials import Bench, Trial, fitted
+from mllm_probe.fitting.trials import Probing, Trial, fitted
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.scoring.aggregate import Scoring
@@ -43,49 +43,49 @@ class Place:
         return Key(Site("vision", layer), self.position)
 
 
-def places(ready: Prepared) -> list[Place]:
+def places(experiment: Experiment) -> list[Place]:
     """Position by position. A mean over STI's tokens is a feature of its own name: only a weighted sum of layers."""
-    if not ready.integrated:
+    if not experiment.integrated:
         return []
     from mllm_probe.features.recipes import STI
 
     found = []
-    for position in dict.fromkeys(key.position for key in ready.integrated):
-        for name, arms in ready.arms.items():
+    for position in dict.fromkeys(key.position for key in experiment.integrated):
+        for name, arms in experiment.arms.items():
             pooled = arms.own.kind == STI and not position.startswith("tokens:")
             key = Key(Site("vision", arms.own.final), position)
             found.append(Place(key, f"{name}_mean" if pooled else name, arms))
     return found
 
 
-def shown_at(ready: Prepared) -> list[Prepared]:
+def shown_at(experiment: Experiment) -> list[Experiment]:
     """The controls that showed the model something else, or another one."""
-    return [variant for variant in ready.variants if variant.control not in FLOORS]
+    return [variant for variant in experiment.variants if variant.control not in FLOORS]
 
 
 class Integrations:
     """Their trials, kept part by part as all others are."""
 
-    def __init__(self, bench: Bench, source: Source, scoring: Scoring, parts: Parts) -> None:
-        self._bench, self._source, self._scoring, self._parts = bench, source, scoring, parts
+    def __init__(self, probing: Probing, source: Source, scoring: Scoring, parts: Parts) -> None:
+        self._probing, self._source, self._scoring, self._parts = probing, source, scoring, parts
 
     def found(self) -> Iterator[Found]:
         """The trials of each integration and their rows of scores.csv, then those of each of its controls."""
-        for place in places(self._bench.ready):
+        for place in places(self._probing.experiment):
             yield self._own(place)
             for control in place.arms.controls:
                 trials = self._controls(place, control)
                 yield trials, self._scores(place, control, trials)
-            for variant in shown_at(self._bench.ready):
+            for variant in shown_at(self._probing.experiment):
                 trials = self._shown(place, variant)
                 yield trials, self._scores(place, variant.control, trials)
 
     def _own(self, place: Place) -> Found:
-        bench = self._bench
+        probing = self._probing
 
         def make() -> list[Trial]:
             readout = integrated(self._source, place, place.arms.own)
-            return bench.trials(place.key, readout, bench.controls, place.features)
+            return probing.trials(place.key, readout, probing.controls, place.features)
 
         trials = self._parts.get(f"{place.key}.{place.features}", make)
         return trials, self._scoring.scores(trials)
@@ -112,9 +112,9 @@ class Integrations:
         return self._parts.get(f"{place.key}.{place.features}.{control}", make)
 
     def _fitted(self, place: Place, control: str, source: Source, recipe: "Recipe") -> list[Trial]:
-        return self._bench.shown(control, place.key, integrated(source, place, recipe), place.features)
+        return self._probing.shown(control, place.key, integrated(source, place, recipe), place.features)
 
-    def _shown(self, place: Place, variant: Prepared) -> list[Trial]:
+    def _shown(self, place: Place, variant: Experiment) -> list[Trial]:
         source, own = Source(variant), place.arms.own
         if not all(variant.has(place.at(layer)) and source.holds(place.at(layer)) for layer in own.layers):
             return []
@@ -126,13 +126,13 @@ class Integrations:
         from mllm_probe.features.derived import reduced, widened
         from mllm_probe.features.recipes import MLP, Recipe
 
-        own, bench = place.arms.own, self._bench
+        own, probing = place.arms.own, self._probing
         final = integrated(self._source, place, Recipe(MLP, own.final))
         base = final if control == RELU else integrated(self._source, place, own)
         width = final.data.width
         found = []
-        for seed in bench.seeds:
-            problem = bench.problem("", seed)
+        for seed in probing.seeds:
+            problem = probing.problem("", seed)
             train = problem.train[base.who]
             rows: Derived = (
                 widened(base.data, train, width * (own.width - 1), seed)
@@ -140,7 +140,7 @@ class Integrations:
                 else reduced(base.data, train, width)
             )
             blank = Trial.blank(place.key, control, seed, place.features)
-            (trial,) = fitted(bench.ready.probe, _with(base, rows), [problem], [blank])
+            (trial,) = fitted(probing.experiment.probe, _with(base, rows), [problem], [blank])
             found.append(replace(trial, arrays={**trial.arrays, **rows.arrays()}))
         return found
 
@@ -148,13 +148,13 @@ class Integrations:
         """Of the single layers up to the final one, each fitted as if `layers` had chosen it."""
         from mllm_probe.features.controls import BEST
 
-        bench = self._bench
+        probing = self._probing
         found = []
         for layer in range(place.arms.own.final + 1):
             key = place.at(layer)
             trials = self._parts.get(
                 str(key),
-                lambda key=key: bench.trials(key, self._source.readout(key), bench.controls),  # type: ignore[misc]
+                lambda key=key: probing.trials(key, self._source.readout(key), probing.controls),  # type: ignore[misc]
             )
             found.append([trial for trial in trials if not trial.control])
         best = found[preferred(np.asarray([self._scoring.validation(trials) for trials in found]))]

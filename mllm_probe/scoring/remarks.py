@@ -19,17 +19,17 @@ class Remarks:
         self.found: dict[str, list[str]] = {}
 
     def add(self, trials: Sequence[Trial]) -> None:
-        for remark in remarks_on(trials, self._scoring.bench.kind):
+        for remark in remarks_on(trials, self._scoring.probing.kind):
             self.found.setdefault(remark, []).append(_subject(trials))
 
     def tell(self, source: Source, reporter: Reporter) -> None:
         """All of it, and what could not be fitted."""
-        bench = self._scoring.bench
-        keys = len(bench.ready.keys) + len(places(bench.ready))
+        probing = self._scoring.probing
+        keys = len(probing.experiment.keys) + len(places(probing.experiment))
         for remark, named in self.found.items():
             rest = "" if len(named) <= NAMED else f" and {len(named) - NAMED} more"
             reporter.note(f"{len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
-        for said in (bench.left_out, bench.undecided(source), *self._scoring.bounds_said()):
+        for said in (probing.left_out, probing.undecided(source), *self._scoring.bounds_said()):
             if said:
                 reporter.note(said)
 

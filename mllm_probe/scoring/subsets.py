@@ -21,8 +21,8 @@ class Subsets:
     """Headline rows of real trials, and of the copy ceiling nothing more."""
 
     def __init__(self, scoring: Scoring) -> None:
-        self._scoring, self._bench = scoring, scoring.bench
-        self._decisions = scoring.bench.ready.examples.decisions
+        self._scoring, self._probing = scoring, scoring.probing
+        self._decisions = scoring.probing.experiment.examples.decisions
 
     def scores(self, trials: Sequence[Trial]) -> list[Score]:
         """The rows of one key's real trials."""
@@ -34,9 +34,9 @@ class Subsets:
 
     def _wordings(self, trials: Sequence[Trial]) -> Iterator[Score]:
         """Prompt transfer: the same probes on statements in other words (Yu and Lee 2025, anchor and variants)."""
-        bench = self._bench
-        for wording in dict.fromkeys(bench.wordings[bench.wordings != ""].tolist()):
-            rows = (bench.place("", trials[0].seed) == REWORDED) & (bench.wordings == wording) & trials[0].read
+        probing = self._probing
+        for wording in dict.fromkeys(probing.wordings[probing.wordings != ""].tolist()):
+            rows = (probing.place("", trials[0].seed) == REWORDED) & (probing.wordings == wording) & trials[0].read
             yield from (replace(row, test_template=wording) for row in self._part(trials, rows))
 
     def _named(self, trials: Sequence[Trial]) -> Iterator[Score]:
@@ -45,14 +45,14 @@ class Subsets:
 
     def _classes(self, trials: Sequence[Trial]) -> Iterator[Score]:
         """The recall of each of several classes: the share of its decisions that are said to be of it."""
-        bench, scoring, tested = self._bench, self._scoring, self._tested(trials)
-        if bench.kind != "classes":
+        probing, scoring, tested = self._probing, self._scoring, self._tested(trials)
+        if probing.kind != "classes":
             return
         logits = np.stack([scoring.logits(trial, scoring.headline, tested) for trial in trials])
-        right = row_scores(logits, bench.y[tested], bench.kind)
-        for code, name in enumerate(bench.ready.examples.names):
-            rows = tested & (bench.y == code)
-            if bench.pictures(rows) > 1:
+        right = row_scores(logits, probing.y[tested], probing.kind)
+        for code, name in enumerate(probing.experiment.examples.names):
+            rows = tested & (probing.y == code)
+            if probing.pictures(rows) > 1:
                 own = right[rows[tested]]
                 between = of_rows(own, scoring.draws(rows), scoring.level, share=True)
                 row = replace(
@@ -87,8 +87,8 @@ class Subsets:
 
     def _covariates(self, trials: Sequence[Trial]) -> Iterator[Score]:
         """Each stratum of each covariate."""
-        for name, strata in self._bench.strata.items():
-            for stratum in np.unique(strata[self._bench.test]).tolist():
+        for name, strata in self._probing.strata.items():
+            for stratum in np.unique(strata[self._probing.test]).tolist():
                 yield from self._part(trials, self._tested(trials) & (strata == stratum), f"{name}={stratum}")[-1:]
 
     def _tested(self, trials: Sequence[Trial]) -> np.ndarray:
@@ -96,7 +96,7 @@ class Subsets:
 
     def _part(self, trials: Sequence[Trial], rows: np.ndarray, name: str = "") -> list[Score]:
         """The headline of each seed and of all over some test rows; nothing where there are none."""
-        if self._bench.pictures(rows) < 2:
+        if self._probing.pictures(rows) < 2:
             return []
         scoring, metric = self._scoring, self._scoring.headline
         found = [replace(scoring.row(trial, metric, rows), subset=name) for trial in trials]
@@ -111,6 +111,6 @@ class Subsets:
         found: dict[str, dict[str, np.ndarray]] = {}
         for name in ("named", "category"):
             values = np.asarray([decision.strata.get(name, "") for decision in self._decisions])
-            seen = sorted(set(values[self._bench.test].tolist()) - {""})
+            seen = sorted(set(values[self._probing.test].tolist()) - {""})
             found[name] = {value: values == value for value in seen} if len(seen) > 1 else {}
         return found

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_table
 from mllm_probe.files.seals import sealed
@@ -29,36 +29,36 @@ def save_splits(path: Path, splits: Mapping[int, Mapping[str, str]]) -> None:
     save_table(path, ("seed", "group", "split"), rows)
 
 
-def _places(ready: Prepared, run: Path) -> list[str]:
+def _places(experiment: Experiment, run: Path) -> list[str]:
     """Where the pictures of examples.json are found: a folder here, and seen from the run's own, should both move."""
-    folder = folder_of(ready.examples.samples)
+    folder = folder_of(experiment.examples.samples)
     return [str(folder), below(run, folder)]
 
 
 def summarised(
-    run: Path, ready: Prepared, scores: Sequence[Score], metric: str, more: Mapping[str, Any]
+    run: Path, experiment: Experiment, scores: Sequence[Score], metric: str, more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The run in a few numbers; the only file of its folder `run` that holds clock times."""
-    positions = dict.fromkeys(key.position for key in ready.keys)
+    positions = dict.fromkeys(key.position for key in experiment.keys)
     headline = [s for s in scores if s.metric == metric]
     return {
         "run": scores[0].run,
-        "cache": ready.identity.digest,
-        "model": ready.model.label,
-        "dataset": ready.collection.name,
-        "task": ready.task.name,
+        "cache": experiment.identity.digest,
+        "model": experiment.model.label,
+        "dataset": experiment.collection.name,
+        "task": experiment.task.name,
         "metric": metric,
-        "answers": list(bound(ready.extract.answers, ready.examples)) or None,
-        "pictures": len(ready.collection.pictures),
-        "pictures_in": _places(ready, run),
-        "skipped": [*ready.collection.skipped, *ready.examples.skipped],
-        "labels": {"names": list(ready.examples.names), "said": list(ready.examples.said)},
-        "samples": len(ready.examples.samples),
-        "decisions": len(ready.examples.decisions),
+        "answers": list(bound(experiment.extract.answers, experiment.examples)) or None,
+        "pictures": len(experiment.collection.pictures),
+        "pictures_in": _places(experiment, run),
+        "skipped": [*experiment.collection.skipped, *experiment.examples.skipped],
+        "labels": {"names": list(experiment.examples.names), "said": list(experiment.examples.said)},
+        "samples": len(experiment.examples.samples),
+        "decisions": len(experiment.examples.decisions),
         "chosen": {p: chosen for p in positions if (chosen := _chosen(headline, p))},
         "baselines": {s.control or s.probe: s.value for s in headline if not s.site and _is_final(s)},
         "unconverged": sum(not s.converged for s in headline if s.seed != "all" and s.split == "test"),
-        "provenance": ready.store.provenance(),
+        "provenance": experiment.store.provenance(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         **more,
     }

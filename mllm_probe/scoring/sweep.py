@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mllm_probe.errors import CacheError
-from mllm_probe.experiment.experiment import OPTIONAL, Prepared, filled
+from mllm_probe.experiment.experiment import OPTIONAL, Experiment, filled
 from mllm_probe.experiment.first_samples import keep_first
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.resume import FITS, LOGITS, Parts
-from mllm_probe.fitting.trials import Bench
+from mllm_probe.fitting.trials import Probing
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import Score
 from mllm_probe.results.score_file import ScoreFile
@@ -41,9 +41,9 @@ class Swept:
     clear: Callable[[], None]
 
 
-def check_filled(ready: Prepared, reporter: Reporter) -> None:
+def check_filled(experiment: Experiment, reporter: Reporter) -> None:
     """Raises CacheError where the cache lacks something; a control that not every model has is only told."""
-    for each in (ready, *ready.variants):
+    for each in (experiment, *experiment.variants):
         try:
             filled(each)
         except CacheError as error:
@@ -52,22 +52,22 @@ def check_filled(ready: Prepared, reporter: Reporter) -> None:
             reporter.note(f"{each.control}: not applicable, for {error}")
 
 
-def sweep_cached(ready: Prepared, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
+def sweep_cached(experiment: Experiment, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
     """Write every file of the run, when no other process is at the same one. `extraction`: what filled the cache, for
     the summary."""
-    scoring = Scoring(Bench(ready))
-    parts = Parts(ready.outputs.parts(scoring.run))
+    scoring = Scoring(Probing(experiment))
+    parts = Parts(experiment.outputs.parts(scoring.run))
     with parts.turn(reporter):
         return _swept(scoring, parts, paths, reporter, extraction)
 
 
 def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
     """scores.csv grows key by key, and is whole when the layers have been compared."""
-    bench, ready = scoring.bench, scoring.bench.ready
-    started, source, table = time.monotonic(), Source(ready), ScoreFile(paths.scores)
-    guards, remarks = Guards(bench, reporter), Remarks(scoring)
+    probing, experiment = scoring.probing, scoring.probing.experiment
+    started, source, table = time.monotonic(), Source(experiment), ScoreFile(paths.scores)
+    guards, remarks = Guards(probing, reporter), Remarks(scoring)
     guards.first(scoring, source)
-    comparisons, total = Comparisons(scoring, source), steps(bench)
+    comparisons, total = Comparisons(scoring, source), steps(probing)
     scores: list[Score] = []
     for done, (trials, rows) in enumerate(trials_and_scores(scoring, source, parts), 1):
         for each in (guards, remarks, comparisons):
@@ -81,27 +81,27 @@ def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, 
     scores = comparisons.tested(scores, tests)
     save_tests(paths.tests, tests)
     table.replace(scores)
-    _save(bench, parts, paths)
+    _save(probing, parts, paths)
     more = {
-        "fingerprint": bench.scored.fingerprint,
-        "template": keep_first(ready)[0].template,
+        "fingerprint": probing.scored.fingerprint,
+        "template": keep_first(experiment)[0].template,
         "remarks": remarks.found,
         "guards": guards.said,
         "intervals": scoring.bounds_said(),
-        "controls": ready.told,
+        "controls": experiment.told,
         **compared,
         "seconds": {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)},
         "extraction": dict(extraction),
     }
-    summary = summarised(paths.root, ready, scores, scoring.headline, more)
-    save_examples(paths, ready, bench.scored, summary)
-    save_decided(paths, bench, summary, reporter)
+    summary = summarised(paths.root, experiment, scores, scoring.headline, more)
+    save_examples(paths, experiment, probing.scored, summary)
+    save_decided(paths, probing, summary, reporter)
     save_summary(paths, summary)
     return Swept(summary, comparisons.curves, parts.clear)
 
 
-def _save(bench: Bench, parts: Parts, paths: RunPaths) -> None:
+def _save(probing: Probing, parts: Parts, paths: RunPaths) -> None:
     """Splits, predictions and probes."""
-    save_splits(paths.splits, bench.splits)
-    parts.join(LOGITS, paths.predictions, bench.scored.metadata())
+    save_splits(paths.splits, probing.splits)
+    parts.join(LOGITS, paths.predictions, probing.scored.metadata())
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})

@@ -16,7 +16,7 @@ from mllm_probe.config.geometry import AlignConfig
 from mllm_probe.config.run import run_digest
 from mllm_probe.config.sweep import PERMUTED
 from mllm_probe.errors import ProbeError
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.geometry.row_checks import check_finite
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Picture, Sample
@@ -47,8 +47,8 @@ def said_alone(text: str) -> Sample:
 class Sides:
     """The pictures alone and the texts alone, read by one model."""
 
-    pictures: Prepared
-    texts: Prepared
+    pictures: Experiment
+    texts: Experiment
 
     @cached_property
     def coverages(self) -> tuple[Coverage, Coverage]:
@@ -60,11 +60,11 @@ class Sides:
         parts = zip(
             (self.pictures, self.texts), (Key(site, position) for position in at), samples, self.coverages, strict=True
         )
-        return States(*(_rows(ready, key, uids, coverage) for ready, key, uids, coverage in parts))
+        return States(*(_rows(experiment, key, uids, coverage) for experiment, key, uids, coverage in parts))
 
 
-def _rows(ready: Prepared, key: Key, samples: Sequence[str], coverage: Coverage) -> np.ndarray:
-    rows = ready.store.read(key, samples, coverage)[0].double().numpy()
+def _rows(experiment: Experiment, key: Key, samples: Sequence[str], coverage: Coverage) -> np.ndarray:
+    rows = experiment.store.read(key, samples, coverage)[0].double().numpy()
     check_finite(rows, str(key))
     return rows
 
@@ -73,9 +73,9 @@ class Alignment:
     """The measures of each split are drawn once, so that all layers answer the same questions."""
 
     def __init__(
-        self, ready: Prepared, galleries: Mapping[str, Gallery], config: AlignConfig, reporter: Reporter
+        self, experiment: Experiment, galleries: Mapping[str, Gallery], config: AlignConfig, reporter: Reporter
     ) -> None:
-        self._ready, self._galleries, self._config, self._reporter = ready, galleries, config, reporter
+        self._experiment, self._galleries, self._config, self._reporter = experiment, galleries, config, reporter
         settings = config.align
         self._single = {split: galleries[split].single for split in HELD_OUT}
         self._documents: dict[str, Documents] = {
@@ -84,7 +84,7 @@ class Alignment:
         self._draws = Redraws(config.sweep.draws)
         self._delta: dict[str, float] = {}
         self._unbounded: dict[str, str] = {}
-        self.run = run_digest(config, ready.identity.digest, ready.examples)
+        self.run = run_digest(config, experiment.identity.digest, experiment.examples)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -210,15 +210,15 @@ class Alignment:
 
     def _blank(self, one: Sides | None = None, site: Site | None = None, at: tuple[str, str] = ("", "")) -> Score:
         """Everything a row says of what was compared, without a measure."""
-        ready, model = self._ready, self._config.model
-        read = one.pictures if one else ready
+        experiment, model = self._experiment, self._config.model
+        read = one.pictures if one else experiment
         return Score(
             run=self.run,
             cache=read.identity.digest if site else "",
             model=read.model.label,
             revision=model.revision or "",
             quantization=model.precision,
-            dataset=ready.collection.name,
+            dataset=experiment.collection.name,
             task="",
             target="",
             subset="",
@@ -226,7 +226,7 @@ class Alignment:
             tower=site.tower if site else "",
             layer=site.layer if site else None,
             part=site.part if site else "",
-            depth=round(ready.anatomy.depth(site), 4) if site else None,
+            depth=round(experiment.anatomy.depth(site), 4) if site else None,
             position=" x ".join(at) if site else "",
             features=CENTRED,
             probe=COSINE,

@@ -421,11 +421,11 @@ def test_a_summary_tells_of_all_attempts(
     asked = (*QUICK, *SMALL, *tiny(checkpoint), "model.quantization=none", "layers.range=[2,2]", "layers.stride=1")
     fill, calls = filling._fill, []
 
-    def dies(ready: object, *more: object) -> dict[str, object]:
-        calls.append(ready)
+    def dies(experiment: object, *more: object) -> dict[str, object]:
+        calls.append(experiment)
         if len(calls) == 2:
             raise DataError("killed")
-        return fill(ready, *more)  # type: ignore[arg-type]
+        return fill(experiment, *more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(filling, "_fill", dies)

@@ -274,14 +274,14 @@ def test_too_few_rows_are_refused_before_anything_is_read() -> None:
     check_rows(4, GeometrySettings(measures=["cka"]))
 
 
-class PlantedBench:
+class PlantedProbing:
     """Layer 0 tells the label in dimension 0; layer 1 tells it there faintly and in dimension 1 loudly, where layer 0
     has loud noise; layer 2 is constant and layer 3 wider. So 0 serves 1 but 1 does not serve 0."""
 
     kind, seeds = "binary", (0, 1)
 
-    def __init__(self, ready: object) -> None:
-        self.ready = ready
+    def __init__(self, experiment: object) -> None:
+        self.experiment = experiment
         rng = np.random.default_rng(0)
         self.y = rng.integers(0, 2, size=600)
         self.split = np.repeat(["train", "val", "test"], [300, 100, 200])
@@ -304,11 +304,11 @@ class PlantedBench:
 
 
 def test_transfer_goes_from_the_row_to_the_column(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_probe.geometry.transfer.Bench", PlantedBench)
-    monkeypatch.setattr("mllm_probe.geometry.transfer.Source", lambda ready, _: PlantedBench(ready))
-    ready = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1]), probe=Logistic())
+    monkeypatch.setattr("mllm_probe.geometry.transfer.Probing", PlantedProbing)
+    monkeypatch.setattr("mllm_probe.geometry.transfer.Source", lambda experiment, _: PlantedProbing(experiment))
+    experiment = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1]), probe=Logistic())
     keys, ticks = [Key(Site("lm", layer), "last") for layer in range(4)], []
-    decided = transfer(ready, None, keys, keys, lambda: ticks.append(1))  # type: ignore[arg-type]
+    decided = transfer(experiment, None, keys, keys, lambda: ticks.append(1))  # type: ignore[arg-type]
     found = decided.compared(200, 0)
     assert len(decided.y) == 200 and len(ticks) == 8
     assert (np.diag(found.value)[[0, 1, 3]] > 0.95).all()

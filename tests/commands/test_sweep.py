@@ -20,7 +20,7 @@ from mllm_probe.config.run import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
 from mllm_probe.files.store_paths import PartPaths
 from mllm_probe.fitting.resume import FITS, LOGITS, Parts
-from mllm_probe.fitting.trials import Bench, Trial
+from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Key
 from mllm_probe.results.logits import load_scored
@@ -100,13 +100,13 @@ def test_erased_layers_are_read_on_pictures_that_the_eraser_never_saw(swept: Pat
 
 
 def test_the_eraser_and_the_fresh_probe_share_no_picture() -> None:
-    one = bench([None] * 12, [float(i) for i in range(12)], "number")
+    one = probing([None] * 12, [float(i) for i in range(12)], "number")
     taught, unseen = erasing(one, 0)
     whole = one.problem("", 0).train
     assert taught.train.sum() == unseen.train.sum() == 2 and (taught.train ^ unseen.train == whole).all()
     assert (taught.val == unseen.val).all() and not (taught.val & whole).any()
     with pytest.raises(ProbeError, match="sweep.analyses=erasure .* half of the 4 training pictures"):
-        labelled = bench([None] * 12, [i // 2 % 2 for i in range(12)])
+        labelled = probing([None] * 12, [i // 2 % 2 for i in range(12)])
         for seed in labelled.seeds:
             erasing(labelled, seed)
 
@@ -161,35 +161,37 @@ def held_out(swept: Path, seed: str) -> np.ndarray:
     return (decisions(swept).group.map(split) == "test").to_numpy()
 
 
-def bench(types: list[str | None], labels: list[float], kind: str = "binary", controls: tuple[str, ...] = ()) -> Bench:
+def probing(
+    types: list[str | None], labels: list[float], kind: str = "binary", controls: tuple[str, ...] = ()
+) -> Probing:
     """Twelve pictures and a decision each, without a model."""
     folds = {f"p{i}": i // 4 for i in range(12)}
     rows = enumerate(zip(types, labels, strict=True))
     made = tuple(Decision(str(i), "s", "t", y, f"p{i}", type=kind_) for i, (kind_, y) in rows)
     sweep = SimpleNamespace(seeds=[0, 1])
     examples = Examples((), made, folds, kind)
-    return Bench(SimpleNamespace(examples=examples, sweep=sweep, folds=Folds(), controls=controls))  # type: ignore[arg-type]
+    return Probing(SimpleNamespace(examples=examples, sweep=sweep, folds=Folds(), controls=controls))  # type: ignore[arg-type]
 
 
 def test_a_control_task_gives_each_type_one_label() -> None:
     types = ["cat", "dog", "cup", "car"] * 3
-    found = bench(types, [0, 1] * 6).control_labels
+    found = probing(types, [0, 1] * 6).control_labels
     assert found is not None
     assert all(len(set(found[np.asarray(types) == name])) == 1 for name in types) and found.sum() == 6
-    common = bench(["cat"] * 3 + ["dog"] * 3 + ["cup"] * 3 + ["car"] * 3, [0, 1] * 6).control_labels
+    common = probing(["cat"] * 3 + ["dog"] * 3 + ["cup"] * 3 + ["car"] * 3, [0, 1] * 6).control_labels
     assert common is None or common.sum() == 6
-    numbers = bench(types, list(range(12)), "number").control_labels
+    numbers = probing(types, list(range(12)), "number").control_labels
     assert numbers is not None and len(set(numbers)) == 4 and set(numbers) <= set(range(12))
 
 
 def test_a_control_task_without_types_does_not_exist() -> None:
     for types in ([None] * 12, ["cat"] * 12, [*["cat", "dog"] * 5, "cat", None]):
-        made = bench(types, [0, 1] * 6, controls=("control_task", "permuted"))
+        made = probing(types, [0, 1] * 6, controls=("control_task", "permuted"))
         assert made.control_labels is None and made.controls == ("", "permuted")
 
 
 def test_no_probe_sees_a_test_label_and_permutation_moves_the_others_only() -> None:
-    made = bench(["cat", "dog"] * 6, [1] * 4 + [0, 1] * 4, controls=("permuted",))
+    made = probing(["cat", "dog"] * 6, [1] * 4 + [0, 1] * 4, controls=("permuted",))
     for control in made.controls:
         problem = made.problem(control, 0)
         assert (problem.y[made.test] == 0).all() and not (problem.train | problem.val)[made.test].any()
@@ -206,8 +208,8 @@ def test_permuted_training_labels_move_with_their_pictures(sizes: list[int]) -> 
     folds = {name: 1 + i % 2 for i, name in enumerate(dict.fromkeys(groups))}
     rows = tuple(Decision(f"{i:03}", "s", "t", int(int(g[1:]) > 5), g) for i, g in enumerate(groups))
     sweep = SimpleNamespace(seeds=[0, 1, 2])
-    ready = SimpleNamespace(examples=Examples((), rows, folds), sweep=sweep, folds=Folds(), controls=("permuted",))
-    made, moved = Bench(ready), []  # type: ignore[arg-type]
+    experiment = SimpleNamespace(examples=Examples((), rows, folds), sweep=sweep, folds=Folds(), controls=("permuted",))
+    made, moved = Probing(experiment), []  # type: ignore[arg-type]
     for seed in made.seeds:
         y = made.problem("permuted", seed).y
         assert y.sum() == made.y.sum()
@@ -266,19 +268,19 @@ def test_a_killed_sweep_goes_on_behind_the_keys_it_fitted(
     whole = folder(tmp_path)
     assert not list((tmp_path / "outputs").glob("unfinished/*"))
     fitted: list[str] = []
-    trials = Bench.trials
+    trials = Probing.trials
 
-    def stop_at_the_fifth(self: Bench, key: Key, *rest: object, **named: object) -> list[Trial]:
+    def stop_at_the_fifth(self: Probing, key: Key, *rest: object, **named: object) -> list[Trial]:
         if len(fitted) == 5:
             raise KeyboardInterrupt
         fitted.append(str(key))
         return trials(self, key, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Bench, "trials", stop_at_the_fifth)
+    monkeypatch.setattr(Probing, "trials", stop_at_the_fifth)
     assert probe("sweep", *args)[0] == 1
     assert len(list((tmp_path / "outputs").glob("unfinished/*/*.safetensors"))) == 5
     monkeypatch.setattr(
-        Bench, "trials", lambda self, key, *a, **n: (fitted.append(str(key)), trials(self, key, *a, **n))[1]
+        Probing, "trials", lambda self, key, *a, **n: (fitted.append(str(key)), trials(self, key, *a, **n))[1]
     )
     assert probe("sweep", *args)[0] == 0
     assert len(fitted) == len(set(fitted)), "no key is fitted twice"
@@ -411,7 +413,7 @@ def test_parts_that_are_gone_are_named(tmp_path: Path) -> None:
 def test_what_changes_a_label_changes_the_run() -> None:
     """Parts of a killed sweep are found by this digest: other labels, types or splits are another sweep."""
     config = RunConfig(dataset={"root": None}, task={}, probe={})
-    one = bench(["cat", "dog"] * 6, [0, 1] * 6).ready.examples
+    one = probing(["cat", "dog"] * 6, [0, 1] * 6).experiment.examples
     flipped = replace(one, decisions=tuple(replace(d, label=1 - d.label) for d in one.decisions))
     retyped = replace(one, decisions=tuple(replace(d, type="cup") for d in one.decisions))
     moved = replace(one, folds={name: 1 - fold for name, fold in one.folds.items()})

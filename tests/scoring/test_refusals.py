@@ -30,7 +30,7 @@ def flattened(monkeypatch: Planted, change: str) -> None:
         if key.site.layer < 4 or "answer" in key.position:
             return found
         rows = found.data.rows[:].clone()
-        groups = np.asarray([d.group for d in self.ready.examples.decisions])
+        groups = np.asarray([d.group for d in self.experiment.examples.decisions])
         for group in np.unique(groups) if change == "picture" else ():
             mine = torch.from_numpy(groups == group)
             rows[mine] = rows[mine][0]
@@ -63,7 +63,7 @@ def test_probes_that_say_the_same_of_all(probe: Run, checkpoint: Path, monkeypat
 
 def test_a_question_that_decides_its_label(probe: Run, checkpoint: Path, monkeypatch: Planted) -> None:
     monkeypatch.setattr(
-        "mllm_probe.fitting.trials.Bench.texts", property(lambda self: [f"is it {label}?" for label in self.y])
+        "mllm_probe.fitting.trials.Probing.texts", property(lambda self: [f"is it {label}?" for label in self.y])
     )
     code, _, err = probe("run", *tiny(checkpoint), *ARGS)
     assert code == 1 and "the question decides the label" in err

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.experiment.experiment import Prepared
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.experiment.first_samples import keep_first
 from mllm_probe.files.paths import RunPaths, replacing
 from mllm_probe.models.prompts.rendering import Rendering
@@ -20,13 +20,20 @@ from mllm_probe.scoring.shown_examples import below, folder_of
 from mllm_probe.tasks.splits import Folds
 
 
-def save_first(ready: Prepared, paths: RunPaths, reporter: Reporter) -> str:
+def save_first(experiment: Experiment, paths: RunPaths, reporter: Reporter) -> str:
     """Those of a run; how their prompts are wrapped, which is said."""
-    kept = keep_first(ready)
-    shown = inspections(kept, ready.extract.positions, ready.sweep.seeds[0], ready.examples, ready.folds, ready.anatomy)
-    folder = folder_of(ready.examples.samples)
-    facts = {"model": ready.model.label, "task": ready.task.name, "dataset": ready.collection.name}
-    save_inspections(paths, shown, {**facts, "seed": ready.sweep.seeds[0]}, folder)
+    kept = keep_first(experiment)
+    shown = inspections(
+        kept,
+        experiment.extract.positions,
+        experiment.sweep.seeds[0],
+        experiment.examples,
+        experiment.folds,
+        experiment.anatomy,
+    )
+    folder = folder_of(experiment.examples.samples)
+    facts = {"model": experiment.model.label, "task": experiment.task.name, "dataset": experiment.collection.name}
+    save_inspections(paths, shown, {**facts, "seed": experiment.sweep.seeds[0]}, folder)
     reporter.note(f"prompts: {kept[0].template}")
     return kept[0].template
 

@@ -22,7 +22,7 @@ class Comparisons:
     """Trials are given key by key; each comparison keeps what it needs of them."""
 
     def __init__(self, scoring: Scoring, source: Source) -> None:
-        self._scoring, self._design = scoring, ByDesign.of(scoring.bench, source)
+        self._scoring, self._design = scoring, ByDesign.of(scoring.probing, source)
         self._floors, self._verdicts = Floors(scoring, self._design), Verdicts(scoring, self._design)
         self._controls, self._gains = Controls(scoring, self._design), _gains(scoring)
 
@@ -56,7 +56,7 @@ class Comparisons:
 
 
 def _gains(scoring: Scoring) -> "Gains | None":
-    if not scoring.bench.ready.integrated:
+    if not scoring.probing.experiment.integrated:
         return None
     from mllm_probe.scoring.verdicts.integration_gains import Gains
 

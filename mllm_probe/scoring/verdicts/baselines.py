@@ -13,7 +13,7 @@ import numpy as np
 
 from mllm_probe.errors import ProbeError, count
 from mllm_probe.fitting.headline_metric import BALANCED, MEASURES, R2
-from mllm_probe.fitting.trials import Bench, Trial
+from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import ALPHA, BY_DESIGN, Score
 from mllm_probe.records.sites import Key
@@ -32,26 +32,26 @@ FIXED = (BALANCED, "auroc", R2)  # measures whose floor is a number, whatever th
 WORDS = {ABOVE_CHANCE: "above chance", FLOOR: "above the best constant answer", BEYOND: "beyond the covariate"}
 
 
-def constant(bench: Bench, rows: np.ndarray) -> Trial:
+def constant(probing: Probing, rows: np.ndarray) -> Trial:
     """The best constant answer about the decisions `rows` [N] bool: it is told how common their labels are, or their
     mean, and nothing else. So it is the same for all seeds, and no probe that says the same of all rows scores more."""
-    y = bench.y[rows]
-    if bench.kind == "number":
+    y = probing.y[rows]
+    if probing.kind == "number":
         answer = y.mean()
     else:
-        shares = np.bincount(y, minlength=int(bench.y.max()) + 1) / len(y)
+        shares = np.bincount(y, minlength=int(probing.y.max()) + 1) / len(y)
         log_odds = np.log(shares.clip(min=1e-300))
-        answer = log_odds if bench.kind == "classes" else log_odds[1] - log_odds[0]
-    logits = np.broadcast_to(answer, (len(bench.y), *np.shape(answer)))
+        answer = log_odds if probing.kind == "classes" else log_odds[1] - log_odds[0]
+    logits = np.broadcast_to(answer, (len(probing.y), *np.shape(answer)))
     facts = {"converged": 1.0, "log_odds": 1.0, "answer": 1.0}
-    return Trial(None, "", CONSTANT, bench.seeds[0], logits, facts, {}, "none")
+    return Trial(None, "", CONSTANT, probing.seeds[0], logits, facts, {}, "none")
 
 
 class Floors:
     """The real trials of a sweep, key by key, held against both."""
 
     def __init__(self, scoring: Scoring, design: ByDesign) -> None:
-        self._scoring, self._bench, self._design = scoring, scoring.bench, design
+        self._scoring, self._probing, self._design = scoring, scoring.probing, design
         self._trials: dict[Key, list[Trial]] = {}
         self._known: dict[Key, list[Trial]] = {}
 
@@ -64,8 +64,8 @@ class Floors:
 
     def scores(self) -> list[Score]:
         """The best constant answer to all test questions by each measure. No interval: nothing was drawn."""
-        test, kind = self._bench.test, self._bench.kind
-        trial = constant(self._bench, test)
+        test, kind = self._probing.test, self._probing.kind
+        trial = constant(self._probing, test)
         rows = [self._scoring.row(trial, metric, test) for metric in METRICS[kind] if metric in MEASURES]
         return [replace(row, seed="all", ci_level=None) for row in rows if not np.isnan(row.value)]
 
@@ -75,7 +75,7 @@ class Floors:
         for key, trials in self._trials.items():
             families.setdefault(self._scoring.rows(trials[0], "test").tobytes(), []).append(key)
         found = [test for keys in families.values() for test in self._above_chance(keys, reporter)]
-        for name in self._bench.strata:
+        for name in self._probing.strata:
             found += [test for keys in families.values() for test in self._beyond(keys, name, reporter)]
         return [*found, *self._above_constant(), *self._by_design()]
 
@@ -99,7 +99,7 @@ class Floors:
         """The same with labels that stay in their stratum of a covariate; the value is what such labels do not give."""
         trials = [self._trials[key] for key in keys]
         rows = self._scoring.rows(trials[0][0], "test")
-        strata = self._bench.strata[name][rows]
+        strata = self._probing.strata[name][rows]
         cuts = len(np.unique(strata))
         if cuts == 1:
             reporter.note(f"no test beyond {name}: it is the same for all test questions")
@@ -119,11 +119,13 @@ class Floors:
 
     def _permuted(self, trials: Sequence[list[Trial]], rows: np.ndarray, strata: np.ndarray | None = None) -> MaxT:
         """Raises ProbeError."""
-        bench, metric = self._bench, self._scoring.headline
+        probing, metric = self._probing, self._scoring.headline
         logits = np.stack([[self._scoring.logits(one, metric, rows) for one in same] for same in trials])
-        table = statistic(metric, logits, bench.y[rows], bench.kind)
-        draws = bench.ready.sweep.permutations
-        return max_t(table, bench.y[rows], bench.groups[rows], bench.uids[rows], bench.kind, draws, strata=strata)
+        table = statistic(metric, logits, probing.y[rows], probing.kind)
+        draws = probing.experiment.sweep.permutations
+        return max_t(
+            table, probing.y[rows], probing.groups[rows], probing.uids[rows], probing.kind, draws, strata=strata
+        )
 
     def _above_constant(self) -> list[Test]:
         """One-sided, by the interval of what a key has over the answer; Holm over the keys that have one."""
@@ -139,7 +141,7 @@ class Floors:
         """Difference, interval, p and least detectable difference. Signs of differences are not flipped here: a layer
         and a constant are not exchangeable, and where a label is rare the rows that have it weigh many times more."""
         scoring, rows = self._scoring, self._scoring.rows(trials[0], "test")
-        own, floor = (scoring.row_scores(side, rows) for side in (trials, [constant(self._bench, rows)]))
+        own, floor = (scoring.row_scores(side, rows) for side in (trials, [constant(self._probing, rows)]))
         draws = scoring.draws(rows)
 
         def between(level: float) -> Interval:

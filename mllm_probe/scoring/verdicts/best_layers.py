@@ -64,7 +64,7 @@ class Verdicts:
     """The real trials of a sweep, key by key, reduced to one score per test row."""
 
     def __init__(self, scoring: Scoring, design: ByDesign) -> None:
-        self._scoring, self._bench, self._design = scoring, scoring.bench, design
+        self._scoring, self._probing, self._design = scoring, scoring.probing, design
         self._rows: dict[Key, np.ndarray] = {}
         self._read: dict[Key, np.ndarray] = {}
         self._probe = ""
@@ -74,7 +74,7 @@ class Verdicts:
     def add(self, trials: Sequence[Trial]) -> None:
         """Keep what the comparisons need: what each test row adds to the headline."""
         if trials and trials[0].control == ZERO_SHOT:
-            self._answer = self._scoring.row_scores(trials, self._bench.test)
+            self._answer = self._scoring.row_scores(trials, self._probing.test)
         real = [trial for trial in trials if trial.key and not trial.control and trial.features == "single"]
         if not real:
             return
@@ -126,7 +126,7 @@ class Verdicts:
 
     @property
     def _margin(self) -> float:
-        return self._bench.ready.sweep.margin
+        return self._probing.experiment.sweep.margin
 
     def _shape(self, family: str, keys: Sequence[Key], rows: np.ndarray, form: Shape) -> Iterator[Test]:
         """Which blocks may be the best, which are equal, and the word that follows."""
@@ -145,10 +145,10 @@ class Verdicts:
     def _keep(self, keys: Sequence[Key], rows: np.ndarray, chosen: int, above: bool) -> None:
         """The curve of a position, for studies that compare two."""
         if len(keys) >= FEWEST:
-            ready, position = self._bench.ready, keys[0].position
+            experiment, position = self._probing.experiment, keys[0].position
             sites = tuple(str(key.site) for key in keys)
-            depths = np.asarray([ready.anatomy.depth(key.site) for key in keys])
-            groups, name = self._bench.groups[self._read[keys[0]]], f"{ready.task.name} at {position}"
+            depths = np.asarray([experiment.anatomy.depth(key.site) for key in keys])
+            groups, name = self._probing.groups[self._read[keys[0]]], f"{experiment.task.name} at {position}"
             reason = self._scoring.incomparable(self._read[keys[0]]) or ""
             self.curves[position] = Curve(sites, depths, rows, groups, chosen, name, above, reason)
 

@@ -49,12 +49,12 @@ class Controls:
     """The trials of the layers and of the controls with activations of their own, reduced to one score per test row."""
 
     def __init__(self, scoring: Scoring, design: ByDesign) -> None:
-        self._scoring, self._bench, self._design = scoring, scoring.bench, design
+        self._scoring, self._probing, self._design = scoring, scoring.probing, design
         self._arms: dict[str, dict[Key, _Arm]] = {name: {} for name in ("", *self._names)}
 
     @property
     def _names(self) -> list[str]:
-        return [variant.control for variant in self._bench.ready.variants]
+        return [variant.control for variant in self._probing.experiment.variants]
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Of anything else nothing is kept."""
@@ -95,7 +95,7 @@ class Controls:
         pairs = [pair for pair in pairs if not self._scoring.incomparable(pair.real.read)]
         if not pairs:
             return rows
-        found = max_t_flips(self._sums(pairs), self._bench.ready.sweep.permutations)
+        found = max_t_flips(self._sums(pairs), self._probing.experiment.sweep.permutations)
         for pair, p, adjusted in zip(pairs, found.p.tolist(), found.p_adjusted.tolist(), strict=True):
             verdict = signed(float(pair.gap.mean()), adjusted)
             rows.append(self._row(family, pair, p_value=p, p_adjusted=adjusted, verdict=verdict))
@@ -103,7 +103,7 @@ class Controls:
 
     def _sums(self, pairs: Sequence[_Pair]) -> np.ndarray:
         """Differences added up by picture [K, G]."""
-        groups = np.unique(self._bench.groups, return_inverse=True)[1]
+        groups = np.unique(self._probing.groups, return_inverse=True)[1]
         return np.stack([np.bincount(groups[pair.real.read], pair.gap, groups.max() + 1) for pair in pairs])
 
     def _row(self, family: str, pair: _Pair, **more: Any) -> Test:
@@ -112,7 +112,7 @@ class Controls:
             self._scoring.run,
             CONTROL,
             family,
-            self._bench.ready.probe.name,
+            self._probing.experiment.probe.name,
             pair.key.position,
             str(pair.key.site),
             pair.control,

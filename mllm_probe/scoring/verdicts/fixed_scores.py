@@ -13,7 +13,7 @@ import numpy as np
 from mllm_probe.experiment.experiment import FLOORS
 from mllm_probe.fitting.baseline_trials import QUESTION_ONLY
 from mllm_probe.fitting.readout import Readout, Source
-from mllm_probe.fitting.trials import Bench
+from mllm_probe.fitting.trials import Probing
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.scoring.verdicts.design import nothing_to_know
@@ -31,15 +31,15 @@ class ByDesign:
     found: Mapping[Place, str | None]
 
     @classmethod
-    def of(cls, bench: Bench, source: Source) -> "ByDesign":
+    def of(cls, probing: Probing, source: Source) -> "ByDesign":
         """Reads the test rows of every key, of the whole spans only where their first tokens do not tell."""
-        texts, test = np.asarray(bench.texts), bench.test
-        asked = nothing_to_know(texts[test], bench.y[test], bench.groups[test])
+        texts, test = np.asarray(probing.texts), probing.test
+        asked = nothing_to_know(texts[test], probing.y[test], probing.groups[test])
         found: dict[Place, str | None] = {(QUESTION_ONLY, None): asked}
-        for each in (source, *map(Source, bench.ready.variants)):
-            for key in each.ready.keys:
+        for each in (source, *map(Source, probing.experiment.variants)):
+            for key in each.experiment.keys:
                 if each.holds(key):
-                    found[each.ready.control, key] = _at(bench, each.readout(key))
+                    found[each.experiment.control, key] = _at(probing, each.readout(key))
         return cls(found)
 
     def has(self, control: str, key: Key | None) -> bool:
@@ -84,18 +84,18 @@ class ByDesign:
         return bool(control) and control not in FLOORS and self.has("", key)
 
 
-def _at(bench: Bench, readout: Readout) -> str | None:
+def _at(probing: Probing, readout: Readout) -> str | None:
     """Of the test decisions that a key is read for."""
-    tested = np.flatnonzero(bench.test[readout.who])
+    tested = np.flatnonzero(probing.test[readout.who])
     rows, bounds = readout.data.rows, readout.data.bounds
     starts = tested if bounds is None else bounds[tested]
-    why = _why(bench, readout, tested, [rows[i : i + 1] for i in starts.tolist()])
+    why = _why(probing, readout, tested, [rows[i : i + 1] for i in starts.tolist()])
     if why is None or bounds is None:
         return why
-    return _why(bench, readout, tested, [rows[bounds[i] : bounds[i + 1]] for i in tested.tolist()])
+    return _why(probing, readout, tested, [rows[bounds[i] : bounds[i + 1]] for i in tested.tolist()])
 
 
-def _why(bench: Bench, readout: Readout, tested: np.ndarray, read: Iterable["torch.Tensor"]) -> str | None:
+def _why(probing: Probing, readout: Readout, tested: np.ndarray, read: Iterable["torch.Tensor"]) -> str | None:
     """Rows that one output of a probe reads are alike where their numbers are equal."""
     heads = [0] * len(tested) if readout.heads is None else readout.heads[tested].tolist()
     seen: dict[tuple[int, bytes], int] = {}
@@ -104,4 +104,4 @@ def _why(bench: Bench, readout: Readout, tested: np.ndarray, read: Iterable["tor
         for head, state in zip(heads, read, strict=True)
     ]
     who = readout.who[tested]
-    return nothing_to_know(np.asarray(codes), bench.y[who], bench.groups[who])
+    return nothing_to_know(np.asarray(codes), probing.y[who], probing.groups[who])

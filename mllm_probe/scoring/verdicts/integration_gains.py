@@ -47,8 +47,8 @@ class Gains:
     """The trials of integrations and of their controls, reduced to one score per test row."""
 
     def __init__(self, scoring: Scoring) -> None:
-        self._scoring, self._bench = scoring, scoring.bench
-        self._places = {(p.position, p.features): p for p in places(scoring.bench.ready)}
+        self._scoring, self._probing = scoring, scoring.probing
+        self._places = {(p.position, p.features): p for p in places(scoring.probing.experiment)}
         self._arms: dict[tuple[str, str], dict[str, _Arm]] = {}
 
     def add(self, trials: Sequence[Trial]) -> None:
@@ -60,7 +60,7 @@ class Gains:
         assert key is not None
         read = self._scoring.rows(real[0], "test")
         scores = self._scoring.row_scores(real, read)
-        strongest = max(getattr(self._bench.ready.probe, "lambdas", ()), default=None)
+        strongest = max(getattr(self._probing.experiment.probe, "lambdas", ()), default=None)
         edge = strongest is not None and any(trial.facts.get("lambda") == strongest for trial in real)
         arm = _Arm(str(key.site), scores, read, self._scoring.validation(real), edge)
         self._arms.setdefault((key.position, real[0].features), {})[real[0].control] = arm
@@ -82,7 +82,13 @@ class Gains:
         position, features = place
         found = [self._scoring.difference(own.rows, other.rows, own.read) for other in others.values()]
         raw = [known(one.p) for one in found]
-        common = (self._scoring.run, INTEGRATION, f"{features} at {position}", self._bench.ready.probe.name, position)
+        common = (
+            self._scoring.run,
+            INTEGRATION,
+            f"{features} at {position}",
+            self._probing.experiment.probe.name,
+            position,
+        )
         return [
             Test(*common, own.site, name, p_value=p, p_adjusted=q, verdict=signed(one.value, q), **numbers(one))
             for name, one, p, q in zip(others, found, raw, holm_within(raw, [features] * len(raw)), strict=True)

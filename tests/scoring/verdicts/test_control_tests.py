@@ -21,10 +21,10 @@ def scoring(*controls: str) -> Any:
     """What Controls asks of a sweep: one decision a picture, all tested; a trial's logits are its scores."""
     sweep = SimpleNamespace(permutations=999)
     variants = [SimpleNamespace(control=name) for name in controls]
-    ready = SimpleNamespace(variants=variants, probe=SimpleNamespace(name="ridge"), sweep=sweep)
+    experiment = SimpleNamespace(variants=variants, probe=SimpleNamespace(name="ridge"), sweep=sweep)
     draws = Resamples(np.arange(PICTURES), 200)
     return SimpleNamespace(
-        bench=SimpleNamespace(ready=ready, groups=np.arange(PICTURES)),
+        probing=SimpleNamespace(experiment=experiment, groups=np.arange(PICTURES)),
         run="run",
         level=0.95,
         rows=lambda trial, split: np.ones(PICTURES, bool),
