@@ -28,7 +28,6 @@ from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.experiment.cache_identity import identity_of, name_cache
-from mllm_probe.experiment.request import PASS_TOKENS
 from mllm_probe.extraction.plan import SHARED
 from mllm_probe.extraction.proof import prove
 from mllm_probe.extraction.scheduling import Planner
@@ -83,8 +82,7 @@ anatomy = blueprint.anatomy
 layers = range(anatomy.blocks["lm"] + 1)  # 0 is what the first block receives
 keys = [Key(Site("lm", layer), position) for layer in layers for position in ("last", "mean_image")]
 survey = blueprint.survey(examples.samples, keys)
-longest = max(survey.tokens(uid) for uid in samples)
-print(f"{len(keys)} keys from {keys[0]} to {keys[-1]}; the longest prompt has {longest} tokens")
+print(f"{len(keys)} keys from {keys[0]} to {keys[-1]}; the longest prompt has {survey.longest} tokens")
 
 # 4. The cache. --------------------------------------------------------------------------------------------------------
 # Its folder is named after all that can change a stored number: the content of the checkpoint's files, the number
@@ -116,15 +114,14 @@ if missing:  # else no weight is loaded
     # Statements about a picture begin with the same tokens, and most of them are the picture's. To compute these once,
     # the statements are packed behind them in one sequence, and a mask keeps them from seeing each other. That must not
     # change a state, so this model has to show it on some prompts of this experiment (docs/design/packed-heads.md).
-    proof = prove(model, [*examples.samples[:3], examples.samples[-1]], keys, longest)
+    proof = prove(model, [*examples.samples[:3], examples.samples[-1]], keys, survey.longest)
     model.anatomy = replace(anatomy, causal=proof.causal)
     print(proof.why or f"packing changes a state by {proof.error:.0e} of it: statements share their picture's tokens")
 
     # 7. The plan. -----------------------------------------------------------------------------------------------------
     # Which samples share a pass, and which passes a file, is fixed before the first pass. So whoever is killed goes on
     # with the first file that is missing, and ends with the bytes that an undisturbed run has.
-    micro_batch = max(1, PASS_TOKENS[device] // longest)
-    planner = Planner(survey, model.anatomy, micro_batch, torch.float32.itemsize, shared=not proof.why)
+    planner = Planner.of(survey, model.anatomy, device, "float32", shared=not proof.why)
     for plan in planner.plans(missing):
         group = store.begin(plan.digest, plan.to_json(), model.provenance())
         print(f"plan {plan.digest}: {len(plan.units)} passes into {plan.shards} shards")

@@ -42,10 +42,9 @@ from mllm_probe.cache.store import Store
 from mllm_probe.config.model import DTYPES
 from mllm_probe.data.drawing import draw, random_scene
 from mllm_probe.data.pictures import open_rgb
-from mllm_probe.experiment.request import PASS_TOKENS
 from mllm_probe.extraction.estimate import matrix_rate
 from mllm_probe.extraction.proof import prove
-from mllm_probe.extraction.scheduling import Planner
+from mllm_probe.extraction.scheduling import PASS_TOKENS, Planner
 from mllm_probe.extraction.sharing import Work
 from mllm_probe.extraction.stream import Extraction
 from mllm_probe.files.digests import Digests, file_digest
@@ -97,7 +96,7 @@ class Arms:
         sites = [site for site in self.model.anatomy.sites() if site.tower == "lm" and site.part in ("block", "norm")]
         self.keys = tuple(Key(site, "last") for site in sites)
         self.survey = self.blueprint.survey(self.samples, self.keys)
-        self.longest = max(self.survey.tokens(sample.uid) for sample in self.samples)
+        self.longest = self.survey.longest
         self.micro_batch = self.micro_batch or max(1, PASS_TOKENS[self.model._device] // self.longest)
 
     @property

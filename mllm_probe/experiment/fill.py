@@ -148,7 +148,7 @@ def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     if not request.pictured:
         return Proof(request.experiment.anatomy.causal, why="there is no picture to share")
     keys = request.experiment.stored
-    proof = prove(model, request.proof_samples(), keys, request.longest, model.top(keys))
+    proof = prove(model, request.proof_samples(), keys, request.survey.longest, model.top(keys))
     if request.experiment.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
         return replace(proof, why="extract.prefix=off")
     if proof.why:

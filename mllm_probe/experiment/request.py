@@ -6,14 +6,13 @@ from functools import cached_property
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.extraction.estimate import BYTES, Estimate, bytes_of, estimate, matrix_rate
+from mllm_probe.extraction.estimate import Estimate, bytes_of, estimate, matrix_rate
 from mllm_probe.extraction.plan import Plan
-from mllm_probe.extraction.scheduling import Planner
+from mllm_probe.extraction.scheduling import BYTES, Planner
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
 
-PASS_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
 PROOF_GROUP, PROOF_OTHERS = 3, 2
 
 
@@ -44,10 +43,6 @@ class Request:
         """Whether prompt heads are to be shared, if the model proves that it can."""
         return self.experiment.extract.prefix == "auto" and self.pictured
 
-    @property
-    def longest(self) -> int:
-        return max(self.survey.tokens(uid) for uid in self.samples)
-
     def plans(self, device: str, shared: bool, causal: bool) -> list[Plan]:
         """Image states that are stored already under the same prefix are not planned again."""
         survey = self.survey
@@ -57,9 +52,8 @@ class Request:
             for gap, some in known.gaps(keys, uids).items():
                 needed.setdefault(gap, []).extend(some)
         anatomy = replace(self.experiment.anatomy, causal=causal)
-        width = BYTES[self.experiment.storage]
-        micro_batch = self.experiment.extract.micro_batch or max(1, PASS_TOKENS[device] // self.longest)
-        return Planner(survey, anatomy, micro_batch, width, shared).plans(needed)
+        stored, asked = self.experiment.storage, self.experiment.extract.micro_batch
+        return Planner.of(survey, anatomy, device, stored, shared, asked).plans(needed)
 
     def begun(self, plans: list[Plan], device: str) -> list[Plan]:
         """The plans another process is following, where the model proved to it that `plans` do not suit it."""

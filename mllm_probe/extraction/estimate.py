@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mllm_probe.config.model import DTYPES, ModelSettings
+from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.plan import SHARED, Plan
-from mllm_probe.extraction.scheduling import rows_of
+from mllm_probe.extraction.scheduling import BYTES, rows_of
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.sites import Anatomy
 
 GB = 1e9
-BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
 QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}  # of a weight, its scales included
 EFFICIENCY = 0.5  # of a plain matrix product, which a transformer reaches at best
 LIVE_ROWS = 24  # values of hidden width that a token holds at once inside a block, its neighbours' mask included

@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from mllm_probe.config.model import DTYPES
 from mllm_probe.extraction.plan import PLAIN, SHARED, Plan, Unit
 from mllm_probe.records.batches import Survey, common_head
 from mllm_probe.records.sites import Anatomy, Key
 
+BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
+PASS_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
 SHARD_BYTES = 100_000_000
 SHARD_UNITS = 16  # at most, so that a kill costs little where rows are small
 
@@ -46,6 +49,14 @@ class Planner:
     micro_batch: int
     bytes_per_value: int
     shared: bool
+
+    @classmethod
+    def of(
+        cls, survey: Survey, anatomy: Anatomy, device: str, dtype: str, shared: bool, micro_batch: int | None = None
+    ) -> "Planner":
+        """For states stored as `dtype`; without a `micro_batch`, passes are as large as suits the device."""
+        prompts = micro_batch or max(1, PASS_TOKENS[device] // survey.longest)
+        return cls(survey, anatomy, prompts, BYTES[dtype], shared)
 
     def plans(self, missing: Mapping[tuple[Key, ...], Sequence[str]]) -> list[Plan]:
         """One plan for each set of missing keys and the samples that lack these."""

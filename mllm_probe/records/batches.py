@@ -65,6 +65,11 @@ class Survey:
         """Length of the expanded prompt."""
         return len(self.ids[uid]) + self.picture_tokens
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(map(self.tokens, self.ids))
+
 
 @dataclass(frozen=True)
 class Batch:

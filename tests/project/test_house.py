@@ -10,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "mllm_probe"
 FILES = sorted(PACKAGE.rglob("*.py"))
+COMMANDS = sorted((PACKAGE / "commands").glob("*.py"))
 TESTS = PACKAGE.parent / "tests"
 BESIDES = {"support", "scripts", "project"}  # rooms of the tests alone
 FLOORS = [
@@ -46,6 +47,19 @@ ONLY_IN = {
     "wandb": {"loggers"},
     "mlflow": {"loggers"},
 }
+LONGEST_COMMAND = 120  # lines, so that it is read from top to bottom
+STILL_LONGER = {
+    "align",
+    "cache",
+    "check",
+    "compare",
+    "doctor",
+    "status",
+    "tune",
+    "vision_fit",
+    "vision_score",
+}  # none may join them
+STILL_IMPORTING = {"vision_policy"}
 MOST_FILES = 16  # of a folder, `__init__` among them
 SUFFIXES = {"", "e", "y", "s", "es", "d", "ed", "r", "er", "ers", "ing", "ment", "ments", "ion", "ions", "ity", "al"}
 
@@ -101,6 +115,13 @@ def test_a_folder_holds_few_files_and_the_package_itself_hardly_any() -> None:
     assert inside == {"__init__.py", "__init__.pyi", "__main__.py", "api.py", "errors.py"}
     for folder in {path.parent for path in FILES} - {PACKAGE, PACKAGE / "commands"}:
         assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: p.stem)
+def test_a_command_is_short_and_leaves_no_work_to_another(path: Path) -> None:
+    assert path.read_text().count("\n") <= LONGEST_COMMAND or path.stem in STILL_LONGER
+    others = [module for module in imports(path) if module.startswith("mllm_probe.commands")]
+    assert not others or path.stem in STILL_IMPORTING
 
 
 def test_no_two_names_of_files_differ_by_a_suffix_alone() -> None:
