@@ -95,7 +95,7 @@ def check_settings(config: AlignConfig) -> None:
         raise ConfigError("align reads one task; leave out `local`, or choose no experiment that sets it")
     if config.extract.gpus > 1:
         raise ConfigError(
-            f"extract.gpus={config.extract.gpus}: align reads pictures and captions in one process; leave it out"
+            f"extract.gpus={config.extract.gpus}: align reads pictures and captions in one process; set extract.gpus=1"
         )
     if config.splits.unit != "picture":
         raise ConfigError(

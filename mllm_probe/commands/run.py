@@ -22,8 +22,8 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
         runs = _study(config, paths, reporter)
     else:
         runs = [paths]
-        experiment = _checked(config, paths, reporter)
-        [swept] = _extracted_and_swept([experiment], [config], runs, reporter)
+        experiment = _experiment_of(config, paths, reporter)
+        [swept] = _extract_and_sweep([experiment], [config], runs, reporter)
         swept.clear()
         show(paths, reporter, config.report)
     log_runs(loggers, runs, config.paths.outputs, reporter)
@@ -40,8 +40,8 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> list[RunPa
     configs = sides_of(config)
     for side, own in zip(configs, runs, strict=True):
         own.root.mkdir(parents=True, exist_ok=True)
-        experiments.append(_checked(side, own, reporter))
-    swept = _extracted_and_swept(experiments, configs, runs, reporter)
+        experiments.append(_experiment_of(side, own, reporter))
+    swept = _extract_and_sweep(experiments, configs, runs, reporter)
     save_study(paths, config.sweep, runs, swept, reporter)
     for one in swept:
         one.clear()
@@ -49,7 +49,7 @@ def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> list[RunPa
     return runs
 
 
-def _checked(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Experiment:
+def _experiment_of(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Experiment:
     """The experiment, once all that can be wrong before its model is loaded is refused."""
     experiment = prepare(config, paths, reporter, early=check_reads)
     check_probe(experiment, config.report)
@@ -57,7 +57,7 @@ def _checked(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Experime
     return experiment
 
 
-def _extracted_and_swept(
+def _extract_and_sweep(
     experiments: Sequence[Experiment], configs: Sequence[RunConfig], runs: Sequence[RunPaths], reporter: Reporter
 ) -> list[Swept]:
     for experiment in experiments:

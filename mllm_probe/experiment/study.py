@@ -16,7 +16,7 @@ def sides_of(config: Config) -> tuple[Config, Config]:
     """The global experiment and the local one. Raises ConfigError, also for positions that neither reads and the page
     is to show."""
     sides = replace(config, local=None, report=_of_a_side(config.report)), local_side(config)
-    positions = [position for side in sides for position in side.extract.positions]
+    positions = dict.fromkeys(position for side in sides for position in side.extract.positions)
     config.report.check_read(positions, config.layers.towers or TOWERS)
     return sides
 
