@@ -40,7 +40,7 @@ check: $(READY)  ## format, lint, types, imports and written pages, nothing chan
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/project/test_house.py tests/project/test_reference.py
 
-format: $(READY)  ## format and mend what can be mended
+format: $(READY)  ## format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -11,7 +11,7 @@
     ├── TrainError            a training cannot go on
     └── PendingError          another process is at it; nothing is wrong
 
-A message is one sentence: what was wrong, the value seen, and what is allowed or mends it.
+A message is one sentence: what was wrong, the value seen, and what is allowed or fixes it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ from difflib import get_close_matches
 
 
 class MllmProbeError(Exception):
-    """Something the user can mend; its text is shown without a traceback."""
+    """Something the user can fix; its text is shown without a traceback."""
 
 
 class ConfigError(MllmProbeError):

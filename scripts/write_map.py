@@ -2,7 +2,7 @@
 
     python scripts/write_map.py
 
-A file's docstring is the place to mend. tests/project/test_reference.py fails where the page is not what this writes.
+A file's docstring is the place to fix. tests/project/test_reference.py fails where the page is not what this writes.
 """
 
 import ast
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "code.md"
 INTRODUCTION = """# The code, file by file
 
-<!-- written by scripts/write_map.py (make docs): mend the docstring, not this page -->
+<!-- written by scripts/write_map.py (make docs): fix the docstring, not this page -->
 
 **Begin with [walkthrough.py](walkthrough.py)**: the spine of the tool as one flat script that a reader follows in ten
 minutes, from pictures to the score of a layer with its interval. It is made of the pieces below, it runs, and its

@@ -3,7 +3,7 @@ and conf/ have it.
 
     python scripts/write_reference.py
 
-A new command, dataclass, YAML file or constructor shows up by itself; what is wrong in the page is mended in its
+A new command, dataclass, YAML file or constructor shows up by itself; what is wrong in the page is fixed in its
 docstring or comment. tests/project/test_reference.py fails where a file is not what this writes.
 """
 
@@ -25,7 +25,7 @@ from mllm_probe.files.reference import REFERENCE, heading
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 INTRODUCTION = """# Commands, settings and options
 
-<!-- written by scripts/write_reference.py (make docs): mend the docstring or the YAML comment, not this page -->
+<!-- written by scripts/write_reference.py (make docs): fix the docstring or the YAML comment, not this page -->
 
 `mllm-probe COMMAND [GROUP=OPTION ...] [key=value ...] [-m]`. A *group* is chosen among its [options](#options), which
 are the YAML files under `conf/`; a *setting* is changed by its name. Defaults here are those of the code; options and

@@ -196,7 +196,7 @@ class Store:
         found = [self._digests.of(paths.shard(number), checked=True) for number in range(shards)]
         before = _json(paths.manifest)["shards"] if paths.manifest.exists() else found
         if before != found:
-            raise CacheError(f"{paths.root} was extracted again and differs; delete this folder to start it anew")
+            raise CacheError(f"{paths.root} was extracted again and differs; delete this folder to start again")
         retries = {n: _json(p) for n in range(shards) if (p := paths.retry(n)).exists()}
         entry = {
             "shards": found,

@@ -216,7 +216,7 @@ def linked(root: Path, path: Path) -> bool:
 def remove(root: Path, path: Path) -> None:
     """Remove a file or folder below `root`. Raises CacheError where a link might lead elsewhere."""
     if linked(root, path):
-        raise CacheError(f"{path} is a link or lies behind one, and links are not followed; remove it by hand")
+        raise CacheError(f"{path} is a link or is in a linked folder, and links are not followed; remove it by hand")
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return

@@ -16,7 +16,7 @@ from mllm_probe.records.samples import digest
 
 REPEAT = "the run that made it, repeated, extracts it again; {damaged} removes its group"
 PRUNE = "{damaged} removes its group, and the run that made it, repeated, extracts it again"
-ANEW = "delete it, and the next extraction into this cache writes it again"
+ANEW = "delete it; the next extraction into this cache writes it again"
 SWEEP = "{prune} removes it once it is an hour old"
 ENTRIES = {"shards", "keys", "samples", "joined", "retries", "provenance"}  # of a manifest
 STRAY = "nothing reads it; move it elsewhere, or delete it"
@@ -24,12 +24,12 @@ STRAY = "nothing reads it; move it elsewhere, or delete it"
 
 @dataclass(frozen=True)
 class Finding:
-    """A file that is not as it should be, and what mends it, where {prune} and {damaged} are commands. `group` is the
+    """A file that is not as it should be, and what fixes it, where {prune} and {damaged} are commands. `group` is the
     one that it makes unusable."""
 
     path: Path
     what: str
-    mend: str
+    fix: str
     group: Group | None = None
     harmless: bool = False
 
@@ -44,7 +44,7 @@ def verify(cache: Cache, digests: Digests, advance: Callable[[], None]) -> Itera
         return
     identity = cache.identity
     if not digest(identity.get("fields")) == identity.get("digest") == cache.name:
-        yield Finding(cache.paths.identity, "is missing or does not spell out this identity", ANEW)
+        yield Finding(cache.paths.identity, "is missing or does not match this identity", ANEW)
     for group in cache.finished:
         yield from _records(group)
         for number, expected in enumerate(_digests_in(group) or ()):

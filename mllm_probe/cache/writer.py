@@ -65,5 +65,6 @@ class ShardWriter:
                 save_file(tensors, part, metadata={"index": json.dumps(index)})
         except (SafetensorError, OSError) as error:
             raise CacheError(
-                f"{self.path} cannot be written ({error}); finished shards are kept: make room and run the same again"
+                f"{self.path} cannot be written ({error}); finished shards are kept: free disk space and repeat the "
+                "command"
             ) from error

@@ -30,18 +30,18 @@ COMMANDS = {
     "report": "print and draw a finished run again: report FOLDER",
     "compare": "finished runs side by side: one CSV, a figure and a ranking a task",
     "geometry": "compare the layers of a filled cache with each other",
-    "fidelity": "what quantisation, or an adapter, does to the layers and to their probes",
+    "fidelity": "what quantisation, or an adapter, changes in the layers and their probes",
     "align": "how well pictures and captions match, layer by layer: retrieval, documents, quadruples",
     "tune": "train a connector, or adapters of the language model",
-    "check": "what a run would make of your table of questions, or of a folder in COCO's layout; no weights",
-    "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; no weights",
+    "check": "how a run would read your table of questions, or a folder in COCO's layout; loads no weights",
+    "inspect": "show what the model will read, and where: pictures, prompts, tokens, labels; loads no weights",
     "vision score": "how well vision encoders suit a multimodal model: A score, C score and others",
     "vision fit": "how well A and C scores of vision representations explain benchmarks",
     "vision policy": "which vision representations to train next, and how well that finds the best",
-    "status": "how the jobs of a multirun stand, and the command that runs the failed ones again",
+    "status": "state of the jobs of a multirun, and the command that repeats failed ones",
     "cache": "list, verify, prune and compare caches",
-    "list": "models, tasks, datasets, probes, experiments, launchers and more to choose from",
-    "doctor": "what this machine has for a run, and the command that mends what it lacks",
+    "list": "the models, tasks, datasets, probes, experiments, launchers and more to choose from",
+    "doctor": "is this machine ready for a run? and the commands that fix what is missing",
 }
 # {command: its module}; all others are Hydra jobs, see perform.job_name
 PLAIN = {name: f"commands.{name}" for name in ("check", "compare", "status", "cache", "list", "doctor")}
@@ -52,10 +52,10 @@ USAGE = """usage: mllm-probe {command} [GROUP=OPTION ...] [key=value ...] [-m] [
 commands:
 {commands}
 
---quiet leaves results and, as the last line, their folder on stdout, errors on stderr, and says nothing else;
---verbose says more, and when.
+--quiet prints only results and, as the last line, their folder on stdout, and errors on stderr;
+--verbose prints more, with times.
 """
-ABOUT = "mllm-probe: which layers of a multimodal language model hold global meaning, and which local\n"
+ABOUT = "mllm-probe: find which layers of a multimodal language model hold global meaning, and which local\n"
 EXAMPLES = """
 examples:
   mllm-probe inspect task=objects                     what the model will read, before anything is computed
@@ -64,11 +64,11 @@ examples:
   mllm-probe run -m task=entailment,objects           a sweep: every combination is a run
   mllm-probe compare outputs/multirun/DATE/TIME       the runs of a sweep side by side
   mllm-probe run -m hydra/launcher=slurm model=...    the same on a cluster
-  mllm-probe status outputs/multirun/DATE/TIME        how its jobs stand
-  mllm-probe list models                              what there is to choose from
-  mllm-probe doctor                                   is everything in place?
-  mllm-probe cache ls                                 what lies in outputs/cache, and how large it is
-  mllm-probe COMMAND --help                           its groups and settings, what they mean and may be
+  mllm-probe status outputs/multirun/DATE/TIME        state of its jobs
+  mllm-probe list models                              the models to choose from
+  mllm-probe doctor                                   is this machine ready for a run?
+  mllm-probe cache ls                                 what is in outputs/cache, and its size
+  mllm-probe COMMAND --help                           its groups and settings: meaning and allowed values
   eval "$(mllm-probe run -sc install=bash)"           tab completion (bash; zsh and fish alike)
 """
 
@@ -188,7 +188,7 @@ def _run_plain(tool: str, args: list[str]) -> None:
         place = getattr(_tool(tool), "PLACE", "--outputs FOLDER")
         _fail(cannot_use(error, place) if isinstance(error, OSError) else str(error))
     except KeyboardInterrupt:
-        _fail("stopped; the same command begins anew")
+        _fail("stopped; the same command starts again")
 
 
 def _leave_pipe() -> None:
@@ -240,7 +240,7 @@ def _run_hydra(command: str, args: list[str]) -> None:
             raise
         _fail(told(Multirun.folder) or sentence(command, error))
     except KeyboardInterrupt:
-        _fail(left(Multirun.folder) or "stopped; finished shards are kept, and the same command goes on behind them")
+        _fail(left(Multirun.folder) or "stopped; finished shards are kept, repeat the command to continue")
     except Exception as error:
         if began or wants_trace:  # a fault of ours, not of the composition: it deserves its traceback
             raise

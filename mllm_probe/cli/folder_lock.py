@@ -44,6 +44,6 @@ def keep(folder: Path) -> int:
 def _refusal(folder: Path, job: Job | None) -> ConfigError:
     who = f" ({f'job {job.slurm}' if job.slurm else f'process {job.pid}'} on {job.host})" if job else ""
     return ConfigError(
-        f"another command{who} writes to {folder}; wait until it is over, or name another folder with hydra.run.dir, "
-        "of a multirun with hydra.sweep.dir"
+        f"another command{who} writes to {folder}; wait until it ends, or name another folder with hydra.run.dir "
+        "(of a multirun: hydra.sweep.dir)"
     )

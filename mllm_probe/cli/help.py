@@ -15,11 +15,11 @@ MIDDLE, OPTION = 34, 20  # the column at which begins what a setting may be, wha
 CONFIG_DIR = ("--config-dir", "-cd")
 FLAGS = (
     "-m runs every combination of comma-separated values; --cfg job prints the composed config; --config-dir DIR adds "
-    "your own groups; --quiet leaves results, the folder they are in and errors, --verbose says more."
+    "your own groups; --quiet prints only results, their folder and errors, --verbose prints more."
 )
 DEFAULTS = (
-    "Defaults are those of the code; options and experiments set others, and --cfg job prints what the command would "
-    "go by. null switches a setting off or leaves the choice to the program."
+    "Defaults are those of the code; options and experiments set others, and --cfg job prints the values that the "
+    "command would use. null switches a setting off or leaves the choice to the program."
 )
 
 

@@ -97,7 +97,7 @@ class _Launcher(BaseSubmititLauncher):  # type: ignore[misc]
         signal.signal(signal.SIGINT, _stop_once)
         os.chdir(self.config.hydra.runtime.cwd)
         if code != code_here():
-            print(f"the code has changed since the job was sent: from {code} to {code_here()}", file=sys.stderr)
+            print(f"the code has changed since the job was submitted: from {code} to {code_here()}", file=sys.stderr)
         for config in jobs:
             folder = Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
             before = read(Job, RunPaths(folder).status)
@@ -230,13 +230,13 @@ def array_limit() -> int | None:
 
 
 def refusal(said: str) -> str:
-    """What sbatch said, in one sentence with the settings that mend it."""
+    """What sbatch said, in one sentence with the settings that fix it."""
     lines = re.findall(r"sbatch: (?:error|fatal): (.+)", said) or said.strip().splitlines()[-1:]
     why = lines[-1].removeprefix("Batch job submission failed: ")
     low = " ".join(lines).lower()
     setting = next((setting for word, setting in MENDS if word in low), None)
-    mend = f"change hydra.launcher.{setting}" if setting else "docs/cluster.md lists the settings of hydra.launcher"
-    return f"sbatch refused the jobs ({why}); {mend}, and `sinfo -o '%P %l %c %m %G'` shows what there is"
+    fix = f"change hydra.launcher.{setting}" if setting else "docs/cluster.md lists the settings of hydra.launcher"
+    return f"sbatch refused the jobs ({why}); {fix}, and `sinfo -o '%P %l %c %m %G'` shows what there is"
 
 
 def _asked(folder: Path) -> Asked:

@@ -72,10 +72,11 @@ class Multirun(Callback):  # type: ignore[misc]
         if verbosity() != QUIET:
             if known:
                 print(
-                    f"{folder} holds this sweep already; its jobs run again, and go on where they can", file=sys.stderr
+                    f"{folder} holds this sweep already; its jobs run again and continue where they can",
+                    file=sys.stderr,
                 )
             if asked.launcher != "basic":
-                print(f"`mllm-probe status {shlex.quote(str(folder))}` shows how the jobs get on", file=sys.stderr)
+                print(f"`mllm-probe status {shlex.quote(str(folder))}` shows the progress of the jobs", file=sys.stderr)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Where nothing was started nothing is left."""
@@ -111,8 +112,8 @@ def check_launcher(launcher: Any) -> None:
     for name in ("nodes", "tasks_per_node"):
         if (value := launcher[name]) != 1:
             raise ConfigError(
-                f"hydra.launcher.{name}={value} would start every job {value} times in one folder; allow 1, and share "
-                "one extraction out with extract.shard and extract.num_shards"
+                f"hydra.launcher.{name}={value} would start every job {value} times in one folder; set it to 1, and "
+                "split one extraction with extract.shard and extract.num_shards"
             )
     for name, least in LEAST.items():
         if (value := launcher.get(name)) is not None and value < least:
@@ -120,8 +121,8 @@ def check_launcher(launcher: Any) -> None:
     per_cpu, whole = launcher.get("mem_per_cpu"), launcher.get("mem_gb")
     if per_cpu and whole:
         raise ConfigError(
-            f"hydra.launcher.mem_per_cpu={per_cpu} and hydra.launcher.mem_gb={whole} both say how much memory a job "
-            "has; with the first set hydra.launcher.mem_gb=null"
+            f"hydra.launcher.mem_per_cpu={per_cpu} and hydra.launcher.mem_gb={whole} both set the memory of a job; "
+            "with the first, set hydra.launcher.mem_gb=null"
         )
     if "signal_delay_s" in launcher:
         check_limits(launcher.timeout_min, launcher.signal_delay_s, launcher.max_num_timeout)
@@ -137,14 +138,14 @@ def check_folder(folder: Path, asked: Asked) -> bool:
         return False
     before = read(Asked, paths.asked)
     if before is None or not asked.jobs or (before.command, before.jobs) != (asked.command, asked.jobs):
-        raise ConfigError(f"hydra.sweep.dir={folder} holds the jobs of another sweep; name a folder of its own")
+        raise ConfigError(f"hydra.sweep.dir={folder} holds the jobs of another sweep; name another folder")
     jobs = standings(folder)
     if going := [job for job in jobs if not job.over or job.state == BLOCKED]:
         arrays = dict.fromkeys(job.name.partition("_")[0] for job in going if job.name and asked.launcher == "slurm")
         end = f"end them with `scancel {' '.join(arrays)}`, " if arrays else ""
         raise ConfigError(
-            f"hydra.sweep.dir={folder} holds this very sweep, and {len(going)} of its {count(len(jobs), 'job')} are "
-            f"not over; wait for them, {end}or name another folder"
+            f"hydra.sweep.dir={folder} holds this same sweep, and {len(going)} of its {count(len(jobs), 'job')} are "
+            f"not finished; wait for them, {end}or name another folder"
         )
     return True
 
@@ -172,7 +173,7 @@ def _check_jobs(config: DictConfig, asked: Asked) -> None:
             models.append((model.label, vars(model)))
     if len(set(places)) < len(places):
         raise ConfigError(
-            f"hydra.sweep.subdir={places[0]} is one folder for several jobs; leave it out, or let it hold "
+            f"hydra.sweep.subdir={places[0]} is one folder for several jobs; leave it out, or include "
             "${hydra.job.num}; no job was started"
         )
     if alike := namesakes(models):
@@ -226,8 +227,8 @@ def left(folder: Path | None) -> str | None:
         return None
     arrays = dict.fromkeys(name.partition("_")[0] for name in names)
     return (
-        f"stopped waiting; the jobs {', '.join(names)} go on: `scancel {' '.join(arrays)}` ends them, "
-        f"`mllm-probe status {shlex.quote(str(folder))}` shows how they get on"
+        f"stopped waiting; the jobs {', '.join(names)} continue: `scancel {' '.join(arrays)}` ends them, "
+        f"`mllm-probe status {shlex.quote(str(folder))}` shows their progress"
     )
 
 

@@ -27,9 +27,9 @@ from mllm_probe.report.terminal.plain_tables import day, gigabytes, list_caches,
 from mllm_probe.report.terminal.progress import RichReporter
 
 COMMANDS = {
-    "ls": "what is there: one row per cache, or one per group of IDENTITY",
+    "ls": "list caches, one row each, or the groups of IDENTITY",
     "verify": "read every shard again and compare it with the manifests; exit code 1 where something is damaged",
-    "prune": "list what a killed process left behind, or whole caches that are named; --yes removes it",
+    "prune": "list leftovers of killed processes, or the named caches; --yes removes them",
     "why": "whether two runs share a cache, and if not, which fields of its identity differ",
 }
 ABOUT = "Look after the caches of activations in outputs/cache."
@@ -53,12 +53,14 @@ def run(args: Sequence[str]) -> None:
         found["why"].add_argument(number, metavar="RUN", help="folder of a run, such as outputs/run/DATE/TIME")
     given = parser.parse_args(args)
     if given.command == "prune" and given.identity and (given.unfinished or given.damaged):
-        found["prune"].error("a cache that is named goes as a whole: leave out IDENTITY, or --unfinished and --damaged")
+        found["prune"].error("a named cache is removed as a whole: leave out IDENTITY, or --unfinished and --damaged")
     actions[given.command](given)
 
 
 def _prune_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--unfinished", action="store_true", help="also groups begun and not written into for an hour")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="also unfinished groups that nothing wrote to for an hour"
+    )
     parser.add_argument("--damaged", action="store_true", help="also finished groups that `verify` finds damaged")
     parser.add_argument("--yes", action="store_true", help="remove what is listed")
 
@@ -97,7 +99,7 @@ def _verify(given: argparse.Namespace) -> None:
     groups = sum(len(cache.finished) for cache in chosen)
     checked = f"{count(groups, 'finished group')} in {count(len(chosen), 'cache')}"
     if damaged := len({finding.path for finding in findings if not finding.harmless}):
-        raise CacheError(f"{count(damaged, 'file')} of {checked} damaged or missing; what mends it is said above")
+        raise CacheError(f"{count(damaged, 'file')} of {checked} damaged or missing; how to fix it is said above")
     print(f"{checked}, {count(sum(map(shards_of, chosen)), 'shard')}: all as their manifests say")
     _print_unread(chosen)
 
@@ -124,11 +126,11 @@ def _findings(caches: Sequence[Cache], digests: Digests) -> list[Finding]:
 
 
 def _print_findings(findings: Iterable[Finding], outputs: OutputPaths) -> None:
-    """By what mends them, since one remedy often serves many files."""
+    """By what fixes them, since one remedy often serves many files."""
     commands = {"prune": prune("", outputs.root), "damaged": prune("--damaged", outputs.root)}
     remedies: dict[str, list[Finding]] = {}
     for finding in findings:
-        remedies.setdefault(finding.mend, []).append(finding)
+        remedies.setdefault(finding.fix, []).append(finding)
     for remedy, here in remedies.items():
         print(f"{remedy.format(**commands)}:")
         for finding in here:
@@ -144,7 +146,7 @@ def _prune(given: argparse.Namespace) -> None:
     found = _whole(choose(caches, given.identity)) if given.identity else _waste(outputs, list(caches.values()), given)
     behind = [entry.path for entry in found if linked(outputs.caches, entry.path)]
     for path in behind:
-        print(f"{path} is a link or lies behind one, and links are not followed: remove it by hand")
+        print(f"{path} is a link or is in a linked folder, and links are not followed: remove it by hand")
     _remove(outputs, [entry for entry in found if entry.path not in behind], given.yes)
 
 
@@ -163,7 +165,7 @@ def _waste(outputs: OutputPaths, caches: Sequence[Cache], given: argparse.Namesp
             if abandoned(group, now):
                 found[group.paths.root] = doomed(group.paths.root, "unfinished, nothing written for an hour")
             else:
-                print(f"{group.paths.root} was written into within the last hour: it may be at work, and stays")
+                print(f"{group.paths.root} was written to within the last hour: it may be in use, and is kept")
     if given.damaged:
         for finding in _findings(caches, open_digests(outputs.digests)):
             if finding.group is not None:
@@ -182,4 +184,4 @@ def _remove(outputs: OutputPaths, entries: Sequence[Doomed], really: bool) -> No
         if really:
             remove(outputs.caches, entry.path)
     freed = f"{gigabytes(sum(entry.bytes for entry in entries))} GB in {count(len(entries), 'place')}"
-    print(f"removed: {freed}" if really else f"would be removed: {freed}; --yes does it")
+    print(f"removed: {freed}" if really else f"would be removed: {freed}; add --yes to remove")

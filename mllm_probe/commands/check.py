@@ -103,7 +103,7 @@ def _judge(found: Checked, config: RunConfig, skipped: Sequence[str], make: Call
     """What is asked about the pictures, or why a run would refuse it."""
     if skipped and config.data.on_bad_row == "stop":
         bad = count(len(skipped), "bad row")
-        found.refusal = f"a run stops at the first of {bad}; mend them, or leave them out with data.on_bad_row=skip"
+        found.refusal = f"a run stops at the first of {bad}; fix them, or leave them out with data.on_bad_row=skip"
     try:
         examples = make()
         found.facts += [*_labels(examples), *_splits(config, examples)]
@@ -135,7 +135,10 @@ def _pictures(collection: Collection, most: int | None) -> Iterator[Fact]:
     drawn = " were drawn and opened (data.n=null: all)" if most == OPENED <= len(pictures) else ""
     sizes = f"all {low}" if low == high else f"from {low} to {high}"
     yield "pictures", f"{len(pictures):,} different ones{drawn}, {sizes} pixels"
-    yield "groups", f"{len(groups):,} that splits keep whole, the largest of {count(max(groups.values()), 'picture')}"
+    yield (
+        "groups",
+        f"{len(groups):,} that splits keep together, the largest with {count(max(groups.values()), 'picture')}",
+    )
     if captions := sum(len(picture.captions) for picture in pictures):
         yield "captions", f"{captions:,}"
     if collection.categories:
@@ -153,7 +156,7 @@ def _labels(examples: Examples) -> Iterator[Fact]:
         return
     heads = Counter(decision.head for decision in decisions if decision.label and decision.head)
     held = heads or Counter(label_said(examples.names, decision.label) for decision in decisions)
-    kind = "labels of which several may hold" if heads else "classes" if examples.kind == "classes" else "labels"
+    kind = "labels, several of which may apply" if heads else "classes" if examples.kind == "classes" else "labels"
     positive = "" if heads or examples.kind != "binary" else f"; label 1 is {label_said(examples.names, 1)!r}"
     yield "labels", f"{len(held):,} {kind}: {_counted(held)}{positive}"
 

@@ -39,14 +39,14 @@ def run(args: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("mllm-probe compare", description=ABOUT, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, or of a sweep: every run in it")
     parser.add_argument("--out", metavar="FOLDER", help="where to write; else a new folder in outputs/compare")
-    where = "compare here only, may be repeated; else wherever all runs of a task were read"
+    where = "compare at this position only, may be repeated; else at all positions that the runs of a task share"
     parser.add_argument("--position", action="append", default=[], metavar="NAME", help=where)
-    reference = "a run, by folder or label, that differences are taken to; else to the first on the test rows"
+    reference = "the run, by folder or label, that differences refer to; else the first on the test rows"
     parser.add_argument("--baseline", metavar="RUN", help=reference)
     parser.add_argument("--anyway", action="store_true", help="runs on different data, too; no paired intervals")
-    measure = "show and compare this measure; else the one that layers were chosen by"
+    measure = "show and compare this measure; else the one that chose the layers"
     parser.add_argument("--metric", metavar="NAME", help=measure)
-    size = "of each figure, in inches; else what suits it"
+    size = "of each figure, in inches; else a fitting size"
     parser.add_argument("--size", nargs=2, type=float, metavar=("WIDTH", "HEIGHT"), help=size)
     parser.add_argument("--parquet", action="store_true", help="compare.parquet beside compare.csv")
     given = parser.parse_args(args)
@@ -90,9 +90,9 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
     folders = [Path(folder) for folder in given.runs]
     found, failed = find_runs(folders)
     if going := [job for folder in folders for job in standings(folder) if not job.over]:
-        reporter.note(f"not over yet in these folders: {count(len(going), 'job')}; `mllm-probe status` shows them")
+        reporter.note(f"not finished in these folders: {count(len(going), 'job')}; `mllm-probe status` shows them")
     if failed:
-        reporter.note(f"left out, without a finished sweep: {', '.join(map(str, failed))}")
+        reporter.note(f"left out, no finished sweep: {', '.join(map(str, failed))}")
     runs = [_measured(run, given.metric) for run in _different(_loaded(found, reporter), reporter)]
     tasks: dict[str, list[FinishedRun]] = {}
     for one in runs:
@@ -101,7 +101,7 @@ def _tasks(given: argparse.Namespace, reporter: "Reporter") -> dict[str, list["F
         tasks = _by_data(tasks, reporter)
     if sum(map(len, tasks.values())) < 2:
         ((task, (run,)),) = tasks.items()
-        raise DataError(f"{run.name} ({task}) is one run, with nothing to compare it with; name more runs")
+        raise DataError(f"{run.name} is the only run of {task}, so it cannot be compared; name more runs")
     for task, runs in tasks.items():
         check_measure(runs)
         if not given.anyway:

@@ -1,4 +1,4 @@
-"""`mllm-probe doctor`: what a run needs of this machine, what is there, and what mends the rest. Loads no model.
+"""`mllm-probe doctor`: what a run needs of this machine, what is there, and what fixes the rest. Loads no model.
 
 A problem keeps every run from working; a note is worth knowing and keeps none.
 """
@@ -30,7 +30,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @dataclass(frozen=True)
 class Finding:
-    """One row: what was looked at, what was found, how good that is, and the command or setting that mends it."""
+    """One row: what was looked at, what was found, how good that is, and the command or setting that fixes it."""
 
     what: str
     found: str
@@ -56,7 +56,7 @@ def run(args: Sequence[str]) -> None:
 
 def _show(findings: Sequence[Finding]) -> None:
     table = new_table()
-    for name in ("", "what", "found", "what mends it"):
+    for name in ("", "what", "found", "what fixes it"):
         table.add_column(name)
     for finding in findings:
         add_row(table, finding.mark, finding.what, finding.found, finding.remedy)
@@ -69,7 +69,7 @@ def _python(_: Path) -> Iterator[Finding]:
         if "extra ==" in line:
             continue
         yield _package(line)
-    extra = "present, so pictures are resized by it" if find_spec("torchvision") else "not installed, and never needed"
+    extra = "installed, so it resizes pictures" if find_spec("torchvision") else "not installed, and never needed"
     yield Finding("torchvision", extra)
 
 
@@ -121,7 +121,7 @@ def _nf4(_: Path) -> Iterator[Finding]:
         yield Finding("nf4", f"fails on {device}: {first_line(problem)}", PROBLEM, remedy)
         return
     mark = OK if error < LARGEST else PROBLEM
-    yield Finding("nf4", f"works on {device}, a round trip is {error:.2f} off at most", mark)
+    yield Finding("nf4", f"works on {device}, a round trip differs by {error:.2f} at most", mark)
 
 
 def _room(outputs: Path) -> Iterator[Finding]:
@@ -143,7 +143,7 @@ def _machine(_: Path) -> Iterator[Finding]:
     said = os.environ.get("OMP_NUM_THREADS")
     threads, remedy = f"{said or 1} of {cores} cores", "" if said else "OMP_NUM_THREADS=N, if they are idle"
     yield Finding("threads", threads, OK if said else NOTE, remedy)
-    sbatch = "sbatch is there" if shutil.which("sbatch") else "not here, and needed for sweeps on a cluster only"
+    sbatch = "sbatch is there" if shutil.which("sbatch") else "not installed; needed only for sweeps on a cluster"
     lacks = shutil.which("sbatch") and not find_spec("submitit")
     yield Finding("SLURM", sbatch, NOTE if lacks else OK, "pip install 'mllm-probe[slurm]'" if lacks else "")
 

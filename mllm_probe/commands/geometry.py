@@ -27,7 +27,7 @@ def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> Non
     samples = draw_samples(experiment.examples.samples, pictures, settings.max_rows, settings.seed)
     check_rows(len(samples), settings)
     groups = len({picture.group for picture in pictures})
-    alike = f" (in {groups} groups of which each counts once)" if groups < len(pictures) else ""
+    alike = f" (in {groups} groups, each counted once)" if groups < len(pictures) else ""
     reporter.note(
         f"geometry: {len(samples)} of {len(pictures)} pictures{alike}, one prompt of each, drawn by geometry.seed"
     )
@@ -53,7 +53,7 @@ def check_settings(config: GeometryConfig) -> None:
     for pair in settings.across:
         if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(positions):
             raise ConfigError(
-                f"geometry.across={settings.across} must hold pairs of two positions, each out of extract.positions: "
+                f"geometry.across={settings.across} must hold pairs of positions from extract.positions: "
                 f"{', '.join(positions)}"
             )
     refuse_tokens(positions, "geometry")

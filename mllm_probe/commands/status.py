@@ -27,7 +27,7 @@ Box = tuple[tuple[str, ...], ...]
 def run(args: Sequence[str]) -> None:
     """The command. Raises DataError where a folder holds no job; exits with 1 where one is over and not done."""
     parser = argparse.ArgumentParser("mllm-probe status", description=ABOUT, allow_abbrev=False)
-    folders = "of a multirun, or of runs; a job of a later one stands in for the same job of an earlier one"
+    folders = "of a multirun, or of runs; a job of a later folder replaces the same job of an earlier one"
     parser.add_argument("folders", nargs="+", metavar="FOLDER", type=Path, help=folders)
     parser.add_argument("--watch", action="store_true", help="look again every few seconds until all have ended")
     given = parser.parse_args(args)
@@ -143,4 +143,4 @@ def _reasons(jobs: Sequence[Standing]) -> Iterator[Text]:
         yield Text(f"{state} ({', '.join(numbers)}): {why}")
     for number, job in enumerate(jobs):
         if job.asked and job.job and job.asked.code and job.job.code not in ("", job.asked.code):
-            yield Text(f"{number} ran other code than was there when it was sent: {job.job.code}, {job.asked.code}")
+            yield Text(f"{number} ran other code than when it was submitted: {job.job.code}, {job.asked.code}")

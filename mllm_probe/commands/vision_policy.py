@@ -30,8 +30,8 @@ def vision_policy(config: VisionPolicyConfig, paths: RunPaths, reporter: Reporte
     where = (table_digest(table, config.fit, config.policy), table_name(config.fit), config.fit.a, config.fit.c)
     if config.policy.budget <= COEFFICIENTS:
         reporter.note(
-            f"policy.budget={config.policy.budget}: {COEFFICIENTS} runs or fewer leave the law's {COEFFICIENTS} "
-            "coefficients open; of all surfaces through them the one of least norm is taken"
+            f"policy.budget={config.policy.budget}: {COEFFICIENTS} runs or fewer do not determine the law's "
+            f"{COEFFICIENTS} coefficients; the fit of least norm is used"
         )
     plan = [PlanRow(*where, *row) for each in table.benchmarks for row in _plan(table, each, config.policy)]
     recall = [RecallRow(*where, *row) for each in table.benchmarks for row in _recall(each, config.policy, reporter)]

@@ -172,7 +172,7 @@ def check_measure(runs: Sequence[FinishedRun]) -> None:
         found = dict(zip(reversed(values), reversed(runs), strict=True))
         if len(found) > 1:
             said = ", ".join(f"{value} in {run.name}" for value, run in reversed(found.items()))
-            raise DataError(f"the runs of {runs[0].task} have different {what} ({said}); compare them apart")
+            raise DataError(f"the runs of {runs[0].task} have different {what} ({said}); compare them separately")
 
 
 def check_data(runs: Sequence[FinishedRun]) -> None:

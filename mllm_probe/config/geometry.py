@@ -9,9 +9,9 @@ REFERENCES = UNQUANTIZED, BASE = "unquantized", "base"
 
 @dataclass
 class GeometrySettings:
-    """Which `measures` layers are compared by, see mllm_probe.geometry. Rows: a prompt each of `max_rows` pictures.
+    """Which `measures` compare the layers, see mllm_probe.geometry. Rows: one prompt for each of `max_rows` pictures.
 
-    `across` lists pairs of positions whose layers are compared with each other too. Values are clipped to `clip`
+    `across` lists pairs of positions whose layers are also compared with each other. Values are clipped to `clip`
     standard deviations (null = off), mutual_knn counts `k` neighbours, svcca keeps at most `components` (null = all),
     and `permutations` shuffles of the rows give the null. `seed` draws rows and shuffles.
     """
@@ -30,10 +30,9 @@ class GeometrySettings:
 
 @dataclass
 class FidelitySettings:
-    """What a model is held against: with `reference` unquantized the same one, not quantised, in `dtype` (null =
-    model.dtype); with base the same one, quantised alike, without its adapter.
-    CKA is taken of one prompt a picture, of at most `max_rows` drawn by `seed`, after `clip` as in GeometrySettings.
-    """
+    """What the model is compared with: `reference` unquantized is the same model without quantisation, in `dtype` (null
+    = model.dtype); base is the same model, quantised alike, without its adapter. CKA uses one prompt a picture, at
+    most `max_rows` drawn by `seed`, after `clip` as in GeometrySettings."""
 
     reference: str = "unquantized"
     dtype: str | None = None
@@ -48,10 +47,10 @@ TEXTS_AT = ("mark:caption", "mean_text", "last")  # and a caption: its last toke
 
 @dataclass
 class AlignSettings:
-    """Of each split at most `pictures` (null = all), drawn by `seed`, with all their captions.
+    """At most `pictures` of each split (null = all), drawn by `seed`, with all their captions.
 
     A picture is read at each of `images_at`, a caption at each of `texts_at`. States are centred by the means of the
-    training pictures and captions, and the `remove_components` largest principal components of these are taken out.
+    training pictures and captions, and the `remove_components` largest principal components of these are removed.
     `documents` of 2 to `most` pictures are drawn from a split for the retrieval of sequences; `delta` is the width of
     their alignment kernel (null = the median slice distance of the layer). `permutations` of the pictures' states are
     the null (0 = none).
@@ -84,6 +83,6 @@ class AlignConfig(RunConfig):
 
 @dataclass
 class FidelityConfig(RunConfig):
-    """`fidelity`: the settings of a run of the quantised or adapted model, and what it is held against."""
+    """`fidelity`: the settings of a run of the quantised or adapted model, and what it is compared with."""
 
     fidelity: FidelitySettings = field(default_factory=FidelitySettings)

@@ -21,7 +21,7 @@ PLACEMENTS = ONE, SPREAD, OFFLOAD = "one", "spread", "offload"
 
 @dataclass
 class BlockSettings:
-    """Module names of the parts of a model that structure does not find: lists of blocks, and the connector."""
+    """Module names of model parts that are not found by structure: lists of blocks, and the connector."""
 
     vision: str | None = None
     qformer: str | None = None
@@ -36,9 +36,10 @@ class BlockSettings:
 
 @dataclass
 class CheckpointSettings:
-    """Where a checkpoint is: the first of `path`, `bundled` and `hub_id` that is given leads to it.
+    """Where a checkpoint is: the first given one of `path`, `bundled` and `hub_id`.
 
-    `revision` is a branch, tag or commit of the hub (null = the newest), `download_gb` what is said before a fetch.
+    `revision` is a branch, tag or commit of the hub (null = the newest), `download_gb` the size reported before a
+    download.
     """
 
     bundled: str | None = None
@@ -52,13 +53,12 @@ class CheckpointSettings:
 class ModelSettings(CheckpointSettings):
     """Where a multimodal model is and how it is loaded, with the low-rank `adapter` in a folder (null: none).
 
-    Results call it `name` (null: by its hub id, its folder, or its base and what was trained). `weights` random are
-    drawn from `seed`, not read. `quantization` is that of the weights of the towers in `quantize`; all else is in
-    `dtype`, as is what is computed. `attn` is transformers' attention.
-    `placement` one puts it on one device, spread over all cards; offload leaves in the memory of the CPU what does not
-    fit on them. `processor` holds settings of its picture processor that are to be others ({max_pixels: 401408}).
-    `blocks` are found by structure; those named here take the place of those found. Code that a checkpoint brings
-    itself runs with `trust_remote_code` only.
+    `name` is its name in results (null: its hub id, its folder, or its base and its training). `weights` random are
+    drawn from `seed`, not read. `quantization` applies to the weights of the towers in `quantize`; all else, and the
+    computation, is in `dtype`. `attn` is transformers' attention. `placement` one uses one device, spread all cards;
+    offload keeps what does not fit on them in the memory of the CPU. `processor` changes settings of its picture
+    processor ({max_pixels: 401408}). `blocks` are found by structure; names given here replace them.
+    `trust_remote_code` allows code in the checkpoint to run.
     """
 
     name: str | None = None
@@ -92,9 +92,9 @@ class ModelSettings(CheckpointSettings):
 
 @dataclass
 class PromptSettings:
-    """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template where it has one, off = the
+    """How a sample's text becomes a prompt: `chat` auto = the checkpoint's own template if it has one, off = the
     picture, a new line, the text; plain = the same without the new line, as connectors are trained. `system` is the
-    system message (null = none is given); with `generation_prompt` the prompt ends where an answer would begin."""
+    system message (null = none); with `generation_prompt` the prompt ends where an answer would begin."""
 
     chat: str = "auto"
     system: str | None = None

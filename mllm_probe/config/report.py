@@ -29,13 +29,13 @@ NO_LETTERS = "Last Resort"  # a font that has a box for every character
 
 @dataclass
 class ReportSettings:
-    """`pictures` of the examples in report.html: none, thumbs, or full as the data set has them. `style` of the
-    figures: screen, or paper for a column of 3.3 inches, 8 point, without a title.
+    """`pictures` of the examples in report.html: none, thumbs, or full as in the data set. `style` of the figures:
+    screen, or paper for a column of 3.3 inches, 8 point, without a title.
 
-    `metric` is the measure that page, tables, figures and curves show (auto: the one that layers were chosen by, which
-    sentences and tests keep); `positions` and `towers` are those that are shown (null = all that were read); `size` is
-    width and height of each figure in inches (null = what suits it), `font` the installed font of its letters (null =
-    DejaVu Sans, and for characters that it lacks whichever has them).
+    `metric` is the measure shown in page, tables, figures and curves (auto: the one that chose the layers, which
+    sentences and tests keep); `positions` and `towers` are the ones shown (null = all that were read); `size` is width
+    and height of each figure in inches (null = a fitting size), `font` an installed font (null = DejaVu Sans, and other
+    fonts for characters that it lacks).
     """
 
     pictures: str = THUMBS

@@ -43,9 +43,9 @@ NOT_SCIENCE = (
 
 @dataclass
 class LayerSettings:
-    """Which sites: `towers` (null = all there are), then layers `range` (both ends included, null = all) in steps of
-    `stride` from its start, and of each the `parts`: what the block returns, what its attention or its mlp adds.
-    `middle` takes the middle third of a tower's blocks, `norm` the state behind the final norm as well."""
+    """Which sites: `towers` (null = all), then layers `range` (both ends included, null = all) in steps of `stride`
+    from its start, and the `parts` of each: what the block returns, what its attention or its mlp adds. `middle`
+    takes the middle third of a tower's blocks, `norm` also the state after the final norm."""
 
     towers: list[str] | None = None
     parts: list[str] = field(default_factory=lambda: ["block"])
@@ -57,15 +57,15 @@ class LayerSettings:
 
 @dataclass
 class ExtractSettings:
-    """What is read, and how the work is cut up.
+    """What is read, and how the work is divided.
 
     `positions` are where a prompt is read; states are stored in `dtype`, null = the model's own. `micro_batch` prompts
-    go through the model at once, or as many tokens where `prefix` auto lets the statements about a picture share it;
-    null = what suits the device. `workers` threads prepare pictures ahead. This process is number `shard` of
-    `num_shards`; `gpus` starts as many processes here. Processes that need the same share the shards out; one that
-    finds only shards that others fill waits for `wait_s` seconds. `answers` are words for the labels, by
-    their names ({yes: Yes, no: No}; a list where it is plain which is meant), whose log-odds are the model's own answer
-    (null: it has none). Prompts of a batch are padded on `padding_side`. More than `max_disk_gb` is refused.
+    go through the model at once, or as many tokens if `prefix` auto lets the statements about a picture share it; null
+    = a size that fits the device. `workers` threads prepare pictures in advance. This process is number `shard` of
+    `num_shards`; `gpus` starts that many processes here. Processes with the same request share the shards; one that
+    finds only shards that others fill waits for `wait_s` seconds. `answers` are words for the labels, by their names
+    ({yes: Yes, no: No}; a list if the meaning is clear); their log-odds are the model's own answer (null: no answers).
+    Prompts of a batch are padded on `padding_side`. More than `max_disk_gb` is refused.
     """
 
     positions: list[str] = field(default_factory=lambda: ["last"])
@@ -84,25 +84,24 @@ class ExtractSettings:
 
 @dataclass
 class CacheSettings:
-    """What is believed of a file that was hashed before: all where its size, times and inode are the same with `trust`
-    stat; where stretches of it are, too, with sample; nothing with content, which reads checkpoints and pictures whole.
-    """
+    """When the stored digest of a file is trusted: `trust` stat if size, times and inode are unchanged; sample if
+    samples of its content are unchanged too; content never, and reads checkpoints and pictures whole."""
 
     trust: str = "sample"
 
 
 @dataclass
 class PathSettings:
-    """`outputs` is the folder that everything is written below."""
+    """`outputs` is the folder for everything that is written."""
 
     outputs: str = "outputs"
 
 
 @dataclass
 class DataSettings:
-    """Which pictures of the data set: `n` of them (null = all), drawn by `seed`. What cannot be used ends the run with
-    `on_bad_row` stop, and is left out and named with skip. Picture files that are `links` to files outside the data
-    set's folder are followed, or with refuse cannot be used."""
+    """Which pictures of the data set: `n` of them (null = all), drawn by `seed`. `on_bad_row` stop ends the run at a
+    row or picture that cannot be used; skip leaves it out and reports it. `links` follow reads picture files that
+    link to files outside the data set's folder; refuse does not."""
 
     n: int | None = None
     seed: int = 0
@@ -114,8 +113,8 @@ class DataSettings:
 class SplitSettings:
     """Shares of pictures: `test`, and `val` of the `blocks` that the others are cut into, see mllm_probe.tasks.splits.
 
-    `unit` picture keeps a picture on one side, `near_duplicates` together with those that look the same; unit row does
-    not, and leaks. `file` is a CSV of picture,split that takes the place of the shares.
+    `unit` picture keeps a picture on one side, and with `near_duplicates` also pictures that look the same; unit row
+    does not, and leaks. `file` is a CSV of picture,split that replaces the shares.
     """
 
     test: float = 0.25
@@ -131,12 +130,11 @@ class RunConfig:
     """`run`, `extract` and `sweep`: the whole experiment and its two halves take the same settings.
 
     `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
-    or several such nodes by name. `controls` is a list, or all, or none; of random_weights `random_draws`
-    models are drawn. `local` holds a second task with its own `extract.positions` and `extract.answers`; a study then
-    compares the layers of both. `test.dataset` is another data set whose pictures are tested in the place of the test
-    pictures of `dataset`. `guards` stop a run that cannot be right, or only note it. `loggers`, one or a list,
-    are told of the finished run. `device` auto = CUDA where there is one. `plugins` are packages whose classes are
-    built.
+    or several such nodes by name. `controls` is a list, or all, or none; random_weights draws `random_draws` models.
+    `local` is a second task with its own `extract.positions` and `extract.answers`; a study then compares the layers of
+    both. `test.dataset` is another data set whose pictures replace the test pictures of `dataset`. `guards` stop a run
+    that cannot be valid, or only note it. `loggers`, one or a list, get the finished run. `device` auto = CUDA if
+    available. `plugins` are packages whose classes may be built.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)

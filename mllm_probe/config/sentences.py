@@ -123,7 +123,7 @@ def reason(command: str, error: BaseException) -> str:
     from mllm_probe.errors import MllmProbeError, first_line
 
     if isinstance(error, KeyboardInterrupt):
-        return f"stopped by {str(error) or 'Ctrl-C'}; the same command goes on behind the finished shards"
+        return f"stopped by {str(error) or 'Ctrl-C'}; finished shards are kept, repeat the command to continue"
     if isinstance(error, MllmProbeError | HydraException | OmegaConfBaseException | OSError):
         return sentence(command, error)
     first = first_line(error)

@@ -39,14 +39,14 @@ def drawn_from(name: str) -> str:
 
 @dataclass
 class SweepSettings:
-    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`; tests and what
-    may be the best stand at 0.05 whatever it is.
+    """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`; it does not
+    change tests and the set that may be the best, which use 0.05.
 
-    `metric` is the measure that selects layers, is tested and is shown. auto: R squared of numbers; balanced accuracy
-    where the commonest training label holds more than 1/C + 0.1 of the rows (of two labels 60 %), else accuracy.
-    `analyses` cost further fits. `permutations` of the held-out labels test the whole sweep at once; layers count as
-    alike when they differ by less than `margin` (0.01 = one point). `baseline` is the key that v_information is given
-    beside each layer; `enough_bits` a decision is the loss at which mdl counts a label as learnt. Features of more than
+    `metric` is the measure that selects layers, is tested and is shown. auto: R squared for numbers; balanced accuracy
+    if the most frequent training label has more than 1/C + 0.1 of the rows (with two labels 60 %), else accuracy.
+    `analyses` need further fits. `permutations` of the held-out labels test the whole sweep at once; layers count as
+    equal if they differ by less than `margin` (0.01 = one point). `baseline` is the key that v_information adds each
+    layer to; `enough_bits` a decision is the loss at which mdl counts a label as learnt. Features of more than
     `max_memory_gb` are read from the cache for every product.
     """
 

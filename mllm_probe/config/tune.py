@@ -13,8 +13,8 @@ from mllm_probe.config.run import CacheSettings, DataSettings, PathSettings, Spl
 class TrainSettings:
     """`steps` of `batch` examples each (steps null = `epochs` over all), `micro_batch` at a time.
 
-    AdamW with `weight_decay` and `beta2`, gradients clipped to norm `clip` (null = not), the rate rising to `lr` over
-    the share `warmup` of all steps, then falling as half a cosine to 0. The state is kept every `save_every` steps.
+    AdamW with `weight_decay` and `beta2`, gradients clipped to norm `clip` (null = off), the rate rising to `lr` over
+    the share `warmup` of all steps, then falling as half a cosine to 0. The state is saved every `save_every` steps.
     """
 
     steps: int | None = None
@@ -38,20 +38,20 @@ SINGLES = COSINE, KERNEL = "cosine", "kernel"
 
 @dataclass
 class EmbedderSettings(CheckpointSettings):
-    """A frozen encoder of pictures or of sentences. `pooling` makes its last states one vector: the class token, the
-    mean over patches or tokens, the last token (of a decoder), or what the model's own pooler gives."""
+    """A frozen encoder of pictures or of sentences. `pooling` makes one vector of its last states: the class token, the
+    mean over patches or tokens, the last token (of a decoder), or the output of the model's own pooler."""
 
     pooling: str = CLASS
 
 
 @dataclass
 class LabelSettings:
-    """The frozen encoders behind the structure matrix, and how it is made; see docs/sugar.md for what is the paper's.
+    """The frozen encoders behind the structure matrix, and how it is made; docs/sugar.md compares it with the paper.
 
     `image` and `text` compare slices of one kind, `joint` (a model of CLIP's class) slices of different kinds, or all
-    with `joint_only`. `delta` null = the median distance of slices, a pair type each. `kernel` average takes the mean
-    cosine of all pairs of slices in place of the alignment kernel, which is divided by both self-kernels if
-    `normalised`. `single`: what two single slices have. `forced`: prefixes of one document have 1. `micro_batch`
+    with `joint_only`. `delta` null = the median distance of slices for each pair type. `kernel` average uses the mean
+    cosine of all pairs of slices instead of the alignment kernel, which is divided by both self-kernels if
+    `normalised`. `single`: the value for two single slices. `forced`: prefixes of one document have 1. `micro_batch`
     slices pass an encoder at once.
     """
 
@@ -69,8 +69,8 @@ class LabelSettings:
 
 @dataclass
 class TuneConfig:
-    """`tune`: what is trained (`target`, a `_target_` node; `connector` and `labels` are one target's own), on which
-    captions, and the commands that follow with the trained model: {name: command line}."""
+    """`tune`: what is trained (`target`, a `_target_` node; `connector` and `labels` belong to one target each), on
+    which captions, and the commands that run afterwards with the trained model: {name: command line}."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     dataset: Any = MISSING

@@ -22,12 +22,11 @@ VISION_MEASURES = C_PCK, A_LOGLIK, A_COS, CKA, MUTUAL_KNN, LOG_ME, LOG_ME_PUBLIS
 
 @dataclass
 class EncoderSettings(CheckpointSettings):
-    """A frozen vision encoder: pictures are `size` pixels a side (null = what it was trained at), and the patch
-    features are its state `layer`: 0 = what enters the first block, k = output of block k, negative numbers from the
-    top. The blocks of a U-Net are its up blocks. Null is the layer that Yang et al. (arXiv 2408.16357) read: -2 of a
-    vision transformer, the first up block (1) of a U-Net, the last block (-1) of a diffusion transformer. A diffusion
-    model sees pictures with the noise of `step` of its schedule, 0 the least; nothing else has steps.
-    """
+    """A frozen vision encoder: pictures are `size` pixels a side (null = its training size), and the patch features are
+    its state `layer`: 0 = what enters the first block, k = output of block k, negative numbers from the top. The
+    blocks of a U-Net are its up blocks. Null is the layer that Yang et al. (arXiv 2408.16357) read: -2 of a vision
+    transformer, the first up block (1) of a U-Net, the last block (-1) of a diffusion transformer. A diffusion model
+    sees pictures with the noise of `step` of its schedule, 0 the least; other encoders have no steps."""
 
     size: int | None = None
     layer: int | None = None
@@ -36,8 +35,8 @@ class EncoderSettings(CheckpointSettings):
 
 @dataclass
 class PairSettings:
-    """Pictures with keypoints, for the C score: none without `root`. `layout` says how they lie there and `split` which
-    are taken; a pair that cannot be used ends the run, or is left out with `on_bad_pair` skip."""
+    """Pictures with keypoints, for the C score: none without `root`. `layout` is the layout of the files and `split`
+    the split to read; a pair that cannot be used ends the run, or is left out with `on_bad_pair` skip."""
 
     root: str | None = None
     layout: str = "spair"
@@ -47,11 +46,11 @@ class PairSettings:
 
 @dataclass
 class ScoreSettings:
-    """Which `measures` of an encoder are taken (null = all whose data are given but log_me_published), and how; see
-    docs/vision.md.
+    """Which `measures` of an encoder are computed (null = all whose data are given except log_me_published), and how;
+    see docs/vision.md.
 
     Pictures are drawn into squares by `geometry` and scaled by `normalisation`; keypoints count as found by `match`
-    within `alphas` of the object. `references` are the names in `mllms` that a_cos compares with (null = all but the
+    within `alphas` of the object. `references` are the names in `mllms` that a_cos compares with (null = all except the
     representation itself). cka and mutual_knn (`k` neighbours) read caption states of the language model's layer
     `text_layer`, after `clip` as in GeometrySettings; `permutations` of the captions are their null. `micro_batch`
     pictures or captions pass at once. `draws` of the bootstrap, by `seed`, give intervals of width `ci_level`.
@@ -78,9 +77,8 @@ class FitSettings:
     """Which table of vision representations the law is fitted to, see mllm_probe.vision.encoder_table.
 
     `table` null = the published one; rows without A or C are left out with `on_bad_row` skip. `representation`, `a` and
-    `c` are columns; where there is no column `a`, each benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all
-    columns perf_BENCHMARK; `groups` are averaged over.
-    The random baseline is a mean over `draws` by `seed`.
+    `c` are columns; without a column `a`, each benchmark has its own, `a`_BENCHMARK. `benchmarks` null = all columns
+    perf_BENCHMARK; `groups` are averaged. The random baseline is a mean over `draws` by `seed`.
     """
 
     table: str | None = None
@@ -101,9 +99,9 @@ class FitSettings:
 
 @dataclass
 class PolicySettings:
-    """How many representations are trained in full, `budget`, and the `shortlist` of the law fitted to them.
+    """How many representations are fully trained, `budget`, and the `shortlist` of the law fitted to them.
 
-    `trained` = those whose performance may be seen; null = all that have a value, or, in a table without empty cells,
+    `trained` = those whose performance may be used; null = all that have a value, or, in a table without empty cells,
     none: a dry run. `trials` of the policy, drawn by `seed`, are simulated where all values are known.
     """
 
@@ -119,7 +117,8 @@ class VisionScoreConfig:
     """`vision score`: `representations` are encoders by name, or several joined by a plus sign (null = each alone).
 
     `mllms` {representation: folder, bundled name or hub id} are multimodal models whose connectors were trained on it,
-    for the A scores; they are loaded as `model` is, whose language model gives the states of the captions.
+    for the A scores; they are loaded with the settings of `model`, whose language model gives the states of the
+    captions.
     """
 
     encoders: dict[str, EncoderSettings] = field(default_factory=dict)

@@ -165,9 +165,9 @@ def _rows(path: Path, key: str, fields: Mapping[str, type]) -> list[dict[str, An
                 was = f"{KINDS.get(type(row[name]), 'no such value')}, {json.dumps(row[name])[:80]}"
                 raise DataError(f"{where}: {name!r} is {was}, but must be {KINDS[kind]}, as in every file of COCO")
             if kind is str and not is_whole(row[name]):
-                raise DataError(f"{where}: {name!r} holds half a character (a lone surrogate), {row[name]!a}; mend it")
+                raise DataError(f"{where}: {name!r} holds half a character (a lone surrogate), {row[name]!a}; fix it")
             if name in ("name", "file_name") and not row[name].strip():
-                raise DataError(f"{where}: {name!r} is empty; mend it")
+                raise DataError(f"{where}: {name!r} is empty; fix it")
     return rows
 
 

@@ -77,9 +77,9 @@ class Hub:
                     f"dataset.id={id} is read by code that it brings, and no such code is run here; where you trust "
                     "it, write the rows as parquet with it, and name that folder"
                 ) from error
-            mend = "; save it again with save_to_disk" if saved else ""
+            fix = "; save it again with save_to_disk" if saved else ""
             raise DataError(
-                f"dataset.id={id}, dataset.split={self.split} cannot be loaded ({said[:300]}){mend}"
+                f"dataset.id={id}, dataset.split={self.split} cannot be loaded ({said[:300]}){fix}"
             ) from error
 
     def _of_split(self, saved: Any) -> Any:
@@ -132,7 +132,7 @@ class Hub:
                 return {}
             said = re.sub(r" <_io.*?>", "", str(error)) or type(error).__name__
             raise DataError(
-                f"dataset {self.id}, row {number + 1} cannot be decoded ({said}); mend it, or leave such rows out with "
+                f"dataset {self.id}, row {number + 1} cannot be decoded ({said}); fix it, or leave such rows out with "
                 "data.on_bad_row=skip"
             ) from error
 

@@ -54,7 +54,7 @@ def named_file(root: Path, name: str, links: str = FOLLOW) -> Path:
     try:
         said = lacking(path)
     except (OSError, ValueError) as error:  # too long, with a NUL: another column's text
-        raise DataError(f"{name[:80]!r} is no file name that can be opened; mend the row") from error
+        raise DataError(f"{name[:80]!r} is no file name that can be opened; fix the row") from error
     if said:
         raise DataError(f"picture {path} {said}; put the file there")
     if links == REFUSE and not (real := path.resolve()).is_relative_to(root.resolve()):

@@ -79,7 +79,7 @@ def _escaped(text: str) -> bool:
 
 def _object(path: Path, number: int, record: Any, escaped: bool) -> Record | DataError:
     if escaped and not is_whole(json.dumps(record, ensure_ascii=False)):
-        return DataError(f"{path.name}, row {number} holds half a character (a lone surrogate); mend it")
+        return DataError(f"{path.name}, row {number} holds half a character (a lone surrogate); fix it")
     if isinstance(record, dict):
         return record
     return DataError(f"{path.name}, row {number} is no JSON object, found {str(record)[:80]}")

@@ -73,7 +73,7 @@ def read_pairs(root: Path, layout: str, split: str, on_bad_pair: str = "stop") -
             pairs.append(read())
         except DataError as error:
             if on_bad_pair == "stop":
-                raise DataError(f"{error}; mend it, or leave such pairs out with pairs.on_bad_pair=skip") from error
+                raise DataError(f"{error}; fix it, or leave such pairs out with pairs.on_bad_pair=skip") from error
             skipped.append(str(error))
     if not pairs:
         raise DataError(f"no usable pair is left in {root}, split {split} ({len(skipped)} skipped)")

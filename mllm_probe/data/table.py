@@ -162,9 +162,9 @@ def _said(error: DataError, selection: Selection) -> str:
 def _word(where: str, record: Mapping[str, Any], column: str, what: str) -> str:
     value = _cell(where, record, column)
     if not isinstance(value, str):
-        raise DataError(f"{where}: '{column}' is {str(value)[:80]!r}, but must be {what}; mend the row")
+        raise DataError(f"{where}: '{column}' is {str(value)[:80]!r}, but must be {what}; fix the row")
     if not value.strip():
-        raise DataError(f"{where}: '{column}' is empty, but must be {what}; mend the row")
+        raise DataError(f"{where}: '{column}' is empty, but must be {what}; fix the row")
     return value.strip()
 
 

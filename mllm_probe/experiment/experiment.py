@@ -198,7 +198,7 @@ def filled(experiment: Experiment) -> Coverage:
     lacking = sum(map(len, missing.values()))
     if lacking and coverage.damaged:
         raise CacheError(
-            f"{coverage.damaged[0].path} is damaged or gone; run `mllm-probe extract` with the same settings, which "
+            f"{coverage.damaged[0].path} is damaged or missing; run `mllm-probe extract` with the same settings, which "
             "extracts it again"
         )
     if lacking:
@@ -206,6 +206,6 @@ def filled(experiment: Experiment) -> Coverage:
         begun = f", and {there} of {planned} shards of an unfinished extraction are there" if planned else ""
         raise CacheError(
             f"{experiment.store.paths.root} lacks activations of {lacking} of {len(samples)} samples{begun}; "
-            f"run `mllm-probe extract` with the same settings first{', which goes on behind them' if begun else ''}"
+            f"run `mllm-probe extract` with the same settings first{', which continues from them' if begun else ''}"
         )
     return coverage

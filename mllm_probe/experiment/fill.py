@@ -39,7 +39,7 @@ def fill_missing(
     """
     for experiment in experiments:
         for tower in check_keys(experiment.keys, experiment.sites, experiment.extract.positions):
-            reporter.note(f"{tower}: none of the positions asked for exists there, left out")
+            reporter.note(f"{tower}: none of the requested positions exists there, left out")
     models = Models(reporter)
     fills = [(i, each) for i, experiment in enumerate(experiments) for each in (experiment, *experiment.variants)]
     caches = list(dict.fromkeys(each.identity.digest for _, each in fills))
@@ -55,9 +55,7 @@ def fill_all(
     """The same, for what needs all of it now. Raises PendingError where other processes still have shards to fill."""
     done = fill_missing(experiments, configs, reporter)
     if not all(extraction["complete"] for extraction in done):
-        raise PendingError(
-            "other processes have not filled their shards yet; when all are done, the same command goes on"
-        )
+        raise PendingError("other processes have not filled their shards yet; repeat the command when all are done")
     return done
 
 
@@ -121,7 +119,7 @@ def _extract(request: Request, config: RunConfig, models: Models, what: str, rep
         keep_first(experiment)
     done = _with_others(request, request.begun(plans, device), device, models, reporter)
     if not done["complete"]:
-        reporter.note(f"{what}shard {settings.shard} of {settings.num_shards} is done, others are not yet")
+        reporter.note(f"{what}shard {settings.shard} of {settings.num_shards} is done, others are not")
     return done
 
 
@@ -152,5 +150,5 @@ def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     if request.experiment.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
         return replace(proof, why="extract.prefix=off")
     if proof.why:
-        reporter.note(f"every statement is read on its own: {proof.why}")
+        reporter.note(f"every statement is read separately: {proof.why}")
     return proof

@@ -48,9 +48,9 @@ def in_processes(
         _wait(running)
     ended = {process.name: process.exitcode for process in running if process.exitcode}
     if set(ended.values()) == {PENDING}:
-        raise PendingError(f"others still fill {', '.join(ended)} of {count}; the same command goes on later")
+        raise PendingError(f"others still fill {', '.join(ended)} of {count}; repeat the command later to continue")
     if ended:
-        raise CacheError(f"{', '.join(ended)} of {count} failed; finished shards are kept, run the same again")
+        raise CacheError(f"{', '.join(ended)} of {count} failed; finished shards are kept, repeat the command")
     missing = experiment.store.coverage().missing(
         experiment.stored, (sample.uid for sample in experiment.examples.samples)
     )

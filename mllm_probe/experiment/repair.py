@@ -27,17 +27,20 @@ def damaged_jobs(
     """
     if coverage.damaged and experiment.extract.num_shards > 1:
         raise CacheError(
-            f"{coverage.damaged[0].path} is damaged or gone; run the same once without extract.num_shards to mend it"
+            f"{coverage.damaged[0].path} is damaged or missing; repeat the command once without "
+            "extract.num_shards to fix it"
         )
     jobs = []
     for damage in coverage.damaged:
         plan = _stored_plan(experiment, damage.group)
         needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
         if needed and needed <= samples.keys():
-            reporter.note(f"{damage.path} is damaged or gone and is extracted again")
+            reporter.note(f"{damage.path} is damaged or missing and is extracted again")
             jobs.append(Job(plan, experiment.store.paths.group(damage.group), damage.number))
         else:
-            reporter.note(f"{damage.path} is damaged or gone, and this request does not hold its samples: left out")
+            reporter.note(
+                f"{damage.path} is damaged or missing, and this request does not contain its samples: left out"
+            )
     return jobs
 
 
@@ -49,7 +52,7 @@ def repair(
     with Claims() as claims:
         claim_all(jobs, claims, work, reporter)
         still = {damage.path for damage in experiment.store.coverage().damaged}
-        if not still.intersection(job.path for job in jobs):  # another process has mended them
+        if not still.intersection(job.path for job in jobs):  # another process has fixed them
             return
         model = models.get(experiment)
         model.anatomy = replace(model.anatomy, causal=experiment.anatomy.causal)

@@ -112,7 +112,7 @@ class Patience:
         if time.monotonic() >= self._until:
             raise PendingError(
                 f"{_filled_by_others(missing)} and not done after extract.wait_s={self._seconds:g}; "
-                "the same command goes on later"
+                "repeat the command later to continue"
             )
         if not self._told:
             self._reporter.note(f"{_filled_by_others(missing)}: waiting for {self._seconds:g} s at most")

@@ -152,7 +152,7 @@ class Extraction:
         self._done, self._unwritten = self._done - self._unwritten, 0
         torch.cuda.empty_cache()
         self._reporter.note(
-            f"memory ran out with {-(-largest // used)} samples a pass; going on with {-(-largest // self._pieces)}, "
+            f"memory ran out with {-(-largest // used)} samples a pass; continuing with {-(-largest // self._pieces)}, "
             "whose states are equal within tolerance"
         )
 

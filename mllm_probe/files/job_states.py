@@ -21,7 +21,7 @@ STATES = (DONE, RUNNING, PENDING, INCOMPLETE, STOPPED, FAILED, BLOCKED, LOST)
 SILENT = 120.0  # seconds without a heartbeat; a network file system may hold one back for a minute
 PATIENCE = 15.0  # seconds to wait for SLURM
 Queue = Mapping[str, tuple[str, str]] | None  # {a job's name: (state, reason)} by SLURM; None where it cannot be asked
-MENDS = {  # {a reason of SLURM's that does not pass: the setting of hydra.launcher that mends it}
+MENDS = {  # {a reason of SLURM's that does not pass: the setting of hydra.launcher that fixes it}
     "PartitionTimeLimit": "timeout_min",
     "PartitionNodeLimit": "nodes",
     "QOSMaxWallDurationPerJobLimit": "timeout_min",
@@ -110,11 +110,11 @@ def _living(job: Job, queue: Queue) -> tuple[str, str]:
             return LOST, f"SLURM has no job {job.slurm} any more: cancelled, or killed for its memory or its time"
         if queue[job.slurm][0] == "PENDING":
             return PENDING, "back in SLURM's queue"
-        return RUNNING, f"not heard of for {silent:.0f} s" if silent > SILENT else ""
+        return RUNNING, f"no sign of life for {silent:.0f} s" if silent > SILENT else ""
     if job.host == platform.node() and not _alive(job.pid):
         return LOST, f"its process {job.pid} was killed"
     if silent > SILENT:
-        return LOST, f"not heard of for {silent:.0f} s, on {job.host}"
+        return LOST, f"no sign of life for {silent:.0f} s, on {job.host}"
     return job.state, ""
 
 
@@ -129,7 +129,7 @@ def _not_begun(paths: MultirunPaths, asked: Asked, number: int, queue: Queue) ->
     elif name is not None and asked.launcher == "slurm":
         state, why = _queued(name, queue)
     elif name is not None and here and not _alive(int(name)):
-        state, why = LOST, f"its process {name} ended before the job began"
+        state, why = LOST, f"its process {name} ended before the job started"
     if state == LOST and name is not None and (log := paths.log(name)).is_file():
         why += f"; its log is {log}"
     return Standing(asked.command, tuple(asked.jobs[number]), state, why, None, name, asked)
@@ -140,12 +140,12 @@ def _queued(name: str, queue: Queue) -> tuple[str, str]:
     if queue is None:
         return PENDING, ""
     if name not in queue:
-        return LOST, f"SLURM has no job {name} any more, and it never began"
+        return LOST, f"SLURM has no job {name} any more, and it never started"
     state, reason = queue[name]
     if state != "PENDING":
-        return PENDING, "about to begin"
-    if mend := MENDS.get(reason):
-        return BLOCKED, f"SLURM never starts it ({reason}): `scancel` it, and change hydra.launcher.{mend}"
+        return PENDING, "about to start"
+    if fix := MENDS.get(reason):
+        return BLOCKED, f"SLURM never starts it ({reason}): `scancel` it, and change hydra.launcher.{fix}"
     return PENDING, "" if reason == "None" else f"SLURM's reason is {reason}"
 
 

@@ -60,7 +60,7 @@ class Parts:
         if gone := [name for name in self._names if not self._paths.part(name).exists()]:
             raise CacheError(
                 f"{self._paths.root} lost the part of {gone[0]}: another process removed it, or finished the same "
-                "sweep while this one slept; the same command begins it anew"
+                "sweep while this one slept; repeat the command to start again"
             )
         tensors = [tensor for name in self._names for tensor in _tensors(self._paths.part(name), prefix)]
         header: dict[str, Any] = {"__metadata__": dict(metadata)}

@@ -106,7 +106,7 @@ class Sample:
         """Raises DataError for a text that no tokenizer reads."""
         if not is_whole(text):
             raise DataError(
-                f"picture {pictures[0].id}: the text {text!a} holds half a character (a lone surrogate); mend it "
+                f"picture {pictures[0].id}: the text {text!a} holds half a character (a lone surrogate); fix it "
                 "in the data file"
             )
         bare = cls("", (), (), text, dict(marks))

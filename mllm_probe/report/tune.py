@@ -37,14 +37,14 @@ def training_page(paths: RunPaths, losses: "pd.DataFrame", told: Mapping[str, An
     """report.html of a training."""
     names = [name for name in DRAWN if name in losses.columns]
     of = trained(paths.checkpoint)
-    title = f"a training of {of[0]}: {of[1]}" if of else f"a training, target={told['target']}"
+    title = f"training of {of[0]}: {of[1]}" if of else f"training, target={told['target']}"
     facts = [f"{name}: {value}" for name, value in told.items() if name not in SAID]
-    said = (f"On pictures held out: {held_out_said(told)}.", *facts)
+    said = (f"On held-out pictures: {held_out_said(told)}.", *facts)
     where = f"FOLDER/{paths.checkpoint.name}"
-    probed = f"`mllm-probe run {told['probed']}={where}` probes it; FOLDER is the one that this page lies in."
+    probed = f"`mllm-probe run {told['probed']}={where}` probes it; FOLDER is the folder of this page."
     parts = [
         Part("Losses, step by step", (), [loss_chart(losses, names)], picture_uri(paths.curve("png"))),
-        Part("What came out", (*said, probed)),
+        Part("Results", (*said, probed)),
     ]
     about = [f"{len(losses)} steps"]
     write_other(paths.page, "mllm-probe tune", title, about, parts, known_command(paths))

@@ -19,9 +19,9 @@ from mllm_probe.results.logits import by_label
 SHOWN = 6  # of each kind
 WRONG, UNSURE, RIGHT = "wrong", "unsure", "right"
 KINDS = {  # in words, for labels and for numbers
-    WRONG: ("Wrong, and surest", "Furthest from the truth"),
-    UNSURE: ("Least sure", ""),
-    RIGHT: ("Right, and surest", "Closest to the truth"),
+    WRONG: ("Wrong, most confident", "Furthest from the truth"),
+    UNSURE: ("Least confident", ""),
+    RIGHT: ("Right, most confident", "Closest to the truth"),
 }
 EXAMPLE = {**dict.fromkeys(("kind", "uid", "text", "target", "head"), str), "label": NUMBER, "said": NUMBER}
 ENTRIES = {

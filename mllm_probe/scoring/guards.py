@@ -81,7 +81,7 @@ class Guards:
         if sentence is None:
             return
         if self.probing.experiment.guards == "stop":
-            raise ProbeError(f"{sentence}; guards=note goes on all the same")
+            raise ProbeError(f"{sentence}; guards=note continues anyway")
         self.said.append(sentence)
         self.reporter.note(f"guard: {sentence}")
 

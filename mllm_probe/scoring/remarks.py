@@ -28,7 +28,7 @@ class Remarks:
         keys = len(probing.experiment.keys) + len(places(probing.experiment))
         for remark, named in self.found.items():
             rest = "" if len(named) <= NAMED else f" and {len(named) - NAMED} more"
-            reporter.note(f"{len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
+            reporter.note(f"at {len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
         for said in (probing.left_out, probing.undecided(source), *self._scoring.bounds_said()):
             if said:
                 reporter.note(said)
@@ -39,14 +39,14 @@ def remarks_on(trials: Sequence[Trial], kind: str) -> list[str]:
     if not trials or trials[0].key is None or trials[0].control or trials[0].features == "answer":
         return []
     found = {
-        "have columns that are constant in training and say nothing": any(
+        "some columns are constant in training and carry no information": any(
             trial.facts.get("constant_columns", 0) for trial in trials
         ),
-        "have fits that say the same of all rows": any(
+        "the probe predicts the same for every row": any(
             np.ptp(trial.logits[trial.read], axis=0).max() == 0 for trial in trials
         ),
-        "have decisions too close to call, which count half": kind != "number" and any(map(_tied, trials)),
-        "have fits that did not converge": not all(trial.facts["converged"] for trial in trials),
+        "some decisions are ties and count half": kind != "number" and any(map(_tied, trials)),
+        "some fits did not converge": not all(trial.facts["converged"] for trial in trials),
     }
     return [remark for remark, holds in found.items() if holds]
 

@@ -25,7 +25,7 @@ def exchange(
 
     The texts of the result are a permutation of the texts given, so a text alone says nothing about its label, and
     neither does a picture. A claim for which no exchange is found yields None, and then its own text is used for no
-    other picture either. `start` is the permutation to mend, {claim: the claim whose text it takes}; None = a random
+    other picture either. `start` is the permutation to fix, {claim: the claim whose text it takes}; None = a random
     one. `may_borrow` says of two pictures whether the first may take a text of the second.
     """
     order = list(range(len(claims)))

@@ -291,7 +291,7 @@ def _groups(pictures: Sequence[Picture], listed: Mapping[str, str], file: Path) 
         if split.setdefault(picture.group, own) != own:
             raise DataError(
                 f"splits.file={file}: pictures {first[picture.group].id} ({split[picture.group]}) and {picture.id} "
-                f"({own}) belong to one group but to two splits; mend the file, or accept near-duplicates on two sides "
+                f"({own}) belong to one group but to two splits; fix the file, or accept near-duplicates on two sides "
                 "with splits.near_duplicates=false"
             )
         first.setdefault(picture.group, picture)

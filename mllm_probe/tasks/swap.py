@@ -37,14 +37,14 @@ def swap(claims: Sequence[Claim], categories: Sequence[str], rng: Random) -> lis
 def replaced(text: str, old: str, new: str, names: re.Pattern[str]) -> str:
     """`text` with every mention of `old` made one of `new`: an a or an directly before it fits, a capital stays."""
 
-    def mend(match: re.Match[str]) -> str:
+    def fix(match: re.Match[str]) -> str:
         article, name = match["article"], match["name"]
         if name.lower() != old.lower():
             return match[0]
         before = article[0] + ("n " if new[0].lower() in "aeiou" else " ") if article else ""
         return before + (new[0].upper() if name[0].isupper() else new[0]) + new[1:]
 
-    return names.sub(mend, text)
+    return names.sub(fix, text)
 
 
 def _pattern(categories: Sequence[str]) -> re.Pattern[str]:

@@ -105,7 +105,7 @@ def _restore(
         found, metadata = read_sealed(path)
         done: list[dict[str, float]] = json.loads(metadata["losses"])
     except (ValueError, KeyError) as error:
-        reporter.note(f"{path} is damaged ({error}), so the training begins anew")
+        reporter.note(f"{path} is damaged ({error}), so the training starts again")
         path.unlink()
         return []
     with torch.no_grad():

@@ -108,14 +108,12 @@ def _row(where: str, record: Any, columns: Columns, settings: FitSettings) -> tu
         raise record
     name = str(record[settings.representation] or "").strip()
     if not name:
-        raise DataError(f"{where}: '{settings.representation}' is empty, but every row needs a name; mend the row")
+        raise DataError(f"{where}: '{settings.representation}' is empty, but every row needs a name; fix the row")
     scores = (settings.c, *columns.a.values())
     cells = {column: _number(where, record, column) for column in (*scores, *columns.y.values())}
     for column in scores:
         if cells[column] != cells[column]:
-            raise DataError(
-                f"{where}: '{column}' of {name} is empty, but A and C are needed in every row; mend the row"
-            )
+            raise DataError(f"{where}: '{column}' of {name} is empty, but A and C are needed in every row; fix the row")
     return name, cells
 
 
@@ -126,7 +124,7 @@ def _number(where: str, record: Mapping[str, Any], column: str) -> float:
     except ValueError:
         value = float("inf")
     if text and not isfinite(value):
-        raise DataError(f"{where}: '{column}' is {text[:80]!r}, but must be a finite number; mend the row")
+        raise DataError(f"{where}: '{column}' is {text[:80]!r}, but must be a finite number; fix the row")
     return value
 
 

@@ -153,7 +153,7 @@ def test_an_array_fills_one_cache_and_a_sweep_reads_it(
     wait_for(tmp_path, 4, first)
     first.kill()
     code, err = finish(first)
-    assert code == -signal.SIGKILL and "shard 0 of 2 is done, others are not yet" in err
+    assert code == -signal.SIGKILL and "shard 0 of 2 is done, others are not" in err
     assert {"00000", "00001", "00002", "00004"} <= {path.name[:5] for path in shards(tmp_path)}
     assert not list(tmp_path.rglob("manifest.json"))
     code, err = finish(begin(tmp_path, checkpoint, *array))
@@ -184,7 +184,7 @@ def test_no_weights_are_loaded_for_what_others_fill(
     for command in ("extract", "run"):
         code, _, err = probe(command, *tiny(checkpoint), *DATA, "extract.wait_s=0")
         assert code == 1 and f"{group.shard(5).relative_to(tmp_path)} is being filled by {Owner.here()}" in err
-        assert "not done after extract.wait_s=0; the same command goes on later" in err
+        assert "not done after extract.wait_s=0; repeat the command later to continue" in err
     assert [claim.name for claim in claims_in(tmp_path)] == ["00005.0.claim"]
 
 
@@ -228,11 +228,11 @@ def test_a_shard_job_that_was_started_twice(
     code, _, err = probe("extract", *args, "extract.shard=1")
     assert code == 1 and "is being filled by" in err
     code, _, err = probe("extract", *args, "extract.shard=0")
-    assert code == 0 and "shard 0 of 2 is done, others are not yet" in err
+    assert code == 0 and "shard 0 of 2 is done, others are not" in err
 
 
 def test_two_menders_of_one_shard(probe: Run, checkpoint: Path, whole: Path, tmp_path: Path, theirs: Claims) -> None:
-    """The later one waits for the claim, and finds nothing left to mend."""
+    """The later one waits for the claim, and finds nothing left to fix."""
     shutil.copytree(whole / "outputs", tmp_path / "outputs")
     victim = shards(tmp_path)[2]
     good = victim.read_bytes()
@@ -240,11 +240,11 @@ def test_two_menders_of_one_shard(probe: Run, checkpoint: Path, whole: Path, tmp
     group = GroupPaths(victim.parent)
     assert theirs.take(group, 2)
 
-    def mend() -> None:
+    def fix() -> None:
         victim.write_bytes(good)
         theirs.release(group, 2)
 
-    Timer(8, mend).start()
+    Timer(8, fix).start()
     code, _, err = probe("extract", *tiny(checkpoint), *DATA)
     assert code == 0 and "waiting for 120 s at most" in err and "loading" not in err
     assert cache(tmp_path) == cache(whole)
@@ -342,4 +342,4 @@ def test_a_sweep_says_how_far_an_unfinished_extraction_is(probe: Run, checkpoint
     code, _, err = probe("sweep", *base)
     there = len(list(tmp_path.glob("outputs/cache/*/groups/*/*.safetensors")))
     assert code == 1 and f", and {there} of 6 shards of an unfinished extraction are there" in err
-    assert err.rstrip().endswith("with the same settings first, which goes on behind them")
+    assert err.rstrip().endswith("with the same settings first, which continues from them")

@@ -98,7 +98,7 @@ def test_words_that_decide_the_label_are_refused_before_the_weights(
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     words = ("task=custom", "dataset=table", f"dataset.root={tmp_path}", "dataset.file=rows.json", "layers=lm")
     code, _, err = probe("run", *words, "splits.near_duplicates=false", "splits.blocks=4")
-    assert code == 1 and "guards=note goes on all the same" in err, err
+    assert code == 1 and "guards=note continues anyway" in err, err
     assert not (tmp_path / "outputs" / "run").exists()
 
 
@@ -180,9 +180,7 @@ def test_another_command_in_the_folder_is_told_before_any_work(probe: Run, tmp_p
     words = ("inspect", *QUICK, "n=1", "hydra.run.dir=own")
     with alone(own):
         code, _, err = probe(*words)
-        assert (
-            code == 1 and f"mllm-probe: another command writes to {own}; wait until it is over, or name another" in err
-        )
+        assert code == 1 and f"mllm-probe: another command writes to {own}; wait until it ends, or name another" in err
     write(Job("inspect", [], host="elsewhere"), status)
     before = status.read_bytes()
     code, _, err = probe(*words)

@@ -52,7 +52,7 @@ def test_a_folder_in_use_is_refused_but_for_the_same_sweep(tmp_path: Path, monke
     paths, same = MultirunPaths(tmp_path / "sweep"), asked(tmp_path, "data.seed=0", "data.seed=1")
     assert not check_folder(paths.root, same)
     write(same, paths.asked)
-    with pytest.raises(ConfigError, match="holds this very sweep, and 2 of its 2 jobs are not over"):
+    with pytest.raises(ConfigError, match="holds this same sweep, and 2 of its 2 jobs are not finished"):
         check_folder(paths.root, same)
     with monkeypatch.context() as patch:  # blocked is over for who waits, and still in the queue
         patch.setattr(
@@ -60,7 +60,7 @@ def test_a_folder_in_use_is_refused_but_for_the_same_sweep(tmp_path: Path, monke
         )
         write(queued := replace(same, launcher="slurm", names=["24_0", "24_1"]), paths.asked)
         with pytest.raises(
-            ConfigError, match="2 of its 2 jobs are not over; wait for them, end them with `scancel 24`"
+            ConfigError, match="2 of its 2 jobs are not finished; wait for them, end them with `scancel 24`"
         ):
             check_folder(paths.root, queued)
         write(same, paths.asked)
@@ -72,7 +72,7 @@ def test_a_folder_in_use_is_refused_but_for_the_same_sweep(tmp_path: Path, monke
         asked(tmp_path, "data.seed=0"),
         replace(same, jobs=[]),
     ):
-        with pytest.raises(ConfigError, match="holds the jobs of another sweep; name a folder of its own"):
+        with pytest.raises(ConfigError, match="holds the jobs of another sweep; name another folder"):
             check_folder(paths.root, other)
     with pytest.raises(ConfigError, match="another sweep"):
         check_folder(paths.root, replace(same, command="extract"))
@@ -140,7 +140,7 @@ def test_jobs_that_were_refused_are_no_jobs_to_run_again(probe: Run, tmp_path: P
 def test_two_processes_a_job_are_refused(probe: Run, tmp_path: Path) -> None:
     one = {"nodes": 1, "tasks_per_node": 1}
     check_launcher(one)
-    with pytest.raises(ConfigError, match="tasks_per_node=2 would start every job 2 times in one folder; allow 1"):
+    with pytest.raises(ConfigError, match="tasks_per_node=2 would start every job 2 times in one folder; set it to 1"):
         check_launcher(one | {"tasks_per_node": 2})
     with pytest.raises(ConfigError, match="nodes=3 would start"):
         check_launcher(one | {"nodes": 3})

@@ -174,7 +174,8 @@ def test_a_job_that_can_never_start_is_not_waited_for(drive: Drive, slurm: Envir
     assert code == 1 and "1 job: 1 blocked" in out
     code, err = finish(drive("data.seed=0", "hydra.launcher.partition=brief"))
     assert (
-        code == 1 and "holds this very sweep, and 1 of its 1 job are not over; wait for them, end them with `sc" in err
+        code == 1
+        and "holds this same sweep, and 1 of its 1 job are not finished; wait for them, end them with `sc" in err
     )
     (name,) = json.loads((tmp_path / "sweep" / "multirun.json").read_text())["names"]
     assert call(tmp_path, slurm, "scancel", name)[0] == 0

@@ -28,7 +28,7 @@ def test_run_writes_everything_and_the_second_run_loads_nothing(
     assert code == 0, err
     assert "lm.04.norm" in out and "question_only" in out
     told = " ".join(out.split())
-    assert "lm.04 at last" in told or "At last, no block is shown" in told
+    assert "lm.04 at last" in told or "At last, no block reads" in told
     assert os.environ["HYDRA_FULL_ERROR"] == ""  # what this process starts later shows no traces either
     (first,) = runs(tmp_path)
     names = {"scores.csv", "summary.json", "config.yaml", "splits.csv", "layers.png", "layers.pdf"}

@@ -177,7 +177,7 @@ def test_verify_finds_a_flipped_bit_the_memo_vouches_for(
     assert "mllm-probe: 1 file of 3 finished groups in 2 caches damaged or missing" in err
     assert f"{path.relative_to(own.root.parent)} is damaged: its bytes are not those in the manifest" in out
     assert "the run that made it, repeated, extracts it again" in out
-    assert [damage.path for damage in store_of(own, LEFT).coverage().damaged] == [path], "the next run mends it"
+    assert [damage.path for damage in store_of(own, LEFT).coverage().damaged] == [path], "the next run fixes it"
     assert call("verify", RIGHT.digest)[0] == 0, "the other cache is whole"
 
 
@@ -245,7 +245,7 @@ def test_a_living_claim_keeps_its_group(call: Call, own: OutputPaths) -> None:
     living = claim(group, 3, 5)
     assert row(call("ls", LEFT.digest)[1], group.root.name)[1] == "unfinished, 3 of 4 shards, 2 claimed"
     assert call("verify")[0] == 0
-    assert "and stays" in call("prune", "--unfinished", "--yes")[1] and living.exists()
+    assert "and is kept" in call("prune", "--unfinished", "--yes")[1] and living.exists()
     age(living, 2 * IDLE)
     assert "nothing to remove" in call("prune")[1], "it goes with its group"
     assert call("prune", "--unfinished", "--yes")[0] == 0 and not group.root.exists()
@@ -283,7 +283,7 @@ def test_prune_lists_first_and_removes_exactly_that(call: Call, own: OutputPaths
     code, out, _ = call("prune")
     assert code == 0 and everything(own) == before
     assert {line.split(" ")[0] for line in out.splitlines()[:-1]} == {str(p.relative_to(own.root.parent)) for p in old}
-    assert "would be removed: <0.001 GB in 2 places; --yes does it" in out
+    assert "would be removed: <0.001 GB in 2 places; add --yes to remove" in out
     code, out, _ = call("prune", "--yes")
     assert code == 0 and "removed: <0.001 GB in 2 places" in out
     assert before.keys() - everything(own).keys() == set(old)
@@ -304,7 +304,7 @@ def test_only_an_idle_unfinished_group_goes(call: Call, own: OutputPaths, young:
     gone = before.keys() - everything(own).keys()
     assert code == 0 and group.root.exists() == young
     assert gone == (set() if young else {path for path in before if group.root in path.parents})
-    assert ("and stays" in out and "nothing to remove" in out) if young else "in 1 place" in out
+    assert ("and is kept" in out and "nothing to remove" in out) if young else "in 1 place" in out
 
 
 def test_only_a_damaged_group_goes(call: Call, own: OutputPaths) -> None:
@@ -420,7 +420,7 @@ def test_why_the_same_cache_serves_two_requests(runs: dict[str, Path], call: Cal
         "null",
     ]
     assert "workers" not in out and "extract.positions" not in out
-    assert "both runs asked the same of it" in call("why", str(runs["wide"]), str(runs["wide"]))[1]
+    assert "both runs requested the same" in call("why", str(runs["wide"]), str(runs["wide"]))[1]
 
 
 def test_why_needs_two_runs(runs: dict[str, Path], call: Call, tmp_path: Path) -> None:
@@ -428,7 +428,7 @@ def test_why_needs_two_runs(runs: dict[str, Path], call: Call, tmp_path: Path) -
     assert code == 1 and err.startswith(f"mllm-probe: {tmp_path / 'identity.json'} does not exist; name the folder")
     (tmp_path / "identity.json").write_text("{")
     code, _, err = call("why", str(tmp_path), str(runs["narrow"]))
-    assert code == 1 and "is no readable identity" in err
+    assert code == 1 and "is not a readable identity" in err
 
 
 def test_a_real_extraction_names_its_model_outside_the_identity(runs: dict[str, Path], call: Call) -> None:

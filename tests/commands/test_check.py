@@ -59,14 +59,14 @@ def test_groups_and_several_labels(probe: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, out, err = probe("check", str(tmp_path / "mine.jsonl"), "dataset.group_column=case")
     assert code == 0, err
-    assert "12 that splits keep whole, the largest of 2 pictures" in out
-    assert "2 labels of which several may hold: cat (16), dog (8)" in out
+    assert "12 that splits keep together, the largest with 2 pictures" in out
+    assert "2 labels, several of which may apply: cat (16), dog (8)" in out
 
 
 @pytest.mark.parametrize(
     ("rows", "settings", "message"),
     [
-        ([["gone.png", "What?", "a"]], (), "a run stops at the first of 1 bad row; mend them, or leave them out with"),
+        ([["gone.png", "What?", "a"]], (), "a run stops at the first of 1 bad row; fix them, or leave them out with"),
         ([["p1.png", "", "a"], ["p2.png", "What?", ""]], (), "a run stops at the first of 2 bad rows"),
         ([["p1.png", "Why?", "nan"]], (), "mine.csv: row 26 has the label 'nan', which reads as a missing one"),
         ([["p1.png", "Why?", "once"]], (), "lacks 1 of 4 classes: once; take more pictures (data.n) or fewer"),

@@ -108,7 +108,7 @@ def ranked(folder: Path) -> pd.DataFrame:
 def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
     code, out, err = probe("compare", "two", "--out", "o")
     assert code == 0, err
-    assert err.splitlines() == ["left out, without a finished sweep: two/2", "everything is in o"]
+    assert err.splitlines() == ["left out, no finished sweep: two/2", "everything is in o"]
     drawn = {f"{t}.{k}" for t in ("entailment", "objects", "all_tasks") for k in ("png", "pdf")}
     names = {"compare.csv", "ranking.csv", "report.html", *drawn}
     assert {path.name for path in Path("o").iterdir()} == names
@@ -145,7 +145,7 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
     assert job is not None
     write(replace(job, state="running", ended=None, pid=os.getpid()), status)
     _, _, err = probe("compare", "two", "--out", "o")
-    assert "not over yet in these folders: 1 job; `mllm-probe status` shows them" in err
+    assert "not finished in these folders: 1 job; `mllm-probe status` shows them" in err
 
 
 def reading(paths: RunPaths) -> Reading:
@@ -170,7 +170,7 @@ def test_two_tasks_are_one_figure_and_one_page(probe: Run, two: Path) -> None:
         among = reading(RunPaths(two / "0" / side))
         assert " ".join(among.score.split()) in page.words and f"{among.site} (" in out
     assert any(trace.get("name") == "chance" and trace["y"] == [0.5, 0.5] for trace in page.charts["mini"]["data"])
-    said = "Scores of different tasks are not subtracted from each other"
+    said = "Scores of different tasks or data sets are not subtracted"
     assert said in page.words and said in " ".join(out.split())
     assert "mini: " in page.words and len(page.sources("png")) == 1
 
@@ -195,11 +195,11 @@ def test_where_two_tasks_are_best(runs: list[FinishedRun]) -> None:
     )
     (line, _) = said({"m": {"a": other, "b": any_}})
     assert line.endswith(
-        "b at one of lm.04, lm.08 (0.50 to 1.00); both sets hold lm.08, so different depths are not shown"
+        "b at one of lm.04, lm.08 (0.50 to 1.00); both sets contain lm.08, so no difference in depth is shown"
     )
     nothing = replace(other, tests=above.assign(verdict=np.where(above.test == "above_chance", "", above.verdict)))
     (line, _) = said({"m": {"a": one, "b": nothing}})
-    assert line == "m: b is not shown to be above chance, so where it is best says nothing"
+    assert line == "m: b is not significantly above chance, so its best depth means nothing"
 
 
 def test_runs_are_not_compared_where_a_label_is_rare(
@@ -394,7 +394,7 @@ def test_other_test_sets_are_side_by_side_by_their_names(probe: Run, two: Path) 
     page = Markup(Path("o/report.html"))
     names = {trace["name"] for trace in page.charts["mini"]["data"] if "customdata" in trace}
     assert names == {f"entailment on {data} at last, accuracy" for data in ("scenes", "scenes -&gt; mine")}
-    assert pd.read_csv("o/ranking.csv").empty and "nor those of different data sets" in " ".join(out.split())
+    assert pd.read_csv("o/ranking.csv").empty and "or data sets are not subtracted" in " ".join(out.split())
     assert Image.open("o/all_tasks.png").size == (5 * 160, 4 * 160)
     code, out, err = probe("compare", "two/0/global", str(away), "--anyway", "--out", "o")
     assert code == 0, err
@@ -419,7 +419,7 @@ def test_a_measure_is_chosen(probe: Run, two: Path) -> None:
         assert task == "objects" or f"{row.value:.3f}" in out
     said = " ".join(out.split())
     assert "AUROC" in said and "layers are those that validation chose by accuracy" in said
-    assert "may be the best is told by accuracy, which the sweep selected by" in said
+    assert "Layers are chosen and tested by accuracy, the measure that the sweep selected by" in said
     assert Image.open("o/entailment.png").size == (4 * 160, 3 * 160)
     for more, message in (
         (("--metric", "r2"), "--metric r2 was not measured in two/0/global; choose one of: accuracy, auroc"),
@@ -451,7 +451,7 @@ def broken(two: Path, case: str) -> tuple[tuple[str, ...], str]:
     if case == "absent":
         return ("two", "nowhere"), "nowhere does not exist; give folders such as"
     if case == "one":
-        return ("two/0/global",), "two/0/global (entailment) is one run, with nothing to compare it with; name more"
+        return ("two/0/global",), "two/0/global is the only run of entailment, so it cannot be compared; name more"
     if case == "old":
         kept = json.loads((run / "summary.json").read_text())
         kept.pop("fingerprint")
@@ -574,7 +574,7 @@ def test_jobs_come_in_the_order_of_their_numbers(probe: Run, two: Path) -> None:
 def test_an_unfinished_side_of_a_study_is_named(probe: Run, two: Path) -> None:
     (two / "1" / "local" / "summary.json").unlink()
     _, _, err = probe("compare", "two", "--out", "o")
-    assert "left out, without a finished sweep: two/1/local, two/2" in err
+    assert "left out, no finished sweep: two/1/local, two/2" in err
 
 
 def test_parquet_holds_the_same(probe: Run, two: Path, monkeypatch: pytest.MonkeyPatch) -> None:

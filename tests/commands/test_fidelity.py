@@ -91,7 +91,7 @@ def test_the_command_against_runs_of_both_models(probe: Run, tmp_path: Path, che
     folder = done(tmp_path, "fidelity")
     table = load_agreements(folder / "fidelity.csv")
     assert {"fidelity.png", "fidelity.pdf", "fidelity.csv", "config.yaml"} <= {path.name for path in folder.iterdir()}
-    assert "nf4 (float32) against none (float32)" in out and "validation prefers" in out
+    assert "nf4 (float32) against none (float32)" in out and "best layer on validation: " in out
     _states_by_hand(table, tmp_path / "outputs")
     _curves_by_hand(table, probe, same, tmp_path)
     again, out, err = probe("fidelity", *same)
@@ -265,8 +265,8 @@ def test_changes_are_in_the_unit_of_the_measure(metric: str, cell: str, said: st
 def test_what_was_not_seen_to_change_may_have_changed() -> None:
     """Intervals tell how far; only where no state differs, nothing can have changed."""
     said = next(lost(changes("accuracy", [0.0, 0.0], (-0.168, 0.168))))
-    assert said == "last: the probe's score is not shown to change: +0.0 points [-16.8, 16.8] at every site"
+    assert said == "last: the probe's score does not change significantly: +0.0 points [-16.8, 16.8] at every site"
     said = next(lost(changes("r2", [0.0, 0.0], (np.nan, np.nan))))
-    assert said == "last: the probe's score is not shown to change: +0.000 at every site"
+    assert said == "last: the probe's score does not change significantly: +0.000 at every site"
     said = next(lost(changes("r2", [0.0, 0.0], (np.nan, np.nan), error=0.0)))
-    assert said == "last: the probe's score changes at no site, since no state that was compared differs"
+    assert said == "last: the probe's score does not change: all compared states are equal"

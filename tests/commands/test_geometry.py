@@ -488,7 +488,7 @@ WRONG = [
     (("geometry.k=30",), "geometry.k=30 must be below the number of rows, which is 30"),
     (("geometry.clip=0",), "geometry.clip=0.0 must be above 0, or null"),
     (("geometry.permutations=-1",), "geometry.permutations=-1 must be 0 to 1,000,000"),
-    (("geometry.across=[[last]]",), "must hold pairs of two positions, each out of extract.positions"),
+    (("geometry.across=[[last]]",), "must hold pairs of positions from extract.positions"),
     (
         ("geometry.across=[[last,mean_image]]", "layers.towers=[vision]"),
         "names position last, which none of the layers",

@@ -222,8 +222,8 @@ def test_a_job_that_slurm_can_never_start_is_blocked(multirun: MultirunPaths, qu
     assert "SLURM never starts it (PartitionTimeLimit): `scancel` it, and change hydra.launcher.timeout_min" in out
     assert "pending (2): SLURM's reason is Resources" in out
     assert left(multirun.root) == (
-        "stopped waiting; the jobs 24_2 go on: `scancel 24` ends them, `mllm-probe status "
-        f"{multirun.root}` shows how they get on"
+        "stopped waiting; the jobs 24_2 continue: `scancel 24` ends them, `mllm-probe status "
+        f"{multirun.root}` shows their progress"
     ), "an array that has ended needs no scancel"
 
 
@@ -233,8 +233,8 @@ def test_a_job_that_never_began_names_its_log(multirun: MultirunPaths, queue: Pa
     multirun.log("24_1").parent.mkdir(parents=True)
     multirun.log("24_1").write_text("ModuleNotFoundError")
     why = [job.why for job in standing.standings(multirun.root)]
-    assert why[1] == f"SLURM has no job 24_1 any more, and it never began; its log is {multirun.log('24_1')}"
-    assert why[2] == "SLURM has no job 24_2 any more, and it never began"
+    assert why[1] == f"SLURM has no job 24_1 any more, and it never started; its log is {multirun.log('24_1')}"
+    assert why[2] == "SLURM has no job 24_2 any more, and it never started"
 
 
 def test_status_says_which_jobs_ran_other_code(multirun: MultirunPaths, probe: Run) -> None:
@@ -244,7 +244,7 @@ def test_status_says_which_jobs_ran_other_code(multirun: MultirunPaths, probe: R
     change(multirun, 0, code="1.0 (aa)")
     change(multirun, 1, code="1.0 (bb)")
     _, out, _ = probe("status", "sweep")
-    assert "1 ran other code than was there when it was sent: 1.0 (bb), 1.0 (aa)" in out and "0 ran other" not in out
+    assert "1 ran other code than when it was submitted: 1.0 (bb), 1.0 (aa)" in out and "0 ran other" not in out
 
 
 VALUES = (("a", "'b, c'"), ("[1,2]", "[3]"), ("'it\\'s'", "{x:1,y:[2]}", "null"))

@@ -129,13 +129,13 @@ def test_a_bad_picture_is_named_or_skipped(tmp_path: Path, fault: str) -> None:
         ),
         (
             {"captions.json": {"images": IMAGES, "annotations": [{"image_id": 9, "caption": "\ud800 cat"}]}},
-            r"annotations\[0\]: 'caption' holds half a character \(a lone surrogate\), '\\ud800 cat'; mend it",
+            r"annotations\[0\]: 'caption' holds half a character \(a lone surrogate\), '\\ud800 cat'; fix it",
         ),
         (
             {"instances.json": {"images": IMAGES, "categories": [{"id": 3, "name": " "}], "annotations": []}},
-            r"instances.json, categories\[0\]: 'name' is empty; mend it",
+            r"instances.json, categories\[0\]: 'name' is empty; fix it",
         ),
-        ({"captions.json": {"images": [{"id": 1, "file_name": ""}], "annotations": []}}, "'file_name' is empty; mend"),
+        ({"captions.json": {"images": [{"id": 1, "file_name": ""}], "annotations": []}}, "'file_name' is empty; fix"),
         ({"captions.json": {"images": [{"id": 1, "file_name": "../../x.jpg"}], "annotations": []}}, "leads outside"),
     ],
 )

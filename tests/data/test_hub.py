@@ -224,6 +224,6 @@ def test_columns_of_pictures(folder: Path, tmp_path: Path) -> None:
     rows = {"image": spoilt, "question": ["A?", "B?"]}
     datasets.Dataset.from_dict(rows, features=kinds).save_to_disk(str(tmp_path / "spoilt"))
     with pytest.raises(
-        DataError, match=r"row 2 cannot be decoded \(cannot identify image file\); mend it, or leave such"
+        DataError, match=r"row 2 cannot be decoded \(cannot identify image file\); fix it, or leave such"
     ):
         load(asked(tmp_path / "spoilt", label_column="question"), tmp_path)

@@ -254,8 +254,8 @@ def test_the_target_of_a_link_may_lie_anywhere_and_the_name_may_not(
         ("pipe.png", "pipe.png is a pipe and no file"),  # which would keep its reader waiting
         ("socket.png", "socket.png is a socket and no file"),
         ("device.png", "device.png is a device and no file"),
-        ("n" * 300, "n' is no file name that can be opened; mend the row"),
-        ("a\0b", "is no file name that can be opened; mend the row|is missing; put the file there"),
+        ("n" * 300, "n' is no file name that can be opened; fix the row"),
+        ("a\0b", "is no file name that can be opened; fix the row|is missing; put the file there"),
     ]:
         with pytest.raises(DataError, match=said):
             load(root, name)

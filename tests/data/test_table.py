@@ -106,7 +106,7 @@ def test_half_a_character_is_a_bad_row(tmp_path: Path, ending: str, column: str)
     """In a label it met the file of predictions, after all the work."""
     rows = [{"picture": f"{i}.png", "text": "?", "label": "a", "other": "x"} for i in range(2)]
     table = write(tmp_path, [rows[0], {**rows[1], column: "\ud800"}, {**rows[1], "text": "\U0001f600"}], ending)
-    with pytest.raises(DataError, match=r"row 2 holds half a character \(a lone surrogate\); mend it, or leave such"):
+    with pytest.raises(DataError, match=r"row 2 holds half a character \(a lone surrogate\); fix it, or leave such"):
         load(table)
     assert [row.text for row in load(table, on_bad_row="skip").rows] == ["?", "\U0001f600"]
 

@@ -58,7 +58,7 @@ def test_shard_jobs_equal_one_job(checkpoint: Path, whole: Path, tmp_path: Path)
 
 def test_one_shard_job_alone_leaves_the_rest(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
     code, err = finish(start(tmp_path / "one", checkpoint, "extract.shard=1", "extract.num_shards=3"))
-    assert code == 0 and "shard 1 of 3 is done, others are not yet" in err
+    assert code == 0 and "shard 1 of 3 is done, others are not" in err
     assert [path.name[:5] for path in shards(tmp_path / "one")] == ["00001", "00004"]
     assert not list((tmp_path / "one").rglob("manifest.json"))
 
@@ -75,7 +75,7 @@ def test_shard_jobs_one_after_the_other_behind_another_request(checkpoint: Path,
     assert finish(start(folder, checkpoint, "extract.positions=[last]", "data.n=12"))[0] == 0
     for i in range(2):
         code, err = finish(start(folder, checkpoint, *both, f"extract.shard={i}", "extract.num_shards=2"))
-        assert code == 0 and ("others are not yet" in err) == (i == 0), err
+        assert code == 0 and ("others are not" in err) == (i == 0), err
     assert len(list(folder.glob("outputs/cache/*/groups/*"))) == len(list(folder.rglob("manifest.json")))
     code, err = finish(start(folder, checkpoint, *both))
     assert code == 0 and "samples are there" in err
@@ -97,7 +97,7 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(checkpoint: Path, whole: 
     size = max(path.stat().st_size for path in shards(whole))
     code, err = finish(start(tmp_path / "full", checkpoint, limit=size - 1))
     assert code == 1 and "Traceback" not in err
-    assert "cannot be written" in err and "finished shards are kept: make room and run the same again" in err
+    assert "cannot be written" in err and "finished shards are kept: free disk space and repeat the command" in err
     assert not [path for path in (tmp_path / "full" / "outputs" / "cache").rglob(".*") if path.is_file()]
     assert finish(start(tmp_path / "full", checkpoint))[0] == 0
     assert cache(tmp_path / "full") == cache(whole)
@@ -115,7 +115,7 @@ def test_a_damaged_shard_is_found_by_digest_and_made_again_alone(checkpoint: Pat
     others = {path: path.stat().st_mtime_ns for path in shards(copy) if path != victim}
     code, err = finish(start(copy, checkpoint))
     assert code == 0, err
-    assert f"{victim.name} is damaged or gone and is extracted again" in err
+    assert f"{victim.name} is damaged or missing and is extracted again" in err
     assert cache(copy) == cache(whole)
     assert all(path.stat().st_mtime_ns == before for path, before in others.items())
 

@@ -17,7 +17,9 @@ from mllm_probe.report.terminal.study import QUESTION, print_study
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.selection import controls, headline, real
 from mllm_probe.results.test_file import load_tests
-from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, lines, write
+from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, drawn, lines, write
+
+__all__ = ["drawn"]
 
 H2 = {**H1, "name": "H2", "verdict": "does not hold", "numbers": {}}
 H3 = {**H1, "name": "H3", "verdict": "undecided", "numbers": {}}
@@ -69,9 +71,9 @@ def test_the_table_says_what_controls_and_the_model_itself_score(whole: pd.DataF
     tests.loc[0] = gap | {"p_value": 0.01}
     print_table(whole, {}, tests, Console(file=written, width=300))
     text = written.getvalue()
-    assert "controls at last, where validation prefers each: text only 50.0 [" in text
+    assert "controls at last, each at its best layer on validation: text only 50.0 [" in text
     assert "random weights 55.7 [53.7, 57.7] (lm.04)" in text
-    assert "zero-shot: the model's own answer scores 78.0 % [76.0, 80.0], and says 'yes' to 61.3 %" in text
+    assert "zero-shot: the model's own answer scores 78.0 % [76.0, 80.0]; it answers 'yes' in 61.3 %" in text
     assert "the probe at lm.05 minus that answer: +15.0 points [11.0, 19.0], p = 0.01" in text
     assert "question_only" in text and "copy_ceiling" in text and "nan" not in text and "99.0" not in text
 

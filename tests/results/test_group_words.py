@@ -44,7 +44,7 @@ def test_a_run_on_patients_says_patients(probe: Run, checkpoint: Path, tmp_path:
     run = RunPaths(tmp_path / "one")
     page = run.page.read_text()
     assert not told(page) and "6 groups (patient)" in page and "accuracy on held-out groups (patient)" in page
-    assert "groups (patient) in two splits of a seed" in page and "one a group (patient)" in page
+    assert "groups (patient) in two splits of one seed" in page and "one per group (patient)" in page
     for kind in ("md", "tex"):
         text = run.table(kind).read_text()
         assert not told(text) and "over groups (patient)" in text

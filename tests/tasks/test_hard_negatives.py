@@ -65,7 +65,7 @@ def check_swaps(collection: Collection, examples: Examples) -> None:
 
 
 def bare(text: str) -> str:
-    """Lower case without articles, which the swap may mend."""
+    """Lower case without articles, which the swap may fix."""
     return " ".join(word for word in text.lower().split() if word not in ("a", "an"))
 
 

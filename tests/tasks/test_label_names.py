@@ -50,7 +50,7 @@ def test_words_of_lists_are_joined_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "message", "mended"),
+    ("labels", "message", "fixed"),
     [
         (["a", "b", "nan"], "row 3 has the label 'nan', which reads as a missing one", ("a", "b")),
         (["a", "b", "N/A", "n/a"], "row 3 has the label 'N/A', which reads as a missing one", ("a", "b")),
@@ -63,7 +63,7 @@ def test_words_of_lists_are_joined_alike() -> None:
     ],
 )
 def test_a_doubt_is_one_sentence_with_the_setting_that_settles_it(
-    labels: list[Any], message: str, mended: tuple[str, ...] | None
+    labels: list[Any], message: str, fixed: tuple[str, ...] | None
 ) -> None:
     labels = [float(label) if label == "1.0" else label for label in labels]
     with pytest.raises(DataError) as caught:
@@ -71,8 +71,8 @@ def test_a_doubt_is_one_sentence_with_the_setting_that_settles_it(
     said = str(caught.value)
     assert message in said and "\n" not in said
     typed = next((word for word in shlex.split(said) if word.startswith("task.labels=")), "")
-    if mended:
-        assert named(*labels, labels=typed.removeprefix("task.labels=")) == mended
+    if fixed:
+        assert named(*labels, labels=typed.removeprefix("task.labels=")) == fixed
 
 
 @pytest.mark.parametrize("kept", ["{nan: nan}", {"nan": "nan"}, '{"nan": "nan"}'])

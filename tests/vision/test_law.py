@@ -274,7 +274,7 @@ def test_vision_fit_writes_tables_figure_and_words(probe: Run, tmp_path: Path) -
     code, out, err = probe("vision", "fit", "fit.benchmarks=[mmbench,mme,okvqa,seed]")
     assert code == 0, err
     words = " ".join(out.split())
-    said = "vision: R² of A and C is 0.941 in sample, 0.703 left out, of A alone 0.865 left out: C adds nothing"
+    said = "vision: R² of A and C: 0.941 in sample, 0.703 left out; of A alone: 0.865 left out; C adds nothing"
     assert said in words and "%" not in words, "R² is a plain number"
     (folder,) = results(tmp_path, "vision_fit")
     assert {"fit.csv", "groups.csv", "points.csv", "fit.png", "fit.pdf", "config.yaml"} <= {
@@ -303,7 +303,7 @@ def test_vision_fit_with_the_released_alignment_score(probe: Run) -> None:
     )
     assert code == 0 and "left out: representations.csv, row 6" in err
     words = " ".join(out.split())
-    assert "is 0.957 in sample, 0.849 left out" in words and "C adds 0.195 out of sample with a_cos" in words
+    assert ": 0.957 in sample, 0.849 left out" in words and "C adds 0.195 out of sample (a_cos)" in words
     assert "ocr" not in words
 
 
@@ -311,9 +311,7 @@ def test_vision_fit_of_few_rows_and_of_wrong_ones(probe: Run, tmp_path: Path) ->
     file = written(tmp_path, *ROWS[:5], "late,-1,3,,\n")
     code, out, err = probe("vision", "fit", f"fit.table={file}")
     assert code == 0, err
-    assert "one: 5 representations are too few: the law passes through any 6, whatever was measured" in " ".join(
-        out.split()
-    )
+    assert "one: 5 representations are too few: the law fits any 6 points exactly" in " ".join(out.split())
     (folder,) = results(tmp_path, "vision_fit")
     points = pd.read_csv(folder / "points.csv").set_index("representation")
     late = points.loc["late"]

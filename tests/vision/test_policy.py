@@ -121,7 +121,7 @@ def test_a_shortlist_counts_ties_against_those_not_trained() -> None:
 
 
 def curve(benchmark: Benchmark) -> tuple[np.ndarray, np.ndarray]:
-    """Recall at 3 in percent: ever by k runs, and after exactly k."""
+    """Recall at 3 in percent: at any time up to k runs, and after k runs."""
     rng = np.random.default_rng([0, *benchmark.name.encode()])
     hits = simulate(benchmark.unit, benchmark.y, TRIALS, 3, rng)
     assert (hits[:, -1] == hits[0, -1]).all(), "with all trained there is one fit"
@@ -169,10 +169,10 @@ def test_a_dry_run_on_the_published_table(probe: Run, tmp_path: Path) -> None:
     args = ("fit.benchmarks=[okvqa,mme]", "policy.trials=100", "policy.seed=3")
     code, out, err = probe("vision", "policy", *args)
     assert code == 0, err
-    assert "policy.budget=4: 6 runs or fewer leave the law's 6 coefficients open" in err
+    assert "policy.budget=4: 6 runs or fewer do not determine the law's 6 coefficients" in err
     words = " ".join(out.split())
     assert "okvqa, mme: a dry run trains" in words and "okvqa: shortlist" in words
-    assert "without a run A alone does in 50.0 %, A + C in 0.0 %" in words
+    assert "without runs: A alone 50.0 %, A + C 0.0 %" in words
     (folder,) = results(tmp_path, "vision_policy")
     wanted = {"policy.csv", "recall.csv", "policy.png", "policy.pdf", "recall.png", "recall.pdf", "config.yaml"}
     assert wanted <= {path.name for path in folder.iterdir()}
@@ -216,7 +216,7 @@ def test_a_table_with_empty_cells_is_a_plan_in_progress(probe: Run, tmp_path: Pa
     file = written(tmp_path, *ROWS, *open_rows)
     code, out, err = probe("vision", "policy", f"fit.table={file}", "policy.budget=10")
     assert code == 0, err
-    assert "one: 6 of 14 are not trained yet, so nothing is simulated" in err and "coefficients open" not in err
+    assert "one: 6 of 14 are not trained yet, so nothing is simulated" in err and "do not determine" not in err
     assert "one: 8 of 14 trained, next s" in " ".join(out.split()) and "%" not in out
     (folder,) = results(tmp_path, "vision_policy")
     plan = plan_of(folder)
@@ -224,7 +224,7 @@ def test_a_table_with_empty_cells_is_a_plan_in_progress(probe: Run, tmp_path: Pa
     assert plan.index[plan.turn.notna()].str.startswith("s").all() and plan.predicted.notna().all()
     assert not (folder / "recall.png").exists()
     code, out, _ = probe("vision", "policy", f"fit.table={file}", "policy.budget=8")
-    assert code == 0 and "8 of 14 trained, policy.budget is spent" in " ".join(out.split())
+    assert code == 0 and "8 of 14 trained, policy.budget is used up" in " ".join(out.split())
     untrained = written(tmp_path, *(row.rsplit(",", 2)[0] + ",,\n" for row in ROWS))
     code, out, err = probe("vision", "policy", f"fit.table={untrained}")
     assert code == 0 and "one: 0 of 8 trained, next" in " ".join(out.split()) and "shortlist" not in out

@@ -66,7 +66,7 @@ def _check_config(folder: Path) -> None:
             f"model.adapter={folder}: {CONFIG} holds no JSON object, cut off or damaged; copy it again"
         ) from error
     if told.get("lora_alpha") == 0:
-        raise ModelError(f"model.adapter={folder}: {CONFIG} has lora_alpha=0, so that it changes nothing; mend it")
+        raise ModelError(f"model.adapter={folder}: {CONFIG} has lora_alpha=0, so that it changes nothing; fix it")
 
 
 def origin_of(folder: Path) -> dict[str, Any]:

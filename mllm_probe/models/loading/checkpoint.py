@@ -175,7 +175,7 @@ def _why_not(model: CheckpointSettings, setting: str, error: Exception) -> str:
             f"{what} is not on this machine, and {why}; run `hf download {model.hub_id}` where there is a network, or "
             f"give a local folder with {setting}=FOLDER"
         )
-    return f"{what} could not be fetched ({type(error).__name__}: {first_line(error)}); the same command tries again"
+    return f"{what} could not be fetched ({type(error).__name__}: {first_line(error)}); repeat the command to try again"
 
 
 def check_parts(folder: Path, readers: Sequence[tuple[str, ...]] = (PROCESSOR,)) -> None:

@@ -51,7 +51,7 @@ def round_weights_alone(model: "nn.Module") -> None:
 
     int8: it otherwise rounds what comes in to 8 bits as well, except columns in which any row of the call has an
     outlier (LLM.int8, Dettmers et al. 2022), so that a prompt's states depend on those it is read with. Outliers chosen
-    row by row would not mend that: a step of rounding makes much of a difference in the last digit.
+    row by row would not fix that: a step of rounding makes much of a difference in the last digit.
     """
     module: Any
     for module in model.modules():

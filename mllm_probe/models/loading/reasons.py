@@ -34,10 +34,10 @@ PATTERNS = (  # of words of transformers, and what to say instead
     (r"(Unrecognized image processor)", r"\1: its image_processor_type is none that transformers has"),
 )
 MENDING = {
-    "config": "fetch or mend config.json",
-    "adapter": "fetch or mend its adapter_config.json",
-    "processor": "fetch or mend the processor's files",
-    "encoder": "fetch or mend its files",
+    "config": "fetch or fix config.json",
+    "adapter": "fetch or fix its adapter_config.json",
+    "processor": "fetch or fix the processor's files",
+    "encoder": "fetch or fix its files",
 }
 SENTENCE = re.compile(
     r"(?<=[\w)'`\"])\. (?!Got )(?=[A-Z])"

@@ -33,7 +33,7 @@ def stored_kind(folder: Path) -> str | None:
     if told is not None and not (told and isinstance(told, dict)):
         raise ModelError(
             f"{folder}: config.json has quantization_config={told}, and what it names must be an object with a "
-            "quant_method; mend it, or take the checkpoint that was not quantised"
+            "quant_method; fix it, or take the checkpoint that was not quantised"
         )
     if told is None:
         if isinstance(config.get("quantization"), dict):

@@ -116,7 +116,7 @@ def find_lacking(model: nn.Module, folder: Path | None, told: Any) -> Lacking:
     if inside:
         raise ModelError(
             f"{folder}: {_counted(inside, 'tensor', ' in the files')} {_are(inside)} of blocks, or parts of blocks, "
-            "that config.json does not have, so the model would not be the one that was trained; mend config.json"
+            "that config.json does not have, so the model would not be the one that was trained; fix config.json"
         )
     return found
 

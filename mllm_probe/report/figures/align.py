@@ -41,7 +41,7 @@ def draw_alignment(table: "pd.DataFrame", paths: Sequence[Path], settings: Repor
     _name_styles(panels[-1, 0])
     first = table.iloc[0]
     figure.suptitle(
-        f"Where pictures and captions meet in {first.model} ({first.quantization}) on {first.dataset}", fontsize=11
+        f"Similarity of pictures and captions in {first.model} ({first.quantization}) on {first.dataset}", fontsize=11
     )
     legend_below(figure, list(panels.flat), width=2.9)
     return save(figure, paths, settings)

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 ERRORS = {"relative_error": "relative error", "fvu": "variance unexplained"}
 LIKENESS = {"cosine": "cosine", "cka": "CKA (unbiased)"}
 CURVES = {  # label: fitted on, read on, dashes
-    "probe of the reference, at home": (REFERENCE, REFERENCE, "-"),
-    "probe of the model, at home": (MODEL, MODEL, "-"),
-    "reference probe on the model's states": (REFERENCE, MODEL, (0, (4, 2))),
-    "the model's probe on reference states": (MODEL, REFERENCE, (0, (1, 1))),
+    "reference probe on reference states": (REFERENCE, REFERENCE, "-"),
+    "model probe on model states": (MODEL, MODEL, "-"),
+    "reference probe on model states": (REFERENCE, MODEL, (0, (4, 2))),
+    "model probe on reference states": (MODEL, REFERENCE, (0, (1, 1))),
 }
 CHANGES = {CHANGED: (SIDES[MODEL, MODEL], "-"), MOVED: (SIDES[REFERENCE, MODEL], (0, (4, 2)))}
 NAMES = ("deviation", "similarity", "{metric}", "change{gap}")

@@ -34,8 +34,8 @@ def draw_laws(
         name_points(panel, here)
         panel.set_title(f"{name}: R² {r2(law.r2, 2)}, left out {r2(law.r2_left_out, 2)}", fontsize=9)
     first = laws.iloc[0]
-    figure.suptitle(f"What A and C say of each benchmark: {first.table}, level lines of the law", fontsize=11)
-    label(figure, points, first.a, first.c, "star: the best; colours end at the measured range")
+    figure.suptitle(f"Performance by A and C score: {first.table}, contour lines of the law", fontsize=11)
+    label(figure, points, first.a, first.c, "star: best; the colour scale covers the measured range")
     return save(figure, paths, settings)
 
 

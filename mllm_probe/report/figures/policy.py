@@ -16,7 +16,7 @@ from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDO
 if TYPE_CHECKING:
     import pandas as pd
 
-CURVES = {FIXED: "in the shortlist after exactly k runs", FIRST_HIT: "ever in the shortlist by k runs"}
+CURVES = {FIXED: "in the shortlist after k runs", FIRST_HIT: "in the shortlist at any time up to k runs"}
 FLAT = {A_ALONE: "--", A_PLUS_C: ":"}
 
 
@@ -31,7 +31,7 @@ def draw_plan(plan: "pd.DataFrame", paths: Sequence[Path], settings: ReportSetti
         panel.set_title(name, fontsize=9)
     first = plan.iloc[0]
     figure.suptitle(f"Which representations the policy trains: {first.table}", fontsize=11)
-    marks = "filled: trained; orange: drawn, #: in this turn; ring: in the shortlist; star: the best"
+    marks = "filled: trained; orange: selected (#: order); ring: in the shortlist; star: best"
     label(figure, plan, first.a_column, first.c_column, marks)
     return save(figure, paths, settings)
 
@@ -79,7 +79,7 @@ def draw_recall(recall: "pd.DataFrame", paths: Sequence[Path], settings: ReportS
         panel.set_ylim(-2, 102)
         panel.grid(axis="y", color="0.92")
         panel.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("% of trials that find the best")
+    figure.axes[0].set_ylabel("trials that find the best, %")
     figure.axes[1].legend(frameon=False, fontsize=8.5, loc="lower right")
     first = recall.iloc[0]
     figure.suptitle(f"How often the policy finds the best: {first.table}, {first.trials} trials", fontsize=11)

@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
 Models = Mapping[str, Mapping[str, Reading]]  # {model: {task: what was read of it, at one position}}
 CAVEAT = (
-    "Scores of different tasks are not subtracted from each other, nor those of different data sets: each has its own "
-    "decisions, chance and difficulty. What can be compared is each curve with its own chance, and the depth at which "
-    "each is best."
+    "Scores of different tasks or data sets are not subtracted from each other: each has its own decisions, chance "
+    "level and difficulty. Compare each curve with its own chance level, and the depths at which the curves are best."
 )
 WRAPPED = 40  # letters of a model's name over its panel
 
@@ -133,7 +132,7 @@ def tasks_view(models: Models) -> Table:
     """A row a model and task."""
     what = f"tasks side by side; may be the best: {100 * (1 - ALPHA):g} %, each of its own curve"
     view = Table(title=what, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("model", "task", "chosen (depth)", "score", "chance", "above it", "may be the best"):
+    for name in ("model", "task", "chosen (depth)", "score", "chance", "above chance", "may be the best"):
         view.add_column(name, overflow="fold")
     for label, found in models.items():
         for task, reading in found.items():
@@ -161,7 +160,7 @@ def _depth(reading: Reading, site: str) -> float:
 def _among(reading: Reading) -> str:
     """`lm.03 to lm.08 (0.38 to 1.00)`."""
     if not reading.among:
-        return "not known"
+        return "unknown"
     ends = [f"{_depth(reading, site):.2f}" for site in (reading.among[0], reading.among[-1])]
     return f"{listed(reading.among, reading.blocks)} ({' to '.join(dict.fromkeys(ends))})"
 
@@ -174,19 +173,19 @@ def said(models: Models) -> Iterator[str]:
     readings = [reading for found in models.values() for reading in found.values()]
     if others := sorted({str(one.summary["metric"]) for one in readings if one.summary["metric"] != one.metric}):
         judged = " and ".join(map(units.named, others))
-        yield f"What was chosen, is above chance or may be the best is told by {judged}, which the sweep selected by."
+        yield f"Layers are chosen and tested by {judged}, the measure that the sweep selected by."
     yield CAVEAT
 
 
 def _apart(one: str, first: Reading, other: str, second: Reading) -> str:
     for task, reading in ((one, first), (other, second)):
         if reading.above("above_chance") is False:
-            return f"{task} is not shown to be above chance, so where it is best says nothing"
+            return f"{task} is not significantly above chance, so its best depth means nothing"
         if not reading.among or not reading.compared:
-            return f"the blocks of {task} were not compared, so it is not known where it is best"
+            return f"the blocks of {task} were not compared, so its best depth is unknown"
     first_at, second_at = (f"{'one of ' * (len(found.among) > 1)}{_among(found)}" for found in (first, second))
     sets = f"{one} is best at {first_at}, {other} at {second_at}"
     if shared := [site for site in first.among if site in second.among]:
-        return f"{sets}; both sets hold {listed(shared, first.blocks)}, so different depths are not shown"
+        return f"{sets}; both sets contain {listed(shared, first.blocks)}, so no difference in depth is shown"
     sure = f"{100 * (1 - 2 * ALPHA):g} % or more"
     return f"{sets}; the sets share no block, so they are best at different depths ({sure})"

@@ -79,7 +79,7 @@ def draw_arms(rows: Sequence[Effect], paths: Sequence[Path], settings: ReportSet
     for panel, unit in zip(panels, units, strict=True):
         _draw_unit(panel, [row for row in shown if row.unit == unit], arms)
         panel.set_xlabel(f"difference to {PLAIN} in {unit}", fontsize=9)
-    figure.suptitle("What each training changed, against the caption loss alone", fontsize=11)
+    figure.suptitle("Change by each training, compared with the caption loss alone", fontsize=11)
     legend_below(figure, list(panels), width=1.2)
     return save(figure, paths, settings)
 

@@ -32,7 +32,7 @@ def geometry_page(paths: RunPaths, table: "pd.DataFrame") -> None:
     figure, views = picture_uri(paths.heatmaps("png")), relation_views(table)
     parts = [Part("Layers against layers", (), list(geometry_charts(table)), figure, views)]
     about = [f"one prompt of each of {int(table.n.max())} pictures"]
-    title = f"{model}: how its layers lie to each other"
+    title = f"{model}: similarity of its layers"
     write_other(paths.page, "mllm-probe geometry", title, about, parts, known_command(paths))
 
 
@@ -42,7 +42,7 @@ def fidelity_page(paths: RunPaths, table: "pd.DataFrame") -> None:
     views = [agreement_view(table[table.position == position], position) for position in positions(table)]
     figure = picture_uri(paths.precision("png"))
     parts = [
-        Part("What differs", list(lost(table))),
+        Part("Differences", list(lost(table))),
         Part("Layer by layer", (), list(_probe_charts(table)), figure, views),
     ]
     title = f"{first.model}: {first.quantization} against {first.reference}"
@@ -67,8 +67,8 @@ def alignment_page(paths: RunPaths, table: "pd.DataFrame") -> None:
     first = table.iloc[0]
     figure = picture_uri(paths.alignments("png"))
     parts = [Part("Layer by layer", (), list(_question_charts(table)), figure, [alignment_view(table)])]
-    title = f"{first.model} ({first.quantization}): where pictures and captions meet"
-    about = [f"pictures and captions of {first.dataset}, read alone"]
+    title = f"{first.model} ({first.quantization}): similarity of pictures and captions"
+    about = [f"pictures and captions of {first.dataset}, read separately"]
     write_other(paths.page, "mllm-probe align", title, about, parts, known_command(paths))
 
 

@@ -73,7 +73,7 @@ def _side_by_side(
     models = _models(tasks, wanted)
     heading = " and ".join(tasks_of(models))
     if not one_scale(models):
-        why = "Their measures have no common scale, so each task has a figure of its own or none."
+        why = "Their measures have no common scale, so the tasks share no figure."
         return Part(heading, (*said(models), why), views=[tasks_view(models)])
     if lacking := draw_tasks(models, [paths.tasks(kind) for kind in KINDS], settings):
         reporter.note(lacking)
@@ -133,7 +133,7 @@ def _rivals(
 def _chosen_by(runs: Sequence[FinishedRun]) -> Iterator[str]:
     """Where another measure is shown."""
     if selected := {str(run.summary["metric"]) for run in runs} - {run.rows.metric.iloc[0] for run in runs}:
-        yield f"layers are those that validation chose by {' and '.join(map(units.named, sorted(selected)))}"
+        yield f"layers are chosen on validation by {' and '.join(map(units.named, sorted(selected)))}"
 
 
 def _view(rows: Sequence[Rank], groups: str) -> "Table":
@@ -160,10 +160,10 @@ def _said(rows: Sequence[Rank], groups: str) -> Iterator[str]:
     elif among:
         yield f"may be the best ({100 * (1 - ALPHA):g} %): {', '.join(among)}"
     else:
-        yield "not all were tested on the same decisions, so it is not said which may be the best"
+        yield "the runs were not all tested on the same decisions, so none is named the best"
     if family := next((row.family for row in rows if row.family), ""):
         yield f"differences to {rows[0].reference}: {rows[0].n} test decisions on {rows[0].n_groups} {groups}"
-        yield f"their intervals and p hold for {family} together"
+        yield f"their intervals and p are adjusted for {family}"
 
 
 def _gap(row: Rank) -> str:

@@ -101,7 +101,7 @@ def _article(name: str, one: Inspection, folder: Path) -> str:
             f'<article><h2>{name}</h2><div class="top"><div>{pictures}</div><dl>{said}</dl></div>{warning}',
             f'<div class="tokens">{"".join(_tokens(one, style))}</div>',
             f"<table>{''.join(_legend(one.spots, style))}</table>",
-            f"<small>{one.tokens} tokens, {HINT}; hold still over a token for its number and id</small></article>",
+            f"<small>{one.tokens} tokens, {HINT}; point at a token for its number and id</small></article>",
         ]
     )
 

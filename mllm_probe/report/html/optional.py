@@ -54,10 +54,10 @@ class OptionalFiles:
         if (table := self.splits) is not None:
             several = int((table.groupby(["seed", "group"]).split.nunique() > 1).sum())
             moved = table.assign(test=table.split == "test").groupby("group").test.nunique()
-            yield f"{groups} in two splits of a seed", f"{several} of {table.group.nunique()}"
-            yield f"{groups} tested with some seeds only", f"{int((moved > 1).sum())}"
+            yield f"{groups} in two splits of one seed", f"{several} of {table.group.nunique()}"
+            yield f"{groups} in the test split of some seeds only", f"{int((moved > 1).sum())}"
         if self.scored is not None and self.scored.kind == "binary":
-            yield f"label {label_said(self.scored.names, 1)} among what is tested", _balance(self.scored)
+            yield f"share of label {label_said(self.scored.names, 1)} in the test set", _balance(self.scored)
 
 
 def _balance(scored: Scored) -> str:

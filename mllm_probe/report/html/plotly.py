@@ -12,7 +12,7 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
-MISSING = "curves stand still: `pip install 'mllm-probe[report]'` and `mllm-probe report run=FOLDER` make them answer"
+MISSING = "curves are not interactive; run `pip install 'mllm-probe[report]'`, then `mllm-probe report run=FOLDER`"
 
 
 @dataclass(frozen=True)

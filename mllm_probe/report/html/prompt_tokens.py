@@ -136,7 +136,7 @@ class Inspection:
     @property
     def warning(self) -> str:
         """Empty where nothing looks wrong."""
-        twice = "prompt.chat=off, or mend the checkpoint's chat template or the text"
+        twice = "prompt.chat=off, or fix the checkpoint's chat template or the text"
         return f"{self.opening} is there {self.bos} times and should be once: {twice}" if self.bos > 1 else ""
 
 
@@ -236,7 +236,7 @@ def facts(one: Inspection) -> Iterator[tuple[str, str]]:
     for picture in one.pictures:
         yield "picture", visible(f"{picture.path}, {picture.width} x {picture.height} px", PLAIN)
     if one.pixels:
-        yield "pixels", f"{' x '.join(map(str, one.pixels))}, as the processor hands them on"
+        yield "pixels", f"{' x '.join(map(str, one.pixels))}, after the processor"
     yield "text", visible(one.text, PLAIN)
     yield "prompt", visible(one.prompt, PLAIN)
     yield "chat", one.framing
@@ -248,8 +248,8 @@ def facts(one: Inspection) -> Iterator[tuple[str, str]]:
 def _words(label: Label) -> str:
     """A decision in a line."""
     named = ", ".join(f"{name}={value}" for name, value in sorted(label.strata.items()))
-    more = [f"in other words: {label.template}"] if label.template else []
-    more += ["the prompt gives it away"] if label.given else []
+    more = [f"other wording: {label.template}"] if label.template else []
+    more += ["the prompt contains the label"] if label.given else []
     more += [f"read at {label.mark}"] if label.mark else []
     return "; ".join([f"{label.target}: {label.name}, {label.split}", *filter(None, [named]), *more])
 

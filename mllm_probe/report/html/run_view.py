@@ -209,16 +209,16 @@ class Result(OptionalFiles):
         """What may have leaked or gone wrong, each with what was found."""
         yield from self.leakage(many_of(self.scores))
         for row in self.rows[self.rows.control == "question_only"].itertuples():
-            yield "the words alone", units.value(row.value, row.low, row.high, self.metric)
+            yield "question text alone", units.value(row.value, row.low, row.high, self.metric)
         said = self.summary.get("guards")
-        passed = "none tripped" if said == [] else "; ".join(said) if said else "none stopped the run"
+        passed = "no guard was raised" if said == [] else "; ".join(said) if said else "no guard stopped the run"
         yield "guards", passed
         for row in self.summary.get("intervals") or []:
             yield "intervals", row
         yield "fits that did not converge", str(self.summary.get("unconverged", "not known"))
         for remark, named in (self.summary.get("remarks") or {}).items():
             yield (
-                remark.replace("have ", "", 1),
+                remark.removeprefix("have "),
                 ", ".join(named[:4]) + f" and {len(named) - 4} more" * (len(named) > 4),
             )
         for row in self.summary.get("skipped") or []:

@@ -28,7 +28,7 @@ def framed(seen: Seen, folders: Sequence[Path], pictures: str) -> Framed:
         return Framed(path.name, gone="left out (report.pictures=none)")
     try:
         if file_digest(path) != seen.digest:
-            return Framed(path.name, gone="is another picture now")
+            return Framed(path.name, gone="has changed since the run")
         return Framed(path.name, data_uri(path, None if pictures == FULL else SIDE))
     except (OSError, DataError):
         return Framed(path.name, gone="is gone")

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEANING = {
-    "majority": "the same answer to all: the commonest label of training with its share, of numbers the mean",
-    "constant": "the best answer that is the same to all: the commonest test label with its share, of numbers the mean",
+    "majority": "the same answer for every row: the most frequent training label with its share (numbers: the mean)",
+    "constant": "the best constant answer: the most frequent test label with its share (numbers: the mean)",
     "question_only": "a bag of words of the question, no picture",
-    "zero_shot": "the model's own answer, no probe",
+    "zero_shot": "the model's own answer (zero-shot), no probe",
     "text_only": "the prompt without its picture",
-    "blank_picture": "a grey picture instead",
-    "shuffled_picture": "another sample's picture instead",
-    "random_weights": "the same architecture, weights drawn",
+    "blank_picture": "a grey picture instead of the real one",
+    "shuffled_picture": "another sample's picture instead of the real one",
+    "random_weights": "the same architecture with random weights",
     "vision_only": "the vision tower alone",
     "connector_only": "the connector alone",
-    COPY_CEILING: "the label stands in the prompt",
-    CONTROL_TASK: "labels drawn by type (Hewitt and Liang), same layer",
+    COPY_CEILING: "the prompt contains the label",
+    CONTROL_TASK: "random labels by type (Hewitt and Liang), same layer",
     PERMUTED: "labels shuffled in training, same layer",
 }
 COVARIATE = "covariate:"
@@ -75,7 +75,7 @@ def _told(row: Any, metric: str, held: "pd.DataFrame") -> Beside:
 
 def _meaning(name: str) -> str:
     if name.startswith(COVARIATE):
-        return f"what the strata of {name.removeprefix(COVARIATE)} tell by themselves, no activations"
+        return f"the strata of {name.removeprefix(COVARIATE)} alone, no activations"
     return MEANING.get(drawn_from(name), "")
 
 
@@ -83,13 +83,15 @@ def _over(row: Any, metric: str) -> str:
     """`above it by +43.1 points [40.2, 46.0], p = 0.0005`, or what could have been found; a control is held against the
     layer at the same layer."""
     gap, p = units.tied(units.gap(row.value, row.low, row.high, metric)), p_said(row.p_adjusted)
-    where = f"{row.site} against its {row.site}" if row.test == "control" else row.site
+    where = f"{row.site} compared with the control's {row.site}" if row.test == "control" else row.site
     if row.verdict:
         return f"{where}: {'below' if row.verdict == 'below' else 'above'} by {gap}, {p}"
     if row.p_adjusted != row.p_adjusted:
         return f"{where}: not tested, {gap}"
     least = units.amount(row.detectable, metric)
-    return f"{where}: not shown to differ, {gap}, {p}" + f" (least detectable {least})" * bool(least)
+    return f"{where}: no significant difference, {gap}, {p}" + f" (minimum detectable difference: {least})" * bool(
+        least
+    )
 
 
 def beyond_covariates(tests: "pd.DataFrame") -> Iterator[str]:
@@ -98,7 +100,8 @@ def beyond_covariates(tests: "pd.DataFrame") -> Iterator[str]:
         each = found.groupby("position", sort=False)
         places = ", ".join(f"{int(beyond(here).sum())} of {len(here)} at {position}" for position, here in each)
         families = "; ".join(dict.fromkeys(found.family))
-        yield f"layers beyond {name}: {places} (least {p_said(found.p_adjusted.min())}, max-T over {families})"
+        least = p_said(found.p_adjusted.min())
+        yield f"layers that predict beyond {name}: {places} (smallest {least}, max-T over {families})"
 
 
 def _labels(rows: "pd.DataFrame", position: str, site: str) -> Iterator[Any]:

@@ -36,11 +36,11 @@ def shape_why(here: "pd.DataFrame", blocks: Sequence[str], margin: str) -> Itera
     chance = here[(here.test == "above_chance") & here.site.isin(blocks)]
     if word == NOTHING:
         tested = int(chance.p_adjusted.notna().sum())
-        yield f"none of the {tested} blocks that were tested is above chance, least {p_said(chance.p_adjusted.min())}"
+        yield f"none of the {tested} tested blocks is above chance, smallest {p_said(chance.p_adjusted.min())}"
         return
     contends = here[here.test == "contender"].set_index("site")
     if word in (RISING, FALLING):
-        yield f"no other block may be the best, greatest {p_said(contends[contends.verdict == ''].p_value.max())}"
+        yield f"no other block may be the best, largest {p_said(contends[contends.verdict == ''].p_value.max())}"
     elif word != FLAT:
         yield from _ends(here, contends, blocks)
     for row in here[here.test.isin(EQUAL.get(word, ()))].itertuples():
@@ -53,7 +53,7 @@ def shape_why(here: "pd.DataFrame", blocks: Sequence[str], margin: str) -> Itera
     if len(chance) and not beyond(chance[chance.site.isin(among)]).any():
         yield "none of the blocks that may be the best is above chance"
     if chance.empty:
-        yield "it could not be tested whether any block is above chance"
+        yield "no block could be tested against chance"
 
 
 def _ends(here: "pd.DataFrame", contends: "pd.DataFrame", blocks: Sequence[str]) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _ends(here: "pd.DataFrame", contends: "pd.DataFrame", blocks: Sequence[str])
         row = contends.loc[blocks[place]]
         outer = sorted([*known, Site.parse(row.name)])[place]
         if outer in known:
-            yield f"the {end} block {outer} can know nothing"
+            yield f"the {end} block {outer} is at chance by design"
         else:
             yield f"the {end} block {row.name} {'may be' if row.verdict else 'is not'} the best, {p_said(row.p_value)}"
 

@@ -101,10 +101,10 @@ class Reading:
         chance = self.rows("above_chance")
         own = chance[chance.site == self.site]
         if len(own) and not self._any_above:
-            return f"At {self.position}, no block is shown to read {task} above chance"
+            return f"At {self.position}, no block reads {task} significantly above chance"
         said = f"{self.site} at {self.position}, chosen on validation, reads {task} with {metric} {self.score}"
         if self.above("above_chance") is False:
-            said += ", which is not shown to be above chance"
+            said += ", which is not significantly above chance"
         said += ", by design" if BY_DESIGN in set(own.verdict) else ""
         return f"{said}{self._untrained}{self._set}"
 
@@ -125,7 +125,7 @@ class Reading:
         if row.verdict == BY_DESIGN or row.p_adjusted != row.p_adjusted:
             return f", not tested against {name}" + f" ({row.verdict})" * bool(row.verdict)
         least = units.amount(row.detectable, self.metric)
-        return f", not shown to differ from {name}" + f" (least detectable {least})" * bool(least)
+        return f", not significantly different from {name}" + f" (minimum detectable difference: {least})" * bool(least)
 
     @property
     def _set(self) -> str:
@@ -150,13 +150,11 @@ class Reading:
         return [*found, self._controlled()]
 
     def _which(self) -> Answer:
-        detail = [f"chosen on validation among the language model's blocks at {self.position}, scored once on test"]
+        detail = [f"best validation score of the language model's blocks at {self.position}, scored once on test"]
         if self.compared:
             detail.append(f"may be the best block ({self.level}): {listed(self.among, self.blocks)}")
         if self.among and self.site not in self.among:
-            detail.append(
-                f"{self.site} is not among them: validation chose another than the test {many_of(self.scores)} do"
-            )
+            detail.append(f"{self.site} is not among them: the test {many_of(self.scores)} favour other blocks")
         for test, floor in (("above_chance", "chance"), ("floor", "the best constant answer")):
             for row in self.rows(test).itertuples():
                 if row.site == self.site:
@@ -170,7 +168,7 @@ class Reading:
         if row.p_adjusted != row.p_adjusted:
             why = row.verdict or self._unbounded
             return f"not tested against {floor}{gap}" + f": {why}" * bool(why)
-        shown = "" if row.verdict.startswith("above") else "not shown to be "
+        shown = "" if row.verdict.startswith("above") else "not significantly "
         return f"{shown}above {floor}{gap}, {p_said(row.p_adjusted)}"
 
     @property
@@ -185,20 +183,22 @@ class Reading:
         rivals = self.rows("difference").sort_values("value")
         told = {word: list(rivals.other[rivals.verdict == word]) for word in ("above", "below", "")}
         nearest = rivals.iloc[0]
-        said = f"{self.gap(nearest)} against {nearest.other}, the best of the others"
+        said = f"{self.gap(nearest)} compared with {nearest.other}, the best other block"
         if not self.compared:
             return Answer(
                 "By how much?", said, (f"not tested: a label is too rare among the test {many_of(self.scores)}",)
             )
         others = f"{len(rivals)} other blocks" if len(rivals) > 1 else "the other block"
         detail = [f"above {self._counted(told['above'])} of {others} (Holm)"]
-        detail += [f"not told apart from {self._counted(told[''])}"] if told[""] else []
+        detail += [f"not significantly different from {self._counted(told[''])}"] if told[""] else []
         detail += [f"below {self._counted(told['below'])}"] if told["below"] else []
         for name, end in (("rise", "bottom"), ("drop", "top")):
             for row in self.rows(name).itertuples():
                 least = units.amount(row.detectable, self.metric)
-                could = f"; {least} would be found in 80 % of such samples" * bool(least)
-                detail.append(f"minus the {end} block {row.other}: {self.gap(row)}, {p_said(row.p_adjusted)}{could}")
+                could = f"; minimum detectable difference: {least} (power 80 %)" * bool(least)
+                detail.append(
+                    f"{self.site} minus the {end} block {row.other}: {self.gap(row)}, {p_said(row.p_adjusted)}{could}"
+                )
         return Answer("By how much?", said, tuple(detail))
 
     def _counted(self, sites: Sequence[str]) -> str:
@@ -238,8 +238,8 @@ class Reading:
         ].itertuples():
             detail.append(f"selectivity, over the control task: {self.gap(row)}")
         if not counted:
-            return Answer("What do the controls say?", "none says anything", tuple(detail))
+            return Answer("How do the controls score?", "no informative control was measured", tuple(detail))
         top = counted[0]
         said = units.tied(units.value(top.row.value, top.row.low, top.row.high, self.metric))
-        most = f"{top.name} has {said}" + f", the best of {len(counted)} controls and floors" * (len(counted) > 1)
-        return Answer("What do the controls say?", most, tuple(detail))
+        most = f"{top.name} has {said}" + f", the best of {len(counted)} controls and baselines" * (len(counted) > 1)
+        return Answer("How do the controls score?", most, tuple(detail))

@@ -26,8 +26,8 @@ def gains(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"{what}: {score}, [bold]{entry['verdict']}[/bold]"
         against = (f"{_named(name, entry)} {_gap(numbers, metric)}" for name, numbers in entry["against"].items())
         if entry["edge"]:
-            yield "  a seed took the strongest penalty of probe.lambdas: stronger ones may change this"
-        yield f"  above {'; '.join(against)}"
+            yield "  one seed chose the strongest penalty in probe.lambdas; stronger ones may change this result"
+        yield f"  compared with: {'; '.join(against)}"
     for order in summary.get("orders", ()):
         yield (
             f"the paper's order, dci >= sci > final layer, {_said(order['verdict'])} at {order['position']}: "
@@ -39,7 +39,7 @@ def gains(summary: Mapping[str, Any]) -> Iterator[str]:
 def _named(control: str, entry: Mapping[str, Any]) -> str:
     name = control.replace("_", " ")
     more = {FINAL: "", BEST: f", {entry['best_layer']},"}.get(
-        control, ", the one validation chose of equal width without other layers,"
+        control, ", best on validation of equal width without other layers,"
     )
     return escape(f"{name}{more}")
 

@@ -31,7 +31,7 @@ def alignment_view(table: "pd.DataFrame") -> Table:
     first = table.iloc[0]
     what = escape(f"{first.model} ({first.quantization}) on {first.dataset}")
     view = Table(
-        title=f"{what}: pictures and captions read alone, in %",
+        title=f"{what}: pictures and captions read separately, in %",
         caption="layer and position: chosen on validation; null: pictures exchanged; * above it, ↓ below it: two-sided "
         "p < 0.05, Holm over layers; random: the best layer of random weights",
         collapse_padding=True,

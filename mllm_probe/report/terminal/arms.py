@@ -54,14 +54,16 @@ def said(rows: Sequence[Effect]) -> Iterator[str]:
         bounds = f"[{row.low:z.2f}, {row.high:z.2f}]"
         yield f"  {what(row)}: {row.value:z.2f} {bounds} {row.unit}{_beside(row, beside, beyond)}"
     if claimed and not moved:
-        yield "  nothing moved beyond what test pictures differ by"
+        yield "  no significant change"
 
 
 def _beside(row: Effect, permuted: Effect | None, beyond: Effect | None) -> str:
     """Whether it is the labels' structure, by the arm whose labels were permuted, and whether the seeds agree."""
     seeds = "all seeds agree" if row.agreed else "the seeds do not agree"
     if permuted is None or beyond is None:
-        return f", {seeds}; no arm with permuted labels was trained, so nothing says that it is their structure"
+        return (
+            f", {seeds}; no arm with permuted labels was trained, so the structure of the labels may not be the cause"
+        )
     more = beyond.p_value < ALPHA and (beyond.value > 0) == (row.value > 0)
-    verdict = "more than permuted labels move it" if more else "no more than permuted labels move it"
+    verdict = "larger than with permuted labels" if more else "not larger than with permuted labels"
     return f", {seeds}; {verdict} ({permuted.value:z.2f})"

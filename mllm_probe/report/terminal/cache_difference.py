@@ -25,20 +25,20 @@ def why(one: RunPaths, two: RunPaths) -> None:
         return
     print(f"same cache {first['digest']}")
     if not (one.config.exists() and two.config.exists()):
-        print("config.yaml is missing from one of the runs, so what they asked of it cannot be compared")
+        print("config.yaml is missing from one of the runs, so their requests cannot be compared")
         return
     asked = _request(one), _request(two)
     if asked[0] == asked[1]:
-        print("both runs asked the same of it")
+        print("both runs requested the same")
         return
-    print("they asked it for different things; a wider request extracts only what is missing")
+    print("the runs requested different parts of it; a wider request extracts only what is missing")
     _side_by_side(*asked, one, two)
 
 
 def _identity(run: RunPaths) -> dict[str, Any]:
     found = read_json(run.identity)
     if found is None or "digest" not in found or not isinstance(found.get("fields"), Mapping):
-        state = "is no readable identity" if run.identity.exists() else "does not exist"
+        state = "is not a readable identity" if run.identity.exists() else "does not exist"
         raise CacheError(f"{run.identity} {state}; name the folder of a run, such as outputs/run/DATE/TIME")
     return found
 

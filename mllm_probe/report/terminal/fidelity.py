@@ -90,8 +90,8 @@ def _said(here: "pd.DataFrame", position: str) -> Iterator[str]:
             yield f"{position}: {what} {_changed(rows, here)}"
     best = [_best(here, side) for side in SIDES]
     if all(best):
-        same = "the same" if best[0] == best[1] else "another"
-        yield f"  validation prefers {best[0]} of the reference, {best[1]} of the model: {same} block"
+        same = "the same block" if best[0] == best[1] else "different blocks"
+        yield f"  best layer on validation: {best[0]} in the reference, {best[1]} in the model, {same}"
 
 
 def _changed(rows: "pd.DataFrame", here: "pd.DataFrame") -> str:
@@ -105,8 +105,8 @@ def _changed(rows: "pd.DataFrame", here: "pd.DataFrame") -> str:
             many = f"not tested: a label is too rare among the test {many_of(here)}"
         return f"changes most at {most.site}, by {gap}, {many}"
     if not here[here.measure == "relative_error"].value.any():
-        return "changes at no site, since no state that was compared differs"
-    return f"is not shown to change: {gap} at every site"
+        return "does not change: all compared states are equal"
+    return f"does not change significantly: {gap} at every site"
 
 
 def _best(here: "pd.DataFrame", side: str) -> str:
@@ -121,4 +121,4 @@ def _answers(here: "pd.DataFrame") -> Iterator[str]:
     rows = here[here.measure == "answer_agreement"]
     for row in rows[rows.layer == rows.layer.max()].itertuples():
         share = units.value(row.value, row.low, row.high, "accuracy")
-        yield f"  stopped at {row.site}, both answer alike in {share} of {row.n} prompts"
+        yield f"  answers read at {row.site}: the same in {share} of {row.n} prompts"

@@ -65,8 +65,8 @@ def _groups(groups: "pd.DataFrame", a: str) -> Iterator[str]:
         gain = law - max(alone, 0)
         found = f"adds {gain:.3f}" if gain > 0 else "adds nothing"
         yield (
-            f"{name}: R² of A and C is {r2(of[LAW].r2)} in sample, {r2(law)} left out, of A alone {r2(alone)} left "
-            f"out: C {found} out of sample with {a}"
+            f"{name}: R² of A and C: {r2(of[LAW].r2)} in sample, {r2(law)} left out; of A alone: {r2(alone)} left "
+            f"out; C {found} out of sample ({a})"
         )
 
 
@@ -74,7 +74,4 @@ def _few(laws: "pd.DataFrame") -> Iterator[str]:
     """One left out of seven leaves six."""
     few = laws[(laws.model == LAW) & (laws.n <= COEFFICIENTS + 1)]
     for row in few.itertuples():
-        yield (
-            f"{row.benchmark}: {row.n} representations are too few: the law passes through any {COEFFICIENTS}, "
-            "whatever was measured"
-        )
+        yield (f"{row.benchmark}: {row.n} representations are too few: the law fits any {COEFFICIENTS} points exactly")

@@ -112,7 +112,9 @@ def _amounts(cache: Cache) -> tuple[str, ...]:
 def list_groups(cache: Cache) -> None:
     """One row per group of a cache, or a sentence where there is none to show."""
     if not cache.groups:
-        release = f"its format {cache.foreign} is another release's" if cache.foreign is not None else "it has no group"
+        release = (
+            f"its format {cache.foreign} is from another release" if cache.foreign is not None else "it has no group"
+        )
         print(f"{cache.name}: {_settings(cache)}; {release}")
         return
     table = new_table(title=f"{cache.name}: {_settings(cache)}")
@@ -137,7 +139,7 @@ def _state(group: Group) -> str:
         return "finished, joins stored rows"
     gone = len(group.planned) - group.present
     planned = count(len(group.planned), "shard")
-    return f"finished, {gone} of {planned} gone" if gone else f"finished, {planned}"
+    return f"finished, {gone} of {planned} missing" if gone else f"finished, {planned}"
 
 
 def abbreviate(keys: Iterable[str]) -> str:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 TITLES = {
-    FIXED: "after\nexactly k",
-    FIRST_HIT: "ever\nby k",
+    FIXED: "after\nk runs",
+    FIRST_HIT: "any time\nup to k",
     RANDOM: "random",
     A_ALONE: "A alone,\nno run",
     A_PLUS_C: "A + C,\nno run",
@@ -48,8 +48,8 @@ def at_budget(recall: "pd.DataFrame", budget: int) -> "pd.DataFrame":
 def _view(first: Any, grid: "pd.DataFrame", budget: int) -> Table:
     view = Table(
         title=f"{first.table}: the best in the shortlist, in % of {first.trials} trials, k = {budget}",
-        caption="ever by k: stops at the first hit, which only those can who know the best; random: as many drawn at "
-        "random as the policy trains and lists",
+        caption="any time up to k: stops at the first hit, possible only if the best is known; random: as many draws "
+        "as the policy trains and lists",
     )
     view.add_column("benchmark", no_wrap=True)
     for reading in TITLES:
@@ -64,8 +64,8 @@ def _view(first: Any, grid: "pd.DataFrame", budget: int) -> Table:
 def _verdict(mean: "pd.Series", budget: int) -> str:
     runs = f"{budget} run{'s' if budget > 1 else ''}"
     return (
-        f"after {runs} the policy lists the best in {100 * mean[FIXED]:.1f} % of trials; without a run A alone does in "
-        f"{100 * mean[A_ALONE]:.1f} %, A + C in {100 * mean[A_PLUS_C]:.1f} %"
+        f"after {runs} the shortlist contains the best in {100 * mean[FIXED]:.1f} % of trials; without runs: A alone "
+        f"{100 * mean[A_ALONE]:.1f} %, A + C {100 * mean[A_PLUS_C]:.1f} %"
     )
 
 
@@ -75,7 +75,7 @@ def _turns(rows: "pd.DataFrame") -> str:
     names = ", ".join(f"{row.representation} (level {row.level:.0f})" for row in drawn.itertuples())
     if len(drawn) and drawn.seen.all():
         return f"a dry run trains {names}"
-    return f"{rows.seen.sum()} of {len(rows)} trained, " + (f"next {names}" if names else "policy.budget is spent")
+    return f"{rows.seen.sum()} of {len(rows)} trained, " + (f"next {names}" if names else "policy.budget is used up")
 
 
 def _listed(short: "pd.DataFrame", rows: "pd.DataFrame") -> str:
@@ -87,4 +87,4 @@ def _listed(short: "pd.DataFrame", rows: "pd.DataFrame") -> str:
     if rows.value.isna().any():
         return f"shortlist {listed}"
     best = rows.loc[rows.value.idxmax()]
-    return f"shortlist {listed}: {'with' if best.shortlisted else 'without'} the best, {best.representation}"
+    return f"shortlist {listed}: the best, {best.representation}, is {'' if best.shortlisted else 'not '}in it"

@@ -119,7 +119,7 @@ def _controls(scores: "pd.DataFrame", rows: "pd.DataFrame", read: list[str]) -> 
         found = [row for row in preferred_controls(scores, rows, position) if row.family != BY_DESIGN]
         each = [f"{escape(words(row))} {_cell(row, metric)} ({row.site})" for row in found]
         if each:
-            yield f"controls at {position}, where validation prefers each: {', '.join(each)}"
+            yield f"controls at {position}, each at its best layer on validation: {', '.join(each)}"
 
 
 def _answer(
@@ -132,7 +132,7 @@ def _answer(
     word = (summary.get("answers") or ["yes"])[0]
     for row in rows[rows.control == ZERO_SHOT].itertuples():
         shares = [units.value(share, None, None, "yes_rate") for share in yes.value[:1]]
-        often = "".join(f", and says {escape(repr(word))} to {share}" for share in shares)
+        often = "".join(f"; it answers {escape(repr(word))} in {share}" for share in shares)
         score = escape(units.value(row.value, row.low, row.high, metric))
         yield f"zero-shot: the model's own answer scores {score}{often}"
     for row in tests[(tests.test == "gap") & (tests.position == "last")].itertuples():

@@ -11,7 +11,7 @@ from mllm_probe.records import units
 from mllm_probe.report.terminal.markup import screen
 
 Statement = Mapping[str, Any]
-QUESTION = "Do the middle layers hold more of the whole picture than the top, while single objects stay readable?"
+QUESTION = "Do middle layers encode the whole picture better than the top, while single objects stay readable?"
 POOLED, MACRO = "over all decisions together", "as the mean over categories"
 MARKS = {"holds": "[bold green]✓ holds[/]", "does not hold": "[bold red]✗ does not hold[/]"}
 OPEN = "[bold yellow]? undecided[/]"

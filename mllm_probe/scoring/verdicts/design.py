@@ -2,9 +2,9 @@
 
 import numpy as np
 
-CONSTANT = "every decision reads the same"
-PICTURE = "all decisions about a picture read the same, and every picture has the labels in equal shares"
-ALIKE = "decisions that read the same have the labels in equal shares"
+CONSTANT = "every decision has the same input"
+PICTURE = "all decisions about a picture have the same input, and every picture has the labels in equal shares"
+ALIKE = "decisions with the same input have the labels in equal shares"
 
 
 def nothing_to_know(inputs: np.ndarray, y: np.ndarray, groups: np.ndarray) -> str | None:

@@ -44,7 +44,7 @@ class Curve:
     def __post_init__(self) -> None:
         layers = len(self.sites)
         if layers < FEWEST:
-            raise ProbeError(f"{self.name} has {layers} layers, and a curve needs {FEWEST} or more to have an inside")
+            raise ProbeError(f"{self.name} has {layers} layers, and a curve needs {FEWEST} or more")
         if (
             self.rows.shape != (layers, len(self.groups))
             or len(self.depths) != layers
@@ -133,11 +133,11 @@ class Judge:
             numbers = {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
             shown = f" ({curve.sites[curve.chosen]} minus it: {self._gap(one)})"
         if not contends and curve.above:
-            return Part(HOLDS, f"the {name} is shown, {place} is not among them{shown}", numbers)
+            return Part(HOLDS, f"a {name} is shown: {place} is not among them{shown}", numbers)
         if late <= (1 - self.level) / 2:
-            return Part(FAILS, f"there is no {name}, {place} is within {self._margin} of every layer{shown}", numbers)
-        why = f"{place} may be the best{shown}" if curve.above else "none of these is above chance"
-        return Part(UNDECIDED, f"a {name} is not shown, {why}", numbers)
+            return Part(FAILS, f"there is no {name}: {place} is within {self._margin} of every layer{shown}", numbers)
+        why = f"{place} may be the best{shown}" if curve.above else "none of the best layers is above chance"
+        return Part(UNDECIDED, f"a {name} is not shown: {why}", numbers)
 
     def no_same_fall(self, whole: Curve, local: Curve) -> Statement:
         """H2: the local curve rises from the bottom to mid depth, and falls less towards the top than the global one.
@@ -154,17 +154,17 @@ class Judge:
         middle = int(np.argmin(np.abs(local.depths - 0.5)))
         if middle == 0:
             return Part(
-                UNDECIDED, f"a rise is not shown, {local.name} was read at no layer between bottom and middle", {}
+                UNDECIDED, f"a rise is not shown: {local.name} was read at no layer between bottom and middle", {}
             )
         one = difference(local.rows[middle], local.rows[0], self._draws(local.groups), self.level)
         said = f"{local.name} from {local.sites[0]} to {local.sites[middle]}: {self._gap(one)}"
         numbers: dict[str, float | str] = {"middle": local.sites[middle], "rise": one.value}
         numbers |= {"rise_low": one.low, "rise_high": one.high}
         if one.low > 0 and local.above:
-            return Part(HOLDS, f"the rise is shown, {said}", numbers)
+            return Part(HOLDS, f"a rise is shown: {said}", numbers)
         if one.high < self.margin:
-            return Part(FAILS, f"there is no rise, {said}", numbers)
-        return Part(UNDECIDED, f"a rise is not shown, {said}", numbers)
+            return Part(FAILS, f"there is no rise: {said}", numbers)
+        return Part(UNDECIDED, f"a rise is not shown: {said}", numbers)
 
     def _less_fall(self, whole: Curve, local: Curve) -> Part:
         draws = self._draws(np.concatenate([whole.groups, local.groups]))
@@ -180,7 +180,7 @@ class Judge:
         if all(other.high < self.margin for other in others):
             most = max(others, key=lambda other: other.high)
             return Part(
-                FAILS, f"{whole.name} does not fall more than {local.name}, at most by {self._gap(most)}", numbers
+                FAILS, f"{whole.name} does not fall more than {local.name}: at most by {self._gap(most)}", numbers
             )
         layers = f"from {whole.sites[whole.chosen]}, against {local.name} from {from_}: {self._gap(one)}"
         if whole.chosen == len(whole.sites) - 1:
@@ -205,7 +205,7 @@ class Judge:
         holds = known and high is not None and first > local.depths[high]
         verdict = HOLDS if holds else FAILS if known and last <= local.depths[low] else UNDECIDED
         said = (
-            f"the best layer of {whole.name} lies at depth {first:.2f}{f' to {last:.2f}' * (last > first)}, and "
+            f"the best layer of {whole.name} is at depth {first:.2f}{f' to {last:.2f}' * (last > first)}, and "
             f"{local.name} comes within {self._margin} of its best {_between(local, low, high)} "
             f"({100 * (1 - half):g} % each)"
         )
@@ -214,7 +214,7 @@ class Judge:
         numbers: dict[str, float | str] = {"first_depth": first, "last_depth": last}
         numbers |= {"not_before": float(local.depths[low])}
         numbers |= {} if high is None else {"saturated_by": float(local.depths[high])}
-        claim = f"{whole.name} is best at a later depth than the one at which {local.name} saturates"
+        claim = f"{whole.name} peaks deeper than {local.name} saturates"
         return _judged("H3", claim, "", {}, {"later": Part(verdict, said, numbers)})
 
     def _saturation(self, local: Curve, alpha: float) -> tuple[int, int | None]:
@@ -248,7 +248,7 @@ class Judge:
         return difference(scores, np.zeros(n), draws, self.level, permutations=1)
 
     def _chosen(self, curve: Curve, among: Sequence[int]) -> str:
-        another = "" if curve.chosen in among else ", so it is another one"
+        another = "" if curve.chosen in among else ", a different layer"
         best = _one_of([curve.sites[i] for i in among], curve.sites)
         return (
             f"validation chose {curve.sites[curve.chosen]}, the best layer is {best} ({100 * self.level:g} %){another}"
@@ -284,5 +284,5 @@ def _between(local: Curve, low: int, high: int | None) -> str:
     """Where a curve saturates, with its depth."""
     first, last = (f"{local.sites[k]} (depth {local.depths[k]:.2f})" for k in (low, low if high is None else high))
     if high is None:
-        return f"at {first} or above it" if low else "at a layer that is not told"
+        return f"at {first} or above it" if low else "at an undetermined layer"
     return f"at {first}" if low == high else f"between {first} and {last}"

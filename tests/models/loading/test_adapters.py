@@ -139,7 +139,7 @@ def test_a_pickled_adapter_is_not_opened(tmp_path: Path) -> None:
     [
         ("[]", "", "adapter_config.json holds no JSON object, cut off or damaged; copy it again"),
         ('{"r":', "", "adapter_config.json holds no JSON object, cut off or damaged; copy it again"),
-        ('{"lora_alpha": 0}', "", "adapter_config.json has lora_alpha=0, so that it changes nothing; mend it"),
+        ('{"lora_alpha": 0}', "", "adapter_config.json has lora_alpha=0, so that it changes nothing; fix it"),
         ("{}", "version https://git-lfs.github.com/spec/v1\n", "adapter_model.safetensors is a pointer of Git LFS"),
     ],
 )

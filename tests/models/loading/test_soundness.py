@@ -259,7 +259,7 @@ def part_not_there(folder: Path) -> None:
         (in_config(text_config__num_hidden_layers=40), "324 weights of the model (model.language_model.layers.10"),
         (
             in_picture_processor(size={"longest_edge": 3}),
-            "or 'shortest_edge' key. Got {longest_edge: 3}; fetch or mend",
+            "or 'shortest_edge' key. Got {longest_edge: 3}; fetch or fix",
         ),
         (attention_by_eager, "Gemma2Model has no such attention; set model.attn=eager"),
         (in_picture_processor(image_mean=[0, 0, 0]), "image_mean=[0, 0, 0]; nothing is subtracted while image_std="),

@@ -195,7 +195,7 @@ def test_a_family_without_a_way_past_torchvision(tmp_path: Path) -> None:
 
 
 def test_processors_that_are_none(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Damage is named by itself: torchvision would not mend it."""
+    """Damage is named by itself: torchvision would not fix it."""
     folder = processor_alone(tmp_path, "Qwen2VLProcessor", "Qwen2VLImageProcessor", make_tokenizer())
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"Qwen2VLProcessor cannot be used \((?!.*torchvision)"):

@@ -98,8 +98,8 @@ def test_the_page_answers_the_questions(made: Path) -> None:
     rivals = tests[(tests.test == "difference") & (tests.position == position)].sort_values("value")
     nearest = rivals.iloc[0]
     assert f"points [{100 * nearest.low:z.1f}, {100 * nearest.high:z.1f}] against {nearest.other}" in words
-    assert f"What is the shape of the curve? {one.shape}" in words and "What do the controls say?" in words
-    assert "mllm-probe run model=custom" in words and "pictures in two splits of a seed0 of 24" in words
+    assert f"What is the shape of the curve? {one.shape}" in words and "How do the controls score?" in words
+    assert "mllm-probe run model=custom" in words and "pictures in two splits of one seed0 of 24" in words
 
 
 def test_the_words_of_a_run_follow_from_its_rows(made: Path) -> None:
@@ -146,10 +146,10 @@ def test_pictures_are_found_again_or_said_to_be_gone(run: RunPaths) -> None:
     write_page(run, ReportSettings())
     page = Markup(run.page)
     assert "<i>picture<i>.png is gone" in page.words
-    assert "is another picture now" in page.words and len(page.sources("png") + page.sources("jpeg")) == shown - 2
+    assert "has changed since the run" in page.words and len(page.sources("png") + page.sources("jpeg")) == shown - 2
     run.examples.unlink()
     write_page(run, ReportSettings())
-    assert "None were kept with this run." in Markup(run.page).words
+    assert "This run saved no examples." in Markup(run.page).words
 
 
 def test_examples_are_what_the_predictions_say(made: Path) -> None:

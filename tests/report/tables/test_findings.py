@@ -66,8 +66,8 @@ def test_what_has_no_interval_is_not_called_nan(scores: pd.DataFrame) -> None:
     words = said(Reading(scores, told, tests, "last"))
     assert "nan" not in words and "nan" not in printed(scores, told, tests)
     assert f"not tested against the best constant answer (+43.8 points): {why}" in words
-    assert "lm.08: not tested, +43.8 points" in words and "(least detectable 27.2" not in words
-    assert "not shown to differ from random weights;" in words and "of such samples" not in words
+    assert "lm.08: not tested, +43.8 points" in words and "(minimum detectable difference: 27.2" not in words
+    assert "not significantly different from random weights;" in words and "power 80" not in words
 
 
 def test_a_layer_by_design_is_not_tested(scores: pd.DataFrame) -> None:

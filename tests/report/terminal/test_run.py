@@ -15,7 +15,9 @@ from mllm_probe.report.terminal.run import print_table
 from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.results.selection import floors
 from tests.support.score_tables import LAYERS, at, score, write
-from tests.support.score_words import COMMON, CURVE, SITES, reading, said, summary, table
+from tests.support.score_words import COMMON, CURVE, SITES, reading, said, scores, summary, table
+
+__all__ = ["scores"]
 
 
 def test_a_chosen_layer_outside_the_set_is_not_called_the_best(scores: pd.DataFrame) -> None:
@@ -26,7 +28,7 @@ def test_a_chosen_layer_outside_the_set_is_not_called_the_best(scores: pd.DataFr
         "lm.08 at last, chosen on validation, reads entailment with accuracy 85.0 % [83.0, 87.0]; the best block is "
         "another, lm.03 (95 %)"
     )
-    assert "-10.0 points [-15.0, -3.3] against lm.03" in words and "below 1 (lm.03)" in words
+    assert "-10.0 points [-15.0, -3.3] compared with lm.03" in words and "below 1 (lm.03)" in words
     assert "lm.08 is not among them" in words
     assert not re.search(r"\bwins?\b|lm\.08 [^;.\n]*(?<!not the )best", words)
 
@@ -61,7 +63,7 @@ def test_the_shape_is_said_with_its_tests(
     tests = table(among, **more)  # type: ignore[arg-type]
     card = reading(scores, tests).answers()[2]
     assert card.answer == shape
-    assert ("the bottom block lm.00 can know nothing" in card.detail) == (
+    assert ("the bottom block lm.00 is at chance by design" in card.detail) == (
         "below" in more and shape != "Rising to the top, lm.08"
     )
     numbers = {f"{p:.2g}" for p in [*tests.p_value.dropna(), *tests.p_adjusted.dropna()]}
@@ -71,7 +73,7 @@ def test_the_shape_is_said_with_its_tests(
 
 def test_where_nothing_is_above_chance_no_layer_is_praised(scores: pd.DataFrame) -> None:
     one = reading(scores, table({"lm.03": 1.0}, chance=0.3))
-    assert one.sentence == "At last, no block is shown to read entailment above chance"
+    assert one.sentence == "At last, no block reads entailment significantly above chance"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_where_nothing_is_above_chance_no_layer_is_praised(scores: pd.DataFrame)
     [
         ("above", 0.3, "with accuracy 85.0 % [83.0, 87.0], above random weights 2 by +30.0 points [28.0, 32.0]"),
         ("below", -0.16, "with accuracy 85.0 % [83.0, 87.0], below random weights 2 by -16.0 points [-18.0, -14.0]"),
-        ("", 0.01, "not shown to differ from random weights 2 (least detectable 3.1 points)"),
+        ("", 0.01, "not significantly different from random weights 2 (minimum detectable difference: 3.1 points)"),
     ],
 )
 def test_the_first_words_hold_the_layer_against_random_weights(
@@ -142,7 +144,7 @@ def test_the_answer_words_are_the_users_own(scores: pd.DataFrame) -> None:
     print_table(
         scores, {**summary(0.85), "answers": ["Ja", "Nein"]}, table({"lm.08": 1.0}), Console(file=written, width=200)
     )
-    assert "scores 78.0 % [76.0, 80.0], and says 'Ja' to 61.3 %" in written.getvalue()
+    assert "scores 78.0 % [76.0, 80.0]; it answers 'Ja' in 61.3 %" in written.getvalue()
 
 
 def test_marks_tell_what_each_layer_is_above(scores: pd.DataFrame) -> None:
@@ -168,7 +170,7 @@ def test_marks_tell_what_each_layer_is_above(scores: pd.DataFrame) -> None:
         and "above the best constant answer (+30.0 points [20.0, 40.0]), p = 0.01" in words
     )
     tests.loc[tests.test == "floor", ["verdict", "p_adjusted"]] = ["", 0.4]
-    assert "not shown to be above the best constant answer" in said(reading(scores, tests))
+    assert "not significantly above the best constant answer" in said(reading(scores, tests))
 
 
 def test_what_goes_beyond_a_covariate_is_a_line(scores: pd.DataFrame) -> None:
@@ -176,7 +178,7 @@ def test_what_goes_beyond_a_covariate_is_a_line(scores: pd.DataFrame) -> None:
     found = {"verdict": "beyond the covariate", "p_adjusted": 0.012}
     rows = [{"site": site} for site in SITES[:3]] + [{"position": "mean_text", "site": "lm.00"}]
     tests = pd.DataFrame([COMMON | beyond | row | (found if i == 1 else {}) for i, row in enumerate(rows)])
-    line = "layers beyond [b]words: 1 of 3 at last, 0 of 1 at mean_text (least p = 0.012, max-T over 4 keys, 3 strata"
+    line = "layers that predict beyond [b]words: 1 of 3 at last, 0 of 1 at mean_text (smallest p = 0.012, max-T over"
     assert line in next(beyond_covariates(tests)).replace("\xa0", " ")
     written = io.StringIO()
     print_table(scores, summary(0.85), pd.concat([table({"lm.08": 1.0}), tests]), Console(file=written, width=300))
@@ -194,7 +196,7 @@ def test_only_tested_blocks_are_counted(scores: pd.DataFrame) -> None:
     tests = table({"lm.03": 1.0}, chance=0.3)
     tests.loc[(tests.test == "above_chance") & (tests.site == "lm.00"), ["p_value", "p_adjusted"]] = None
     words = said(reading(scores, tests))
-    assert "none of the 8 blocks that were tested is above chance" in words
+    assert "none of the 8 tested blocks is above chance" in words
     assert "above chance: 0 of 8 layers here (max-T over 9 keys)" in words
 
 

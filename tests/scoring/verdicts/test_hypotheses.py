@@ -63,8 +63,8 @@ def test_sentences_say_what_was_found_of_each_part_and_with_what_interval() -> N
         for n in ("rise", "fall")
     }
     assert found["H1"].sentence == (
-        "entailment at last: validation chose lm.05, the best layer is lm.05 (95 %); the rise is shown, the lowest "
-        f"layer compared, lm.00, is not among them (lm.05 minus it: {points['rise']}); the fall is shown, the highest "
+        "entailment at last: validation chose lm.05, the best layer is lm.05 (95 %); a rise is shown: the lowest "
+        f"layer compared, lm.00, is not among them (lm.05 minus it: {points['rise']}); a fall is shown: the highest "
         f"layer compared, lm.08, is not among them (lm.05 minus it: {points['fall']}); H1 holds"
     )
     assert "objects at last from lm.00 to lm.04: +3" in found["H2"].sentence
@@ -76,11 +76,11 @@ def test_a_hypothesis_that_fails_says_which_part_does() -> None:
     found = judged(RISING, SATURATING, 800)
     assert found["H1"].verdict == FAILS and found["H1"].parts == {"rise": HOLDS, "fall": FAILS}
     assert (
-        "there is no fall, the highest layer compared, lm.08, is within 1 point of every layer" in found["H1"].sentence
+        "there is no fall: the highest layer compared, lm.08, is within 1 point of every layer" in found["H1"].sentence
     )
     assert found["H2"].verdict == FAILS and found["H2"].parts == {"rise": HOLDS, "fall": FAILS}
-    assert "entailment at last does not fall more than objects at last, at most by +0." in found["H2"].sentence
-    assert "the rise is shown, objects at last from lm.00 to lm.04" in found["H2"].sentence
+    assert "entailment at last does not fall more than objects at last: at most by +0." in found["H2"].sentence
+    assert "a rise is shown: objects at last from lm.00 to lm.04" in found["H2"].sentence
     assert found["H3"].verdict == HOLDS
     flat = judged(FLAT, SATURATING, 6000, margin=0.02)
     assert flat["H1"].verdict == flat["H2"].verdict == FAILS
@@ -90,16 +90,16 @@ def test_one_layer_stands_for_a_curve_in_all_three() -> None:
     """Whichever validation chose; where it lies outside the set the words say so, and no other is called the best."""
     whole, local = (chosen(curve(truth, 800, seed), 8) for truth, seed in ((PEAKED, 1), (SATURATING, 2)))
     found = {s.name: s for s in Judge(draws=500).statements(whole, local)}
-    assert "validation chose lm.08, the best layer is lm.05 (95 %), so it is another one" in found["H1"].sentence
+    assert "validation chose lm.08, the best layer is lm.05 (95 %), a different layer" in found["H1"].sentence
     assert found["H1"].verdict == HOLDS and "fall" not in found["H1"].numbers, "a layer is not held against itself"
     assert "validation chose its top layer lm.08" in found["H2"].sentence and found["H2"].verdict == UNDECIDED
-    assert "the best layer of entailment at last lies at depth 0.62, and" in found["H3"].sentence
+    assert "the best layer of entailment at last is at depth 0.62, and" in found["H3"].sentence
 
 
 def test_nothing_is_said_to_hold_of_what_is_not_above_chance() -> None:
     whole, local = (replace(curve(t, 800, seed), above=False) for t, seed in ((PEAKED, 1), (SATURATING, 2)))
     found = Judge(draws=500).statements(whole, local)
-    assert {s.verdict for s in found} == {UNDECIDED} and "none of these is above chance" in found[0].sentence
+    assert {s.verdict for s in found} == {UNDECIDED} and "none of the best layers is above chance" in found[0].sentence
 
 
 def test_a_local_curve_that_falls_just_as_much_breaks_h2_alone() -> None:
