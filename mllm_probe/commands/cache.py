@@ -23,7 +23,7 @@ from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.files.store_paths import prune
 from mllm_probe.report.terminal.cache_difference import why
-from mllm_probe.report.terminal.plain_tables import day, gigabytes, list_caches, list_groups
+from mllm_probe.report.terminal.cache_tables import day, gigabytes, list_caches, list_groups
 from mllm_probe.report.terminal.progress import RichReporter
 
 COMMANDS = {

@@ -24,7 +24,7 @@ from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.records.protocols import Dataset, Task
 from mllm_probe.records.samples import Collection, Examples, label_said
-from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
+from mllm_probe.report.terminal.printing import add_row, bare, wide_console
 from mllm_probe.tasks.splits import SPLITS
 
 OPENED = 500  # pictures, drawn, unless data.n says otherwise
@@ -64,7 +64,7 @@ def run(args: Sequence[str]) -> None:
     given = parser.parse_args(args)
     own = _words(Path(given.place))
     found = checked(Path(given.place), composed("run", [*own, f"data.n={OPENED}", *given.settings]))
-    table = new_table()
+    table = bare()
     for name in ("what", "found"):
         table.add_column(name)
     for fact in found.facts:

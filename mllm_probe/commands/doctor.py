@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.errors import first_line
-from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
+from mllm_probe.report.terminal.printing import add_row, bare, wide_console
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 HUB = ("huggingface.co", 443)
@@ -55,7 +55,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def _show(findings: Sequence[Finding]) -> None:
-    table = new_table()
+    table = bare()
     for name in ("", "what", "found", "what fixes it"):
         table.add_column(name)
     for finding in findings:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import config_dir
 from mllm_probe.files.reference import options
-from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
+from mllm_probe.report.terminal.printing import add_row, bare, wide_console
 
 GROUPS = ("model", "task", "dataset", "probe", "encoder", "experiment", "target")
 COMMANDS = {f"{group}s": group for group in GROUPS} | {name: name for name in ("layers", "features")}
@@ -29,7 +29,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def _show(group: str, folders: Sequence[Path]) -> None:
-    table = new_table(title=f"{group}=...")
+    table = bare(title=f"{group}=...")
     for name in ("option", "what it is"):
         table.add_column(name)
     for option, what in options(group, folders).items():

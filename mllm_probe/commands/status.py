@@ -17,7 +17,7 @@ from mllm_probe.errors import DataError, count
 from mllm_probe.files.job_states import STATES, Standing, seconds, standings
 from mllm_probe.files.jobs import DONE, Job, now, unreadable
 from mllm_probe.files.paths import MultirunPaths
-from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
+from mllm_probe.report.terminal.printing import add_row, bare, wide_console
 
 ABOUT = "How the jobs of a multirun stand; exit code 1 where one is over and not done."
 EVERY = 5.0  # seconds between two looks of --watch
@@ -105,7 +105,7 @@ def _shown(jobs: Sequence[Standing]) -> Group:
 
 
 def _table(jobs: Sequence[Standing]) -> Table:
-    table = new_table()
+    table = bare()
     for name in ("", "state", "stage", "time", "where", "overrides"):
         table.add_column(name)
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()

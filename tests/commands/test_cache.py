@@ -25,7 +25,7 @@ from mllm_probe.files.paths import OutputPaths
 from mllm_probe.files.store_paths import CachePaths, GroupPaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Sample
-from mllm_probe.report.terminal.plain_tables import abbreviate, gigabytes
+from mllm_probe.report.terminal.cache_tables import abbreviate, gigabytes
 from tests.support.caches import KEYS, SETTINGS, fill
 from tests.support.runs import QUICK, tiny
 

@@ -14,7 +14,7 @@ from mllm_probe.files.row_file import load_rows, save_rows
 from mllm_probe.report.html.prompt_tokens import without_codes
 from mllm_probe.report.terminal.geometry import print_relations
 from mllm_probe.report.terminal.law import SHOWN, print_laws
-from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.report.terminal.printing import escaped, screen
 from mllm_probe.report.terminal.vision import print_vision
 from mllm_probe.results.geometry import Relation
 from mllm_probe.results.score_file import load_scores

@@ -10,7 +10,6 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
@@ -23,6 +22,7 @@ from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.style import COLUMN, PAGE
 from mllm_probe.report.html.charts import Chart, depth_chart
 from mllm_probe.report.tables.findings import Reading
+from mllm_probe.report.terminal.printing import add_row, bare
 from mllm_probe.results.selection import blocks, floors, headline, real
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _chances(found: Mapping[str, Reading]) -> dict[str, float]:
 def tasks_view(models: Models) -> Table:
     """A row a model and task."""
     what = f"tasks side by side; may be the best: {100 * (1 - ALPHA):g} %, each of its own curve"
-    view = Table(title=what, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    view = bare(what)
     for name in ("model", "task", "chosen (depth)", "score", "chance", "above chance", "may be the best"):
         view.add_column(name, overflow="fold")
     for label, found in models.items():
@@ -141,7 +141,7 @@ def tasks_view(models: Models) -> Table:
             above = {True: "yes", False: "not shown", None: "not tested"}[reading.above("above_chance")]
             chosen = f"{reading.site} ({_depth(reading, reading.site):.2f})"
             cells = (label, task, chosen, _score(reading), floor, above, _among(reading))
-            view.add_row(*map(escape, cells))
+            add_row(view, *cells)
     return view
 
 

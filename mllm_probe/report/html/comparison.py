@@ -19,8 +19,7 @@ from mllm_probe.report.html.charts import depth_chart
 from mllm_probe.report.html.pieces import Part, picture_uri, write_other
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.report.tables.sparkline import print_curves
-from mllm_probe.report.terminal.markup import screen
-from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
+from mllm_probe.report.terminal.printing import add_row, bare, screen, wide_console
 from mllm_probe.results.group_words import many_of
 from mllm_probe.results.selection import leading
 from mllm_probe.results.test_file import load_tests
@@ -142,7 +141,7 @@ def _view(rows: Sequence[Rank], groups: str) -> "Table":
     level = f"{100 * first.ci_level:g} %"
     what = f"{first.task} at {first.position}: {units.headed(first.metric)}"
     bounded = any(row.low == row.low for row in rows)
-    table = new_table(title=what + f", {level} intervals over {groups}" * bounded)
+    table = bare(title=what + f", {level} intervals over {groups}" * bounded)
     table.add_column("run", overflow="fold")
     for name in ("layer (depth)", units.headed(first.metric), "difference", "p"):
         table.add_column(name, no_wrap=True)

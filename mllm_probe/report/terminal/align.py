@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from mllm_probe.records.score import ALPHA
-from mllm_probe.report.terminal.markup import screen
+from mllm_probe.report.terminal.printing import framed, say
 from mllm_probe.results.align import QUESTIONS, best_layers, chance
 
 if TYPE_CHECKING:
@@ -23,25 +23,21 @@ SHORT = {"recall_at_1": "R@1", "auroc": "AUROC", "group_score": "group"}
 
 def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> None:
     """The table of alignment_view."""
-    (console or screen()).print(alignment_view(table))
+    say(console, alignment_view(table))
 
 
 def alignment_view(table: "pd.DataFrame") -> Table:
     """One row per question and kind of similarity, where validation prefers it, in percent."""
     first = table.iloc[0]
     what = escape(f"{first.model} ({first.quantization}) on {first.dataset}")
-    view = Table(
-        title=f"{what}: pictures and captions read separately, in %",
+    view = framed(
+        f"{what}: pictures and captions read separately, in %",
+        ("similarity", "layer", Column("read at", min_width=12, max_width=12)),
+        ("test", "null", "random"),
         caption="layer and position: chosen on validation; null: pictures exchanged; * above it, ↓ below it: two-sided "
         "p < 0.05, Holm over layers; random: the best layer of random weights",
         collapse_padding=True,
     )
-    view.add_column("similarity", no_wrap=True)
-    view.add_column("layer", no_wrap=True)
-    view.add_column("read at", min_width=12, max_width=12)
-    view.add_column("test", justify="right", no_wrap=True)
-    view.add_column("null", justify="right", no_wrap=True)
-    view.add_column("random", justify="right", no_wrap=True)
     best = best_layers(table)
     for question in QUESTIONS:
         here = [entry for entry in best if entry["question"] == question.name]

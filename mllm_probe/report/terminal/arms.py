@@ -3,12 +3,13 @@
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
 from mllm_probe.records.score import ALPHA
-from mllm_probe.report.terminal.markup import screen
+from mllm_probe.report.terminal.printing import screen
 from mllm_probe.results.training import FULL, NAMES, PERMUTED, PLAIN, Effect
 
 CELL = 12  # characters of a number
@@ -25,17 +26,18 @@ def what(row: Any) -> str:
 def print_arms(rows: Sequence[Effect], console: Console | None = None) -> None:
     """What each arm differs by from captions alone, then the one difference that a claim rests on."""
     console = console or screen()
+    line = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     against = [row for row in rows if row.against == PLAIN]
     arms = list(dict.fromkeys(row.arm for row in against))
     console.print(f"[bold]difference to {PLAIN}, mean over seeds of training[/bold]; *: p < 0.05, Holm")
-    console.print("".join(f"{arm:>{CELL}}" for arm in arms), highlight=False, markup=False, soft_wrap=True)
+    line("".join(f"{arm:>{CELL}}" for arm in arms))
     for name in dict.fromkeys(map(what, against)):
         cells = {row.arm: row for row in against if what(row) == name}
         unit = next(iter(cells.values())).unit
-        console.print(f"{name}, {unit}", style="dim", highlight=False, markup=False, soft_wrap=True)
-        console.print("".join(map(_cell, map(cells.get, arms))), highlight=False, markup=False, soft_wrap=True)
-    for line in said(rows):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        line(f"{name}, {unit}", style="dim")
+        line("".join(map(_cell, map(cells.get, arms))))
+    for sentence in said(rows):
+        line(sentence)
 
 
 def _cell(row: Effect | None) -> str:

@@ -10,7 +10,7 @@ from mllm_probe.config.dotted import flat, show
 from mllm_probe.errors import CacheError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_config
-from mllm_probe.report.terminal.plain_tables import add_row, new_table, wide_console
+from mllm_probe.report.terminal.printing import add_row, bare, wide_console
 
 ABSENT = "-"
 REQUEST = ("layers", "extract.positions", "data", "dataset", "task", "splits")  # what decides over keys and samples
@@ -61,7 +61,7 @@ def _asks(name: str) -> bool:
 
 
 def _side_by_side(first: Mapping[str, Any], second: Mapping[str, Any], one: RunPaths, two: RunPaths) -> None:
-    table = new_table()
+    table = bare()
     for title in ("field", escape(str(one.root)), escape(str(two.root))):
         table.add_column(title, overflow="fold")
     for name in dict.fromkeys((*first, *second)):

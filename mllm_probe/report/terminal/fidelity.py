@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA
-from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.report.terminal.printing import escaped, framed, say
 from mllm_probe.results.fidelity import CHANGED, HOME, MODEL, MOVED, SIDES, curve, headline
 from mllm_probe.results.group_words import many_of
 from mllm_probe.results.selection import positions
@@ -26,14 +26,10 @@ STATES = {"relative_error": ".3g", "fvu": ".3g", "cosine": ".4f", "cka": ".4f"}
 
 def print_agreements(table: "pd.DataFrame", console: Console | None = None) -> None:
     """A table for each position, one row a site; then what may be said of it."""
-    console = console or screen()
     for position in positions(table):
         here = table[table.position == position]
-        console.print(agreement_view(here, position))
-        for line in (*_said(here, position), *_answers(here)):
-            console.print(line, highlight=False, markup=False)
-    for line in _few(table):
-        console.print(line, highlight=False, markup=False)
+        say(console, agreement_view(here, position), *_said(here, position), *_answers(here))
+    say(console, *_few(table))
 
 
 def agreement_view(here: "pd.DataFrame", position: str) -> Table:
@@ -41,15 +37,14 @@ def agreement_view(here: "pd.DataFrame", position: str) -> Table:
     here = escaped(here)
     first, metric = here.iloc[0], headline(here)
     change = units.unit(metric).gap
-    view = Table(
-        title=f"{first.model}, {first.task} at {position}: {first.quantization} against {first.reference}",
+    view = framed(
+        f"{first.model}, {first.task} at {position}: {first.quantization} against {first.reference}",
+        ["site"],
+        ("error", "FVU", "cosine", "CKA", "probe", "change"),
         caption=f"error: relative; FVU: variance unexplained; probe: {units.headed(metric)}"
         f"{change and f', change in{change}'}; *: p < {ALPHA}, Holm",
         collapse_padding=True,
     )
-    view.add_column("site", no_wrap=True)
-    for name in ("error", "FVU", "cosine", "CKA", "probe", "change"):
-        view.add_column(name, justify="right", no_wrap=True)
     for site, rows in here[here.split == "test"].groupby("site", sort=False):
         cell = {(row.measure, row.fitted_on, row.read_on): row for row in rows.itertuples()}
         states = (_number(cell.get((name, "", "")), form) for name, form in STATES.items())

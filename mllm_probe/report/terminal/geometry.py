@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.report.terminal.printing import escaped, framed, say
 
 if TYPE_CHECKING:
     import pandas as pd
+
+NAMES = ("measure", "position")
 
 
 def print_relations(table: "pd.DataFrame", console: Console | None = None) -> None:
     """One row per measure and position: mean over neighbouring layers, the two ends, the least pair, the highest null;
     then the layers measured alone. Neighbours and ends only where a position is compared with itself."""
-    console = console or screen()
-    for view in relation_views(table):
-        console.print(view)
+    say(console, *relation_views(table))
 
 
 def relation_views(table: "pd.DataFrame") -> list[Table]:
@@ -31,32 +31,26 @@ def relation_views(table: "pd.DataFrame") -> list[Table]:
 
 
 def _pairs_table(pairs: "pd.DataFrame") -> Table:
-    view = Table(title=f"{pairs.model.iloc[0]}: layers against layers", caption="null: 95 % quantile of shuffled rows")
-    for name in ("measure", "position"):
-        view.add_column(name, no_wrap=True)
-    for name in ("rows", "next layer", "first to last", "least", "null", "empty"):
-        view.add_column(name, justify="right")
+    numbers = ("rows", "next layer", "first to last", "least", "null", "empty")
+    caption = "null: 95 % quantile of shuffled rows"
+    view = framed(f"{pairs.model.iloc[0]}: layers against layers", NAMES, numbers, fold_numbers=True, caption=caption)
     for (measure, position), rows in pairs.groupby(["measure", "position"], sort=False):
         grid = rows.pivot(index="site_a", columns="site_b", values="value")
         first, second = list(dict.fromkeys(rows.site_a)), list(dict.fromkeys(rows.site_b))
         measured = [site for site in first if site in grid and grid.loc[site].notna().any()] if first == second else []
         steps = [step for pair in pairwise(measured) if (step := grid.at[pair]) == step]
-        numbers = (
+        found = (
             fmean(steps) if steps else nan,
             grid.at[measured[0], measured[-1]] if measured else nan,
             rows.value.min(),
             rows.null_high.max(),
         )
-        view.add_row(measure, position, str(rows.n.max()), *map(_short, numbers), str(int(rows.value.isna().sum())))
+        view.add_row(measure, position, str(rows.n.max()), *map(_short, found), str(int(rows.value.isna().sum())))
     return view
 
 
 def _alone_table(alone: "pd.DataFrame") -> Table:
-    view = Table(title=f"{alone.model.iloc[0]}: layers alone")
-    for name in ("measure", "position"):
-        view.add_column(name, no_wrap=True)
-    for name in ("rows", "first", "highest", "last"):
-        view.add_column(name, justify="right", no_wrap=True)
+    view = framed(f"{alone.model.iloc[0]}: layers alone", NAMES, ("rows", "first", "highest", "last"))
     for (measure, position), rows in alone.groupby(["measure", "position"], sort=False):
         found = rows.dropna(subset="value")
         cells = ["", "", ""]

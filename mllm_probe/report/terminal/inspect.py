@@ -19,7 +19,7 @@ from rich.text import Text
 
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.report.html.prompt_tokens import HINT, PLAIN, Inspection, Piece, Spot, colours, facts, lanes, visible
-from mllm_probe.report.terminal.markup import screen
+from mllm_probe.report.terminal.printing import screen
 
 COLUMNS, LINES = 24, 12  # at most, of a picture; a line holds two pixels
 INDENT = 2

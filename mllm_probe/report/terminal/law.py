@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.report.terminal.printing import escaped, framed, say
 from mllm_probe.vision.law import A_ALONE, C_ALONE, COEFFICIENTS, LAW, LINEAR, RANDOM
 
 if TYPE_CHECKING:
@@ -19,25 +19,25 @@ MEASURES = ("r2", "r2_adjusted", "r2_left_out", "rank_left_out", "r2_noise")
 
 def print_laws(laws: "pd.DataFrame", groups: "pd.DataFrame", console: Console | None = None) -> None:
     """One row a benchmark and one a group; then what may be said of each group."""
-    console, laws, groups = console or screen(), escaped(laws), escaped(groups)
+    say(console, _view(escaped(laws), escaped(groups)), *_groups(groups, laws.a.iloc[0]), *_few(laws))
+
+
+def _view(laws: "pd.DataFrame", groups: "pd.DataFrame") -> Table:
     first = laws.iloc[0]
-    view = Table(
-        title=f"{first.table}: performance as a quadratic in {first.a} and {first.c}",
+    view = framed(
+        f"{first.table}: performance as a quadratic in {first.a} and {first.c}",
+        ["benchmark"],
+        ("n", *SHOWN.values(), "adj", "rank", "random"),
         caption="R²: in sample / each point predicted by the others; adj: of A and C, adjusted; rank: Spearman of "
         "what A and C predict of points left out; random: mean R² of as many random scores",
         collapse_padding=True,
     )
-    view.add_column("benchmark", no_wrap=True)
-    for name in ("n", *SHOWN.values(), "adj", "rank", "random"):
-        view.add_column(name, justify="right", no_wrap=True)
     for name, rows in laws.groupby("benchmark", sort=False):
         view.add_row(str(name), str(rows.n.iloc[0]), *_cells(rows))
     view.add_section()
     for name, rows in groups.groupby("group", sort=False):
         view.add_row(f"{name}, mean", "", *_cells(rows))
-    console.print(view)
-    for line in (*_groups(groups, first.a), *_few(laws)):
-        console.print(line, highlight=False)
+    return view
 
 
 def _cells(rows: "pd.DataFrame") -> Iterator[str]:

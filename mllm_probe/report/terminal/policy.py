@@ -1,11 +1,11 @@
 """What `vision policy` ends with: who is next, and how often the policy finds the best. Draws no candidate."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.report.terminal.printing import escaped, framed, say
 from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM
 
 if TYPE_CHECKING:
@@ -23,19 +23,16 @@ TITLES = {
 
 def print_policy(plan: "pd.DataFrame", recall: "pd.DataFrame", console: Console | None = None) -> None:
     """Recall at the budget of the plan, one row a benchmark; then the plan of each benchmark in a sentence."""
-    console, plan, recall = console or screen(), escaped(plan), escaped(recall)
     budget = int(max(1, (plan.turn.notna() | plan.seen).groupby(plan.benchmark).sum().max()))
     if len(recall):
-        grid = at_budget(recall, budget)
-        console.print(_view(recall.iloc[0], grid, budget))
-        console.print(_verdict(grid.mean(), budget), highlight=False)
+        view, mean = _view(escaped(recall), budget), at_budget(recall, budget).mean()
+        say(console, view, _verdict(mean, budget))
     turns: dict[str, list[str]] = {}
     for name, rows in plan.groupby("benchmark", sort=False):
         turns.setdefault(_turns(rows), []).append(str(name))
-    for line, names in turns.items():
-        console.print(f"{', '.join(names)}: {line}", highlight=False)
+    say(console, *(f"{', '.join(names)}: {line}" for line, names in turns.items()))
     for name, rows in plan[plan.shortlisted].groupby("benchmark", sort=False):
-        console.print(f"{name}: {_listed(rows, plan[plan.benchmark == name])}", highlight=False)
+        say(console, f"{name}: {_listed(rows, plan[plan.benchmark == name])}")
 
 
 def at_budget(recall: "pd.DataFrame", budget: int) -> "pd.DataFrame":
@@ -45,15 +42,16 @@ def at_budget(recall: "pd.DataFrame", budget: int) -> "pd.DataFrame":
     return grid.loc[list(dict.fromkeys(rows.benchmark)), list(TITLES)]
 
 
-def _view(first: Any, grid: "pd.DataFrame", budget: int) -> Table:
-    view = Table(
-        title=f"{first.table}: the best in the shortlist, in % of {first.trials} trials, k = {budget}",
+def _view(recall: "pd.DataFrame", budget: int) -> Table:
+    first, grid = recall.iloc[0], at_budget(recall, budget)
+    view = framed(
+        f"{first.table}: the best in the shortlist, in % of {first.trials} trials, k = {budget}",
+        ["benchmark"],
+        TITLES.values(),
+        fold_numbers=True,
         caption="any time up to k: stops at the first hit, possible only if the best is known; random: as many draws "
         "as the policy trains and lists",
     )
-    view.add_column("benchmark", no_wrap=True)
-    for reading in TITLES:
-        view.add_column(TITLES[reading], justify="right")
     for name, row in grid.iterrows():
         view.add_row(str(name), *(f"{100 * value:.1f}" for value in row))
     view.add_section()

@@ -25,7 +25,7 @@ from rich.table import Column
 from rich.text import Text
 
 from mllm_probe.config.verbosity import NORMAL, QUIET, VERBOSE, verbosity
-from mllm_probe.report.terminal.markup import screen
+from mllm_probe.report.terminal.printing import screen
 
 PLAIN_EVERY = {NORMAL: 10.0, VERBOSE: 1.0}  # seconds between two lines where there is no terminal
 

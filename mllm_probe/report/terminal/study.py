@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from mllm_probe.records import units
-from mllm_probe.report.terminal.markup import screen
+from mllm_probe.report.terminal.printing import screen
 
 Statement = Mapping[str, Any]
 QUESTION = "Do middle layers encode the whole picture better than the top, while single objects stay readable?"

@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
-from mllm_probe.report.terminal.markup import escaped, screen
+from mllm_probe.report.terminal.printing import escaped, framed, say
 from mllm_probe.results.vision import PERCENT, headline
 
 if TYPE_CHECKING:
@@ -15,11 +14,8 @@ if TYPE_CHECKING:
 def print_vision(table: "pd.DataFrame", console: Console | None = None) -> None:
     """The headline rows, one section for each measure."""
     table = escaped(table)
-    view = Table(title="vision encoders", caption=_caption(table))
-    for name in ("measure", "representation"):
-        view.add_column(name, no_wrap=True)
-    for name in ("value", "interval", "floor", "n"):
-        view.add_column(name, justify="right", no_wrap=True)
+    names, numbers = ("measure", "representation"), ("value", "interval", "floor", "n")
+    view = framed("vision encoders", names, numbers, caption=_caption(table))
     for measure, rows in headline(table).groupby("measure", sort=False):
         view.add_section()
         for number, row in enumerate(rows.itertuples()):
@@ -28,7 +24,7 @@ def print_vision(table: "pd.DataFrame", console: Console | None = None) -> None:
             floor = row.null_high if row.null_high == row.null_high else row.chance
             numbers = (_short(factor * row.value), between, _short(floor), str(row.n))
             view.add_row("" if number else str(measure), row.representation, *numbers)
-    (console or screen()).print(view)
+    say(console, view)
 
 
 def _caption(table: "pd.DataFrame") -> str:

@@ -4,25 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from mllm_probe.cache.upkeep import Cache, Group, last_written, total_bytes
 from mllm_probe.config.dotted import flat, show
 from mllm_probe.errors import count
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
+from mllm_probe.report.terminal.printing import add_row, bare, wide_console
 
 SHOWN = ("quantization", "quantize", "dtype", "storage", "attn")  # the others only where caches differ in them
 HIDDEN = ("files", "layers", "format")
-WIDE = 240  # columns, where the output goes into a file or another program and no line needs to be folded
-
-
-def wide_console() -> Console:
-    console = Console(highlight=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDE)
 
 
 def gigabytes(size: int) -> str:
@@ -33,27 +23,9 @@ def day(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
-def new_table(title: str | None = None, caption: str | None = None) -> Table:
-    """Without lines, which leaves a terminal of 80 columns readable."""
-    return Table(
-        box=None,
-        padding=(0, 2, 0, 0),
-        pad_edge=False,
-        title=title and escape(title),
-        caption=caption and escape(caption),
-        title_justify="left",
-        caption_justify="left",
-    )
-
-
-def add_row(table: Table, *cells: str) -> None:
-    """As text, because `[lm]` would otherwise be taken for a style; what does not fit goes on in the next line."""
-    table.add_row(*(Text(cell, overflow="fold", no_wrap=False) for cell in cells))
-
-
 def list_caches(caches: Sequence[Cache]) -> None:
     """One row per cache."""
-    table = new_table(caption="samples and keys of finished groups; `mllm-probe cache ls IDENTITY` shows the groups")
+    table = bare(caption="samples and keys of finished groups; `mllm-probe cache ls IDENTITY` shows the groups")
     table.add_column("identity", no_wrap=True)
     table.add_column("model and settings", overflow="fold")
     for name in ("samples", "keys"):
@@ -117,7 +89,7 @@ def list_groups(cache: Cache) -> None:
         )
         print(f"{cache.name}: {_settings(cache)}; {release}")
         return
-    table = new_table(title=f"{cache.name}: {_settings(cache)}")
+    table = bare(title=f"{cache.name}: {_settings(cache)}")
     table.add_column("group", no_wrap=True)
     for name in ("state", "keys"):
         table.add_column(name, overflow="fold")
