@@ -16,6 +16,7 @@ from mllm_probe.errors import CacheError, ConfigError, choices
 from mllm_probe.experiment.attempts import Attempts
 from mllm_probe.experiment.cache_identity import storage_dtype
 from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
+from mllm_probe.extraction.sharing import Work
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.files.store_paths import prune
 from mllm_probe.models.loading.checkpoint import connector_reads
@@ -92,6 +93,12 @@ class Experiment:
     def storage(self) -> str:
         """The dtype of stored states."""
         return storage_dtype(self.model, self.extract)
+
+    @property
+    def work(self) -> Work:
+        """How this process takes part in filling the cache."""
+        own = self.extract
+        return Work(self.storage, own.workers, own.shard, own.num_shards, own.wait_s, self.attempts.wrote)
 
     def about(self, collection: Collection, examples: Examples, run: str) -> "Experiment":
         """The same of these; what costs seconds is not made twice."""

@@ -12,7 +12,6 @@ from mllm_probe.experiment.experiment import OPTIONAL, Experiment
 from mllm_probe.experiment.first_samples import keep_first
 from mllm_probe.experiment.loaded_models import Models
 from mllm_probe.experiment.prepare import prepare
-from mllm_probe.experiment.repair import damaged_jobs, repair, share_of
 from mllm_probe.experiment.request import Request
 from mllm_probe.extraction.estimate import check_disk
 from mllm_probe.extraction.keys import check_keys
@@ -81,14 +80,16 @@ def _fill(experiment: Experiment, config: RunConfig, models: Models, reporter: R
     samples = {sample.uid: sample for sample in experiment.examples.samples}
     what = f"{experiment.control}: " if experiment.control else ""
     coverage = experiment.store.coverage()
-    repairs = [] if experiment.control else damaged_jobs(experiment, coverage, samples, reporter)
-    if repairs:
-        repair(experiment, models, repairs, samples, reporter)
+    mended = False
+    if coverage.damaged and not experiment.control:
+        from mllm_probe.experiment.repair import repaired
+
+        mended = repaired(experiment, coverage, samples, models, reporter)
         coverage = experiment.store.coverage()
     missing = coverage.missing(experiment.stored, samples)
     if not missing:
         reporter.note(f"{what}cache {experiment.identity.digest}: all {len(samples)} samples are there")
-        return {**NOTHING, "hit": not repairs}
+        return {**NOTHING, "hit": not mended}
     try:
         return {**_extract(Request(experiment, coverage, missing), config, models, what, reporter), "hit": False}
     except ModelError as error:
@@ -127,7 +128,7 @@ def _with_others(
     request: Request, plans: list[Plan], device: str, models: Models, reporter: Reporter
 ) -> dict[str, Any]:
     """Claim a shard before the model is loaded: where others fill all that is left, no weight is needed."""
-    experiment, work = request.experiment, share_of(request.experiment)
+    experiment, work = request.experiment, request.experiment.work
     with Claims() as claims:
         if not anything_to_fill(jobs_of(plans, experiment.store, work), claims, work, reporter):
             return {**NOTHING, "complete": finish_filled(plans, experiment.store)}

@@ -10,7 +10,7 @@ from mllm_probe.errors import CacheError
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.experiment.loaded_models import Models
 from mllm_probe.extraction.plan import Plan
-from mllm_probe.extraction.sharing import Job, Work, claim_all
+from mllm_probe.extraction.sharing import Job, claim_all
 from mllm_probe.extraction.stream import Extraction
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Sample
@@ -18,7 +18,16 @@ from mllm_probe.records.samples import Sample
 EMPTY = Plan((), {}, {}, frozenset(), ())
 
 
-def damaged_jobs(
+def repaired(
+    experiment: Experiment, coverage: Coverage, samples: Mapping[str, Sample], models: Models, reporter: Reporter
+) -> bool:
+    """Make damaged shards of the experiment's samples again; whether there were any. Raises CacheError."""
+    if jobs := _damaged(experiment, coverage, samples, reporter):
+        _repair(experiment, models, jobs, samples, reporter)
+    return bool(jobs)
+
+
+def _damaged(
     experiment: Experiment, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter
 ) -> list[Job]:
     """The damaged shards whose samples are at hand. Raises CacheError where work is shared out.
@@ -44,11 +53,11 @@ def damaged_jobs(
     return jobs
 
 
-def repair(
+def _repair(
     experiment: Experiment, models: Models, jobs: Sequence[Job], samples: Mapping[str, Sample], reporter: Reporter
 ) -> None:
     """The plans make their shards again, byte for byte; what another machine made stays as it is. Raises CacheError."""
-    work = share_of(experiment)
+    work = experiment.work
     with Claims() as claims:
         claim_all(jobs, claims, work, reporter)
         still = {damage.path for damage in experiment.store.coverage().damaged}
@@ -72,9 +81,3 @@ def _stored_plan(experiment: Experiment, group: str) -> Plan:
     except (OSError, ValueError, KeyError, TypeError):
         plan = EMPTY
     return plan if plan.digest == group else EMPTY
-
-
-def share_of(experiment: Experiment) -> Work:
-    settings = experiment.extract
-    share = (settings.workers, settings.shard, settings.num_shards, settings.wait_s)
-    return Work(experiment.storage, *share, experiment.attempts.wrote)
