@@ -1,4 +1,4 @@
-"""Shards of a cache that are damaged or gone: their plans make them again, byte for byte."""
+"""Shards of a cache that are damaged or missing: their plans make them again, byte for byte."""
 
 import json
 from collections.abc import Mapping, Sequence
