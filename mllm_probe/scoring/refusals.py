@@ -10,6 +10,7 @@ from mllm_probe.errors import ConfigError
 from mllm_probe.experiment.examples import of_file
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.fitting.headline_metric import check_shown, headline
+from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.trials import Probing
 from mllm_probe.records.problems import KINDS
 from mllm_probe.records.protocols import Reporter
@@ -60,10 +61,25 @@ def _kind(experiment: Experiment, config: RunConfig) -> str | None:
 def check_probe(experiment: Experiment, shown: ReportSettings) -> None:
     """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
     _check_kind(experiment, experiment.examples.kind)
+    _check_outputs(experiment)
     check_analyses(experiment)
     headline(probing := Probing(experiment))
     check_shown(probing, shown)
     _check_pairs(experiment, any(decision.side for decision in experiment.examples.decisions))
+
+
+def _check_outputs(experiment: Experiment) -> None:
+    """Where several decisions read one state, each category needs an output of its own, which few probes have."""
+    if "labels" in experiment.probe.kinds:
+        return
+    source = Source(experiment)
+    read = (key for each in (experiment, *experiment.variants) for key in (*each.keys, *each.integrated))
+    for position in dict.fromkeys(key.position for key in read):
+        if source.headed(position):
+            raise ConfigError(
+                f"at {position} decisions about several categories read the same state, and probe="
+                f"{experiment.probe.name} has one output for all; choose probe=logistic or mlp, or other positions"
+            )
 
 
 def check_question(experiment: Experiment, reporter: Reporter) -> None:
