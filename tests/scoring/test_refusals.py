@@ -50,7 +50,7 @@ def test_vectors_that_cannot_be_told_apart(
 ) -> None:
     flattened(monkeypatch, change)
     code, _, err = probe("run", *tiny(checkpoint), *ARGS)
-    assert code == 1 and said in err and "guards=note goes on" in err
+    assert code == 1 and said in err and "guards=note continues anyway" in err
     assert probe("run", *tiny(checkpoint), *ARGS, "guards=note")[0] == 0
 
 
