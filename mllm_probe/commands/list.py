@@ -7,7 +7,7 @@ from pathlib import Path
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import config_dir
 from mllm_probe.files.reference import options
-from mllm_probe.report.terminal.printing import add_row, bare, wide_console
+from mllm_probe.report.terminal.printing import print_table
 
 GROUPS = ("model", "task", "dataset", "probe", "encoder", "experiment", "target")
 COMMANDS = {f"{group}s": group for group in GROUPS} | {name: name for name in ("layers", "features")}
@@ -25,13 +25,5 @@ def run(args: Sequence[str]) -> None:
         if not folder.is_dir():
             raise ConfigError(f"--config-dir {folder} does not exist; name the folder that holds model/, task/, ...")
     for name in [given.what] if given.what else COMMANDS:
-        _show(COMMANDS[name], folders)
-
-
-def _show(group: str, folders: Sequence[Path]) -> None:
-    table = bare(title=f"{group}=...")
-    for name in ("option", "what it is"):
-        table.add_column(name)
-    for option, what in options(group, folders).items():
-        add_row(table, option, what)
-    wide_console().print(table)
+        group = COMMANDS[name]
+        print_table(("option", "what it is"), options(group, folders).items(), title=f"{group}=...")

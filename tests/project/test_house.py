@@ -27,7 +27,7 @@ FLOORS = [
     {"scoring"},
     {"geometry"},
     {"vision", "sugar"},
-    {"comparison"},
+    {"comparison", "machine"},
     {"report"},
     {"loggers"},
     {"commands"},

@@ -55,6 +55,16 @@ def add_row(table: Table, *cells: str) -> None:
     table.add_row(*(Text(cell, overflow="fold", no_wrap=False) for cell in cells))
 
 
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:
+    """A bare one, at once."""
+    table = bare(title)
+    for name in columns:
+        table.add_column(name)
+    for row in rows:
+        add_row(table, *row)
+    wide_console().print(table)
+
+
 def say(console: Console | None, *found: RenderableType) -> None:
     """Tables, and lines as they are, whose brackets are no markup."""
     console = console or screen()

@@ -1,0 +1,1 @@
+"""What a run needs of this machine, and what is there: packages, cards, disk, memory, the hub. Imports no torch."""
