@@ -142,6 +142,11 @@ class Cache:
     def files(self) -> dict[Path, os.stat_result]:
         return walk(self.paths.root)
 
+    @property
+    def written(self) -> float:
+        """When anything of it was written last."""
+        return last_written(self.files, self.paths.root)
+
 
 def find_caches(root: Path) -> dict[str, Cache]:
     """{identity: its cache}. A folder that holds neither an identity nor groups is not ours."""

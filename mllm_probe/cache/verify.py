@@ -1,8 +1,9 @@
 """Whether a cache is what its manifests say: every byte is read again. Changes no file
 of it; the memo of digests is put right where it vouched for a file that rotted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from time import time
 
@@ -12,6 +13,7 @@ from mllm_probe.errors import CacheError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import is_claim
 from mllm_probe.files.temporaries import is_temporary
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
 
 REPEAT = "the run that made it, repeated, extracts it again; {damaged} removes its group"
@@ -36,6 +38,16 @@ class Finding:
 
 def shards_of(cache: Cache) -> int:
     return sum(len(_digests_in(group) or ()) for group in cache.finished)
+
+
+def verify_all(caches: Sequence[Cache], digests: Digests, reporter: Reporter) -> list[Finding]:
+    """What is wrong with any of these caches; the reporter is told of every shard that was read."""
+    total, done = sum(map(shards_of, caches)), count(1)
+
+    def advance() -> None:
+        reporter.progress("verify", next(done), total, "shards")
+
+    return [finding for cache in caches for finding in verify(cache, digests, advance)]
 
 
 def verify(cache: Cache, digests: Digests, advance: Callable[[], None]) -> Iterator[Finding]:

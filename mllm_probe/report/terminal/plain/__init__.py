@@ -1,0 +1,1 @@
+"""What the plain commands print that show no result: how caches and jobs are."""
