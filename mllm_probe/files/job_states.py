@@ -12,7 +12,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.files.jobs import DONE, FAILED, INCOMPLETE, PENDING, RUNNING, STOPPED, Asked, Job, now, read, slurm_id
+from mllm_probe.errors import DataError
+from mllm_probe.files.jobs import (
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    PENDING,
+    RUNNING,
+    STOPPED,
+    Asked,
+    Job,
+    now,
+    read,
+    slurm_id,
+    unreadable,
+)
 from mllm_probe.files.paths import MultirunPaths
 
 LOST = "lost"
@@ -80,6 +94,24 @@ def standings(folder: Path) -> list[Standing]:
         _begun(*begun[n], asked, queue) if n in begun else _not_begun(paths, asked, n, queue)
         for n in sorted({*range(len(asked.jobs)), *begun})
     ]
+
+
+def latest(folders: Iterable[Path]) -> list[Standing]:
+    """The jobs of several multiruns, where a job of a later one stands in for the same job of an earlier one.
+
+    Raises DataError for a folder without a job.
+    """
+    found: list[Standing] = []
+    for folder in folders:
+        later = standings(folder)
+        if not later and (bad := unreadable(MultirunPaths(folder))):
+            raise DataError(f"{bad[0]} is damaged, or of another release, and {folder} holds no other job")
+        if not later:
+            state = "holds no job" if folder.is_dir() else "does not exist"
+            raise DataError(f"{folder} {state}; name the folder of a multirun, such as outputs/multirun/DATE/TIME")
+        named = {(job.command, job.overrides) for job in later}
+        found = [job for job in found if (job.command, job.overrides) not in named] + later
+    return found
 
 
 def _said(paths: MultirunPaths) -> list[tuple[Path, Job]]:

@@ -18,11 +18,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mllm_probe.cli.heartbeat import Heartbeat
 from mllm_probe.cli.multirun import check_limits, left
-from mllm_probe.commands.status import again
 from mllm_probe.errors import ConfigError, DataError, PendingError
 from mllm_probe.files import job_states as standing
 from mllm_probe.files.jobs import Asked, Job, now, read, write
 from mllm_probe.files.paths import MultirunPaths, RunPaths
+from mllm_probe.files.rerun import again
 from tests.support.runs import QUICK, Run, Silent, tiny
 
 LONG_AGO = "2020-01-01T00:00:00+00:00"
