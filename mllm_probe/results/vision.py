@@ -78,6 +78,9 @@ def save_representations(path: Path, table: "pd.DataFrame") -> None:
     save_table(path, ("representation", *wide.columns), lines, digits=8, end="\n")
 
 
+MEASURES = ("r2", "r2_adjusted", "r2_left_out", "rank_left_out", "r2_noise")  # of a law, in the rows below
+
+
 @dataclass(frozen=True)
 class LawRow:
     """One fit; a row of fit.csv.

@@ -4,18 +4,21 @@ Says which cell is wrong; knows no fit. An empty benchmark cell is a representat
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mllm_probe.config.vision import FitSettings
+from mllm_probe import __version__
+from mllm_probe.config.vision import FitSettings, PolicySettings
 from mllm_probe.data.coco import BAD_ROW
 from mllm_probe.data.places import lacking
 from mllm_probe.data.readers import read_records
 from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import digest
 from mllm_probe.vision.law import FEWEST, min_max
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled" / "law" / "representations.csv"
@@ -77,6 +80,25 @@ def read_table(settings: FitSettings) -> Table:
         left = f" ({len(skipped)} left out)" if skipped else ""
         raise DataError(f"{file} holds {len(rows)} representations{left}, but the law needs {FEWEST} or more")
     return Table(tuple(rows), tuple(_benchmarks(list(rows.values()), columns, settings.c)), tuple(skipped))
+
+
+def open_table(settings: FitSettings, reporter: Reporter) -> Table:
+    """The table, and a note for each row that was left out. Raises ConfigError, DataError."""
+    table = read_table(settings)
+    for sentence in table.skipped:
+        reporter.note(f"left out: {sentence}")
+    return table
+
+
+def table_digest(table: Table, *settings: FitSettings | PolicySettings) -> str:
+    """What every number follows from; where the file lies does not count."""
+    cells = [(benchmark.name, benchmark.scores.tolist(), benchmark.y.tolist()) for benchmark in table.benchmarks]
+    asked = [{**asdict(group), "table": None} for group in settings]
+    return digest(__version__, table.names, cells, asked)
+
+
+def table_name(settings: FitSettings) -> str:
+    return Path(settings.table if settings.table is not None else BUNDLED).stem
 
 
 def _columns(file: Path, records: list[Mapping[str, Any]], settings: FitSettings) -> Columns:

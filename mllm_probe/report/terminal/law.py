@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 SHOWN = {LAW: "A and C", A_ALONE: "A alone", C_ALONE: "C alone", LINEAR: "linear"}
-MEASURES = ("r2", "r2_adjusted", "r2_left_out", "rank_left_out", "r2_noise")
 
 
 def print_laws(laws: "pd.DataFrame", groups: "pd.DataFrame", console: Console | None = None) -> None:
