@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from mllm_probe.files.paths import RunPaths
     from mllm_probe.records.protocols import Reporter
 
-CHECKS = {"align": "check_settings", "fidelity": "check_settings", "geometry": "check_settings", "tune": "check"}
+# {job: where its check_JOB is}, of jobs that refuse settings which others take
+CHECKS = {
+    "align": "sugar.refusals",
+    "fidelity": "geometry.refusals",
+    "geometry": "geometry.refusals",
+    "tune": "train.preparation",
+}
 
 
 def limit_threads() -> None:
@@ -89,7 +95,7 @@ def check(command: str, config: "DictConfig", words: Sequence[str]) -> Any:
     job = job_name(command)
     settings = typed(config, job, words)
     if job in CHECKS:
-        getattr(import_module(f"mllm_probe.commands.{job}"), CHECKS[job])(settings)
+        getattr(import_module(f"mllm_probe.{CHECKS[job]}"), f"check_{job}")(settings)
     if isinstance(settings, RunConfig):
         Design.of(settings)
         if settings.local is not None:

@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.config.geometry import FidelitySettings
+from mllm_probe.config.geometry import BASE, FidelityConfig, FidelitySettings
+from mllm_probe.experiment.controls import loaded_otherwise
 from mllm_probe.experiment.experiment import Experiment, filled
+from mllm_probe.files.digests import open_digests
 from mllm_probe.fitting.readout import Source
+from mllm_probe.fitting.resume import Parts
 from mllm_probe.fitting.trials import Fitted, Probing, Trial
 from mllm_probe.geometry.deviation import deviation
 from mllm_probe.geometry.row_checks import clip_outliers, is_constant
 from mllm_probe.geometry.samples import draw_samples
 from mllm_probe.geometry.similarity import between, similarity
 from mllm_probe.records.problems import Rows
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
 from mllm_probe.results.fidelity import CHANGED, HOME, MODEL, MOVED, REFERENCE, SIDES, Agreement
@@ -30,6 +34,18 @@ from mllm_probe.stats.paired import known
 from mllm_probe.stats.permutation import holm_within
 
 PAIRS = tuple(product(SIDES, SIDES))  # (fitted on, read on)
+
+
+def reference_of(experiment: Experiment, config: FidelityConfig) -> Experiment:
+    """The same of what the model was before: without quantisation, or without its adapter."""
+    digests = open_digests(experiment.outputs.digests, config.cache.trust)
+    if config.fidelity.reference == BASE:
+        other: dict[str, Any] = {"adapter": None}
+    else:
+        other = {"quantization": "none", "dtype": config.fidelity.dtype or config.model.dtype}
+    reference = loaded_otherwise(experiment, digests, **other)
+    digests.save()
+    return reference
 
 
 class Agreements:
@@ -46,6 +62,15 @@ class Agreements:
         group = {decision.sample: decision.group for decision in experiment.examples.decisions}
         self._groups = {sample.uid: group[sample.uid] for sample in experiment.examples.samples}
         self._draws = Redraws(experiment.sweep.draws)
+
+    def rows(self, parts: Parts, reporter: Reporter) -> Iterator[Agreement]:
+        """Every key, then the models' own answers; what was fitted is kept in `parts`, for a killed run."""
+        keys = self._experiment.keys
+        for done, key in enumerate(keys):
+            yield from self.states(key)
+            yield from self.scores(key, parts.get(str(key), lambda key=key: self.trials(key)))  # type: ignore[misc]
+            reporter.progress("fidelity", done + 1, len(keys), "keys")
+        yield from map(self.answers, self._experiment.answer_keys)
 
     @property
     def _against(self) -> str:

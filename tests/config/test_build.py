@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from mllm_probe.commands.tune import check
 from mllm_probe.config.build import MOVED, build, first_named
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.config.run import LayerSettings, plain, run_digest
@@ -19,6 +18,7 @@ from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Anatomy, Key, Site
 from mllm_probe.train.follow_up import followers
 from mllm_probe.train.material import Target
+from mllm_probe.train.preparation import check_tune
 from tests.support.configs import CONF, composed
 
 OPTIONS = sorted(
@@ -47,7 +47,7 @@ def test_every_option_composes_and_builds(group: str, option: str) -> None:
 @pytest.mark.parametrize(("group", "option"), TUNED, ids="=".join)
 def test_every_option_of_a_training_composes_and_builds(group: str, option: str) -> None:
     config = composed(f"{group}={option}", command="tune")
-    check(config)
+    check_tune(config)
     assert followers(config).keys() == config.after.keys()
     name, _, _size = option.partition("_")
     assert build(config.target, Target, connector=config.connector, labels=config.labels).name == name
