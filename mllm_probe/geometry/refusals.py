@@ -18,7 +18,7 @@ def check_geometry(config: GeometryConfig) -> None:
             raise ConfigError(f"geometry.measures names the unknown measure '{name}'; {choices(name, MEASURES)}")
     if not settings.measures or len(set(settings.measures)) < len(settings.measures):
         raise ConfigError(f"geometry.measures={settings.measures} must hold at least one measure, each once")
-    for name, least in (("max_rows", FEWEST), ("k", 1), ("components", 1), ("permutations", 0), ("seed", 0)):
+    for name, least in (("max_rows", FEWEST), ("k", 1), ("components", 1), ("seed", 0)):
         if (value := getattr(settings, name)) is not None and value < least:
             raise ConfigError(f"geometry.{name}={value} must be {least} or more")
     if settings.clip is not None and not settings.clip > 0:

@@ -17,7 +17,7 @@ from mllm_probe.vision.policy import draw, predict, ranked_by, shortlisted, simu
 
 def check_policy(settings: PolicySettings, table: Table, reporter: Reporter) -> None:
     """Raises ConfigError; a budget that leaves the law open is noted."""
-    for name, least in (("budget", 1), ("shortlist", 1), ("trials", 1), ("seed", 0)):
+    for name, least in (("budget", 1), ("shortlist", 1), ("seed", 0)):
         if (value := getattr(settings, name)) < least:
             raise ConfigError(f"policy.{name}={value} must be {least} or more")
     for name in ("budget", "shortlist"):
