@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # {job: where its check_JOB is}, of jobs that refuse settings which others take
 CHECKS = {
-    "align": "sugar.refusals",
+    "align": "sugar.request",
     "fidelity": "geometry.refusals",
     "geometry": "geometry.refusals",
     "tune": "train.preparation",

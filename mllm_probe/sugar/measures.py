@@ -14,12 +14,15 @@ import numpy as np
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config.geometry import AlignConfig
 from mllm_probe.config.run import run_digest
-from mllm_probe.config.sweep import PERMUTED
+from mllm_probe.config.sweep import PERMUTED, RANDOM
 from mllm_probe.errors import ProbeError
-from mllm_probe.experiment.experiment import Experiment
+from mllm_probe.experiment.attempts import Attempts
+from mllm_probe.experiment.controls import loaded_otherwise
+from mllm_probe.experiment.experiment import Experiment, chosen_controls
+from mllm_probe.files.digests import open_digests
 from mllm_probe.geometry.row_checks import check_finite
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.records.samples import Picture, Sample
+from mllm_probe.records.samples import Examples, Picture, Sample
 from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.stats.bootstrap import Redraws
@@ -41,6 +44,39 @@ def shown_alone(picture: Picture) -> Sample:
 
 def said_alone(text: str) -> Sample:
     return Sample.of([], text, {"caption": (0, len(text))})
+
+
+def sides_of(
+    experiment: Experiment, config: AlignConfig, galleries: Mapping[str, Gallery]
+) -> tuple[Experiment, Experiment]:
+    """Two experiments: one reads the pictures of all splits alone, the other their texts."""
+    shown = [shown_alone(picture) for gallery in galleries.values() for picture in gallery.pictures]
+    said = [said_alone(text) for gallery in galleries.values() for text in gallery.texts]
+    pictures = _side(experiment, config, shown, config.align.images_at)
+    return pictures, _side(experiment, config, said, config.align.texts_at)
+
+
+def _side(
+    experiment: Experiment, config: AlignConfig, samples: Sequence[Sample], positions: Sequence[str]
+) -> Experiment:
+    """An experiment of its own that reads the samples in the language model, and its twin with random weights."""
+    settings = replace(config.extract, positions=list(positions), answers=None)
+    layers = replace(config.layers, towers=["lm"])
+    unique = tuple({sample.uid: sample for sample in samples}.values())
+    side = replace(
+        experiment,
+        extract=settings,
+        layers=layers,
+        features=(),
+        examples=Examples(unique, (), experiment.examples.folds),
+        attempts=Attempts(),
+    )
+    if RANDOM not in chosen_controls(config.controls):
+        return side
+    digests = open_digests(experiment.outputs.digests, config.cache.trust)
+    twin = replace(loaded_otherwise(side, digests, weights="random", adapter=None), control=RANDOM)
+    digests.save()
+    return replace(side, variants=(twin,))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from mllm_probe.commands.align import galleries
 from mllm_probe.errors import DataError, ProbeError
 from mllm_probe.experiment import fill as filling
 from mllm_probe.experiment.prepare import prepare
@@ -30,6 +29,7 @@ from mllm_probe.sugar.centring import Centring, Cosines, States, centred, mapped
 from mllm_probe.sugar.gallery import Gallery, draw_pictures
 from mllm_probe.sugar.measures import said_alone, shown_alone
 from mllm_probe.sugar.pairwise import Sequences, similarities
+from mllm_probe.sugar.request import galleries
 from mllm_probe.sugar.retrieval import (
     FALSE,
     LEFT_OUT,
