@@ -23,7 +23,7 @@ def test_this_machine_is_fit(probe: Run) -> None:
     assert code == 0 and rows["nf4"]["mark"] == "ok" and rows["torch"]["mark"] == "ok"
     assert rows["hub"]["mark"] == "note" and rows["hub"]["remedy"] == "unset HF_HUB_OFFLINE to fetch checkpoints"
     code, out, _ = probe("doctor")
-    assert code == 0 and "what mends it" in out and "nf4" in out
+    assert code == 0 and "what fixes it" in out and "nf4" in out
 
 
 def test_what_is_missing_is_a_problem_with_its_remedy(probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:

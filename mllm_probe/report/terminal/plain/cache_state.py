@@ -1,4 +1,4 @@
-"""What `mllm-probe cache` says beside its tables: what is damaged and what mends it, what was not read, what goes."""
+"""What `mllm-probe cache` says beside its tables: what is damaged and what fixes it, what was not read, what goes."""
 
 from collections.abc import Iterable
 
