@@ -12,7 +12,8 @@ from pathlib import Path
 from mllm_probe.config.compose import composed
 from mllm_probe.data.readers import READERS
 from mllm_probe.errors import DataError
-from mllm_probe.experiment import data_check
+from mllm_probe.experiment.data_check import facts
+from mllm_probe.experiment.data_check.verdict import checked
 from mllm_probe.report.terminal.printing import print_table
 
 PLACE = "FILE"
@@ -26,8 +27,8 @@ def run(args: Sequence[str]) -> None:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the run, as task.kind=classes")
     given = parser.parse_args(args)
     own = _words(Path(given.place))
-    config = composed("run", [*own, f"data.n={data_check.OPENED}", *given.settings])
-    found = data_check.checked(Path(given.place), config)
+    config = composed("run", [*own, f"data.n={facts.OPENED}", *given.settings])
+    found = checked(Path(given.place), config)
     print_table(("what", "found"), found.facts)
     if found.refusal:
         raise DataError(found.refusal)

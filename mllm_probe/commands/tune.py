@@ -11,7 +11,7 @@ from mllm_probe.cache.store import write_json
 from mllm_probe.cache.turns import clear, turn
 from mllm_probe.config.run import save_config
 from mllm_probe.config.tune import TuneConfig
-from mllm_probe.experiment.training_pictures import training_pictures
+from mllm_probe.experiment.examples import training_pictures
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.model_names import words_for
 from mllm_probe.files.paths import OutputPaths, RunPaths
@@ -25,7 +25,15 @@ from mllm_probe.sugar.label_vectors import label_identity, plan_labels, slice_ve
 from mllm_probe.train.follow_up import follow, followers
 from mllm_probe.train.held_out_loss import judged
 from mllm_probe.train.loop import train
-from mllm_probe.train.preparation import check_tune, loaded, planned_material, target_of, tell_memory, training_digest
+from mllm_probe.train.preparation import (
+    blueprint_of,
+    check_tune,
+    loaded,
+    planned_material,
+    target_of,
+    tell_memory,
+    training_digest,
+)
 
 
 def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
@@ -37,7 +45,7 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
         reporter.note(size)
     outputs = OutputPaths(Path(config.paths.outputs))
     digests = open_digests(outputs.digests, config.cache.trust, reporter.note)
-    learnt, held = training_pictures(config, digests, reporter)
+    learnt, held = training_pictures(config, digests, reporter, lambda: blueprint_of(config))
     planned = planned_material(config, target, learnt, held)
     tell_memory(planned, target, reporter)
     files = folder_digests(find_checkpoint(config.model), digests)

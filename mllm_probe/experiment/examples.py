@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mllm_probe.config.build import build
 from mllm_probe.config.run import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike, regrouped
@@ -13,12 +14,13 @@ from mllm_probe.errors import DataError
 from mllm_probe.experiment.readable import readable
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.protocols import Dataset, Reporter, Task
-from mllm_probe.records.samples import Collection, Examples
+from mllm_probe.records.samples import Collection, Examples, Picture
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.covariates import covaried
-from mllm_probe.tasks.splits import Folds, leaks, rowwise
+from mllm_probe.tasks.splits import TEST, Folds, leaks, rowwise
 
 if TYPE_CHECKING:
+    from mllm_probe.config.tune import TuneConfig
     from mllm_probe.models.blueprint import Blueprint
 
 
@@ -101,3 +103,22 @@ def _in_folds(examples: Examples, folds: Folds, seeds: Sequence[int], reporter: 
         reporter.note("splits.unit=row: one picture may train and test, so scores are no evidence")
     leaks(examples, folds, seeds)
     return examples
+
+
+def training_pictures(
+    config: "TuneConfig", digests: Digests, reporter: Reporter, made: Callable[[], "Blueprint"]
+) -> tuple[list[Picture], list[Picture]]:
+    """Those to learn from, and those of the test set, which any probe of the same data and splits is tested on.
+
+    Raises DataError.
+    """
+    dataset = build(config.dataset, Dataset, tuple(config.plugins))  # type: ignore[type-abstract]
+    collection = dataset.load(Path(config.paths.outputs), Selection(**asdict(config.data)), digests)
+    collection = readable(collection, config.data.on_bad_row, made)
+    collection, splits = told(collection, reporter), config.splits
+    if splits.near_duplicates:
+        collection = together(collection, alike(collection.pictures, digests), reporter)
+    folds = Folds(splits.test, splits.val, splits.blocks, config.data.seed, file=splits.file)
+    fold = folds.assign(collection.pictures)
+    test = [picture for picture in collection.pictures if fold[picture.group] == TEST]
+    return [picture for picture in collection.pictures if fold[picture.group] != TEST], test

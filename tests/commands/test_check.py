@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mllm_probe.experiment import data_check
+from mllm_probe.experiment.data_check import facts
 from tests.support.runs import REAL, Run
 
 
@@ -101,7 +101,7 @@ def test_one_class_and_an_empty_file_and_none(probe: Run, tmp_path: Path) -> Non
 
 
 def test_of_many_pictures_some_are_opened(probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_check, "OPENED", 12)
+    monkeypatch.setattr(facts, "OPENED", 12)
     place = written(tmp_path, three())
     _, out, _ = probe("check", str(place))
     assert "12 different ones were drawn and opened (data.n=null: all)" in out and "rows       24" in out
