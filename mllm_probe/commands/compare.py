@@ -23,6 +23,7 @@ def run(args: Sequence[str]) -> None:
     from mllm_probe.comparison.compared_runs import baseline_of, positions_of, runs_by_task
     from mllm_probe.comparison.joined_scores import save_scores
     from mllm_probe.comparison.ranking import ranking, save_ranking
+    from mllm_probe.report.ending import end
     from mllm_probe.report.html.comparison import show
     from mllm_probe.report.terminal.progress import RichReporter
 
@@ -37,7 +38,7 @@ def run(args: Sequence[str]) -> None:
     save_scores([run for runs in tasks.values() for run in runs], paths, given.parquet)
     save_ranking(paths.ranking, [row for rows in ranks for row in rows])
     show(tasks, ranks, given.position, paths, _without_place(args), reporter, ReportSettings(size=given.size))
-    reporter.note(f"everything is in {paths.root}")
+    end(reporter, paths.root)
     name_folder(paths.root)
 
 

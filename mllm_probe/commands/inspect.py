@@ -13,6 +13,7 @@ from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import find_checkpoint, needs
 from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.ending import end
 from mllm_probe.report.html.inspect_files import inspections, save_inspections
 from mllm_probe.report.terminal.inspect import print_inspections
 from mllm_probe.scoring.shown_examples import folder_of
@@ -32,7 +33,7 @@ def inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
             own = paths.side(side)
             own.root.mkdir(parents=True, exist_ok=True)
             _inspect(one, own, reporter)
-    reporter.note(f"everything is in {paths.root}")
+    end(reporter, paths.root)
 
 
 def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:

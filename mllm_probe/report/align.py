@@ -3,8 +3,8 @@
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.ending import show_by_layer
 from mllm_probe.report.figures.align import draw_alignment
-from mllm_probe.report.figures.saving import tell_lacking
 from mllm_probe.report.html.by_layer import alignment_page
 from mllm_probe.report.terminal.align import print_alignment
 from mllm_probe.results.score_file import load_scores
@@ -13,7 +13,4 @@ from mllm_probe.results.score_file import load_scores
 def show_alignment(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Draw alignment.png and alignment.pdf, print the table, write report.html and say where everything is."""
     table = load_scores(paths.alignment)
-    tell_lacking(reporter, draw_alignment(table, [paths.alignments("png"), paths.alignments("pdf")], settings))
-    print_alignment(table)
-    alignment_page(paths, table)
-    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
+    show_by_layer(table, draw_alignment, paths.alignments, print_alignment, alignment_page, paths, reporter, settings)

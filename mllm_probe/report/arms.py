@@ -4,7 +4,7 @@ from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.row_file import save_rows
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.figures.saving import tell_lacking
+from mllm_probe.report.ending import both, end
 from mllm_probe.report.figures.training import draw_arms
 from mllm_probe.report.terminal.arms import print_arms
 from mllm_probe.results.training import Effect
@@ -15,6 +15,6 @@ def show_arms(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> 
     """Write arms.csv of the trainings of a multirun, draw arms.png and arms.pdf, and say what was moved."""
     rows = effects(paths.root)
     save_rows(paths.arms, Effect, rows)
-    tell_lacking(reporter, draw_arms(rows, [paths.differences("png"), paths.differences("pdf")], settings))
+    lacking = draw_arms(rows, both(paths.differences), settings)
     print_arms(rows)
-    reporter.note(f"everything is in {paths.root}")
+    end(reporter, paths.root, lacking)

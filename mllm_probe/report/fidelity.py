@@ -3,8 +3,8 @@
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.ending import show_by_layer
 from mllm_probe.report.figures.fidelity import draw_fidelity
-from mllm_probe.report.figures.saving import tell_lacking
 from mllm_probe.report.html.by_layer import fidelity_page
 from mllm_probe.report.terminal.fidelity import print_agreements
 from mllm_probe.results.fidelity import load_agreements
@@ -14,7 +14,4 @@ from mllm_probe.results.group_words import with_words
 def show_fidelity(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Draw fidelity.png and fidelity.pdf, print the table, write report.html and say where everything is."""
     table = with_words(load_agreements(paths.fidelity), paths.config)
-    tell_lacking(reporter, draw_fidelity(table, [paths.precision("png"), paths.precision("pdf")], settings))
-    print_agreements(table)
-    fidelity_page(paths, table)
-    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
+    show_by_layer(table, draw_fidelity, paths.precision, print_agreements, fidelity_page, paths, reporter, settings)

@@ -3,8 +3,8 @@
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.ending import show_by_layer
 from mllm_probe.report.figures.geometry import draw_geometry
-from mllm_probe.report.figures.saving import tell_lacking
 from mllm_probe.report.html.by_layer import geometry_page
 from mllm_probe.report.terminal.geometry import print_relations
 from mllm_probe.results.geometry import load_relations
@@ -13,7 +13,4 @@ from mllm_probe.results.geometry import load_relations
 def show_geometry(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Draw geometry.png and geometry.pdf, print the table, write report.html and say where everything is."""
     table = load_relations(paths.geometry)
-    tell_lacking(reporter, draw_geometry(table, [paths.heatmaps("png"), paths.heatmaps("pdf")], settings))
-    print_relations(table)
-    geometry_page(paths, table)
-    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
+    show_by_layer(table, draw_geometry, paths.heatmaps, print_relations, geometry_page, paths, reporter, settings)

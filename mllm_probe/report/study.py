@@ -3,7 +3,7 @@
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import SIDES, RunPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.figures.saving import tell_lacking
+from mllm_probe.report.ending import both
 from mllm_probe.report.figures.study import draw_study
 from mllm_probe.report.html.page import leave_page
 from mllm_probe.report.html.run_view import Result
@@ -18,9 +18,8 @@ def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) ->
     tables = [Result(paths.side(side), settings).scores for side in SIDES]
     check_selection(tables, settings)
     lacking = [line for side in SIDES for line in show_run(paths.side(side), settings)]
-    study, files = load_study(paths.study), [paths.curves("png"), paths.curves("pdf")]
+    study = load_study(paths.study)
     whole, local = (selected(table, settings) for table in tables)
-    lacking.append(draw_study(whole, local, study["statements"], files, settings))
+    lacking.append(draw_study(whole, local, study["statements"], both(paths.curves), settings))
     print_study(study)
-    tell_lacking(reporter, *lacking)
-    leave_page(paths, settings, reporter)
+    leave_page(paths, settings, reporter, lacking)

@@ -9,7 +9,7 @@ from mllm_probe.files.model_names import trained
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.figures.saving import tell_lacking
+from mllm_probe.report.ending import both, end
 from mllm_probe.report.figures.training import draw_losses, loss_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
 from mllm_probe.report.terminal.tune import SAID, held_out_said
@@ -25,12 +25,11 @@ SUMMARY = {**dict.fromkeys(("held_out", "low", "high"), NUMBER), "rows": int, "u
 def show_training(paths: RunPaths, reporter: Reporter, settings: ReportSettings = DEFAULT) -> None:
     """Draw losses.png and losses.pdf and say how the held-out loss is. Reads the files of the run alone."""
     losses = load_losses(paths.losses)
-    lacking = draw_losses(losses, [paths.curve("png"), paths.curve("pdf")], settings)
+    lacking = draw_losses(losses, both(paths.curve), settings)
     told = read_entries(paths.summary, SUMMARY)
     reporter.note(f"held out: {held_out_said(told)}; `mllm-probe run {told['probed']}={paths.checkpoint}` probes it")
     training_page(paths, losses, told)
-    tell_lacking(reporter, lacking)
-    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
+    end(reporter, paths.root, lacking, page=paths.page)
 
 
 def training_page(paths: RunPaths, losses: "pd.DataFrame", told: Mapping[str, Any]) -> None:

@@ -143,7 +143,7 @@ def test_a_language_model_without_picture_tokens(tmp_path: Path, zebra: list[Sam
 
 
 TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "section", "article", "h2", "div", "img", "small"}
-TAGS |= {"dl", "dt", "dd", "span", "b", "i", "table", "tr", "td"}
+TAGS |= {"main", "dl", "dt", "dd", "span", "b", "i", "table", "tr", "td"}
 
 
 class Elements(HTMLParser):

@@ -14,7 +14,6 @@ from typing import Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.files.paths import replacing
-from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.letters import set_letters
 from mllm_probe.report.figures.style import STYLES, without_title, wrapped
 
@@ -73,9 +72,3 @@ def _fit_title(figure: Any) -> float:
 def undated(kind: str) -> dict[str, Any]:
     """No clock time in the file: equal scores give equal figures."""
     return {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {"Software": "mllm-probe"})
-
-
-def tell_lacking(reporter: Reporter, *lacking: str) -> None:
-    """What figures lack, once."""
-    for line in dict.fromkeys(filter(None, lacking)):
-        reporter.note(line)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mllm_probe.comparison.finished import FinishedRun
@@ -12,6 +13,7 @@ from mllm_probe.files.paths import ComparisonPaths
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import ALPHA
+from mllm_probe.report.ending import both
 from mllm_probe.report.figures.colours import of_others
 from mllm_probe.report.figures.comparison import draw_comparison
 from mllm_probe.report.figures.tasks import charts, draw_tasks, one_scale, said, tasks_of, tasks_view
@@ -27,7 +29,6 @@ from mllm_probe.results.test_file import load_tests
 if TYPE_CHECKING:
     from rich.table import Table
 
-KINDS = ("png", "pdf")
 Tasks = Mapping[str, Sequence[FinishedRun]]
 
 
@@ -74,7 +75,7 @@ def _side_by_side(
     if not one_scale(models):
         why = "Their measures have no common scale, so the tasks share no figure."
         return Part(heading, (*said(models), why), views=[tasks_view(models)])
-    if lacking := draw_tasks(models, [paths.tasks(kind) for kind in KINDS], settings):
+    if lacking := draw_tasks(models, both(paths.tasks), settings):
         reporter.note(lacking)
     figure = picture_uri(paths.tasks("png"))
     return Part(heading, list(said(models)), list(charts(models)), figure, [tasks_view(models)])
@@ -104,7 +105,7 @@ def _draw_rivals(
     """The figure of a task, and what draw_comparison says of it."""
     positions = [rows[0].position for rows in ranks]
     chosen = {(run.label, position): run.chosen(position).site for run in runs for position in positions}
-    files = [paths.figure(runs[0].task, kind) for kind in KINDS]
+    files = both(partial(paths.figure, runs[0].task))
     return draw_comparison({run.label: run.scores for run in runs}, chosen, positions, files, every, settings)
 
 

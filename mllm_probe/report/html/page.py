@@ -4,7 +4,6 @@ Read from the files of the folder alone; the numbers are those of its tables. Wh
 by the template, and a policy in the page's head lets no other script run than its own two.
 """
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +14,12 @@ from mllm_probe.files.jobs import Job, read
 from mllm_probe.files.paths import SIDES, RunPaths, replacing
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.report.ending import end
 from mllm_probe.report.figures.saving import svg_uri
-from mllm_probe.report.html.plotly import MISSING, Library, script_digest
 from mllm_probe.report.html.prompt_tokens import without_codes
 from mllm_probe.report.html.run_view import Result
+from mllm_probe.report.html.skeleton import filled
 from mllm_probe.report.tables.curve_shapes import p_said
-
-TEMPLATE = Path(__file__).parent / "template"
 
 
 def command(paths: RunPaths) -> str:
@@ -45,24 +43,9 @@ def write_page(paths: RunPaths, settings: ReportSettings) -> list[str]:
     return [line for result in results for line in result.left_out]
 
 
-def leave_page(paths: RunPaths, settings: ReportSettings, reporter: Reporter) -> None:
-    """Write the page, and say what it goes without and where everything is."""
-    for line in write_page(paths, settings):
-        reporter.note(line)
-    reporter.note(f"everything is in {paths.root}; open {paths.page.name} there")
-
-
-def _strict(value: Any, **settings: Any) -> str:
-    """JSON as browsers read it, which know no NaN: a value that is missing is null."""
-
-    def known(node: Any) -> Any:
-        if isinstance(node, Mapping):
-            return {name: known(one) for name, one in node.items()}
-        if isinstance(node, list | tuple):
-            return [known(one) for one in node]
-        return None if isinstance(node, float) and node != node else node
-
-    return json.dumps(known(value), allow_nan=False, **settings)
+def leave_page(paths: RunPaths, settings: ReportSettings, reporter: Reporter, lacking: Sequence[str] = ()) -> None:
+    """Write the page, and say what figures and page go without and where everything is."""
+    end(reporter, paths.root, *lacking, *write_page(paths, settings), page=paths.page)
 
 
 def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:
@@ -91,22 +74,3 @@ def _of_study(results: Sequence[Result], study: Mapping[str, Any]) -> dict[str, 
         "question": QUESTION,
         "headline_said": headline_said,
     }
-
-
-def filled(template: str, **fields: Any) -> str:
-    """A template of ours with these fields, our script and style, and the plot library where that is installed."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    files = FileSystemLoader(TEMPLATE)
-    pages = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    pages.policies["json.dumps_function"] = _strict
-    script = (TEMPLATE / "page.js").read_text(encoding="utf-8")
-    return pages.get_template(template).render(
-        **fields,
-        library=Library.find(),
-        missing=MISSING,
-        script=Markup(script),
-        digest=script_digest(script.encode()),
-        style=Markup((TEMPLATE / "page.css").read_text(encoding="utf-8")),
-    )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -15,8 +16,9 @@ from rich.text import Text
 from mllm_probe import __version__
 from mllm_probe.files.paths import RunPaths, replacing
 from mllm_probe.report.html.charts import Chart
-from mllm_probe.report.html.page import command, filled
+from mllm_probe.report.html.page import command
 from mllm_probe.report.html.prompt_tokens import without_codes
+from mllm_probe.report.html.skeleton import filled
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def write_other(
     path: Path, kicker: str, title: str, about: Sequence[str], parts: Sequence[Part], made_by: str = ""
 ) -> None:
     """The page in one move. `made_by` is the command that makes what it shows; empty where that is not known."""
-    shown = {"kicker": kicker, "title": title, "about": about, "parts": parts, "command": made_by}
+    shown: dict[str, Any] = {"kicker": kicker, "title": title, "about": about, "parts": parts, "command": made_by}
     content = filled("other.html", version=__version__, **shown)
     with replacing(path) as part:
         part.write_text(without_codes(content), encoding="utf-8")

@@ -214,7 +214,7 @@ def test_a_position_keeps_its_colour_whatever_else_was_read(tmp_path: Path) -> N
 def test_colours_stand_in_one_table() -> None:
     """No other file makes a colour, or takes the next of a row of them; greys are lines and letters, no categories."""
     made = re.compile(r"#[0-9A-Fa-f]{6}\b|\bCOLOURS\b|color=\"(?!0\.|none|white)")
-    pages = {"prompt_tokens.py", "inspect_page.py"}  # of paper and ink
+    pages = {"prompt_tokens.py"}  # of paper and ink
     package = Path(__file__).parents[3] / "mllm_probe"
     files = [*(package / "report").rglob("*.py"), *(package / "commands").glob("*.py")]
     found = [path.name for path in files if made.search(path.read_text())]
