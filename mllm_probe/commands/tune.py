@@ -50,13 +50,15 @@ def tune(config: TuneConfig, paths: RunPaths, reporter: Reporter) -> None:
     tell_memory(planned, target, reporter)
     files = folder_digests(find_checkpoint(config.model), digests)
     slices = target.slices(planned)
-    labels = label_identity(plan_labels(config.labels), digests) if slices else {}
-    run = training_digest(config, files, [*learnt, *held], labels)
+    encoders = plan_labels(config.labels) if slices else {}
+    run = training_digest(config, files, [*learnt, *held], label_identity(encoders, digests))
     digests.save()
     save_config(config, paths.config)
     state = outputs.training(run)
     with turn(state, "trains the same", reporter):
-        vectors = slice_vectors(config.labels, slices, outputs, planned.device, digests, reporter) if slices else None
+        vectors, batch = None, config.labels.micro_batch
+        if slices:
+            vectors = slice_vectors(encoders, slices, batch, outputs, planned.device, digests, reporter)
         material = replace(planned, network=loaded(planned, reporter), base=weights_digest(files), vectors=vectors)
         apprentice = target.apprentice(material)
         save_losses(paths.losses, train(apprentice, material.settings, state, reporter))

@@ -19,19 +19,20 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """Inputs of B prompts and `labels` [B, L]: the id to predict at a token from the one before, or IGNORED."""
+class LabelledBatch:
+    """A padded batch on the CPU: inputs of B texts and `labels` [B, L], the id to predict at a token from the one
+    before, or IGNORED."""
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
 
     @property
     def counts(self) -> list[int]:
-        """Tokens to predict, prompt by prompt."""
+        """Tokens to predict, text by text."""
         return (self.labels[:, 1:] != IGNORED).sum(dim=1).tolist()
 
 
-def captioned(blueprint: Blueprint, rows: Sequence[tuple[Picture, str]]) -> Captioned:
+def captioned(blueprint: Blueprint, rows: Sequence[tuple[Picture, str]]) -> LabelledBatch:
     """(picture, caption) -> a padded batch on the CPU. Raises SpanError, DataError."""
     processor, tokenizer = blueprint.processor, blueprint.processor.tokenizer
     samples = [Sample.of([picture], caption, {}) for picture, caption in rows]
@@ -44,10 +45,10 @@ def captioned(blueprint: Blueprint, rows: Sequence[tuple[Picture, str]]) -> Capt
         (first, *_) = layout.rows("tokens:text")[0]
         places = real[row].nonzero()[first:, 0]  # the caption and what ends it
         labels[row, places] = inputs["input_ids"][row, places]
-    return Captioned(inputs, labels)
+    return LabelledBatch(inputs, labels)
 
 
-def losses(model: Any, batch: Captioned, device: str) -> torch.Tensor:
+def losses(model: Any, batch: LabelledBatch, device: str) -> torch.Tensor:
     """Negative log-likelihood of each prompt's caption, summed over its tokens, in nats: [B] float32."""
     return negative_log_likelihood(model, last_states(model, batch.inputs, device), batch.labels)
 

@@ -18,7 +18,7 @@ from mllm_probe.data.documents import Document
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import ModelError, SpanError
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.caption_loss import IGNORED
+from mllm_probe.models.caption_loss import IGNORED, LabelledBatch
 from mllm_probe.models.prompts.picture_tags import pictured
 from mllm_probe.records.samples import Sample
 
@@ -27,19 +27,12 @@ Span = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Rendered:
-    """A padded batch on the CPU. `labels` [B, L]: the id to predict at a token from the one before, or IGNORED.
-    `spans[b][i]` are the tokens, padding counted, of slice i of document b: a picture's or those of a sentence."""
+class Rendered(LabelledBatch):
+    """Documents as such a batch. `spans[b][i]` are the tokens, padding counted, of slice i of document b: a picture's
+    or those of a sentence."""
 
     documents: tuple[Document, ...]
-    inputs: dict[str, Tensor]
-    labels: Tensor
     spans: tuple[tuple[Span, ...], ...]
-
-    @property
-    def counts(self) -> list[int]:
-        """Tokens to predict, document by document."""
-        return (self.labels[:, 1:] != IGNORED).sum(dim=1).tolist()
 
     def ends(self, states: Tensor, which: Sequence[Sequence[int]], image: str) -> Tensor:
         """States [B, L, W] -> what slices i of `which[b]` of each document b end with: [P, W] float32.
@@ -76,7 +69,7 @@ def rendered(blueprint: Blueprint, documents: Sequence[Document]) -> Rendered:
         spans.append(tuple(tuple(where[t].item() for h in own for t in found[h]) for own in covered))
         learnt = [where[found[h]].item() for h in _learnt(hand["input_ids"], covered, document, tag.id)]
         labels[b, learnt] = ids[learnt]
-    return Rendered(tuple(documents), inputs, labels, tuple(spans))
+    return Rendered(inputs, labels, tuple(documents), tuple(spans))
 
 
 def _written(blueprint: Blueprint, document: Document) -> tuple[str, list[tuple[int, int]]]:

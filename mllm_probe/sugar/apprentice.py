@@ -56,19 +56,18 @@ class HeldOutDocument(HeldOut):
 class SugarApprentice:
     """L_g of a step is the mean over the tokens of all its sentences, L_d over all pairs of its slice ends."""
 
-    def __init__(
-        self, target: SugarSettings, material: Material, learnt: Sequence[Document], judged: Sequence[Document]
-    ) -> None:
+    def __init__(self, target: SugarSettings, material: Material) -> None:
         self._target, self._material, self._network = target, material, material.network
         self._blueprint = material.blueprint.fork()
-        self._learnt, self._judged = learnt, judged
+        self._learnt: Sequence[Document] = material.learnt
+        self._judged: Sequence[Document] = material.judged
         seed, hidden = material.settings.seed, self._blueprint.anatomy.widths["lm"]
         modules = projections(self._network, self._blueprint.structure, target.modules)
         lora = attach_lora(self._network, modules, target.rank, target.lora_alpha, target.dropout, seed)
         self._structure, self._head, self._parameters = None, None, dict(lora)
         if target.structured:
-            check_documents((*learnt, *judged))
-            own = {one.uid for document in learnt for one in document.slices}
+            check_documents((*self._learnt, *self._judged))
+            own = {one.uid for document in self._learnt for one in document.slices}
             self._structure = Structure(material.vectors, target.labels, own)
             self._head = retrieval_head(hidden, target.width, target.linear, seed).to(material.device)
             self._parameters |= {f"retrieval.{name}": value for name, value in self._head.named_parameters()}

@@ -34,29 +34,30 @@ FORMAT = 1
 
 
 def slice_vectors(
-    settings: LabelSettings,
+    plans: Mapping[str, "EmbedderPlan"],
     slices: Sequence[Slice],
+    batch: int,
     outputs: OutputPaths,
     device: str,
     digests: Digests,
     reporter: Reporter,
 ) -> SliceVectors:
-    """Of every different slice, in the order in which they come first; encoders are loaded for those alone that are not
-    kept yet, on `device` ("cpu", "cuda"). Raises ConfigError, ModelError, DataError, CacheError, ProbeError."""
+    """Of every different slice, in the order in which they come first, by the encoders of `plan_labels`; these are
+    loaded for slices alone that are not kept yet, on `device` ("cpu", "cuda"), and read `batch` at a time. Raises
+    ModelError, DataError, CacheError, ProbeError."""
     import torch
     from torch.nn.functional import pad
 
-    plans = plan_labels(settings)
     first = {one.uid: one for one in reversed(slices)}
     order = dict.fromkeys(one.uid for one in slices)
     kinds = torch.tensor([PICTURE if first[uid].text is None else SENTENCE for uid in order])
     found: dict[str, dict[str, torch.Tensor]] = {}
     for kind, plan in plans.items():
         read = [first[uid] for uid in order if kind in (JOINT, _own(first[uid]))]
-        found[kind] = _vectors(plan, read, settings.micro_batch, outputs, device, digests, reporter)
+        found[kind] = _vectors(plan, read, batch, outputs, device, digests, reporter)
     digests.save()
     b = torch.stack([found[JOINT][uid] for uid in order])
-    if settings.joint_only:
+    if IMAGE not in plans:
         return SliceVectors(tuple(order), b, b, kinds)
     a = [found[_own(first[uid])][uid] for uid in order]
     widest = max(map(len, a))

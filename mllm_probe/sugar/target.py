@@ -35,8 +35,8 @@ class SugarTuning(SugarSettings):
     def told(self) -> dict[str, Any]:
         return {"arm": self.arm, "alpha": self.alpha, "lm_weight": self.resolved.lm_weight}
 
-    def examples(self, material: Material) -> int:
-        """Raises ConfigError for settings of the training that do not go with these."""
+    def examples(self, material: Material) -> tuple[list[Document], list[Document]]:
+        """Raises ConfigError for settings of the training that do not go with these, DataError."""
         if material.blueprint.prompter.settings.chat == AUTO:
             raise ConfigError(
                 "prompt.chat=auto puts all pictures of a document before its sentences in many chat templates; "
@@ -46,20 +46,14 @@ class SugarTuning(SugarSettings):
             raise ConfigError(
                 "train.batch=1 and target.ends=1 give one slice end a step, and no pair to compare; raise one of them"
             )
-        return self.documents
+        drawn = ((material.train, self.documents), (material.test, self.held_out))
+        learnt, judged = (draw_documents(pictures, count, self.pictures, self.seed) for pictures, count in drawn)
+        return learnt, judged
 
     def slices(self, material: Material) -> list[Slice]:
         """Those whose vectors the labels need."""
-        both = (*self.learnt(material), *self.judged(material)) if self.resolved.structured else ()
+        both = (*material.learnt, *material.judged) if self.resolved.structured else ()
         return [one for document in both for one in document.slices]
-
-    def learnt(self, material: Material) -> list[Document]:
-        """Raises DataError."""
-        return draw_documents(material.train, self.documents, self.pictures, self.seed)
-
-    def judged(self, material: Material) -> list[Document]:
-        """Raises DataError."""
-        return draw_documents(material.test, self.held_out, self.pictures, self.seed)
 
     def memory(self, material: Material) -> Memory:
         """Of a micro-batch of the longest documents. Raises ModelError, SpanError, DataError."""
@@ -71,9 +65,7 @@ class SugarTuning(SugarSettings):
         moving = low_rank_parameters(bare, pattern, self.rank) + sum(p.numel() for p in head.parameters())
         each = bytes_of(blueprint.settings, blueprint.parameters)
         weights = sum(count * each[tower] for tower, count in blueprint.parameters.items())
-        longest = max(
-            self.learnt(material), key=lambda one: (len(one.pictures), sum(len(s.text or "") for s in one.slices))
-        )
+        longest = max(material.learnt, key=lambda one: (len(one.pictures), sum(len(s.text or "") for s in one.slices)))
         batch = rendered(blueprint, [longest])
         wide = getattr(text, "intermediate_size", 4 * width)
         shape = Shape(blueprint.anatomy.blocks["lm"], width, wide, text.vocab_size, round(each["rest"]))
@@ -87,4 +79,4 @@ class SugarTuning(SugarSettings):
                 f"{type(material.network).__name__} lets tokens see later ones, so what a slice ends with would know "
                 "the slices behind it; choose a causal model"
             )
-        return SugarApprentice(self.resolved, material, self.learnt(material), self.judged(material))
+        return SugarApprentice(self.resolved, material)

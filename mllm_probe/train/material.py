@@ -15,7 +15,8 @@ from mllm_probe.train.memory import Memory
 @dataclass(frozen=True)
 class Material:
     """A `network` of transformers (None until it is loaded) with its `blueprint`, pictures to learn from and pictures
-    held out. `base` is the digest of its weights, `vectors` are those of the slices that the target asked for."""
+    held out; `learnt` and `judged` are the target's examples of either. `base` is the digest of the weights, `vectors`
+    are those of the slices that the target asked for."""
 
     blueprint: Any
     network: Any
@@ -25,6 +26,8 @@ class Material:
     settings: TrainSettings
     base: str = ""
     vectors: Any = None
+    learnt: Sequence[Any] = ()
+    judged: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,11 @@ class Target(Protocol):
     def probed(self) -> str:
         """The settings of `run` that take what was saved; {model} stands for those that choose the base."""
 
-    def examples(self, material: Material) -> int:
-        """How many there are to learn from. Raises ConfigError, DataError."""
+    def examples(self, material: Material) -> tuple[Sequence[Any], Sequence[Any]]:
+        """What is learnt from, and what is held out, made of the pictures. Raises ConfigError, DataError."""
 
     def slices(self, material: Material) -> Sequence[Slice]:
-        """Those of which it needs the vectors of frozen encoders. Raises DataError."""
+        """Those of which it needs the vectors of frozen encoders."""
 
     def memory(self, material: Material) -> Memory | None:
         """What it will take of the device's memory, where that is known. Raises ModelError, DataError."""

@@ -51,9 +51,9 @@ def planned_material(
     from mllm_probe.models.loading.device import pick_device
 
     material = Material(blueprint_of(config), None, pick_device(config.device), learnt, held, config.train)
-    settings, examples = config.train, target.examples(material)
-    steps = settings.steps or max(1, math.ceil(settings.epochs * examples / settings.batch))
-    return replace(material, settings=replace(settings, steps=steps))
+    settings, (own, judged) = config.train, target.examples(material)
+    steps = settings.steps or max(1, math.ceil(settings.epochs * len(own) / settings.batch))
+    return replace(material, learnt=own, judged=judged, settings=replace(settings, steps=steps))
 
 
 def blueprint_of(config: TuneConfig) -> "Blueprint":

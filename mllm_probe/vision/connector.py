@@ -16,7 +16,7 @@ from torch import nn
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.extraction.prefetch import ahead
 from mllm_probe.features.recipes import POOLED, recipe
-from mllm_probe.models.caption_loss import Captioned, captioned, losses
+from mllm_probe.models.caption_loss import LabelledBatch, captioned, losses
 from mllm_probe.models.dense_connector import NONE, DenseProjector, as_loaded, attach, export, final_state
 from mllm_probe.models.loading.adapters import write_origin
 from mllm_probe.models.loading.weight_formats import refuse_quantised
@@ -46,7 +46,7 @@ class ConnectorTuning:
     def told(self) -> dict[str, str]:
         return {"connector": self.connector}
 
-    def examples(self, material: Material) -> int:
+    def examples(self, material: Material) -> tuple[list[Caption], list[Caption]]:
         """Raises ConfigError for settings of the model that do not go with these, DataError."""
         model = material.blueprint.settings
         if model.quantization != "none" and "connector" in model.quantize:
@@ -55,7 +55,7 @@ class ConnectorTuning:
                 "leave it out there"
             )
         refuse_quantised(material.blueprint.folder, "target=connector")  # it writes them into its checkpoint
-        return len(captions(material.train))
+        return captions(material.train), captions(material.test)
 
     def slices(self, _: Material) -> tuple[()]:
         return ()
@@ -77,8 +77,7 @@ class ConnectorApprentice:
     def __init__(self, material: Material, projector: DenseProjector, told: Mapping[str, Any]) -> None:
         self._material, self._projector, self._told = material, projector, told
         self._blueprint = material.blueprint.fork()
-        self._rows = captions(material.train)
-        self._steps: Iterator[tuple[int, list[Captioned]]] | None = None
+        self._steps: Iterator[tuple[int, list[LabelledBatch]]] | None = None
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         return dict(self._projector.named_parameters())
@@ -94,19 +93,19 @@ class ConnectorApprentice:
             total += float(loss.detach())
         return {"loss": total, "tokens": tokens}
 
-    def _read(self, step: int) -> list[Captioned]:
+    def _read(self, step: int) -> list[LabelledBatch]:
         settings = self._material.settings
-        chosen = rows_of(step, settings.batch, len(self._rows), settings.seed)
-        return list(self._batches([self._rows[i] for i in chosen]))
+        chosen = rows_of(step, settings.batch, len(self._material.learnt), settings.seed)
+        return list(self._batches([self._material.learnt[i] for i in chosen]))
 
-    def _batches(self, rows: Sequence[Caption]) -> Iterator[Captioned]:
+    def _batches(self, rows: Sequence[Caption]) -> Iterator[LabelledBatch]:
         size = self._material.settings.micro_batch
         return (captioned(self._blueprint, rows[start : start + size]) for start in range(0, len(rows), size))
 
     @torch.no_grad()
     def held_out(self) -> list[HeldOut]:
         """Of the connector as `run` loads it: in the dtype of the model, where it was trained in float32."""
-        rows, found = captions(self._material.test), list[tuple[int, float]]()
+        rows, found = self._material.judged, list[tuple[int, float]]()
         network, dtype = self._material.network, getattr(torch, self._blueprint.settings.dtype)
         with as_loaded(network, self._projector, dtype):
             for batch in self._batches(rows):

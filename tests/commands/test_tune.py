@@ -135,7 +135,9 @@ def material(checkpoint: Path, scenes: Collection, settings: TrainSettings = SET
 
 
 def apprentice(kind: str, given: Material, **options: object) -> ConnectorApprentice:
-    return ConnectorTuning(kind, **options).apprentice(given)  # type: ignore[arg-type]
+    target = ConnectorTuning(kind, **options)  # type: ignore[arg-type]
+    learnt, judged = target.examples(given)
+    return target.apprentice(replace(given, learnt=learnt, judged=judged))
 
 
 def test_the_loss_is_transformers_own(checkpoint: Path, scenes: Collection) -> None:

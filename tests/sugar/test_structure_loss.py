@@ -159,6 +159,8 @@ def apprentice(
     blueprint = blueprint_of(checkpoint, chat="off", quantization=quantization, dtype=dtype)
     network = load_model(blueprint, "cpu").network
     given = Material(blueprint, network, "cpu", scenes.pictures[:12], scenes.pictures[12:20], settings, "digest")
+    learnt, judged = target.examples(given)
+    given = replace(given, learnt=learnt, judged=judged)
     return target.apprentice(replace(given, vectors=vectors_of(target, given) if target.slices(given) else None))
 
 

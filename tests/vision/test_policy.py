@@ -208,7 +208,9 @@ def test_those_trained_may_be_named(probe: Run, tmp_path: Path) -> None:
     assert set(plan.index[plan.shortlisted]) == {"C+D@336", "C+D@224", "DINOv2"}
     drawn = plan[plan.turn.notna()]
     assert len(drawn) == 2 and not drawn.seen.any() and plan.seen.sum() == 3 and (drawn.level > 1).all()
-    assert "okvqa: 3 of 13 trained, next" in " ".join(out.split()) and "the best, C+D@336, is in it" in " ".join(out.split())
+    assert "okvqa: 3 of 13 trained, next" in " ".join(out.split()) and "the best, C+D@336, is in it" in " ".join(
+        out.split()
+    )
 
 
 def test_a_table_with_empty_cells_is_a_plan_in_progress(probe: Run, tmp_path: Path) -> None:

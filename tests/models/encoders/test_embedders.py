@@ -26,7 +26,7 @@ from mllm_probe.files.paths import OutputPaths, config_dir
 from mllm_probe.models.encoders.embedders import Embedder, plan_embedder
 from mllm_probe.models.loading.checkpoint import BUNDLED
 from mllm_probe.records.samples import Collection
-from mllm_probe.sugar.label_vectors import slice_vectors
+from mllm_probe.sugar.label_vectors import plan_labels, slice_vectors
 from mllm_probe.sugar.labels import SliceVectors
 from tests.support.checkpoints import make_tokenizer
 from tests.support.edits import unsealed
@@ -173,11 +173,15 @@ def settings_of(folders: dict[str, Path], **more: object) -> LabelSettings:
     )
 
 
+def vectors_of(settings: LabelSettings, slices: list[Slice], *where: object) -> SliceVectors:
+    return slice_vectors(plan_labels(settings), slices, settings.micro_batch, *where)  # type: ignore[arg-type]
+
+
 def test_a_slice_has_the_vectors_of_its_own_encoder_and_of_the_joint_one(
     folders: dict[str, Path], scenes: Collection, tmp_path: Path
 ) -> None:
     slices, outputs, reporter = slices_of(scenes), OutputPaths(tmp_path), Silent()
-    found = slice_vectors(settings_of(folders), slices, outputs, "cpu", Digests(outputs.digests), reporter)
+    found = vectors_of(settings_of(folders), slices, outputs, "cpu", Digests(outputs.digests), reporter)
     assert found.uids == tuple(dict.fromkeys(one.uid for one in slices))
     images, texts = loaded("image", folders["dinov2"], "class"), loaded("text", folders["bert"], "class")
     joint = loaded("joint", folders["clip"])
@@ -200,7 +204,7 @@ def test_vectors_are_computed_once(
     settings, slices, outputs = settings_of(folders), slices_of(scenes), OutputPaths(tmp_path)
 
     def call(chosen: list[Slice], settings: LabelSettings = settings) -> SliceVectors:
-        return slice_vectors(settings, chosen, outputs, "cpu", Digests(outputs.digests), Silent())
+        return vectors_of(settings, chosen, outputs, "cpu", Digests(outputs.digests), Silent())
 
     monkeypatch.setattr("mllm_probe.sugar.label_vectors.PART", 4)
     first, whole = call(slices[:8]), call(slices)
@@ -228,7 +232,7 @@ def test_vectors_with_a_flipped_bit_are_named_and_made_again(
     settings, slices, outputs, said = settings_of(folders), slices_of(scenes)[:4], OutputPaths(tmp_path), Silent()
 
     def call() -> SliceVectors:
-        return slice_vectors(settings, slices, outputs, "cpu", Digests(outputs.digests), said)
+        return vectors_of(settings, slices, outputs, "cpu", Digests(outputs.digests), said)
 
     whole = call()
     part = next(tmp_path.glob("labels/*/*.safetensors"))
