@@ -21,7 +21,7 @@ run: $(READY)  ## run the default experiment (ARGS="task=objects" changes it)
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest -m "not slow and not slurm and not browser" $(ARGS)
 
-test-slow: $(READY)  ## run every test, the slow ones too
+test-slow: $(READY)  ## run all tests, also the slow ones
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slurm: $(READY)  ## run multiruns on a real SLURM of one node (installs Debian's packages)
@@ -34,7 +34,7 @@ test-browser: $(READY)  ## open report.html in Chromium (installs Debian's packa
 	    { $(ROOT) apt-get update -q && $(ROOT) apt-get install -qy --no-install-recommends chromium chromium-driver; }
 	$(BIN)/python -m pytest -m browser -rs $(ARGS)
 
-check: $(READY)  ## format, lint, types, imports and written pages, nothing changed
+check: $(READY)  ## format, lint, types, imports and generated pages, changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -44,7 +44,7 @@ format: $(READY)  ## format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(READY)  ## write docs/commands.md, docs/code.md and the pictures of docs/concepts.md anew
+docs: $(READY)  ## generate docs/commands.md, docs/code.md and the pictures of docs/concepts.md
 	$(BIN)/python scripts/write_reference.py
 	$(BIN)/python scripts/write_map.py
 	$(BIN)/python scripts/draw_concepts.py
@@ -52,7 +52,7 @@ docs: $(READY)  ## write docs/commands.md, docs/code.md and the pictures of docs
 wheel: $(READY)  ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build
 
-clean:  ## remove .venv and build products, keep outputs/
+clean:  ## remove .venv and build files, keep outputs/
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 
 $(READY): pyproject.toml constraints.txt

@@ -57,13 +57,13 @@ SEEDS = (0, 1, 2)  # each draws train and validation anew; the test pictures sta
 # digest of its bytes, so that a picture that changes is a new picture and finds no old activations.
 digests = open_digests(OUTPUTS.digests)
 collection = Scenes(pictures=PICTURES).load(OUTPUTS.root, Selection(), digests)
-# Pictures that look alike get one group, and a group lies in one split: else the test pictures would have been seen.
+# Pictures that look alike get one group, and a group is in one split: else test pictures would appear in training.
 collection = replace(collection, pictures=grouped(collection.pictures, digests))
 
 # 2. Samples and decisions. --------------------------------------------------------------------------------------------
 # A sample is what the model reads: a picture and a text. A decision is what is scored: here, is the caption true of the
 # picture? A false one is the caption of another picture. They are exchanged within a fold (pictures that go into one
-# split together), so that each is as often true as false there: neither text nor picture alone can tell.
+# split together), so that each is equally often true and false there: neither text nor picture alone can tell.
 folds = Folds()
 examples = Entailment().examples(collection, folds)
 samples = {sample.uid: sample for sample in examples.samples}
@@ -78,7 +78,7 @@ checkpoint = find_checkpoint(config.model)
 blueprint = Blueprint(checkpoint, config.model, config.prompt, config.extract.padding_side)
 anatomy = blueprint.anatomy
 # A key is a site (a tower and a layer) and a position in the prompt. `last` is the token that would produce the answer;
-# `mean_image` is the mean over the picture's tokens, which stand before the caption and so cannot know it.
+# `mean_image` is the mean over the picture's tokens, which come before the caption and so cannot depend on it.
 layers = range(anatomy.blocks["lm"] + 1)  # 0 is what the first block receives
 keys = [Key(Site("lm", layer), position) for layer in layers for position in ("last", "mean_image")]
 survey = blueprint.survey(examples.samples, keys)
@@ -87,7 +87,7 @@ print(f"{len(keys)} keys from {keys[0]} to {keys[-1]}; the longest prompt has {s
 # 4. The cache. --------------------------------------------------------------------------------------------------------
 # Its folder is named after all that can change a stored number: the content of the checkpoint's files, the number
 # format, the prompt's wrapping (docs/design/cache-identity.md). Samples, sites and positions are not in that name: the
-# folder is asked which of them it holds, and only what is missing is read.
+# folder lists which of them it has, and only what is missing is read.
 identity = identity_of(checkpoint, config.model, config.prompt, config.extract, digests)
 store = Store(OUTPUTS.cache(identity.digest), digests)
 missing = store.coverage().missing(keys, samples)
@@ -180,14 +180,14 @@ for key in keys:
     validation[str(key)] = float(np.mean(held_out))
     if key.position == "last":
         print(f"{key}: {value:.1%} [{interval.low:.1%}, {interval.high:.1%}]")
-# Here guessing is all that can be done: a picture's true and false captions are as many, and the state is one and the
-# same for all of them. The command finds such keys by comparing rows, marks them `by design`, and tests none of them.
+# Here a probe can only guess: a picture has equal numbers of true and false captions, and the state is the same for
+# all of them. The command finds such keys by comparing rows, marks them `by design`, and tests none of them.
 print(f"mean_image, at every block: {scores['lm.08@mean_image'][0]:.1%}")
 
 # 11. Which layer? -----------------------------------------------------------------------------------------------------
 # Not the one with the best test value: that would choose and judge on the same pictures. Validation chooses, the test
-# pictures judge. Which blocks may be the best, and whether any is above chance at all when so many are tried, are
-# questions of their own (docs/design/max-t.md).
+# pictures judge. Which blocks may be the best, and whether any is above chance at all when many are tested, are
+# separate questions (docs/design/max-t.md).
 best = max(validation, key=validation.__getitem__)
 value, low, high = scores[best]
 print(f"best layer on validation: {best}, with {value:.1%} [{low:.1%}, {high:.1%}] on the test pictures")

@@ -64,7 +64,9 @@ class Result:
 
         scored = load_scored(self._paths.predictions)
         if not scored.samples:
-            raise DataError(f"{self._paths.predictions} is of an older release and names no samples; repeat the sweep")
+            raise DataError(
+                f"{self._paths.predictions} is from an older release and names no samples; repeat the sweep"
+            )
         columns = (scored.decisions, scored.samples, scored.labels, scored.groups, scored.test)
         return pd.DataFrame(dict(zip(("decision", "sample", "label", "group", "test"), columns, strict=True)))
 
@@ -164,7 +166,7 @@ def load_cache(folder: str | Path, outputs: str | Path | None = None) -> "CacheV
     if not found.groups.is_dir():
         known = sorted(path.name for path in caches.caches.glob("*") if CachePaths(path).groups.is_dir())
         raise CacheError(
-            f"there is no cache {identity} in {caches.caches}, which holds {', '.join(known) or 'none'}; "
+            f"there is no cache {identity} in {caches.caches}, which has {', '.join(known) or 'none'}; "
             "give outputs=FOLDER, or the cache's folder"
         )
     return CacheView(found.root)

@@ -127,7 +127,7 @@ def position() -> Drawing:
 
 def probe() -> Drawing:
     """From the states of one site and position to a score."""
-    art = Drawing("A probe: what can be read from one layer, judged on pictures it never saw", 250)
+    art = Drawing("A probe: what can be read from one layer, tested on held-out pictures", 250)
     art.text(30, 34, "states of one site and position", "soft")
     for i, (name, kind) in enumerate((("train", "vision"), ("validation", "joint"), ("test", "lm"))):
         y = 50 + i * 62
@@ -149,7 +149,7 @@ def probe() -> Drawing:
 
 def control() -> Drawing:
     """The same way with one thing exchanged each time."""
-    art = Drawing("Controls: the same experiment with one thing exchanged", 306)
+    art = Drawing("Controls: the same experiment with one thing changed", 306)
     columns = ((190, "picture"), (320, "text"), (450, "weights"), (580, "labels"))
     for x, head in columns:
         art.text(x + 55, 34, head, "soft", "middle")
@@ -166,7 +166,7 @@ def control() -> Drawing:
         art.text(26, y + 20, name, "name" if i else "soft")
         for x, head in columns:
             art.box(x, y, 110, 28, "other" if head in changed else "box", changed.get(head, "real"))
-    art.text(26, 290, "a score of the run is worth what it has over these rows, which stand in the same CSV", "soft")
+    art.text(26, 290, "compare the score of a run with these rows of the same CSV", "soft")
     return art
 
 

@@ -1,4 +1,4 @@
-"""Train the bundled encoders behind the labels of Sugar on mini, from scratch on drawn scenes.
+"""Train the bundled encoders for the labels of Sugar on mini, from scratch on drawn scenes.
 
     python scripts/train_mini_encoders.py            # all three, then what they are worth on held-out scenes
     python scripts/train_mini_encoders.py --only joint

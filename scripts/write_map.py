@@ -1,4 +1,4 @@
-"""Write docs/code.md: what every file of the package and of scripts/ is, in its own words.
+"""Write docs/code.md: what every file of the package and of scripts/ is, from its docstring.
 
     python scripts/write_map.py
 
@@ -15,18 +15,18 @@ INTRODUCTION = """# The code, file by file
 
 <!-- written by scripts/write_map.py (make docs): fix the docstring, not this page -->
 
-**Begin with [walkthrough.py](walkthrough.py)**: the spine of the tool as one flat script that a reader follows in ten
-minutes, from pictures to the score of a layer with its interval. It is made of the pieces below, it runs, and its
-numbers are those of `mllm-probe run`. Four decisions have a page each: what names a cache
+**Begin with [walkthrough.py](walkthrough.py)**: the core of the tool as one flat script, to read in ten
+minutes, from pictures to the score of a layer with its interval. It uses the pieces below, it runs, and its
+numbers equal those of `mllm-probe run`. Four decisions have a page each: what names a cache
 ([cache-identity.md](design/cache-identity.md)), statements that share their picture's tokens
-([packed-heads.md](design/packed-heads.md)), processes that share the work ([claims.md](design/claims.md)), and what may
-be said of many layers at once ([max-t.md](design/max-t.md)).
+([packed-heads.md](design/packed-heads.md)), processes that share the work ([claims.md](design/claims.md)), and
+conclusions about many layers at once ([max-t.md](design/max-t.md)).
 
-Data flows one way. `data` reads pictures and annotations, `tasks` makes samples and decisions of them; `experiment`
-turns a config into an experiment that is ready. `models` and `extraction` turn its samples into activations in the
+Data flows one way. `data` reads pictures and annotations, `tasks` makes samples and decisions from them; `experiment`
+turns a config into a ready experiment. `models` and `extraction` turn its samples into activations in the
 `cache`; `fitting` and `probes` turn these and the decisions into trials, `scoring` and `stats` into scores and tests;
 `results` are the files of a run, and `report` shows them. `commands` has a file for each command. Imports go down only,
-and `tests/project/test_house.py` knows the floors. [CONTRIBUTING.md](../CONTRIBUTING.md) has the rules,
+and `tests/project/test_house.py` tests this. [CONTRIBUTING.md](../CONTRIBUTING.md) has the rules,
 [extend.md](extend.md) how to add to it.
 
 Options are YAML files in [conf/](../conf) ([commands.md](commands.md#options)), tests are in [tests/](../tests)."""
@@ -37,7 +37,7 @@ def page() -> str:
     rooms = sorted(path.parent for path in package.glob("*/**/__init__.py"))
     parts = [
         INTRODUCTION,
-        section("mllm_probe/", package, "What everything else stands on, and what scripts and notebooks import."),
+        section("mllm_probe/", package, "The base of everything else, and the interface for scripts and notebooks."),
     ]
     parts += [section(f"{room.relative_to(ROOT).as_posix()}/", room, said(room / "__init__.py")) for room in rooms]
     parts += [section("scripts/", ROOT / "scripts", "What is run by hand, from the root of the repository.")]

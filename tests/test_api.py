@@ -164,9 +164,9 @@ def test_the_cache_as_arrays(checkpoint: Path, tmp_path: Path, monkeypatch: pyte
         cache.rows("lm.04@lsat")
     with pytest.raises(CacheError, match="of sample nobody is not in"):
         cache.rows("lm.04@last", ["nobody"])
-    with pytest.raises(CacheError, match=f"there is no cache abc in outputs/cache, which holds .*{half.identity}"):
+    with pytest.raises(CacheError, match=f"there is no cache abc in outputs/cache, which has .*{half.identity}"):
         load_cache("abc")
-    with pytest.raises(CacheError, match="there is no cache abc in elsewhere/cache, which holds none"):
+    with pytest.raises(CacheError, match="there is no cache abc in elsewhere/cache, which has none"):
         load_cache("abc", outputs="elsewhere")
 
 

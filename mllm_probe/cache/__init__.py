@@ -1,1 +1,1 @@
-"""Activations on disk: whose they are, where they lie, what is there."""
+"""Activations on disk: their identity, their place and their contents."""

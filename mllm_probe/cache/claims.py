@@ -1,4 +1,4 @@
-"""Who fills which shard: a small file beside it, which one process creates and keeps young while it lives.
+"""Which process fills which shard: a small file next to it that the process creates and touches while it runs.
 
 `00003.0.claim` is the first claim to shard 3. A claim is dead when its process is gone (as seen on its own host), when
 an earlier start of the same SLURM job made it, or when nobody has touched it for STALE seconds by the file system's own

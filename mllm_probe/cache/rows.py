@@ -1,4 +1,4 @@
-"""Rows of one key, wherever they lie in the shards: read when they are sliced. Knows no uid and no key."""
+"""Rows of one key from all shards, read when they are sliced. Knows no uid and no key."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

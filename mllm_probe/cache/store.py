@@ -147,8 +147,8 @@ class Store:
             self._digests.afresh(shard.path)
             self._digests.save()
             raise CacheError(
-                f"{shard.path} is damaged: {changed[0]} is not what was written; `mllm-probe extract` or `run` with "
-                "the same settings extracts it again"
+                f"{shard.path} is damaged: {changed[0]} differs from what was written; `mllm-probe extract` or `run` "
+                "with the same settings extracts it again"
             )
         return found[str(key)], found.get(f"{key}#rows")
 

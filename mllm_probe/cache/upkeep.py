@@ -1,4 +1,4 @@
-"""Caches as files: what lies there, which one is meant, what may go. Knows no model and no configuration.
+"""Caches as files: what is there, which one is named, what may be removed. Knows no model and no configuration.
 
 Reads what is readable and passes over the rest: a damaged cache must still be listed and removed.
 """
@@ -159,7 +159,7 @@ def find_caches(root: Path) -> dict[str, Cache]:
 def choose(caches: Mapping[str, Cache], wanted: Sequence[str]) -> list[Cache]:
     """The caches that are named by their identities or by beginnings that only one has. Raises CacheError."""
     if wanted and not caches:
-        raise CacheError(f"there is no cache '{wanted[0]}', nor any other yet; --outputs FOLDER names another place")
+        raise CacheError(f"there is no cache '{wanted[0]}', and no other yet; --outputs FOLDER names another place")
     found: dict[str, Cache] = {}
     for word in wanted:
         names = [word] if word in caches else [name for name in caches if word and name.startswith(word)]

@@ -1,4 +1,4 @@
-"""Whether a cache is what its manifests say: every byte is read again. Changes no file
+"""Does a cache match its manifests? Every byte is read again. Changes no file
 of it; the memo of digests is put right where it vouched for a file that rotted."""
 
 from collections.abc import Callable, Iterator, Sequence

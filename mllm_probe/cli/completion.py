@@ -1,4 +1,4 @@
-"""What the Tab key offers behind a command with settings: groups, settings, and the values that are allowed.
+"""What the Tab key offers after a command with settings: groups, settings, and allowed values.
 
 Knows what --help knows. Paths, settings of Hydra's own and names that a user gives are Hydra's to complete.
 """

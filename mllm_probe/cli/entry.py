@@ -69,7 +69,7 @@ examples:
   mllm-probe doctor                                   is this machine ready for a run?
   mllm-probe cache ls                                 what is in outputs/cache, and its size
   mllm-probe COMMAND --help                           its groups and settings: meaning and allowed values
-  eval "$(mllm-probe run -sc install=bash)"           tab completion (bash; zsh and fish alike)
+  eval "$(mllm-probe run -sc install=bash)"           tab completion (bash; also zsh and fish)
 """
 
 

@@ -1,4 +1,4 @@
-"""One command at a time writes to a folder: whoever comes meanwhile is refused before any work.
+"""One command at a time writes to a folder: a second one is refused before any work.
 
 A lock on the folder itself decides where the file system has one; it leaves no file, and a process that is killed gives
 it up. Across machines, and without locks, the status in the folder decides.

@@ -1,4 +1,4 @@
-"""Hydra's launchers `slurm` and `local`: jobs are sent to SLURM's queue, or to processes of their own, and waited for.
+"""Hydra's launchers `slurm` and `local`: send jobs to SLURM's queue, or to separate processes, and wait for them.
 
 The settings of every job are composed and kept when it is sent; nothing is composed where it runs. How a job ended is
 its own word (status.json), so that one that fails or is cancelled ends nothing but itself. Knows no stage.

@@ -1,4 +1,4 @@
-"""What the typed command does beside its jobs in a multirun: it notes what was asked for and says what became of it.
+"""The multirun command itself: it lists the requested jobs and reports how they ended.
 
 Hydra calls `Multirun` through `hydra.callbacks`. The jobs themselves may run in other processes, on other machines.
 """
@@ -179,8 +179,9 @@ def _check_jobs(config: DictConfig, asked: Asked) -> None:
     if alike := namesakes(models):
         name, setting = alike
         raise ConfigError(
-            f"models with different model.{setting} would all be called {name}; add 'model.name=${{model.{setting}}}', "
-            "or give each a model.name in a command of its own; no job was started"
+            f"models with different model.{setting} would all be called {name}; add "
+            f"'model.name=${{model.{setting}}}', or run a separate command with a model.name for each; no job was "
+            "started"
         )
 
 

@@ -1,7 +1,7 @@
-"""`mllm-probe align`: in which layers do a picture and a sentence about it meet? Nothing is trained.
+"""`mllm-probe align`: in which layers are a picture and a sentence about it similar? Nothing is trained.
 
-Every picture and every caption passes through the model alone, so that a similarity is a matching score; in one pass
-the later of the two would have seen the earlier. States go through the cache, so a second run loads no model.
+Every picture and every caption passes through the model separately, so a similarity is a matching score; in one pass
+the later of the two would depend on the earlier. States go through the cache, so a second run loads no model.
 """
 
 from dataclasses import replace

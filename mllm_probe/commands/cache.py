@@ -1,4 +1,4 @@
-"""`mllm-probe cache`: list, verify, prune and compare what lies in outputs/cache. Imports no torch and no Hydra."""
+"""`mllm-probe cache`: list, verify, prune and compare the caches in outputs/cache. Imports no torch and no Hydra."""
 
 import argparse
 import time
@@ -80,7 +80,7 @@ def _verify(given: argparse.Namespace) -> None:
     checked = f"{count(groups, 'finished group')} in {count(len(chosen), 'cache')}"
     if damaged := len({finding.path for finding in findings if not finding.harmless}):
         raise CacheError(f"{count(damaged, 'file')} of {checked} damaged or missing; how to fix it is said above")
-    print(f"{checked}, {count(sum(map(shards_of, chosen)), 'shard')}: all as their manifests say")
+    print(f"{checked}, {count(sum(map(shards_of, chosen)), 'shard')}: all match their manifests")
     cache_state.print_unread(chosen)
 
 

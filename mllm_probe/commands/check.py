@@ -1,6 +1,6 @@
-"""`mllm-probe check FILE`: what a run would make of your table of questions, or of a folder in COCO's layout.
+"""`mllm-probe check FILE`: how a run would read your table of questions, or a folder in COCO's layout.
 
-Reads it by the code of a run, so that the two cannot differ. Loads no model and writes nothing.
+Reads it with the code of a run, so the two cannot differ. Loads no model and writes nothing.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import ComparisonPaths, OutputPaths
 
 ABOUT = """Finished runs side by side: compare.csv with all their scores; for each task with several runs a figure with
-a line a run, and in ranking.csv every run at the layer that its validation prefers, and paired differences; for several
+a line a run, and in ranking.csv every run at its best layer on validation, and paired differences; for several
 tasks or tested data sets a figure with a panel a model; and all of it in report.html."""
 PLACE = "--out FOLDER"  # what names another place for results
 
@@ -56,7 +56,7 @@ def _asked(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--metric", metavar="NAME", help=measure)
     size = "of each figure, in inches; else a fitting size"
     parser.add_argument("--size", nargs=2, type=float, metavar=("WIDTH", "HEIGHT"), help=size)
-    parser.add_argument("--parquet", action="store_true", help="compare.parquet beside compare.csv")
+    parser.add_argument("--parquet", action="store_true", help="also compare.parquet")
     given = parser.parse_args(args)
     if given.size:
         width, height = given.size

@@ -1,4 +1,4 @@
-"""`mllm-probe extract`: bring the cache up to what is asked for; load no model where it already is."""
+"""`mllm-probe extract`: add what a request lacks to the cache; load no model if nothing is missing."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""`mllm-probe fidelity`: the same examples read by a model and by what it was before it was quantised, or adapted.
+"""`mllm-probe fidelity`: the same examples read by a model, and by the same model before quantisation or adaptation.
 
-What a layer's states lose, and what that does to the probe's curve. Both caches are ordinary ones, so a run of either
+What a layer's states lose, and how that changes the probe's curve. Both caches are ordinary ones, so a run of either
 model finds its states there.
 """
 

@@ -1,7 +1,7 @@
-"""`mllm-probe geometry`: how the layers of a filled cache lie to each other. Loads no model.
+"""`mllm-probe geometry`: how similar the layers of a filled cache are. Loads no model.
 
-Rows are prompts, one of each group of pictures: rows of one picture or of near-duplicates are no independent rows,
-image states are the same for all prompts about a picture, and a permutation null takes rows for exchangeable. So every
+Rows are prompts, one of each group of pictures: rows of one picture or of near-duplicates are not independent,
+image states are the same for all prompts about a picture, and a permutation null assumes exchangeable rows. So every
 position has the same rows.
 """
 

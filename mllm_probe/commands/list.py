@@ -1,4 +1,4 @@
-"""`mllm-probe list`: the options of conf/, one line each, as their files say it. Imports no torch and no Hydra."""
+"""`mllm-probe list`: the options of conf/, one line each, from their files. Imports no torch and no Hydra."""
 
 import argparse
 from collections.abc import Sequence

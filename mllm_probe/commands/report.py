@@ -1,4 +1,4 @@
-"""`mllm-probe report`: page, tables and figures of a finished command once more, from its files alone."""
+"""`mllm-probe report`: page, tables and figures of a finished command again, from its files."""
 
 from importlib import import_module
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`mllm-probe run`: extract, sweep and report in one go; with a local task, both and what may be said of them."""
+"""`mllm-probe run`: extract, sweep and report in one command; with a local task, both tasks and conclusions."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""`mllm-probe status`: how the jobs of a multirun stand. Reads what they wrote; imports no torch and no Hydra."""
+"""`mllm-probe status`: the state of the jobs of a multirun. Reads what they wrote; imports no torch and no Hydra."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from mllm_probe.files.rerun import again
 from mllm_probe.report.terminal.plain.job_table import job_table, live
 from mllm_probe.report.terminal.printing import wide_console
 
-ABOUT = "How the jobs of a multirun stand; exit code 1 where one is over and not done."
+ABOUT = "State of the jobs of a multirun; exit code 1 if one ended and is not done."
 EVERY = 5.0  # seconds between two looks of --watch
 
 
@@ -30,7 +30,7 @@ def run(args: Sequence[str]) -> None:
     else:
         wide_console().print(job_table(jobs))
     for path in [path for folder in given.folders for path in unreadable(MultirunPaths(folder))]:
-        print(f"{path} is damaged, or of another release, and is left out")
+        print(f"{path} is damaged, or from another release, and is left out")
     bad = [job for job in jobs if job.over and job.state != DONE]
     if commands := again([job for job in bad if not job.unfit]):
         print("\nto run them again:", *commands, sep="\n")

@@ -1,6 +1,6 @@
-"""`mllm-probe tune`: train a small part of a model and leave a checkpoint that `run model.path=...` reads.
+"""`mllm-probe tune`: train a small part of a model and write a checkpoint that `run model.path=...` reads.
 
-A killed training goes on from its last state when the same command is given again, with the losses it would have had.
+A killed training continues from its last state when the command is repeated, with the same losses.
 """
 
 from dataclasses import replace

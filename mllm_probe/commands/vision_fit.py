@@ -1,4 +1,4 @@
-"""`mllm-probe vision fit`: how well alignment and correspondence explain what vision representations scored.
+"""`mllm-probe vision fit`: how well alignment and correspondence explain the scores of vision representations.
 
 Reads a table, loads no model.
 """

@@ -1,6 +1,6 @@
-"""`mllm-probe vision policy`: which vision representations to train next, and what the policy finds where all is known.
+"""`mllm-probe vision policy`: which vision representations to train next, and a simulation where all values are known.
 
-Reads a table, loads no model and trains nothing: a representation was trained where its benchmark cell is filled in.
+Reads a table, loads no model and trains nothing: a representation counts as trained if its benchmark cell is filled in.
 """
 
 from mllm_probe.config.run import save_config

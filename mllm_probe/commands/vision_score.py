@@ -1,7 +1,7 @@
 """`mllm-probe vision score`: how well vision encoders suit a multimodal model, without training one.
 
-The C score (correspondence), the A scores (alignment, of models whose connectors are trained already) and measures
-beside them, for each representation. Features are not stored: each encoder sees each picture once or twice in a run, a
+The C score (correspondence), the A scores (alignment, of models whose connectors are trained already) and further
+measures, for each representation. Features are not stored: each encoder sees each picture once or twice in a run, a
 category's features are dropped when its pairs are matched, and a disk would hold 1 MB for each picture and layer.
 """
 

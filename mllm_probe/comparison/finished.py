@@ -1,4 +1,4 @@
-"""Finished runs as `compare` meets them: found in folders, read from their own files, and checked for equal data.
+"""Finished runs for `compare`: found in folders, read from their own files, and checked for equal data.
 
 Opens no cache and loads no model.
 """
@@ -71,7 +71,7 @@ class FinishedRun:
         """The headline test scores of its sites. Raises DataError where there is none."""
         found = real(headline(self.scores))
         if found.empty:
-            raise DataError(f"{self.paths.scores} has no score of a site; repeat the sweep, its cache still serves")
+            raise DataError(f"{self.paths.scores} has no score of a site; repeat the sweep, its cache is still used")
         return found
 
     def curve(self, position: str) -> list[float]:
@@ -84,19 +84,19 @@ class FinishedRun:
         found = load_scored(self.paths.predictions)
         if found.fingerprint != self.summary["fingerprint"]:
             raise DataError(
-                f"{self.paths.predictions} is about other decisions than {self.paths.summary.name} beside it; repeat "
-                "the sweep, its cache still serves"
+                f"{self.paths.predictions} is about other decisions than {self.paths.summary.name} next to it; repeat "
+                "the sweep, its cache is still used"
             )
         return found
 
     def chosen(self, position: str) -> Any:
-        """The row of scores.csv at the language-model block that validation prefers. Raises DataError."""
+        """The row of scores.csv at the best language-model block on validation. Raises DataError."""
         site = self.summary["chosen"][position]["site"]
         found = self.rows[(self.rows.site == site) & (self.rows.position == position)]
         if found.empty:
             raise DataError(
                 f"{self.paths.scores} lacks {site} at {position}, which validation chose by {self.paths.summary.name}; "
-                "repeat the sweep, its cache still serves"
+                "repeat the sweep, its cache is still used"
             )
         return next(found.itertuples())
 
@@ -157,7 +157,8 @@ def _loaded(paths: RunPaths) -> FinishedRun:
     summary = load_summary(paths.summary)
     if absent := [name for name in COMPARED if name not in summary]:
         raise DataError(
-            f"{paths.summary} lacks the entry '{absent[0]}': it was cut or edited, or is of an older release; {REPEAT}"
+            f"{paths.summary} lacks the entry '{absent[0]}': it was cut off, edited, or written by an "
+            f"older release; {REPEAT}"
         )
     table = with_words(load_scores(paths.scores), paths.config)
     found = FinishedRun(paths, table, summary, flat(first_named(read_config(paths.config))))

@@ -1,6 +1,6 @@
 """Which of several runs is the best at a position, and how sure that is: the rows of ranking.csv.
 
-Every run stands with the layer that its own validation prefers. Where two runs were tested on the same decisions, their
+Every run is represented by its best layer on validation. Where two runs were tested on the same decisions, their
 difference is taken decision by decision, with pictures as the unit.
 """
 

@@ -1,4 +1,4 @@
-"""What to call runs that stand side by side: the model, and as much of what else differs as tells them apart."""
+"""Names of runs side by side: the model, and the other settings that distinguish them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -132,7 +132,7 @@ def _checked(word: str) -> str:
     if value.isprintable() and not set(value) & set(STRUCTURE):
         return whole
     typed = shlex.quote(whole) if set(whole) & set('"$`\\!') else f'"{whole}"'
-    raise ConfigError(f"{word} cannot be read; where its value is meant as one text, type {typed}")
+    raise ConfigError(f"{word} cannot be read; if its value is one text, type {typed}")
 
 
 def _parsed(word: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "one text", NoneType: "null"}
 LISTED = "a list in brackets"
 MAPPED = "names with values in braces, such as {name: value}"
-GROUPED = "settings, each by its own name behind a dot"
+GROUPED = "settings, each by its own name after a dot"
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -128,7 +128,7 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
         "must be above 0",
         lambda value: value > 0,
     ),
-    (("sweep.ci_level", "sweep.margin"), "must lie between 0 and 1", lambda value: 0 < value < 1),
+    (("sweep.ci_level", "sweep.margin"), "must be between 0 and 1", lambda value: 0 < value < 1),
 )
 
 
@@ -136,7 +136,7 @@ def refuse_odd(config: Any) -> None:
     """Raises ConfigError for a number without bounds or out of its range, a text without a letter, an empty or doubled
     list, and plugins that cannot be imported. `config`: a dataclass of settings."""
     for where, value in _nested(config, ""):
-        raise ConfigError(f"each of {where}={show(value)} must stand alone, without brackets of its own")
+        raise ConfigError(f"each of {where}={show(value)} must be a plain value, without inner brackets")
     for where, value in _values(config, ""):
         if wrong := _number(where, value) or _text(where, value) or _list(where, value):
             raise ConfigError(f"{where}={value if str(value).strip() else repr(value)} {wrong}")

@@ -1,4 +1,4 @@
-"""Errors as one sentence, whoever raised them. What is no error of the user's keeps its traceback elsewhere."""
+"""Errors as one sentence, from any source. What is no error of the user's keeps its traceback elsewhere."""
 
 import re
 from dataclasses import is_dataclass

@@ -1,4 +1,4 @@
-"""What a user may set of `tune`: the training, and the encoders behind Sugar's labels."""
+"""What a user may set of `tune`: the training, and the encoders for Sugar's labels."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much a command says beside its results: an environment variable, so that the processes it starts say as much."""
+"""How much a command prints besides its results: an environment variable, which its child processes inherit."""
 
 import os
 from collections.abc import Iterator

@@ -87,7 +87,7 @@ class Layout:
                 return layout
         raise DataError(
             f"no COCO annotations in {root}: neither {flat.captions.name} nor {nested.captions} is there, and no "
-            "instances beside them"
+            "instances there"
         )
 
     @property
@@ -190,8 +190,8 @@ def _numbered(path: Path, key: str, **fields: type) -> dict[int, dict[str, Any]]
         one, two = (str(each.get("file_name", each.get("name", ""))) for each in (first, row))
         if first is not row and (key == "images" or one != two):
             raise DataError(
-                f"{path}, {key}[{number}]: {two!r} has the id {row['id']}, and so has {one!r} before it; files that "
-                "were joined need new ids, in their annotations too"
+                f"{path}, {key}[{number}]: {two!r} has the id {row['id']}, as has {one!r} before it; joined files "
+                "need new ids, in their annotations too"
             )
     return found
 
@@ -253,7 +253,7 @@ def _check_same(
         stems = (Path(mine).stem, Path(its).stem)
         if not stems[0].endswith(stems[1]) and not stems[1].endswith(stems[0]):
             raise DataError(
-                f"{path}: the picture of the id {number} is {mine!r}, and {its!r} in the file of captions; take two "
+                f"{path}: the picture of the id {number} is {mine!r}, and {its!r} in the file of captions; use two "
                 "files about the same pictures"
             )
 

@@ -1,4 +1,4 @@
-"""Pictures that look the same, so that none of them tests what another one taught. Knows no labels and no splits.
+"""Pictures that look the same: they stay on one side of a split. Knows no labels and no splits.
 
 A perceptual hash (pHash: the signs of the 64 lowest DCT coefficients of the grey picture) proposes pairs. It is blind
 to colour and to small shapes, so a thumbnail in colour confirms each pair: a photograph that was resized, recompressed

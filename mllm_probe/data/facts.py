@@ -1,4 +1,4 @@
-"""Facts about a scene: what a caption says, whether it holds, and how it reads in English.
+"""Facts about a scene: what a caption says, whether it is true, and its English text.
 
 A fact is checked against the shapes of a scene, never against its text, so a caption borrowed from another picture
 can be proven false. Knows nothing of pixels, files or models.

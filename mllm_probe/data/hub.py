@@ -74,8 +74,8 @@ class Hub:
             said = " ".join(str(error).split())
             if "scripts are no longer supported" in said or "custom code" in said:
                 raise DataError(
-                    f"dataset.id={id} is read by code that it brings, and no such code is run here; where you trust "
-                    "it, write the rows as parquet with it, and name that folder"
+                    f"dataset.id={id} needs its own code, and no such code is run here; if you trust it, use it to "
+                    "write the rows as parquet, and name that folder"
                 ) from error
             fix = "; save it again with save_to_disk" if saved else ""
             raise DataError(

@@ -58,7 +58,7 @@ def named_file(root: Path, name: str, links: str = FOLLOW) -> Path:
     if said:
         raise DataError(f"picture {path} {said}; put the file there")
     if links == REFUSE and not (real := path.resolve()).is_relative_to(root.resolve()):
-        raise DataError(f"picture {path} is a link to {real}, outside {root}, and data.links=refuse takes no such file")
+        raise DataError(f"picture {path} is a link to {real}, outside {root}, and data.links=refuse refuses such files")
     return path
 
 
@@ -89,7 +89,7 @@ def _read(path: Path, upright: bool) -> tuple[Image.Image, bool]:
             return pixels if turn is None else pixels.transpose(turn), plain
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise DataError(f"picture {path} has more pixels than the {most} that are read; make it smaller") from error
+        raise DataError(f"picture {path} has more than {most} pixels; make it smaller") from error
     except Exception as error:  # Pillow raises anything here
         said = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"picture {path} cannot be decoded ({said}); replace the file") from error
@@ -103,7 +103,7 @@ def _scale_hidden(image: Image.Image) -> None:
     if hidden is None or image.format != "PNG" or not packed:
         return
     if packed[0] == "RGB;16B":
-        raise ValueError("a colour of 16 bits stands for nothing, which is not read; save it with an alpha channel")
+        raise ValueError("a colour of 16 bits marks transparency, which is not read; save it with an alpha channel")
     if bits := FEW_BITS.get(packed[0], 0):
         image.info["transparency"] = (hidden % 2**bits) * 255 // (2**bits - 1)
 
@@ -111,9 +111,7 @@ def _scale_hidden(image: Image.Image) -> None:
 def as_rgb(image: Image.Image) -> Image.Image:
     """A decoded picture as RGB, as it is stored. Raises ValueError where nothing says how bright its numbers are."""
     if SIGNED in getattr(image, "tag_v2", {}).get(NUMBERS, ()):
-        raise ValueError(
-            "it holds signed numbers, of which none is said to be black; save it with 8 or 16 bits, unsigned"
-        )
+        raise ValueError("it holds signed numbers, so its black is unknown; save it with 8 or 16 bits, unsigned")
     if not _is_deep(image):
         if not image.has_transparency_data:
             return image.convert("RGB")
@@ -138,9 +136,7 @@ def _white(image: Image.Image, values: np.ndarray) -> float:
             )
         return 1
     if image.mode == "I" and image.format not in SIXTEEN:
-        raise ValueError(
-            "it holds whole numbers of 32 bits, of which none is said to be white; save it with 8 or 16 bits"
-        )
+        raise ValueError("it holds 32-bit whole numbers, so its white is unknown; save it with 8 or 16 bits")
     depth = getattr(image, "tag_v2", {}).get(BITS, (16,))[0]
     return 2**depth - 1
 

@@ -21,9 +21,9 @@ def lacking(path: Path) -> str:
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        return f"is a symbolic link to {path.readlink()}, where no file is" if path.is_symlink() else MISSING
+        return f"is a symbolic link to {path.readlink()}, which does not exist" if path.is_symlink() else MISSING
     except OSError as error:
         if error.errno != ELOOP:
             raise
-        return "is a symbolic link that leads back to itself"
-    return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'something else')} and no file"
+        return "is a symbolic link to itself"
+    return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'something else')}, not a file"

@@ -20,7 +20,7 @@ def read_records(path: Path) -> list[Numbered]:
     Rows count from 1: by lines in text files (a CSV header is line 1), by entries in JSON lists and parquet.
     """
     if path.suffix not in READERS:
-        raise DataError(f"{path} has the ending {path.suffix!r}; {choices(path.suffix, READERS)}")
+        raise DataError(f"{path} has the extension {path.suffix!r}; {choices(path.suffix, READERS)}")
     if said := lacking(path):
         raise DataError(f"{path} {said}; put the file there, or name another one with dataset.file=FILE")
     try:
@@ -58,7 +58,7 @@ def _list_in(path: Path, whole: Mapping[str, Any]) -> list[Any] | None:
         key: value for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)
     }
     if len(lists) > 1:
-        raise DataError(f"{path} holds several lists of rows ({', '.join(lists)}); save the one that is meant alone")
+        raise DataError(f"{path} holds several lists of rows ({', '.join(lists)}); save the right one in its own file")
     return next(iter(lists.values()), None)
 
 
@@ -92,7 +92,7 @@ def _csv(path: Path) -> Iterator[Numbered]:
         try:
             header = next(reader, [])
             if twice := [name for name, n in Counter(header).items() if n > 1]:
-                raise DataError(f"{path}, row 1 names the column '{twice[0]}' twice; give each a name of its own")
+                raise DataError(f"{path}, row 1 names the column '{twice[0]}' twice; give each its own name")
             start = reader.line_num + 1
             for cells in reader:
                 if cells:

@@ -1,4 +1,4 @@
-"""Drawn scenes, written in COCO's layout so that one reader serves them and real photographs alike.
+"""Drawn scenes, written in COCO's layout, so one reader serves them and photographs.
 
 A caption's annotation carries its fact beside the words, and a picture's record its shapes, so "false of this
 picture" is checked and not assumed. Knows no task and no model.

@@ -161,14 +161,16 @@ def _checked(pair: Pair) -> Pair:
     sides = (pair.source, pair.target)
     if len(pair.source.points) != len(pair.target.points) or not len(pair.source.points):
         counts = f"{len(pair.source.points)} and {len(pair.target.points)}"
-        raise DataError(f"pair {pair.name}: its sides have {counts} keypoints, and need as many, at least one")
+        raise DataError(
+            f"pair {pair.name}: its sides have {counts} keypoints, and must have equal numbers, at least one"
+        )
     if not pair.extent > 0:
         raise DataError(f"pair {pair.name}: the target's box has no side above 0 pixels")
     for side in sides:
         if (size := _size(pair.name, side.path)) != side.size:
             raise DataError(
                 f"pair {pair.name}: {side.path} is {size[0]} x {size[1]} pixels and was annotated at "
-                f"{side.size[0]} x {side.size[1]}, so its keypoints lie elsewhere"
+                f"{side.size[0]} x {side.size[1]}, so its keypoints do not match"
             )
         _check_inside(pair.name, side)
     return pair
@@ -179,7 +181,7 @@ def _check_inside(name: str, side: View) -> None:
     if len(outside):
         x, y = outside[0]
         raise DataError(
-            f"pair {name}: the keypoint ({x:g}, {y:g}) lies outside {side.path.name}, which is "
+            f"pair {name}: the keypoint ({x:g}, {y:g}) is outside {side.path.name}, which is "
             f"{side.size[0]} x {side.size[1]} pixels"
         )
 

@@ -100,7 +100,7 @@ def _in_folds(examples: Examples, folds: Folds, seeds: Sequence[int], reporter: 
     """Raises DataError for splits that share a picture unasked."""
     if folds.unit == "row":
         examples = rowwise(examples, folds)
-        reporter.note("splits.unit=row: one picture may train and test, so scores are no evidence")
+        reporter.note("splits.unit=row: one picture may be in train and test, so scores are no evidence")
     leaks(examples, folds, seeds)
     return examples
 

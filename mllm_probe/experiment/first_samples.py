@@ -1,4 +1,4 @@
-"""The first samples as the processor writes them, kept beside the cache for runs that need no processor."""
+"""The first samples as the processor writes them, kept with the cache for runs that need no processor."""
 
 import json
 from pathlib import Path

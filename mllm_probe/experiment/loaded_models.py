@@ -1,4 +1,4 @@
-"""The model that fills caches: loaded when the first shard needs it, and held while the next cache is the same one."""
+"""The model that fills caches: loaded when the first shard needs it, and kept while the next cache is the same."""
 
 from typing import TYPE_CHECKING
 

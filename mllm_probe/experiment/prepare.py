@@ -120,8 +120,8 @@ def prepare(
     for control, facts in experiment.told.items():
         if own := facts.get("own_group"):
             reporter.note(
-                f"{control}: {100 * own:.0f} % of rows are shown a picture of their own group, since more than half "
-                "of the pictures of a fold are one group"
+                f"{control}: {100 * own:.0f} % of rows get a picture of their own group, because one group has more "
+                "than half of the pictures of a fold"
             )
     return experiment
 
@@ -207,8 +207,8 @@ def _check_work(extract: ExtractSettings) -> None:
         raise ConfigError(f"extract.prefix={extract.prefix} is unknown; {choices(extract.prefix, PREFIXES)}")
     if not 0 <= extract.shard < extract.num_shards:
         raise ConfigError(
-            f"extract.shard={extract.shard} must lie between 0 and {extract.num_shards - 1}, "
-            f"since extract.num_shards={extract.num_shards}"
+            f"extract.shard={extract.shard} must be between 0 and {extract.num_shards - 1}, since "
+            f"extract.num_shards={extract.num_shards}"
         )
     if extract.gpus > 1 and extract.num_shards > 1:
         raise ConfigError("extract.gpus and extract.num_shards both share out the shards; set one of them")

@@ -1,4 +1,4 @@
-"""What one extraction asks of a store: the samples, the keys they lack, and the plans that fill the gaps."""
+"""What one extraction requests from a store: the samples, the keys they lack, and the plans that fill the gaps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -37,7 +37,7 @@ def elsewhere_of(config: RunConfig) -> Dataset | None:
     if config.splits.unit == "row" or config.splits.file is not None:
         named = "splits.unit=row" if config.splits.unit == "row" else f"splits.file={config.splits.file}"
         raise ConfigError(
-            f"test.dataset is tested whole, which {named} cannot say of its pictures; leave one of them out"
+            f"test.dataset is tested whole, and {named} does not cover its pictures; leave one of them out"
         )
     return build(config.test["dataset"], Dataset, tuple(config.plugins), "test.dataset")  # type: ignore[type-abstract]
 
@@ -99,10 +99,14 @@ class Both:
         named = {group: name for group, name in self.namesakes().items() if group not in seen}
         home, there, said = self.home.name, self.there.name, []
         if seen:
-            said.append(f"{count(len(seen), 'group')} of pictures of {home} look like {there} and do not train")
+            said.append(
+                f"{count(len(seen), 'group')} of pictures of {home} look like {there} and are not used for training"
+            )
         if named:
             names = few(sorted(set(named.values())), 6)
-            said.append(f"{count(len(named), 'group')} of {home} are named as in {there} and do not train: {names}")
+            said.append(
+                f"{count(len(named), 'group')} of {home} have names of {there} and are not used for training: {names}"
+            )
         return seen | named.keys(), said
 
 
@@ -128,8 +132,8 @@ def tested_elsewhere(
     trained = tuple(decision for decision in ours.decisions if decision.group in kept)
     if not trained:
         raise DataError(
-            f"no picture of {home.name} is left to train on, as {' and '.join(left)}; take other pictures, or give "
-            "groups that are not the same other names"
+            f"no picture of {home.name} is left to train on, because {' and '.join(left)}; take other pictures, or "
+            "rename groups that differ"
         )
     decisions = (*trained, *_known_heads(trained, others.decisions, reporter))
     used = {decision.sample for decision in decisions}
@@ -174,5 +178,5 @@ def _known_heads(trained: tuple[Decision, ...], others: tuple[Decision, ...], re
     heads = {decision.head for decision in trained}
     unknown = sorted({str(decision.head) for decision in others if decision.head not in heads})
     if unknown:
-        reporter.note(f"skipped: {len(unknown)} categories that nothing trains on: {few(unknown, 6)}")
+        reporter.note(f"skipped: {len(unknown)} categories without training examples: {few(unknown, 6)}")
     return [decision for decision in others if decision.head in heads]

@@ -41,7 +41,7 @@ def select_sites(settings: LayerSettings, anatomy: Anatomy) -> tuple[Site, ...]:
 def _check_parts(settings: LayerSettings, towers: Sequence[str], anatomy: Anatomy) -> None:
     for part in settings.parts:
         if part in INSIDE and not any(part in anatomy.inside.get(tower, ()) for tower in towers):
-            raise ConfigError(f"layers.parts names {part}, and no block of {', '.join(towers)} has one of its own")
+            raise ConfigError(f"layers.parts names {part}, and no block of {', '.join(towers)} has a separate one")
 
 
 def _layers(settings: LayerSettings, tower: str, anatomy: Anatomy) -> range:
@@ -74,7 +74,7 @@ def check_keys(keys: Sequence[Key], sites: Sequence[Site], positions: Sequence[s
             raise ConfigError(f"{name} is empty, so nothing would be read; name at least one")
     if not keys:
         raise ConfigError(
-            f"extract.positions={list(positions)} exist in none of the towers asked for; "
-            f"picture towers have {' and '.join(PICTURE_POSITIONS)}"
+            f"extract.positions={list(positions)} exist in none of the requested towers; picture towers have "
+            f"{' and '.join(PICTURE_POSITIONS)}"
         )
     return tuple(sorted({site.tower for site in sites} - {key.site.tower for key in keys}))

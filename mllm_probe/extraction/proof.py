@@ -48,12 +48,12 @@ def prove(
     noise = _difference(together, alone) if together else 0.0
     if noise > BROKEN:
         raise ModelError(
-            f"prompts change by {noise:.0%} when they stand in one batch, so padding reaches the states of this model; "
+            f"prompts change by {noise:.0%} when they are in one batch, so padding changes the states of this model; "
             "try extract.padding_side=left"
         )
     allowed = max(ROUNDING[model.provenance()["dtype"]], min(COMPANY * noise, AT_MOST))
     causal = model.anatomy.causal and _blind(alone, samples, seen, allowed)
-    if why := model.unshared(longest) if causal else "its picture tokens see the text behind them":
+    if why := model.unshared(longest) if causal else "its picture tokens see the text after them":
         return Proof(causal, why, noise=noise)
     try:
         packed = _states(model, samples, asked, shared=True)

@@ -1,4 +1,4 @@
-"""Waits for values, checks them and writes shards, in a thread of its own behind a short queue. Knows no model."""
+"""Waits for values, checks them and writes shards, in a separate thread with a short queue. Knows no model."""
 
 from collections.abc import Callable
 from queue import Queue

@@ -47,8 +47,8 @@ class Pooling:
         flat = states.reshape(-1, states.shape[-1])
         if len(flat) != self._reading.among:
             raise ModelError(
-                f"a site has {len(flat)} tokens where {self._reading.among} were expected, so its rows cannot be told "
-                "apart; layers.towers=[lm] leaves the picture towers out"
+                f"a site has {len(flat)} tokens where {self._reading.among} were expected, so its rows cannot be "
+                "assigned; layers.towers=[lm] leaves the picture towers out"
             )
         if self._index is None or self._index.device != flat.device:  # towers may lie on several cards
             self._index = torch.from_numpy(self._reading.tokens).to(flat.device, non_blocking=True)
@@ -208,7 +208,7 @@ def _check(values: Mapping[Key, "torch.Tensor"], keys: Sequence[Key], batch: Bat
 
     silent = [str(key) for key in keys if key not in values]
     if silent:
-        raise ModelError(f"no state arrived at {', '.join(silent)}: the model did not pass there in its forward")
+        raise ModelError(f"no state arrived at {', '.join(silent)}: the forward pass of the model does not reach it")
     for key in keys:
         finite = torch.isfinite(values[key]).all(dim=1)
         if not bool(finite.all()):

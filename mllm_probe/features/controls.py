@@ -6,7 +6,7 @@ other layers at the same width.
     random_relu         V_L beside random non-linear features of itself: the width and new columns, no other layer
     pca                 the integration reduced to the width of one layer
     random_layers_1 ... other layers in the places of its parts, drawn by seed
-    best_layer          the single layer, up to V_L, that validation prefers
+    best_layer          the best single layer up to V_L on validation
     all_layers          every layer up to V_L side by side
 
 Those that need a fit (random_relu, pca) are in `derived`. Knows no tensor.

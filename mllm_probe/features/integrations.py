@@ -106,7 +106,7 @@ class Dci(_Integrated):
             return Recipe(DCI, final, tuple(self._run(run, final) for run in self.layers))
         if not 1 <= self.groups <= final + 1:
             raise ConfigError(
-                f"features.{self.name}.groups={self.groups} must lie between 1 and {final + 1}, the layers from 0 to "
+                f"features.{self.name}.groups={self.groups} must be between 1 and {final + 1}, the layers from 0 to "
                 f"{final}; features.{self.name}.layers=[[first,last],...] names each group"
             )
         return recipe(DCI, final, groups=self.groups)

@@ -1,1 +1,1 @@
-"""Names of files and folders, what they hold and whether it is whole, status records."""
+"""Names of files and folders, their contents and checks, status records."""

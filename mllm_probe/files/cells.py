@@ -1,4 +1,4 @@
-"""Text in the cells of a CSV: what a spreadsheet would take for a formula stands behind an apostrophe."""
+"""Text in the cells of a CSV: an apostrophe protects text that a spreadsheet would read as a formula."""
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 

@@ -72,7 +72,7 @@ def read_sealed(
     except (SafetensorError, OSError) as error:
         raise ValueError(error) from error
     if sums is not None and sums != {HEADER: _sum_of(metadata), **seen}:
-        raise ValueError("it is not what was written")
+        raise ValueError("it differs from what was written")
     return found, metadata
 
 

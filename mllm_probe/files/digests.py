@@ -1,4 +1,4 @@
-"""What files hold, computed once: a memo of their digests, and how far it is trusted. Knows no format.
+"""Digests of files, computed once and remembered, and how far the memory is trusted. Knows no format.
 
     {path: "size|mtime|ctime|inode|sample DIGEST SEAL"}      what a file was when it was hashed
     {"DIGEST|what": "value SEAL"}                            what was computed from a content
@@ -97,7 +97,7 @@ class Digests:
                 if error.errno not in READ_ONLY:
                     raise
                 self._tell(
-                    f"{self._memo} cannot be written ({error.strerror}): what is new is computed again each time"
+                    f"{self._memo} cannot be written ({error.strerror}): new digests are computed again each time"
                 )
                 self._tell = lambda _: None
         self._learnt = {}

@@ -1,4 +1,4 @@
-"""How the jobs of a multirun stand: what they say of themselves, held against what still lives.
+"""The state of the jobs of a multirun: their own records, compared with living processes.
 
 A job that was killed cannot say so. SLURM's queue is asked where squeue is at hand, this machine's processes where the
 job ran here, and else its heartbeat decides.
@@ -105,7 +105,7 @@ def latest(folders: Iterable[Path]) -> list[Standing]:
     for folder in folders:
         later = standings(folder)
         if not later and (bad := unreadable(MultirunPaths(folder))):
-            raise DataError(f"{bad[0]} is damaged, or of another release, and {folder} holds no other job")
+            raise DataError(f"{bad[0]} is damaged, or from another release, and {folder} holds no other job")
         if not later:
             state = "holds no job" if folder.is_dir() else "does not exist"
             raise DataError(f"{folder} {state}; name the folder of a multirun, such as outputs/multirun/DATE/TIME")
@@ -157,7 +157,7 @@ def _not_begun(paths: MultirunPaths, asked: Asked, number: int, queue: Queue) ->
     if name is None and asked.refused:
         state, why = FAILED, asked.refused
     elif name is None and here and not _alive(asked.pid):
-        state, why = LOST, "the command that was to start it has ended"
+        state, why = LOST, "the command that should start it has ended"
     elif name is not None and asked.launcher == "slurm":
         state, why = _queued(name, queue)
     elif name is not None and here and not _alive(int(name)):

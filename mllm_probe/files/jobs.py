@@ -1,4 +1,4 @@
-"""What a job says of itself (status.json) and what a multirun was asked for (multirun.json).
+"""A job's own record (status.json) and the requested jobs of a multirun (multirun.json).
 
 SLURM calls a job COMPLETED whose Python raised an exception, so these files are what tells how a job ended. Knows how
 they look, not who is alive: that is for the reader to judge.

@@ -14,7 +14,7 @@ from mllm_probe.files.seals import check_sealed
 if TYPE_CHECKING:
     import pandas as pd
 
-REPEAT = "repeat the run, its cache still serves"
+REPEAT = "repeat the run, its cache is still used"
 LAST = "plugins"  # what a config.yaml ends with
 
 
@@ -45,7 +45,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except (YAMLError, ValueError, OSError, RecursionError) as error:
         raise damaged(path, first_line(error)) from error
     if not isinstance(found, dict) or not isinstance(found.get(LAST), list):
-        raise damaged(path, f"it was cut: its last setting, {LAST}, is not there")
+        raise damaged(path, f"it was cut off: its last setting, {LAST}, is missing")
     return found  # type: ignore[return-value]
 
 
@@ -65,7 +65,7 @@ def read_table(
     except (OSError, ValueError, csv.Error) as error:  # of pandas, too, and of bytes that are no text
         raise damaged(path, error) from error
     if absent := (texts.keys() | numbers.keys()) - {*table.columns, *optional}:
-        raise damaged(path, f"it lacks the column {min(absent)}, or is of another release")
+        raise damaged(path, f"it lacks the column {min(absent)}, or is from another release")
     for name in texts.keys() & set(table.columns):
         table[name] = table[name].map(bare)
     for name in numbers.keys() & set(table.columns):
@@ -83,7 +83,7 @@ def _check_lines(path: Path) -> None:
     with path.open("rb") as raw:
         ends = [line.endswith(b"\n") for line in raw]
     if not all(ends):
-        raise ValueError(f"line {len(ends)} has no end: the file was cut there")
+        raise ValueError(f"line {len(ends)} has no end: the file was cut off there")
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         width, line = len(next(rows, ())), rows.line_num

@@ -1,4 +1,4 @@
-"""What the files of a finished run held when it wrote them: their digests stand in its summary, which is written last.
+"""Digests of a finished run's files as it wrote them: kept in its summary, which is written last.
 
 A digit that somebody altered, or a bit that a disk lost, leaves a file that reads well and says something else. Runs
 of older releases have no digests and are read as they are.
@@ -42,8 +42,8 @@ def _check(path: Path, keeper: Path) -> None:
     expected = seals.get(path.name) if isinstance(seals, dict) else None
     if expected is not None and expected != (_own(found) if keeper == path else _digest(path)):
         raise DataError(
-            f"{path} is not what its run wrote: it was changed by hand or damaged; repeat the run, its cache still "
-            f"serves, or delete the entry '{SEALS}' of {keeper} to use the files as they are"
+            f"{path} differs from what its run wrote: it was changed by hand or damaged; repeat the run, its cache is "
+            f"still used, or delete the entry '{SEALS}' of {keeper} to use the files as they are"
         )
 
 

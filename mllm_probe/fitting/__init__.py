@@ -1,1 +1,1 @@
-"""Rows of a key, labels and splits -> trials: what each fitted probe says of every decision."""
+"""Rows of a key, labels and splits -> trials: the output of each fitted probe for every decision."""

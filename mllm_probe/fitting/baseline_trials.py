@@ -1,4 +1,4 @@
-"""Baselines that read no layer, as trials: the words of the question, covariates, and the commonest answer."""
+"""Baselines that read no layer, as trials: the words of the question, covariates, and the most frequent answer."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""The model's own answers, layer by layer, as trials: what it says beside what a probe finds. Fits nothing.
+"""The model's own answers, layer by layer, as trials: to compare with probes. Fits nothing.
 
 At the top they are the zero-shot answers of the checkpoint, below it the logit lens (nostalgebraist 2020).
 """

@@ -173,8 +173,9 @@ class Probing:
         if CONTROL_TASK not in self.experiment.controls or self.control_labels is not None:
             return None
         return (
-            f"no control task: its labels go by type, and the {len(self.y)} decisions of task="
-            f"{self.experiment.task.name} have {len(set(self._types))} types, of which every split needs two labels"
+            f"no control task: its labels go by type, and the {len(self.y)} decisions of "
+            f"task={self.experiment.task.name} have {len(set(self._types))} types, and every split needs two "
+            "labels of them"
         )
 
     def undecided(self, source: Source) -> str | None:
@@ -191,7 +192,7 @@ class Probing:
         more = f" and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
         return (
             f"{len(rare)} of {len(set(names.tolist()))} categories lack a label in training or validation of some "
-            f"seed ({', '.join(rare[:NAMED])}{more}); where each has an output of its own, these are undecided"
+            f"seed ({', '.join(rare[:NAMED])}{more}); where each has its own output, these are undecided"
         )
 
     @property

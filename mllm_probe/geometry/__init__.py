@@ -1,1 +1,1 @@
-"""How layers lie to each other and what shape each has. Knows arrays only: no key, no cache, no label, no probe."""
+"""Similarity of layers, and the shape of each. Knows arrays only: no key, no cache, no label, no probe."""

@@ -1,4 +1,4 @@
-"""How far the states of one layer lie from those of the same prompts in another precision. Row by row; fits nothing.
+"""How far the states of one layer are from those of the same prompts in another precision. Row by row; fits nothing.
 
 Letters: T rows, D width. Both sides are the same site of the same checkpoint, so that dimension d means the same.
 """

@@ -42,7 +42,7 @@ def two_nn(values: np.ndarray) -> Dimension:
     first, second = np.partition(distances, 1, axis=1)[:, :2].T
     total = float(np.log(second / first).sum())
     if total <= 0:
-        raise ProbeError("every row is as far from its second neighbour as from its first; no dimension fits that")
+        raise ProbeError("for every row the first and second neighbour are equally far; no dimension fits that")
     return Dimension((n - 1) / total, n, len(values) - n)
 
 

@@ -199,6 +199,6 @@ def _blocks(experiment: Experiment, settings: GeometrySettings) -> list[Block]:
     keys = {position: group for position, group in found.items() if group}
     for position in (position for pair in settings.across for position in pair):
         if position not in keys:
-            raise ConfigError(f"geometry.across names position {position}, which none of the layers asked for has")
+            raise ConfigError(f"geometry.across names position {position}, which none of the requested layers has")
     across = [Block(f"{p} x {q}", keys[p], keys[q]) for p, q in settings.across]
     return [*(Block(position, group, group) for position, group in keys.items()), *across]

@@ -43,8 +43,8 @@ def check_fidelity(config: FidelityConfig) -> None:
     if settings.reference == BASE:
         if config.model.adapter is None or settings.dtype is not None:
             raise ConfigError(
-                "fidelity.reference=base compares an adapted model with itself without the adapter, quantised alike; "
-                "give model.adapter=FOLDER and no fidelity.dtype"
+                "fidelity.reference=base compares an adapted model with itself without the adapter, with the same "
+                "quantisation; give model.adapter=FOLDER and no fidelity.dtype"
             )
     elif settings.dtype is not None and settings.dtype not in DTYPES:
         raise ConfigError(f"fidelity.dtype={settings.dtype} is unknown; {choices(settings.dtype, DTYPES)}")

@@ -35,8 +35,8 @@ def check_rows(rows: int, settings: GeometrySettings) -> None:
     """Raises ConfigError where the measures need more rows than were drawn."""
     if rows < FEWEST:
         raise ConfigError(
-            f"geometry compares one row a picture, one of those alike, and has {rows}; at least {FEWEST} pictures are "
-            "needed, see data.n"
+            f"geometry compares one row a picture, one of each group of similar pictures, and has {rows}; at least "
+            f"{FEWEST} pictures are needed, see data.n"
         )
     if "mutual_knn" in settings.measures and settings.k >= rows:
         raise ConfigError(f"geometry.k={settings.k} must be below the number of rows, which is {rows}")

@@ -1,4 +1,4 @@
-"""How alike two layers are: CKA, SVCCA, RSA and mutual nearest neighbours, of two arrays or of all layers at once.
+"""Similarity of two layers: CKA, SVCCA, RSA and mutual nearest neighbours, of two arrays or of all layers at once.
 
 A measure turns the rows [N, D] of a layer into a piece once, and compares pieces: widths may differ, rows may not.
 Four of the five measures are one thing, the inner product of two unit matrices [N, N] that describe how the rows of a

@@ -1,4 +1,4 @@
-"""The loggers that `loggers=[...]` names: checked before a run, told of it behind it."""
+"""The loggers that `loggers=[...]` names: checked before a run, called after it."""
 
 from collections.abc import Sequence
 from importlib import import_module

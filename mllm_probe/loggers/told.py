@@ -1,10 +1,10 @@
-"""What a logger is told of a finished run, under the same names whichever logger it is.
+"""What loggers get from a finished run, under the same names for all loggers.
 
     TASK/POSITION/PROBE/MEASURE        entailment/last/logistic/accuracy: a value a block of the language model
     TASK/TOWER.POSITION.PART/...       entailment/vision.mean_image/..., entailment/last.norm/...: other sites
     .../PROBE.FEATURES.CONTROL/...     entailment/last/logistic.control_task/accuracy
     TASK/BASELINE/MEASURE              entailment/question_only/accuracy: no layer, step 0
-    TASK/chosen/POSITION/MEASURE       the block that validation prefers; TASK/chosen/POSITION/layer is its number
+    TASK/chosen/POSITION/MEASURE       the block that validation chose; TASK/chosen/POSITION/layer is its number
 
 The step is the layer. MEASURE.low and MEASURE.high are the interval. Characters that one of the loggers refuses are _.
 """

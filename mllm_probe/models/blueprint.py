@@ -230,5 +230,5 @@ class Blueprint:
             return self.processor(text=texts, padding=True, return_tensors="pt")
         except Exception as error:  # transformers raises anything here
             raise PassError(
-                f"{type(self.processor).__name__} takes no prompt without a picture ({briefly(error)})"
+                f"{type(self.processor).__name__} needs a picture in every prompt ({briefly(error)})"
             ) from error

@@ -1,4 +1,4 @@
-"""Captions behind pictures, as a language model learns them: which tokens are to be predicted, and how badly they are.
+"""Captions after pictures, as a language model learns them: the tokens to predict, and their loss.
 
 The prompt is the plain one of LLaVA's first stage (Liu et al. 2023): the picture, then the caption and an end of
 sequence; no instruction. Knows a loaded model and its processor, no training.

@@ -128,7 +128,7 @@ class HFModel:
 
     def unshared(self, longest: int) -> str | None:
         if not self.anatomy.causal:
-            return "its picture tokens see the text behind them"
+            return "its picture tokens see the text after them"
         if self.anatomy.informed:
             return "its Q-Former reads the text"
         if (attn := self._blueprint.settings.attn) != "sdpa":
@@ -240,8 +240,8 @@ class HFModel:
         """
         if not self.anatomy.causal or self.anatomy.informed:
             raise ModelError(
-                f"{type(self._model).__name__} sees a caption before it writes it, since picture tokens read the text, "
-                "so the caption's likelihood says nothing; leave a_loglik out of score.measures"
+                f"{type(self._model).__name__} sees a caption before it predicts it, because picture tokens read the "
+                "text, so the caption's likelihood means nothing; leave a_loglik out of score.measures"
             )
         inputs = self._blueprint.process(samples)
         layouts = self._blueprint.layouts(samples, inputs)

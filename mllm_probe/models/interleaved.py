@@ -1,4 +1,4 @@
-"""Interleaved documents as a language model reads them: where each slice lies, and which tokens are predicted.
+"""Interleaved documents as a language model reads them: the place of each slice, and which tokens are predicted.
 
 A document is written as its slices, one a line, and an end of sequence, without a chat template: those of many families
 put all pictures first. The processor alone knows how a picture's tag expands, so the same text is tokenised by hand
@@ -52,8 +52,8 @@ def rendered(blueprint: Blueprint, documents: Sequence[Document]) -> Rendered:
     processor, tag = blueprint.processor, blueprint.prompter.tag
     if tag.id is None:
         raise ModelError(
-            f"{type(processor).__name__} puts the picture before the text and takes no tag for it, so pictures and "
-            "sentences cannot take turns; choose another model"
+            f"{type(processor).__name__} puts the picture before the text and has no tag for it, so pictures and "
+            "sentences cannot alternate; choose another model"
         )
     texts, places = zip(*(_written(blueprint, document) for document in documents), strict=True)
     pictures = [[open_rgb(picture.path) for picture in document.pictures] for document in documents]
@@ -113,8 +113,8 @@ def _expanded(
     mirrored = _walk(hand[::-1], ids[::-1], image[::-1], tag)
     if found is None or mirrored is None or found != [[len(ids) - 1 - t for t in m[::-1]] for m in mirrored[::-1]]:
         raise SpanError(
-            f"document {document.uid}: the processor's ids do not hold those of its sentences between the pictures, or "
-            "not at one place alone, so no slice can be trusted for this model"
+            f"document {document.uid}: the processor's ids do not hold those of its sentences between the pictures, "
+            "or not at one place only, so no slice can be trusted for this model"
         )
     return found
 

@@ -205,7 +205,7 @@ def _norm_beside(model: nn.Module, owner: str) -> str:
     for child, module in model.get_submodule(owner).named_children():
         if type(module).__name__.endswith("Norm"):
             return f"{owner}.{child}".removeprefix(".")
-    raise ModelError(f"no final norm beside the blocks of {owner or 'the language model'} in {type(model).__name__}")
+    raise ModelError(f"no final norm next to the blocks of {owner or 'the language model'} in {type(model).__name__}")
 
 
 def _connector(model: nn.Module, lm: str, whole: dict[str, str], needed: bool) -> str | None:
@@ -227,7 +227,7 @@ def _connector(model: nn.Module, lm: str, whole: dict[str, str], needed: bool) -
         return f"{holder}.{beside[0]}" if holder else beside[0]
     if needed:
         raise ModelError(
-            f"{type(model).__name__}: one connector is expected beside {lm or 'the language model'} and {vision}, "
+            f"{type(model).__name__}: one connector is expected next to {lm or 'the language model'} and {vision}, "
             f"found {beside}; name it with model.blocks.connector=NAME"
         )
     return None
@@ -272,7 +272,7 @@ def _told_width(model: nn.Module, name: str) -> int:
     config = model.get_submodule(owner).config
     if not isinstance(found := getattr(config, "hidden_size", None), int):
         raise ModelError(
-            f"{type(model).__name__}: the width of the blocks in {name} cannot be told, for they have no norm of their "
-            f"own and {type(config).__name__} has no hidden_size"
+            f"{type(model).__name__}: the width of the blocks in {name} is unknown: they have no norm and "
+            f"{type(config).__name__} has no hidden_size"
         )
     return found

@@ -106,7 +106,7 @@ class Ccs:
         if (true == (problem.y[minus] > 0)).any():
             raise ProbeError("the two rows of a contrast pair have the same label; one must be true and one false")
         if true.all() or not true.any():
-            raise ProbeError("all + rows of the contrast pairs have the same label, so the side would tell it")
+            raise ProbeError("all + rows of the contrast pairs have the same label, so the side would reveal it")
         pairs = Halves.of(features, plus, minus)
         theta, bias, facts = self._truth(pairs, problem.seed) if self.variant == "ccs" else _component(pairs)
         arrays = [part.cpu().numpy() for part in (pairs.mean, pairs.scale, theta, bias)]

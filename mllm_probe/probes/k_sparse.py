@@ -84,9 +84,7 @@ class KSparse:
         """Raises ProbeError."""
         check_problems(data, problems, self.kinds, self.name)
         if self.k > data.width:
-            raise ProbeError(
-                f"probe.k={self.k} columns of {data.name or 'a layer'} are wanted, and it has {data.width}"
-            )
+            raise ProbeError(f"probe.k={self.k} is more than the {data.width} columns of {data.name or 'a layer'}")
         chosen = self._choose(data, problems)
         union = np.unique(chosen)
         picked = Columns(data.rows, union)[:]  # one reading of the rows serves every problem

@@ -1,4 +1,4 @@
-"""The floor: always what is most frequent (or the mean) in the training part, whatever the input."""
+"""A baseline: always the most frequent training label (or the training mean), for any input."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -46,7 +46,7 @@ class MeanDifference:
 
     def __post_init__(self) -> None:
         if not 0 < self.shrinkage < 1:
-            raise ConfigError(f"probe.shrinkage={self.shrinkage} must lie between 0 and 1")
+            raise ConfigError(f"probe.shrinkage={self.shrinkage} must be between 0 and 1")
 
     def fit(self, data: LayerData, problems: Sequence[Problem]) -> list[LinearFit]:
         """Raises ProbeError."""

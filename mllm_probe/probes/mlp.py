@@ -1,4 +1,4 @@
-"""A probe with one hidden layer: reads what no linear probe can, and so says less about how plainly it is there.
+"""A probe with one hidden layer: reads what no linear probe can, so its score says less about linear structure.
 
 Its own strength is the point of the control task (Hewitt and Liang 2019, arXiv 1909.03368): report selectivity with it.
 """

@@ -46,7 +46,7 @@ def curves(rows: "pd.DataFrame", control: str = "") -> Iterator[tuple[tuple[str,
 
 
 def best_layers(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    """For each question, kind of similarity and position the layer that validation prefers, with its test row.
+    """For each question, kind of similarity and position the best layer on validation, with its test row.
 
     `null` is the layer's mean with pictures exchanged, `random_weights` the highest layer of the untrained twin, `top`
     the last layer; None where there is none.

@@ -1,4 +1,4 @@
-"""examples.json: a few test decisions at the layer that validation prefers, so that people see what the scores are of.
+"""examples.json: a few test decisions at the layer that validation chose, to show what is scored.
 
 Written by a sweep, read back by report.html. Pictures stay where they are; only their places are kept.
 """

@@ -1,4 +1,4 @@
-"""predictions.safetensors: which decisions a run was scored on, and what its probes said of them.
+"""predictions.safetensors: the scored decisions of a run, and the logits of its probes.
 
 Written by a sweep, read back by whatever sets runs side by side. Knows labels and pictures, no model.
 """
@@ -75,11 +75,11 @@ def load_scored(path: Path) -> Scored:
     with opened(path) as file:
         metadata = file.metadata() or {}
     if "labels" not in metadata:
-        raise DataError(f"{path} is of an older release and holds no labels; repeat the sweep, its cache still serves")
+        raise DataError(f"{path} is from an older release and has no labels; repeat the sweep, its cache is still used")
     try:
         return Scored.of(metadata)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error!r}); repeat the sweep, its cache still serves") from error
+        raise DataError(f"{path} is damaged ({error!r}); repeat the sweep, its cache is still used") from error
 
 
 def load_logits(path: Path, key: str, probe: str, features: str = "") -> np.ndarray:
@@ -91,7 +91,9 @@ def load_logits(path: Path, key: str, probe: str, features: str = "") -> np.ndar
         named = {int(match[1]): match[0] for match in map(ours.fullmatch, file.keys()) if match}
         seeds = [file.get_tensor(named[seed]) for seed in sorted(named)]
     if not seeds:
-        raise DataError(f"{path} lacks what probe {probe} said at {key}, which is in scores.csv; repeat the sweep")
+        raise DataError(
+            f"{path} lacks the predictions of probe {probe} at {key}, which are in scores.csv; repeat the sweep"
+        )
     return np.stack(seeds)
 
 
@@ -101,10 +103,10 @@ def opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise DataError(f"{path} does not exist; repeat the sweep, its cache still serves")
+        raise DataError(f"{path} does not exist; repeat the sweep, its cache is still used")
     try:
         with safe_open(path, framework="np") as file:
             check_sealed(path)
             yield file
     except SafetensorError as error:
-        raise DataError(f"{path} is damaged ({error}); repeat the sweep, its cache still serves") from error
+        raise DataError(f"{path} is damaged ({error}); repeat the sweep, its cache is still used") from error

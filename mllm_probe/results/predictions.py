@@ -1,4 +1,4 @@
-"""predictions.csv: what the probe said of each decision at the layers that validation chose, beside words and picture.
+"""predictions.csv: the prediction for each decision at the layers that validation chose, with text and picture.
 
 A row for each position, seed and decision. Written by a sweep, read by people and by `Result.predictions`.
 """
@@ -99,7 +99,7 @@ def load_predictions(paths: RunPaths) -> "pd.DataFrame":
         return found
     path = paths.decided("csv")
     if not path.is_file():
-        raise DataError(f"{path} does not exist; repeat the run with this release, its cache still serves")
+        raise DataError(f"{path} does not exist; repeat the run with this release, its cache is still used")
     names = pd.read_csv(path, nrows=0).columns
     amounts = ("label", "said") if load_scored(paths.predictions).kind == "number" else ()
     numbers = dict.fromkeys((*WHOLE, *NUMBERS, *amounts), float)

@@ -1,4 +1,4 @@
-"""Which rows of scores.csv are shown, and how they are told apart: sites, controls, floors, and what `report` names.
+"""Which rows of scores.csv are shown, and their kinds: sites, controls, baselines, and what `report` names.
 
 What validation chose and what was tested stays what it is, in the measure that the sweep selected by.
 """

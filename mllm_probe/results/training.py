@@ -35,7 +35,7 @@ class Effect:
 
     `measure`: captions (nats of a caption), refitted (a probe fitted on the arm's own states) and reused (the base
     model's probe on the arm's states), both in points of accuracy; a measure of `align` otherwise. `layers`: all, the
-    mean over the language model's blocks, or the block that validation prefers for the base. `value` is the mean over
+    mean over the language model's blocks, or the best block of the base on validation. `value` is the mean over
     seeds of training, `seeds` the value of each; `low`, `high` and `p_value` are over test pictures, given these
     trainings, and nan where only one number a training is known. `p_holm` goes over the measures of a pair of arms.
     """

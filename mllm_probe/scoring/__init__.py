@@ -1,1 +1,1 @@
-"""Trials -> scores and what may be said of them."""
+"""Trials -> scores, tests and verdicts."""

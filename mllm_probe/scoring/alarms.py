@@ -24,8 +24,8 @@ def few_groups(groups: int, called: str) -> str | None:
     if groups >= FEW:
         return None
     return (
-        f"{groups} test {called}: intervals hold for {called} like these, but they are long, and few {called} can be "
-        f"unlike the rest by chance; take {FEW} or more before you compare layers"
+        f"{groups} test {called}: intervals are valid but long, and so few {called} may be atypical by chance; take "
+        f"{FEW} or more before you compare layers"
     )
 
 
@@ -44,7 +44,7 @@ def rare_label(
     rarest = min(held, key=lambda label: held[label])
     if held[rarest] >= FEW:
         return None
-    said = f"label {label_said(names, rarest)} stands in {count(held[rarest], f'test {called}')}, and {FEW} are needed"
+    said = f"label {label_said(names, rarest)} is in {count(held[rarest], f'test {called}')}, and {FEW} are needed"
     return f"not compared by {named(metric)}: {said}"
 
 
@@ -55,8 +55,8 @@ def worse_than_chance(auroc: float, high: float, words: Mapping[str, str]) -> st
         return None
     told = few([f"{word!r} for the label {label}" for label, word in words.items()])
     return (
-        f"the model's own answers are worse than chance (AUROC {auroc:.3f}, at most {high:.3f}) with {told}; look "
-        "whether each word of extract.answers stands for its label, and whether labels say what the prompt asks"
+        f"the model's own answers are worse than chance (AUROC {auroc:.3f}, at most {high:.3f}) with {told}; check "
+        "that each word of extract.answers belongs to its label, and that labels answer the prompt"
     )
 
 
@@ -71,7 +71,7 @@ def constant_predictions(logits: np.ndarray, where: str) -> str | None:
         return None
     return (
         f"{where}: the probes of {int(same.sum())} of {len(logits)} seeds give all {logits.shape[1]} rows the same "
-        "output, so their score says nothing; look whether the rows differ at this position"
+        "output, so their score means nothing; check that the rows differ at this position"
     )
 
 
@@ -96,8 +96,8 @@ def identical_vectors(
     second = next(i for i in hit[0] if samples[i] != samples[first])
     return (
         f"{where}: {sum(map(len, hit))} of {len(rows)} rows equal another row about the same picture that has another "
-        f"label (picture {groups[first]}, samples {samples[first]} and {samples[second]}), so no probe can tell them "
-        "apart; read a position behind the words that differ"
+        f"label (picture {groups[first]}, samples {samples[first]} and {samples[second]}), so no probe can "
+        "separate them; read a position after the words that differ"
     )
 
 
@@ -119,7 +119,7 @@ def question_decides(texts: Sequence[str], labels: Sequence[float], train: np.nd
     if len(decided) < max(LEAST, SEEN * len(tested)) or right < RIGHT * len(decided) or right <= commonest:
         return None
     return (
-        f"the question decides the label: {right} of {len(tested)} test rows are right by the label that the same "
-        f"words have in training, without any picture ({len(decided)} of them have words seen there with one label "
-        "only); ask each question with every label"
+        f"the question decides the label: {right} of {len(tested)} test rows are right without any picture, by the "
+        f"label of the same words in training ({len(decided)} of them have words with only one label there); ask "
+        "each question with every label"
     )

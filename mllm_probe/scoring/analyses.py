@@ -33,8 +33,8 @@ def check_wishes(experiment: Experiment) -> None:
     for name in sweep.analyses:
         if name != ERASURE and not probe.log_odds:
             raise ConfigError(
-                f"sweep.analyses={name} counts bits, and what probe={probe.name} says is no log-odds; "
-                "choose probe=logistic or mlp"
+                f"sweep.analyses={name} counts bits, and the output of probe={probe.name} is no log-odds; choose "
+                "probe=logistic or mlp"
             )
         if name != MDL and probe.reads != "vector":
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Where a run that cannot be right is stopped, or with guards=note is told so. Knows where a position must differ."""
+"""Stops a run that cannot be valid, or with guards=note reports it. Knows where a position must differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What `features` makes of several layers of the vision tower, fitted as any key is, each beside its controls.
+"""What `features` makes of several layers of the vision tower, fitted like any key, each with its controls.
 
 Its rows of scores.csv stand at the final layer's site; `control` names what was done instead of the integration.
 """

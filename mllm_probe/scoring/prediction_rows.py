@@ -1,4 +1,4 @@
-"""predictions.csv of a sweep: decisions with their words, pictures and the user's own columns, and what was said."""
+"""predictions.csv of a sweep: decisions with their text, pictures, the user's columns, and predictions."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the probe of a run cannot read or fit: refused as soon as settings, data set or examples tell."""
+"""What the probe of a run cannot read or fit: refused as soon as settings, data set or examples show it."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What may be said of a study, whose global and local task are swept: the hypotheses on both curves, as study.json."""
+"""The conclusions of a study, after the sweeps of both tasks: the hypotheses on both curves, as study.json."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What a sweep leaves beside scores.csv and what is joined from its parts: splits and the summary."""
+"""What a sweep writes besides scores.csv and the joined parts: splits and the summary."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ def _is_final(score: Score) -> bool:
 
 
 def _chosen(scores: Sequence[Score], position: str) -> dict[str, Any] | None:
-    """The language-model block validation prefers, its test score, and what is lost up to the highest block read.
+    """The best language-model block on validation, its test score, and what is lost up to the highest block read.
     Blocks that are by design are none of them."""
     here = [s for s in scores if s.position == position and s.tower == "lm" and s.real]
     designed = {score.site for score in here if score.family == BY_DESIGN}

@@ -49,7 +49,7 @@ def check_filled(experiment: Experiment, reporter: Reporter) -> None:
         except CacheError as error:
             if each.control not in OPTIONAL:
                 raise
-            reporter.note(f"{each.control}: not applicable, for {error}")
+            reporter.note(f"{each.control}: not applicable: {error}")
 
 
 def sweep_cached(experiment: Experiment, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:

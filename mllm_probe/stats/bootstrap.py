@@ -25,7 +25,7 @@ def codes(groups: np.ndarray) -> tuple[np.ndarray, int]:
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2:
         raise ProbeError(
-            f"{len(member)} rows of {len(names)} picture(s) say nothing about other pictures; give 2 or more"
+            f"{len(member)} rows of {len(names)} picture(s) are too few to judge other pictures; give 2 or more"
         )
     return member, len(names)
 
@@ -143,7 +143,7 @@ def interval(values: np.ndarray, pictures: int, level: float = 0.95) -> np.ndarr
     """
     check_level(level)
     if pictures < 2:
-        raise ProbeError(f"draws of {pictures} picture(s) say nothing about other pictures; 2 or more are needed")
+        raise ProbeError(f"draws of {pictures} picture(s) are too few to judge other pictures; 2 or more are needed")
     tail = norm.cdf(-np.sqrt(pictures / (pictures - 1)) * student.ppf((1 + level) / 2, pictures - 1))
     known = ~np.isnan(values).all(axis=-1)
     found = np.full((*values.shape[:-1], 2), np.nan)

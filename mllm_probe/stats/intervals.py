@@ -38,7 +38,7 @@ class Interval:
     reason: str = ""
 
 
-ALIKE = Interval(np.nan, np.nan, "all test pictures give the same value, which does not tell what others would give")
+ALIKE = Interval(np.nan, np.nan, "all test pictures give the same value, so the spread of others is unknown")
 
 
 def of(
@@ -69,7 +69,7 @@ def of(
     held = [len(np.unique(pictures.member[row[labels == label]])) for label in np.unique(labels)]
     least = min(held) if len(held) > 1 else 0
     if least < LEAST:
-        said = f"a label stands in {count(least, f'test {pictures.called}')}; {metric} has an interval from {LEAST} on"
+        said = f"a label is in {count(least, f'test {pictures.called}')}; {metric} needs {LEAST} for an interval"
         return Interval(np.nan, np.nan, said.replace("_", " "))
     return _of_recalls(rows, y, pictures, level) if recalls else of_rows(rows, pictures, level, True, least)
 
@@ -104,7 +104,7 @@ def of_drawn_share(
     """The interval of a share of decisions that belong to several pictures each: exact on the effective number that the
     variance of its draws [R] gives, with G - 1 degrees, and at most `most` where too few pictures show a variance."""
     if pictures < 2:
-        raise ProbeError(f"draws of {pictures} picture(s) say nothing about other pictures; 2 or more are needed")
+        raise ProbeError(f"draws of {pictures} picture(s) are too few to judge other pictures; 2 or more are needed")
     known = drawn[~np.isnan(drawn)]
     variance = known.var() if len(known) else 0.0
     share = np.asarray(value)

@@ -23,7 +23,7 @@ PLATEAU, FALLING, FLAT, UNDECIDED = "plateau", "falling from the bottom", "flat"
 
 
 def preferred(values: np.ndarray, higher_is_better: bool = True) -> int:
-    """The layer validation prefers: values [L], nan never wins, ties go to the earlier. ProbeError if all are nan."""
+    """The best layer on validation: values [L], nan never wins, ties go to the earlier. ProbeError if all are nan."""
     values = np.asarray(values, np.float64) * (1 if higher_is_better else -1)
     if not len(values) or np.isnan(values).all():
         raise ProbeError(f"none of the {len(values)} layers has a value on validation, so none can be chosen")

@@ -132,8 +132,8 @@ class Gallery:
         chosen = list({tuple(picture.digest for picture in one.pictures): one for one in long}.values())[:count]
         if len(chosen) < FEWEST:
             raise DataError(
-                f"{len(chosen)} documents of {FEWEST} pictures or more came of align.documents={count}; draw more, and "
-                "from more pictures"
+                f"{len(chosen)} documents of {FEWEST} pictures or more were drawn with align.documents={count}; draw "
+                "more, and from more pictures"
             )
         rows = [[self._row[picture.digest] for picture in document.pictures] for document in chosen]
         spoken = [[said(one.text) for one in document.slices if one.text is not None] for document in chosen]

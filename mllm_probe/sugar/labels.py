@@ -52,7 +52,7 @@ class SliceVectors:
         if {len(self.a), len(self.b), len(self.kinds), len(set(self.uids))} != {n}:
             raise ProbeError(
                 f"{n} slices ({len(set(self.uids))} different ones) have {len(self.a)} and {len(self.b)} vectors and "
-                f"{len(self.kinds)} kinds; every slice needs one of each, and stands there once"
+                f"{len(self.kinds)} kinds; every slice needs one of each, and must be there once"
             )
         for vectors in (self.a, self.b):
             lengths = vectors.norm(dim=1)

@@ -31,7 +31,7 @@ def check_align(config: AlignConfig) -> None:
                     f"align.{name} names '{position}', which cannot be read; {choices(position, allowed)}"
                 )
     if not set(chosen_controls(config.controls)) <= {RANDOM}:
-        raise ConfigError(f"controls={config.controls}: align knows {RANDOM} alone, or none")
+        raise ConfigError(f"controls={config.controls}: align takes only {RANDOM}, or none")
     if config.local is not None:
         raise ConfigError("align reads one task; leave out `local`, or choose no experiment that sets it")
     if config.extract.gpus > 1:
@@ -55,7 +55,7 @@ def check_experiment(experiment: Experiment) -> None:
     if "qformer" in experiment.anatomy.widths:
         raise ConfigError(
             f"{experiment.model.label} reads no prompt without a picture (its Q-Former needs one), and align reads "
-            "captions alone; take a model that does"
+            "captions alone; take a model that can"
         )
     if experiment.anatomy.crossed:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What may be set of Sugar's tuning, and the arms that are compared; docs/sugar.md says what of it is the paper's."""
+"""Settings of Sugar's tuning, and the arms that are compared; docs/sugar.md compares it with the paper."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -61,7 +61,7 @@ class SugarSettings:
                 raise ConfigError(f"target.{name}={count} must be 1 or more")
         for name in ("alpha", "lm_weight"):
             if not (weight := getattr(self, name)) >= 0:
-                raise ConfigError(f"target.{name}={weight} must be 0 or more, for it weighs a loss")
+                raise ConfigError(f"target.{name}={weight} must be 0 or more, because it weighs a loss")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"target.dropout={self.dropout} must be at least 0 and below 1")
         if not self.lm_weight and not self.alpha:

@@ -21,7 +21,7 @@ def structure_errors(vectors: Tensor, labels: Tensor) -> Tensor:
         raise TrainError(f"{n} slice end gives no pair to compare; raise train.batch or target.ends")
     if zeros := int((vectors.detach().norm(dim=1) == 0).sum()):
         raise TrainError(
-            f"{zeros} of {n} vectors behind the retrieval head are zeros, which point nowhere; lower train.lr"
+            f"{zeros} of {n} vectors after the retrieval head are zeros, which have no direction; lower train.lr"
         )
     unit = normalize(vectors, dim=1)
     others = ~torch.eye(n, dtype=torch.bool, device=vectors.device)

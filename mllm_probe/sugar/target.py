@@ -76,7 +76,7 @@ class SugarTuning(SugarSettings):
         """Raises ConfigError, ModelError, DataError, ProbeError."""
         if not material.blueprint.anatomy.causal:
             raise ModelError(
-                f"{type(material.network).__name__} lets tokens see later ones, so what a slice ends with would know "
-                "the slices behind it; choose a causal model"
+                f"{type(material.network).__name__} lets tokens see later ones, so the end of a slice would depend on "
+                "the slices after it; choose a causal model"
             )
         return SugarApprentice(self.resolved, material)

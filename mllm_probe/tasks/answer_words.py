@@ -1,4 +1,4 @@
-"""Which word of `extract.answers` stands for which label. Words are bound to names of labels, not to their order."""
+"""Which word of `extract.answers` belongs to which label. Words are bound to names of labels, not to their order."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def check_words(given: Any, kind: str | None) -> None:
             f"{SETTING}={given} must hold a word for each label, all different: [Yes, No] or with names {LIKE}, or null"
         )
     if kind == "number":
-        raise ConfigError(f"{SETTING}={given}: labels are numbers here, and no word stands for one; set it to null")
+        raise ConfigError(f"{SETTING}={given}: labels are numbers here and have no words; set it to null")
     if kind == "binary" and len(words) != 2:
         raise ConfigError(f"{SETTING}={given} holds {len(words)} words, and there are two labels, no and yes")
 
@@ -52,7 +52,7 @@ def _named(given: Any, names: Sequence[str]) -> dict[str, str]:
     own = {bare(name): name for name in names}
     for key in found:
         if bare(key) not in own:
-            raise ConfigError(f"{SETTING} names the label {key!r}, which there is not; {choices(key, names)}")
+            raise ConfigError(f"{SETTING} names the label {key!r}, which does not exist; {choices(key, names)}")
     word_of = {own[bare(key)]: str(word) for key, word in found.items()}
     if lacking := [name for name in names if name not in word_of]:
         raise ConfigError(f"{SETTING}={given} has no word for {len(lacking)} of {len(names)} labels: {few(lacking, 6)}")
@@ -67,7 +67,7 @@ def _listed(words: Sequence[str], names: Sequence[str]) -> dict[str, str]:
             return {name: by_word[meant(name)] for name in names}
     example = typed_names(SETTING, dict(zip(names, [*words, *["WORD"] * len(names)], strict=False)))
     raise ConfigError(
-        f"{SETTING}={list(words)} does not say which of {len(words)} words stands for which of {len(names)} labels "
+        f"{SETTING}={list(words)} does not assign its {len(words)} words to the {len(names)} labels "
         f"({few(names, 6)}); name them, as in {example}, or set it to null"
     )
 

@@ -91,7 +91,7 @@ class Entailment:
                     samples[sample.uid] = sample
                     decisions[decision.uid] = decision
         if not decisions:
-            raise DataError(f"dataset {collection.name}: {self._nothing()}, so nothing can be asked")
+            raise DataError(f"dataset {collection.name}: {self._nothing()}, so no question can be asked")
         return Examples(tuple(samples.values()), tuple(decisions.values()), fold_of, skipped=skipped, names=NO_YES)
 
     def _nothing(self) -> str:

@@ -1,4 +1,4 @@
-"""Exchange captions so that the false one reads like the true one. Knows words only: no prompt, no model.
+"""Exchange captions so that false ones resemble true ones. Knows words only: no prompt, no model.
 
 The exchange of `matching` with a better start: of all one-to-one exchanges within a fold, the one whose true and false
 captions have the greatest sum of TF-IDF cosines. Pictures with the same annotated objects lend each other nothing:

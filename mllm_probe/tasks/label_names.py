@@ -111,8 +111,8 @@ def _mixed(open_: Mapping[str, int], found: Mapping[str, int]) -> None:
         word = next(word for word in odd if word in open_)
         raise DataError(
             f"row {found[word]} has the label {word!r}, and labels are words as well as numbers; set "
-            f"{_typed({word: 'NAME'})} with the label that it means, null to leave such rows out, or task.kind=classes "
-            "where each is a class of its own"
+            f"{_typed({word: 'NAME'})} with its label, null to leave such rows out, or task.kind=classes if each "
+            "is a separate class"
         )
 
 

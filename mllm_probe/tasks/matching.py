@@ -1,4 +1,4 @@
-"""Exchange captions between pictures so that every text is as often true as false. Knows nothing of prompts."""
+"""Exchange captions between pictures so that every text is equally often true and false. Knows nothing of prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random

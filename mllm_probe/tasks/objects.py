@@ -59,7 +59,7 @@ class Objects:
             if (most := getattr(self, setting)) is not None and most < 1:
                 raise ConfigError(f"task.{setting}={most} must be 1 or more, or null for all")
         if not 0 < self.listed < 1:
-            raise ConfigError(f"task.listed={self.listed} must lie between 0 and 1")
+            raise ConfigError(f"task.listed={self.listed} must be between 0 and 1")
 
     @property
     def wording(self) -> str:

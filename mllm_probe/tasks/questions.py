@@ -1,4 +1,4 @@
-"""A table's questions as they stand: a decision for each row, or for each row and label. Knows no model and no file.
+"""A table's questions, unchanged: a decision for each row, or for each row and label. Knows no model and no file.
 
 Nothing is balanced here: what the texts alone give away is for the controls to measure.
 """
@@ -101,7 +101,7 @@ class Questions:
                 )
             if first is not row:
                 again.append(str(row.number))
-        said = f"{count(len(again), 'row')} repeated from further up and not counted again: {few(again, 6)}"
+        said = f"{count(len(again), 'row')} repeat earlier rows and are not counted again: {few(again, 6)}"
         return list(found.values()), [said] if again else []
 
     def _sample(self, row: Row) -> Sample:
@@ -152,15 +152,13 @@ class Questions:
         held = Counter(name for _, row in asked for name in words(row.label))
         heads = sorted(name for name, n in held.items() if n < len(asked))
         if not heads:
-            raise DataError(
-                f"no label holds of some of the {len(asked)} rows and not of others, so nothing can be asked"
-            )
+            raise DataError(f"each label applies to all or none of the {len(asked)} rows, so there is nothing to learn")
         decisions = tuple(
             self._decision(sample, row, group_of, int(head in words(row.label)), head, head)
             for sample, row in asked
             for head in heads
         )
-        return decisions, tuple(f"label {name!r} holds of every row" for name in sorted(set(held) - set(heads)))
+        return decisions, tuple(f"label {name!r} applies to every row" for name in sorted(set(held) - set(heads)))
 
     def _decision(
         self,

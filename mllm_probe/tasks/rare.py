@@ -20,8 +20,9 @@ def without_rare(examples: Examples, folds: Folds, seeds: Sequence[int]) -> Exam
     kept = [code for code in range(len(examples.names)) if code not in rare]
     if len(kept) < 2:
         raise DataError(
-            f"task.rare=drop leaves {len(kept)} of {len(examples.names)} classes, as some split of some seed lacks "
-            "each of the others, and two are needed; give more pictures of each class, or join rare ones by task.labels"
+            f"task.rare=drop leaves {len(kept)} of {len(examples.names)} classes, because each other class is missing "
+            "in some split of some seed, and two are needed; add pictures of each class, or merge rare ones with "
+            "task.labels"
         )
     anew = {code: place for place, code in enumerate(kept)}
     decisions = tuple(replace(d, label=anew[int(d.label)]) for d in examples.decisions if d.label in anew)

@@ -46,15 +46,13 @@ class Folds:
     def __post_init__(self) -> None:
         if not (0 < self.test < 1 and 0 < self.val < 1 and self.blocks >= 2):
             raise ConfigError(
-                f"splits.test={self.test}, splits.val={self.val}, splits.blocks={self.blocks}: "
-                "the shares lie between 0 and 1 and at least 2 blocks are needed"
+                f"splits.test={self.test}, splits.val={self.val}, splits.blocks={self.blocks}: the shares must be "
+                "between 0 and 1 and at least 2 blocks are needed"
             )
         if self.unit not in UNITS:
             raise ConfigError(f"splits.unit={self.unit} is unknown; {choices(self.unit, UNITS)}")
         if self.unit == "row" and self.file is not None:
-            raise ConfigError(
-                f"splits.unit=row draws rows whatever their picture, so splits.file={self.file} cannot hold; set one"
-            )
+            raise ConfigError(f"splits.unit=row ignores pictures, so splits.file={self.file} cannot be kept; set one")
 
     def assign(self, pictures: Sequence[Picture], strata: Mapping[str, str] | None = None) -> dict[str, int]:
         """{picture group: fold}; the pictures of a group share a fold. Groups of each of `strata` {group: its stratum}
@@ -154,7 +152,7 @@ class Folds:
             )
         if len(labels) < 2:
             only = ", ".join(label_said(names, label) for label in labels)
-            raise DataError(f"{where} has the label {only} alone, two are needed; {self._more()}")
+            raise DataError(f"{where} has only the label {only}, two are needed; {self._more()}")
         group, size = Counter(decision.group for decision in held).most_common(1)[0]
         if size > len(held) / 2:
             raise DataError(
@@ -257,7 +255,7 @@ def _add(found: dict[str, dict[str, str]], row: list[str], header: list[str], wh
         raise DataError(f"{where}: {header[-2]} {name} has the unknown split {split!r}; {choices(split, SPLITS)}")
     first = found.setdefault(seed[0] if seed else ALL, {}).setdefault(name, split)
     if first != split:
-        raise DataError(f"{where}: {header[-2]} {name} is in the {split} split and, further up, in {first}; keep one")
+        raise DataError(f"{where}: {header[-2]} {name} is in the {split} split and, earlier, in {first}; keep one")
 
 
 def _alike(pictures: Sequence[Picture], listed: Mapping[str, Mapping[str, str]], file: Path) -> dict[str, int]:

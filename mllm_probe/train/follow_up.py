@@ -1,4 +1,4 @@
-"""What `tune` runs with the model it has made: other commands, each in a folder of the training's own.
+"""What `tune` runs with the model it has made: other commands, each in its own folder of the training.
 
 They read the pictures, splits and seeds of the training, so that their test pictures are those it has not seen.
 """

@@ -1,4 +1,4 @@
-"""What a training is given, and what it must be able to do beside its steps. Knows no model of any kind."""
+"""What a training gets, and what it must provide besides its steps. Knows no model of any kind."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ def check_tune(config: TuneConfig) -> None:
     """Raises ConfigError for what can be seen before any file is read."""
     check_settings(config.model, config.prompt)
     if config.model.adapter is not None:
-        raise ConfigError("tune begins with the weights alone; leave out model.adapter")
+        raise ConfigError("tune starts from the weights alone; leave out model.adapter")
     if config.device not in DEVICES:
         raise ConfigError(f"device={config.device} is unknown; {choices(config.device, DEVICES)}")
     for name in ("warmup", "beta2"):

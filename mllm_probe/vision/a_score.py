@@ -1,4 +1,4 @@
-"""The A score: how close picture features lie to what the language model reads. There are two, and both have a name.
+"""The A score: how close picture features are to what the language model reads. There are two, and both have a name.
 
 `a_cos` is that of the first version of Yang et al. (arXiv 2408.16357v1) and of their released code, `a_loglik` that of
 the later ones. Letters: n pictures, T tokens of a picture, D width of the language model.
@@ -34,7 +34,7 @@ def a_cos(target: Sequence[np.ndarray], references: Mapping[str, Sequence[np.nda
 def _best_cosine(target: np.ndarray, reference: np.ndarray, name: str) -> float:
     if target.shape[1] != reference.shape[1]:
         raise ProbeError(
-            f"a_cos: tokens of width {target.shape[1]} and {reference.shape[1]} ({name}) lie in no common space; "
+            f"a_cos: tokens of width {target.shape[1]} and {reference.shape[1]} ({name}) have no common space; "
             "projectors of the same language model are needed"
         )
     target, reference = unit(target.astype(np.float32)), unit(reference.astype(np.float32))

@@ -70,7 +70,7 @@ def read_table(settings: FitSettings) -> Table:
         try:
             name, cells = _row(f"{file.name}, row {number}", record, columns, settings)
             if name in rows:
-                raise DataError(f"{file.name}, row {number}: '{name}' stands twice; give each row a name of its own")
+                raise DataError(f"{file.name}, row {number}: '{name}' is there twice; give each row its own name")
             rows[name] = cells
         except DataError as error:
             if settings.on_bad_row == "stop":

@@ -39,8 +39,8 @@ def representations(names: Sequence[str] | None, grids: Mapping[str, int]) -> li
         if len({grids[encoder] for encoder in one.encoders}) > 1:
             told = ", ".join(f"{encoder} {grids[encoder]} x {grids[encoder]}" for encoder in one.encoders)
             raise ConfigError(
-                f"representation {one.name} joins grids of other sizes ({told}); set encoders.NAME.size so that the "
-                "grids are equal"
+                f"representation {one.name} joins grids of different sizes ({told}); set encoders.NAME.size to make "
+                "them equal"
             )
     if not found or len({one.name for one in found}) < len(found):
         raise ConfigError(f"representations={names} must hold at least one, each once")

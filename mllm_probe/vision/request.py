@@ -1,4 +1,4 @@
-"""What `vision score` was asked for, checked before a weight is loaded: encoders, models, data, measures."""
+"""The request of `vision score`, checked before a weight is loaded: encoders, models, data, measures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -141,7 +141,7 @@ def _check(config: VisionScoreConfig) -> None:
     if settings.clip is not None and not settings.clip > 0:
         raise ConfigError(f"score.clip={settings.clip} must be above 0, or null to clip nothing")
     if not 0 < settings.ci_level < 1:
-        raise ConfigError(f"score.ci_level={settings.ci_level} must lie between 0 and 1")
+        raise ConfigError(f"score.ci_level={settings.ci_level} must be between 0 and 1")
 
 
 def _check_names(config: VisionScoreConfig, chosen: Sequence[str]) -> None:

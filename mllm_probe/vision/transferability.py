@@ -1,4 +1,4 @@
-"""How much of some labels lies in features, by formula: nothing is trained. Letters: n pictures, d width, C labels."""
+"""How much of some labels is in features, by formula: nothing is trained. Letters: n pictures, d width, C labels."""
 
 from dataclasses import dataclass
 

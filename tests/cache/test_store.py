@@ -305,7 +305,7 @@ def test_a_memo_that_cannot_be_written_costs_one_line(tmp_path: Path, monkeypatc
         digests.save()
         (tmp_path / "file").write_text("other content")
     assert notes == [
-        f"{tmp_path}/digests.json cannot be written (Read-only disk): what is new is computed again each time"
+        f"{tmp_path}/digests.json cannot be written (Read-only disk): new digests are computed again each time"
     ]
     monkeypatch.setattr(
         "mllm_probe.files.digests.replacing", lambda _: (_ for _ in ()).throw(OSError(28, "No space left"))

@@ -30,7 +30,7 @@ REFUSED = {  # {what is wrong: words, what is said of them}
     "a probe of tokens": (("probe=attention",), "probe=attention reads a row for every token"),
     "a number for a probe of labels": (("task=count", "probe=logistic"), "task=count has targets of kind number"),
     "questions for a probe of pairs": (("probe=ccs",), "task=entailment asks each question once; set task.answers"),
-    "bits of margins": (("probe=mean_difference", "sweep.analyses=[mdl]"), "says is no log-odds"),
+    "bits of margins": (("probe=mean_difference", "sweep.analyses=[mdl]"), "is no log-odds"),
     "no such baseline": (("sweep.analyses=[v_information]", "sweep.baseline=lm.99@last"), "is not among the keys"),
     "no file of splits": (("splits.file=nowhere.csv",), "splits.file=nowhere.csv cannot be read"),
     "a disk of no size": (("extract.max_disk_gb=-1",), "extract.max_disk_gb=-1.0 must be 0 or more"),

@@ -146,7 +146,7 @@ COMPOSED = [
     (("sweep.draws=many",), "sweep.draws=many must be a whole number"),
     (("sweep.draws=0",), "sweep.draws=0 must be 1 to 1,000,000"),
     (("sweep.permutations=2000000",), "sweep.permutations=2000000 must be 1 to 1,000,000"),
-    (("sweep.margin=0",), "sweep.margin=0.0 must lie between 0 and 1"),
+    (("sweep.margin=0",), "sweep.margin=0.0 must be between 0 and 1"),
     (("controls=[control]",), "controls names 'control', which is unknown; .*choose one of: blank_picture"),
     (("sweep.analyses=[mdll]",), "names 'mdll', which is unknown; did you mean 'mdl'"),
     (

@@ -448,7 +448,7 @@ def test_random_weights_have_rows_of_their_own(probe: Run, tmp_path: Path, check
     settings = (*settings, "data.n=26", "dataset.pictures=26", "layers.range=[1,1]", "layers.stride=1")
     code, out, err = probe("align", *QUICK, *settings, *tiny(checkpoint))
     assert code == 0, err
-    assert "no interval of auroc: a label stands in" in err and "nan" not in out
+    assert "no interval of auroc: a label is in" in err and "nan" not in out
     table = load_scores(folder_of(tmp_path) / "alignment.csv")
     twin = table[table.control == "random_weights"]
     assert (
@@ -471,7 +471,7 @@ def test_random_weights_have_rows_of_their_own(probe: Run, tmp_path: Path, check
         ("align.images_at=[mean_txt]", "align.images_at names 'mean_txt', which cannot be read"),
         ("align.texts_at=[mean_image]", "align.texts_at names 'mean_image', which cannot be read"),
         ("align.texts_at=[]", "must hold at least one position"),
-        ("controls=[blank_picture]", "align knows random_weights alone, or none"),
+        ("controls=[blank_picture]", "align takes only random_weights, or none"),
         ("splits.unit=row", "splits.unit=row: align centres by other pictures than it scores"),
         ("task=objects", "true and false captions from task=entailment"),
         ("align.remove_components=200", "align.remove_components=200 must be below 16"),
@@ -488,7 +488,7 @@ def test_bad_settings_are_one_sentence(probe: Run, override: str, message: str) 
     [
         ("mllama", "holds no token of theirs in its language model"),
         ("blip2", "reads no prompt without a picture"),
-        ("paligemma", "takes no prompt without a picture"),
+        ("paligemma", "needs a picture in every prompt"),
     ],
 )
 def test_models_that_cannot_read_either_alone_are_refused(

@@ -156,7 +156,7 @@ def test_verify_passes_whole_caches_and_changes_nothing(call: Call, own: OutputP
     code, out, err = call("verify")
     shards = sum(len(list(paths.root.glob("*.safetensors"))) for i in (LEFT, RIGHT) for paths in finished(own, i))
     assert code == 0, out
-    assert f"3 finished groups in 2 caches, {shards} shards: all as their manifests say" in out
+    assert f"3 finished groups in 2 caches, {shards} shards: all match their manifests" in out
     assert "1 unfinished group" in out and f"verify: {shards}/{shards} shards" in err
     assert everything(own) == before
 
@@ -376,7 +376,7 @@ def test_without_a_cache(call: Call) -> None:
         assert code == 0 and "no cache yet in nowhere/cache" in out
     for command in ("verify", "prune"):
         code, _, err = call(command, "abc", "--outputs", "nowhere")
-        assert code == 1 and "there is no cache 'abc', nor any other yet" in err
+        assert code == 1 and "there is no cache 'abc', and no other yet" in err
     assert call()[0] == 2 and call("lsx")[0] == 2 and call("why", "one")[0] == 2
     assert call("--help")[0] == 0 and "IDENTITY" in call("ls", "--help")[1]
 

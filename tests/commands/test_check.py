@@ -73,7 +73,7 @@ def test_groups_and_several_labels(probe: Run, tmp_path: Path) -> None:
         ([], ("dataset.label_column=answer",), "no column 'answer' (dataset.label_column); choose one of: picture"),
         ([], ("dataset.pictures=nix",), "no usable row is left in"),
         ([], ("task.kind=binary",), "task.kind=binary needs two labels, found 3"),
-        ([], ("extract.answers=[Yes,No]",), "does not say which of 2 words stands for which of 3 labels"),
+        ([], ("extract.answers=[Yes,No]",), "does not assign its 2 words to the 3 labels"),
         ([], ("task.labels={x: y}",), "task.labels names 'x', which is no label"),
         ([["p0.png", "What?", "字"]], (), "mine.csv: rows 2 and 26 ask 'What?' about picture p0.png and answer it"),
     ],
@@ -96,7 +96,7 @@ def test_one_class_and_an_empty_file_and_none(probe: Run, tmp_path: Path) -> Non
     assert "mine.csv holds no row" in probe("check", str(place))[2]
     code, _, err = probe("check", str(tmp_path / "no.csv"))
     assert code == 1 and "no.csv is missing" in err
-    assert "has the ending '.txt'; choose one of" in probe("check", str(tmp_path / "a.txt"))[2]
+    assert "has the extension '.txt'; choose one of" in probe("check", str(tmp_path / "a.txt"))[2]
     assert "no COCO annotations in" in probe("check", str(tmp_path))[2]
 
 

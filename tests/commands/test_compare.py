@@ -456,18 +456,18 @@ def broken(two: Path, case: str) -> tuple[tuple[str, ...], str]:
         kept = json.loads((run / "summary.json").read_text())
         kept.pop("fingerprint")
         (run / "summary.json").write_text(json.dumps(kept))
-        said = "lacks the entry 'fingerprint': it was cut or edited, or is of an older release; repeat the run"
+        said = "lacks the entry 'fingerprint': it was cut off, edited, or written by an older release; repeat the run"
         return pair, f"two/1/global/summary.json {said}"
     if case == "old predictions":
         save_file(load_file(run / "predictions.safetensors"), run / "predictions.safetensors", {"decisions": "[]"})
-        return pair, "predictions.safetensors is of an older release and holds no labels; repeat the sweep"
+        return pair, "predictions.safetensors is from an older release and has no labels; repeat the sweep"
     if case == "other predictions":
         shutil.copy(two / "1" / "local" / "predictions.safetensors", run)
         return pair, "predictions.safetensors is about other decisions than summary.json beside it"
     if case == "lost key":
         scored = load_scored(run / "predictions.safetensors")
         save_file({"x": np.zeros(1)}, run / "predictions.safetensors", scored.metadata())
-        return pair, "lacks what probe logistic said at lm.08@last, which is in scores.csv"
+        return pair, "lacks the predictions of probe logistic at lm.08@last, which are in scores.csv"
     if case in ("predictions.safetensors", "config.yaml"):
         (run / case).unlink()
         return pair, f"two/1/global/{case} does not exist; repeat the "

@@ -231,7 +231,7 @@ def test_a_run_leaves_the_same_and_a_covered_one_needs_no_processor(
     with monkeypatch.context() as patch:
         patch.setattr("mllm_probe.models.blueprint.Blueprint.__init__", lambda *_: pytest.fail("all is there"))
         assert probe("sweep", *args)[0] == 0
-    assert len(kept) == 3 and "all as their manifests say" in probe("cache", "verify")[1]
+    assert len(kept) == 3 and "all match their manifests" in probe("cache", "verify")[1]
     kept[0].write_text("{")
     kept[1].unlink()
     assert probe("run", *args)[0] == 0
@@ -254,7 +254,7 @@ def test_bad_input_is_one_sentence(probe: Run, checkpoint: Path, tmp_path: Path)
     code, _, err = probe("inspect", *args, "n=0")
     assert code == 1 and err.strip() == "mllm-probe: n=0 must be 1 or more: it is how many samples are shown"
     code, _, err = probe("inspect", "model=llava")
-    assert code == 1 and "llava-hf/llava-1.5-7b-hf (its config and processor alone)" in err and "GB" not in err
+    assert code == 1 and "llava-hf/llava-1.5-7b-hf (only its config and processor)" in err and "GB" not in err
     code, _, err = probe("inspect", *args, "extract.positions=[mark:verb]")
     assert code == 1 and "mark 'verb' is not in this task's text; choose one of: caption" in err
     root = coco_folder(tmp_path / "data")

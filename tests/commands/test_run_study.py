@@ -107,7 +107,7 @@ def test_a_study_of_real_pictures(probe: Run, tmp_path: Path, family: str) -> No
     assert code == 0, err
     check_study(studied(tmp_path))
     if family == "paligemma":
-        assert "text_only: not applicable: PaliGemmaProcessor takes no prompt without a picture" in err
+        assert "text_only: not applicable: PaliGemmaProcessor needs a picture in every prompt" in err
 
 
 def test_categories_too_rare_for_an_output_are_named(probe: Run, checkpoint: Path) -> None:

@@ -364,7 +364,7 @@ def test_numbers_are_swept_too(probe: Run, checkpoint: Path, tmp_path: Path) -> 
 
 def test_bits_are_refused_where_outputs_are_no_log_odds(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
     code, _, err = probe("run", *tiny(checkpoint), *QUICK, "probe=ridge", "sweep.analyses=[mdl]")
-    assert code == 1 and "what probe=ridge says is no log-odds; choose probe=logistic or mlp" in err
+    assert code == 1 and "the output of probe=ridge is no log-odds; choose probe=logistic or mlp" in err
     code, _, err = probe("run", *tiny(checkpoint), *QUICK, "probe=ridge", *LM)
     assert code == 0, err
     metrics = set(load_scores(folder(tmp_path) / "scores.csv").query("probe == 'ridge'").metric)

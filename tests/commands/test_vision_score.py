@@ -65,7 +65,7 @@ def test_log_probabilities_are_minus_the_loss_of_transformers(
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor
 def test_models_whose_pictures_see_the_caption_have_no_likelihood(tmp_path: Path, pictures: Sequence[Picture]) -> None:
     model = load_model(blueprint_of(save_paligemma(tmp_path / "paligemma"), chat="plain"), "cpu")
-    with pytest.raises(ModelError, match="sees a caption before it writes it.*leave a_loglik out of score.measures"):
+    with pytest.raises(ModelError, match="sees a caption before it predicts it.*leave a_loglik out of score.measures"):
         caption_log_probabilities(model, pictures, 2)
 
 
@@ -242,7 +242,10 @@ def test_the_same_command_gives_the_same_bytes_and_a_setting_another_run(
     ("more", "message"),
     [
         (("encoders.clip_l14.layer=-9",), "encoders.clip_l14.layer=-9 does not exist: the encoder has 3 blocks"),
-        (("representations=[clip_l14+siglip_b16]",), "joins grids of other sizes (clip_l14 4 x 4, siglip_b16 3 x 3)"),
+        (
+            ("representations=[clip_l14+siglip_b16]",),
+            "joins grids of different sizes (clip_l14 4 x 4, siglip_b16 3 x 3)",
+        ),
         (("score.measures=[c_pk]",), "unknown measure 'c_pk'; did you mean 'c_pck'?"),
         (("score.measures=[a_loglik]",), "score.measures names a_loglik, which needs a multimodal model"),
         (("score.measures=[c_pck]", "pairs.root=null"), "names c_pck, which needs pictures with keypoints: pairs.root"),
@@ -253,7 +256,7 @@ def test_the_same_command_gives_the_same_bytes_and_a_setting_another_run(
         (("data.n=3",), "3 pictures are too few to compare encoders"),
         (("score.alphas=[0.1,0]",), "score.alphas=[0.1, 0.0] must hold at least one share above 0"),
         (("score.draws=0",), "score.draws=0 must be 1 to 1,000,000"),
-        (("score.ci_level=1",), "score.ci_level=1.0 must lie between 0 and 1"),
+        (("score.ci_level=1",), "score.ci_level=1.0 must be between 0 and 1"),
         (("score.clip=0",), "score.clip=0.0 must be above 0"),
         (("device=tpu",), "device=tpu is unknown"),
         (("+mllms.clip=x",), "mllms names x, which is neither a folder nor"),

@@ -60,7 +60,7 @@ def test_a_sweep_over_paths_leaves_a_comma_in_a_name(tmp_path: Path) -> None:
 def test_other_words_are_told_with_their_quotes() -> None:
     assert readable(["model.name=modèle"]) == ["model.name='modèle'"]
     for word in ("task.template=x[1]", "model.name=a=b", "task.template={text} is it?", "prompt.system=say 'yes'"):
-        with pytest.raises(ConfigError, match=r"cannot be read; where its value is meant as one text, type ") as error:
+        with pytest.raises(ConfigError, match=r"cannot be read; if its value is one text, type ") as error:
             readable([word])
         (typed,) = shlex.split(str(error.value).partition(", type ")[2])
         name, _, value = word.partition("=")
@@ -73,8 +73,7 @@ def test_a_command_reads_a_checkpoint_in_a_folder_of_any_name(probe: Run, checkp
     assert code == 0 and "1 of 1" in out, err
     code, _, err = probe("inspect", "task.template=x[1]", "n=1")
     assert code == 1 and err == (
-        "mllm-probe: task.template=x[1] cannot be read; where its value is meant as one text, type "
-        "\"task.template='x[1]'\"\n"
+        "mllm-probe: task.template=x[1] cannot be read; if its value is one text, type \"task.template='x[1]'\"\n"
     )
 
 

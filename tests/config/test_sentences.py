@@ -46,7 +46,7 @@ def test_a_list_is_told_by_an_example_of_itself(job: str, key: str) -> None:
         ("extract.max_disk_gb=x", "extract.max_disk_gb=x must be a number"),
         ("model.trust_remote_code=maybe", "model.trust_remote_code=maybe must be true or false"),
         ("model.attn=[a]", "model.attn=[a] must be one text"),
-        ("data=3", "data=3 must be settings, each by its own name behind a dot"),
+        ("data=3", "data=3 must be settings, each by its own name after a dot"),
         ("~model.name", "'model.name' cannot be removed with ~; leave that word out"),
         ("~nothing", "'nothing' cannot be removed with ~; leave that word out"),
         ("data.n", "'data.n' cannot be read; write NAME=VALUE"),
@@ -61,7 +61,7 @@ def test_a_list_is_told_by_an_example_of_itself(job: str, key: str) -> None:
         ("sweep.draws=null", "sweep.draws=null must be a whole number"),
         ("prompt.generation_prompt=null", "prompt.generation_prompt=null must be true or false"),
         ("extract.wait_s=null", "extract.wait_s=null must be a number"),
-        ("data=null", "data=null must be settings, each by its own name behind a dot"),
+        ("data=null", "data=null must be settings, each by its own name after a dot"),
         ("sweep.seeds=null", "sweep.seeds=null must be a list in brackets, such as sweep.seeds=[3]"),
         (
             "layers.towers={a: 1}",

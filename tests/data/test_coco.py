@@ -188,17 +188,17 @@ def joined(
 ONE_ID: dict[str, tuple[dict[str, Any], str]] = {
     "two pictures": (
         joined({"id": 9, "file_name": "other.jpg"}),
-        r"captions.json, images\[3\]: 'other.jpg' has the id 9, and so has 'COCO_val2014_000000000009.jpg' before it; "
-        "files that were joined need new ids, in their annotations too",
+        r"captions.json, images\[3\]: 'other.jpg' has the id 9, as has 'COCO_val2014_000000000009.jpg' before it; "
+        "joined files need new ids, in their annotations too",
     ),
-    "two records of a picture": (joined(IMAGES[1]), r"images\[3\]: '000000000025.jpg' has the id 25, and so has"),
+    "two records of a picture": (joined(IMAGES[1]), r"images\[3\]: '000000000025.jpg' has the id 25, as has"),
     "two pictures with objects": (
         joined(IMAGES[0], file="instances.json"),
-        r"instances.json, images\[3\]: .* has the id 9, and so has",
+        r"instances.json, images\[3\]: .* has the id 9, as has",
     ),
     "two categories": (
         joined({"id": 17, "name": "cow"}, key="categories", file="instances.json"),
-        r"instances.json, categories\[3\]: 'cow' has the id 17, and so has 'cat' before it",
+        r"instances.json, categories\[3\]: 'cow' has the id 17, as has 'cat' before it",
     ),
     "another picture in each file": (
         joined(first=[*IMAGES[:2], {"id": 30, "file_name": "x.jpg"}], file="instances.json"),

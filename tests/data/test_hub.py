@@ -192,7 +192,7 @@ def test_folders_of_save_to_disk_are_read(tmp_path: Path, folder: Path) -> None:
 def test_the_code_of_a_data_set_is_not_run(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "scripted").mkdir()
     (tmp_path / "scripted" / "scripted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(DataError, match="scripted is read by code that it brings, and no such code is run here; where"):
+    with pytest.raises(DataError, match="scripted needs its own code, and no such code is run here; if"):
         load(asked(tmp_path / "scripted"), tmp_path)
     assert not (tmp_path / "ran").exists()
 

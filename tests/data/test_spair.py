@@ -47,13 +47,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no annotation": (lambda r: (r / FIRST).unlink(), "000000-one-two:cat is listed .*000000-one-two:cat.json is miss"),
     "outside": (
         lambda r: change(r, trg_kps=[[11, 8], [41, 14], [20, 50]]),
-        r"pair 000000-one-two:cat: the keypoint \(41, 14\) lies outside two.png, which is 40 x 60 pixels",
+        r"pair 000000-one-two:cat: the keypoint \(41, 14\) is outside two.png, which is 40 x 60 pixels",
     ),
     "other size": (
         lambda r: Image.new("RGB", (30, 20)).save(r / "JPEGImages/cat/one.png"),
-        "one.png is 30 x 20 pixels and was annotated at 60 x 40, so its keypoints lie elsewhere",
+        "one.png is 30 x 20 pixels and was annotated at 60 x 40, so its keypoints do not match",
     ),
-    "counts": (lambda r: change(r, src_kps=[[1, 2]]), "its sides have 1 and 3 keypoints, and need as many"),
+    "counts": (lambda r: change(r, src_kps=[[1, 2]]), "its sides have 1 and 3 keypoints, and must have equal numbers"),
     "none": (lambda r: change(r, src_kps=[], trg_kps=[]), "its sides have 0 and 0 keypoints"),
     "box": (lambda r: change(r, trg_bndbox=[5, 5, 5, 5]), "the target's box has no side above 0 pixels"),
     "no box": (lambda r: change(r, trg_bndbox={"xmin": 1}), "is no pair annotation of SPair-71k"),
@@ -117,7 +117,7 @@ def test_pf_pascal_is_read_as_it_ships(tmp_path: Path, root: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "message"), [("3", "is no row of PF-PASCAL"), ("3;x", "is no row"), ("3;44", "44. li")]
+    ("last", "message"), [("3", "is no row of PF-PASCAL"), ("3;x", "is no row"), ("3;44", "44. is")]
 )
 def test_a_bad_row_of_pf_pascal(tmp_path: Path, last: str, message: str) -> None:
     with pytest.raises(DataError, match=f"test_pairs_pf_pascal.csv, line 3.*{message}"):

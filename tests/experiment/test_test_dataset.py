@@ -73,7 +73,7 @@ def test_a_picture_of_both_does_not_train(probe: Run, tmp_path: Path, two: tuple
     for i in (0, 6):
         (tmp_path / "away" / f"1-{i}.png").write_bytes((tmp_path / "home" / f"0-{i}.png").read_bytes())
     code, _, err = probe("inspect", *two, "n=1", "data.n=48")
-    assert code == 0 and "2 groups of pictures of table look like away and do not train" in err
+    assert code == 0 and "2 groups of pictures of table look like away and are not used for training" in err
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_a_group_of_one_name_in_both_does_not_train(probe: Run, tmp_path: Path, 
     groups = ("dataset.group_column=patient", "test.dataset.group_column=case")
     code, _, err = probe("inspect", *two, *groups, "n=1")
     assert code == 0, err
-    assert "4 groups of table are named as in away and do not train: 20, 21, 22, 23" in err
+    assert "4 groups of table have names of away and are not used for training: 20, 21, 22, 23" in err
     code, _, err = probe("inspect", *two, groups[0], "n=1")
-    assert code == 0 and "are named as in" not in err, "only what both tables call groups"
+    assert code == 0 and "have names of" not in err, "only what both tables call groups"
     alone = [word.replace("away", "home") if word.startswith("test.dataset.root") else word for word in two]
     code, _, err = probe("inspect", *alone, "n=1")
     assert (

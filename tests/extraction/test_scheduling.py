@@ -141,7 +141,7 @@ def test_prefix_off_stores_the_same_numbers(probe: Run, checkpoint: Path, tmp_pa
     ("args", "message"),
     [
         (("extract.prefix=on",), "extract.prefix=on is unknown; choose one of: auto, off"),
-        (("extract.shard=2", "extract.num_shards=2"), "extract.shard=2 must lie between 0 and 1"),
+        (("extract.shard=2", "extract.num_shards=2"), "extract.shard=2 must be between 0 and 1"),
         (("extract.gpus=2", "extract.num_shards=2"), "extract.gpus and extract.num_shards both share out the shards"),
         (("extract.workers=-1",), "extract.workers=-1 must be 0 to 256"),
         (("extract.micro_batch=0",), "extract.micro_batch=0 must be 1 or more"),

@@ -27,10 +27,10 @@ from tests.support.families_more import BUILDERS, SETTINGS
 ROOT = Path(__file__).parents[2]
 TABLE = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", (ROOT / "docs" / "families.md").read_text(), flags=re.MULTILINE))
 PLAIN = {  # family: why its statements are read one by one
-    "paligemma": "its picture tokens see the text behind them",
-    "paligemma2": "its picture tokens see the text behind them",
+    "paligemma": "its picture tokens see the text after them",
+    "paligemma2": "its picture tokens see the text after them",
     "gemma3": "its attention slides over 8 of 200 tokens",
-    "instructblip": "its picture tokens see the text behind them",
+    "instructblip": "its picture tokens see the text after them",
     "kosmos2": "its forward pass refuses packed prompts",
     "mllama": "its forward pass refuses packed prompts",
 }
@@ -169,7 +169,7 @@ def test_what_sees_later_text_is_found_by_measure(tmp_path: Path, odd: list[Samp
         model = load_model(blueprint_of(FAMILIES["paligemma"](tmp_path)), "cpu")
         assert model.anatomy.causal
         proof = prove(model, odd, LM, 200)
-    assert proof == Proof(False, "its picture tokens see the text behind them", noise=proof.noise)
+    assert proof == Proof(False, "its picture tokens see the text after them", noise=proof.noise)
 
 
 def test_reasons_against_sharing(checkpoint: Path, model: HFModel, odd: list[Sample], monkeypatch) -> None:
@@ -194,7 +194,7 @@ def test_plain_batches_that_disagree_are_no_oracle(model: HFModel, odd: list[Sam
         return replace(batch, inputs=inputs) if len(samples) > 1 else batch
 
     monkeypatch.setattr(HFModel, "collate", wrong)
-    with pytest.raises(ModelError, match="prompts change by .* when they stand in one batch"):
+    with pytest.raises(ModelError, match="prompts change by .* when they are in one batch"):
         prove(model, odd, LM, 200)
 
 

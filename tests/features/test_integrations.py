@@ -64,7 +64,7 @@ def test_layers_follow_by_proportion_and_may_be_chosen() -> None:
         (lambda: Sci("mine", layers=[2, 2]), 8, r"features.mine.layers=\[2, 2\] must hold layers"),
         (lambda: Sti("sti", layers=[True]), 8, r"features.sti.layers=\[True\] must hold layers"),
         (lambda: Sci("sci", final=9), 8, "features.sci.final=9 must be a layer of the vision tower, from 1 to 8"),
-        (lambda: Dci("dci", groups=9), 8, "features.dci.groups=9 must lie between 1 and 8, the layers from 0 to 7"),
+        (lambda: Dci("dci", groups=9), 8, "features.dci.groups=9 must be between 1 and 8, the layers from 0 to 7"),
         (
             lambda: Dci("dci", layers=[[0, 9]]),
             8,

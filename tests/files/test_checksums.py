@@ -51,7 +51,7 @@ def test_a_state_with_a_flipped_bit_is_named_and_the_training_begins_anew(tmp_pa
     expected = train(Line(), SETTINGS, paths, Silent())
     flip(paths.state, -1)
     assert train(again, SETTINGS, paths, said) == expected
-    assert said.notes == [f"{paths.state} is damaged (it is not what was written), so the training starts again"]
+    assert said.notes == [f"{paths.state} is damaged (it differs from what was written), so the training starts again"]
     unsealed(paths.state)
     assert train(Line(), SETTINGS, paths, said) == expected and len(said.notes) == 1
 

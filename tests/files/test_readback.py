@@ -38,7 +38,7 @@ def refused(answer: tuple[int, str, str], said: str) -> None:
     code, _, err = answer
     last = err.strip().splitlines()[-1]
     assert code == 1 and last.startswith("mllm-probe: ") and said in last and "Traceback" not in err, err
-    assert last.endswith("repeat the run, its cache still serves")
+    assert last.endswith("repeat the run, its cache is still used")
 
 
 ADDS = ("tests.csv", "examples.json", "splits.csv", "config.yaml", "fidelity/fidelity.csv", "geometry/geometry.csv")
@@ -62,7 +62,7 @@ def test_report_goes_on_without_what_only_adds_to_the_page(probe: Run, run: Path
         code, _, err = probe("report", "run=run")
         (said,) = (line for line in told(err) if "left out" in line)
         assert code == 0 and f": run/{name} is damaged (" in said, (text, err)
-        assert said.endswith("repeat the run, its cache still serves")
+        assert said.endswith("repeat the run, its cache is still used")
         assert f"run/{name} is damaged" in (run / "report.html").read_text()
 
 
@@ -206,9 +206,7 @@ def test_compare_names_an_entry_that_is_gone(probe: Run, run: Path, tmp_path: Pa
         edited(there / "summary.json", lambda found, number=number: found.update(run=f"{number}"))
     edited(tmp_path / "runs" / "1" / "summary.json", lambda found: found.pop(entry))
     code, _, err = probe("compare", "runs", "--out", "o", "--anyway")
-    said = (
-        f"mllm-probe: runs/1/summary.json lacks the entry '{entry}': it was cut or edited, or is of an older release; "
-    )
+    said = f"mllm-probe: runs/1/summary.json lacks the entry '{entry}': it was cut off, edited, or written by an older "
     assert code == 1 and said in err
 
 
@@ -227,10 +225,10 @@ def test_status_names_a_record_and_goes_on(probe: Run, tmp_path: Path, change: d
     edited(path, lambda found: found.update(change))
     code, out, err = probe("status", "jobs")
     assert code == 0 and "1 job: 1 done" in out and not err
-    assert "jobs/0/status.json is damaged, or of another release, and is left out" in out
+    assert "jobs/0/status.json is damaged, or from another release, and is left out" in out
     (tmp_path / "jobs" / "1" / "status.json").unlink()
     code, out, err = probe("status", "jobs")
-    assert code == 1 and "mllm-probe: jobs/0/status.json is damaged, or of another release, and" in err
+    assert code == 1 and "mllm-probe: jobs/0/status.json is damaged, or from another release, and" in err
 
 
 def test_a_table_of_records_is_read_whole_or_refused(tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ def flipped(path: Path) -> None:
 
 
 def said(name: str) -> str:
-    return f"runs/a/{name} is not what its run wrote: it was changed by hand or damaged; repeat the run, its cache"
+    return (
+        f"runs/a/{name} differs from what its run wrote: it was changed by hand or damaged; repeat the run, its cache"
+    )
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "summary.json"])
@@ -108,7 +110,7 @@ def test_so_are_tables_and_probes_in_python(probe: Run, runs: Path) -> None:
     ):
         read()
         change(runs / "a" / name)
-        with pytest.raises(DataError, match="is not what its run wrote"):
+        with pytest.raises(DataError, match="differs from what its run wrote"):
             read()
 
 
@@ -145,4 +147,4 @@ def test_so_does_an_alignment(probe: Run, checkpoint: Path, tmp_path: Path) -> N
         assert code == 0, err
     altered(tmp_path / "align" / "alignment.csv")
     code, _, err = probe("report", "align")
-    assert code == 1 and "align/alignment.csv is not what its run wrote" in err
+    assert code == 1 and "align/alignment.csv differs from what its run wrote" in err

@@ -139,7 +139,7 @@ def test_whitening_needs_spread_within_a_class() -> None:
     y = np.arange(40) % 2
     with pytest.raises(ProbeError, match="all training rows of a class are equal"):
         MeanDifference(covariance=True).fit(layer(y[:, None] * np.ones((1, 3))), [problem(y)])
-    with pytest.raises(ConfigError, match="probe.shrinkage=1.0 must lie between 0 and 1"):
+    with pytest.raises(ConfigError, match="probe.shrinkage=1.0 must be between 0 and 1"):
         MeanDifference(shrinkage=1.0)
 
 
@@ -169,7 +169,7 @@ def test_mean_differences_choose_in_the_models_own_units() -> None:
 
 def test_more_columns_than_there_are_is_named() -> None:
     x, y = planted(40, 3)
-    with pytest.raises(ProbeError, match="probe.k=4 columns of lm.03@last are wanted, and it has 3"):
+    with pytest.raises(ProbeError, match="probe.k=4 is more than the 3 columns of lm.03@last"):
         KSparse(k=4).fit(layer(x), [problem(y)])
     with pytest.raises(ConfigError, match="did you mean 'f_statistic'"):
         KSparse(selection="f_statistics")
@@ -412,7 +412,7 @@ def test_pairs_that_cannot_be_used_are_named() -> None:
         sides = data.sides.copy()
         sides[np.flatnonzero(~one.train)[0]] *= -1
         Ccs().fit(data, [one])[0](replace(data, sides=sides))
-    with pytest.raises(ProbeError, match="so the side would tell it"):
+    with pytest.raises(ProbeError, match="so the side would reveal it"):
         Ccs().fit(data, [replace(one, y=(data.sides > 0).astype(int))])
     with pytest.raises(ProbeError, match="have the same label; one must be true"):
         Ccs().fit(data, [replace(one, y=data.pairs % 2)])

@@ -80,7 +80,7 @@ def test_the_figure_draws_the_values(table: pd.DataFrame, tmp_path: Path, monkey
 
 def test_a_foreign_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="it lacks the column cache, or is of another release"):
+    with pytest.raises(DataError, match="it lacks the column cache, or is from another release"):
         load_scores(tmp_path / "scores.csv")
 
 

@@ -226,7 +226,7 @@ def test_a_rare_label_has_no_interval_and_the_reason_is_said(metric: str) -> Non
     y[:4] = 0
     found = of(metric, logits, y, draws)
     assert np.isnan([found.low, found.high]).all()
-    assert found.reason.startswith("a label stands in 7 test pictures; ") and "from 8 on" in found.reason
+    assert found.reason.startswith("a label is in 7 test pictures; ") and "needs 8 for" in found.reason
     assert "in 0 test pictures" in of(metric, logits, 0 * y, draws).reason
 
 

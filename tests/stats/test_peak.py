@@ -91,7 +91,7 @@ def test_equal_layers_are_compared_only_where_they_are_told_apart_in_5_percent(m
         assert rare_label(metric, y, np.arange(len(y))) is None
         assert equal_layers_told_apart(metric, 30, negatives, unlike) <= 18
     y = np.repeat([1, 0], [10, 50])
-    assert "label 1 stands in 10 test pictures, and 30 are needed" in str(rare_label(metric, y, np.arange(60)))
+    assert "label 1 is in 10 test pictures, and 30 are needed" in str(rare_label(metric, y, np.arange(60)))
 
 
 def test_signs_of_a_rare_label_cannot_be_flipped() -> None:
@@ -114,6 +114,6 @@ def test_row_scores_have_the_measure_as_their_mean_whoever_weighs_labels(metric:
 
 def test_a_label_is_counted_by_pictures_and_only_where_labels_are_weighed() -> None:
     y = np.tile([1, 0], 40)
-    assert "label 0 stands in 20 test pictures" in str(rare_label("auroc", y, np.repeat(np.arange(20), 4)))
+    assert "label 0 is in 20 test pictures" in str(rare_label("auroc", y, np.repeat(np.arange(20), 4)))
     assert rare_label("auroc", y, np.repeat(np.arange(40), 2)) is None
     assert all(rare_label(metric, y, np.zeros(80)) is None for metric in ("accuracy", "nll", "r2"))

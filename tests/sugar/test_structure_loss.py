@@ -126,7 +126,7 @@ def test_the_structure_loss_is_the_mean_over_pairs() -> None:
     assert float(structure_errors(vectors.detach(), unit @ unit.T).max()) < 1e-12
     with pytest.raises(TrainError, match="1 slice end gives no pair"):
         structure_errors(vectors[:1], labels[:1, :1])
-    with pytest.raises(TrainError, match="1 of 2 vectors behind the retrieval head are zeros"):
+    with pytest.raises(TrainError, match="1 of 2 vectors after the retrieval head are zeros"):
         structure_errors(vectors[:2] * torch.tensor([[0.0], [1.0]]), labels[:2, :2])
 
 
@@ -424,14 +424,14 @@ def test_the_command_tunes_and_run_probes_the_adapter(probe: Run, tmp_path: Path
         ),
         (("target.image_readout=first",), "target.image_readout=first is unknown; choose one of: last, mean"),
         (("target.head=liner",), "target.head=liner is unknown; did you mean 'linear'?"),
-        (("target.alpha=-1",), "target.alpha=-1 must be 0 or more, for it weighs a loss"),
+        (("target.alpha=-1",), "target.alpha=-1 must be 0 or more, because it weighs a loss"),
         (("target.arm=ld", "target.alpha=0"), "target.lm_weight=0 and target.alpha=0 leave nothing to learn"),
         (("target.rank=0",), "target.rank=0 must be 1 to 8,192"),
         (("target.dropout=1",), "target.dropout=1 must be at least 0 and below 1"),
         (("train.batch=1", "target.ends=1"), "train.batch=1 and target.ends=1 give one slice end a step"),
         (("prompt.chat=auto",), "target=sugar takes prompt.chat=off or plain"),
         (("target.modules=[q_prj]",), "target.modules names 'q_prj', which no block has; did you mean 'q_proj'?"),
-        (("model.adapter=somewhere",), "tune begins with the weights alone; leave out model.adapter"),
+        (("model.adapter=somewhere",), "tune starts from the weights alone; leave out model.adapter"),
     ],
 )
 def test_bad_settings_are_one_sentence(probe: Run, tmp_path: Path, args: tuple[str, ...], message: str) -> None:

@@ -42,11 +42,11 @@ def test_yes_and_no_in_other_words() -> None:
     ("given", "names", "message"),
     [
         (["Yes", "No"], ("benign", "malign"), r"name them, as in 'extract.answers={benign: Yes, malign: No}'"),
-        (["A", "B"], ("a", "b", "c"), r"which of 2 words stands for which of 3 labels \(a, b, c\); name them, as in"),
+        (["A", "B"], ("a", "b", "c"), r"its 2 words to the 3 labels \(a, b, c\); name them, as in"),
         (["Yes"], ("no", "yes"), r"extract.answers=\['Yes'\] must hold a word for each label, all different"),
         (["Yes", "yes"], ("no", "yes"), "must hold a word for each label, all different"),
         (["Yes", "No", "Maybe"], ("no", "yes"), "holds 3 words, and there are two labels"),
-        ({"yes": "Yes", "nein": "No"}, ("no", "yes"), "names the label 'nein', which there is not; "),
+        ({"yes": "Yes", "nein": "No"}, ("no", "yes"), "names the label 'nein', which does not exist; "),
         ({"a": "A", "b": "B"}, ("a", "b", "c"), "has no word for 1 of 3 labels: c"),
         (5, ("no", "yes"), "must be names with names"),
     ],

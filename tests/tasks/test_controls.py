@@ -124,4 +124,4 @@ def test_a_run_knows_near_duplicates_that_its_splits_do_not_keep_together(probe:
     assert code == 0, err
     told = json.loads(next((tmp_path / "outputs" / "run").rglob("summary.json")).read_text())["controls"]
     assert told["shuffled_picture"]["own_group"] == pytest.approx(3 / 15)
-    assert "shuffled_picture: 20 % of rows are shown a picture of their own group" in err
+    assert "shuffled_picture: 20 % of rows get a picture of their own group" in err

@@ -134,7 +134,7 @@ def test_wrong_settings_are_one_sentence(many: Collection) -> None:
         ({"absent": "rare"}, "task.absent=rare is unknown"),
         ({"balance": "both"}, "task.balance=both is unknown; choose one of: category, picture"),
         ({"per_picture": 0}, "task.per_picture=0 must be 1 or more"),
-        ({"listed": 1.0}, "task.listed=1.0 must lie between 0 and 1"),
+        ({"listed": 1.0}, "task.listed=1.0 must be between 0 and 1"),
         ({"prompt": "list", "template": "Is there {a_category}?"}, r"must hold \{categories\} exactly once"),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -61,7 +61,7 @@ def test_each_label_of_several_is_a_head() -> None:
     cat = [("p0", "cat", 1), ("p1", "cat", 1), ("p2", "cat", 0)]
     assert sorted(found, key=lambda one: one[1]) == [*cat, ("p0", "dog", 0), ("p1", "dog", 1), ("p2", "dog", 0)]
     assert all(d.head == d.type == d.strata["category"] for d in examples.decisions)
-    assert examples.skipped == ("label 'all' holds of every row",)
+    assert examples.skipped == ("label 'all' applies to every row",)
     assert len({d.uid for d in examples.decisions}) == 6
 
 
@@ -101,7 +101,7 @@ def test_a_repeated_row_counts_once_and_a_contradiction_is_named() -> None:
     message = "rows 1 and 5 ask 'Same\\?' about picture p0 and answer it 'yes' and 'no'; keep one"
     with pytest.raises(DataError, match=message):
         Questions().examples(repeated("yes", "yes", "no"), FOLDS)
-    assert examples.said == ("1 row repeated from further up and not counted again: 3",)
+    assert examples.said == ("1 row repeat earlier rows and are not counted again: 3",)
     lists = repeated(("a", "b"), ("b", "a")).rows[:2]
     assert len(Questions()._asked(lists)[0]) == 1
     with pytest.raises(DataError, match=r"answer it \['a, b'\] and \['a', 'b'\]; keep one"):
@@ -121,7 +121,7 @@ def test_a_repeated_row_counts_once_and_a_contradiction_is_named() -> None:
         ({}, [("a",), 1.0], "row 2 has the label 1.0, but task.kind=labels takes a list of words"),
         ({"kind": "classes"}, ["a", ("b",)], "row 2 has the label \\('b',\\), but task.kind=classes takes one"),
         ({"kind": "number"}, [1.0, ("b",)], "row 2 has the label 'b', but task.kind=number"),
-        ({}, [("a",), ("a",)], "no label holds of some of the 2 rows and not of others"),
+        ({}, [("a",), ("a",)], "each label applies to all or none of the 2 rows"),
     ],
 )
 def test_labels_that_make_no_task_are_one_sentence(settings: dict[str, str], labels: list[Any], message: str) -> None:

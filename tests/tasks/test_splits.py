@@ -127,17 +127,20 @@ def test_extract_needs_no_label_in_validation(probe: Run, tmp_path: Path, checkp
     code, _, err = probe("extract", *words)
     assert code == 0, err
     code, _, err = probe("sweep", *words)
-    assert code == 1 and "seed 0: the val split has the label no alone, two are needed" in err
+    assert code == 1 and "seed 0: the val split has only the label no, two are needed" in err
 
 
 BAD = {
     "line 2: found ',g,test', a group and its split are needed": ("seed,group,split", [",g,test"]),
-    "line 3: group g is in the val split and, further up, in test": ("seed,group,split", ["0,g,test", "0,g,val"]),
+    "line 3: group g is in the val split and, earlier, in test": (
+        "seed,group,split",
+        ["0,g,test", "0,g,val"],
+    ),
     "line 1: the header is 'image,split', 'picture,split' is needed": ("image,split", ["1,test"]),
     "line 1: the header is '', 'picture,split'": ("", []),
     "line 3: picture 2 has the unknown split 'tets'; did you mean 'test'?": ("picture,split", ["1,test", "2,tets"]),
     "line 2: found '1', a picture and its split are needed": ("picture,split", ["1"]),
-    "line 3: picture 1 is in the val split and, further up, in test": ("picture,split", ["1,test", "1,val"]),
+    "line 3: picture 1 is in the val split and, earlier, in test": ("picture,split", ["1,test", "1,val"]),
 }
 
 
@@ -172,7 +175,7 @@ def test_near_duplicates_across_official_splits_are_refused(tmp_path: Path) -> N
 def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="splits.unit=rows is unknown; did you mean 'row'?"):
         Folds(unit="rows")
-    with pytest.raises(ConfigError, match="splits.unit=row draws rows whatever their picture, so splits.file=x.csv"):
+    with pytest.raises(ConfigError, match="splits.unit=row ignores pictures, so splits.file=x.csv"):
         Folds(unit="row", file="x.csv")
 
 

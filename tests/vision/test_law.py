@@ -251,7 +251,7 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
         (("x,1,1,many,1\n", *ROWS), {}, "mine.csv, row 2: 'perf_one' is 'many', but must be a finite number"),
         ((*ROWS, "x,inf,1,1,1\n"), {}, "mine.csv, row 10: 'a_loglik' is 'inf', but must be a finite number"),
         ((*ROWS, "x,1,,1,1\n"), {}, "row 10: 'c_pck010' of x is empty, but A and C are needed.*fit.on_bad_row=skip"),
-        ((*ROWS, "r3,1,1,1,1\n"), {}, "row 10: 'r3' stands twice"),
+        ((*ROWS, "r3,1,1,1,1\n"), {}, "row 10: 'r3' is there twice"),
         ((*ROWS, ",1,1,1,1\n"), {}, "row 10: 'representation' is empty"),
         ((*ROWS, "x,1,1\n"), {}, "row 10 has 3 cells where the header has 5"),
         (tuple(f"x{i},1,{i},{i},{i}\n" for i in range(4)), {}, r"column 'a_loglik' is constant \(1 in every row\)"),

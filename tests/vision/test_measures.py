@@ -239,7 +239,7 @@ def test_joined_features_are_normalised_before_and_after() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a+c"], r"representation a\+c joins grids of other sizes \(a 4 x 4, c 6 x 6\); set encoders.NAME.size"),
+        (["a+c"], r"representation a\+c joins grids of different sizes \(a 4 x 4, c 6 x 6\); set encoders.NAME.size"),
         (["a+d"], r"representation a\+d: there is no such encoder; choose one of: a, b, c"),
         (["a", "a"], r"representations=\['a', 'a'\] must hold at least one, each once"),
         ([], "must hold at least one"),
@@ -269,7 +269,7 @@ def test_a_cos_equals_loops_and_knows_its_direction(monkeypatch: pytest.MonkeyPa
 def test_a_cos_refuses_what_cannot_be_compared() -> None:
     with pytest.raises(ProbeError, match="2 pictures cannot be compared with 1 of r"):
         a_cos([np.ones((2, 3))] * 2, {"r": [np.ones((2, 3))]})
-    with pytest.raises(ProbeError, match=r"width 3 and 4 \(r\) lie in no common space"):
+    with pytest.raises(ProbeError, match=r"width 3 and 4 \(r\) have no common space"):
         a_cos([np.ones((2, 3))], {"r": [np.ones((2, 4))]})
 
 

@@ -1,4 +1,4 @@
-"""Frozen vision encoders: vision transformers and diffusion models, planned and loaded alike. The only door to them."""
+"""Frozen vision encoders: vision transformers and diffusion models, planned and loaded. The only door to them."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -62,9 +62,7 @@ def plan_diffusion(name: str, settings: EncoderSettings, folder: Path) -> Encode
     pipeline = guarded(name, folder, lambda: _Pipeline(name, folder, META))
     size = settings.size or pipeline.size
     if size is None:
-        raise ConfigError(
-            f"encoders.{name}: {folder} does not say which size it was trained at; set encoders.{name}.size"
-        )
+        raise ConfigError(f"encoders.{name}: {folder} does not give its training size; set encoders.{name}.size")
     check_size(name, size, pipeline.coarsest)
     layer = pick_layer(name, settings.layer if settings.layer is not None else pipeline.layer, pipeline.blocks)
     if not 0 <= settings.step < pipeline.steps:

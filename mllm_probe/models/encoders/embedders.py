@@ -75,7 +75,7 @@ def _tower(plan: EmbedderPlan, model: Any) -> Any:
         if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
             return model
         raise ModelError(
-            f"{plan.name}: {type(model).__name__} has no space that pictures and sentences share; choose a model of "
+            f"{plan.name}: {type(model).__name__} has no common space for pictures and sentences; choose a model of "
             "CLIP's or SigLIP's class"
         )
     other = READS[TEXT if plan.kind == IMAGE else IMAGE]
@@ -166,7 +166,7 @@ class Embedder:
             found = _guarded(self.plan, lambda: self._pooled(read(**inputs), inputs.get("attention_mask")))
         if found is None or found.ndim != 2 or len(found) != len(next(iter(inputs.values()))):
             raise ModelError(
-                f"{self.plan.name}: {type(self._tower).__name__} gives no vector an input by pooling="
+                f"{self.plan.name}: {type(self._tower).__name__} gives no vector for an input with pooling="
                 f"{self.plan.pooling}; choose another encoder or pooling"
             )
         return found.float().cpu()
@@ -198,6 +198,6 @@ class Embedder:
             self._lacking.check(one)
             if not (one - other).norm() > 1e-5 * one.norm():
                 raise ModelError(
-                    f"{self.plan.name}: {type(self._tower).__name__} gives different inputs one vector by pooling="
-                    f"{self.plan.pooling}; choose another pooling"
+                    f"{self.plan.name}: {type(self._tower).__name__} gives one vector for different inputs with "
+                    f"pooling={self.plan.pooling}; choose another pooling"
                 )

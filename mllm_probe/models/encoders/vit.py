@@ -115,8 +115,9 @@ class VisionTransformer:
         )["pixel_values"]
         if pixels.shape != (len(pictures), 3, self.plan.size, self.plan.size):
             raise ModelError(
-                f"encoders.{self.plan.name}: {type(self._processor).__name__} makes pixel values {tuple(pixels.shape)} "
-                f"of {len(pictures)} pictures of {self.plan.size} pixels a side, and must leave their size alone"
+                f"encoders.{self.plan.name}: {type(self._processor).__name__} makes pixel values "
+                f"{tuple(pixels.shape)} of {len(pictures)} pictures of {self.plan.size} pixels a side, but must "
+                "not change their size"
             )
         with torch.inference_mode():
             return _states(self._tower, pixels.to(self._device))

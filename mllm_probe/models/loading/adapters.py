@@ -40,8 +40,8 @@ def adapter_digests(settings: ModelSettings, base: str, digests: Digests) -> dic
         raise ConfigError("model.adapter changes trained weights, but model.weights=random has none; leave one out")
     if (folder / PICKLED).is_file() and not (folder / TENSORS).is_file():
         raise ModelError(
-            f"model.adapter={folder} has its weights in {PICKLED}, a pickle, which may hold code and is not opened; "
-            f"save them as {TENSORS}, as peft's save_pretrained does"
+            f"model.adapter={folder} has its weights in {PICKLED}, a pickle, which may contain code and is not "
+            f"opened; save them as {TENSORS} with peft's save_pretrained"
         )
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
@@ -66,7 +66,7 @@ def _check_config(folder: Path) -> None:
             f"model.adapter={folder}: {CONFIG} holds no JSON object, cut off or damaged; copy it again"
         ) from error
     if told.get("lora_alpha") == 0:
-        raise ModelError(f"model.adapter={folder}: {CONFIG} has lora_alpha=0, so that it changes nothing; fix it")
+        raise ModelError(f"model.adapter={folder}: {CONFIG} has lora_alpha=0, so it changes nothing; fix it")
 
 
 def origin_of(folder: Path) -> dict[str, Any]:

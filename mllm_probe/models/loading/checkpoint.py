@@ -1,4 +1,4 @@
-"""Where a checkpoint lies on this disk, and whether all its parts are there. Loads nothing."""
+"""Where a checkpoint is on this disk, and whether all its parts are there. Loads nothing."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -104,7 +104,7 @@ def needs(model: ModelSettings, weights: bool = True) -> str | None:
     if model.path is not None or model.bundled is not None or model.hub_id is None:
         return None
     size = f"about {model.download_gb:g} GB" if model.download_gb else "of unknown size"
-    size = size if weights else "its config and processor alone"
+    size = size if weights else "only its config and processor"
     return f"{model.label} needs the checkpoint {model.hub_id} ({size}), from the local hub cache or a download"
 
 
@@ -188,7 +188,7 @@ def check_parts(folder: Path, readers: Sequence[tuple[str, ...]] = (PROCESSOR,))
     for reader, *names in readers:
         if not any((folder / name).is_file() for name in names):
             raise ModelError(
-                f"{folder} has no {reader} (neither {' nor '.join(names)}); save the model's {reader} into the same "
+                f"{folder} has no {reader} (neither {' nor '.join(names)}); save the model's {reader} in the same "
                 "folder"
             )
 
@@ -204,6 +204,6 @@ def refuse_adapter(folder: Path) -> None:
             f"model.adapter={folder}"
         )
     raise ModelError(
-        f"{folder} holds a low-rank adapter ({ADAPTER}) beside the weights of a model, which may have it in them "
-        "already; move the adapter into a folder of its own, and set model.adapter to that one if it is to be applied"
+        f"{folder} holds a low-rank adapter ({ADAPTER}) next to the weights of a model, which may already contain it; "
+        "move the adapter to a separate folder, and set model.adapter to that folder to apply it"
     )

@@ -1,4 +1,4 @@
-"""The config and the class of a checkpoint's model: transformers' own, or code that the checkpoint brings itself.
+"""The config and the class of a checkpoint's model: transformers' own, or code in the checkpoint.
 
 Code of a checkpoint runs on the user's word alone. Where a class of transformers will do, it is not even looked at.
 """
@@ -33,8 +33,8 @@ BROUGHT = (
 def untrusted(folder: Path, part: str) -> ModelError:
     """What to say of a part that nothing but a checkpoint's own code can load."""
     return ModelError(
-        f"{folder}: the {part} is code that the checkpoint brings itself, which is not run unless you trust it; read "
-        "its *.py files, then set model.trust_remote_code=true"
+        f"{folder}: the {part} is code in the checkpoint, which is not run unless you trust it; read its *.py files, "
+        "then set model.trust_remote_code=true"
     )
 
 
@@ -46,7 +46,7 @@ def load_config(folder: Path, trust_remote_code: bool) -> Any:
     if kind not in CONFIG_MAPPING and not brought:
         raise ModelError(
             f"{folder}: transformers {transformers.__version__} has no model of type '{kind}', and the checkpoint "
-            "brings no code of its own; a newer release may have it"
+            "contains no code; a newer release may have it"
         )
     if brought and not trust_remote_code and kind not in CONFIG_MAPPING:
         raise untrusted(folder, "model")

@@ -43,7 +43,7 @@ def check_bfloat16(name: str, capability: tuple[int, int]) -> None:
     if torch.version.hip is None and capability < (8, 0):
         number = ".".join(map(str, capability))
         raise ModelError(
-            f"{name} (compute capability {number}) has no bfloat16, which begins with 8.0; use model.dtype=float16"
+            f"{name} (compute capability {number}) has no bfloat16, which needs 8.0 or more; use model.dtype=float16"
         )
 
 

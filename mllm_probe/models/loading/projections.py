@@ -87,7 +87,7 @@ def _inject(model: Any, folder: Path) -> None:
     if odd := sorted(found.unexpected_keys):
         raise _other(model, folder, f"{odd[0].replace('.default', '')} has no place there")
     if odd := sorted(found.missing_keys):
-        raise _other(model, folder, f"it has nothing for {odd[0].replace('.default', '')}")
+        raise _other(model, folder, f"it lacks {odd[0].replace('.default', '')}")
 
 
 def _other(model: nn.Module, folder: Path, why: str) -> ModelError:

@@ -12,7 +12,7 @@ from mllm_probe.models.loading.whole import SMALL
 
 NOT_JSON = "holds no JSON object, cut off or damaged; fetch it again"
 PICKLE = "its weights are a pickle with more than tensors in it, which is code and not run; save *.safetensors"
-UNFITTING = "the tensors in its files do not fit together as its config says; fetch or save it again"
+UNFITTING = "the tensors in its files do not match its config; fetch or save it again"
 NO_TOKENIZER = "its tokenizer has no file here, such as tokenizer.json; save the model's tokenizer into the same folder"
 PATTERNS = (  # of words of transformers, and what to say instead
     (r"weights_only", PICKLE),

@@ -82,7 +82,7 @@ def check_scaling(folder: Path, images: Any) -> None:
         refuse("image_mean", "it must be a number for each colour")
     mean, std = _listed(told("image_mean")), _listed(told("image_std"))
     if not any(mean) and any(value != 1 for value in std):
-        refuse("image_mean", f"nothing is subtracted while image_std={std} divides, which no model is trained with")
+        refuse("image_mean", f"nothing is subtracted but image_std={std} divides, which no model is trained with")
     if len(mean) != len(std):
         refuse("image_mean", f"it has another length than image_std={std}")
     _check_range(folder, images, mean, std)
@@ -97,7 +97,7 @@ def _check_range(folder: Path, images: Any, mean: list[float], std: list[float])
             raise ModelError(
                 f"{folder}: the picture processor makes {black:.3g} of black and {white:.3g} of white, which no model "
                 f"is trained with; do_rescale={getattr(images, 'do_rescale', None)}, rescale_factor={factor:.3g}, "
-                f"image_mean={mean} and image_std={std} do not belong together"
+                f"image_mean={mean} and image_std={std} do not match"
             )
 
 

@@ -32,8 +32,8 @@ def stored_kind(folder: Path) -> str | None:
     told = _quantization(config)
     if told is not None and not (told and isinstance(told, dict)):
         raise ModelError(
-            f"{folder}: config.json has quantization_config={told}, and what it names must be an object with a "
-            "quant_method; fix it, or take the checkpoint that was not quantised"
+            f"{folder}: config.json has quantization_config={told}, but it must be an object with a quant_method; fix "
+            "it, or take the checkpoint that was not quantised"
         )
     if told is None:
         if isinstance(config.get("quantization"), dict):
@@ -66,8 +66,8 @@ def check_stored(folder: Path, kind: str | None, settings: ModelSettings) -> Non
     refuse_other(folder, kind)
     if kind != settings.quantization:
         raise ConfigError(
-            f"model.quantization={settings.quantization} was asked for, but the weights in {folder} are stored in "
-            f"{kind} already; set model.quantization={kind}, or take the checkpoint that is not quantised"
+            f"model.quantization={settings.quantization} was requested, but the weights in {folder} are already "
+            f"stored in {kind}; set model.quantization={kind}, or take the checkpoint that is not quantised"
         )
 
 

@@ -45,10 +45,10 @@ class Lacking:
         if self.other:
             name, shapes = self.other[0]
             have = "weights have" if len(self.other) > 1 else "weight has"
-            why.append(f"{len(self.other)} {have} another shape than config.json asks for ({name}: {shapes})")
+            why.append(f"{len(self.other)} {have} another shape than in config.json ({name}: {shapes})")
         if self.left:
             why.append(f"{_counted(self.left, 'tensor', ' in the files')} {_are(self.left)} of no weight of this model")
-        return ModelError(f"{self.folder}: {', '.join(why)}; nothing is drawn in their place, so {_mending(self.left)}")
+        return ModelError(f"{self.folder}: {', '.join(why)}; they are not filled at random, so {_mending(self.left)}")
 
     def check(self, states: torch.Tensor) -> None:
         """Raises ModelError where what is not-a-number has arrived in these states."""
@@ -60,10 +60,10 @@ class Lacking:
         """What to say where nothing that is read needs them."""
         said, folder = [], self.folder
         if self.wrapper:
-            said.append(f"{folder}: the names of the weights begin with '{self.wrapper}', which is left out")
+            said.append(f"{folder}: the names of the weights begin with '{self.wrapper}', which is removed")
         if self.names:
             found = f"{_counted(self.names, 'weight', ' of the model')} {_are(self.names)} not in the files"
-            found += ", or not in the shape that config.json asks for" if self.other else ""
+            found += ", or not in the shape of config.json" if self.other else ""
             said.append(f"{folder}: {found}; nothing that is read depends on them")
         if self.left:
             found = f"{_counted(self.left, 'tensor', ' in the files')} {_are(self.left)} of no weight of this model"
@@ -116,7 +116,7 @@ def find_lacking(model: nn.Module, folder: Path | None, told: Any) -> Lacking:
     if inside:
         raise ModelError(
             f"{folder}: {_counted(inside, 'tensor', ' in the files')} {_are(inside)} of blocks, or parts of blocks, "
-            "that config.json does not have, so the model would not be the one that was trained; fix config.json"
+            "that config.json does not list, so it would not be the trained model; fix config.json"
         )
     return found
 

@@ -92,7 +92,7 @@ def refuse_pointer(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(POINTER)) != POINTER:
             return
-    raise ModelError(f"{path} is a pointer of Git LFS in place of the file; run `git lfs pull` in its repository")
+    raise ModelError(f"{path} is a Git LFS pointer instead of the file; run `git lfs pull` in its repository")
 
 
 def _whole_size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Statements about one picture, packed behind the head they share, as one sequence. Knows token ids, no model.
+"""Statements about one picture, packed after the head they share, as one sequence. Knows token ids, no model.
 
     columns   0 ........ P | P ..................... P + S
     row r     head, pad    | tail of statement 1, of 2, ..., pad

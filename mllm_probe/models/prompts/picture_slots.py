@@ -1,4 +1,4 @@
-"""Where each picture of a batch lies in the picture towers: cut into tiles, packed into patches, or one tensor each.
+"""Where each picture of a batch is in the picture towers: cut into tiles, packed into patches, or one tensor each.
 
 A tower sees a row of slots (a tile, a patch), each of as many tokens; which slots are a picture's is said by the
 processor's inputs, and how many tokens a slot has in a tower is measured on the loaded model (`Scale`). The hook then
@@ -84,6 +84,6 @@ def _shares(total: int, tokens: Sequence[int] | None, pixels: torch.Tensor) -> l
     if not tokens or not each or any(count % each for count in tokens):
         raise ModelError(
             f"pixel values of shape {tuple(pixels.shape)} for pictures of {list(tokens or ()) or 'unknown'} tokens: "
-            "which tiles belong to which picture cannot be told; use layers.towers=[lm], or one picture a prompt"
+            "the tiles of each picture are unknown; use layers.towers=[lm], or one picture a prompt"
         )
     return [int(count / each) for count in tokens]

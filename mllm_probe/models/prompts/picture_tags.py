@@ -1,4 +1,4 @@
-"""How a processor is told where a picture stands in a prompt. Asked of the processor, not of its name.
+"""How the place of a picture in a prompt is marked for a processor. Asked of the processor, not of its name.
 
 Most expand a tag in the text into the picture's tokens, and the tag need not be that token (Gemma 3 writes
 <start_of_image> and gets many <image_soft_token>). Some take no tag and put the picture before the text themselves
@@ -82,5 +82,5 @@ def _lead(processor: Any) -> str:
         if any(row[i : i + len(ids)] == ids for i in range(len(row))):
             return lead
     raise SpanError(
-        f"{type(processor).__name__} puts pictures before the text, but the text's own tokens are not found behind them"
+        f"{type(processor).__name__} puts pictures before the text, but the text's tokens are not found after them"
     )

@@ -1,4 +1,4 @@
-"""What a processor is told beside its files: settings of the user's, and what its files left to config.json."""
+"""Settings of a processor besides its files: the user's, and those in config.json."""
 
 from collections.abc import Mapping
 from pathlib import Path

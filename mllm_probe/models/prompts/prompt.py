@@ -1,4 +1,4 @@
-"""A sample's text as the prompt the model reads, and where each position lies in it. Needs the processor alone.
+"""A sample's text as the prompt the model reads, and where each position is in it. Needs the processor alone.
 
 Positions are counted in the *expanded* ids, where one image tag has become hundreds of tokens. An expanded prompt is a
 head (everything up to the end of the pictures, which the processor alone knows how to write), the text behind the last
@@ -78,7 +78,7 @@ class Prompter:
         start, tag_end = len(before), text.rfind(tag) + len(tag) if sample.images and tag else 0
         if text != before + sample.text + after or start < tag_end:
             raise SpanError(
-                f"the text {in_brief(sample.text)} must stand as it is behind the picture, but the chat template made "
+                f"the text {in_brief(sample.text)} must stay unchanged after the picture, but the chat template made "
                 f"{in_brief(text)}"
             )
         return Prompt(text, start, tag_end)
@@ -154,7 +154,7 @@ class Prompter:
             if row[start : start + length] == tail.ids:
                 return Layout(sample, row[:start], tail, row[start + length :], tuple(image))
         raise SpanError(
-            f"sample {sample.uid}: the processor's ids do not hold those of the text behind "
+            f"sample {sample.uid}: the processor's ids do not contain those of the text after "
             f"{self.tag.text or 'the picture'}, so no text position can be trusted for this model"
         )
 
@@ -163,8 +163,8 @@ class Prompter:
         where no answer begins behind the prompt."""
         if opened := OPENED.search(self._wrapped(0, STAND_IN)):
             raise ConfigError(
-                f"extract.answers={list(words)}: the chat template ends in {opened[0].strip()}, so that the model "
-                "thinks first and its answer does not begin there; set extract.answers=null, or prompt.chat=off"
+                f"extract.answers={list(words)}: the chat template ends in {opened[0].strip()}, so the model thinks "
+                "first and its answer does not begin there; set extract.answers=null, or prompt.chat=off"
             )
         spelled = [[blank + case(word) for case in CASES for blank in ("", " ")] for word in words]
         found = [{self.tokenizer.encode(text, add_special_tokens=False)[0] for text in one} for one in spelled]
@@ -172,8 +172,8 @@ class Prompter:
         own = [sorted(ids - alike) for ids in found]
         if not all(own):
             raise ConfigError(
-                f"extract.answers={list(words)}: the words begin with the same token, so the model's answer cannot be "
-                "told; choose two that differ, or null"
+                f"extract.answers={list(words)}: the words begin with the same token, so the model's answers cannot "
+                "be distinguished; choose two that differ, or null"
             )
         return own
 

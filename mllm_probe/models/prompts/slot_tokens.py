@@ -37,7 +37,7 @@ def scale_of(model: Any, blueprint: Blueprint, forward: Callable[[Mapping[str, A
         found = _scale(seen, slots, leading)
     except (ModelError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         failed = ModelError(
-            f"the picture towers of {type(model).__name__} cannot be told apart ({first_line(error)}); use "
+            f"the picture towers of {type(model).__name__} cannot be distinguished ({first_line(error)}); use "
             "layers.towers=[lm]"
         )
 

@@ -44,8 +44,8 @@ def find_template(processor: Any) -> Template | None:
         if isinstance(found, Mapping):
             if DEFAULT not in found:
                 raise ModelError(
-                    f"{folder}: {source} has chat templates named {', '.join(sorted(found))} and none named {DEFAULT}; "
-                    "rename the one that is meant, or set prompt.chat=off"
+                    f"{folder}: {source} has chat templates named {', '.join(sorted(found))} and none named "
+                    f"{DEFAULT}; rename the right one, or set prompt.chat=off"
                 )
             found = found[DEFAULT]
         if found:
@@ -80,7 +80,7 @@ def described(processor: Any, settings: PromptSettings) -> str:
         return f"no chat template (prompt.chat={settings.chat}): the picture and the text, {lines}"
     template = find_template(processor)
     if template is None:
-        return "no chat template, for the checkpoint has none: the picture and the text, a new line between them"
+        return "no chat template, because the checkpoint has none: the picture and the text, a new line between them"
     return f"the chat template in {template.source}"
 
 

@@ -1,4 +1,4 @@
-"""A layer's rows as a standardised matrix that can be multiplied, in memory or read anew for every product.
+"""A layer's rows as a standardised matrix that can be multiplied, in memory or read again for every product.
 
 Letters in shapes: n rows in use, D width, P problems, S splits. Knows no label.
 """

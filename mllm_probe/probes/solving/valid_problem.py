@@ -1,4 +1,4 @@
-"""What must hold before a problem can be fitted; a violation is named, never worked around. Knows no features."""
+"""Conditions for fitting a problem; a violation is reported, never worked around. Knows no features."""
 
 from collections.abc import Sequence
 

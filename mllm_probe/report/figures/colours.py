@@ -1,4 +1,4 @@
-"""Which colour means what, in figures and in the charts of pages alike. Knows no data, and is the one table of colours.
+"""The meaning of colours, in figures and in the charts of pages. Knows no data, and is the one table of colours.
 
 Positions have those of Okabe and Ito, controls and floors others, so that none is taken for a position; all are told
 apart by most colour-blind people. Tasks, runs, arms and the other kinds of curves have figures of their own, in which

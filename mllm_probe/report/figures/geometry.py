@@ -45,7 +45,7 @@ def draw_geometry(table: "pd.DataFrame", paths: Sequence[Path], settings: Report
         _draw_pairs(parts[0], pairs)
     if len(alone):
         _draw_curves(parts[-1], alone)
-    figure.suptitle(f"How alike the layers of {table.model.iloc[0]} are", fontsize=11)
+    figure.suptitle(f"Similarity of the layers of {table.model.iloc[0]}", fontsize=11)
     return save(figure, paths, settings)
 
 

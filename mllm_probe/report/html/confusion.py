@@ -1,4 +1,4 @@
-"""What a probe says of each label, at the layer that validation chose: the confusion matrix and what is in it."""
+"""Predictions for each label, at the layer that validation chose: the confusion matrix and what is in it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""plotly.js for report.html: found beside the Python package of the extra `report`, which is not imported.
+"""plotly.js for report.html: found in the Python package of the extra `report`, which is not imported.
 
 plotly, not bokeh or vega: it draws SVG, so curves stay sharp on paper and every line is an element that a test or a
 screen reader finds, it has heat maps, legends that switch lines and bands together, and touch; its Python package needs

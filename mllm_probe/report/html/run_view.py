@@ -104,7 +104,7 @@ class Result(OptionalFiles):
 
     @cached_property
     def readings(self) -> list[Reading]:
-        """A reading of each position, the one that validation prefers first."""
+        """A reading of each position, the best one on validation first."""
         lead = leading(self.summary)
         chosen = [position for position in self.summary.get("chosen") or {} if position in self.positions]
         ordered = sorted(chosen, key=lambda position: position != lead)
@@ -135,7 +135,7 @@ class Result(OptionalFiles):
         return positions(real(headline(self.selected)))
 
     def controls(self) -> list[Beside]:
-        """Each floor and control at the leading position, where validation prefers it."""
+        """Each baseline and control at the leading position, at its best layer on validation."""
         if not self.readings:
             return beside(self.scores, self.tests, "", "")
         first = self.readings[0]
@@ -277,7 +277,7 @@ class Result(OptionalFiles):
             return []
         from mllm_probe.results.geometry import load_relations
 
-        table = self.spared(found[0], load_relations, None, "how alike layers are")
+        table = self.spared(found[0], load_relations, None, "the similarity of layers")
         return [] if table is None else list(geometry_charts(table))
 
     def _places(self, name: str) -> tuple[RunPaths, RunPaths]:

@@ -1,1 +1,1 @@
-"""What results say in words and in tables, for page, paper and terminal alike."""
+"""Results in words and in tables, for page, paper and terminal."""

@@ -1,4 +1,4 @@
-"""Controls and floors beside the layer that validation chose: what each is, what it scores, what the layer has over it.
+"""Controls and baselines next to the layer that validation chose: meaning, score, and difference to the layer.
 
 Reads scores.csv and tests.csv; tests nothing again.
 """
@@ -111,7 +111,7 @@ def _labels(rows: "pd.DataFrame", position: str, site: str) -> Iterator[Any]:
 
 
 def preferred_controls(scores: "pd.DataFrame", rows: "pd.DataFrame", position: str) -> Iterator[Any]:
-    """Each control of other inputs or weights at the layer validation prefers of it, as the real layers are chosen;
+    """Each control of other inputs or weights at its best layer on validation, as the real layers are chosen;
     one that is so by design stands for a control only where all its layers are."""
     metric = headline_metric(scores)
     val = scores[(scores.split == "val") & (scores.headline) & (scores.subset == "")]

@@ -1,4 +1,4 @@
-"""The table `align` ends with: for each question the layer that validation prefers and its score on test pictures.
+"""The table `align` ends with: for each question the best layer on validation and its score on test pictures.
 
 Reads the rows of alignment.csv only.
 """
@@ -27,7 +27,7 @@ def print_alignment(table: "pd.DataFrame", console: Console | None = None) -> No
 
 
 def alignment_view(table: "pd.DataFrame") -> Table:
-    """One row per question and kind of similarity, where validation prefers it, in percent."""
+    """One row per question and kind of similarity, at the best layer on validation, in percent."""
     first = table.iloc[0]
     what = escape(f"{first.model} ({first.quantization}) on {first.dataset}")
     view = framed(

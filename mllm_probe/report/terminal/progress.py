@@ -1,4 +1,4 @@
-"""How a long stage says how far it is: a bar on a terminal, plain lines elsewhere, nothing where quiet was asked for.
+"""Progress of a long stage: a bar on a terminal, plain lines elsewhere, nothing with --quiet.
 
 A job of SLURM writes plain lines even where it has a terminal, for its output ends up in a file.
 """

@@ -1,4 +1,4 @@
-"""The table a run ends with, and what may be said of it. Reads scores, summary and tests; fits and tests nothing."""
+"""The table a run ends with, and its conclusions. Reads scores, summary and tests; fits and tests nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What may be said of the layers of a sweep together: which may be the best, and in what shape they lie.
+"""Conclusions on the layers of a sweep: which may be the best, and the shape of the curve.
 
 Reads held-out predictions of the real labels; fits nothing again. The results are rows of tests.csv, and a few lines
 of the summary.

@@ -1,4 +1,4 @@
-"""Scores that the data decide and no state can: rows that are alike hold all labels in equal shares. Knows no model."""
+"""Scores that the data fix, not the states: equal rows have all labels in equal shares. Knows no model."""
 
 import numpy as np
 

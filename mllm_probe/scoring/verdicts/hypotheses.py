@@ -27,7 +27,7 @@ class Curve:
     """One task at one position. `rows` [L, N] scores each test row (share of seeds that were right) at each layer.
 
     `sites` and `depths` [L] (0 to 1) name the layers from bottom to top, `groups` [N] the pictures; `chosen` indexes
-    the layer validation prefers; `name` is what sentences call it; `above`: a layer that may be the best is above
+    the best layer on validation; `name` is its name in sentences; `above`: a layer that may be the best is above
     chance; `uncompared`: why its layers are not compared, if they are not. Raises ProbeError for fewer than 3 layers or
     shapes.
     """

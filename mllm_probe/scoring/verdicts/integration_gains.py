@@ -1,4 +1,4 @@
-"""What may be said of an integration: does it gain over its final layer, and is the gain its layers' or its width's?
+"""Conclusions on an integration: does it gain over its final layer, by its layers or by its width?
 
 Reads held-out predictions; fits nothing again. The results are rows of tests.csv and entries of the summary.
 """
@@ -108,7 +108,7 @@ class Gains:
         return found
 
     def _line(self, place: Place, arms: Mapping[str, _Arm], tests: Mapping[str, Test]) -> dict[str, Any]:
-        """Of controls of equal width the one that validation prefers is what the integration must beat."""
+        """The integration must beat the best control of equal width on validation."""
         wide = max((name for name in WIDTH if name in tests), key=lambda name: arms[name].val, default=None)
         against = {name: test for name, test in tests.items() if name in (FINAL, wide, BEST)}
         return {

@@ -212,7 +212,7 @@ def unet(**settings: Any) -> Callable[[Path], Any]:
         (unet(cross_attention_dim=20), "cannot be used as an encoder"),
         (unet(in_channels=9), "cannot be used as an encoder"),
         (unet(down_block_types=["Nobodys", "DownBlock2D"]), "cannot be used as an encoder"),
-        (unet(sample_size=None), "does not say which size it was trained at; set encoders.x.size"),
+        (unet(sample_size=None), "does not give its training size; set encoders.x.size"),
     ],
 )  # fmt: skip
 def test_pipelines_that_cannot_be_read_are_one_sentence(

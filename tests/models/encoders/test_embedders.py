@@ -137,14 +137,14 @@ def refused(
 
 def test_what_cannot_be_an_encoder_is_one_sentence(folders: dict[str, Path]) -> None:
     refused(
-        "labels.joint: Dinov2Model has no space that pictures and sentences share", "joint", folders["dinov2_misfit"]
+        "labels.joint: Dinov2Model has no common space for pictures and sentences", "joint", folders["dinov2_misfit"]
     )
     refused("labels.text: Dinov2Model has no text tower; choose a text encoder", "text", folders["dinov2_misfit"])
     refused("labels.image: LlamaModel has no vision tower; choose a vision", "image", folders["llama_misfit"])
     refused("bert has no processor", "joint", folders["bert"])
     refused("wordless has no tokenizer", "text", folders["wordless"])
-    refused("LlamaModel gives different inputs one vector by pooling=class", "text", folders["llama"])
-    refused("LlamaModel gives no vector an input by pooling=pooler", "text", folders["llama"], "pooler")
+    refused("LlamaModel gives one vector for different inputs with pooling=class", "text", folders["llama"])
+    refused("LlamaModel gives no vector for an input with pooling=pooler", "text", folders["llama"], "pooler")
     refused("ResNetModel cuts no patches", "image", folders["resnet"])
     refused("wordless has no tokenizer", "joint", folders["wordless"])
     refused("do not hold a class token before 3 x 3 patches; use mean", "image", folders["siglip"], error=ConfigError)

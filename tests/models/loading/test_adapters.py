@@ -130,7 +130,7 @@ def test_half_an_adapter_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_pickled_adapter_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / CONFIG).write_text("{}")
     (tmp_path / "adapter_model.bin").write_bytes(b"anything")
-    with pytest.raises(ModelError, match=r"in adapter_model.bin, a pickle, which may hold code and is not opened"):
+    with pytest.raises(ModelError, match=r"in adapter_model.bin, a pickle, which may contain code and is not opened"):
         adapter_digests(ModelSettings(adapter=str(tmp_path)), "digest", Digests(tmp_path / "digests.json"))
 
 
@@ -139,7 +139,7 @@ def test_a_pickled_adapter_is_not_opened(tmp_path: Path) -> None:
     [
         ("[]", "", "adapter_config.json holds no JSON object, cut off or damaged; copy it again"),
         ('{"r":', "", "adapter_config.json holds no JSON object, cut off or damaged; copy it again"),
-        ('{"lora_alpha": 0}', "", "adapter_config.json has lora_alpha=0, so that it changes nothing; fix it"),
+        ('{"lora_alpha": 0}', "", "adapter_config.json has lora_alpha=0, so it changes nothing; fix it"),
         ("{}", "version https://git-lfs.github.com/spec/v1\n", "adapter_model.safetensors is a pointer of Git LFS"),
     ],
 )

@@ -83,7 +83,7 @@ def test_every_tower_is_read_where_it_was_named(own: Path, samples: Sequence[Sam
     [
         (
             NAMED,
-            "the model is code that the checkpoint brings itself, which is not run unless you trust it; read its *.py",
+            "the model is code in the checkpoint, which is not run unless you trust it; read its *.py",
         ),
         ((TRUST,), "OwnModel has no language tower to be found by structure (block lists seen: eyes.stack, stack); "),
         (
@@ -110,7 +110,7 @@ def test_a_processor_alone_may_be_code_of_the_checkpoint(own: Path, checkpoint: 
     folder = shutil.copytree(checkpoint, tmp_path / "llava", ignore=shutil.ignore_patterns("*.safetensors"))
     for name in ("processor_config.json", "own_model.py"):
         shutil.copy(own / name, folder / name)
-    with pytest.raises(ModelError, match="the processor is code that the checkpoint brings itself, which is not run"):
+    with pytest.raises(ModelError, match="the processor is code in the checkpoint, which is not run"):
         blueprint_of(folder)
     assert type(blueprint_of(folder, trust_remote_code=True).processor).__name__ == "OwnProcessor"
 

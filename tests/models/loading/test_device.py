@@ -39,7 +39,7 @@ def test_parts_beside_the_cards_are_refused_unless_allowed() -> None:
 
 @pytest.mark.parametrize(("name", "capability"), [("Tesla V100", (7, 0)), ("Tesla T4", (7, 5))])
 def test_a_card_without_bfloat16_is_named(name: str, capability: tuple[int, int]) -> None:
-    told = rf"{name} \(compute capability 7.\d\) has no bfloat16, which begins with 8.0; use model.dtype=float16"
+    told = rf"{name} \(compute capability 7.\d\) has no bfloat16, which needs 8.0 or more; use model.dtype=float16"
     with pytest.raises(ModelError, match=told):
         check_bfloat16(name, capability)
     check_bfloat16("A100", (8, 0))

@@ -260,7 +260,7 @@ def test_a_folder_saved_quantised_is_what_it_says(
     for key, value in states(here, samples).items():
         assert error(states(found, samples)[key], value) < 1e-5
     for other in {"none", "nf4", "int8"} - {name}:
-        with pytest.raises(ConfigError, match=f"are stored in {name} already; set model.quantization={name}"):
+        with pytest.raises(ConfigError, match=f"are already stored in {name}; set model.quantization={name}"):
             blueprint_of(folder, quantization=other)
     drawn = blueprint_of(folder, quantization=name, weights="random")
     assert load_model(drawn, "cpu").provenance()["quantized_modules"] == here.provenance()["quantized_modules"]

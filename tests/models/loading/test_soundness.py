@@ -202,8 +202,8 @@ def part_not_there(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (pointer("model.safetensors"), "model.safetensors is a pointer of Git LFS in place of the file; run `git lfs"),
-        (pointer("tokenizer.json"), "tokenizer.json is a pointer of Git LFS in place of the file"),
+        (pointer("model.safetensors"), "model.safetensors is a Git LFS pointer instead of the file; run `git lfs"),
+        (pointer("tokenizer.json"), "tokenizer.json is a Git LFS pointer instead of the file"),
         (cut(100_000), "model.safetensors is cut off or damaged (100000 of "),
         (cut(5), "model.safetensors is cut off or damaged (5 bytes, no head of safetensors); fetch it again"),
         (
@@ -253,7 +253,7 @@ def part_not_there(folder: Path) -> None:
             "its tokenizer has no file here, such as tokenizer.json; save the model's tokenizer",
         ),
         (without("model.safetensors"), "checkpoint has no weights (model.safetensors, or model.safetensors.index.json"),
-        (in_config(text_config={}), "have another shape than config.json asks for (lm_head.weight: [306, 64] in the f"),
+        (in_config(text_config={}), "have another shape than in config.json (lm_head.weight: [306, 64] in the f"),
         (in_config(text_config__hidden_size=None), "hidden_size=None, which is of a wrong type"),
         (in_config(vision_config={}), "[64, 64] in the files, [64, 768] by config.json); nothing is drawn in their"),
         (in_config(text_config__num_hidden_layers=40), "324 weights of the model (model.language_model.layers.10"),
@@ -262,7 +262,7 @@ def part_not_there(folder: Path) -> None:
             "or 'shortest_edge' key. Got {longest_edge: 3}; fetch or fix",
         ),
         (attention_by_eager, "Gemma2Model has no such attention; set model.attn=eager"),
-        (in_picture_processor(image_mean=[0, 0, 0]), "image_mean=[0, 0, 0]; nothing is subtracted while image_std="),
+        (in_picture_processor(image_mean=[0, 0, 0]), "image_mean=[0, 0, 0]; nothing is subtracted but image_std="),
         (in_picture_processor(image_mean=[0.5]), "image_mean=[0.5]; it has another length than image_std="),
         (in_picture_processor(image_std=[1, 0, 1]), "image_std=[1, 0, 1]; it must be above 0 for each colour"),
         (in_picture_processor(rescale_factor=0), "rescale_factor=0; it must be above 0, mostly 1/255"),
@@ -273,11 +273,11 @@ def part_not_there(folder: Path) -> None:
         (in_picture_processor(rescale_factor=1.0), "do_rescale=True, rescale_factor=1, image_mean=[0.48"),
         (
             in_picture_processor(image_mean=[123, 116, 103], image_std=[58, 57, 57]),
-            "image_mean=[123, 116, 103] and image_std=[58, 57, 57] do not belong together",
+            "image_mean=[123, 116, 103] and image_std=[58, 57, 57] do not match",
         ),
         (in_picture_processor(resample="x"), "resample=x; it is one of pillow's codes 0 to 5"),
         (text_only, "a model of type 'llama' does not write text about pictures; choose a multimodal checkpoint"),
-        (unknown, "has no model of type 'nobodys', and the checkpoint brings no code of its own"),
+        (unknown, "has no model of type 'nobodys', and the checkpoint contains no code"),
         (processor_of_another, "the processor is another model's"),
         (template_without_pictures, "the prompt holds 0 image tags for 1 pictures: "),
         (template_of_two_pictures, "the prompt holds 2 image tags for 1 pictures: "),

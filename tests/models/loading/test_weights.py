@@ -82,7 +82,7 @@ def biased(all_: Weights) -> Weights:
         (
             same,
             {"text_config__num_key_value_heads": 1},
-            r"8 weights have another shape than config.json asks for .*k_proj.weight: \[64, 64\] in the files, \[16",
+            r"8 weights have another shape than in config.json .*k_proj.weight: \[64, 64\] in the files, \[16",
         ),
         (same, {"text_config__num_hidden_layers": 2}, r"18 tensors in the files .* are of blocks, or parts of blocks"),
         (
@@ -160,7 +160,7 @@ def test_wrapped_names_are_unwrapped(
         model = load_model(blueprint_of(one, quantization=quantization), "cpu", [LM])
         states.append(read_states(model, model.collate(samples[:2], [LM]), [LM], torch.float32).values[LM])
     assert torch.equal(*states)
-    assert f"begin with '{wrapper}', which is left out" in model.remarks[0]
+    assert f"begin with '{wrapper}', which is removed" in model.remarks[0]
 
 
 FEW = torch.float8_e4m3fn

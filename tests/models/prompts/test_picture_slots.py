@@ -108,9 +108,9 @@ def test_rows_of_another_picture_are_others(model: HFModel, odd: list[Sample], m
 
 def test_tiles_of_several_pictures_a_prompt_are_refused_where_they_cannot_be_told() -> None:
     pixels = torch.ones(5, 3, 16, 16)
-    with pytest.raises(ModelError, match="which tiles belong to which picture cannot be told"):
+    with pytest.raises(ModelError, match="the tiles of each picture are unknown"):
         find_slots({"pixel_values": pixels}, 2, None, 8)
-    with pytest.raises(ModelError, match="which tiles belong to which picture cannot be told"):
+    with pytest.raises(ModelError, match="the tiles of each picture are unknown"):
         find_slots({"pixel_values": pixels}, 2, [7, 5], 8)
     slots = find_slots({"pixel_values": pixels}, 2, [8, 12], 8)
     assert [own.tolist() for own in slots.which] == [[0, 1], [2, 3, 4]] and slots.patches == 4

@@ -97,7 +97,7 @@ def test_the_page_answers_the_questions(made: Path) -> None:
     assert f"Which layer did validation choose? {chosen['site']}: accuracy {value}" in words
     rivals = tests[(tests.test == "difference") & (tests.position == position)].sort_values("value")
     nearest = rivals.iloc[0]
-    assert f"points [{100 * nearest.low:z.1f}, {100 * nearest.high:z.1f}] against {nearest.other}" in words
+    assert f"points [{100 * nearest.low:z.1f}, {100 * nearest.high:z.1f}] compared with {nearest.other}" in words
     assert f"What is the shape of the curve? {one.shape}" in words and "How do the controls score?" in words
     assert "mllm-probe run model=custom" in words and "pictures in two splits of one seed0 of 24" in words
 

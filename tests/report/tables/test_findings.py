@@ -61,7 +61,7 @@ def test_what_has_no_interval_is_not_called_nan(scores: pd.DataFrame) -> None:
     ]
     tests = pd.concat([table({"lm.08": 1.0}), pd.DataFrame([COMMON | nothing | row for row in rows])])
     scores = pd.concat([scores, scores[scores.probe == "majority"].assign(probe="constant")])
-    why = "a label stands in 3 test pictures; accuracy has an interval from 8 on"
+    why = "a label is in 3 test pictures; accuracy needs 8 for an interval"
     told = {**summary(0.85), "intervals": [f"no interval of accuracy: {why}"]}
     words = said(Reading(scores, told, tests, "last"))
     assert "nan" not in words and "nan" not in printed(scores, told, tests)

@@ -136,7 +136,7 @@ def test_below_thirty_test_pictures_a_line_says_what_intervals_are_worth(scores:
         written = io.StringIO()
         scores["n_groups"] = pictures
         print_table(scores, summary(0.85), table({"lm.08": 1.0}), Console(file=written, width=300))
-        assert (f"{pictures} test pictures: intervals hold for" in written.getvalue()) == line
+        assert (f"{pictures} test pictures: intervals are valid" in written.getvalue()) == line
 
 
 def test_the_answer_words_are_the_users_own(scores: pd.DataFrame) -> None:
