@@ -28,9 +28,8 @@ from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.experiment.cache_identity import identity_of, name_cache
-from mllm_probe.extraction.plan import SHARED
+from mllm_probe.extraction.plan import SHARED, Planner
 from mllm_probe.extraction.proof import prove
-from mllm_probe.extraction.scheduling import Planner
 from mllm_probe.extraction.stream import finish
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.files.digests import open_digests

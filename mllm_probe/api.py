@@ -60,7 +60,7 @@ class Result:
         """
         import pandas as pd
 
-        from mllm_probe.results.logits import load_scored
+        from mllm_probe.results.predictions import load_scored
 
         scored = load_scored(self._paths.predictions)
         if not scored.samples:
@@ -83,7 +83,7 @@ class Result:
         """The linear probe at a key such as lm.07@last, of a seed (None = the run's first): its `direction`, and what
         it makes of other rows. Raises ConfigError, DataError."""
         from mllm_probe.results.directions import load_probe
-        from mllm_probe.results.logits import load_scored
+        from mllm_probe.results.predictions import load_scored
         from mllm_probe.results.selection import real
 
         rows = real(self.scores)

@@ -43,8 +43,8 @@ from mllm_probe.config.model import DTYPES
 from mllm_probe.data.drawing import draw, random_scene
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.extraction.estimate import matrix_rate
+from mllm_probe.extraction.plan import PASS_TOKENS, Planner
 from mllm_probe.extraction.proof import prove
-from mllm_probe.extraction.scheduling import PASS_TOKENS, Planner
 from mllm_probe.extraction.sharing import Work
 from mllm_probe.extraction.stream import Extraction
 from mllm_probe.files.digests import Digests, file_digest

@@ -7,8 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from mllm_probe.data.drawing import COLOURS, KINDS, PLACES, Scene, random_scene
-from mllm_probe.data.facts import NUMBERS, Fact, Thing, false_fact, true_fact
+from mllm_probe.data.drawing import (
+    COLOURS,
+    KINDS,
+    NUMBERS,
+    PLACES,
+    Fact,
+    Scene,
+    Thing,
+    false_fact,
+    random_scene,
+    true_fact,
+)
 
 CAPTION_FORMS = ("{}", "{}", "{}.", "This image contains: {}.", "The image shows {}.")
 STATEMENT_FORMS = (

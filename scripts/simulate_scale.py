@@ -26,8 +26,7 @@ import numpy as np
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.writer import ShardWriter
-from mllm_probe.extraction.plan import Plan
-from mllm_probe.extraction.scheduling import Planner
+from mllm_probe.extraction.plan import Plan, Planner
 from mllm_probe.extraction.sharing import Work, jobs_of
 from mllm_probe.extraction.stream import finish_filled
 from mllm_probe.files.digests import open_digests

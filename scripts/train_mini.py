@@ -20,8 +20,18 @@ from mini_texts import STAGES, STATEMENT_FORMS, Text, ask
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mllm_probe.data.drawing import COLOURS, KINDS, PLACES, SIZES, Scene, draw, random_scene
-from mllm_probe.data.facts import Fact, false_fact, true_fact
+from mllm_probe.data.drawing import (
+    COLOURS,
+    KINDS,
+    PLACES,
+    SIZES,
+    Fact,
+    Scene,
+    draw,
+    false_fact,
+    random_scene,
+    true_fact,
+)
 
 BUNDLED = Path(__file__).resolve().parent.parent / "mllm_probe" / "bundled"
 PROPERTIES = {"kind": KINDS, "colour": tuple(COLOURS), "size": tuple(SIZES)}

@@ -41,8 +41,21 @@ from transformers import (
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip import CLIPImageProcessorPil
 
-from mllm_probe.data.drawing import COLOURS, KINDS, PLACES, SIZES, Scene, draw, random_scene
-from mllm_probe.data.facts import NUMBERS, RELATIONS, Fact, Thing, false_fact, true_fact
+from mllm_probe.data.drawing import (
+    COLOURS,
+    KINDS,
+    NUMBERS,
+    PLACES,
+    RELATIONS,
+    SIZES,
+    Fact,
+    Scene,
+    Thing,
+    draw,
+    false_fact,
+    random_scene,
+    true_fact,
+)
 
 WIDTH, BLOCKS, HEADS = 128, 4, 4
 TEXT_WIDTH, TEXT_BLOCKS, TOKENS = 64, 2, 64

@@ -8,13 +8,19 @@ claim that it has not judged.
 
 A claim prevents double work and nothing else. Shards are renamed into place and equal plans give equal bytes, so a
 process that was stopped, lost its claim and wakes up again does no harm. Knows no plan and no tensor.
+
+One process at a time, by the same files: who begins the same sweep or training meanwhile waits its turn, and finds what
+the first has kept.
 """
 
 import json
 import os
 import platform
 import secrets
-from contextlib import suppress
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -23,8 +29,11 @@ from types import TracebackType
 from typing import Protocol
 
 from mllm_probe.files.temporaries import is_temporary, pid_namespace, temporary
+from mllm_probe.records.protocols import Reporter
 
 BEAT, STALE = 10.0, 60.0  # seconds between two signs of life, and without one until a claim is dead
+TURN = 0  # the number of the claim to work; those of the processes that are at it are higher
+POLL = 0.5  # seconds between two looks
 
 
 class Claimable(Protocol):
@@ -211,3 +220,31 @@ def _runs(pid: int) -> bool:
     except PermissionError:  # it runs, as somebody else
         return True
     return True
+
+
+class Shared(Claimable, Protocol):
+    """A folder of unfinished work, in which claims lie."""
+
+    def claimed(self) -> set[int]: ...
+
+
+@contextmanager
+def turn(paths: Shared, does: str, reporter: Reporter) -> Iterator[None]:
+    """Alone at it. `does`: what the process does that another one waits for, such as "fits the same sweep"."""
+    with Claims() as claims:
+        next(n for n in count(TURN + 1) if claims.take(paths, n))
+        if not claims.take(paths, TURN):
+            reporter.note(f"{holder(paths, TURN) or 'another process'} {does}: waiting for it")
+            while not claims.take(paths, TURN):
+                time.sleep(POLL)
+        yield
+
+
+def clear(paths: Shared) -> None:
+    """Remove what was kept, unless another process is at the same, which then does so."""
+    with Claims() as claims:
+        if not claims.take(paths, TURN):
+            return
+        others = paths.claimed() - {TURN}
+        if not any(claims.lives_elsewhere(paths, number) for number in others):
+            shutil.rmtree(paths.root, ignore_errors=True)

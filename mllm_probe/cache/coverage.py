@@ -1,4 +1,5 @@
-"""What a store holds and what a request still lacks. Knows keys, uids and shards' indexes; opens no tensor."""
+"""What a store holds and what a request still lacks, and the rows of a key, read from the shards when they are sliced.
+Knows keys, uids and shards' indexes."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,11 +7,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mllm_probe.errors import CacheError
 from mllm_probe.records.sites import Key
+
+if TYPE_CHECKING:
+    import torch
+
 
 SPACES = ("sample", "prefix")
 
@@ -145,3 +151,32 @@ class _Holders:
         for start, number in reversed(list(zip(starts.tolist(), numbers, strict=True))):  # the first shard wins
             rows.update(zip(self.shards[number].uids[space], count(start), strict=False))
         return _Index(rows, starts, np.asarray(numbers))
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """T rows [D]: row t is row `row[t]` of `parts[part[t]]`. Parts are mapped from their files, not loaded."""
+
+    parts: "tuple[torch.Tensor, ...]"
+    part: np.ndarray
+    row: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.row), self.parts[0].shape[1]
+
+    def __getitem__(self, rows: slice) -> "torch.Tensor":
+        import torch
+
+        part, row = self.part[rows], torch.from_numpy(self.row[rows])
+        if len(self.parts) == 1:
+            return self.parts[0][row]
+        out = torch.empty(len(row), self.shape[1], dtype=self.parts[0].dtype)
+        for number in np.unique(part):
+            here = torch.from_numpy(part == number)
+            out[here] = self.parts[number][row[here]]
+        return out
+
+    def take(self, index: np.ndarray) -> "StoredRows":
+        """Row `index[t]` at place t; rows may occur several times."""
+        return StoredRows(self.parts, self.part[index], self.row[index])

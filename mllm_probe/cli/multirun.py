@@ -17,8 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mllm_probe.cli.cleanup import note_absent, note_before, remove_made, take_back
-from mllm_probe.cli.folder_lock import keep
+from mllm_probe.cli.job_folder import keep, note_absent, note_before, remove_made, take_back
 from mllm_probe.cli.perform import check, words_of
 from mllm_probe.config.verbosity import QUIET, verbosity
 from mllm_probe.errors import ConfigError, MllmProbeError, behind, count
@@ -46,7 +45,7 @@ OWN = ("hydra.mode=", "hydra.sweep.dir=")  # what the command that runs jobs aga
 
 class Multirun(Callback):  # type: ignore[misc]
     """Writes multirun.json before the first job, and looks which folders Hydra will make for a job of its own.
-    `folder`: that of the multirun that this process has begun, if any; `lock`: see folder_lock.keep."""
+    `folder`: that of the multirun that this process has begun, if any; `lock`: see job_folder.keep."""
 
     folder: ClassVar[Path | None] = None
     lock: ClassVar[int] = -1

@@ -60,9 +60,7 @@ def job_name(command: str) -> str:
 def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     """Do the job in the folder that Hydra has made for it, and say which that is; `here` is Hydra's own part of the
     settings. Errors pass through."""
-    from mllm_probe.cli.cleanup import leaving
-    from mllm_probe.cli.folder_lock import alone
-    from mllm_probe.cli.heartbeat import Heartbeat
+    from mllm_probe.cli.job_folder import Heartbeat, alone, leaving
     from mllm_probe.config.schemas import typed
     from mllm_probe.config.sentences import reason
     from mllm_probe.files.paths import RunPaths

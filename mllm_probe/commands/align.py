@@ -6,8 +6,8 @@ the later of the two would depend on the earlier. States go through the cache, s
 
 from dataclasses import replace
 
+from mllm_probe.cache.claims import clear
 from mllm_probe.cache.store import write_json
-from mllm_probe.cache.turns import clear
 from mllm_probe.config.geometry import AlignConfig
 from mllm_probe.config.run import save_config
 from mllm_probe.errors import ProbeError

@@ -6,9 +6,9 @@ A killed training continues from its last state when the command is repeated, wi
 from dataclasses import replace
 from pathlib import Path
 
+from mllm_probe.cache.claims import clear, turn
 from mllm_probe.cache.identity import folder_digests, weights_digest
 from mllm_probe.cache.store import write_json
-from mllm_probe.cache.turns import clear, turn
 from mllm_probe.config.run import save_config
 from mllm_probe.config.tune import TuneConfig
 from mllm_probe.experiment.examples import training_pictures

@@ -18,10 +18,9 @@ from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import REPEAT, blamed, read_config
 from mllm_probe.results.group_words import with_words
-from mllm_probe.results.logits import Scored, load_scored
-from mllm_probe.results.score_file import load_scores, load_summary
+from mllm_probe.results.predictions import Scored, load_scored
+from mllm_probe.results.score_file import load_scores, load_summary, load_tests
 from mllm_probe.results.selection import blocks, headline, real
-from mllm_probe.results.test_file import load_tests
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,13 +15,13 @@ import numpy as np
 from mllm_probe.comparison.finished import FinishedRun
 from mllm_probe.files.row_file import columns, lines_of, save_table
 from mllm_probe.results.group_words import one_of
-from mllm_probe.results.logits import load_logits
+from mllm_probe.results.predictions import load_logits
 from mllm_probe.scoring.alarms import rare_label
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
-from mllm_probe.stats.flips import max_t_flips
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import difference, row_scores
 from mllm_probe.stats.peak import contenders
+from mllm_probe.stats.permutation import max_t_flips
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Resampling
 
-from mllm_probe.data.groups import joined
 from mllm_probe.data.pictures import READING, open_rgb
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Picture
@@ -86,3 +85,21 @@ def _candidates(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _thumbnail(path: Path) -> np.ndarray:
     """[SIDE * SIDE * 3] levels, wide enough to be subtracted."""
     return np.asarray(open_rgb(path).resize((SIDE, SIDE), Resampling.BOX), np.int16).ravel()
+
+
+def joined(items: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """{item: the smallest member of its component}; two items are in one component where a chain of pairs leads."""
+    parent = {item: item for item in items}
+
+    def root(item: str) -> str:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]  # halves the way for whoever comes next
+            item = parent[item]
+        return item
+
+    for pair in pairs:
+        for item in pair:
+            parent.setdefault(item, item)
+        small, large = sorted((root(pair[0]), root(pair[1])))
+        parent[large] = small
+    return {item: root(item) for item in parent}

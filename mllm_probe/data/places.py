@@ -1,7 +1,14 @@
-"""What lies where a file should be: nothing, a folder, a link that leads nowhere, or a pipe, which is never opened, for
-it would keep its reader waiting."""
+"""Where the files of a data set lie: what is in the place of one, and folders that are written whole or not at all.
 
+A place may hold nothing, a folder, a link that leads nowhere, or a pipe, which is never opened, for it would keep its
+reader waiting.
+"""
+
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import ELOOP
 from pathlib import Path
 
@@ -27,3 +34,19 @@ def lacking(path: Path) -> str:
             raise
         return "is a symbolic link to itself"
     return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'something else')}, not a file"
+
+
+@contextmanager
+def filled_once(folder: Path) -> Iterator[Path]:
+    """Write into a temporary neighbour, then rename it to `folder`: a folder that exists is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield part
+        part.chmod(0o755)
+        part.rename(folder)
+    except OSError:
+        if not folder.exists():  # another process may have finished the same folder first
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

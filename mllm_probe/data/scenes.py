@@ -12,9 +12,19 @@ from random import Random
 from typing import Any, ClassVar
 
 from mllm_probe.data.coco import Layout, Selection, read_coco
-from mllm_probe.data.drawing import COLOURS, KINDS, MAX_SHAPES, PICTURE_SIZE, Scene, Shape, draw, random_scene
-from mllm_probe.data.facts import Fact, true_fact
-from mllm_probe.data.folders import filled_once
+from mllm_probe.data.drawing import (
+    COLOURS,
+    KINDS,
+    MAX_SHAPES,
+    PICTURE_SIZE,
+    Fact,
+    Scene,
+    Shape,
+    draw,
+    random_scene,
+    true_fact,
+)
+from mllm_probe.data.places import filled_once
 from mllm_probe.errors import DataError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths

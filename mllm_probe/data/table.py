@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from mllm_probe.data.coco import Selection
-from mllm_probe.data.groups import joined
+from mllm_probe.data.duplicates import joined
 from mllm_probe.data.pictures import check_decodes, named_file
 from mllm_probe.data.readers import Numbered, read_records
 from mllm_probe.errors import ConfigError, DataError

@@ -7,8 +7,7 @@ from functools import cached_property
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.extraction.estimate import Estimate, bytes_of, estimate, matrix_rate
-from mllm_probe.extraction.plan import Plan
-from mllm_probe.extraction.scheduling import BYTES, Planner
+from mllm_probe.extraction.plan import BYTES, Plan, Planner
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from mllm_probe.config.build import build
 from mllm_probe.config.run import RunConfig
-from mllm_probe.data.duplicates import alike
-from mllm_probe.data.groups import joined
+from mllm_probe.data.duplicates import alike, joined
 from mllm_probe.errors import ConfigError, DataError, count, few
 from mllm_probe.experiment.examples import asked, common, opened, together, told
 from mllm_probe.files.digests import Digests

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError
-from mllm_probe.extraction.plan import SHARED, Plan
-from mllm_probe.extraction.scheduling import BYTES, rows_of
+from mllm_probe.extraction.plan import BYTES, SHARED, Plan, rows_of
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.sites import Anatomy
 

@@ -20,10 +20,9 @@ from mllm_probe.cache.store import Store, write_json
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.errors import ModelError, is_out_of_memory
 from mllm_probe.extraction.plan import SHARED, Plan
-from mllm_probe.extraction.prefetch import ahead
 from mllm_probe.extraction.sharing import Job, Work, anything_to_fill, jobs_of
-from mllm_probe.extraction.sink import Sink
 from mllm_probe.extraction.taps import TOO_LITTLE, launch
+from mllm_probe.extraction.threads import Sink, ahead
 from mllm_probe.records.protocols import Extractable, Reporter
 from mllm_probe.records.samples import Sample
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from mllm_probe.features.controls import PCA, RELU
-from mllm_probe.probes.solving.basis import Basis
-from mllm_probe.probes.solving.standardised import Features
+from mllm_probe.probes.solving.standardised import Basis, Features
 from mllm_probe.records.problems import LayerData, Rows
 
 EXACT = 4096  # up to so many rows or columns the principal axes are exact

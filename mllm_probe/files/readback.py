@@ -1,4 +1,7 @@
-"""The files of a finished run, read back: one that was cut or edited by hand is named, and is no traceback."""
+"""The files of a finished run, read back: one that was cut or edited by hand is named, and is no traceback.
+
+In the cells of a CSV, what a spreadsheet would take for a formula stands behind an apostrophe.
+"""
 
 import csv
 from collections.abc import Collection, Iterator, Mapping
@@ -7,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import DataError, count, first_line
-from mllm_probe.files.cells import bare
 from mllm_probe.files.entries import check_entries, read_object
 from mllm_probe.files.seals import check_sealed
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 REPEAT = "repeat the run, its cache is still used"
 LAST = "plugins"  # what a config.yaml ends with
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def damaged(path: Path, why: object) -> DataError:
@@ -105,3 +108,15 @@ def blamed(folder: Path) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
         why = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(f"a file in {folder} is damaged or was changed by hand ({why}); {REPEAT}") from error
+
+
+def cell(value: object) -> object:
+    """A value as it is written: no number, and what is missing is empty."""
+    if value is None or value != value:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+
+
+def bare(value: str) -> str:
+    """A text as it was before it was written."""
+    return value[1:] if value.startswith("'") and value[1:].startswith(FORMULAS) else value

@@ -7,9 +7,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mllm_probe.files.cells import cell
 from mllm_probe.files.paths import replacing
-from mllm_probe.files.readback import damaged, read_table
+from mllm_probe.files.readback import cell, damaged, read_table
 
 if TYPE_CHECKING:
     import pandas as pd

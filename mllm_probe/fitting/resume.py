@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.cache.turns import clear, turn
+from mllm_probe.cache.claims import clear, turn
 from mllm_probe.errors import CacheError
-from mllm_probe.files.checksums import read_sealed, save_sealed
 from mllm_probe.files.paths import replacing
+from mllm_probe.files.seals import read_sealed, save_sealed
 from mllm_probe.files.store_paths import PartPaths
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.protocols import Reporter

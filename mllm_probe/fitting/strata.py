@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mllm_probe.stats.exchange import blocks
+from mllm_probe.stats.permutation import blocks
 
 MOST, FEWEST = 5, 2
 ENOUGH = 0.8  # of the decisions that could move at all, the share that must be able to within strata

@@ -17,8 +17,8 @@ from mllm_probe.records.protocols import Fit, Probe
 from mllm_probe.records.samples import digest
 from mllm_probe.records.score import COPY_CEILING
 from mllm_probe.records.sites import Key
-from mllm_probe.results.logits import Scored
-from mllm_probe.stats.exchange import handed_on
+from mllm_probe.results.predictions import Scored
+from mllm_probe.stats.permutation import handed_on
 
 NAMED = 4  # of many, how many a message names
 COPIED, REWORDED = "copied", "reworded"  # places of decisions that no split of the real labels holds

@@ -16,15 +16,14 @@ from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import LayerData
 from mllm_probe.records.protocols import Fit
 from mllm_probe.records.sites import Key
-from mllm_probe.stats.exchange import blocks, exchanged
-from mllm_probe.stats.permutation import moving_rows
+from mllm_probe.stats.permutation import blocks, exchanged, moving_rows
 
 
 @dataclass(frozen=True)
 class Decided:
     """Test decisions [A, B, T] of -1, 0 (half right) or 1 by probes trained on A layers and read on B; nan: none.
 
-    `y` [T] of -1 or 1; `groups` [T] of pictures and `order` [T] within them, see `stats.exchange`.
+    `y` [T] of -1 or 1; `groups` [T] of pictures and `order` [T] within them, see `stats.permutation`.
     """
 
     signs: np.ndarray

@@ -15,8 +15,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.probes.solving.contrast_pairs import Halves, halves
+from mllm_probe.probes.solving.linear import check_problems
 from mllm_probe.probes.solving.standardised import Features, chunks
-from mllm_probe.probes.solving.valid_problem import check_problems
 from mllm_probe.records.problems import LayerData, Problem
 
 VARIANTS = ("ccs", "crc")

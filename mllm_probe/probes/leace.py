@@ -15,10 +15,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mllm_probe.probes.solving.linear import check_lambdas, fit_linear
+from mllm_probe.probes.solving.linear import check_lambdas, check_problems, fit_linear
 from mllm_probe.probes.solving.objectives import Squared
 from mllm_probe.probes.solving.standardised import Features, chunks
-from mllm_probe.probes.solving.valid_problem import check_problems
 from mllm_probe.records.problems import LayerData, Problem, Rows
 
 RANK = 1e-9  # singular values below this share of the largest are rounding

@@ -12,13 +12,11 @@ import numpy as np
 import torch
 
 from mllm_probe.errors import ConfigError, ProbeError
-from mllm_probe.probes.solving.basis import Basis
 from mllm_probe.probes.solving.class_means import Contrast
-from mllm_probe.probes.solving.linear import SIGN, LinearFit
+from mllm_probe.probes.solving.linear import SIGN, LinearFit, check_problems
 from mllm_probe.probes.solving.objectives import Squared
 from mllm_probe.probes.solving.solver import Solution, Work, finish, solve
-from mllm_probe.probes.solving.standardised import Features
-from mllm_probe.probes.solving.valid_problem import check_problems
+from mllm_probe.probes.solving.standardised import Basis, Features
 from mllm_probe.records.problems import LayerData, Problem
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.files.paths import replacing
-from mllm_probe.results.logits import opened
+from mllm_probe.results.predictions import opened
 
 LINEAR = frozenset(("mean", "scale", "weights", "intercept"))
 

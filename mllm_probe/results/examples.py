@@ -14,7 +14,7 @@ from scipy.special import softmax
 from mllm_probe.files.entries import NUMBER
 from mllm_probe.files.readback import damaged, read_entries
 from mllm_probe.records.samples import label_said
-from mllm_probe.results.logits import by_label
+from mllm_probe.results.predictions import by_label
 
 SHOWN = 6  # of each kind
 WRONG, UNSURE, RIGHT = "wrong", "unsure", "right"

@@ -1,4 +1,5 @@
-"""scores.csv: written row by row while a sweep runs, read back by everything that shows results."""
+"""scores.csv, written row by row while a sweep runs, with summary.json and tests.csv read back by all that shows
+results."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -30,6 +31,8 @@ KINDS = {
 }
 DTYPES = {field.name.rstrip("_"): KINDS[field.type] for field in fields(Score)}  # type: ignore[index]
 NUMBERS = {name: kind for name, kind in DTYPES.items() if kind.lower() in ("int64", "float64")}
+TEST_NUMBERS = ("value", "low", "high", "p_value", "p_adjusted", "detectable")
+TEST_TEXTS = ("run", "test", "family", "probe", "position", "site", "other", "verdict")
 BOUND = NUMBER | None
 CHOSEN = {str: {"site": str, "value": NUMBER, "low": BOUND, "high": BOUND}}
 GAP = dict.fromkeys(("value", "low", "high", "p_adjusted"), BOUND)
@@ -92,3 +95,16 @@ def load_summary(path: Path) -> dict[str, Any]:
     """Raises DataError where the file is damaged; a run without one has an empty summary."""
     found = read_entries(path, SUMMARY, SUMMARY) if path.is_file() else {}
     return {"chosen": found["best"], **found} if "best" in found else found  # the name in older releases
+
+
+def load_tests(path: Path) -> "pd.DataFrame":
+    """tests.csv; empty where a folder holds none. Raises DataError."""
+    if not path.is_file():
+        return no_tests()
+    return read_table(path, dict.fromkeys(TEST_TEXTS, str), dict.fromkeys(TEST_NUMBERS, float))
+
+
+def no_tests() -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame(columns=[*TEST_TEXTS, *TEST_NUMBERS])

@@ -12,9 +12,8 @@ from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.scoring.alarms import rare_label
 from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.influence import linearised
 from mllm_probe.stats.intervals import ALIKE, Interval, of, of_difference, of_rows
-from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, measure, weighed_alike
+from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, linearised, measure, weighed_alike
 from mllm_probe.stats.paired import Difference, difference, row_scores
 
 YES_RATE = "yes_rate"  # the share of positive answers

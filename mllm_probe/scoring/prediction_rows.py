@@ -9,8 +9,7 @@ from mllm_probe.fitting.trials import Probing
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import label_said
 from mllm_probe.records.score import ASKED
-from mllm_probe.results.logits import load_logits
-from mllm_probe.results.predictions import prediction_table, save_predictions
+from mllm_probe.results.predictions import load_logits, prediction_table, save_predictions
 from mllm_probe.scoring.shown_examples import below, folder_of
 
 

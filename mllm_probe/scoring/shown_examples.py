@@ -12,7 +12,7 @@ from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.samples import Sample
 from mllm_probe.results.examples import Example, Examples, Seen, Verdicts
-from mllm_probe.results.logits import Scored, load_logits
+from mllm_probe.results.predictions import Scored, load_logits
 from mllm_probe.results.selection import leading
 
 

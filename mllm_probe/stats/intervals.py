@@ -15,8 +15,7 @@ from scipy.stats import t as student
 
 from mllm_probe.errors import ProbeError, count
 from mllm_probe.stats.bootstrap import Resamples, check_level, interval, picture_sums
-from mllm_probe.stats.influence import linearised
-from mllm_probe.stats.measures import measure, rows_of
+from mllm_probe.stats.measures import linearised, measure, rows_of
 from mllm_probe.stats.sums import combine, terms
 
 LEAST = 8  # pictures of each label from which measures that weigh labels have an interval

@@ -13,9 +13,8 @@ from scipy.stats import t as student
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
-from mllm_probe.stats.influence import linearised
 from mllm_probe.stats.intervals import BY_LABEL, of_difference
-from mllm_probe.stats.measures import HIGHER_IS_BETTER
+from mllm_probe.stats.measures import HIGHER_IS_BETTER, linearised
 
 EXACT = 12  # up to this many pictures that differ, all 2^G sign patterns are tried
 TIE = 1e-9

@@ -12,9 +12,9 @@ from scipy.stats import t as student
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
-from mllm_probe.stats.flips import signs
 from mllm_probe.stats.intervals import degrees, moments
 from mllm_probe.stats.paired import TIE, check_scores
+from mllm_probe.stats.permutation import signs
 
 FEW = 10  # pictures that disagree: where there are fewer, they are counted
 ROUNDING = 1e-6  # of sums over flipped signs, which are 32 bits wide

@@ -1,8 +1,11 @@
 """Is a layer better than chance, over a whole sweep at once: max-T permutation of held-out labels, and Holm.
 
 No probe is fitted again. The predictions of all layers stay as they are and the test labels move between pictures, so
-what layers have in common stays in the null, and one family-wise p per layer follows. Knows votes, labels and
-pictures. Letters: K layers (or any curves), S seeds, N rows, C classes, B permutations.
+what layers have in common stays in the null, and one family-wise p per layer follows. Knows votes, labels and pictures.
+Letters: K layers (or any curves), S seeds, N rows, C classes, B permutations.
+
+What a null exchanges is whole groups of rows, because rows of one picture, or of pictures that look alike, are not
+independent. Two arms are compared by flipping the signs of their differences: K differences, G pictures, B patterns.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -11,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_probe.errors import ProbeError, choices
-from mllm_probe.stats.exchange import blocks, exchanged
 
 Statistic = np.ndarray | Callable[[np.ndarray], np.ndarray]  # see max_t
 KINDS = ("binary", "classes", "number")
 STEP = 512  # permutations per matrix product
 TIE = 1e-9  # statistics closer than this are equal: sums of the same votes in another order differ in the last bits
+EXACT = 12  # up to this many pictures that differ anywhere, all 2^G sign patterns are tried
 
 
 @dataclass(frozen=True)
@@ -199,3 +202,70 @@ def _fit_together(
         raise ProbeError(
             f"{int((~fits).sum())} of {len(y)} labels such as {y[~fits][0]} are wrong; allowed are {allowed}"
         )
+
+
+def blocks(groups: np.ndarray, order: np.ndarray | None = None, strata: np.ndarray | None = None) -> list[np.ndarray]:
+    """Rows of the groups [N] of each size, and make-up of `strata` [N], [groups, size]; inside a group by stratum, then
+    in ascending `order` [N], else as they come.
+
+    Where labels are exchanged `order` must say nothing about them: a digest does, true before false does not.
+    """
+    _, member, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    stratum = np.zeros(len(member), int) if strata is None else np.unique(strata, return_inverse=True)[1]
+    within = np.arange(len(member)) if order is None else order
+    alike: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for rows in np.split(np.lexsort((within, stratum, member)), np.cumsum(sizes)[:-1]):
+        alike.setdefault((len(rows), *stratum[rows].tolist()), []).append(rows)
+    return [np.stack(alike[kind]) for kind in sorted(alike)]
+
+
+def exchanged(parts: list[np.ndarray], draws: int, rng: np.random.Generator) -> np.ndarray:
+    """The row that each row's content comes from [B, N]: groups change places within `parts` alone, so that each draw
+    is as likely as the rows are where such groups are exchangeable. A group that is a part of its own stays."""
+    source = np.empty((draws, sum(part.size for part in parts)), dtype=np.int64)
+    for part in parts:
+        turn = rng.permuted(np.tile(np.arange(len(part)), (draws, 1)), axis=1)
+        source[:, part.ravel()] = part[turn].reshape(draws, -1)
+    return source
+
+
+def handed_on(groups: np.ndarray, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same once [N], and no group stays for its size: all rows in a drawn order of the groups are dealt out to the
+    rows in the order of the groups. Groups of one size change places whole; others are cut where sizes differ."""
+    _, member = np.unique(groups, return_inverse=True)
+    turn = rng.permutation(member.max(initial=0) + 1)
+    source = np.empty(len(member), dtype=np.int64)
+    source[np.lexsort((order, member))] = np.lexsort((order, turn[member]))
+    return source
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Two-sided p of each difference [K], and p adjusted over all of them."""
+
+    p: np.ndarray
+    p_adjusted: np.ndarray
+
+
+def max_t_flips(sums: np.ndarray, permutations: int = 9999, seed: int = 0) -> Flips:
+    """Step-down max-T (Westfall and Young 1993) of differences summed by picture [K, G].
+
+    Where the arms are exchangeable, a picture's differences change their sign together in all layers with even chance,
+    so what layers have in common stays in the null. The statistic is |sum| over its deviation under flips, the root of
+    the sum of squares; p = (1 + #{flipped >= observed}) / (B + 1), over all patterns where few pictures differ.
+    A layer without any difference gets p = 1.
+    """
+    scale = np.linalg.norm(sums, axis=1, keepdims=True)
+    unit = sums / np.where(scale > 0, scale, 1)
+    unit = unit[:, np.any(unit != 0, axis=0)]
+    return Flips(*step_down(np.abs(signs(unit.shape[1], permutations, seed) @ unit.T)))
+
+
+def signs(pictures: int, permutations: int, seed: int) -> np.ndarray:
+    """[1 + B, G] of 1 and -1, the observed pattern first."""
+    if pictures <= EXACT:
+        bits = np.arange(2**pictures)[:, None] >> np.arange(pictures) & 1
+    else:
+        bits = np.random.default_rng(seed).integers(0, 2, (1 + permutations, pictures), dtype=np.int8)
+        bits[0] = 0
+    return 1 - 2 * bits.astype(np.float32)

@@ -17,7 +17,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
 from mllm_probe.results.align import QUESTIONS, curves
 from mllm_probe.results.fidelity import HEADLINES, HOME, MODEL, REFERENCE, curve, load_agreements
-from mllm_probe.results.logits import Scored, load_logits, load_scored
+from mllm_probe.results.predictions import Scored, load_logits, load_scored
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.training import BASE, FULL, PERMUTED, PLAIN, Effect
 from mllm_probe.scoring.alarms import rare_label

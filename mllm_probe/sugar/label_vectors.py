@@ -16,9 +16,9 @@ from mllm_probe.cache.store import write_json
 from mllm_probe.config.tune import IMAGE, JOINT, TEXT, LabelSettings
 from mllm_probe.data.documents import Slice
 from mllm_probe.data.pictures import open_rgb
-from mllm_probe.files.checksums import read_sealed, save_sealed
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths
+from mllm_probe.files.seals import read_sealed, save_sealed
 from mllm_probe.files.store_paths import VectorPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest

@@ -15,8 +15,8 @@ from scipy.special import gammaln
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.exchange import blocks, exchanged
 from mllm_probe.stats.intervals import Interval, of, of_rows
+from mllm_probe.stats.permutation import blocks, exchanged
 from mllm_probe.stats.rank_measures import auroc
 
 OWN, FALSE, LEFT_OUT = 1, 0, -1

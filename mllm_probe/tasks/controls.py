@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from mllm_probe.data.groups import joined
+from mllm_probe.data.duplicates import joined
 from mllm_probe.errors import DataError
 from mllm_probe.records.samples import Examples, Sample
 

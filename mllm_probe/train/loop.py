@@ -15,7 +15,7 @@ from torch import nn
 
 from mllm_probe.config.tune import TrainSettings
 from mllm_probe.errors import TrainError
-from mllm_probe.files.checksums import read_sealed, save_sealed
+from mllm_probe.files.seals import read_sealed, save_sealed
 from mllm_probe.files.store_paths import TrainingPaths
 from mllm_probe.records.protocols import Reporter
 

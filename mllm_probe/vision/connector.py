@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.extraction.prefetch import ahead
+from mllm_probe.extraction.threads import ahead
 from mllm_probe.features.recipes import POOLED, recipe
 from mllm_probe.models.caption_loss import LabelledBatch, captioned, losses
 from mllm_probe.models.dense_connector import NONE, DenseProjector, as_loaded, attach, export, final_state
 from mllm_probe.models.loading.adapters import write_origin
-from mllm_probe.models.loading.weight_formats import refuse_quantised
 from mllm_probe.models.loading.weights import load_weights
+from mllm_probe.models.loading.whole import refuse_quantised
 from mllm_probe.records.samples import Picture
 from mllm_probe.train.material import HeldOut, Material
 from mllm_probe.train.order import rows_of

@@ -10,10 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mllm_probe.cache.claims import Claims
+from mllm_probe.cache.claims import Claims, clear, turn
 from mllm_probe.cache.identity import folder_digests, identify
 from mllm_probe.cache.store import Store
-from mllm_probe.cache.turns import clear, turn
 from mllm_probe.errors import CacheError
 from mllm_probe.extraction.sharing import Work
 from mllm_probe.extraction.stream import Extraction
@@ -87,7 +86,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
 
 def test_finished_shards_survive_a_kill(model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch) -> None:
     """With one unit a shard, a crash in the third unit keeps two shards; the next run makes the same bytes."""
-    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.plan.SHARD_UNITS", 1)
     whole = Store(CachePaths(store.paths.root.parent / "whole"), Digests(store.paths.root.parent / "memo.json"))
     fill(model, whole, samples, KEYS)
     calls = interrupt(monkeypatch, at=3)
@@ -128,7 +127,7 @@ def test_a_group_is_not_resumed_by_another_machine(
     model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch, field: str
 ) -> None:
     """Killed after the first shard, resumed elsewhere: refused, since its bytes would not be the same."""
-    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.plan.SHARD_UNITS", 1)
     interrupt(monkeypatch, at=2)
     with pytest.raises(KeyboardInterrupt):
         fill(model, store, samples, KEYS)
@@ -164,7 +163,7 @@ def test_the_manifest_holds_digests_and_prompts(model: HFModel, store: Store, sa
 def test_progress_goes_on_where_a_killed_run_stopped(
     model: HFModel, store: Store, samples: Sequence[Sample], monkeypatch
 ) -> None:
-    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.plan.SHARD_UNITS", 1)
     (plan,) = plans_for(model, store, samples, KEYS)
     fill(model, store, samples, KEYS)
     store.paths.group(plan.digest).manifest.unlink()

@@ -227,7 +227,7 @@ def test_modules_that_differ_are_named(
 
 
 def test_a_number_is_summed_whatever_its_type() -> None:
-    from mllm_probe.files.checksums import tensor_sum
+    from mllm_probe.files.seals import tensor_sum
 
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.int64):
         values = torch.arange(12).reshape(3, 4).to(dtype)

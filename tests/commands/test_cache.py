@@ -43,7 +43,7 @@ def filled(
     """Two caches: three groups of a shard per sample, then a fourth in LEFT that was never finished."""
     own = OutputPaths(tmp_path_factory.mktemp("filled") / "outputs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
+        patch.setattr("mllm_probe.extraction.plan.SHARD_UNITS", 1)
         store = store_of(own, LEFT)
         name_cache(store, LEFT, "tiny")
         fill(model, store, samples[:8], KEYS[:4], batch=1)

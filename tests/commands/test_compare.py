@@ -30,15 +30,14 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.figures.comparison import draw_comparison
 from mllm_probe.report.figures.tasks import said
 from mllm_probe.report.tables.findings import Reading
-from mllm_probe.results.logits import Scored, load_scored
-from mllm_probe.results.score_file import COLUMNS, load_scores, load_summary
+from mllm_probe.results.predictions import Scored, load_scored
+from mllm_probe.results.score_file import COLUMNS, load_scores, load_summary, load_tests
 from mllm_probe.results.selection import blocks, headline, real
-from mllm_probe.results.test_file import load_tests
 from mllm_probe.scoring.alarms import rare_label
 from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.flips import max_t_flips
 from mllm_probe.stats.intervals import gap_limits
 from mllm_probe.stats.paired import Difference
+from mllm_probe.stats.permutation import max_t_flips
 from tests.support.pages import Markup
 from tests.support.runs import Run
 

@@ -16,7 +16,7 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mllm_probe.cli.heartbeat import Heartbeat
+from mllm_probe.cli.job_folder import Heartbeat
 from mllm_probe.cli.multirun import check_limits, left
 from mllm_probe.errors import ConfigError, DataError, PendingError
 from mllm_probe.files import job_states as standing
@@ -108,7 +108,7 @@ def test_what_a_job_says_last(tmp_path: Path) -> None:
 
 
 def test_a_job_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_probe.cli.heartbeat.EVERY", 0.01)
+    monkeypatch.setattr("mllm_probe.cli.job_folder.EVERY", 0.01)
     path, seen = RunPaths(tmp_path).status, threading.Event()
     with Heartbeat(Silent(), path, Job("run", [], beat=LONG_AGO), str) as reporter:
         reporter.note("loading")

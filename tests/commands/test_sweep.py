@@ -23,7 +23,7 @@ from mllm_probe.fitting.resume import FITS, LOGITS, Parts
 from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Key
-from mllm_probe.results.logits import load_scored
+from mllm_probe.results.predictions import load_scored
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.scoring.analyses import erasing
 from mllm_probe.stats.coding import blocks

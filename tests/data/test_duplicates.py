@@ -14,8 +14,7 @@ from PIL import Image
 from mllm_probe.data import duplicates
 from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.data.drawing import COLOURS, draw, random_scene
-from mllm_probe.data.duplicates import _candidates, grouped
-from mllm_probe.data.groups import joined
+from mllm_probe.data.duplicates import _candidates, grouped, joined
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.files.digests import Digests, file_digest
 from mllm_probe.records.samples import Picture

@@ -7,8 +7,19 @@ import numpy as np
 import pytest
 
 from mllm_probe.data.coco import Selection
-from mllm_probe.data.drawing import COLOURS, PICTURE_SIZE, Scene, Shape, draw, random_scene
-from mllm_probe.data.facts import NUMBERS, Fact, Thing, false_fact, true_fact
+from mllm_probe.data.drawing import (
+    COLOURS,
+    NUMBERS,
+    PICTURE_SIZE,
+    Fact,
+    Scene,
+    Shape,
+    Thing,
+    draw,
+    false_fact,
+    random_scene,
+    true_fact,
+)
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.errors import DataError
 from mllm_probe.files.digests import Digests

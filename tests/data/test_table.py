@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mllm_probe.data.coco import Selection
-from mllm_probe.data.groups import joined
+from mllm_probe.data.duplicates import joined
 from mllm_probe.data.table import Table
 from mllm_probe.errors import DataError
 from mllm_probe.files.digests import Digests

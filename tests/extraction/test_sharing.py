@@ -16,7 +16,7 @@ from mllm_probe.errors import ModelError
 from mllm_probe.extraction.proof import Proof, prove
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.models.prompts import packing
+from mllm_probe.models.prompts import collate
 from mllm_probe.records.batches import Batch, Chunk, common_head
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key
@@ -139,18 +139,18 @@ def test_equal_pictures_pass_through_the_tower_once(model: HFModel, odd: list[Sa
 
 
 def off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = packing._continued
-    monkeypatch.setattr(packing, "_continued", lambda *args: right(*args) + 1)
+    right = collate._continued
+    monkeypatch.setattr(collate, "_continued", lambda *args: right(*args) + 1)
 
 
 def neighbours_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = packing._mask
-    monkeypatch.setattr(packing, "_mask", lambda heads, owner, columns: right(heads, np.minimum(owner, 0), columns))
+    right = collate._mask
+    monkeypatch.setattr(collate, "_mask", lambda heads, owner, columns: right(heads, np.minimum(owner, 0), columns))
 
 
 def head_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = packing._mask
-    monkeypatch.setattr(packing, "_mask", lambda heads, owner, columns: right(heads - 1, owner, columns))
+    right = collate._mask
+    monkeypatch.setattr(collate, "_mask", lambda heads, owner, columns: right(heads - 1, owner, columns))
 
 
 @pytest.mark.parametrize("fault", [off_by_one, neighbours_seen, head_unseen])

@@ -163,7 +163,7 @@ def scarce(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
 def test_out_of_memory_halves_the_passes(
     model: HFModel, tmp_path: Path, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
-    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.plan.SHARD_UNITS", 1)
     calm = Store(CachePaths(tmp_path / "calm"), Digests(tmp_path / "memo.json"))
     fill(model, calm, samples, KEYS, batch=8, shared=shared)
     reporter = Silent()
@@ -182,7 +182,7 @@ def test_out_of_memory_halves_the_passes(
     path = store.paths.group(next(iter(store.groups()))).shard(0)
     path.unlink()
     monkeypatch.undo()
-    monkeypatch.setattr("mllm_probe.extraction.scheduling.SHARD_UNITS", 1)
+    monkeypatch.setattr("mllm_probe.extraction.plan.SHARD_UNITS", 1)
     fresh = Store(CachePaths(tmp_path / "again"), Digests(tmp_path / "memo.json"))
     (plan,) = plans_for(model, fresh, samples, KEYS, batch=8, shared=shared)
     with Claims() as claims:

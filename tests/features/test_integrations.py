@@ -336,7 +336,7 @@ def test_a_run_with_integrations(swept: tuple[Path, str], tmp_path: Path) -> Non
 def test_a_killed_run_goes_on_with_the_same_bytes(
     probe: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mllm_probe.scoring import integrations
+    from mllm_probe.features import derived
 
     args = (*tiny(checkpoint), *QUICK, *PICTURE, "features=sci")
     assert probe("run", *args)[0] == 0
@@ -345,7 +345,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(integrations, "reduced", killed)
+    monkeypatch.setattr(derived, "reduced", killed)
     assert probe("sweep", *args)[0] == 1
     kept = {path.name for path in (tmp_path / "outputs").glob("unfinished/*/*.safetensors")}
     assert "vision.02@mean_image.sci.random_relu.safetensors" in kept

@@ -14,9 +14,8 @@ from scipy.stats import entropy
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
 from mllm_probe.records.units import named
-from mllm_probe.results.score_file import load_scores
+from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import headline_metric
-from mllm_probe.results.test_file import load_tests
 from tests.support.runs import Run, tiny
 
 RARE = 10  # one picture in so many is red

@@ -15,7 +15,7 @@ from mllm_probe.files.row_file import load_rows, save_rows
 from mllm_probe.report.figures.training import draw_arms
 from mllm_probe.report.terminal.arms import said
 from mllm_probe.results.fidelity import HOME, MODEL, REFERENCE, Agreement, curve, load_agreements, save_agreements
-from mllm_probe.results.logits import Scored, load_scored
+from mllm_probe.results.predictions import Scored, load_scored
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.training import BASE, FULL, PERMUTED, PLAIN, Effect
 from mllm_probe.sugar.arms import effects

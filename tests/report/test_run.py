@@ -13,9 +13,8 @@ from mllm_probe.records.score import Score
 from mllm_probe.report.figures.layers import draw_layers
 from mllm_probe.report.terminal.progress import RichReporter
 from mllm_probe.report.terminal.run import print_table
-from mllm_probe.results.score_file import COLUMNS, ScoreFile, load_scores
+from mllm_probe.results.score_file import COLUMNS, ScoreFile, load_scores, load_tests
 from mllm_probe.results.selection import headline
-from mllm_probe.results.test_file import load_tests
 from tests.support.score_tables import COMMON
 
 ROWS = [

@@ -14,9 +14,8 @@ from mllm_probe.report.figures.layers import draw_layers, spread
 from mllm_probe.report.figures.study import draw_study
 from mllm_probe.report.terminal.run import print_table
 from mllm_probe.report.terminal.study import QUESTION, print_study
-from mllm_probe.results.score_file import load_scores
+from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import controls, headline, real
-from mllm_probe.results.test_file import load_tests
 from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, drawn, lines, write
 
 __all__ = ["drawn"]

@@ -19,8 +19,14 @@ from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.results import predictions as decided
 from mllm_probe.results.directions import load_probe
-from mllm_probe.results.logits import Scored, load_logits
-from mllm_probe.results.predictions import load_predictions, prediction_table, save_predictions, told
+from mllm_probe.results.predictions import (
+    Scored,
+    load_logits,
+    load_predictions,
+    prediction_table,
+    save_predictions,
+    told,
+)
 from tests.support.runs import Run, tiny
 
 LABELS = ("benign", "=1+1", "<b>não</b>")

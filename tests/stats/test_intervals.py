@@ -12,9 +12,8 @@ from sklearn.metrics import log_loss, mean_absolute_error, r2_score
 from mllm_probe.errors import ProbeError
 from mllm_probe.scoring import alarms as guards
 from mllm_probe.stats.bootstrap import Resamples, interval
-from mllm_probe.stats.influence import linearised
 from mllm_probe.stats.intervals import LEAST, Interval, gap_limits, of, of_difference, of_rows, p_above, share_limits
-from mllm_probe.stats.measures import METRICS, measure
+from mllm_probe.stats.measures import METRICS, linearised, measure
 from mllm_probe.stats.paired import difference, sign_flip
 
 DRAWS = 200

@@ -7,11 +7,10 @@ from simulate_layers import alarms, held
 
 from mllm_probe.scoring.alarms import rare_label
 from mllm_probe.stats.bootstrap import Resamples
-from mllm_probe.stats.flips import max_t_flips
-from mllm_probe.stats.influence import linearised
-from mllm_probe.stats.measures import measure
+from mllm_probe.stats.measures import linearised, measure
 from mllm_probe.stats.paired import row_scores
 from mllm_probe.stats.peak import behind, contenders, equivalence
+from mllm_probe.stats.permutation import max_t_flips
 
 
 @pytest.mark.parametrize("pictures", [10, 20, 60])

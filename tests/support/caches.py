@@ -7,8 +7,7 @@ import pytest
 
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store
-from mllm_probe.extraction.plan import Plan
-from mllm_probe.extraction.scheduling import Planner
+from mllm_probe.extraction.plan import Plan, Planner
 from mllm_probe.extraction.sharing import Work
 from mllm_probe.extraction.stream import Extraction, join
 from mllm_probe.files.digests import Digests

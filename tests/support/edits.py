@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mllm_probe.files.checksums import CHECKSUMS
+from mllm_probe.files.seals import CHECKSUMS
 
 
 def edited(path: Path, change: Callable[[dict], object]) -> None:

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from mllm_probe.report.tables.findings import Reading
-from mllm_probe.results.score_file import load_scores
-from mllm_probe.results.test_file import load_tests
+from mllm_probe.results.score_file import load_scores, load_tests
 from tests.support.score_tables import LAYERS, write
 
 SITES = [f"lm.{layer:02d}" for layer in range(LAYERS)]

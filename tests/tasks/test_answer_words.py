@@ -116,7 +116,7 @@ def test_several_classes_have_a_word_each(probe: Run, checkpoint: Path, tmp_path
         "hydra.run.dir=run",
     )
     assert code == 0, err
-    from mllm_probe.results.logits import load_scored
+    from mllm_probe.results.predictions import load_scored
 
     scored = load_scored(tmp_path / "run" / "predictions.safetensors")
     assert scored.names == ("blue", "green", "red")

@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix, precision_score, recall_score
 from mllm_probe.config.compose import readable
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.report.html.confusion import Confusion
-from mllm_probe.results.logits import Scored
+from mllm_probe.results.predictions import Scored
 from mllm_probe.results.selection import leading
 from mllm_probe.tasks.label_names import Names
 from mllm_probe.tasks.questions import Questions

@@ -22,10 +22,9 @@ from mllm_probe.config.tune import CLASS, IMAGE, JOINT, LAST, MEAN, POOLER, POOL
 from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.models.encoders.encoder_plan import guarded
 from mllm_probe.models.loading.checkpoint import PROCESSOR, TOKENIZER, find_checkpoint
-from mllm_probe.models.loading.soundness import check_scaling, sound_config
-from mllm_probe.models.loading.tensor_shapes import check_shapes
-from mllm_probe.models.loading.weight_formats import refuse_quantised
-from mllm_probe.models.loading.weights import load_weights
+from mllm_probe.models.loading.classes import check_scaling, sound_config
+from mllm_probe.models.loading.weights import check_shapes, load_weights
+from mllm_probe.models.loading.whole import refuse_quantised
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -19,10 +19,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedMo
 from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ModelError
 from mllm_probe.models.encoders.encoder_plan import EncoderPlan, check_size, guarded, pick_layer
-from mllm_probe.models.loading.soundness import check_scaling, sound_config
-from mllm_probe.models.loading.tensor_shapes import check_shapes
-from mllm_probe.models.loading.weight_formats import refuse_quantised
-from mllm_probe.models.loading.weights import Lacking, load_weights
+from mllm_probe.models.loading.classes import check_scaling, sound_config
+from mllm_probe.models.loading.weights import Lacking, check_shapes, load_weights
+from mllm_probe.models.loading.whole import refuse_quantised
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

@@ -1,9 +1,15 @@
 """Weights of a checkpoint as its files have them: nothing is drawn where they lack some. Knows no towers.
 
-transformers draws at random what it does not find. Here such tensors are not-a-number instead, so that whatever
-depends on them can be told from what does not, and no state made of them passes for one.
+transformers draws at random what it does not find. Here such tensors are not-a-number instead, so that whatever depends
+on them can be told from what does not, and no state made of them passes for one.
+
+Shapes are looked at before a byte is read: transformers takes sizes of its own where a config names none, a model of
+billions of weights, made until memory ends. The heads of the files are loaded alone, as tensors without values, so that
+its own renaming of them counts.
 """
 
+import copy
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from mllm_probe.errors import ModelError
@@ -19,6 +26,8 @@ from mllm_probe.models.loading.whole import check_weights, tensors_of
 
 WRAPPERS = ("base_model.model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 COUNTERS = "num_batches_tracked"  # of a batch norm in training; no state depends on it
+STATE = ".quant_state.bitsandbytes__nf4"  # behind the name of a packed matrix: its true shape, among other things
+BESIDE = re.compile(r"\.(absmax|quant_map|nested_absmax|nested_quant_map|SCB|weight_format)$")  # of what is packed
 
 
 @dataclass(frozen=True)
@@ -196,3 +205,40 @@ def _counted(names: Sequence[str], what: str, of: str) -> str:
 
 def _are(names: Sequence[str]) -> str:
     return "are" if len(names) > 1 else "is"
+
+
+def check_shapes(model: Any, folder: Path) -> None:
+    """`model`: of the config's class, on the meta device. Raises ModelError where a tensor has another shape in the
+    files, where these hold blocks that the model has no place for, or where most of its weights are not there."""
+    there = _shapes(folder)
+    if not there:
+        return
+    config = copy.deepcopy(model.config)
+    config.__dict__.pop("quantization_config", None)
+    found, told = type(model).from_pretrained(
+        None,
+        config=config,
+        state_dict={name: torch.empty(shape, device="meta") for name, shape in there.items()},
+        device_map={"": "meta"},
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **renaming(folder),
+    )
+    lacking = find_lacking(found, folder, told)
+    sizes = {name: value.numel() for name, value in found.state_dict().items()}
+    unfilled = sum(sizes.get(name, 0) for name in lacking.names)
+    if lacking.other or unfilled > sum(sizes.values()) / 2:
+        raise lacking.error
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """{name: shape} of all weights in the files, of packed ones as they were before."""
+    told = tensors_of(folder)
+    shapes = {name: entry["shape"] for name, (_, entry) in told.items() if not BESIDE.search(name)}
+    for name in [name for name in shapes if name.endswith(STATE)]:
+        with safe_open(told[name][0], "np") as file:
+            state = json.loads(bytes(file.get_tensor(name)))
+        del shapes[name]
+        shapes[name.removesuffix(STATE)] = state["shape"]
+    return shapes

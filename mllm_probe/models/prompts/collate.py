@@ -2,6 +2,15 @@
 
 Plain batches give every sample a sequence of its own, as the processor makes it. Shared ones give every picture one:
 the processor runs on the first of its statements, the others are tokenised behind the same head.
+
+Packed behind that head, they are one sequence:
+
+    columns   0 ........ P | P ..................... P + S
+    row r     head, pad    | tail of statement 1, of 2, ..., pad
+
+A tail sees its row's head and itself up to the present token, nothing of its neighbours, and its positions continue
+where the head's end: every token computes what it would compute in a prompt of its own. The head is the longest common
+beginning of the row's token ids, so it usually holds the first words of the statements, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +23,70 @@ import torch
 
 from mllm_probe.errors import SpanError
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.prompts.packing import Packed, pack
 from mllm_probe.models.prompts.picture_slots import Scale, find_slots
 from mllm_probe.models.prompts.picture_tags import POSITION_MASK
 from mllm_probe.models.prompts.prompt import Layout, Tail
-from mllm_probe.records.batches import Batch, Reading
+from mllm_probe.records.batches import Batch, Reading, common_head
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import PICTURE_POSITIONS, Anatomy, Key, Site
 
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids", "labels")
 Owners = frozenset[str] | None
 Rows = Callable[[], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """R rows of P + S columns. `places[r][k][i]` is the flat index of token i of statement k of row r."""
+
+    ids: np.ndarray  # [R, P + S] int64
+    positions: np.ndarray  # [A, R, P + S] int64; A = 1, or 3 axes where pictures have rows and columns (M-RoPE)
+    mask: np.ndarray  # [R, 1, S, P + S] bool, what each tail token sees
+    columns: int  # P
+    places: list[list[np.ndarray]]
+
+
+def pack(rows: Sequence[Sequence[Sequence[int]]], positions: Sequence[np.ndarray], pad: int) -> Packed:
+    """Pack `rows[r][k]`, the token ids of statement k of row r.
+
+    `positions[r]` [A, L] are those of the first statement of the row; text continues them one by one.
+    """
+    heads = [common_head(row) for row in rows]
+    columns = max(heads)
+    tails = max(sum(len(ids) - head for ids in row) for row, head in zip(rows, heads, strict=True))
+    width = columns + tails
+    ids = np.full((len(rows), width), pad, dtype=np.int64)
+    where = np.zeros((positions[0].shape[0], len(rows), width), dtype=np.int64)
+    owner = np.full((len(rows), tails), -1)
+    places: list[list[np.ndarray]] = []
+    for r, (row, head) in enumerate(zip(rows, heads, strict=True)):
+        ids[r, :head] = row[0][:head]
+        where[:, r, :head] = positions[r][:, :head]
+        start, found = columns, []
+        for k, tokens in enumerate(row):
+            stop = start + len(tokens) - head
+            ids[r, start:stop] = tokens[head:]
+            where[:, r, start:stop] = _continued(positions[r], head, len(tokens))
+            owner[r, start - columns : stop - columns] = k
+            found.append(r * width + np.concatenate([np.arange(head), np.arange(start, stop)]))
+            start = stop
+        places.append(found)
+    return Packed(ids, where, _mask(np.asarray(heads), owner, columns), columns, places)
+
+
+def _continued(first: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Positions [A, stop - start] of text tokens: index plus what the pictures saved or added (the rope delta)."""
+    delta = first[:, -1:] + 1 - first.shape[1]
+    return np.arange(start, stop)[None] + delta
+
+
+def _mask(heads: np.ndarray, owner: np.ndarray, columns: int) -> np.ndarray:
+    """[R, 1, S, P + S]; pads see themselves, because a softmax over nothing is not a number."""
+    rows, tails = owner.shape
+    seen = np.zeros((rows, 1, tails, columns + tails), dtype=bool)
+    seen[:, 0, :, :columns] = np.arange(columns)[None, None] < heads[:, None, None]
+    seen[:, 0, :, columns:] = (owner[:, :, None] == owner[:, None, :]) & np.tri(tails, dtype=bool)
+    return seen
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mllm_probe.probes.solving.basis import Basis
-from mllm_probe.probes.solving.newton import affordable, conjugate_gradients, newton_direction
-from mllm_probe.probes.solving.objectives import At, Loss
-from mllm_probe.probes.solving.standardised import Features
+from mllm_probe.probes.solving.objectives import At, Loss, affordable, conjugate_gradients, newton_direction
+from mllm_probe.probes.solving.standardised import Basis, Features
 
 GAP = 1e-6
 MEMORY = 12  # steps that the curvature estimate remembers

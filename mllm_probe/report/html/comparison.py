@@ -23,8 +23,8 @@ from mllm_probe.report.tables.findings import Reading
 from mllm_probe.report.tables.sparkline import print_curves
 from mllm_probe.report.terminal.printing import add_row, bare, screen, wide_console
 from mllm_probe.results.group_words import many_of
+from mllm_probe.results.score_file import load_tests
 from mllm_probe.results.selection import leading
-from mllm_probe.results.test_file import load_tests
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mllm_probe.results.logits import Scored, by_label
+from mllm_probe.results.predictions import Scored, by_label
 
 WHOLE = 12  # labels whose matrix fits on a page
 EACH = 6  # of more labels, how many of the commonest and of the worst are shown

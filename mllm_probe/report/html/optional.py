@@ -10,7 +10,7 @@ from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_table
 from mllm_probe.records.samples import label_said
-from mllm_probe.results.logits import Scored, load_scored
+from mllm_probe.results.predictions import Scored, load_scored
 
 if TYPE_CHECKING:
     import pandas as pd

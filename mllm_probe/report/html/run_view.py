@@ -24,10 +24,9 @@ from mllm_probe.report.tables.controls import Beside, beside, beyond_covariates
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results.examples import KINDS, Example, Examples, load_examples
 from mllm_probe.results.group_words import many_of, one_of, with_words
-from mllm_probe.results.logits import load_logits
-from mllm_probe.results.score_file import load_scores, load_summary
+from mllm_probe.results.predictions import load_logits
+from mllm_probe.results.score_file import load_scores, load_summary, load_tests, no_tests
 from mllm_probe.results.selection import by_site, headline, headline_metric, leading, positions, real, selected
-from mllm_probe.results.test_file import load_tests, no_tests
 from mllm_probe.scoring.alarms import few_groups
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from mllm_probe.records.sites import Key
 from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.scoring.verdicts.best_layers import Test, numbers, signed
 from mllm_probe.scoring.verdicts.fixed_scores import ByDesign
-from mllm_probe.stats.flips import max_t_flips
+from mllm_probe.stats.permutation import max_t_flips
 
 CONTROL = "control"  # the test of tests.csv: a layer minus the same layer of a control
 

@@ -10,13 +10,12 @@ from sklearn.preprocessing import StandardScaler
 from mllm_probe.errors import ProbeError
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.ridge import Ridge
-from mllm_probe.probes.solving import basis as basis_module
 from mllm_probe.probes.solving import linear as linear_module
-from mllm_probe.probes.solving.basis import Basis
+from mllm_probe.probes.solving import standardised
 from mllm_probe.probes.solving.linear import LinearFit, logits_of
-from mllm_probe.probes.solving.newton import newton_direction
+from mllm_probe.probes.solving.objectives import newton_direction
 from mllm_probe.probes.solving.solver import GAP
-from mllm_probe.probes.solving.standardised import Features
+from mllm_probe.probes.solving.standardised import Basis, Features
 from mllm_probe.records.problems import Compute, LayerData, Problem
 
 LAMBDAS = (1e-4, 1e-2, 1.0)
@@ -179,8 +178,8 @@ def test_problems_that_do_not_fit_together_are_solved_in_turns() -> None:
 @pytest.mark.parametrize(("n", "width", "full"), [(500, 80, 1536), (60, 90, 1536), (500, 80, 32)])
 def test_the_basis_is_an_approximate_inverse(n: int, width: int, full: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Full, from rows, and leading directions only: applied to the true curvature it gives almost the identity."""
-    monkeypatch.setattr(basis_module, "FULL", full)
-    monkeypatch.setattr(basis_module, "LEADING", 48)
+    monkeypatch.setattr(standardised, "FULL", full)
+    monkeypatch.setattr(standardised, "LEADING", 48)
     data = layer(n, width)
     features = Features(data, np.ones(n, dtype=bool))
     basis, x = Basis.of(features), StandardScaler().fit_transform(values(data))
@@ -197,10 +196,10 @@ def test_the_basis_is_an_approximate_inverse(n: int, width: int, full: int, monk
 def test_every_way_to_the_optimum_ends_there(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly separable labels and a weak penalty, where the ways differ most: the optimum does not."""
     if way != "no Newton":
-        monkeypatch.setattr(basis_module, "FULL", 16)
-        monkeypatch.setattr(basis_module, "LEADING", 8)
+        monkeypatch.setattr(standardised, "FULL", 16)
+        monkeypatch.setattr(standardised, "LEADING", 8)
     if way != "leading directions only":
-        monkeypatch.setattr("mllm_probe.probes.solving.newton.AFFORDABLE", 0)
+        monkeypatch.setattr("mllm_probe.probes.solving.objectives.AFFORDABLE", 0)
     data = layer(150, 60)
     y, train = noisy(data), split(150)
     (fit,) = Logistic(lambdas=(1e-4,)).fit(data, [Problem(y, train, ~train)])

@@ -15,11 +15,10 @@ from sklearn.preprocessing import StandardScaler
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.mean_difference import MeanDifference
 from mllm_probe.probes.ridge import Ridge
-from mllm_probe.probes.solving.basis import Basis
 from mllm_probe.probes.solving.linear import LinearFit
 from mllm_probe.probes.solving.objectives import Sigmoid, Softmax, Squared
 from mllm_probe.probes.solving.solver import GAP, Solution, Work, solve
-from mllm_probe.probes.solving.standardised import Features
+from mllm_probe.probes.solving.standardised import Basis, Features
 from mllm_probe.records.problems import LayerData, Problem
 
 STRENGTHS = (1e-4, 1e-2, 1.0, 100.0)
@@ -114,7 +113,7 @@ def settled(ours: np.ndarray, exact: np.ndarray) -> np.ndarray:
 def test_no_decision_differs_from_that_of_the_exact_optimum(loss: str, way: str, monkeypatch: Any) -> None:
     """On every row, trained on or not: a logit is off by no more than certified, and the certificate is tight."""
     if way == "shared steps":
-        monkeypatch.setattr("mllm_probe.probes.solving.newton.AFFORDABLE", 0)
+        monkeypatch.setattr("mllm_probe.probes.solving.objectives.AFFORDABLE", 0)
     probe, kind = Ridge if loss == "squared" else Logistic, "classes" if loss == "softmax" else "binary"
     for x, y, train, penalty in cases(loss, 1):
         data, scaled = LayerData(torch.from_numpy(x)), StandardScaler().fit(x[train]).transform(x)

@@ -29,8 +29,7 @@ from mllm_probe.report.figures.training import draw_arms, draw_losses
 from mllm_probe.report.html.charts import layer_charts
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results import training
-from mllm_probe.results.score_file import ScoreFile, load_scores
-from mllm_probe.results.test_file import load_tests
+from mllm_probe.results.score_file import ScoreFile, load_scores, load_tests
 from tests.support.score_tables import HALF, LAYERS, PEAKED, PLATEAU, at, drawn, score, write
 
 __all__ = ["drawn"]

@@ -24,10 +24,9 @@ from mllm_probe.report.html.plotly import MISSING, Library
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
 from mllm_probe.results.geometry import Relation, save_relations
-from mllm_probe.results.logits import load_logits, load_scored
-from mllm_probe.results.score_file import load_scores, load_summary
+from mllm_probe.results.predictions import load_logits, load_scored
+from mllm_probe.results.score_file import load_scores, load_summary, load_tests
 from mllm_probe.results.selection import blocks, headline, leading, real
-from mllm_probe.results.test_file import load_tests
 from tests.support.pages import EVIL, Markup, shown_run
 from tests.support.runs import Run
 from tests.support.score_tables import H1, PEAKED, PLATEAU, write

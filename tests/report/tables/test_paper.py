@@ -15,9 +15,8 @@ from mllm_probe.report.figures.colours import COLOURS
 from mllm_probe.report.figures.layers import draw_layers
 from mllm_probe.report.figures.study import draw_study
 from mllm_probe.report.tables.paper import latex, markdown, save_tables
-from mllm_probe.results.score_file import load_scores
+from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import headline, real
-from mllm_probe.results.test_file import load_tests
 from tests.support.score_tables import H1, PEAKED, PLATEAU, drawn, write
 
 __all__ = ["drawn"]

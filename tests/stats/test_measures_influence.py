@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.stats.influence import linearised
-from mllm_probe.stats.measures import METRICS, measure
+from mllm_probe.stats.measures import METRICS, linearised, measure
 from mllm_probe.stats.paired import row_scores
 
 ROWS = 60

@@ -8,7 +8,7 @@ import pytest
 
 from mllm_probe.config.sweep import drawn_from, draws_of
 from mllm_probe.report.tables.against import against
-from mllm_probe.stats.flips import max_t_flips
+from mllm_probe.stats.permutation import max_t_flips
 
 
 def by_hand(sums: np.ndarray) -> tuple[list[float], list[float]]:

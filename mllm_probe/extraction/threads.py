@@ -1,15 +1,43 @@
-"""Waits for values, checks them and writes shards, in a separate thread with a short queue. Knows no model."""
+"""Threads beside the model: batches are made ahead of it, in order and not too many; its values are checked and written
+behind it, from a short queue. Knows no model."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Queue
 from threading import Thread
 from types import TracebackType
+from typing import TypeVar
 
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.errors import ModelError, first_line, is_out_of_memory
 from mllm_probe.extraction.taps import Pending
 
+T = TypeVar("T")
+R = TypeVar("R")
 DEPTH = 2  # passes that may wait here; the model pauses when the disk is that far behind
+
+
+def ahead(items: Iterable[T], make: Callable[[T], R], workers: int) -> Iterator[tuple[T, R]]:
+    """(item, make(item)) in the order of the items, at most `workers` + 1 of them made before they are asked for.
+
+    An error of `make` is raised when its item's turn comes. With 0 workers everything happens in the caller's thread.
+    """
+    if workers == 0:
+        yield from ((item, make(item)) for item in items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="collate")
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(make, item)))
+            if len(waiting) > workers:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Sink:

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from mllm_probe.api import run
-from mllm_probe.cli.cleanup import note_before, take_back
-from mllm_probe.cli.folder_lock import alone
+from mllm_probe.cli.job_folder import alone, note_before, take_back
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.files.jobs import Job, write
 from mllm_probe.files.paths import RunPaths
@@ -205,7 +204,7 @@ def test_a_job_that_slurm_starts_again_goes_on_in_its_folder(tmp_path: Path, mon
 
 def test_a_multirun_holds_its_folder_until_it_ends_or_is_killed(probe: Run, tmp_path: Path) -> None:
     holds = (
-        "import time; from pathlib import Path; from mllm_probe.cli.folder_lock import keep; place = keep(Path('own'))"
+        "import time; from pathlib import Path; from mllm_probe.cli.job_folder import keep; place = keep(Path('own'))"
     )
     (tmp_path / "own").mkdir()
     words = ("inspect", "-m", *QUICK, "n=1,2", "hydra.sweep.dir=own")

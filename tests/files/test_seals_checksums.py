@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mllm_probe.config.tune import TrainSettings
-from mllm_probe.files.checksums import read_sealed, save_sealed
+from mllm_probe.files.seals import read_sealed, save_sealed
 from mllm_probe.files.store_paths import PartPaths, TrainingPaths
 from mllm_probe.fitting.resume import Parts
 from mllm_probe.fitting.trials import Trial
