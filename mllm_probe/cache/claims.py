@@ -28,7 +28,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Protocol
 
-from mllm_probe.files.temporaries import is_temporary, pid_namespace, temporary
+from mllm_probe.files.temporaries import is_temporary, pid_namespace, runs_here, temporary
 from mllm_probe.records.protocols import Reporter
 
 BEAT, STALE = 10.0, 60.0  # seconds between two signs of life, and without one until a claim is dead
@@ -67,7 +67,7 @@ class Owner:
 
     def sees_dead(self, other: "Owner") -> bool:
         """Whether this process knows that the other has ended, however young its claim is."""
-        if (self.host, self.namespace) == (other.host, other.namespace) and not _runs(other.pid):
+        if (self.host, self.namespace) == (other.host, other.namespace) and not runs_here(other.pid):
             return True
         return bool(self.job) and self.job == other.job and other.restart < self.restart
 

@@ -4,7 +4,6 @@ A job that was killed cannot say so. SLURM's queue is asked where squeue is at h
 job ran here, and else its heartbeat decides.
 """
 
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -28,6 +27,7 @@ from mllm_probe.files.jobs import (
     unreadable,
 )
 from mllm_probe.files.paths import MultirunPaths
+from mllm_probe.files.temporaries import runs_here
 
 LOST = "lost"
 BLOCKED = "blocked"  # it waits in the queue, and SLURM can never start it
@@ -143,7 +143,7 @@ def _living(job: Job, queue: Queue) -> tuple[str, str]:
         if queue[job.slurm][0] == "PENDING":
             return PENDING, "back in SLURM's queue"
         return RUNNING, f"no sign of life for {silent:.0f} s" if silent > SILENT else ""
-    if job.host == platform.node() and not _alive(job.pid):
+    if job.host == platform.node() and not runs_here(job.pid):
         return LOST, f"its process {job.pid} was killed"
     if silent > SILENT:
         return LOST, f"no sign of life for {silent:.0f} s, on {job.host}"
@@ -156,11 +156,11 @@ def _not_begun(paths: MultirunPaths, asked: Asked, number: int, queue: Queue) ->
     state, why = PENDING, ""
     if name is None and asked.refused:
         state, why = FAILED, asked.refused
-    elif name is None and here and not _alive(asked.pid):
+    elif name is None and here and not runs_here(asked.pid):
         state, why = LOST, "the command that should start it has ended"
     elif name is not None and asked.launcher == "slurm":
         state, why = _queued(name, queue)
-    elif name is not None and here and not _alive(int(name)):
+    elif name is not None and here and not runs_here(int(name)):
         state, why = LOST, f"its process {name} ended before the job started"
     if state == LOST and name is not None and (log := paths.log(name)).is_file():
         why += f"; its log is {log}"
@@ -191,16 +191,6 @@ def writer(status: Path) -> Job | None:
 
 def seconds(earlier: str, later: str) -> float:
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
 
 
 def _queue(names: Iterable[str | None]) -> Queue:

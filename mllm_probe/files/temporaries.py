@@ -18,6 +18,17 @@ def pid_namespace() -> str:
     return here.readlink().name.strip("pid:[]") if here.exists() else ""
 
 
+def runs_here(pid: int) -> bool:
+    """Whether a process of this host and namespace is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def temporary(path: Path) -> Path:
     """A neighbour that only this process writes to."""
     return path.with_name(f".{path.name}.{platform.node()}.{pid_namespace()}.{os.getpid()}")

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from mllm_probe.records.samples import Picture
+from mllm_probe.errors import DataError, choices
+from mllm_probe.records.samples import Collection, Picture
 from mllm_probe.tasks.matching import exchange
 
 ABSENT = RANDOM, POPULAR, ADVERSARIAL = "random", "popular", "adversarial"
@@ -25,6 +26,16 @@ class Candidate:
     picture: Picture
     category: str
     label: int
+
+
+def check_categories(collection: Collection, task: str, asked: Sequence[str] | None) -> None:
+    """Raises DataError where objects are not annotated, or not those of a category that is asked for."""
+    if not collection.categories:
+        raise DataError(f"dataset {collection.name} has no instance annotations; task={task} needs instances.json")
+    for name in asked or ():
+        if name not in collection.categories:
+            allowed = choices(name, collection.categories)
+            raise DataError(f"task.categories={name} is not in dataset {collection.name}; {allowed}")
 
 
 class Company:

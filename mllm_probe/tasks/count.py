@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.records.samples import Collection, Decision, Examples, Picture, Sample, digest
+from mllm_probe.tasks.candidates import check_categories
 from mllm_probe.tasks.splits import Folds
 
 ALL = "object"
@@ -43,12 +44,7 @@ class Count:
 
     def examples(self, collection: Collection, folds: Folds) -> Examples:
         """Samples and decisions, picture by picture. Raises DataError."""
-        if not collection.categories:
-            raise DataError(f"dataset {collection.name} has no instance annotations; task=count needs instances.json")
-        for category in self.categories or ():
-            if category not in collection.categories:
-                allowed = choices(category, collection.categories)
-                raise DataError(f"task.categories={category} is not in dataset {collection.name}; {allowed}")
+        check_categories(collection, self.name, self.categories)
         fold_of = folds.assign(collection.pictures)
         asked = sorted(self._balanced(collection, fold_of), key=lambda question: (question[0].id, question[1]))
         if not asked:

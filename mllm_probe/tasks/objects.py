@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.records.samples import NO_YES, Collection, Decision, Examples, Picture, Sample, digest
-from mllm_probe.tasks.candidates import ABSENT, BALANCES, BY_PICTURE, Candidate, Company, Drawing
+from mllm_probe.tasks.candidates import ABSENT, BALANCES, BY_PICTURE, Candidate, Company, Drawing, check_categories
 from mllm_probe.tasks.splits import Folds
 
 LISTED = "This image contains the following types of objects: {categories}"
@@ -88,12 +88,7 @@ class Objects:
         return self._examples(asked, listed, fold_of)
 
     def _names(self, collection: Collection) -> Sequence[str]:
-        if not collection.categories:
-            raise DataError(f"dataset {collection.name} has no instance annotations; task=objects needs instances.json")
-        for name in self.categories or ():
-            if name not in collection.categories:
-                allowed = choices(name, collection.categories)
-                raise DataError(f"task.categories={name} is not in dataset {collection.name}; {allowed}")
+        check_categories(collection, self.name, self.categories)
         return sorted(set(self.categories or collection.categories))
 
     def _listed(self, drawing: Drawing, drawn: Sequence[Candidate]) -> set[Candidate]:

@@ -7,24 +7,19 @@ import torch
 from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
-from mllm_probe.extraction.taps import Pooling, read_states
+from mllm_probe.extraction.taps import Pooling
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.batches import Reading
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key, Site
 from tests.support.checkpoints import blueprint_of
+from tests.support.naive_pass import read
 
 TOLERANCE = 2e-6  # relative, float32
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = TOLERANCE) -> bool:
     return float((a - b).norm() / b.norm()) <= tolerance
-
-
-def read(model: HFModel, samples: Sequence[Sample], *names: str) -> dict[str, torch.Tensor]:
-    keys = [Key.parse(name) for name in names]
-    chunk = read_states(model, model.collate(samples, keys), keys, torch.float32)
-    return {str(key): values for key, values in chunk.values.items()}
 
 
 def by_hand(model: HFModel, sample: Sample) -> dict[str, torch.Tensor]:
