@@ -209,17 +209,7 @@ def is_orphan(path: Path) -> bool:
     """Whether it is a temporary file whose writer, on this host, was killed."""
     *_, namespace, pid = path.name.split(".")
     ours = is_temporary(path) and path.name.endswith(f".{platform.node()}.{pid_namespace()}.{pid}")
-    return ours and namespace != "" and pid.isdigit() and not _runs(int(pid))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, as somebody else
-        return True
-    return True
+    return ours and namespace != "" and pid.isdigit() and not runs_here(int(pid))
 
 
 class Shared(Claimable, Protocol):
