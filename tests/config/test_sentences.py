@@ -142,5 +142,5 @@ def test_a_long_line_is_cut_and_warnings_are_not_shown(
 
 def test_a_stop_by_the_keyboard_is_called_so() -> None:
     """An exception counts as true even where it says nothing."""
-    assert reason("run", KeyboardInterrupt()).startswith("stopped by Ctrl-C; the same command")
+    assert reason("run", KeyboardInterrupt()).startswith("stopped by Ctrl-C; finished shards are kept")
     assert reason("run", KeyboardInterrupt("SIGTERM")).startswith("stopped by SIGTERM;")
