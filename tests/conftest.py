@@ -25,6 +25,8 @@ from tests.support.runs import Run
 
 torch.set_num_threads(1)
 
+pytest_plugins = [f"tests.support.{name}" for name in ("caches", "finished", "killed", "score_tables", "score_words")]
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

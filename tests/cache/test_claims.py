@@ -16,10 +16,9 @@ import pytest
 
 from mllm_probe.cache.claims import STALE, Claims, Owner, holder
 from mllm_probe.files.store_paths import GroupPaths
-from tests.support.killed import DATA, cache, finish, shards, start, whole
+from tests.support.killed import DATA, cache, finish, shards, start
 from tests.support.runs import Run, tiny
 
-__all__ = ["whole"]
 LOGGED = """
 import os, sys, time
 from mllm_probe.cli import entry as cli

@@ -17,9 +17,7 @@ from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.selection import check_selection, selected
 from mllm_probe.stats import measures
 from tests.support.runs import QUICK, Run, tiny
-from tests.support.score_tables import PEAKED, PLATEAU, drawn, lines, write
-
-__all__ = ["drawn"]
+from tests.support.score_tables import PEAKED, PLATEAU, lines, write
 
 
 def test_every_measure_may_be_shown() -> None:

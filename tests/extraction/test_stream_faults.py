@@ -22,10 +22,8 @@ from mllm_probe.files.store_paths import CachePaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Sample
 from tests.support.caches import KEYS, contents, fill, plans_for
-from tests.support.killed import cache, finish, shards, start, whole
+from tests.support.killed import cache, finish, shards, start
 from tests.support.runs import Silent
-
-__all__ = ["whole"]
 
 
 def test_killed_at_random_moments_and_resumed(checkpoint: Path, whole: Path, tmp_path: Path) -> None:

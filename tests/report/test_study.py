@@ -16,9 +16,7 @@ from mllm_probe.report.terminal.run import print_table
 from mllm_probe.report.terminal.study import QUESTION, print_study
 from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import controls, headline, real
-from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, drawn, lines, write
-
-__all__ = ["drawn"]
+from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, lines, write
 
 H2 = {**H1, "name": "H2", "verdict": "does not hold", "numbers": {}}
 H3 = {**H1, "name": "H3", "verdict": "undecided", "numbers": {}}

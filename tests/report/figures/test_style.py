@@ -30,9 +30,8 @@ from mllm_probe.report.html.charts import layer_charts
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results import training
 from mllm_probe.results.score_file import ScoreFile, load_scores, load_tests
-from tests.support.score_tables import HALF, LAYERS, PEAKED, PLATEAU, at, drawn, score, write
+from tests.support.score_tables import HALF, LAYERS, PEAKED, PLATEAU, at, score, write
 
-__all__ = ["drawn"]
 PAPER = ReportSettings(style="paper")
 VISION = {32: 24, 80: 48}  # blocks of the vision tower beside so many of the language model
 

@@ -17,9 +17,8 @@ from mllm_probe.report.figures.study import draw_study
 from mllm_probe.report.tables.paper import latex, markdown, save_tables
 from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import headline, real
-from tests.support.score_tables import H1, PEAKED, PLATEAU, drawn, write
+from tests.support.score_tables import H1, PEAKED, PLATEAU, write
 
-__all__ = ["drawn"]
 ENTRY = {"site": "lm.05", "value": 0.93, "low": 0.91, "high": 0.95}
 SUMMARY = {"chosen": {"last": ENTRY, "mean_text": ENTRY}}
 

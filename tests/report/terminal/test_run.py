@@ -15,9 +15,7 @@ from mllm_probe.report.terminal.run import print_table
 from mllm_probe.results.score_file import ScoreFile, load_scores
 from mllm_probe.results.selection import floors
 from tests.support.score_tables import LAYERS, at, score, write
-from tests.support.score_words import COMMON, CURVE, SITES, reading, said, scores, summary, table
-
-__all__ = ["scores"]
+from tests.support.score_words import COMMON, CURVE, SITES, reading, said, summary, table
 
 
 def test_a_chosen_layer_outside_the_set_is_not_called_the_best(scores: pd.DataFrame) -> None:
