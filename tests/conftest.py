@@ -25,7 +25,8 @@ from tests.support.runs import Run
 
 torch.set_num_threads(1)
 
-pytest_plugins = [f"tests.support.{name}" for name in ("caches", "finished", "killed", "score_tables", "score_words")]
+# In the order in which they import each other
+pytest_plugins = [f"tests.support.{name}" for name in ("caches", "killed", "score_tables", "finished", "score_words")]
 
 
 @pytest.fixture(scope="session")
