@@ -21,7 +21,7 @@ except SystemExit as stop:
 with open(listed, "w") as file:
     json.dump(list(sys.modules), file)
 """
-MOST = 204  # modules of ours in a run that fills its cache and draws its page; a package counts as one
+MOST = 196  # modules of ours in a run that fills its cache and draws its page; a package counts as one
 HEAVY = {"torch", "transformers", "hydra", "omegaconf", "numpy", "pandas", "rich", "matplotlib", "yaml"}
 
 
@@ -52,6 +52,12 @@ def cold(place: Path) -> set[str]:
     return modules
 
 
+@pytest.fixture(scope="module")
+def warm(place: Path, cold: set[str]) -> set[str]:
+    """Of a multirun of one job, which reads what the run above has kept."""
+    return imported(place, "run", "-m", *QUICK, "sweep.seeds=[1]", "hydra.sweep.dir=warm")
+
+
 def test_help_imports_the_command_line_alone(place: Path) -> None:
     modules = imported(place, "--help")
     assert len(ours(modules)) <= 8 and not modules & HEAVY, sorted(ours(modules))
@@ -67,3 +73,17 @@ def test_a_run_imports_nothing_of_other_commands(cold: set[str]) -> None:
         "features",
         "features.single",
     }
+
+
+def test_a_run_with_a_filled_cache_imports_no_model(cold: set[str], warm: set[str]) -> None:
+    assert {"transformers", "bitsandbytes"} <= cold and "torch" in warm
+    assert not warm & {"transformers", "bitsandbytes"} and not {"models.hf", "models.blueprint"} & ours(warm)
+
+
+@pytest.mark.parametrize(
+    "words", [("status", "warm"), ("compare", "cold", "warm"), ("list",), ("cache", "ls")], ids=" ".join
+)
+def test_what_reads_finished_work_needs_no_torch(place: Path, warm: set[str], words: tuple[str, ...]) -> None:
+    modules = imported(place, *words)
+    assert not modules & {"torch", "transformers", "hydra"}
+    assert ours(modules, "commands") == {"commands", f"commands.{words[0]}"}
