@@ -23,7 +23,7 @@ REFUSED = {  # {what is wrong: words, what is said of them}
     "no such layer": (("layers.towers=[lm]", "layers.range=[4,99]"), "layers.range=[4, 99] is out of range"),
     "no such position": (
         ("layers.towers=[vision]", "extract.positions=[last]"),
-        "extract.positions=['last'] exist in none of the towers",
+        "extract.positions=['last'] exist in none of the requested towers",
     ),
     "no checkpoint": (("model=custom", "model.path=nowhere"), "nowhere does not exist"),
     "a probe of tokens": (("probe=attention",), "probe=attention reads a row for every token"),

@@ -154,7 +154,7 @@ def test_ctrl_c_says_how_to_end_the_jobs(drive: Drive, slurm: Environment, tmp_p
     driver.send_signal(signal.SIGINT)
     code, err = finish(driver)
     (array,) = {folder.name.partition("_")[0] for folder in tmp_path.glob("sweep/.submitit/*_[01]")}
-    assert code == 1 and f"the jobs {array}_0, {array}_1 go on: `scancel {array}` ends them" in err
+    assert code == 1 and f"the jobs {array}_0, {array}_1 continue: `scancel {array}` ends them" in err
     assert "2 jobs: 2 pending" in status(tmp_path, slurm)[1]
     assert call(tmp_path, slurm, "scancel", array)[0] == 0
     until(lambda: status(tmp_path, slurm)[0] == 1, "SLURM to forget them")

@@ -196,7 +196,7 @@ def test_verify_names_what_is_missing_and_what_is_too_much(call: Call, own: Outp
     assert f"{gone.relative_to(here)} is missing" in lines
     assert f"{plan.relative_to(here)} is missing or is not the plan this group was made from" in lines
     assert f"{stray.relative_to(here)} is in no manifest" in lines
-    assert any("identity.json is missing or does not spell out" in line for line in lines)
+    assert any("identity.json is missing or does not match this identity" in line for line in lines)
 
 
 def test_a_stray_file_alone_is_told_and_is_no_error(call: Call, own: OutputPaths) -> None:
@@ -342,7 +342,7 @@ def test_prune_follows_no_link_out_of_the_cache(call: Call, own: OutputPaths, tm
     assert "links are not followed" in call("prune", RIGHT.digest, "--yes")[1]
     assert call("prune", "--unfinished", "--damaged", "--yes")[0] == 0
     assert not group.root.exists()
-    with pytest.raises(CacheError, match="is a link or lies behind one"):
+    with pytest.raises(CacheError, match="is a link or is in a linked folder"):
         remove(own.caches, finished(own, RIGHT)[0].root)
     assert {path: path.read_bytes() for path in away.rglob("*") if path.is_file()} == before
 

@@ -211,7 +211,7 @@ def test_runs_are_not_compared_where_a_label_is_rare(
     assert all(row.may_be_best and row.p_value is row.p_adjusted is row.difference_low is None for row in rows)
     code, out, err = probe("compare", "two", "--out", "o")
     assert code == 0, err
-    said = "runs are not compared by AUROC: label no stands in 8 test pictures, and 30 are needed; each may be the best"
+    said = "runs are not compared by AUROC: label no is in 8 test pictures, and 30 are needed; each may be the best"
     assert said in out and "may be the best (95 %)" not in out
     assert set(ranked(Path("o")).uncompared) == {said.removeprefix("runs are ").partition(";")[0]}
 
@@ -349,7 +349,7 @@ def test_other_data_is_refused_and_compared_only_without_pairs(probe: Run, made:
     said = r"scored on the data of two/0/global \(scenes\): \S+/seeded has other decisions \(120, of "
     assert "not all runs of entailment were" in err and re.search(said, err), err
     code, out, _ = probe("compare", *others, "--anyway", "--out", "o", "--baseline", "two/0/global")
-    assert code == 0 and "it is not said which may be the best" in out
+    assert code == 0 and "so none is named the best" in out
     ranks = ranked(Path("o")).loc["entailment", "mean_text"]
     assert set(ranks.index[ranks.difference.notna()]) == {"mini_base data.seed=0"} and ranks.may_be_best.isna().all()
     assert set(ranks.index) == {"mini data.seed=0", "mini data.seed=1", "mini_base data.seed=0"}
@@ -417,7 +417,7 @@ def test_a_measure_is_chosen(probe: Run, two: Path) -> None:
         assert rows[rows.probe == "logistic"].value.tolist() == [row.value]
         assert task == "objects" or f"{row.value:.3f}" in out
     said = " ".join(out.split())
-    assert "AUROC" in said and "layers are those that validation chose by accuracy" in said
+    assert "AUROC" in said and "layers are chosen on validation by accuracy" in said
     assert "Layers are chosen and tested by accuracy, the measure that the sweep selected by" in said
     assert Image.open("o/entailment.png").size == (4 * 160, 3 * 160)
     for more, message in (
@@ -462,7 +462,7 @@ def broken(two: Path, case: str) -> tuple[tuple[str, ...], str]:
         return pair, "predictions.safetensors is from an older release and has no labels; repeat the sweep"
     if case == "other predictions":
         shutil.copy(two / "1" / "local" / "predictions.safetensors", run)
-        return pair, "predictions.safetensors is about other decisions than summary.json beside it"
+        return pair, "predictions.safetensors is about other decisions than summary.json next to it"
     if case == "lost key":
         scored = load_scored(run / "predictions.safetensors")
         save_file({"x": np.zeros(1)}, run / "predictions.safetensors", scored.metadata())

@@ -234,7 +234,7 @@ def test_two_nn_equals_the_estimate_by_hand_and_leaves_repeats_out() -> None:
     assert again.value == pytest.approx(expected) and (again.rows, again.repeats) == (40, 10)
     with pytest.raises(ProbeError, match="only 3 of 9 rows differ"):
         two_nn(np.tile(X[:3], (3, 1)))
-    with pytest.raises(ProbeError, match="as far from its second neighbour"):
+    with pytest.raises(ProbeError, match="first and second neighbour are equally far"):
         two_nn(np.eye(5))
 
 
@@ -491,7 +491,7 @@ WRONG = [
     (("geometry.across=[[last]]",), "must hold pairs of positions from extract.positions"),
     (
         ("geometry.across=[[last,mean_image]]", "layers.towers=[vision]"),
-        "names position last, which none of the layers",
+        "names position last, which none of the requested layers",
     ),
     (("extract.positions=[last,tokens:text]",), "position tokens:text holds a row for every token"),
     (("geometry.kk=5",), "'geometry.kk' is no setting of `geometry`; did you mean 'k'"),

@@ -158,7 +158,7 @@ def test_picture_towers_have_picture_positions_only() -> None:
         "lm.02@mean_image",
     ]
     assert check_keys(select_keys(found, ["last"], ANATOMY), found, ["last"]) == ("connector", "vision")
-    with pytest.raises(ConfigError, match=r"extract.positions=\['last'\] exist in none of the towers"):
+    with pytest.raises(ConfigError, match=r"extract.positions=\['last'\] exist in none of the requested towers"):
         check_keys((), found[:1], ["last"])
 
 

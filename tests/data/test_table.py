@@ -77,7 +77,7 @@ def test_a_list_may_be_a_part_of_one_object(tmp_path: Path, indent: int | None) 
     assert [(row.text, row.number) for row in load(table).rows] == [(r["text"], i) for i, r in enumerate(ROWS, 1)]
     file.write_text(json.dumps({"train": ROWS, "test": ROWS}, indent=indent))
     with pytest.raises(
-        DataError, match=r"asked.json holds several lists of rows \(train, test\); save the one that is m"
+        DataError, match=r"asked.json holds several lists of rows \(train, test\); save the right one in its own file"
     ):
         load(table)
     file.write_text(json.dumps({**ROWS[0], "label": ["a", "b"]}))
@@ -234,7 +234,7 @@ def test_wrong_settings_and_files_are_one_sentence(tmp_path: Path, monkeypatch: 
         (Table(name="mine"), "dataset=mine needs dataset.root=FOLDER and dataset.file=FILE"),
         (Table(str(root)), "needs dataset.root=FOLDER and dataset.file=FILE"),
         (Table(str(root), "no.csv"), "no.csv is missing; put the file there, or name another"),
-        (Table(str(root), "x.txt"), r"ending '.txt'; choose one of: .csv, .json, .jsonl, .parquet"),
+        (Table(str(root), "x.txt"), r"extension '.txt'; choose one of: .csv, .json, .jsonl, .parquet"),
         (
             Table(str(root), "a.jsonl"),
             r"a.jsonl, row 2 and all others: no column .picture. \(dataset.picture_column\); .*: image, text, label",

@@ -79,7 +79,7 @@ def test_a_picture_of_both_does_not_train(probe: Run, tmp_path: Path, two: tuple
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("splits.unit=row",), "test.dataset is tested whole, which splits.unit=row cannot say"),
+        (("splits.unit=row",), "test.dataset is tested whole, and splits.unit=row does not cover its pictures"),
         (("task.labels={red: rot}",), "task.labels"),
         (("test.dataset.file=u.csv",), "u.csv is missing"),
         (("test.dataset.file=odd.csv",), "test.dataset=away has labels that table lacks: green tea; there are blue"),
@@ -135,7 +135,7 @@ def test_a_group_of_one_name_in_both_does_not_train(probe: Run, tmp_path: Path, 
     alone = [word.replace("away", "home") if word.startswith("test.dataset.root") else word for word in two]
     code, _, err = probe("inspect", *alone, "n=1")
     assert (
-        code == 1 and "no picture of table is left to train on, as 48 groups of pictures of table look like away" in err
+        code == 1 and "no picture of table is left to train on, because 48 groups of pictures of table look like away" in err
     )
 
 

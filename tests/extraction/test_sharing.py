@@ -93,7 +93,7 @@ def test_every_family_does_as_the_table_says(family: tuple[str, HFModel], odd: l
 
 def test_the_table_names_every_family_that_is_tried() -> None:
     assert set(TABLE) == set(BUILDERS)
-    assert f"each of the {len(TABLE)} families" in (ROOT / "README.md").read_text()
+    assert f"the {len(TABLE)} families of models" in (ROOT / "README.md").read_text()
     assert {name for name, heads in TABLE.items() if heads == "plain"} == set(PLAIN)
 
 

@@ -114,7 +114,7 @@ def test_a_multirun_asks_for_names_before_a_job_starts(probe: Run, checkpoint: P
     code, _, err = probe("inspect", "-m", *args)
     assert code == 1 and err.strip().splitlines()[-1] == (
         "mllm-probe: models with different model.path would all be called tiny; add 'model.name=${model.path}', or "
-        "give each a model.name in a command of its own; no job was started"
+        "run a separate command with a model.name for each; no job was started"
     )
     assert not Path("both").exists()
     code, _, err = probe("inspect", "-m", *args, "model.name=${model.path}")

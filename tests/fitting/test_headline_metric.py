@@ -130,7 +130,7 @@ def test_one_setting_drives_selection_tests_and_tables(probe: Run, checkpoint: P
         assert not any("not compared" in said for said in summary["intervals"]) and compared.p_value.notna().all()
         return
     y, test, _ = _decisions(run)
-    held = f"label yes stands in {y[test].sum()} test pictures, and 30 are needed"
+    held = f"label yes is in {y[test].sum()} test pictures, and 30 are needed"
     few = f"layers are not compared by {named(metric)}: {held}"
     assert summary["intervals"].count(few) == 1 == " ".join(out.split()).count(few)
     assert compared.value.notna().all()

@@ -190,7 +190,7 @@ def test_bad_resamples_are_named() -> None:
         Resamples(np.arange(4)).means("auroc", np.zeros((0, 2, 4)), np.zeros(4))
     with pytest.raises(ProbeError, match="level=95"):
         interval(np.zeros((1, 3)), 10, level=95)
-    with pytest.raises(ProbeError, match=r"draws of 1 picture\(s\) say nothing"):
+    with pytest.raises(ProbeError, match=r"draws of 1 picture\(s\) are too few"):
         interval(np.zeros((1, 3)), 1)
 
 

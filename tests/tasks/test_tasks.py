@@ -109,7 +109,7 @@ def test_bad_settings_are_one_sentence(scenes: Collection) -> None:
         Entailment(negatives="hard")
     with pytest.raises(ConfigError, match="must hold {a_category} or {category}"):
         Objects(template="x")
-    with pytest.raises(ConfigError, match="shares lie between 0 and 1"):
+    with pytest.raises(ConfigError, match="shares must be between 0 and 1"):
         Folds(test=1.5)
     with pytest.raises(DataError, match="3 different pictures cannot fill a test set"):
         FOLDS.assign(scenes.pictures[:3])

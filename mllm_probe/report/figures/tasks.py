@@ -133,7 +133,7 @@ def tasks_view(models: Models) -> Table:
     what = f"tasks side by side; may be the best: {100 * (1 - ALPHA):g} %, each of its own curve"
     view = bare(what)
     for name in ("model", "task", "chosen (depth)", "score", "chance", "above chance", "may be the best"):
-        view.add_column(name, overflow="fold")
+        view.add_column(name, overflow="fold", no_wrap=name in ("chosen (depth)", "score"))
     for label, found in models.items():
         for task, reading in found.items():
             base = chance(reading)

@@ -123,7 +123,7 @@ def test_half_an_adapter_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     save_file(
         {name: value for name, value in weights.items() if "linear_2" not in name}, tmp_path / "adapter" / TENSORS
     )
-    with pytest.raises(ModelError, match=r"it has nothing for model.multi_modal_projector"):
+    with pytest.raises(ModelError, match=r"it lacks model.multi_modal_projector"):
         blueprint_of(checkpoint, adapter=str(tmp_path / "adapter"))
 
 
@@ -140,7 +140,7 @@ def test_a_pickled_adapter_is_not_opened(tmp_path: Path) -> None:
         ("[]", "", "adapter_config.json holds no JSON object, cut off or damaged; copy it again"),
         ('{"r":', "", "adapter_config.json holds no JSON object, cut off or damaged; copy it again"),
         ('{"lora_alpha": 0}', "", "adapter_config.json has lora_alpha=0, so it changes nothing; fix it"),
-        ("{}", "version https://git-lfs.github.com/spec/v1\n", "adapter_model.safetensors is a pointer of Git LFS"),
+        ("{}", "version https://git-lfs.github.com/spec/v1\n", "adapter_model.safetensors is a Git LFS pointer"),
     ],
 )
 def test_damaged_files_of_an_adapter(tmp_path: Path, config: str, tensors: str, message: str) -> None:

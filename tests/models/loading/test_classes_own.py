@@ -92,7 +92,7 @@ def test_every_tower_is_read_where_it_was_named(own: Path, samples: Sequence[Sam
         ),
         (
             (TRUST, NAMED[0], NAMED[2]),
-            "one connector is expected beside the language model and eyes, found ['embed', 'bridge', 'gauge'",
+            "one connector is expected next to the language model and eyes, found ['embed', 'bridge', 'gauge'",
         ),
         ((TRUST, *NAMED, "model.blocks.connector=gap"), "connector=gap is no module of OwnModel; it has embed, eyes, "),
         ((*NAMED, "model.blocks.ears=x"), "'model.blocks.ears' is no setting of `run`; choose one of: connector, lm, "),

@@ -48,7 +48,7 @@ def hub_says(kind: type[errors.HfHubHTTPError], status: int) -> Exception:
         (hub_says(errors.GatedRepoError, 403), ("is gated: accept its licence", "then log in with `hf auth login`")),
         (hub_says(errors.RepositoryNotFoundError, 401), ("is not on the hub, or is private", "`hf auth login`")),
         (hub_says(errors.RevisionNotFoundError, 404), ("has no revision 'v9'; give a branch",)),
-        (hub_says(errors.HfHubHTTPError, 500), ("could not be fetched (HfHubHTTPError: 500 Client Error.); the same",)),
+        (hub_says(errors.HfHubHTTPError, 500), ("could not be fetched (HfHubHTTPError: 500 Client Error.); repeat the",)),
         (
             errors.LocalEntryNotFoundError("no network"),
             ("is not on this machine, and the hub cannot be reached; run ",),
@@ -213,7 +213,7 @@ def part_not_there(folder: Path) -> None:
         (part_not_there, "the index of the weights lists model-00002-of-00002.safetensors, which is not there"),
         (
             adapter_beside_weights,
-            "checkpoint holds a low-rank adapter (adapter_config.json) beside the weights of a mo",
+            "checkpoint holds a low-rank adapter (adapter_config.json) next to the weights of a mo",
         ),
         (
             adapter_alone,
@@ -237,9 +237,9 @@ def part_not_there(folder: Path) -> None:
         ),
         (in_config(dtype="float99"), "config.json has dtype=float99, which torch does not have; it is bfloat16, float"),
         (in_config(text_config__torch_dtype=5), "config.json has text_config.torch_dtype=5, which torch does not have"),
-        (in_config(quantization_config="nf4"), "config.json has quantization_config=nf4, and what it names must be an"),
-        (in_config(quantization_config=[1]), "config.json has quantization_config=[1], and what it names must be an"),
-        (in_config(text_config__quantization_config={}), "quantization_config={}, and what it names must be an object"),
+        (in_config(quantization_config="nf4"), "config.json has quantization_config=nf4, but it must be an"),
+        (in_config(quantization_config=[1]), "config.json has quantization_config=[1], but it must be an"),
+        (in_config(text_config__quantization_config={}), "quantization_config={}, but it must be an object"),
         (in_config(text_config="x"), "config.json has text_config='x', which is of a wrong type"),
         (in_config(vision_feature_select_strategy="x"), "vision_feature_select_strategy=x, not one of 'default', 'fu"),
         (in_config(text_config__num_key_value_heads=0), "the config cannot be used (integer division or modulo by zer"),
@@ -255,7 +255,7 @@ def part_not_there(folder: Path) -> None:
         (without("model.safetensors"), "checkpoint has no weights (model.safetensors, or model.safetensors.index.json"),
         (in_config(text_config={}), "have another shape than in config.json (lm_head.weight: [306, 64] in the f"),
         (in_config(text_config__hidden_size=None), "hidden_size=None, which is of a wrong type"),
-        (in_config(vision_config={}), "[64, 64] in the files, [64, 768] by config.json); nothing is drawn in their"),
+        (in_config(vision_config={}), "[64, 64] in the files, [64, 768] by config.json); they are not filled at"),
         (in_config(text_config__num_hidden_layers=40), "324 weights of the model (model.language_model.layers.10"),
         (
             in_picture_processor(size={"longest_edge": 3}),
