@@ -113,7 +113,11 @@ def check_decisions(result: Result) -> None:
         (("task=object",), ConfigError, "task=object is unknown; did you mean 'objects'"),
         (("sweep.sed=1",), ConfigError, "'sweep.sed' is no setting of `run`"),
         (("task=",), ConfigError, "task="),
-        (("-m", "task=entailment,objects"), ConfigError, "'-m' is for the command line; call run once for each combination"),
+        (
+            ("-m", "task=entailment,objects"),
+            ConfigError,
+            "'-m' is for the command line; call run once for each combination",
+        ),
         (("hydra.mode=MULTIRUN",), ConfigError, "is for the command line"),
         (("layers.range=[2,99]",), ConfigError, "layers.range=.* is out of range"),
         (("paths.outputs=file",), MllmProbeError, "cannot use .*file.*names another place for results"),

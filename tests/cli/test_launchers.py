@@ -147,7 +147,9 @@ def test_two_processes_a_job_are_refused(probe: Run, tmp_path: Path) -> None:
     for name, value in (("jobs_per_task", 0), ("array_parallelism", 0), ("timeout_min", 0), ("gpus_per_node", -1)):
         with pytest.raises(ConfigError, match=f"hydra.launcher.{name}={value} must be {value + 1} or more"):
             check_launcher(one | {name: value})
-    with pytest.raises(ConfigError, match=r"mem_per_cpu=2G and hydra.launcher.mem_gb=64 both set the memory .*mem_gb=null"):
+    with pytest.raises(
+        ConfigError, match=r"mem_per_cpu=2G and hydra.launcher.mem_gb=64 both set the memory .*mem_gb=null"
+    ):
         check_launcher(one | {"mem_per_cpu": "2G", "mem_gb": 64})
     code, _, err = probe("run", "-m", "data.seed=0,1", "hydra/launcher=local", "hydra.launcher.tasks_per_node=2")
     assert code == 1 and "tasks_per_node=2" in err and not list(tmp_path.iterdir())

@@ -135,7 +135,8 @@ def test_a_group_of_one_name_in_both_does_not_train(probe: Run, tmp_path: Path, 
     alone = [word.replace("away", "home") if word.startswith("test.dataset.root") else word for word in two]
     code, _, err = probe("inspect", *alone, "n=1")
     assert (
-        code == 1 and "no picture of table is left to train on, because 48 groups of pictures of table look like away" in err
+        code == 1
+        and "no picture of table is left to train on, because 48 groups of pictures of table look like away" in err
     )
 
 

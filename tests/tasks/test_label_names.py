@@ -143,7 +143,10 @@ def test_classes_that_a_split_lacks_are_named_or_left_out() -> None:
 def test_dropping_all_but_one_class_is_one_sentence() -> None:
     labels = ["a"] * 40 + [f"one of {i}" for i in range(12)]
     folds = Folds(blocks=4)
-    with pytest.raises(DataError, match="task.rare=drop leaves 1 of 13 classes, because each other class is missing .* two are needed; add"):
+    with pytest.raises(
+        DataError,
+        match="task.rare=drop leaves 1 of 13 classes, because each other class is missing .* two are needed; add",
+    ):
         without_rare(Questions().examples(collection(*labels), folds), folds, [0, 1])
 
 

@@ -48,7 +48,10 @@ def hub_says(kind: type[errors.HfHubHTTPError], status: int) -> Exception:
         (hub_says(errors.GatedRepoError, 403), ("is gated: accept its licence", "then log in with `hf auth login`")),
         (hub_says(errors.RepositoryNotFoundError, 401), ("is not on the hub, or is private", "`hf auth login`")),
         (hub_says(errors.RevisionNotFoundError, 404), ("has no revision 'v9'; give a branch",)),
-        (hub_says(errors.HfHubHTTPError, 500), ("could not be fetched (HfHubHTTPError: 500 Client Error.); repeat the",)),
+        (
+            hub_says(errors.HfHubHTTPError, 500),
+            ("could not be fetched (HfHubHTTPError: 500 Client Error.); repeat the",),
+        ),
         (
             errors.LocalEntryNotFoundError("no network"),
             ("is not on this machine, and the hub cannot be reached; run ",),

@@ -102,7 +102,7 @@ def test_no_answer_is_read_where_the_model_begins_to_think(
     probe: Run, checkpoint: Path, tmp_path: Path, samples: Sequence[Sample]
 ) -> None:
     folder = with_template(checkpoint, tmp_path / "model", THINKING)
-    with pytest.raises(ConfigError, match="the chat template ends in <think>, so that the model thinks first"):
+    with pytest.raises(ConfigError, match="the chat template ends in <think>, so the model thinks first"):
         blueprint_of(folder).answers("answer:Yes/No")
     closed = with_template(checkpoint, tmp_path / "closed", THINKING.replace("<think>", "<think></think>"))
     assert blueprint_of(closed).answers("answer:Yes/No")
