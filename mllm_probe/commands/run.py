@@ -67,6 +67,6 @@ def _extract_and_sweep(
     for experiment, paths, extraction in zip(experiments, runs, extractions, strict=True):
         if len(experiments) > 1:
             reporter.note(f"{paths.root.name}: {experiment.task.name}")
-        save_first(experiment, paths, reporter)
-        done.append(sweep_cached(experiment, paths, reporter, experiment.attempts.summed(extraction)))
+        template = save_first(experiment, paths, reporter)
+        done.append(sweep_cached(experiment, paths, reporter, experiment.attempts.summed(extraction), template))
     return done

@@ -8,7 +8,6 @@ from typing import Any
 
 from mllm_probe.errors import CacheError
 from mllm_probe.experiment.experiment import OPTIONAL, Experiment, filled
-from mllm_probe.experiment.first_samples import keep_first
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.resume import FITS, LOGITS, Parts
@@ -52,16 +51,18 @@ def check_filled(experiment: Experiment, reporter: Reporter) -> None:
             reporter.note(f"{each.control}: not applicable: {error}")
 
 
-def sweep_cached(experiment: Experiment, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
-    """Write every file of the run, when no other process is at the same one. `extraction`: what filled the cache, for
-    the summary."""
+def sweep_cached(
+    experiment: Experiment, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any], template: str
+) -> Swept:
+    """Write every file of the run, when no other process is at the same one. `extraction`: what filled the cache, and
+    `template`: how prompts are wrapped, both for the summary."""
     scoring = Scoring(Probing(experiment))
     parts = Parts(experiment.outputs.parts(scoring.run))
     with parts.turn(reporter):
-        return _swept(scoring, parts, paths, reporter, extraction)
+        return _swept(scoring, parts, paths, reporter, {"template": template, "extraction": dict(extraction)})
 
 
-def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, extraction: Mapping[str, Any]) -> Swept:
+def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, given: Mapping[str, Any]) -> Swept:
     """scores.csv grows key by key, and is whole when the layers have been compared."""
     probing, experiment = scoring.probing, scoring.probing.experiment
     started, source, table = time.monotonic(), Source(experiment), ScoreFile(paths.scores)
@@ -84,14 +85,14 @@ def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, 
     _save(probing, parts, paths)
     more = {
         "fingerprint": probing.scored.fingerprint,
-        "template": keep_first(experiment)[0].template,
+        "template": given["template"],
         "remarks": remarks.found,
         "guards": guards.said,
         "intervals": scoring.bounds_said(),
         "controls": experiment.told,
         **compared,
-        "seconds": {"extract": extraction.get("seconds"), "sweep": round(time.monotonic() - started, 2)},
-        "extraction": dict(extraction),
+        "seconds": {"extract": given["extraction"].get("seconds"), "sweep": round(time.monotonic() - started, 2)},
+        "extraction": given["extraction"],
     }
     summary = summarised(paths.root, experiment, scores, scoring.headline, more)
     save_examples(paths, experiment, probing.scored, summary)
