@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cli.perform import limit_threads, perform
-from mllm_probe.config.dotted import quoted
+from mllm_probe.config.sentences import quoted
 from mllm_probe.config.verbosity import QUIET, speaking
 from mllm_probe.errors import CacheError, ConfigError, DataError, MllmProbeError
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths

@@ -28,7 +28,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Protocol
 
-from mllm_probe.files.temporaries import is_temporary, pid_namespace, runs_here, temporary
+from mllm_probe.files.store_paths import is_temporary, pid_namespace, runs_here, temporary
 from mllm_probe.records.protocols import Reporter
 
 BEAT, STALE = 10.0, 60.0  # seconds between two signs of life, and without one until a claim is dead

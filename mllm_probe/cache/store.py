@@ -24,14 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.cache.claims import is_orphan
-from mllm_probe.cache.coverage import Coverage, Damage, Shard, StoredRows
-from mllm_probe.cache.identity import plan_digest
+from mllm_probe.cache.coverage import Coverage, Damage, Shard, StoredRows, plan_digest
 from mllm_probe.errors import CacheError, few
 from mllm_probe.files.digests import Digests
-from mllm_probe.files.entries import check_entries, read_object
-from mllm_probe.files.paths import replacing
-from mllm_probe.files.seals import CHECKSUMS, HEADER, checksums, header_sum, tensor_sum
-from mllm_probe.files.store_paths import CachePaths, GroupPaths, prune
+from mllm_probe.files.seals import CHECKSUMS, HEADER, check_entries, checksums, header_sum, read_object, tensor_sum
+from mllm_probe.files.store_paths import CachePaths, GroupPaths, prune, replacing
 from mllm_probe.records.sites import Key
 
 if TYPE_CHECKING:

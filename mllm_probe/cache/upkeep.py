@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.cache.claims import is_orphan
-from mllm_probe.cache.identity import FORMAT, plan_digest
+from mllm_probe.cache.coverage import FORMAT, plan_digest
 from mllm_probe.errors import CacheError, choices
-from mllm_probe.files.store_paths import CachePaths, GroupPaths, is_claim
-from mllm_probe.files.temporaries import is_temporary
+from mllm_probe.files.store_paths import CachePaths, GroupPaths, is_claim, is_temporary
 
 IDLE = 3600.0  # seconds; what was written later may belong to a process that still runs
 

@@ -11,8 +11,7 @@ from mllm_probe.cache.coverage import Shard
 from mllm_probe.cache.upkeep import IDLE, Cache, Group, read_json
 from mllm_probe.errors import CacheError
 from mllm_probe.files.digests import Digests
-from mllm_probe.files.store_paths import is_claim
-from mllm_probe.files.temporaries import is_temporary
+from mllm_probe.files.store_paths import is_claim, is_temporary
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
 

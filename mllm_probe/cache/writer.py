@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_probe.errors import CacheError
-from mllm_probe.files.paths import replacing
+from mllm_probe.files.store_paths import replacing
 from mllm_probe.records.batches import Chunk
 from mllm_probe.records.sites import Key
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mllm_probe.cli.perform import job_name, limit_threads, perform, stop_as_ctrl_c
-from mllm_probe.config.dotted import quoted
+from mllm_probe.config.sentences import quoted
 from mllm_probe.config.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
 from mllm_probe.errors import MllmProbeError, behind
 

@@ -21,7 +21,7 @@ from mllm_probe.errors import ConfigError, MllmProbeError, PendingError
 from mllm_probe.files.job_states import writer
 from mllm_probe.files.jobs import DONE, FAILED, INCOMPLETE, PENDING, STOPPED, Job, now, read, write
 from mllm_probe.files.paths import MultirunPaths, OutputPaths, RunPaths
-from mllm_probe.files.temporaries import temporary
+from mllm_probe.files.store_paths import temporary
 from mllm_probe.records.protocols import Reporter
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from mllm_probe.geometry.refusals import check_fidelity
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.fidelity import show_fidelity
 from mllm_probe.results.fidelity import save_agreements
-from mllm_probe.scoring.refusals import check_probe, check_reads
+from mllm_probe.scoring.guards import check_probe, check_reads
 
 
 def fidelity(config: FidelityConfig, paths: RunPaths, reporter: Reporter) -> None:

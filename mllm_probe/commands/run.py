@@ -11,7 +11,7 @@ from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.html.inspect_files import save_first
 from mllm_probe.report.run import show
-from mllm_probe.scoring.refusals import check_probe, check_question, check_reads
+from mllm_probe.scoring.guards import check_probe, check_question, check_reads
 from mllm_probe.scoring.sweep import Swept, sweep_cached
 
 

@@ -9,7 +9,7 @@ from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.html.inspect_files import save_first
 from mllm_probe.report.html.page import leave_page
-from mllm_probe.scoring.refusals import check_probe, check_reads
+from mllm_probe.scoring.guards import check_probe, check_reads
 from mllm_probe.scoring.sweep import check_filled, sweep_cached
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_probe.cache.claims import clear, turn
-from mllm_probe.cache.identity import folder_digests, weights_digest
+from mllm_probe.cache.coverage import folder_digests, weights_digest
 from mllm_probe.cache.store import write_json
 from mllm_probe.config.run import save_config
 from mllm_probe.config.tune import TuneConfig
@@ -15,7 +15,7 @@ from mllm_probe.experiment.examples import training_pictures
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.model_names import words_for
 from mllm_probe.files.paths import OutputPaths, RunPaths
-from mllm_probe.files.row_file import save_rows
+from mllm_probe.files.readback import save_rows
 from mllm_probe.files.seals import sealed
 from mllm_probe.models.loading.checkpoint import find_checkpoint, needs
 from mllm_probe.records.protocols import Reporter

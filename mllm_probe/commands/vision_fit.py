@@ -6,7 +6,7 @@ Reads a table, loads no model.
 from mllm_probe.config.run import save_config
 from mllm_probe.config.vision import VisionFitConfig
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.files.row_file import save_rows
+from mllm_probe.files.readback import save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.law import show_fit
 from mllm_probe.results.vision import GroupRow, LawRow, PointRow

@@ -6,7 +6,7 @@ Reads a table, loads no model and trains nothing: a representation counts as tra
 from mllm_probe.config.run import save_config
 from mllm_probe.config.vision import VisionPolicyConfig
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.files.row_file import save_rows
+from mllm_probe.files.readback import save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.policy import show_policy
 from mllm_probe.results.policy import PlanRow, RecallRow

@@ -9,7 +9,7 @@ from mllm_probe.config.run import save_config
 from mllm_probe.config.vision import VisionScoreConfig
 from mllm_probe.errors import ProbeError
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.files.row_file import load_rows, save_rows
+from mllm_probe.files.readback import load_rows, save_rows
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.vision import show_vision
 from mllm_probe.results.vision import VisionScore, save_representations

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.build import first_named
-from mllm_probe.config.dotted import flat
+from mllm_probe.config.sentences import flat
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import REPEAT, blamed, read_config
-from mllm_probe.results.group_words import with_words
 from mllm_probe.results.predictions import Scored, load_scored
 from mllm_probe.results.score_file import load_scores, load_summary, load_tests
-from mllm_probe.results.selection import blocks, headline, real
+from mllm_probe.results.selection import blocks, headline, real, with_words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.comparison.finished import FinishedRun
-from mllm_probe.files.row_file import columns, lines_of, save_table
-from mllm_probe.results.group_words import one_of
+from mllm_probe.files.readback import columns, lines_of, save_table
 from mllm_probe.results.predictions import load_logits
+from mllm_probe.results.selection import one_of
 from mllm_probe.scoring.alarms import rare_label
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
 from mllm_probe.stats.measures import HIGHER_IS_BETTER

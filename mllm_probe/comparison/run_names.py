@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllm_probe.comparison.finished import FinishedRun
-from mllm_probe.config.dotted import show
 from mllm_probe.config.run import NOT_SCIENCE
+from mllm_probe.config.sentences import show
 from mllm_probe.files.model_names import ADDRESS, namesakes
 
 LONGEST = 40  # characters of a setting in a label

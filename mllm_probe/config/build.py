@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from mllm_probe.config.dotted import LISTED, MAPPED, TYPES, show
+from mllm_probe.config.sentences import LISTED, MAPPED, TYPES, show
 from mllm_probe.errors import ConfigError, choices
 
 T = TypeVar("T")

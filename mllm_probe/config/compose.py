@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mllm_probe.config.dotted import quoted
 from mllm_probe.config.schemas import register_schema, typed
+from mllm_probe.config.sentences import quoted
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import config_dir
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mllm_probe.config.dotted import show
+from mllm_probe.config.sentences import show
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.model_names import settled
 

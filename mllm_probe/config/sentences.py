@@ -1,11 +1,20 @@
-"""Errors as one sentence, from any source. What is no error of the user's keeps its traceback elsewhere."""
+"""Errors as one sentence, from any source, and settings as one would type them, by dotted names.
 
+What is no error of the user's keeps its traceback elsewhere.
+"""
+
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mllm_probe.config.dotted import GROUPED, LISTED, MAPPED, TYPES
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "one text", NoneType: "null"}
+LISTED = "a list in brackets"
+MAPPED = "names with values in braces, such as {name: value}"
+GROUPED = "settings, each by its own name after a dot"
+
 
 LISTS = {  # of two, where others may hold one
     "layers.range": "[4,8]",
@@ -130,3 +139,24 @@ def reason(command: str, error: BaseException) -> str:
     if type(error).__name__ == "UncompletedJobError":  # submitit's, from within its signal handler
         return f"{first} hydra.launcher.max_num_timeout allows more of them, hydra.launcher.timeout_min longer ones"
     return f"{type(error).__name__}: {first}"
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in node.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def show(value: Any) -> str:
+    """A setting as one would type it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(show, value))}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def quoted(text: str) -> str:
+    """A value as Hydra's grammar takes it, whatever characters it has: backslashes count before a quote alone."""
+    text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{text}'"

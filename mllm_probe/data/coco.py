@@ -13,8 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from mllm_probe.data.pictures import FOLLOW, LINKS, check_decodes, named_file
-from mllm_probe.data.places import MISSING, lacking
+from mllm_probe.data.pictures import FOLLOW, LINKS, MISSING, check_decodes, lacking, named_file
 from mllm_probe.errors import DataError, MllmProbeError, choices, is_whole
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Picture

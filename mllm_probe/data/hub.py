@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.data.coco import Selection
-from mllm_probe.data.pictures import as_rgb
-from mllm_probe.data.places import filled_once
+from mllm_probe.data.pictures import as_rgb, filled_once
 from mllm_probe.data.table import Table
 from mllm_probe.errors import DataError, MllmProbeError, choices
 from mllm_probe.files.digests import Digests

@@ -4,7 +4,13 @@ Whatever a file holds, a model is shown RGB of 8 bits a colour: upright as its E
 their bit depth, on white where it is transparent, of several frames the first.
 """
 
+import shutil
+import stat
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import ELOOP
 from os.path import normpath
 from pathlib import Path
 
@@ -12,9 +18,8 @@ import numpy as np
 from PIL import Image
 from PIL.Image import Transpose
 
-from mllm_probe.data.places import lacking
 from mllm_probe.errors import DataError
-from mllm_probe.files.paths import replacing
+from mllm_probe.files.store_paths import replacing
 
 LINKS = FOLLOW, REFUSE = "follow", "refuse"  # what is done with pictures that are links to files elsewhere
 READING = "upright, scaled to 8 bits, on white"  # of pictures that are more than 8-bit colours as they are stored
@@ -35,6 +40,17 @@ FEW_BITS = {"L;2": 2, "L;4": 4}  # how Pillow calls greys of a PNG that it widen
 SIXTEEN = ("PNG", "PPM")  # whose whole numbers of 32 bits are such of 16 that Pillow widened
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd tags and large pictures; what cannot be read is refused
+
+
+GREY = (127, 127, 127)
+MISSING = "is missing"
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def inside(root: Path, name: str) -> Path:
@@ -166,9 +182,6 @@ def size_of(path: Path) -> tuple[int, int]:
         return (height, width) if _orientation(image) > 4 else (width, height)
 
 
-GREY = (127, 127, 127)
-
-
 def write_blank(path: Path, folder: Path) -> Path:
     """An empty grey picture of the same size as the one at `path`, one file a size."""
     width, height = size_of(path)
@@ -177,3 +190,33 @@ def write_blank(path: Path, folder: Path) -> Path:
         with replacing(made) as part:
             Image.new("RGB", (width, height), GREY).save(part, format="PNG")
     return made
+
+
+def lacking(path: Path) -> str:
+    """What is wrong with the place, to be said behind its name; "" where a file is. Raises ValueError, OSError for what
+    no file can be called."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"is a symbolic link to {path.readlink()}, which does not exist" if path.is_symlink() else MISSING
+    except OSError as error:
+        if error.errno != ELOOP:
+            raise
+        return "is a symbolic link to itself"
+    return "" if kind == stat.S_IFREG else f"is {KINDS.get(kind, 'something else')}, not a file"
+
+
+@contextmanager
+def filled_once(folder: Path) -> Iterator[Path]:
+    """Write into a temporary neighbour, then rename it to `folder`: a folder that exists is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield part
+        part.chmod(0o755)
+        part.rename(folder)
+    except OSError:
+        if not folder.exists():  # another process may have finished the same folder first
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

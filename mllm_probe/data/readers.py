@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.data.places import lacking
+from mllm_probe.data.pictures import lacking
 from mllm_probe.errors import DataError, choices, is_whole
 
 Record = Mapping[str, Any]

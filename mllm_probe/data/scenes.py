@@ -24,7 +24,7 @@ from mllm_probe.data.drawing import (
     random_scene,
     true_fact,
 )
-from mllm_probe.data.places import filled_once
+from mllm_probe.data.pictures import filled_once
 from mllm_probe.errors import DataError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths

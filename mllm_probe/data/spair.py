@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mllm_probe.data.pictures import inside
-from mllm_probe.data.places import lacking
+from mllm_probe.data.pictures import inside, lacking
 from mllm_probe.errors import DataError, choices
 
 VOC = (

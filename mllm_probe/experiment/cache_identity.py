@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.cache.identity import Identity, folder_digests, identify, weights_digest
+from mllm_probe.cache.coverage import Identity, folder_digests, identify, weights_digest
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.config.run import ExtractSettings

@@ -1,27 +1,40 @@
-"""From a data set and a task to the pictures that can be used and the decisions about them, said on the way."""
+"""From a data set and a task to the pictures that can be used and the decisions about them, said on the way.
 
+Pictures that the model's processor refuses are found before a task makes samples of them. The first samples are kept
+as the processor writes them, for runs that need no processor.
+"""
+
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mllm_probe.cache.store import write_json
 from mllm_probe.config.build import build
 from mllm_probe.config.run import RunConfig
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import alike, regrouped
-from mllm_probe.errors import DataError
-from mllm_probe.experiment.readable import readable
+from mllm_probe.data.pictures import size_of
+from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.files.digests import Digests
+from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Dataset, Reporter, Task
-from mllm_probe.records.samples import Collection, Examples, Picture
+from mllm_probe.records.samples import Collection, Examples, Picture, Sample
 from mllm_probe.tasks.answer_words import bound
-from mllm_probe.tasks.covariates import covaried
 from mllm_probe.tasks.splits import TEST, Folds, leaks, rowwise
 
 if TYPE_CHECKING:
     from mllm_probe.config.tune import TuneConfig
     from mllm_probe.models.blueprint import Blueprint
+
+
+SHORT, LONG = 28, 50  # a shorter side in pixels or a greater share of the sides is tried: processors refuse by size
+FIRST = 3  # samples of a run
+OBJECTS, WORDS = "objects", "words"  # instances annotated in the pictures of a prompt; words of its text
 
 
 def folds_of(config: RunConfig) -> Folds:
@@ -122,3 +135,84 @@ def training_pictures(
     fold = folds.assign(collection.pictures)
     test = [picture for picture in collection.pictures if fold[picture.group] == TEST]
     return [picture for picture in collection.pictures if fold[picture.group] != TEST], test
+
+
+def readable(collection: Collection, on_bad_row: str, made: Callable[[], "Blueprint"]) -> Collection:
+    """The collection without the pictures that cannot be read, where those are left out. Raises DataError elsewhere.
+
+    Only odd sizes are tried, each once, so that most runs need no `Blueprint` for this.
+    """
+    paths: dict[tuple[int, int], Path] = {}
+    size_by = {picture.digest: size_of(picture.path) for picture in collection.pictures}
+    for picture in collection.pictures:
+        paths.setdefault(size_by[picture.digest], picture.path)
+    blueprint = cache(made)
+    refused = {size: why for size, path in paths.items() if _is_odd(size) and (why := blueprint().refusal(path))}
+    if not refused:
+        return collection
+    left_out = [picture for picture in collection.pictures if size_by[picture.digest] in refused]
+    told = []
+    for picture in left_out:
+        width, height = size_by[picture.digest]
+        why = refused[width, height]
+        told.append(f"picture {picture.id}: the model's processor refuses its {width} x {height} pixels ({why})")
+    if on_bad_row == "stop":
+        raise DataError(f"{told[0]}; cut it, or leave such pictures out with data.on_bad_row=skip")
+    gone = {picture.digest for picture in left_out}
+    pictures = tuple(picture for picture in collection.pictures if picture.digest not in gone)
+    if not pictures:
+        raise DataError(f"no usable picture is left: {told[0]}")
+    rows = tuple(row for row in collection.rows if row.picture.digest not in gone)
+    return replace(collection, pictures=pictures, rows=rows, skipped=(*collection.skipped, *told))
+
+
+def _is_odd(size: tuple[int, int]) -> bool:
+    return min(size) < SHORT or max(size) > LONG * min(size)
+
+
+def keep_first(experiment: Experiment) -> list[Rendering]:
+    """The first samples as the processor writes them: those kept in the cache, else made and kept."""
+    found = []
+    for sample in experiment.examples.samples[:FIRST]:
+        path = experiment.store.paths.rendering(sample.uid)
+        rendering = _kept(path, sample)
+        if rendering is None:
+            rendering = Rendering.of(experiment.blueprint, sample)
+            write_json(path, rendering.to_json())
+        found.append(rendering)
+    return found
+
+
+def _kept(path: Path, sample: Sample) -> Rendering | None:
+    """What cannot be read is made again."""
+    try:
+        return Rendering.from_json(sample, json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def covaried(examples: Examples, collection: Collection, names: Any) -> Examples:
+    """The decisions with these covariates and no others; "" where a decision has none.
+
+    A column of the table goes before what every task knows. Raises ConfigError for a name that no decision has.
+    """
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ConfigError(f"task.covariates={names} must be a list of names, such as [{WORDS}]")
+    samples = {sample.uid: sample for sample in examples.samples}
+    pictures = {picture.digest: picture for picture in collection.pictures}
+    known = [{**_known(samples[d.sample], pictures), **d.covariates} for d in examples.decisions] if names else []
+    columns = dict.fromkeys(name for each in known for name in each)
+    for name in names:
+        if name not in columns:
+            raise ConfigError(f"task.covariates names '{name}', which no decision has; {choices(str(name), columns)}")
+    chosen = [{name: each.get(name, "") for name in names} for each in known] or [{}] * len(examples.decisions)
+    decisions = (replace(d, covariates=own) for d, own in zip(examples.decisions, chosen, strict=True))
+    return replace(examples, decisions=tuple(decisions))
+
+
+def _known(sample: Sample, pictures: dict[str, Picture]) -> dict[str, str | float]:
+    found: dict[str, str | float] = {WORDS: float(len(sample.text.split()))}
+    shown = [pictures[digest] for digest in sample.digests if digest in pictures]
+    if all(picture.counts is not None for picture in shown):
+        found[OBJECTS] = float(sum(sum((picture.counts or {}).values()) for picture in shown))
+    return found

@@ -1,24 +1,28 @@
-"""What extraction and scoring work on: an experiment with its examples, cache, keys and controls. Loads no weight."""
+"""What extraction and scoring work on: an experiment with its examples, cache, keys and controls. Loads no weight.
 
+What a run extracted is kept for its summary attempt by attempt, those that were killed among them.
+"""
+
+import json
+import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.cache.coverage import Coverage
-from mllm_probe.cache.identity import Identity
-from mllm_probe.cache.store import Store
+from mllm_probe.cache.coverage import Coverage, Identity
+from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.config.run import ExtractSettings, LayerSettings
 from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY, SweepSettings
 from mllm_probe.errors import CacheError, ConfigError, choices
-from mllm_probe.experiment.attempts import Attempts
 from mllm_probe.experiment.cache_identity import storage_dtype
-from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
+from mllm_probe.extraction.estimate import check_keys, select_keys, select_sites
 from mllm_probe.extraction.sharing import Work
 from mllm_probe.files.paths import OutputPaths
-from mllm_probe.files.store_paths import prune
+from mllm_probe.files.store_paths import PartPaths, prune
 from mllm_probe.models.loading.checkpoint import connector_reads
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Collection, Examples
@@ -29,6 +33,58 @@ from mllm_probe.tasks.splits import Folds
 if TYPE_CHECKING:
     from mllm_probe.features.controls import Arms
     from mllm_probe.models.blueprint import Blueprint
+
+
+OPTIONAL = (TEXT_ONLY, VISION_ONLY, CONNECTOR_ONLY)  # what some models cannot be shown, or have no place to be read
+FLOORS: Mapping[str, Callable[[Anatomy], Key]] = {
+    VISION_ONLY: lambda anatomy: Key(Site("vision", anatomy.blocks.get("vision", 0)), "mean_image"),
+    CONNECTOR_ONLY: lambda anatomy: Key(Site("connector"), "mean_image"),
+}
+
+
+class Attempts:
+    """This attempt at a run, and those before it. Until `begin` nothing is noted: not all that extracts is a run."""
+
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self._earlier: list[dict[str, Any]] = []
+        self._own = {"samples": 0, "forward_passes": 0}
+        self._started = time.monotonic()
+
+    def begin(self, paths: PartPaths) -> None:
+        self._earlier = [found for path in paths.attempts() if (found := _read(path))]
+        self._file, self._started = paths.attempt(secrets.token_hex(8)), time.monotonic()
+
+    def wrote(self, samples: int, passes: int) -> None:
+        """A shard is on disk, which held so many samples and took so many forward passes."""
+        if self._file is not None:
+            self._own = {
+                "samples": self._own["samples"] + samples,
+                "forward_passes": self._own["forward_passes"] + passes,
+            }
+            write_json(self._file, {**self._own, "seconds": round(time.monotonic() - self._started, 2)})
+
+    def summed(self, done: Mapping[str, Any]) -> dict[str, Any]:
+        """What this attempt has done, as `fill_missing` says it, with what those before it did."""
+        if self._file is not None and not done["hit"]:
+            write_json(self._file, done)
+        both = (*self._earlier, done)
+        passes = [one["forward_passes"] for one in both]
+        return {
+            **{name: value for one in both for name, value in one.items()},
+            "samples": sum(one["samples"] for one in both),
+            "forward_passes": None if None in passes else sum(passes),
+            "seconds": round(sum(one["seconds"] for one in both), 2),
+            "hit": done["hit"] and not self._earlier,
+        }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+        return {"samples": 0, "forward_passes": 0, "seconds": 0.0, **found}
+    except (OSError, ValueError, TypeError):
+        return None  # another attempt has just ended, and removed it
 
 
 @dataclass(frozen=True)
@@ -169,13 +225,6 @@ class Experiment:
             )
         keys = (Key(Site("vision", layer), position) for position in positions for layer in sorted(read))
         return tuple(key for key in keys if self.has(key))
-
-
-OPTIONAL = (TEXT_ONLY, VISION_ONLY, CONNECTOR_ONLY)  # what some models cannot be shown, or have no place to be read
-FLOORS: Mapping[str, Callable[[Anatomy], Key]] = {
-    VISION_ONLY: lambda anatomy: Key(Site("vision", anatomy.blocks.get("vision", 0)), "mean_image"),
-    CONNECTOR_ONLY: lambda anatomy: Key(Site("connector"), "mean_image"),
-}
 
 
 def chosen_controls(given: Any) -> tuple[str, ...]:

@@ -1,31 +1,62 @@
 """From an experiment to a cache that holds all it needs: planned, claimed, proven, read; no model is loaded where it
-already does."""
+already does.
 
-from collections.abc import Sequence
+A model is loaded when the first shard needs it, and kept while the next cache is the same. A shard that turns out to be
+damaged is made again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.claims import Claims
+from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config.run import RunConfig
-from mllm_probe.errors import ModelError, PendingError
+from mllm_probe.errors import CacheError, ModelError, PendingError
+from mllm_probe.experiment.cache_identity import name_cache
+from mllm_probe.experiment.examples import keep_first
 from mllm_probe.experiment.experiment import OPTIONAL, Experiment
-from mllm_probe.experiment.first_samples import keep_first
-from mllm_probe.experiment.loaded_models import Models
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.experiment.request import Request
-from mllm_probe.extraction.estimate import check_disk
-from mllm_probe.extraction.keys import check_keys
+from mllm_probe.extraction.estimate import check_disk, check_keys
 from mllm_probe.extraction.plan import Plan
 from mllm_probe.extraction.proof import Proof, prove
-from mllm_probe.extraction.sharing import anything_to_fill, jobs_of
+from mllm_probe.extraction.sharing import Job, anything_to_fill, claim_all, jobs_of
 from mllm_probe.extraction.stream import Extraction, finish_filled, join
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import Sample
 
 if TYPE_CHECKING:
     from mllm_probe.models.hf import HFModel
 
+
 NOTHING = {"samples": 0, "forward_passes": 0, "seconds": 0.0, "complete": True}
+
+
+class Models:
+    """At most one loaded model; experiments and controls that share a cache share it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._held: dict[str, HFModel] = {}
+
+    def get(self, experiment: Experiment) -> "HFModel":
+        from mllm_probe.models.hf import load_model
+        from mllm_probe.models.loading.device import pick_device
+
+        name = experiment.identity.digest
+        if name not in self._held:
+            self._held.clear()  # before the next one takes its memory
+            device = pick_device(experiment.device)
+            self._reporter.note(f"loading {experiment.model.label} ({experiment.model.precision}) on {device}")
+            self._held[name] = load_model(experiment.blueprint, device, experiment.stored)
+            for remark in self._held[name].remarks:
+                self._reporter.note(remark)
+            name_cache(experiment.store, experiment.identity, experiment.model.label)
+        self._held[name].require(experiment.stored)
+        return self._held[name]
 
 
 def fill_missing(
@@ -82,8 +113,6 @@ def _fill(experiment: Experiment, config: RunConfig, models: Models, reporter: R
     coverage = experiment.store.coverage()
     mended = False
     if coverage.damaged and not experiment.control:
-        from mllm_probe.experiment.repair import repaired
-
         mended = repaired(experiment, coverage, samples, models, reporter)
         coverage = experiment.store.coverage()
     missing = coverage.missing(experiment.stored, samples)
@@ -153,3 +182,71 @@ def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     if proof.why:
         reporter.note(f"every statement is read separately: {proof.why}")
     return proof
+
+
+EMPTY = Plan((), {}, {}, frozenset(), ())
+
+
+def repaired(
+    experiment: Experiment, coverage: Coverage, samples: Mapping[str, Sample], models: Models, reporter: Reporter
+) -> bool:
+    """Make damaged shards of the experiment's samples again; whether there were any. Raises CacheError."""
+    if jobs := _damaged(experiment, coverage, samples, reporter):
+        _repair(experiment, models, jobs, samples, reporter)
+    return bool(jobs)
+
+
+def _damaged(
+    experiment: Experiment, coverage: Coverage, samples: Mapping[str, Sample], reporter: Reporter
+) -> list[Job]:
+    """The damaged shards whose samples are at hand. Raises CacheError where work is shared out.
+
+    Others are left alone: what this request needs of them is missing, and is extracted into a group of its own.
+    """
+    if coverage.damaged and experiment.extract.num_shards > 1:
+        raise CacheError(
+            f"{coverage.damaged[0].path} is damaged or missing; repeat the command once without "
+            "extract.num_shards to fix it"
+        )
+    jobs = []
+    for damage in coverage.damaged:
+        plan = _stored_plan(experiment, damage.group)
+        needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
+        if needed and needed <= samples.keys():
+            reporter.note(f"{damage.path} is damaged or missing and is extracted again")
+            jobs.append(Job(plan, experiment.store.paths.group(damage.group), damage.number))
+        else:
+            reporter.note(
+                f"{damage.path} is damaged or missing, and this request does not contain its samples: left out"
+            )
+    return jobs
+
+
+def _repair(
+    experiment: Experiment, models: Models, jobs: Sequence[Job], samples: Mapping[str, Sample], reporter: Reporter
+) -> None:
+    """The plans make their shards again, byte for byte; what another machine made stays as it is. Raises CacheError."""
+    work = experiment.work
+    with Claims() as claims:
+        claim_all(jobs, claims, work, reporter)
+        still = {damage.path for damage in experiment.store.coverage().damaged}
+        if not still.intersection(job.path for job in jobs):  # another process has fixed them
+            return
+        model = models.get(experiment)
+        model.anatomy = replace(model.anatomy, causal=experiment.anatomy.causal)
+        plans = list({job.plan.digest: job.plan for job in jobs}.values())
+        for plan in plans:
+            experiment.store.begin(plan.digest, plan.to_json(), model.provenance())
+        for job in jobs:
+            if job.path in still:
+                job.path.unlink(missing_ok=True)
+        Extraction(model, samples, experiment.store, work, reporter).run(plans, claims)
+
+
+def _stored_plan(experiment: Experiment, group: str) -> Plan:
+    """The plan that made a group; an empty one where it can no longer be trusted."""
+    try:
+        plan = Plan.from_json(json.loads(experiment.store.paths.group(group).plan.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        plan = EMPTY
+    return plan if plan.digest == group else EMPTY

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.cache.identity import Identity
+from mllm_probe.cache.coverage import Identity
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.build import build
-from mllm_probe.config.dotted import flat
 from mllm_probe.config.model import DEVICES, DTYPES, ONE
 from mllm_probe.config.run import PADDING_SIDES, PREFIXES, ExtractSettings, RunConfig, run_digest, save_config
+from mllm_probe.config.sentences import flat
 from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, SweepSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError, choices
@@ -19,14 +19,14 @@ from mllm_probe.experiment.controls import with_variants
 from mllm_probe.experiment.examples import asked, collected, folds_of
 from mllm_probe.experiment.experiment import Experiment, chosen_controls
 from mllm_probe.experiment.test_dataset import Both, elsewhere_of, tested_elsewhere
-from mllm_probe.extraction.keys import check_layers
+from mllm_probe.extraction.estimate import check_layers
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompts.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
-from mllm_probe.results.group_words import word_of
+from mllm_probe.results.selection import word_of
 from mllm_probe.tasks.answer_words import check_words
 from mllm_probe.tasks.splits import Folds
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mllm_probe.cache.identity import plan_digest
+from mllm_probe.cache.coverage import plan_digest
 from mllm_probe.config.model import DTYPES
 from mllm_probe.records.batches import Survey, common_head
 from mllm_probe.records.sites import Anatomy, Key

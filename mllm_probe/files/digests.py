@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.files.paths import replacing
+from mllm_probe.files.store_paths import replacing
 
 TRUSTS = STAT, SAMPLE, CONTENT = ("stat", "sample", "content")
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)

@@ -27,7 +27,7 @@ from mllm_probe.files.jobs import (
     unreadable,
 )
 from mllm_probe.files.paths import MultirunPaths
-from mllm_probe.files.temporaries import runs_here
+from mllm_probe.files.store_paths import runs_here
 
 LOST = "lost"
 BLOCKED = "blocked"  # it waits in the queue, and SLURM can never start it

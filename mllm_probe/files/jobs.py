@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mllm_probe import __version__
-from mllm_probe.files.paths import MultirunPaths, replacing
+from mllm_probe.files.paths import MultirunPaths
+from mllm_probe.files.store_paths import replacing
 
 RUNNING, DONE, FAILED, PENDING = "running", "done", "failed", "pending"
 STOPPED = "stopped"  # by Ctrl-C or a signal

@@ -1,15 +1,18 @@
 """Every file and folder name of a data set and a run, and where the caches are (see store_paths); nobody else builds
 one. Knows names, not contents."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.files.store_paths import DIGESTS, CachePaths, PartPaths, TrainingPaths, VectorPaths, plain_name
-from mllm_probe.files.temporaries import temporary
+from mllm_probe.files.store_paths import (
+    DIGESTS,
+    CachePaths,
+    PartPaths,
+    TrainingPaths,
+    VectorPaths,
+    plain_name,
+)
 
 
 def config_dir() -> Path:
@@ -282,19 +285,3 @@ class MultirunPaths:
 
     def statuses(self) -> list[Path]:
         return sorted(self.root.rglob(STATUS))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write to a temporary neighbour, then rename it over `path`: readers see the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = temporary(path)
-    try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say where
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,24 +1,31 @@
-"""The files of a finished run, read back: one that was cut or edited by hand is named, and is no traceback.
+"""Tables as CSV files, written in one way, and the files of a finished run, read back.
 
-In the cells of a CSV, what a spreadsheet would take for a formula stands behind an apostrophe.
+A file that was cut or edited by hand is named, and is no traceback. In the cells of a CSV, what a spreadsheet would
+take for a formula stands behind an apostrophe.
 """
 
 import csv
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mllm_probe.errors import DataError, count, first_line
-from mllm_probe.files.entries import check_entries, read_object
-from mllm_probe.files.seals import check_sealed
+from mllm_probe.files.seals import check_entries, check_sealed, read_object
+from mllm_probe.files.store_paths import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
 REPEAT = "repeat the run, its cache is still used"
 LAST = "plugins"  # what a config.yaml ends with
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+CRLF = "\r\n"
 
 
 def damaged(path: Path, why: object) -> DataError:
@@ -120,3 +127,49 @@ def cell(value: object) -> object:
 def bare(value: str) -> str:
     """A text as it was before it was written."""
     return value[1:] if value.startswith("'") and value[1:].startswith(FORMULAS) else value
+
+
+def columns(kind: type) -> tuple[str, ...]:
+    """The fields of a record, in order; `lambda_` is the column lambda."""
+    return tuple(field.name.rstrip("_") for field in fields(kind))
+
+
+def lines_of(records: Iterable[Any]) -> Iterable[list[object]]:
+    """The values of each record, in the order of its columns."""
+    return ([getattr(record, field.name) for field in fields(record)] for record in records)
+
+
+def write_lines(file: TextIO, lines: Iterable[Iterable[object]], digits: int | None = None, end: str = CRLF) -> None:
+    """None and nan are empty cells; a number that is not whole has so many digits, or with None all that it has."""
+    csv.writer(file, lineterminator=end).writerows([_written(value, digits) for value in line] for line in lines)
+
+
+def _written(value: object, digits: int | None) -> object:
+    if digits is None or not isinstance(value, Real) or isinstance(value, Integral) or value != value:
+        return cell(value)
+    return f"{float(value):.{digits}g}"
+
+
+def save_table(
+    path: Path, names: Iterable[str], lines: Iterable[Iterable[object]], digits: int | None = None, end: str = CRLF
+) -> None:
+    """A table with these columns, in one move."""
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        write_lines(file, [names], end=end)
+        write_lines(file, lines, digits, end)
+
+
+def save_rows(path: Path, kind: type, rows: Sequence[Any], digits: int | None = 8, end: str = "\n") -> None:
+    """Rows of the record `kind`."""
+    save_table(path, columns(kind), lines_of(rows), digits, end)
+
+
+def load_rows(path: Path, kind: type) -> "pd.DataFrame":
+    """What `save_rows` wrote; an empty number is nan, an empty text a text. Raises DataError for a damaged file."""
+    types = {field.name: field.type for field in fields(kind)}
+    texts = {name: str for name, declared in types.items() if declared is str}
+    table = read_table(path, texts, {name: declared for name, declared in types.items() if name not in texts})
+    try:
+        return table.astype({name: declared for name, declared in types.items() if declared in (int, float)})
+    except ValueError as error:
+        raise damaged(path, error) from error

@@ -1,12 +1,22 @@
-"""The names of what is stored for later: caches, and what unfinished sweeps and trainings go on from."""
+"""The names of what is stored for later: caches, and what unfinished sweeps and trainings go on from.
 
+A file that is being written has a name of its own, so that what a killed process left is known for it.
+"""
+
+import os
+import platform
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 CLAIM = re.compile(r"\d{5,}\.\d+\.claim")
 DIGESTS = "digests.json"  # beside the caches
+
+
+TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
 
 
 @dataclass(frozen=True)
@@ -143,3 +153,45 @@ def is_claim(path: Path) -> bool:
 def plain_name(name: str) -> str:
     """A name without what a file system may not take."""
     return re.sub(r"[^\w.@-]", "_", name)
+
+
+def is_temporary(path: Path) -> bool:
+    return TEMPORARY.fullmatch(path.name) is not None
+
+
+def pid_namespace() -> str:
+    """Containers of one host may number their processes apart."""
+    here = Path("/proc/self/ns/pid")
+    return here.readlink().name.strip("pid:[]") if here.exists() else ""
+
+
+def runs_here(pid: int) -> bool:
+    """Whether a process of this host and namespace is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def temporary(path: Path) -> Path:
+    """A neighbour that only this process writes to."""
+    return path.with_name(f".{path.name}.{platform.node()}.{pid_namespace()}.{os.getpid()}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write to a temporary neighbour, then rename it over `path`: readers see the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = temporary(path)
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say where
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,19 +1,24 @@
-"""Baselines that read no layer, as trials: the words of the question, covariates, and the most frequent answer."""
+"""Trials that fit no layer: baselines (the words of the question, covariates, the most frequent answer) and the answers
+of the model itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
-from mllm_probe.fitting.readout import Readout
+from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.trials import Probing, Trial, fitted
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
-from mllm_probe.probes.solving.question_only import bag_of_words
 from mllm_probe.records.problems import LayerData
 from mllm_probe.records.protocols import Probe
+from mllm_probe.records.score import LENS, ZERO_SHOT
+from mllm_probe.records.sites import Key
 
 QUESTION_ONLY = "question_only"
+
+
+FEATURES = "answer"
 
 
 def baselines(probing: Probing) -> Mapping[str, Callable[[], list[Trial]]]:
@@ -54,3 +59,32 @@ def _fitted(probing: Probing, probe: Probe, rows: np.ndarray, control: str, feat
     problems = [probing.problem("", seed) for seed in probing.seeds]
     blanks = [Trial.blank(None, control, seed, features) for seed in probing.seeds]
     return fitted(probe, Readout.of(LayerData(torch.from_numpy(rows))), problems, blanks)
+
+
+def bag_of_words(texts: Sequence[str]) -> np.ndarray:
+    """[N, V] of 0 and 1: word presence, single letters included."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    counts = CountVectorizer(binary=True, token_pattern=r"(?u)\b\w+\b", dtype=np.float64).fit_transform(texts)
+    return np.asarray(counts.todense())
+
+
+def answers(probing: Probing, source: Source) -> Iterator[list[Trial]]:
+    """One list of trials a block; those of the top, where it is read, once more as the baseline of no layer."""
+    for key in probing.experiment.answer_keys:
+        logits = said(probing, source, key)
+        yield _trials(probing, Key(key.site, "last"), "", LENS, logits)
+        if key.site.layer == probing.experiment.anatomy.blocks["lm"]:
+            yield _trials(probing, None, ZERO_SHOT, FEATURES, logits)
+
+
+def said(probing: Probing, source: Source, key: Key) -> np.ndarray:
+    """The model's answers at a key as a probe's logits: log-odds [N] of two labels, a logit a class [N, C] of more."""
+    logits = source.readout(key).data.rows[:].double().numpy()
+    return ((logits[:, 0] - logits[:, 1]) if probing.kind == "binary" else logits).astype(np.float32)
+
+
+def _trials(probing: Probing, key: Key | None, control: str, probe: str, logits: np.ndarray) -> list[Trial]:
+    """They need no seed, but validation rows differ by it."""
+    facts = {"converged": 1.0, "log_odds": 1.0, "answer": 1.0}
+    return [Trial(key, control, probe, seed, logits, facts, {}, FEATURES) for seed in probing.seeds]

@@ -15,9 +15,8 @@ import numpy as np
 
 from mllm_probe.cache.claims import clear, turn
 from mllm_probe.errors import CacheError
-from mllm_probe.files.paths import replacing
 from mllm_probe.files.seals import read_sealed, save_sealed
-from mllm_probe.files.store_paths import PartPaths
+from mllm_probe.files.store_paths import PartPaths, replacing
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key

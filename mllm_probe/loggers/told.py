@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mllm_probe.config.dotted import flat, show
+from mllm_probe.config.sentences import flat, show
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.files.readback import read_config
 from mllm_probe.results.score_file import load_scores, load_summary

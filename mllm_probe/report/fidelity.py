@@ -8,7 +8,7 @@ from mllm_probe.report.figures.fidelity import draw_fidelity
 from mllm_probe.report.html.by_layer import fidelity_page
 from mllm_probe.report.terminal.fidelity import print_agreements
 from mllm_probe.results.fidelity import load_agreements
-from mllm_probe.results.group_words import with_words
+from mllm_probe.results.selection import with_words
 
 
 def show_fidelity(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
-from mllm_probe.files.entries import NUMBER
 from mllm_probe.files.model_names import trained
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
+from mllm_probe.files.seals import NUMBER
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.ending import both, end
 from mllm_probe.report.figures.training import draw_losses, loss_chart

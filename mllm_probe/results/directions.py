@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.errors import ConfigError, DataError, choices
-from mllm_probe.files.paths import replacing
+from mllm_probe.files.store_paths import replacing
 from mllm_probe.results.predictions import opened
 
 LINEAR = frozenset(("mean", "scale", "weights", "intercept"))

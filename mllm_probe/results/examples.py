@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from mllm_probe.files.entries import NUMBER
 from mllm_probe.files.readback import damaged, read_entries
+from mllm_probe.files.seals import NUMBER
 from mllm_probe.records.samples import label_said
 from mllm_probe.results.predictions import by_label
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.files.readback import read_table
-from mllm_probe.files.row_file import columns, lines_of, save_table
+from mllm_probe.files.readback import columns, lines_of, read_table, save_table
 
 if TYPE_CHECKING:
     import pandas as pd

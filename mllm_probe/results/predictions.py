@@ -19,10 +19,10 @@ import numpy as np
 from scipy.special import log_softmax
 
 from mllm_probe.errors import DataError
-from mllm_probe.files.paths import RunPaths, replacing
-from mllm_probe.files.readback import damaged, read_table
-from mllm_probe.files.row_file import save_table
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.readback import damaged, read_table, save_table
 from mllm_probe.files.seals import check_sealed
+from mllm_probe.files.store_paths import replacing
 from mllm_probe.records.samples import digest
 from mllm_probe.records.score import ASKED, TOLD
 from mllm_probe.stats.measures import weighed_alike

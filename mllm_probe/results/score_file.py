@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import DataError
-from mllm_probe.files.entries import NUMBER
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.files.readback import read_entries, read_table
-from mllm_probe.files.row_file import columns, lines_of, save_table, write_lines
-from mllm_probe.files.seals import SEALS
+from mllm_probe.files.readback import columns, lines_of, read_entries, read_table, save_table, write_lines
+from mllm_probe.files.seals import NUMBER, SEALS
 from mllm_probe.records.score import Score
 
 if TYPE_CHECKING:

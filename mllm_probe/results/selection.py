@@ -1,14 +1,18 @@
-"""Which rows of scores.csv are shown, and their kinds: sites, controls, baselines, and what `report` names.
+"""Which rows of scores.csv are shown, and their kinds: sites, controls, baselines, what `report` names, and what their
+groups are in words.
 
 What validation chose and what was tested stays what it is, in the measure that the sweep selected by.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import AUTO, ReportSettings
+from mllm_probe.config.sentences import flat
 from mllm_probe.config.sweep import BLANK, CONNECTOR_ONLY, RANDOM, SHUFFLED, TEXT_ONLY, VISION_ONLY
-from mllm_probe.errors import ConfigError, choices
+from mllm_probe.errors import ConfigError, DataError, choices, plural
+from mllm_probe.files.readback import read_config
 from mllm_probe.records.score import COPY_CEILING, LENS
 from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS
 
@@ -17,6 +21,11 @@ if TYPE_CHECKING:
 
 
 COLUMNS = {"positions": "position", "towers": "tower"}
+
+
+ONE_VALUE = (VISION_ONLY, CONNECTOR_ONLY, COPY_CEILING)
+PICTURE = "picture"
+COLUMN = "group_unit"  # of a table in memory: the word for one of its groups
 
 
 def selected(scores: "pd.DataFrame", settings: ReportSettings) -> "pd.DataFrame":
@@ -58,9 +67,6 @@ def measures(table: "pd.DataFrame") -> set[str]:
     """Those of its layers on all test rows."""
     rows = table[(table.seed == "all") & (table.split == "test") & table.value.notna()]
     return set(real(rows).metric) & {name for names in METRICS.values() for name in names}
-
-
-ONE_VALUE = (VISION_ONLY, CONNECTOR_ONLY, COPY_CEILING)
 
 
 def headline_metric(scores: "pd.DataFrame") -> str:
@@ -130,3 +136,31 @@ def leading(summary: Mapping[str, Any]) -> str | None:
     sorted file, names the one that the run chose its examples at."""
     chosen, worse = summary.get("chosen") or {}, -1 if summary.get("metric") == "nll" else 1
     return max(sorted(chosen), key=lambda position: worse * chosen[position].get("validation", 0.0), default=None)
+
+
+def word_of(settings: Mapping[str, Any]) -> str:
+    """What one group of the tested data set is called, by the settings of a run by dotted name."""
+    if settings.get("splits.unit") == "row":
+        return "row"
+    tested = "test.dataset" if "test.dataset._target_" in settings else "dataset"
+    column = settings.get(f"{tested}.group_column")
+    return f"group ({column})" if column else PICTURE
+
+
+def with_words(table: "pd.DataFrame", config: Path) -> "pd.DataFrame":
+    """The rows of a run with the word for their groups; one without a readable config.yaml has pictures."""
+    try:
+        settings = flat(read_config(config))
+    except DataError:
+        settings = {}
+    return table.assign(**{COLUMN: word_of(settings)})
+
+
+def one_of(rows: "pd.DataFrame") -> str:
+    """`picture`, `group (patient)`."""
+    return str(rows[COLUMN].iloc[0]) if COLUMN in rows else PICTURE
+
+
+def many_of(*tables: "pd.DataFrame") -> str:
+    """`pictures`, `groups (patient)`, all of them where tables differ."""
+    return " and ".join(dict.fromkeys(plural(one_of(rows)) for rows in tables))

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.files.readback import read_table
-from mllm_probe.files.row_file import save_table
+from mllm_probe.files.readback import read_table, save_table
 
 if TYPE_CHECKING:
     import pandas as pd

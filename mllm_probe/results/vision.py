@@ -5,7 +5,7 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.files.row_file import save_table
+from mllm_probe.files.readback import save_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,19 +1,34 @@
-"""Stops a run that cannot be valid, or with guards=note reports it. Knows where a position must differ."""
+"""What cannot be valid: refused as soon as settings, data set or examples show it, or else found in the scores, where
+guards=note reports it and goes on.
+
+Remarks are what a reader of the scores should know of the fits: constant columns, ties, fits that did not converge.
+Knows where a position must differ.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from mllm_probe.errors import ProbeError
-from mllm_probe.fitting.model_answers import said
+from mllm_probe.config.report import ReportSettings
+from mllm_probe.config.run import RunConfig
+from mllm_probe.data.coco import Selection
+from mllm_probe.errors import ConfigError, ProbeError
+from mllm_probe.experiment.examples import of_file
+from mllm_probe.experiment.experiment import Experiment
+from mllm_probe.fitting.baseline_trials import said
+from mllm_probe.fitting.headline_metric import check_shown, headline
 from mllm_probe.fitting.readout import Readout, Source
-from mllm_probe.fitting.trials import Probing, Trial
+from mllm_probe.fitting.trials import NAMED, Probing, Trial
 from mllm_probe.probes.majority import Majority
+from mllm_probe.records.problems import KINDS
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key, before_question
 from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.scoring.alarms import constant_predictions, identical_vectors, question_decides, worse_than_chance
+from mllm_probe.scoring.analyses import check_analyses, check_wishes
+from mllm_probe.scoring.integrations import places
 from mllm_probe.stats.intervals import of
 from mllm_probe.stats.measures import measure
 from mllm_probe.tasks.answer_words import answered, bound
@@ -89,3 +104,136 @@ class Guards:
 def _sees(key: Key) -> bool:
     """Whether a key lies above the embeddings and behind the words that differ between statements."""
     return key.site.tower == "lm" and key.site.layer > 0 and not before_question(key.position)
+
+
+class Remarks:
+    """Trials are given key by key; `found` {remark: the keys and integrations that it holds of}."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring = scoring
+        self.found: dict[str, list[str]] = {}
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        for remark in remarks_on(trials, self._scoring.probing.kind):
+            self.found.setdefault(remark, []).append(_subject(trials))
+
+    def tell(self, source: Source, reporter: Reporter) -> None:
+        """All of it, and what could not be fitted."""
+        probing = self._scoring.probing
+        keys = len(probing.experiment.keys) + len(places(probing.experiment))
+        for remark, named in self.found.items():
+            rest = "" if len(named) <= NAMED else f" and {len(named) - NAMED} more"
+            reporter.note(f"at {len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
+        for sentence in (probing.left_out, probing.undecided(source), *self._scoring.bounds_said()):
+            if sentence:
+                reporter.note(sentence)
+
+
+def remarks_on(trials: Sequence[Trial], kind: str) -> list[str]:
+    """What a reader of the scores should know of the fits of a key or an integration."""
+    if not trials or trials[0].key is None or trials[0].control or trials[0].features == "answer":
+        return []
+    found = {
+        "some columns are constant in training and carry no information": any(
+            trial.facts.get("constant_columns", 0) for trial in trials
+        ),
+        "the probe predicts the same for every row": any(
+            np.ptp(trial.logits[trial.read], axis=0).max() == 0 for trial in trials
+        ),
+        "some decisions are ties and count half": kind != "number" and any(map(_tied, trials)),
+        "some fits did not converge": not all(trial.facts["converged"] for trial in trials),
+    }
+    return [remark for remark, holds in found.items() if holds]
+
+
+def _tied(trial: Trial) -> bool:
+    """Whether some decisions are ties, though not all rows say the same."""
+    said = trial.logits[trial.read]
+    if np.ptp(said, axis=0).max(initial=0) == 0:
+        return False
+    return bool((said == 0).any() if said.ndim == 1 else ((said == said.max(1, keepdims=True)).sum(1) > 1).any())
+
+
+def _subject(trials: Sequence[Trial]) -> str:
+    key, features = trials[0].key, trials[0].features
+    return f"{features} at {key.position}" if key and features != "single" else str(key)
+
+
+def check_reads(experiment: Experiment, config: RunConfig) -> None:
+    """Refuse what the probe cannot read as far as the settings tell, before a picture is opened. Raises ConfigError."""
+    probe, kind = experiment.probe, _kind(experiment, config)
+    if kind in KINDS:
+        _check_kind(experiment, "binary" if kind == "labels" else kind)
+    ragged = [position for position in experiment.extract.positions if position.startswith("tokens:")]
+    if probe.reads == "tokens" and len(ragged) < len(experiment.extract.positions):
+        raise ConfigError(
+            f"probe={probe.name} reads a row for every token; set extract.positions=[tokens:text], tokens:image or "
+            f"tokens:all instead of {experiment.extract.positions}"
+        )
+    if ragged and probe.reads != "tokens":
+        raise ConfigError(
+            f"position {ragged[0]} holds a row for every token, and probe={probe.name} reads one row a decision; "
+            "choose probe=attention, or a pooled position such as mean_text"
+        )
+    _check_pairs(
+        experiment, bool(getattr(experiment.task, "answers", True))
+    )  # a task without that setting says so later
+    check_wishes(experiment)
+
+
+def _check_pairs(experiment: Experiment, pairs: bool) -> None:
+    if experiment.probe.reads == "pairs" and not pairs:
+        raise ConfigError(
+            f"probe={experiment.probe.name} reads contrast pairs, and task={experiment.task.name} asks each question "
+            "once; set task.answers=[Yes,No], which task=entailment takes"
+        )
+
+
+def _kind(experiment: Experiment, config: RunConfig) -> str | None:
+    """Of the task's labels, as far as settings tell, or the data set before a picture is opened."""
+    kind_of, labels = getattr(experiment.task, "kind_of", None), getattr(experiment.dataset, "labels", None)
+    alone = config.test.get("dataset") is None  # else settings may name labels of the other data set
+    if alone and kind_of and labels and (found := labels(Selection(**asdict(config.data)))) is not None:
+        with of_file(Path(str(getattr(experiment.dataset, "file", None) or "")).name):
+            return str(kind_of(found))
+    return getattr(experiment.task, "kind", None)
+
+
+def check_probe(experiment: Experiment, shown: ReportSettings) -> None:
+    """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
+    _check_kind(experiment, experiment.examples.kind)
+    _check_outputs(experiment)
+    check_analyses(experiment)
+    headline(probing := Probing(experiment))
+    check_shown(probing, shown)
+    _check_pairs(experiment, any(decision.side for decision in experiment.examples.decisions))
+
+
+def _check_outputs(experiment: Experiment) -> None:
+    """Where several decisions read one state, each category needs an output of its own, which few probes have."""
+    if "labels" in experiment.probe.kinds:
+        return
+    source = Source(experiment)
+    read = (key for each in (experiment, *experiment.variants) for key in (*each.keys, *each.integrated))
+    for position in dict.fromkeys(key.position for key in read):
+        if source.headed(position):
+            raise ConfigError(
+                f"at {position} decisions about several categories read the same state, and probe="
+                f"{experiment.probe.name} has one output for all; choose probe=logistic or mlp, or other positions"
+            )
+
+
+def check_question(experiment: Experiment, reporter: Reporter) -> None:
+    """Refuse questions whose words alone give the label, before the model is loaded. With guards=note the sweep says
+    it. Raises ProbeError."""
+    if experiment.guards == "stop":
+        Guards(Probing(experiment), reporter).question()
+
+
+def _check_kind(experiment: Experiment, kind: str) -> None:
+    probe = experiment.probe
+    if kind not in probe.kinds or kind == "labels":
+        raise ConfigError(
+            f"probe={probe.name} fits targets of kind {', '.join(probe.kinds)}, and task={experiment.task.name} has "
+            f"targets of kind {kind}; choose another probe, for numbers probe=ridge"
+        )

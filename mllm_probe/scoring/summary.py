@@ -11,7 +11,7 @@ import numpy as np
 from mllm_probe.cache.store import write_json
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.files.row_file import save_table
+from mllm_probe.files.readback import save_table
 from mllm_probe.files.seals import sealed
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Site

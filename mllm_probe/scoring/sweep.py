@@ -1,26 +1,34 @@
-"""A sweep: probes on every key of a filled cache, their scores and comparisons, and all the files of a run."""
+"""A sweep: probes on every key of a filled cache, their scores and comparisons, and all the files of a run.
+
+Keys come first, controls follow, baselines come last.
+"""
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from mllm_probe.errors import CacheError
-from mllm_probe.experiment.experiment import OPTIONAL, Experiment, filled
+from mllm_probe.experiment.experiment import FLOORS, OPTIONAL, Experiment, filled
 from mllm_probe.files.paths import RunPaths
+from mllm_probe.fitting.baseline_trials import answers, baselines
 from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.resume import FITS, LOGITS, Parts
-from mllm_probe.fitting.trials import Probing
+from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.records.score import Score
+from mllm_probe.records.samples import label_said
+from mllm_probe.records.score import ASKED, Score
+from mllm_probe.records.sites import Key
+from mllm_probe.results.predictions import load_logits, prediction_table, save_predictions
 from mllm_probe.results.score_file import ScoreFile
 from mllm_probe.scoring.aggregate import Scoring
-from mllm_probe.scoring.guards import Guards
-from mllm_probe.scoring.per_key import steps, trials_and_scores
-from mllm_probe.scoring.prediction_rows import save_decided
-from mllm_probe.scoring.remarks import Remarks
-from mllm_probe.scoring.shown_examples import save_examples
+from mllm_probe.scoring.analyses import Analyses
+from mllm_probe.scoring.guards import Guards, Remarks
+from mllm_probe.scoring.integrations import Integrations, places, shown_at
+from mllm_probe.scoring.shown_examples import below, folder_of, save_examples
+from mllm_probe.scoring.subsets import Subsets
 from mllm_probe.scoring.summary import save_splits, save_summary, summarised
 from mllm_probe.scoring.verdicts.all_tests import Comparisons
 from mllm_probe.scoring.verdicts.best_layers import save_tests
@@ -106,3 +114,77 @@ def _save(probing: Probing, parts: Parts, paths: RunPaths) -> None:
     save_splits(paths.splits, probing.splits)
     parts.join(LOGITS, paths.predictions, probing.scored.metadata())
     parts.join(FITS, paths.probes, {"facts": json.dumps(parts.facts())})
+
+
+def steps(probing: Probing) -> int:
+    """How many keys and baselines a sweep goes through."""
+    experiment = probing.experiment
+    shown = sum(len(one.keys) if one.control in FLOORS else len(experiment.keys) for one in experiment.variants)
+    own = sum(1 + (key.site.layer == experiment.anatomy.blocks["lm"]) for key in experiment.answer_keys)
+    made = sum(1 + len(place.arms.controls) + len(shown_at(experiment)) for place in places(experiment))
+    return len(experiment.keys) + made + shown + own + len(baselines(probing))
+
+
+def trials_and_scores(scoring: Scoring, source: Source, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:
+    """The trials of each key and the rows of scores.csv; controls follow, baselines that read no layer come last."""
+    probing, experiment, subsets = scoring.probing, scoring.probing.experiment, Subsets(scoring)
+    analyses = Analyses(scoring, parts, source.readout)
+    for key in experiment.keys:
+        data = cache(partial(source.readout, key))
+        trials = parts.get(str(key), lambda key=key, data=data: probing.trials(key, data(), probing.controls))  # type: ignore[misc]
+        yield trials, [*scoring.scores(trials), *subsets.scores(trials), *analyses.rows(key, data)]
+    yield from Integrations(probing, source, scoring, parts).found()
+    yield from _controls(probing, scoring, parts)
+    for trials in answers(probing, source):
+        yield trials, scoring.scores(trials)
+    for name, make in baselines(probing).items():
+        trials = parts.get(name, make)
+        yield trials, scoring.scores(trials)
+
+
+def _controls(probing: Probing, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:
+    """The real labels on what a control read; where it read nothing, a row says so."""
+    for variant in probing.experiment.variants:
+        source, name = Source(variant), variant.control
+        keys = variant.keys if name in FLOORS else probing.experiment.keys
+        for key in keys:
+            if not variant.has(key) or not source.holds(key):
+                yield [], [scoring.not_applicable(key, name)]
+                continue
+            make = partial(_read, probing, name, key, source)
+            trials = parts.get(f"{key}.{name}", make)
+            yield trials, scoring.scores(trials)
+
+
+def _read(probing: Probing, control: str, key: Key, source: Source) -> list[Trial]:
+    return probing.shown(control, key, source.readout(key))
+
+
+def save_decided(paths: RunPaths, probing: Probing, summary: Mapping[str, Any], reporter: Reporter) -> None:
+    """Of a run whose validation chose a layer; nothing where it chose none."""
+    chosen = {(position, entry["site"]): f"{entry['site']}@{position}" for position, entry in summary["chosen"].items()}
+    if not chosen:
+        return
+    logits = {
+        place: load_logits(paths.predictions, key, probing.experiment.probe.name) for place, key in chosen.items()
+    }
+    table = prediction_table(_asked(probing.experiment), probing.scored, logits, probing.split_of, summary["metric"])
+    if said := save_predictions(paths, table):
+        reporter.note(said)
+
+
+def _asked(experiment: Experiment) -> dict[str, list[Any]]:
+    """{column: a cell for each decision}."""
+    examples, folder = experiment.examples, folder_of(experiment.examples.samples)
+    samples = {sample.uid: sample for sample in examples.samples}
+    rows = {(row.picture.digest, row.number): row for row in experiment.collection.rows}
+    own = tuple(getattr(experiment.dataset, "columns", ()))
+    told = []
+    for one in examples.decisions:
+        sample = samples[one.sample]
+        row = rows.get((sample.digests[0], one.row)) if one.row is not None else None
+        label = label_said(examples.names, one.label) if examples.names else one.label
+        pictures = "; ".join(below(folder, path) for path in sample.images)
+        cells = [one.uid, one.row, row.id if row else "", pictures, sample.text, one.head or "", one.target, label]
+        told.append([*cells, one.group, *(row.columns.get(name, "") if row else "" for name in own)])
+    return {name: [cells[i] for cells in told] for i, name in enumerate((*ASKED, *own))}

@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mllm_probe.cache.identity import folder_digests
+from mllm_probe.cache.coverage import folder_digests
 from mllm_probe.cache.store import write_json
 from mllm_probe.config.tune import IMAGE, JOINT, TEXT, LabelSettings
 from mllm_probe.data.documents import Slice

@@ -16,9 +16,8 @@ from mllm_probe.config.geometry import AlignConfig
 from mllm_probe.config.run import run_digest
 from mllm_probe.config.sweep import PERMUTED, RANDOM
 from mllm_probe.errors import ProbeError
-from mllm_probe.experiment.attempts import Attempts
 from mllm_probe.experiment.controls import loaded_otherwise
-from mllm_probe.experiment.experiment import Experiment, chosen_controls
+from mllm_probe.experiment.experiment import Attempts, Experiment, chosen_controls
 from mllm_probe.files.digests import open_digests
 from mllm_probe.geometry.row_checks import check_finite
 from mllm_probe.records.protocols import Reporter

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from mllm_probe.config.run import UNITS
-from mllm_probe.data.places import lacking
+from mllm_probe.data.pictures import lacking
 from mllm_probe.errors import ConfigError, DataError, choices, count, few
 from mllm_probe.records.samples import Decision, Examples, Picture, label_said
 

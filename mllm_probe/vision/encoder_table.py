@@ -14,7 +14,7 @@ import numpy as np
 from mllm_probe import __version__
 from mllm_probe.config.vision import FitSettings, PolicySettings
 from mllm_probe.data.coco import BAD_ROW
-from mllm_probe.data.places import lacking
+from mllm_probe.data.pictures import lacking
 from mllm_probe.data.readers import read_records
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.records.protocols import Reporter

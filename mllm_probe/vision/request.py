@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mllm_probe import __version__
-from mllm_probe.cache.identity import folder_digests
+from mllm_probe.cache.coverage import folder_digests
 from mllm_probe.config.build import build
 from mllm_probe.config.model import DEVICES, PLAIN, ModelSettings, PromptSettings
 from mllm_probe.config.vision import (

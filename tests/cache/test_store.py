@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from mllm_probe.cache.claims import Claims, clear, turn
-from mllm_probe.cache.identity import folder_digests, identify
+from mllm_probe.cache.coverage import folder_digests, identify
 from mllm_probe.cache.store import Store
 from mllm_probe.errors import CacheError
 from mllm_probe.extraction.sharing import Work

@@ -87,9 +87,7 @@ def test_a_probe_is_held_against_the_labels_of_a_table_before_a_picture_is_opene
 def test_words_that_decide_the_label_are_refused_before_the_weights(
     probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "mllm_probe.experiment.loaded_models.Models.get", lambda *_: pytest.fail("the weights are loaded")
-    )
+    monkeypatch.setattr("mllm_probe.experiment.fill.Models.get", lambda *_: pytest.fail("the weights are loaded"))
     rows = []
     for i in range(40):
         Image.new("RGB", (40, 40), (6 * i, 90, 200 - 5 * i)).save(tmp_path / f"{i}.png")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from mllm_probe.cache.identity import Identity, identify
+from mllm_probe.cache.coverage import Identity, identify
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.upkeep import IDLE, Cache, remove
 from mllm_probe.cache.verify import verify
 from mllm_probe.cli import entry as cli
-from mllm_probe.config.dotted import show
+from mllm_probe.config.sentences import show
 from mllm_probe.errors import CacheError
 from mllm_probe.experiment.cache_identity import name_cache
 from mllm_probe.files.digests import Digests, open_digests

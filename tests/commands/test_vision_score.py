@@ -12,7 +12,7 @@ from mllm_probe.config.vision import LOG_ME_PUBLISHED, VISION_MEASURES, EncoderS
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.data.spair import read_pairs
 from mllm_probe.errors import ConfigError, ModelError
-from mllm_probe.files.row_file import load_rows
+from mllm_probe.files.readback import load_rows
 from mllm_probe.geometry.row_checks import clip_outliers
 from mllm_probe.geometry.similarity import between, similarity
 from mllm_probe.models.encoders.by_kind import load_encoder, plan_encoder

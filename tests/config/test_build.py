@@ -10,7 +10,7 @@ from mllm_probe.config.build import MOVED, build, first_named
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.config.run import LayerSettings, plain, run_digest
 from mllm_probe.errors import ConfigError
-from mllm_probe.extraction.keys import check_keys, select_keys, select_sites
+from mllm_probe.extraction.estimate import check_keys, select_keys, select_sites
 from mllm_probe.models.loading.checkpoint import check_settings
 from mllm_probe.models.prompts.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task

@@ -13,8 +13,8 @@ from mllm_probe.cache.store import Store
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.estimate import Estimate, check_disk, estimate
 from mllm_probe.extraction.plan import Planner
+from mllm_probe.extraction.stream import ahead
 from mllm_probe.extraction.taps import Pooling, read_states
-from mllm_probe.extraction.threads import ahead
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import CachePaths
 from mllm_probe.models.hf import HFModel

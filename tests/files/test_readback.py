@@ -11,7 +11,7 @@ from mllm_probe.api import load_cache
 from mllm_probe.cli import entry as cli
 from mllm_probe.errors import DataError
 from mllm_probe.files.jobs import Job, read, write
-from mllm_probe.files.row_file import load_rows
+from mllm_probe.files.readback import load_rows
 from mllm_probe.results.vision import VisionScore
 from tests.support.edits import edited, told
 from tests.support.runs import QUICK, Run, tiny

@@ -14,8 +14,7 @@ import pytest
 from mllm_probe.cache.claims import is_orphan
 from mllm_probe.cache.store import Store
 from mllm_probe.files.digests import Digests
-from mllm_probe.files.store_paths import CachePaths
-from mllm_probe.files.temporaries import pid_namespace, temporary
+from mllm_probe.files.store_paths import CachePaths, pid_namespace, temporary
 from tests.support.runs import QUICK, Run, tiny
 
 SAME = (

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from mllm_probe.errors import ConfigError, ProbeError
+from mllm_probe.fitting.baseline_trials import bag_of_words
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.ridge import Ridge
-from mllm_probe.probes.solving.question_only import bag_of_words
 from mllm_probe.records.problems import LayerData, Problem
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.files.row_file import load_rows, save_rows
+from mllm_probe.files.readback import load_rows, save_rows
 from mllm_probe.report.figures.training import draw_arms
 from mllm_probe.report.terminal.arms import said
 from mllm_probe.results.fidelity import HOME, MODEL, REFERENCE, Agreement, curve, load_agreements, save_agreements

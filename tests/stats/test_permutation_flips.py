@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mllm_probe.config.sweep import drawn_from, draws_of
-from mllm_probe.report.tables.against import against
+from mllm_probe.report.tables.controls import against
 from mllm_probe.stats.permutation import max_t_flips
 
 

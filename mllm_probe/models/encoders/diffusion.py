@@ -30,7 +30,7 @@ from transformers import (
 
 from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.errors import ConfigError, ModelError, choices
-from mllm_probe.files.entries import read_object
+from mllm_probe.files.seals import read_object
 from mllm_probe.models.encoders.encoder_plan import EncoderPlan, check_size, guarded, pick_layer
 from mllm_probe.models.loading.checkpoint import WEIGHTED, refuse_adapter
 from mllm_probe.models.loading.weights import load_weights

@@ -10,8 +10,8 @@ from typing import Any
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.files.digests import Digests
-from mllm_probe.files.entries import read_object
 from mllm_probe.files.model_names import ORIGIN
+from mllm_probe.files.seals import read_object
 from mllm_probe.models.loading.checkpoint import ADAPTER
 from mllm_probe.models.loading.whole import refuse_pointer
 

@@ -17,7 +17,7 @@ from mllm_probe.config.model import (
     PromptSettings,
 )
 from mllm_probe.errors import ConfigError, ModelError, choices, first_line
-from mllm_probe.files.entries import read_object
+from mllm_probe.files.seals import read_object
 from mllm_probe.models.loading.whole import check_small, need_weights
 from mllm_probe.records.sites import TOWERS
 

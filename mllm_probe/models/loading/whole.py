@@ -11,7 +11,7 @@ from typing import Any
 
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
-from mllm_probe.files.entries import read_object
+from mllm_probe.files.seals import read_object
 
 WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 SMALL = (

@@ -1,19 +1,18 @@
 """One sample as the processor writes it, token by token, in words a person can read. Needs no weights.
 
 Knows which tokens a position reads by the layout alone, which is what an extraction goes by. Read back from JSON it
-needs no processor either, nor transformers.
-"""
+needs no processor either, nor transformers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.models.prompts.prompt import Layout, Tail
-from mllm_probe.models.prompts.templates import described
 from mllm_probe.records.samples import Sample
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint
+from mllm_probe.models.prompts.templates import described
 
 PART = "\ufffd"  # what a decoder writes for a part of a character
 MOST_PARTS = 4  # tokens of one character: the bytes it has in UTF-8

@@ -1,7 +1,6 @@
 """How many tokens a slot (a tile, a patch, a picture) has in each picture tower: counted where one picture passes.
 
-No formula of a family is trusted here; the loaded model is asked once, before anything is read.
-"""
+No formula of a family is trusted here; the loaded model is asked once, before anything is read."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress

@@ -12,7 +12,7 @@ from typing import Any
 
 from mllm_probe.config.model import AUTO, PLAIN, PromptSettings
 from mllm_probe.errors import MllmProbeError, ModelError, first_line
-from mllm_probe.files.entries import read_object
+from mllm_probe.files.seals import read_object
 
 DEFAULT = "default"  # of several named templates
 OWN = ("chat_template.jinja", "chat_template.json", "processor_config.json")  # a processor's, the first that has one

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.config.sweep import PERMUTED, RANDOM
-from mllm_probe.report.figures.colours import CHANCE, DASHES, OTHER_LABELS, of_positions
 from mllm_probe.report.figures.geometry import in_order, name_sites
 from mllm_probe.report.figures.layers import legend_below
 from mllm_probe.report.figures.saving import save
+from mllm_probe.report.figures.style import CHANCE, DASHES, OTHER_LABELS, of_positions
 from mllm_probe.results.align import QUESTIONS, Question, chance, curves
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.errors import few
-from mllm_probe.report.figures.colours import CHANCE, of_others
 from mllm_probe.report.figures.layers import held_out, legend_below
 from mllm_probe.report.figures.saving import save
-from mllm_probe.report.figures.style import COLUMN, PAGE
+from mllm_probe.report.figures.style import CHANCE, COLUMN, PAGE, of_others
 from mllm_probe.results.selection import blocks, headline, real
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records import units
-from mllm_probe.report.figures.colours import SIDES, STATES
 from mllm_probe.report.figures.geometry import in_order, name_sites
 from mllm_probe.report.figures.layers import legend_below
 from mllm_probe.report.figures.saving import save
+from mllm_probe.report.figures.style import SIDES, STATES
 from mllm_probe.results.fidelity import CHANGED, MODEL, MOVED, REFERENCE, curve, headline
 from mllm_probe.results.selection import positions
 

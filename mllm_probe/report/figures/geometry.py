@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
-from mllm_probe.report.figures.colours import of_positions
 from mllm_probe.report.figures.layers import TITLES as TOWERS
 from mllm_probe.report.figures.saving import save
+from mllm_probe.report.figures.style import of_positions
 
 if TYPE_CHECKING:
     import pandas as pd

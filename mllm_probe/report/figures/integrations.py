@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.features.controls import FINAL, WIDTH
-from mllm_probe.report.figures.colours import ALONE, DASHES, OTHER, OWN, SHOWN, SINGLE, WIDE
-from mllm_probe.report.figures.colours import FEATURES as COLOUR
 from mllm_probe.report.figures.layers import held_out, legend_below
 from mllm_probe.report.figures.saving import save
-from mllm_probe.report.figures.style import wrapped
+from mllm_probe.report.figures.style import ALONE, DASHES, OTHER, OWN, SHOWN, SINGLE, WIDE, wrapped
+from mllm_probe.report.figures.style import FEATURES as COLOUR
 from mllm_probe.report.tables.integrations import integrations
 from mllm_probe.results.selection import headline, real
 

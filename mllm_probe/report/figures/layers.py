@@ -10,11 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records import units
-from mllm_probe.report.figures.colours import DASHES, MODEL, of_floor, of_positions
 from mllm_probe.report.figures.saving import save
-from mllm_probe.report.figures.style import COLUMN, LETTER, STYLES, Style, wrapped
-from mllm_probe.results.group_words import many_of
-from mllm_probe.results.selection import controls, floors, headline, headline_metric, lens, positions, real, words
+from mllm_probe.report.figures.style import (
+    COLUMN,
+    DASHES,
+    LETTER,
+    MODEL,
+    STYLES,
+    Style,
+    of_floor,
+    of_positions,
+    wrapped,
+)
+from mllm_probe.results.selection import (
+    controls,
+    floors,
+    headline,
+    headline_metric,
+    lens,
+    many_of,
+    positions,
+    real,
+    words,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
-from mllm_probe.report.figures.colours import DRAWN, LISTED, PLAN, READINGS, TOP, TRAINED, UNSEEN
 from mllm_probe.report.figures.law import label, name_points, panels_for
 from mllm_probe.report.figures.saving import save
+from mllm_probe.report.figures.style import DRAWN, LISTED, PLAN, READINGS, TOP, TRAINED, UNSEEN
 from mllm_probe.results.policy import A_ALONE, A_PLUS_C, FIRST_HIT, FIXED, RANDOM
 
 if TYPE_CHECKING:

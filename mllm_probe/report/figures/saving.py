@@ -1,23 +1,29 @@
 """How a figure becomes a file or a part of a page: its size, its letters, no title on paper, no clock time.
 
-Every figure is written here. Knows no data.
+Every figure is written here. Names may be in any script, so the fonts are those that have its letters. Knows no data.
 """
 
 import logging
+import unicodedata
 import warnings
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.config.report import DEFAULT, ReportSettings
-from mllm_probe.files.paths import replacing
-from mllm_probe.report.figures.letters import set_letters
+from mllm_probe.config.report import DEFAULT, ReportSettings, installed_fonts
+from mllm_probe.files.store_paths import replacing
 from mllm_probe.report.figures.style import STYLES, without_title, wrapped
 
 TRUETYPE = 42  # matplotlib's own choice, Type 3, is refused by journals
+
+
+UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")  # categories of what has no shape of its own
+SELECTORS = range(0xFE00, 0xFE10)  # say which shape the character before them has
+MOST = 12  # characters that a sentence names
 
 
 def save(figure: Any, paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
@@ -72,3 +78,61 @@ def _fit_title(figure: Any) -> float:
 def undated(kind: str) -> dict[str, Any]:
     """No clock time in the file: equal scores give equal figures."""
     return {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {"Software": "mllm-probe"})
+
+
+def set_letters(figure: Any, font: str | None) -> str:
+    """Every text of a matplotlib figure in fonts that have its characters, `font` first where one is asked for; what
+    none has, in a sentence."""
+    from matplotlib import rcParams
+    from matplotlib.text import Text
+
+    texts = figure.findobj(Text)
+    for text in texts:
+        text.set_parse_math(False)
+    families = [*([font] if font else []), *rcParams["font.family"]]
+    wanted = {letter for text in texts for letter in text.get_text() if _seen(letter)}
+    more, lacking = _beside(families, wanted)
+    if font or more:
+        for text in texts:
+            text.set_fontfamily([*families, *more])
+    return _said(sorted(lacking))
+
+
+def _seen(letter: str) -> bool:
+    return unicodedata.category(letter) not in UNSEEN and ord(letter) not in SELECTORS
+
+
+def _beside(families: Sequence[str], wanted: Iterable[str]) -> tuple[list[str], set[str]]:
+    """The fonts that are needed beside `families`, the one with most of the characters first, and what none has."""
+    from matplotlib.font_manager import FontProperties, findfont
+
+    have = (_letters(findfont(FontProperties(family=[family]))) for family in families)
+    lacking = {ord(letter) for letter in wanted}.difference(*have)
+    more: list[str] = []
+    while lacking:
+        files = installed_fonts()
+        best = max(files, key=lambda name: len(lacking & _letters(files[name])))
+        if not lacking & _letters(files[best]):
+            break
+        lacking -= _letters(files[best])
+        more.append(best)
+    return more, {chr(code) for code in lacking}
+
+
+@cache
+def _letters(file: str) -> frozenset[int]:
+    """The characters of a font that can be scaled; those of coloured pictures, as many of emoji are, cannot."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(file)
+    except (OSError, RuntimeError):
+        return frozenset()
+    return frozenset(font.get_charmap()) if font.scalable else frozenset()
+
+
+def _said(lacking: Sequence[str]) -> str:
+    if not lacking:
+        return ""
+    named = " ".join(lacking[:MOST]) + (f" and {len(lacking) - MOST} more" if len(lacking) > MOST else "")
+    return f"figures lack the characters {named}: no installed font draws them; install one, or name it in report.font"

@@ -6,10 +6,9 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
-from mllm_probe.report.figures.colours import CHANCE, DASHES, of_study
 from mllm_probe.report.figures.layers import held_out, legend_below, spread
 from mllm_probe.report.figures.saving import save
-from mllm_probe.report.figures.style import COLUMN, STYLES, Style
+from mllm_probe.report.figures.style import CHANCE, COLUMN, DASHES, STYLES, Style, of_study
 from mllm_probe.report.terminal.study import Statement
 from mllm_probe.results.selection import blocks, controls, floors, headline, real, words
 

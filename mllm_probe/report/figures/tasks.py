@@ -16,10 +16,9 @@ from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA
 from mllm_probe.records.sites import listed
-from mllm_probe.report.figures.colours import CHANCE, of_tasks
 from mllm_probe.report.figures.layers import held_out, legend_below
 from mllm_probe.report.figures.saving import save
-from mllm_probe.report.figures.style import COLUMN, PAGE
+from mllm_probe.report.figures.style import CHANCE, COLUMN, PAGE, of_tasks
 from mllm_probe.report.html.charts import Chart, depth_chart
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.report.terminal.printing import add_row, bare

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
-from mllm_probe.report.figures.colours import LOSSES, on_page
 from mllm_probe.report.figures.saving import save
+from mllm_probe.report.figures.style import LOSSES, on_page
 from mllm_probe.report.html.charts import Chart
 
 if TYPE_CHECKING:
     import pandas as pd
 from textwrap import fill
 
-from mllm_probe.report.figures.colours import of_arms
 from mllm_probe.report.figures.layers import legend_below
+from mllm_probe.report.figures.style import of_arms
 from mllm_probe.report.terminal.arms import what
 from mllm_probe.results.training import DRAWN, PLAIN, Effect
 

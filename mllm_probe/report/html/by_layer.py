@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.figures.align import STYLES
-from mllm_probe.report.figures.colours import SIDES, of_positions
+from mllm_probe.report.figures.style import SIDES, of_positions
 from mllm_probe.report.html.charts import Chart, geometry_charts, site_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
 from mllm_probe.report.terminal.align import alignment_view

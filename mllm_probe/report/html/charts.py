@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.records import units
 from mllm_probe.records.score import LENS
-from mllm_probe.report.figures.colours import (
+from mllm_probe.report.figures.layers import TITLES, floor_name
+from mllm_probe.report.figures.style import (
     CHANCE,
     DASHES,
     MODEL,
@@ -21,9 +22,17 @@ from mllm_probe.report.figures.colours import (
     of_study,
     on_page,
 )
-from mllm_probe.report.figures.layers import TITLES, floor_name
-from mllm_probe.results.group_words import many_of
-from mllm_probe.results.selection import blocks, controls, floors, headline, headline_metric, positions, real, words
+from mllm_probe.results.selection import (
+    blocks,
+    controls,
+    floors,
+    headline,
+    headline_metric,
+    many_of,
+    positions,
+    real,
+    words,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

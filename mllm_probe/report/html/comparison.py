@@ -14,17 +14,16 @@ from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import ALPHA
 from mllm_probe.report.ending import both
-from mllm_probe.report.figures.colours import of_others
 from mllm_probe.report.figures.comparison import draw_comparison
+from mllm_probe.report.figures.style import of_others
 from mllm_probe.report.figures.tasks import charts, draw_tasks, one_scale, said, tasks_of, tasks_view
 from mllm_probe.report.html.charts import depth_chart
 from mllm_probe.report.html.pieces import Part, picture_uri, write_other
+from mllm_probe.report.tables.curve_shapes import print_curves
 from mllm_probe.report.tables.findings import Reading
-from mllm_probe.report.tables.sparkline import print_curves
 from mllm_probe.report.terminal.printing import add_row, bare, screen, wide_console
-from mllm_probe.results.group_words import many_of
 from mllm_probe.results.score_file import load_tests
-from mllm_probe.results.selection import leading
+from mllm_probe.results.selection import leading, many_of
 
 if TYPE_CHECKING:
     from rich.table import Table

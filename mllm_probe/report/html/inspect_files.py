@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.cache.store import write_json
+from mllm_probe.experiment.examples import keep_first
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.experiment.first_samples import keep_first
-from mllm_probe.files.paths import RunPaths, replacing
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.store_paths import replacing
 from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Decision, Examples

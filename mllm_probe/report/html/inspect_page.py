@@ -1,4 +1,4 @@
-"""inspect.html: the same as on the terminal, with pictures.
+"""inspect.html: the same as on the terminal, with pictures; and the pictures of examples for the page of a run.
 
 Nothing is fetched: pictures are in the page, and a policy in its head forbids the rest. Whatever comes from a data file
 is escaped.
@@ -6,13 +6,17 @@ is escaped.
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
+from mllm_probe.config.report import FULL, NONE
 from mllm_probe.data.pictures import open_rgb
+from mllm_probe.errors import DataError
+from mllm_probe.files.digests import file_digest
 from mllm_probe.report.html.prompt_tokens import (
     HINT,
     PLAIN,
@@ -26,6 +30,7 @@ from mllm_probe.report.html.prompt_tokens import (
     visible,
 )
 from mllm_probe.report.html.skeleton import filled
+from mllm_probe.results.examples import Seen
 
 SIDE = 320  # pixels, at most
 
@@ -97,3 +102,26 @@ def _legend(spots: Sequence[Spot], style: Mapping[str, str]) -> Iterator[str]:
     for spot in spots:
         name = escape(visible(spot.title, PLAIN))
         yield f"<tr><td><i{style[spot.sign]}>{spot.sign}</i></td><td>{name}</td><td>{escape(spot.said)}</td></tr>"
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A picture as an address, or why there is none. `name` is that of its file."""
+
+    name: str
+    uri: str = ""
+    gone: str = ""
+
+
+def framed(seen: Seen, folders: Sequence[Path], pictures: str) -> Framed:
+    """The picture in the first of `folders` that has it; `pictures` as in ReportSettings."""
+    places = [folder / seen.path for folder in folders] or [Path(seen.path)]
+    path = next((place for place in places if place.is_file()), places[0])
+    if pictures == NONE:
+        return Framed(path.name, gone="left out (report.pictures=none)")
+    try:
+        if file_digest(path) != seen.digest:
+            return Framed(path.name, gone="has changed since the run")
+        return Framed(path.name, data_uri(path, None if pictures == FULL else SIDE))
+    except (OSError, DataError):
+        return Framed(path.name, gone="is gone")

@@ -11,7 +11,8 @@ from typing import Any
 
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.jobs import Job, read
-from mllm_probe.files.paths import SIDES, RunPaths, replacing
+from mllm_probe.files.paths import SIDES, RunPaths
+from mllm_probe.files.store_paths import replacing
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.ending import end

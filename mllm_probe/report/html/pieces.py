@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mllm_probe import __version__
-from mllm_probe.files.paths import RunPaths, replacing
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.store_paths import replacing
 from mllm_probe.report.html.charts import Chart
 from mllm_probe.report.html.page import command
 from mllm_probe.report.html.prompt_tokens import without_codes

@@ -13,7 +13,7 @@ from mllm_probe.data.pictures import size_of
 from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.samples import Decision, label_said
 from mllm_probe.records.sites import Anatomy, Site
-from mllm_probe.report.figures.colours import of_positions
+from mllm_probe.report.figures.style import of_positions
 
 POSITION, MARK = "position", "mark"
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}

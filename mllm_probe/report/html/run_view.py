@@ -17,16 +17,25 @@ from mllm_probe.records import units
 from mllm_probe.report.figures.layers import layers_figure
 from mllm_probe.report.figures.saving import svg_uri
 from mllm_probe.report.html.charts import Chart, class_chart, geometry_charts, layer_charts
-from mllm_probe.report.html.confusion import Confusion
-from mllm_probe.report.html.optional import OptionalFiles
-from mllm_probe.report.html.thumbnails import Framed, framed
+from mllm_probe.report.html.confusion import Confusion, OptionalFiles
+from mllm_probe.report.html.inspect_page import Framed, framed
 from mllm_probe.report.tables.controls import Beside, beside, beyond_covariates
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results.examples import KINDS, Example, Examples, load_examples
-from mllm_probe.results.group_words import many_of, one_of, with_words
 from mllm_probe.results.predictions import load_logits
 from mllm_probe.results.score_file import load_scores, load_summary, load_tests, no_tests
-from mllm_probe.results.selection import by_site, headline, headline_metric, leading, positions, real, selected
+from mllm_probe.results.selection import (
+    by_site,
+    headline,
+    headline_metric,
+    leading,
+    many_of,
+    one_of,
+    positions,
+    real,
+    selected,
+    with_words,
+)
 from mllm_probe.scoring.alarms import few_groups
 
 if TYPE_CHECKING:
@@ -84,17 +93,15 @@ class Result(OptionalFiles):
     @property
     def scored_on(self) -> str:
         sites = real(self.rows)
-        level = f"{100 * float(sites.ci_level.iloc[0]):.0f} %"
         n, groups = int(sites.n.iloc[0]), int(sites.n_groups.iloc[0])
-        told = many_of(sites)
+        told, level = many_of(sites), f"{100 * float(sites.ci_level.iloc[0]):.0f} %"
         bounds = f"; {level} intervals over {told}" if sites.low.notna().any() else ""
         return f"{n} held-out decisions on {groups} {told}{bounds}"
 
     @property
     def few(self) -> str | None:
         """What intervals of so few groups are worth."""
-        sites = real(self.rows)
-        return few_groups(int(sites.n_groups.iloc[0]), many_of(sites))
+        return few_groups(int((sites := real(self.rows)).n_groups.iloc[0]), many_of(sites))
 
     @property
     def group_word(self) -> str:

@@ -1,13 +1,19 @@
-"""Templates, filled: one head for all pages. Whatever is put in is escaped; fetches nothing."""
+"""Templates, filled: one head for all pages, with the plot library. Whatever is put in is escaped; fetches nothing."""
 
+import gzip
 import json
+from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.report.html.plotly import MISSING, Library, script_digest
-
 TEMPLATE = Path(__file__).parent / "template"
+
+
+MISSING = "curves are not interactive; run `pip install 'mllm-probe[report]'`, then `mllm-probe report run=FOLDER`"
 
 
 def filled(template: str, style: str = "page.css", live: bool = True, **fields: Any) -> str:
@@ -45,3 +51,27 @@ def _strict(value: Any, **settings: Any) -> str:
         return None if isinstance(node, float) and node != node else node
 
     return json.dumps(known(value), allow_nan=False, **settings)
+
+
+@dataclass(frozen=True)
+class Library:
+    """`packed`: base64 of the gzipped script; `digest`: what a content security policy calls the script."""
+
+    packed: str
+    digest: str
+
+    @classmethod
+    def find(cls) -> "Library | None":
+        """None without the extra."""
+        found = find_spec("plotly")
+        if found is None or found.origin is None:
+            return None
+        script = Path(found.origin).parent / "package_data" / "plotly.min.js"
+        if not script.is_file():
+            return None
+        content = script.read_bytes()
+        return cls(b64encode(gzip.compress(content, mtime=0)).decode(), script_digest(content))
+
+
+def script_digest(content: bytes) -> str:
+    return f"sha256-{b64encode(sha256(content).digest()).decode()}"

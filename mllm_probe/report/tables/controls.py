@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED, drawn_from
 from mllm_probe.records import units
 from mllm_probe.records.score import BY_DESIGN, COPY_CEILING
-from mllm_probe.report.figures.colours import DASHES
+from mllm_probe.report.figures.style import DASHES
 from mllm_probe.report.tables.curve_shapes import beyond, p_said
 from mllm_probe.results.selection import floors, headline, headline_metric, words
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
@@ -18,6 +18,7 @@ from mllm_probe.stats.peak import preferred
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 MEANING = {
     "majority": "the same answer for every row: the most frequent training label with its share (numbers: the mean)",
@@ -36,6 +37,9 @@ MEANING = {
 }
 COVARIATE = "covariate:"
 NO_CONTROLS = ("zero_shot", COPY_CEILING)  # the model's own answer, and a ceiling
+
+
+SCEPTICAL = ("below", "", "by design", "above")  # the verdict that says least for the layer comes first
 
 
 @dataclass(frozen=True)
@@ -123,3 +127,15 @@ def preferred_controls(scores: "pd.DataFrame", rows: "pd.DataFrame", position: s
         liked = val[(val.control == control) & (val.position == position)].groupby("site").value.mean()
         best = preferred(liked.reindex(found.site).to_numpy(), metric in HIGHER_IS_BETTER)
         yield next(found.iloc[[best]].itertuples())
+
+
+def against(tests: "pd.DataFrame", control: str, site: str, position: str) -> Any | None:
+    """The row of a layer minus a control (`test` = control); of several draws the worst for the layer, None where the
+    control was not read there.
+
+    Worst is a draw that the layer lies below, then one it is not told apart from; of several the one with the least
+    difference. So "above" means above every draw.
+    """
+    rows = tests[(tests.test == "control") & (tests.site == site) & (tests.position == position)]
+    found = [row for row in rows.itertuples() if drawn_from(row.other) == control]
+    return min(found, key=lambda row: (SCEPTICAL.index(row.verdict), row.value), default=None)

@@ -1,10 +1,15 @@
-"""The shape of a curve in words, from the rows of tests.csv it rests on: `shape`, `contender`, `equivalence`, `plateau`
-and `above_chance` at one position. Tests nothing again.
-"""
+"""The shape of a curve: as bars in one line of text, and in words from the rows of tests.csv they rest on: `shape`,
+`contender`, `equivalence`, `plateau` and `above_chance` at one position. Tests nothing again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mllm_probe.records import units
 from mllm_probe.records.score import BY_DESIGN
 from mllm_probe.records.sites import Site, listed
 from mllm_probe.stats.peak import FALLING, FLAT, NOTHING, PEAK, PLATEAU, RISING, UNDECIDED
@@ -14,6 +19,11 @@ if TYPE_CHECKING:
 
 
 EQUAL = {FLAT: ("equivalence",), PLATEAU: ("plateau",), UNDECIDED: ("equivalence", "plateau")}  # told with each word
+
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII = "_.-:=+*#"  # where the encoding of the output has no blocks
+GAP = 2  # columns between two cells
 
 
 def shape_said(here: "pd.DataFrame", blocks: Sequence[str], margin: str) -> str:
@@ -79,3 +89,34 @@ def p_said(p: float) -> str:
     if p != p:
         return "not tested"
     return "p\u00a0<\u00a00.0001" if p < 1e-4 else f"p\u00a0=\u00a0{p:.2g}"
+
+
+def sparkline(curve: Sequence[float], low: float, high: float, bars: str = BLOCKS) -> str:
+    """A bar a value, the first one at `low` and the last one at `high`."""
+    step = (len(bars) - 1) / ((high - low) or 1.0)
+    return "".join(bars[round(step * (value - low))] for value in curve)
+
+
+def print_curves(curves: Mapping[str, Sequence[float]], metric: str, console: Console) -> None:
+    """{name: values [L]} on one scale, with their lowest and highest value of a measure.
+
+    Single values are no curve, and what does not fit the width is left out.
+    """
+    shown = {name: curve for name, curve in curves.items() if len(curve) > 1}
+    values = [value for curve in shown.values() for value in curve]
+    bars = ASCII if console.options.ascii_only else BLOCKS
+    table = Table.grid(padding=(0, GAP, 0, 0))
+    rows = [
+        (
+            name,
+            sparkline(curve, min(values), max(values), bars),
+            f"{units.number(min(curve), metric)} to {units.value(max(curve), None, None, metric)}",
+        )
+        for name, curve in shown.items()
+    ]
+    named = max((cell_len(name) for name in shown), default=0)
+    for row in rows:
+        if named + sum(map(len, row[1:])) + 2 * GAP <= console.width:
+            table.add_row(*map(Text, row))
+    if table.row_count:
+        console.print(table)

@@ -13,11 +13,9 @@ from mllm_probe.config.sweep import RANDOM
 from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA, BY_DESIGN
 from mllm_probe.records.sites import listed
-from mllm_probe.report.tables.against import against
-from mllm_probe.report.tables.controls import beside
+from mllm_probe.report.tables.controls import against, beside
 from mllm_probe.report.tables.curve_shapes import beyond, p_said, shape_said, shape_why
-from mllm_probe.results.group_words import many_of
-from mllm_probe.results.selection import headline_metric
+from mllm_probe.results.selection import headline_metric, many_of
 
 if TYPE_CHECKING:
     import pandas as pd

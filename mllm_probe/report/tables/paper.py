@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.files.paths import replacing
+from mllm_probe.files.store_paths import replacing
 from mllm_probe.records import units
 from mllm_probe.report.tables.findings import Reading
-from mllm_probe.results.group_words import many_of
-from mllm_probe.results.selection import by_site, floors, headline, headline_metric, positions, real, words
+from mllm_probe.results.selection import by_site, floors, headline, headline_metric, many_of, positions, real, words
 
 if TYPE_CHECKING:
     import pandas as pd

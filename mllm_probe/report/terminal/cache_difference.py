@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 
 from mllm_probe.cache.upkeep import read_json
-from mllm_probe.config.dotted import flat, show
+from mllm_probe.config.sentences import flat, show
 from mllm_probe.errors import CacheError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_config

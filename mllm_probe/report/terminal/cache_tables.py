@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from mllm_probe.cache.upkeep import Cache, Group, last_written, total_bytes
-from mllm_probe.config.dotted import flat, show
+from mllm_probe.config.sentences import flat, show
 from mllm_probe.errors import count
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key

@@ -10,8 +10,7 @@ from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA
 from mllm_probe.report.terminal.printing import escaped, framed, say
 from mllm_probe.results.fidelity import CHANGED, HOME, MODEL, MOVED, SIDES, curve, headline
-from mllm_probe.results.group_words import many_of
-from mllm_probe.results.selection import positions
+from mllm_probe.results.selection import many_of, positions
 from mllm_probe.scoring.alarms import few_groups
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred

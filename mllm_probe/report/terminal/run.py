@@ -10,12 +10,10 @@ from rich.table import Table
 from mllm_probe.records import units
 from mllm_probe.records.score import BY_DESIGN
 from mllm_probe.report.tables.controls import beyond_covariates, preferred_controls
-from mllm_probe.report.tables.curve_shapes import beyond, p_said
+from mllm_probe.report.tables.curve_shapes import beyond, p_said, print_curves
 from mllm_probe.report.tables.findings import Reading
-from mllm_probe.report.tables.sparkline import print_curves
 from mllm_probe.report.terminal.printing import screen
-from mllm_probe.results.group_words import many_of
-from mllm_probe.results.selection import floors, headline, headline_metric, positions, real, words
+from mllm_probe.results.selection import floors, headline, headline_metric, many_of, positions, real, words
 from mllm_probe.scoring.alarms import few_groups
 
 if TYPE_CHECKING:

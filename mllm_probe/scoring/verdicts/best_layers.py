@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mllm_probe.files.row_file import columns, lines_of, save_table
+from mllm_probe.files.readback import columns, lines_of, save_table
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.score import ALPHA, ZERO_SHOT, Score
 from mllm_probe.records.sites import Key

@@ -16,12 +16,16 @@ from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.trials import Probing
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Key
-from mllm_probe.scoring.verdicts.design import nothing_to_know
 
 if TYPE_CHECKING:
     import torch
 
 Place = tuple[str, Key | None]  # control (empty: the real run) and key (None: a baseline)
+
+
+CONSTANT = "every decision has the same input"
+PICTURE = "all decisions about a picture have the same input, and every picture has the labels in equal shares"
+ALIKE = "decisions with the same input have the labels in equal shares"
 
 
 @dataclass(frozen=True)
@@ -105,3 +109,22 @@ def _why(probing: Probing, readout: Readout, tested: np.ndarray, read: Iterable[
     ]
     who = readout.who[tested]
     return nothing_to_know(np.asarray(codes), probing.y[who], probing.groups[who])
+
+
+def nothing_to_know(inputs: np.ndarray, y: np.ndarray, groups: np.ndarray) -> str | None:
+    """Why no probe can beat the best constant answer, None where one could.
+
+    inputs [N] numbers what is read: equal numbers are equal states, of which any probe says the same. Where each holds
+    the labels y [N] in the shares of all N, the score of balanced labels is exactly that of guessing. groups [N] are
+    the pictures, for the words.
+    """
+    _, code, sizes = np.unique(inputs, return_inverse=True, return_counts=True)
+    _, label, totals = np.unique(y, return_inverse=True, return_counts=True)
+    counts = np.zeros((len(sizes), len(totals)), int)
+    np.add.at(counts, (code, label), 1)
+    if len(totals) < 2 or (counts * len(y) != sizes[:, None] * totals).any():
+        return None
+    if len(sizes) == 1:
+        return CONSTANT
+    within = len(np.unique(np.stack([code, np.unique(groups, return_inverse=True)[1]]), axis=1).T) == len(sizes)
+    return PICTURE if within else ALIKE

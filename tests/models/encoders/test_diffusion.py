@@ -22,7 +22,7 @@ from mllm_probe.config.vision import EncoderSettings
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.data.spair import read_pairs
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
-from mllm_probe.files.row_file import load_rows
+from mllm_probe.files.readback import load_rows
 from mllm_probe.models.encoders.by_kind import Encoder, load_encoder, plan_encoder
 from mllm_probe.models.loading import checkpoint
 from mllm_probe.results.vision import VisionScore

@@ -17,8 +17,8 @@ from matplotlib.text import Text
 
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.config.sweep import PERMUTED
-from mllm_probe.report.figures import colours
 from mllm_probe.report.figures import fidelity as precision
+from mllm_probe.report.figures import style
 from mllm_probe.report.figures.align import FLOORS as EXCHANGED
 from mllm_probe.report.figures.comparison import draw_comparison
 from mllm_probe.report.figures.geometry import draw_geometry
@@ -194,7 +194,7 @@ def test_a_colour_has_one_meaning(tmp_path: Path) -> None:
     assert study["chance"] == still["majority"]
     same = {"text only", "blank picture", "random weights", "zero shot", "question only", "vision only"}
     named = {name.removeprefix("last, "): colour for name, colour in still.items()}
-    from mllm_probe.report.figures.colours import on_page
+    from mllm_probe.report.figures.style import on_page
 
     for name in same:
         assert live[name] == on_page(named[name]), name
@@ -216,7 +216,7 @@ def test_colours_stand_in_one_table() -> None:
     package = Path(__file__).parents[3] / "mllm_probe"
     files = [*(package / "report").rglob("*.py"), *(package / "commands").glob("*.py")]
     found = [path.name for path in files if made.search(path.read_text())]
-    assert set(found) - pages == {"colours.py"}
+    assert set(found) - pages == {"style.py"}
 
 
 def test_a_task_a_run_and_a_side_look_alike_in_all_figures(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -239,13 +239,11 @@ def test_a_task_a_run_and_a_side_look_alike_in_all_figures(tmp_path: Path, drawn
 
 
 def test_no_two_meanings_of_a_figure_share_a_colour() -> None:
-    tables = (colours.POSITIONS, colours.TASKS, {**colours.SIDES, **colours.STATES}, colours.ARMS, colours.FEATURES)
-    for table in (*tables, colours.READINGS, colours.PLAN, colours.LOSSES):
+    tables = (style.POSITIONS, style.TASKS, {**style.SIDES, **style.STATES}, style.ARMS, style.FEATURES)
+    for table in (*tables, style.READINGS, style.PLAN, style.LOSSES):
         assert len(set(table.values())) == len(table)  # type: ignore[arg-type]
-    assert colours.ARMS[training.PERMUTED] == colours.OTHER_LABELS[PERMUTED] and training.FULL in colours.ARMS
-    assert set(training.DRAWN) == set(colours.LOSSES) and set(precision.ERRORS | precision.LIKENESS) == set(
-        colours.STATES
-    )
+    assert style.ARMS[training.PERMUTED] == style.OTHER_LABELS[PERMUTED] and training.FULL in style.ARMS
+    assert set(training.DRAWN) == set(style.LOSSES) and set(precision.ERRORS | precision.LIKENESS) == set(style.STATES)
 
 
 def test_figures_of_trainings_have_titles(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -20,7 +20,7 @@ from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.html.page import write_page
-from mllm_probe.report.html.plotly import MISSING, Library
+from mllm_probe.report.html.skeleton import MISSING, Library
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
 from mllm_probe.results.geometry import Relation, save_relations
@@ -187,7 +187,7 @@ def test_classes_and_numbers_have_examples_too() -> None:
 
 
 def test_without_the_plot_library_curves_stand_still(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_probe.report.html.plotly.find_spec", lambda name: None)
+    monkeypatch.setattr("mllm_probe.report.html.skeleton.find_spec", lambda name: None)
     assert Library.find() is None
     write_page(run, ReportSettings())
     page = Markup(run.page)

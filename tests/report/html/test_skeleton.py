@@ -2,8 +2,7 @@
 
 import re
 
-from mllm_probe.report.html.plotly import script_digest
-from mllm_probe.report.html.skeleton import TEMPLATE, filled
+from mllm_probe.report.html.skeleton import TEMPLATE, filled, script_digest
 
 POLICY = re.compile(r'Content-Security-Policy" content="([^"]*)"')
 

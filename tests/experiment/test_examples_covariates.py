@@ -10,11 +10,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from mllm_probe.errors import ConfigError
+from mllm_probe.experiment.examples import covaried
 from mllm_probe.fitting.strata import cut, strata_of
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.stats.permutation import max_t, votes
-from mllm_probe.tasks.covariates import covaried
 from tests.support.runs import Run
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from mllm_probe.errors import DataError, ModelError, PassError
-from mllm_probe.experiment.readable import readable
+from mllm_probe.experiment.examples import readable
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.records.batches import Batch

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mllm_probe.files.row_file import columns, save_rows, save_table
+from mllm_probe.files.readback import columns, save_rows, save_table
 
 
 @dataclass(frozen=True)

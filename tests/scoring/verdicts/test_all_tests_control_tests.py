@@ -9,7 +9,7 @@ import pytest
 from mllm_probe.experiment.controls import random_draws
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.sites import Key
-from mllm_probe.scoring.verdicts.control_tests import Controls
+from mllm_probe.scoring.verdicts.all_tests import Controls
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.paired import difference
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mllm_probe.files.paths import RunPaths
-from mllm_probe.results.group_words import word_of
+from mllm_probe.results.selection import word_of
 from tests.support.runs import Run, tiny
 
 SMALL = ("sweep.draws=50", "sweep.seeds=[0,1]", "layers.stride=2", "controls=none", "extract.positions=[last]")

@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.scoring.summary import _chosen
-from mllm_probe.scoring.verdicts.design import ALIKE, CONSTANT, PICTURE, nothing_to_know
+from mllm_probe.scoring.verdicts.fixed_scores import ALIKE, CONSTANT, PICTURE, nothing_to_know
 from tests.support.runs import Run
 from tests.support.score_tables import at, score
 

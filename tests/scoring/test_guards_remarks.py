@@ -6,7 +6,7 @@ import numpy as np
 
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.sites import Key
-from mllm_probe.scoring.remarks import remarks_on
+from mllm_probe.scoring.guards import remarks_on
 
 
 def test_decisions_too_close_to_call_are_told() -> None:

@@ -101,7 +101,7 @@ def test_labels_of_pictures_are_chance_and_rows_are_split_by_name_only(
 def test_a_probe_of_one_output_is_refused_where_categories_share_a_state_and_before_the_weights(
     probe: Run, checkpoint: Path, monkeypatch: Planted
 ) -> None:
-    monkeypatch.setattr("mllm_probe.experiment.loaded_models.Models.get", lambda *_: pytest.fail("they are loaded"))
+    monkeypatch.setattr("mllm_probe.experiment.fill.Models.get", lambda *_: pytest.fail("they are loaded"))
     words = ("task=objects", "probe=ridge", "extract.answers=null", "extract.positions=[mean_image]")
     code, _, err = probe("run", *tiny(checkpoint), *QUICK, *words)
     assert code == 1 and "at mean_image decisions about several categories read the same state" in err, err
