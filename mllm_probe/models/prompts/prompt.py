@@ -24,6 +24,8 @@ from mllm_probe.records.sites import ANSWER
 PLAIN_POSITIONS = ("last", "last_image", "mean_image", "mean_text", "mean_all")
 MARK_POSITIONS = ("mark", "before")
 TOKEN_SPANS = ("text", "image", "all")
+SHOWN, SPREAD = 3, 16  # prompts that a plan shows, and that are rendered whole before a template is trusted
+AT_ONCE = 1_024  # samples that are tokenised together: Python's lists of ids are large
 CASES = (str.strip, str.lower, str.capitalize)  # of an answer, each with and without a blank before it
 
 
@@ -119,14 +121,21 @@ class Prompter:
 
     def survey(self, samples: Sequence[Sample]) -> Survey:
         """Render and tokenise all once. The pictures' own tokens are not known yet and count as none."""
-        prompts = [self.render(sample) for sample in samples]
-        ids = self.tokenizer([prompt.text for prompt in prompts], padding=False)["input_ids"]
-        return Survey(
-            {s.uid: digest(s.digests, p.text[: p.tag_end]) for s, p in zip(samples, prompts, strict=True)},
-            {s.uid: np.asarray(row, dtype=np.int32) for s, row in zip(samples, ids, strict=True)},
-            0,
-            tuple(prompt.text for prompt in prompts[:3]),
-        )
+        if self._wrapping:
+            for sample in samples[:: 1 + len(samples) // SPREAD]:
+                self._wrapping.check(len(sample.images), [sample.text])
+        prefixes: dict[str, str] = {}
+        ids: dict[str, np.ndarray] = {}
+        known: dict[tuple[tuple[str, ...], str], str] = {}
+        for start in range(0, len(samples), AT_ONCE):
+            some = samples[start : start + AT_ONCE]
+            prompts = [self.render(sample) for sample in some]
+            rows = self.tokenizer([prompt.text for prompt in prompts], padding=False)["input_ids"]
+            for sample, prompt, row in zip(some, prompts, rows, strict=True):
+                head = sample.digests, prompt.text[: prompt.tag_end]
+                prefixes[sample.uid] = known.get(head) or known.setdefault(head, digest(*head))
+                ids[sample.uid] = np.asarray(row, dtype=np.int32)
+        return Survey(prefixes, ids, 0, tuple(self.render(sample).text for sample in samples[:SHOWN]))
 
     def tails(self, samples: Sequence[Sample]) -> list["Tail"]:
         """What stands behind the last image tag, tokenised by hand; of a prompt without a tag, all of it."""

@@ -5,7 +5,7 @@ hold their parts as a list; a template that was written for texts alone is given
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,13 @@ STAND_IN = "\u2063text\u2063"  # invisible separators around it, so that no temp
 # for templates that write the date: the same prompt on every day
 TODAY = "{%- macro strftime_now(format) -%}01 Jan 2025{%- endmacro -%}"
 OPENED = re.compile(r"[<\[][^<>\[\]/]*(?:think|thought|reason)[^<>\[\]/]*[>\]]\s*$", re.IGNORECASE)
+TRIED = (  # what a template that looks into a text, cuts, escapes or counts would give back otherwise
+    "x",
+    "Is this a red circle?",
+    "One  line,\t'two' \"words\" & <more>\n\n{{ messages }} {% if %} [x] a/b \\n 50 %\nEl Niño, 猫, \U0001f408",
+    "word " * 5_000 + "end",
+)
+LOOKED_FOR = re.compile(r"\A\s|\s\Z|[<\[{/]")  # what templates trim, and begin their signs with
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,34 @@ class Wrapping:
     def __init__(self, processor: Any, template: Template, settings: PromptSettings, tag: str) -> None:
         self._processor, self._template, self._settings, self._tag = processor, template, settings, tag
         self._joined = self._takes_texts_alone()
+        self._frames: dict[int, tuple[str, str] | None] = {}
 
     def __call__(self, pictures: int, text: str) -> str:
-        return self._rendered(pictures, text, self._joined)
+        """The template is rendered once around all texts where it was seen to keep texts as they are; one that it might
+        look into is rendered on its own all the same."""
+        frame = None if LOOKED_FOR.search(text) else self._frame(pictures)
+        return self._rendered(pictures, text, self._joined) if frame is None else f"{frame[0]}{text}{frame[1]}"
+
+    def _frame(self, pictures: int) -> tuple[str, str] | None:
+        """What stands before and after any text; None where only rendering it tells."""
+        if pictures not in self._frames:
+            before, _, after = self._rendered(pictures, STAND_IN, self._joined).partition(STAND_IN)
+            self._frames[pictures] = before, after
+            self.check(pictures, TRIED)
+        return self._frames[pictures]
+
+    def check(self, pictures: int, texts: Iterable[str]) -> None:
+        """From here on every text is rendered, where one of these comes out otherwise than framed."""
+        frame = self._frame(pictures)
+        if frame is not None and any(self._alone(pictures, text) != f"{frame[0]}{text}{frame[1]}" for text in texts):
+            self._frames[pictures] = None
+
+    def _alone(self, pictures: int, text: str) -> str | None:
+        """None where the template refuses it."""
+        try:
+            return self._rendered(pictures, text, self._joined)
+        except ModelError:
+            return None
 
     def _takes_texts_alone(self) -> bool:
         for joined in (False, True):

@@ -5,18 +5,21 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mllm_probe.config.build import build
 from mllm_probe.config.model import ModelSettings, PromptSettings
-from mllm_probe.errors import ConfigError, ModelError
+from mllm_probe.errors import ConfigError, ModelError, SpanError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.prompts.rendering import Rendering
-from mllm_probe.models.prompts.templates import from_tokenizer
+from mllm_probe.models.prompts.templates import Wrapping, from_tokenizer
+from mllm_probe.records.batches import Survey
 from mllm_probe.records.protocols import Task
-from mllm_probe.records.samples import Sample
+from mllm_probe.records.samples import Sample, digest
 from tests.support.broken import SMALL, check
-from tests.support.checkpoints import CHAT, blueprint_of
+from tests.support.checkpoints import CHAT, blueprint_of, save_llava
+from tests.support.families import FAMILIES
 from tests.support.runs import Run, tiny
 
 JOINED = (
@@ -126,3 +129,79 @@ def test_the_run_says_which_template(probe: Run, checkpoint: Path, tmp_path: Pat
     assert "the chat template in chat_template.jinja" in (tmp_path / "one" / "report.html").read_text()
     code, out, err = probe("inspect", *tiny(checkpoint), *SMALL, "n=1", "prompt.chat=off")
     assert code == 0 and "no chat template (prompt.chat=off)" in " ".join(out.split()), out + err
+
+
+TEXTS = (
+    "a red circle",
+    "A red circle is left of two blue squares; is this right, yes or no?",
+    "one\ntwo  three\t'four' \"five\" & 50 % \\ six",
+    "El Niño, 猫, \U0001f408",
+    " a blank before",
+    "and one behind ",
+    "a/b {{ x }} {% y %} [z] <b>c</b> </think> d",
+    "word " * 300 + "end",
+)
+
+
+def each_alone(blueprint: Blueprint, samples: Sequence[Sample]) -> Survey:
+    """What the survey is where the template is rendered for every text."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Wrapping, "_frame", lambda self, pictures: None)
+        return blueprint.prompter.survey(samples)
+
+
+def about(pictures: Sequence[Path], text: str) -> Sample:
+    names = tuple(path.name for path in pictures)
+    return Sample(digest(names, text), tuple(pictures), names, text, {})
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of PaliGemma's processor under numpy 2
+@pytest.mark.parametrize("family", sorted({"llava": save_llava, **FAMILIES}))
+def test_one_rendering_around_all_texts_gives_the_ids_of_one_each(family: str, tmp_path: Path) -> None:
+    blueprint = blueprint_of({"llava": save_llava, **FAMILIES}[family](tmp_path / "model"))
+    texts = [text for text in TEXTS if blueprint.prompter.tag.text not in text]
+    samples = [about([Path("a.png")] * n, text) for n in (0, 1, 2) for text in texts]
+    rendered = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = Wrapping._rendered
+        patch.setattr(Wrapping, "_rendered", lambda self, *args: rendered.append(args) or original(self, *args))
+        framed = blueprint.prompter.survey([sample for sample in samples for _ in range(20)])
+    expected = each_alone(blueprint, samples)
+    assert framed.prefixes == expected.prefixes and framed.ids.keys() == expected.ids.keys()
+    assert all(np.array_equal(framed.ids[uid], expected.ids[uid]) for uid in expected.ids)
+    assert len(rendered) < 20 * len(samples)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ("p['text'] | trim", (" a blank before", "and one behind ")),
+        ("p['text'][:200]", (TEXTS[-1],)),
+        ("p['text'] | e", (TEXTS[2], TEXTS[6])),
+        ("p['text'].split('</think>')[-1]", (TEXTS[6],)),
+        ("p['text'] | replace('  ', ' ')", (TEXTS[2],)),
+        ("p['text'] if p['text'] | length < 99 else 'long'", (TEXTS[-1],)),
+        ("p['text'] ~ ('' if p['text'] | length > 99 else ' and ' ~ p['text'])", TEXTS),
+    ],
+)
+def test_a_template_that_looks_into_texts_is_rendered_for_each(
+    checkpoint: Path, tmp_path: Path, change: str, refused: tuple[str, ...]
+) -> None:
+    """Texts that it changes are refused, as ever."""
+    blueprint = blueprint_of(with_template(checkpoint, tmp_path / "model", CHAT.replace("p['text']", change)))
+    plain = blueprint_of(checkpoint)
+    for text in TEXTS:
+        sample = about([Path("a.png")], text)
+        if text in refused:
+            with pytest.raises(SpanError):
+                blueprint.prompter.render(sample)
+        else:
+            assert blueprint.prompter.render(sample) == plain.prompter.render(sample)
+
+
+def test_texts_of_the_run_are_tried_before_a_template_is_trusted(checkpoint: Path, tmp_path: Path) -> None:
+    """No list of texts knows every word that a template may wait for."""
+    secret = CHAT.replace("p['text']", "p['text'] | replace('zebra', 'horse')")
+    blueprint = blueprint_of(with_template(checkpoint, tmp_path / "model", secret))
+    with pytest.raises(SpanError, match="must stay unchanged"):
+        blueprint.prompter.survey([about([Path("a.png")], f"zebra {i}") for i in range(100)])
