@@ -3,9 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 ARGS ?=
+WORKERS ?= 2
 ROOT ?= $(if $(filter-out 0,$(shell id -u)),sudo)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+
+# Tests start many processes, each of which would compile the package anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-slow test-slurm test-browser check format docs wheel clean
@@ -18,11 +22,11 @@ install: $(READY)  ## make .venv and install the package with its development to
 run: $(READY)  ## run the default experiment (ARGS="task=objects" changes it)
 	$(BIN)/mllm-probe run $(ARGS)
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -m "not slow and not slurm and not browser" $(ARGS)
+test: $(READY)  ## run the tests in two processes (WORKERS=8 for more)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not slurm and not browser" $(ARGS)
 
 test-slow: $(READY)  ## run all tests, also the slow ones
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-slurm: $(READY)  ## run multiruns on a real SLURM of one node (installs Debian's packages)
 	-@PATH="$$PATH:/usr/sbin"; { command -v slurmctld && command -v munged; } >/dev/null || \

@@ -1,9 +1,11 @@
 """Fixtures of all rooms; what they are made of is in support/."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
@@ -27,6 +29,29 @@ torch.set_num_threads(1)
 
 # In the order in which they import each other
 pytest_plugins = [f"tests.support.{name}" for name in ("caches", "killed", "score_tables", "finished", "score_words")]
+
+LONGEST = (
+    "test_docs.py",
+    "test_hf_conformance.py",
+    "test_wheel.py",
+)  # first, so that no worker ends long after another
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector need not look at what is imported again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.support.workers import ByFile
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
