@@ -12,7 +12,7 @@ from mllm_probe.config.run import LayerSettings
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.extraction.plan import BYTES, SHARED, Plan, rows_of
 from mllm_probe.records.batches import Survey
-from mllm_probe.records.sites import INSIDE, PICTURE_POSITIONS, TOWERS, Anatomy, Key, Site
+from mllm_probe.records.sites import ANSWER, INSIDE, PICTURE_POSITIONS, TOWERS, Anatomy, Key, Site
 
 GB = 1e9
 QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}  # of a weight, its scales included
@@ -71,8 +71,14 @@ def _disk(plan: Plan, survey: Survey, anatomy: Anatomy) -> float:
         uids = [uid for uid in samples if space == "sample" or uid in plan.owners]
         ragged = key.position.startswith("tokens:")
         rows = sum(rows_of(survey, key.position, uid) for uid in uids) if ragged else len(uids)
-        total += anatomy.widths[key.site.tower] * rows
+        total += _width(key, anatomy) * rows
     return total
+
+
+def _width(key: Key, anatomy: Anatomy) -> int:
+    """Values in a row: of the model's answers a number for each word."""
+    kind, _, words = key.position.partition(":")
+    return len(words.split("/")) if kind == ANSWER else anatomy.widths[key.site.tower]
 
 
 def _tokens(plan: Plan, survey: Survey) -> int:

@@ -63,7 +63,7 @@ def test_the_estimate_of_disk_is_what_is_written(
 ) -> None:
     """Exact for pooled positions; for the tokens of a text an upper bound, the whole prompt."""
     planner = planner_for(model, samples, KEYS, 5, shared)
-    pooled = [KEYS[0], KEYS[1], KEYS[2]]
+    pooled = [KEYS[0], KEYS[1], KEYS[2], Key.parse("lm.02@answer:Yes/No")]
     plans = planner.plans({tuple(pooled): [sample.uid for sample in samples]})
     found = estimate(plans, planner.survey, model.anatomy, model._blueprint.parameters, ONE_BYTE, 1e9)
     fill(model, store, samples, pooled, shared=shared)

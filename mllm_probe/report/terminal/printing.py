@@ -133,7 +133,7 @@ class RichReporter:
             console=self._console,
             expand=True,
         )
-        self._tasks: dict[str, tuple[TaskID, float]] = {}
+        self._tasks: dict[str, tuple[TaskID, float, int]] = {}  # {stage: its bar, when it began, what was there}
         self._spoken: dict[str, float] = {}
         self._done: dict[str, int] = {}
 
@@ -159,26 +159,27 @@ class RichReporter:
             self._bars.remove_task(self._tasks.pop(stage)[0])
         self._done[stage] = done
         if stage not in self._tasks:
-            task = self._bars.add_task(stage, total=total, unit=unit, rate="?", memory="")
-            self._tasks[stage] = (task, time.monotonic())
+            task = self._bars.add_task(stage, total=total, completed=done, unit=unit, rate="?", memory="")
+            self._tasks[stage] = (task, time.monotonic(), done)
             if self._live:
                 self._bars.start()
-        task, started = self._tasks[stage]
-        spent = max(time.monotonic() - started, 1e-9)
-        self._bars.update(task, completed=done, rate=f"{done / spent:.1f}", memory=memory())
+        task, started, found = self._tasks[stage]
+        spent, own = max(time.monotonic() - started, 1e-9), done - found
+        self._bars.update(task, completed=done, rate=f"{own / spent:.1f}", memory=memory())
         if not self._live:
-            self._plain(stage, done, total, unit, spent)
+            self._plain(stage, done, total, unit, spent, own)
         elif done >= total:
             self._bars.stop()
 
-    def _plain(self, stage: str, done: int, total: int, unit: str, spent: float) -> None:
+    def _plain(self, stage: str, done: int, total: int, unit: str, spent: float, own: int) -> None:
+        """`own`: what was done in the time spent; the rest of `done` was there before."""
         now = time.monotonic()
         if done < total and now - self._spoken.setdefault(stage, now) < PLAIN_EVERY[self._level]:
             return
         self._spoken[stage] = now
-        left = spent * (total - done) / max(done, 1)
+        left = spent * (total - done) / max(own, 1)
         when = f"left {timedelta(seconds=round(left))}" if done < total else f"in {spent:.1f} s"
-        self.note(f"{stage}: {done}/{total} {unit}, {done / spent:.1f}/s, {when}, {memory()}")
+        self.note(f"{stage}: {done}/{total} {unit}, {own / spent:.1f}/s, {when}, {memory()}")
 
 
 def _is_live(console: Console) -> bool:

@@ -113,6 +113,21 @@ def test_lines_say_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ", left 0:00:00, " in half and ", in 0.0 s, " in end and first.startswith("sweep: 1/100 keys, ")
 
 
+def test_what_was_there_counts_for_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed stage begins with what is done; its rate and the time left go by what it did itself."""
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("mllm_probe.report.terminal.printing.PLAIN_EVERY", {"normal": 0.0})
+    monkeypatch.setattr("mllm_probe.report.terminal.printing.time.monotonic", lambda: float(next(clock)))
+    written = io.StringIO()
+    with RichReporter(Console(file=written, width=100)) as reporter:
+        for done in (900, 920, 1000):
+            reporter.progress("extract", done, 1000, "samples")
+    first, half, end = written.getvalue().splitlines()
+    assert first.startswith("extract: 900/1000 samples, 0.0/s, ")
+    assert half.startswith("extract: 920/1000 samples, 0.7/s, left 0:02:00, "), "20 in 30 s"
+    assert end.startswith("extract: 1000/1000 samples, 2.0/s, in 50.0 s, "), "100 in 50 s"
+
+
 def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert COLOUR.search(shown(50))
     monkeypatch.setenv("NO_COLOR", "1")
