@@ -20,7 +20,7 @@ from mllm_probe.experiment.experiment import OPTIONAL, Experiment
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.experiment.request import Request
 from mllm_probe.extraction.estimate import check_disk, check_keys
-from mllm_probe.extraction.plan import Plan
+from mllm_probe.extraction.plan import FORMAT, Plan
 from mllm_probe.extraction.proof import Proof, prove
 from mllm_probe.extraction.sharing import Job, anything_to_fill, claim_all, jobs_of
 from mllm_probe.extraction.stream import Extraction, finish_filled, join
@@ -141,6 +141,8 @@ def _extract(request: Request, config: RunConfig, models: Models, what: str, rep
     expected = request.estimate(plans, device)
     check_disk(expected, experiment.store.paths.root, settings.max_disk_gb)
     reporter.note(f"{what}to extract: {len(request.samples)} samples, {expected}")
+    if request.outdated(plans):
+        reporter.note(f"{what}an older release began this extraction in another format, so it begins anew")
     if settings.gpus > 1:
         from mllm_probe.experiment.processes import in_processes
 
@@ -212,7 +214,12 @@ def _damaged(
     for damage in coverage.damaged:
         plan = _stored_plan(experiment, damage.group)
         needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
-        if needed and needed <= samples.keys():
+        if needed and plan.format != FORMAT:
+            reporter.note(
+                f"{damage.path} is damaged or missing and of an older format: what this request lacks of it is "
+                "extracted into a group of its own"
+            )
+        elif needed and needed <= samples.keys():
             reporter.note(f"{damage.path} is damaged or missing and is extracted again")
             jobs.append(Job(plan, experiment.store.paths.group(damage.group), damage.number))
         else:

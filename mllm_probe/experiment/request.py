@@ -7,7 +7,7 @@ from functools import cached_property
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.extraction.estimate import Estimate, bytes_of, estimate, matrix_rate
-from mllm_probe.extraction.plan import BYTES, Plan, Planner
+from mllm_probe.extraction.plan import BYTES, FIRST, Plan, Planner
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
@@ -62,6 +62,11 @@ class Request:
                 if groups.issuperset(plan.digest for plan in other if plan.units):
                     return other
         return plans
+
+    def outdated(self, plans: Sequence[Plan]) -> bool:
+        """Whether a release with an older format began these plans, whose groups this one cannot finish."""
+        groups = self.experiment.store.unfinished()
+        return bool(groups) and any(replace(plan, format=FIRST).digest in groups for plan in plans)
 
     def proof_samples(self) -> list[Sample]:
         """Some statements about one picture, and some about others."""

@@ -20,6 +20,8 @@ from mllm_probe.records.batches import Survey, common_head
 from mllm_probe.records.sites import Anatomy, Key
 
 SHARED, PLAIN = "shared", "plain"
+FORMAT = 3  # of a group: since 3 a mean is one sum over its tokens, which may differ in the last digit
+FIRST = 2  # of groups whose plan names none
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
 PASS_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
 SHARD_BYTES = 100_000_000
@@ -37,7 +39,8 @@ class Unit:
 class Plan:
     """`spaces` maps each key to its row space; `owners` are the samples that store their prefix's rows.
 
-    `prompts` shows the rendered text of the first samples, for whoever reads the plan.
+    `prompts` shows the rendered text of the first samples, for whoever reads the plan. Groups of an older `format` are
+    read like others, and no shard is added to them.
     """
 
     units: tuple[Unit, ...]
@@ -45,6 +48,7 @@ class Plan:
     prefixes: Mapping[str, str]
     owners: frozenset[str]
     prompts: tuple[str, ...]
+    format: int = FORMAT
 
     @cached_property
     def by_shard(self) -> tuple[tuple[Unit, ...], ...]:
@@ -75,6 +79,7 @@ class Plan:
             "prefixes": {uid: self.prefixes[uid] for uid in sorted(self.prefixes)},  # sorted by key alone: much faster
             "owners": sorted(self.owners),
             "prompts": list(self.prompts),
+            **({} if self.format == FIRST else {"format": self.format}),
         }
 
     @classmethod
@@ -85,6 +90,7 @@ class Plan:
             stored["prefixes"],
             frozenset(stored["owners"]),
             tuple(stored["prompts"]),
+            stored.get("format", FIRST),
         )
 
 

@@ -8,7 +8,6 @@ device nothing here waits: pooled rows are copied into pinned memory behind the 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from mllm_probe.records.sites import ANSWER, Key, Site
 if TYPE_CHECKING:
     import torch
 
-GATHER_VALUES = 16_000_000  # at most so many numbers are gathered at once for a mean
+WIDENED = 16_000_000  # at most so many numbers are held as float32 beside the states for a mean
 
 
 EXACT = "float32"
@@ -37,8 +36,8 @@ class Pooling:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._lengths = np.diff(reading.segments)
-        self._index: torch.Tensor | None = None
+        self._single = bool((np.diff(reading.segments) == 1).all())
+        self._index: tuple[torch.Tensor, torch.Tensor] | None = None  # tokens and segments
 
     def __call__(self, states: "torch.Tensor") -> "torch.Tensor":
         """States [.., D] flattened to [B * L, D] -> means [T, D] in float32 over the segments of the reading."""
@@ -50,46 +49,23 @@ class Pooling:
                 f"a site has {len(flat)} tokens where {self._reading.among} were expected, so its rows cannot be "
                 "assigned; layers.towers=[lm] leaves the picture towers out"
             )
-        if self._index is None or self._index.device != flat.device:  # towers may lie on several cards
-            self._index = torch.from_numpy(self._reading.tokens).to(flat.device, non_blocking=True)
-        if (self._lengths == 1).all():
-            return flat[self._index].float()
-        return self._on_device(flat) if flat.is_cuda else self._on_cpu(flat)
+        if self._index is None or self._index[0].device != flat.device:  # towers may lie on several cards
+            tokens, segments = map(torch.from_numpy, (self._reading.tokens, self._reading.segments))
+            self._index = tokens.to(flat.device, non_blocking=True), segments.to(flat.device, non_blocking=True)
+        return flat[self._index[0]].float() if self._single else _means(flat, *self._index)
 
-    def _on_cpu(self, flat: "torch.Tensor") -> "torch.Tensor":
-        """Segment by segment; one that is a plain range of tokens, as most are, is not even gathered."""
-        import torch
 
-        assert self._index is not None
-        tokens, bounds, means = self._reading.tokens, self._reading.segments, []
-        for start, stop in pairwise(bounds):
-            first, last = tokens[start], tokens[stop - 1] + 1
-            plain = last - first == stop - start and (np.diff(tokens[start:stop]) == 1).all()
-            segment = flat[first:last] if plain else flat[self._index[start:stop]]
-            means.append(segment.float().mean(dim=0))
-        return torch.stack(means) if means else flat[:0].float()
+def _means(flat: "torch.Tensor", tokens: "torch.Tensor", segments: "torch.Tensor") -> "torch.Tensor":
+    """One kernel for all segments; on every device it adds the tokens of a segment one by one, in their order."""
+    import torch
+    from torch.nn.functional import embedding_bag
 
-    def _on_device(self, flat: "torch.Tensor") -> "torch.Tensor":
-        """Few large kernels; segment_reduce adds in a fixed order, which index_add_ does not on CUDA."""
-        import torch
-
-        assert self._index is not None
-        means = flat.new_empty((len(self._lengths), flat.shape[1]), dtype=torch.float32)
-        for first, last in self._slices(flat.shape[1]):
-            start, stop = self._reading.segments[first], self._reading.segments[last]
-            lengths = torch.from_numpy(self._lengths[first:last]).to(flat.device, non_blocking=True)
-            gathered = flat[self._index[start:stop]].float()
-            means[first:last] = torch.segment_reduce(gathered, "mean", lengths=lengths, unsafe=True)
-        return means
-
-    def _slices(self, width: int) -> Iterator[tuple[int, int]]:
-        """Ranges of rows whose tokens fit into GATHER_VALUES, one row at least."""
-        first, segments = 0, self._reading.segments
-        while first < len(self._lengths):
-            room = segments[first] + GATHER_VALUES // width
-            last = max(first + 1, int(np.searchsorted(segments, room, side="right")) - 1)
-            yield first, last
-            first = last
+    width = flat.shape[1] if flat.dtype == torch.float32 else max(1, WIDENED // len(flat))
+    parts = [
+        embedding_bag(tokens, part.float(), segments, mode="mean", include_last_offset=True)
+        for part in torch.split(flat, width, dim=1)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 @dataclass(frozen=True)

@@ -183,16 +183,19 @@ def test_passes_keep_to_their_tokens_and_the_longest_come_first(model: HFModel, 
     assert passes == sorted(passes, reverse=True) and passes[0] > passes[-1], "more tokens make fewer passes"
 
 
-def test_means_on_a_device_equal_those_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernels that a CUDA device gets, run on the CPU; slices of few rows, too."""
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+def test_means_are_exact_in_float32_however_many_columns_are_widened_at_once(
+    monkeypatch: pytest.MonkeyPatch, kind: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    states = torch.randn(60, 8)
+    states = torch.randn(60, 8).to(kind)
     rows = [[range(7)], [[3], [50, 20, 21]], [], [range(30, 60)]]
     pooling = Pooling(Reading.of([[list(segment) for segment in sample] for sample in rows], among=60))
-    expected = pooling(states)
-    for room in (1, 300, 10**6):
-        monkeypatch.setattr("mllm_probe.extraction.taps.GATHER_VALUES", room)
-        assert torch.allclose(pooling._on_device(states), expected, atol=1e-6)
+    expected = torch.stack([states[list(segment)].double().mean(0) for sample in rows for segment in sample])
+    for room in (1, 180, 10**6):
+        monkeypatch.setattr("mllm_probe.extraction.taps.WIDENED", room)
+        assert pooling(states).dtype == torch.float32
+        assert torch.allclose(pooling(states).double(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

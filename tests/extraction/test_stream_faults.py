@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from mllm_probe.cache.claims import Claims
+from mllm_probe.cache.coverage import plan_digest
 from mllm_probe.cache.store import Store
 from mllm_probe.errors import CacheError, ModelError
 from mllm_probe.extraction.proof import prove
@@ -22,8 +24,8 @@ from mllm_probe.files.store_paths import CachePaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Sample
 from tests.support.caches import KEYS, contents, fill, plans_for
-from tests.support.killed import cache, finish, shards, start
-from tests.support.runs import Silent
+from tests.support.killed import DATA, cache, finish, shards, start
+from tests.support.runs import Run, Silent, tiny
 
 
 def test_killed_at_random_moments_and_resumed(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
@@ -104,8 +106,6 @@ def test_a_full_disk_is_one_sentence_and_costs_nothing(checkpoint: Path, whole: 
 
 
 def test_a_damaged_shard_is_found_by_digest_and_made_again_alone(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(whole, tmp_path / "copy"))
     victim, gone = shards(copy)[2], shards(copy)[5]
     content = bytearray(victim.read_bytes())
@@ -118,6 +118,43 @@ def test_a_damaged_shard_is_found_by_digest_and_made_again_alone(checkpoint: Pat
     assert f"{victim.name} is damaged or missing and is extracted again" in err
     assert cache(copy) == cache(whole)
     assert all(path.stat().st_mtime_ns == before for path, before in others.items())
+
+
+def aged(whole: Path, folder: Path) -> Path:
+    """A copy of an outputs folder whose one group is as an older release left it: the format in no plan."""
+    (group,) = Path(shutil.copytree(whole / "outputs", folder)).glob("cache/*/groups/*")
+    plan = json.loads((group / "plan.json").read_text())
+    assert plan.pop("format") == 3
+    (group / "plan.json").write_text(json.dumps(plan))
+    return group.rename(group.parent / plan_digest(plan))
+
+
+def test_a_cache_of_an_older_format_is_read_and_never_written_to(
+    checkpoint: Path, whole: Path, tmp_path: Path, probe: Run
+) -> None:
+    """What it lacks is added in groups of this format, and so is what a damaged shard held: its bytes might differ."""
+    group, command = aged(whole, tmp_path / "outputs"), ("extract", *tiny(checkpoint), *DATA)
+    before = {path: path.read_bytes() for path in group.iterdir()}
+    code, _, err = probe(*command)
+    assert code == 0 and "all 160 samples are there" in err and "loading" not in err
+    victim = sorted(group.glob("*.safetensors"))[2]
+    victim.unlink()
+    code, _, err = probe(*command)
+    assert code == 0 and f"{victim.name} is damaged or missing and of an older format" in err
+    code, _, err = probe(*command)
+    assert code == 0 and "all 160 samples are there" in err
+    assert len(list(group.parent.glob("*/manifest.json"))) > 1
+    assert {path: before[path] for path in group.iterdir()} == {path: path.read_bytes() for path in group.iterdir()}
+    assert not victim.exists()
+
+
+def test_an_extraction_that_an_older_release_began_begins_anew(
+    checkpoint: Path, whole: Path, tmp_path: Path, probe: Run
+) -> None:
+    (aged(whole, tmp_path / "outputs") / "manifest.json").unlink()
+    code, _, err = probe("extract", *tiny(checkpoint), *DATA)
+    assert code == 0 and "an older release began this extraction in another format, so it begins anew" in err
+    assert cache(tmp_path).items() >= cache(whole).items()
 
 
 def test_a_damaged_shard_of_another_request_is_left_out(
