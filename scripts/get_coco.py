@@ -26,7 +26,7 @@ from PIL import Image
 from mllm_probe.data.pictures import check_decodes, inside
 from mllm_probe.errors import DataError
 from mllm_probe.files.store_paths import replacing
-from mllm_probe.report.terminal.printing import RichReporter
+from mllm_probe.report.terminal.progress import RichReporter
 
 ADDRESS = "http://images.cocodataset.org"
 SPLITS = ("val2017", "train2017")

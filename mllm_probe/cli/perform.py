@@ -64,7 +64,7 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
     from mllm_probe.config.schemas import typed
     from mllm_probe.config.sentences import reason
     from mllm_probe.files.paths import RunPaths
-    from mllm_probe.report.terminal.printing import RichReporter
+    from mllm_probe.report.terminal.progress import RichReporter
 
     job, paths = job_name(command), RunPaths(Path(here.runtime.output_dir))
     words = words_of(here)

@@ -15,7 +15,7 @@ from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.report.terminal.cache_difference import why
 from mllm_probe.report.terminal.cache_tables import day, list_caches, list_groups
 from mllm_probe.report.terminal.plain import cache_state
-from mllm_probe.report.terminal.printing import RichReporter
+from mllm_probe.report.terminal.progress import RichReporter
 
 COMMANDS = {
     "ls": "list caches, one row each, or the groups of IDENTITY",

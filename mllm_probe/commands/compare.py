@@ -23,9 +23,8 @@ def run(args: Sequence[str]) -> None:
     from mllm_probe.comparison.compared_runs import baseline_of, positions_of, runs_by_task
     from mllm_probe.comparison.joined_scores import save_scores
     from mllm_probe.comparison.ranking import ranking, save_ranking
-    from mllm_probe.report.ending import end
     from mllm_probe.report.html.comparison import show
-    from mllm_probe.report.terminal.printing import RichReporter
+    from mllm_probe.report.terminal.progress import RichReporter, end
 
     reporter = RichReporter()
     tasks = runs_by_task([Path(folder) for folder in given.runs], given.metric, given.anyway, reporter)

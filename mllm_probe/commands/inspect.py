@@ -13,10 +13,10 @@ from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import find_checkpoint, needs
 from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.ending import end
 from mllm_probe.report.html.inspect_files import inspections, save_inspections
 from mllm_probe.report.terminal.inspect import print_inspections
-from mllm_probe.scoring.shown_examples import folder_of
+from mllm_probe.report.terminal.progress import end
+from mllm_probe.scoring.summary import folder_of
 
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint

@@ -18,7 +18,6 @@ from mllm_probe.experiment.cache_identity import identity_of
 from mllm_probe.experiment.controls import with_variants
 from mllm_probe.experiment.examples import asked, collected, folds_of
 from mllm_probe.experiment.experiment import Experiment, chosen_controls
-from mllm_probe.experiment.test_dataset import Both, elsewhere_of, tested_elsewhere
 from mllm_probe.extraction.estimate import check_layers
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
@@ -63,7 +62,7 @@ class Design:
             build(config.probe, Probe, plugins),  # type: ignore[type-abstract]
             _features(config.features, plugins),
             folds_of(config),
-            elsewhere_of(config),
+            _elsewhere(config),
         )
 
     def examples(
@@ -80,6 +79,8 @@ class Design:
             collection = collected(self.dataset, config, digests, reporter, made)
             examples = asked(self.task, self.folds, collection, config, reporter)
         else:
+            from mllm_probe.experiment.test_dataset import Both, tested_elsewhere
+
             both = Both.of(self.dataset, self.elsewhere, config, digests, reporter, made)
             collection, examples = tested_elsewhere(self.task, self.folds, both, config, reporter)
         if scored:
@@ -163,6 +164,15 @@ def check_reading(experiment: Experiment, config: RunConfig) -> None:
     for seed in config.sweep.seeds if config.splits.file else ():
         experiment.folds.listed(seed)
     _ = experiment.stored
+
+
+def _elsewhere(config: RunConfig) -> Dataset | None:
+    """The data set that is tested, where it is another, for which alone its module is imported. Raises ConfigError."""
+    if config.test == {"dataset": None}:
+        return None
+    from mllm_probe.experiment.test_dataset import elsewhere_of
+
+    return elsewhere_of(config)
 
 
 def _features(given: Any, plugins: tuple[str, ...]) -> tuple[Feature, ...]:

@@ -5,14 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.files.store_paths import (
-    DIGESTS,
-    CachePaths,
-    PartPaths,
-    TrainingPaths,
-    VectorPaths,
-    plain_name,
-)
+from mllm_probe.files.store_paths import DIGESTS, CachePaths, PartPaths, TrainingPaths, VectorPaths, plain_name
 
 
 def config_dir() -> Path:

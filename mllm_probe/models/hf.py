@@ -17,9 +17,11 @@ import transformers
 from mllm_probe.config.model import ONE
 from mllm_probe.errors import ModelError, first_line
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.loading.device import check_device, check_placed, device_map
-from mllm_probe.models.loading.quantize import (
+from mllm_probe.models.loading.device import (
+    check_device,
+    check_placed,
     check_quantized,
+    device_map,
     quantization_config,
     quantized_modules,
     round_weights_alone,

@@ -4,9 +4,9 @@ from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import save_rows
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.ending import both, end
 from mllm_probe.report.figures.training import draw_arms
 from mllm_probe.report.terminal.arms import print_arms
+from mllm_probe.report.terminal.progress import both, end
 from mllm_probe.results.training import Effect
 from mllm_probe.sugar.arms import effects
 

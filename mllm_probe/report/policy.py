@@ -4,9 +4,9 @@ from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import load_rows
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.ending import both, end
 from mllm_probe.report.figures.policy import draw_plan, draw_recall
 from mllm_probe.report.terminal.policy import print_policy
+from mllm_probe.report.terminal.progress import both, end
 from mllm_probe.results.policy import PlanRow, RecallRow
 
 

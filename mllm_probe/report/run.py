@@ -3,11 +3,11 @@
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.ending import both
 from mllm_probe.report.figures.layers import draw_layers
 from mllm_probe.report.html.page import leave_page
 from mllm_probe.report.html.run_view import Result
 from mllm_probe.report.tables.paper import save_tables
+from mllm_probe.report.terminal.progress import both
 from mllm_probe.report.terminal.run import print_table
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.selection import check_selection, selected

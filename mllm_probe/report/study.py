@@ -3,11 +3,11 @@
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import SIDES, RunPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.ending import both
 from mllm_probe.report.figures.study import draw_study
 from mllm_probe.report.html.page import leave_page
 from mllm_probe.report.html.run_view import Result
 from mllm_probe.report.run import show_run
+from mllm_probe.report.terminal.progress import both
 from mllm_probe.report.terminal.study import print_study
 from mllm_probe.results.selection import check_selection, selected
 from mllm_probe.results.study import load_study

@@ -9,9 +9,9 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
 from mllm_probe.files.seals import NUMBER
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.ending import both, end
 from mllm_probe.report.figures.training import draw_losses, loss_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
+from mllm_probe.report.terminal.progress import both, end
 from mllm_probe.report.terminal.tune import SAID, held_out_said
 from mllm_probe.results.training import DRAWN, load_losses
 

@@ -4,7 +4,7 @@ from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import load_rows
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.ending import end
+from mllm_probe.report.terminal.progress import end
 from mllm_probe.report.terminal.vision import print_vision
 from mllm_probe.results.vision import VisionScore
 

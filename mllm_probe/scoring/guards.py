@@ -27,8 +27,6 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key, before_question
 from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.scoring.alarms import constant_predictions, identical_vectors, question_decides, worse_than_chance
-from mllm_probe.scoring.analyses import check_analyses, check_wishes
-from mllm_probe.scoring.integrations import places
 from mllm_probe.stats.intervals import of
 from mllm_probe.stats.measures import measure
 from mllm_probe.tasks.answer_words import answered, bound
@@ -117,10 +115,9 @@ class Remarks:
         for remark in remarks_on(trials, self._scoring.probing.kind):
             self.found.setdefault(remark, []).append(_subject(trials))
 
-    def tell(self, source: Source, reporter: Reporter) -> None:
-        """All of it, and what could not be fitted."""
+    def tell(self, keys: int, source: Source, reporter: Reporter) -> None:
+        """All of it, and what could not be fitted. `keys`: how many there are, with integrations."""
         probing = self._scoring.probing
-        keys = len(probing.experiment.keys) + len(places(probing.experiment))
         for remark, named in self.found.items():
             rest = "" if len(named) <= NAMED else f" and {len(named) - NAMED} more"
             reporter.note(f"at {len(named)} of {keys} keys {remark}: {', '.join(named[:NAMED])}{rest}")
@@ -178,7 +175,10 @@ def check_reads(experiment: Experiment, config: RunConfig) -> None:
     _check_pairs(
         experiment, bool(getattr(experiment.task, "answers", True))
     )  # a task without that setting says so later
-    check_wishes(experiment)
+    if experiment.sweep.analyses:
+        from mllm_probe.scoring.analyses import check_wishes
+
+        check_wishes(experiment)
 
 
 def _check_pairs(experiment: Experiment, pairs: bool) -> None:
@@ -203,7 +203,10 @@ def check_probe(experiment: Experiment, shown: ReportSettings) -> None:
     """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
     _check_kind(experiment, experiment.examples.kind)
     _check_outputs(experiment)
-    check_analyses(experiment)
+    if experiment.sweep.analyses:
+        from mllm_probe.scoring.analyses import check_analyses
+
+        check_analyses(experiment)
     headline(probing := Probing(experiment))
     check_shown(probing, shown)
     _check_pairs(experiment, any(decision.side for decision in experiment.examples.decisions))

@@ -5,16 +5,16 @@ Keys come first, controls follow, baselines come last.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import CacheError
 from mllm_probe.experiment.experiment import FLOORS, OPTIONAL, Experiment, filled
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.baseline_trials import answers, baselines
-from mllm_probe.fitting.readout import Source
+from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.resume import FITS, LOGITS, Parts
 from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.records.protocols import Reporter
@@ -24,15 +24,14 @@ from mllm_probe.records.sites import Key
 from mllm_probe.results.predictions import load_logits, prediction_table, save_predictions
 from mllm_probe.results.score_file import ScoreFile
 from mllm_probe.scoring.aggregate import Scoring
-from mllm_probe.scoring.analyses import Analyses
 from mllm_probe.scoring.guards import Guards, Remarks
-from mllm_probe.scoring.integrations import Integrations, places, shown_at
-from mllm_probe.scoring.shown_examples import below, folder_of, save_examples
 from mllm_probe.scoring.subsets import Subsets
-from mllm_probe.scoring.summary import save_splits, save_summary, summarised
+from mllm_probe.scoring.summary import below, folder_of, save_examples, save_splits, save_summary, summarised
 from mllm_probe.scoring.verdicts.all_tests import Comparisons
-from mllm_probe.scoring.verdicts.best_layers import save_tests
-from mllm_probe.scoring.verdicts.hypotheses import Curve
+from mllm_probe.scoring.verdicts.best_layers import Curve, save_tests
+
+if TYPE_CHECKING:
+    from mllm_probe.scoring.integrations import Place
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, 
         reporter.progress("sweep", done, total, "keys")
     scores += comparisons.floors()
     tests, compared = comparisons.tests(scores, reporter)
-    remarks.tell(source, reporter)
+    remarks.tell(len(experiment.keys) + len(_places(experiment)), source, reporter)
     scores = comparisons.tested(scores, tests)
     save_tests(paths.tests, tests)
     table.replace(scores)
@@ -119,27 +118,52 @@ def _save(probing: Probing, parts: Parts, paths: RunPaths) -> None:
 def steps(probing: Probing) -> int:
     """How many keys and baselines a sweep goes through."""
     experiment = probing.experiment
-    shown = sum(len(one.keys) if one.control in FLOORS else len(experiment.keys) for one in experiment.variants)
+    elsewhere = [one for one in experiment.variants if one.control not in FLOORS]
+    shown = sum(len(one.keys) for one in experiment.variants if one.control in FLOORS)
+    shown += len(elsewhere) * len(experiment.keys)
     own = sum(1 + (key.site.layer == experiment.anatomy.blocks["lm"]) for key in experiment.answer_keys)
-    made = sum(1 + len(place.arms.controls) + len(shown_at(experiment)) for place in places(experiment))
+    made = sum(1 + len(place.arms.controls) + len(elsewhere) for place in _places(experiment))
     return len(experiment.keys) + made + shown + own + len(baselines(probing))
 
 
 def trials_and_scores(scoring: Scoring, source: Source, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:
     """The trials of each key and the rows of scores.csv; controls follow, baselines that read no layer come last."""
     probing, experiment, subsets = scoring.probing, scoring.probing.experiment, Subsets(scoring)
-    analyses = Analyses(scoring, parts, source.readout)
+    analysed = _analyses(scoring, source, parts)
     for key in experiment.keys:
         data = cache(partial(source.readout, key))
         trials = parts.get(str(key), lambda key=key, data=data: probing.trials(key, data(), probing.controls))  # type: ignore[misc]
-        yield trials, [*scoring.scores(trials), *subsets.scores(trials), *analyses.rows(key, data)]
-    yield from Integrations(probing, source, scoring, parts).found()
+        yield trials, [*scoring.scores(trials), *subsets.scores(trials), *analysed(key, data)]
+    if experiment.integrated:
+        from mllm_probe.scoring.integrations import Integrations
+
+        yield from Integrations(probing, source, scoring, parts).found()
     yield from _controls(probing, scoring, parts)
     for trials in answers(probing, source):
         yield trials, scoring.scores(trials)
     for name, make in baselines(probing).items():
         trials = parts.get(name, make)
         yield trials, scoring.scores(trials)
+
+
+def _places(experiment: Experiment) -> "Sequence[Place]":
+    """Where integrations are fitted; a run of single layers imports nothing of them."""
+    if not experiment.integrated:
+        return ()
+    from mllm_probe.scoring.integrations import places
+
+    return places(experiment)
+
+
+def _analyses(
+    scoring: Scoring, source: Source, parts: Parts
+) -> Callable[[Key, Callable[[], Readout]], Sequence[Score]]:
+    """The rows of a key that `sweep.analyses` asks for; a run that asks for none imports nothing of them."""
+    if not scoring.probing.experiment.sweep.analyses:
+        return lambda key, data: ()
+    from mllm_probe.scoring.analyses import Analyses
+
+    return Analyses(scoring, parts, source.readout).rows
 
 
 def _controls(probing: Probing, scoring: Scoring, parts: Parts) -> Iterator[tuple[list[Trial], list[Score]]]:

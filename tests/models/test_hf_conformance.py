@@ -24,7 +24,7 @@ from mllm_probe.errors import ModelError
 from mllm_probe.extraction.proof import prove
 from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.models.loading.quantize import quantized_modules
+from mllm_probe.models.loading.device import quantized_modules
 from mllm_probe.models.prompts.prompt import Layout
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key

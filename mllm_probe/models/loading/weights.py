@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import nn
 
 from mllm_probe.errors import ModelError
-from mllm_probe.models.loading.quantize import QUANTIZED_CLASSES
+from mllm_probe.models.loading.device import QUANTIZED_CLASSES
 from mllm_probe.models.loading.whole import check_weights, tensors_of
 
 WRAPPERS = ("base_model.model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")

@@ -13,7 +13,6 @@ from mllm_probe.files.paths import ComparisonPaths
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import ALPHA
-from mllm_probe.report.ending import both
 from mllm_probe.report.figures.comparison import draw_comparison
 from mllm_probe.report.figures.style import of_others
 from mllm_probe.report.figures.tasks import charts, draw_tasks, one_scale, said, tasks_of, tasks_view
@@ -22,6 +21,7 @@ from mllm_probe.report.html.pieces import Part, picture_uri, write_other
 from mllm_probe.report.tables.curve_shapes import print_curves
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.report.terminal.printing import add_row, bare, screen, wide_console
+from mllm_probe.report.terminal.progress import both
 from mllm_probe.results.score_file import load_tests
 from mllm_probe.results.selection import leading, many_of
 

@@ -15,9 +15,8 @@ from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.scoring.aggregate import Scoring, tested
 from mllm_probe.scoring.verdicts.baselines import Floors
-from mllm_probe.scoring.verdicts.best_layers import Test, Verdicts, numbers, p_values, signed
+from mllm_probe.scoring.verdicts.best_layers import Curve, Test, Verdicts, numbers, p_values, signed
 from mllm_probe.scoring.verdicts.fixed_scores import ByDesign
-from mllm_probe.scoring.verdicts.hypotheses import Curve
 from mllm_probe.stats.permutation import max_t_flips
 
 if TYPE_CHECKING:

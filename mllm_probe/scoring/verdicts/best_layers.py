@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from mllm_probe.errors import ProbeError
 from mllm_probe.files.readback import columns, lines_of, save_table
 from mllm_probe.fitting.trials import Trial
 from mllm_probe.records.score import ALPHA, ZERO_SHOT, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.scoring.verdicts.fixed_scores import ByDesign
-from mllm_probe.scoring.verdicts.hypotheses import FEWEST, Curve
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.paired import Difference, known
 from mllm_probe.stats.peak import Shape, preferred, shape, uncompared
@@ -25,6 +25,7 @@ from mllm_probe.stats.permutation import holm, holm_within
 
 ABOVE, BELOW = "above", "below"
 MAY_BE_BEST, WITHIN = "may be the best", "within the margin"
+FEWEST = 3  # layers: fewer have no inside
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,42 @@ class Test:
     p_adjusted: float | None = None
     detectable: float | None = None
     verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One task at one position. `rows` [L, N] scores each test row (share of seeds that were right) at each layer.
+
+    `sites` and `depths` [L] (0 to 1) name the layers from bottom to top, `groups` [N] the pictures; `chosen` indexes
+    the best layer on validation; `name` is its name in sentences; `above`: a layer that may be the best is above
+    chance; `uncompared`: why its layers are not compared, if they are not. Raises ProbeError for fewer than 3 layers or
+    shapes.
+    """
+
+    sites: tuple[str, ...]
+    depths: np.ndarray
+    rows: np.ndarray
+    groups: np.ndarray
+    chosen: int
+    name: str
+    above: bool = True
+    uncompared: str = ""
+
+    def __post_init__(self) -> None:
+        layers = len(self.sites)
+        if layers < FEWEST:
+            raise ProbeError(f"{self.name} has {layers} layers, and a curve needs {FEWEST} or more")
+        if (
+            self.rows.shape != (layers, len(self.groups))
+            or len(self.depths) != layers
+            or (np.diff(self.depths) <= 0).any()
+        ):
+            raise ProbeError(
+                f"{self.name}: rows of shape {self.rows.shape} and {len(self.depths)} depths must be those of {layers} "
+                f"layers, deeper ones last, and {len(self.groups)} test rows"
+            )
+        if not 0 <= self.chosen < layers:
+            raise ProbeError(f"{self.name}: chosen={self.chosen} must be 0 to {layers - 1}")
 
 
 class Verdicts:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.scoring.verdicts.hypotheses import FAILS, HOLDS, UNDECIDED, Curve, Judge, Statement
+from mllm_probe.scoring.verdicts.best_layers import Curve
+from mllm_probe.scoring.verdicts.hypotheses import FAILS, HOLDS, UNDECIDED, Judge, Statement
 from mllm_probe.stats.bootstrap import Resamples
 
 LAYERS, PER_PICTURE = 9, 4

@@ -21,7 +21,7 @@ from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.encoders.embedders import plan_embedder
 from mllm_probe.models.encoders.vit import plan_vit
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.models.loading.quantize import check_quantized, round_weights_alone
+from mllm_probe.models.loading.device import check_quantized, round_weights_alone
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
 from tests.support import encoders

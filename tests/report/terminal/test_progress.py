@@ -14,8 +14,8 @@ from rich.console import Console
 from mllm_probe.config.verbosity import VARIABLE
 from mllm_probe.errors import ConfigError
 from mllm_probe.report.tables.curve_shapes import ASCII, BLOCKS, print_curves, sparkline
-from mllm_probe.report.terminal import printing as memory
-from mllm_probe.report.terminal.printing import RichReporter
+from mllm_probe.report.terminal import progress as memory
+from mllm_probe.report.terminal.progress import RichReporter
 from tests.support.runs import QUICK, Run, tiny
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
@@ -104,7 +104,7 @@ def test_slurm_gets_lines_even_on_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_lines_say_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mllm_probe.report.terminal.printing.PLAIN_EVERY", {"normal": 0.0})
+    monkeypatch.setattr("mllm_probe.report.terminal.progress.PLAIN_EVERY", {"normal": 0.0})
     written = io.StringIO()
     with RichReporter(Console(file=written, width=100)) as reporter:
         for done in (1, 50, 100):
