@@ -7,10 +7,7 @@ draws. It knows pictures and measures, not layers. Letters: N rows, G pictures, 
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.special import log_softmax
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import log_softmax, ndtr, stdtrit
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats import rank_measures as ranks
@@ -32,8 +29,11 @@ def codes(groups: np.ndarray) -> tuple[np.ndarray, int]:
 
 def picture_sums(member: np.ndarray, size: int, values: np.ndarray) -> np.ndarray:
     """Values [N] or [N, k] added up within pictures: [G] or [G, k]."""
-    rows = np.arange(len(member))
-    return csr_array((np.ones(len(member)), (member, rows)), shape=(size, len(member))) @ values
+    if values.ndim == 1:
+        return np.bincount(member, values, size)
+    columns = values.shape[1]
+    cells = (member[:, None] * columns + np.arange(columns)).ravel()
+    return np.bincount(cells, values.ravel(), size * columns).reshape(size, columns)
 
 
 class Resamples:
@@ -144,7 +144,7 @@ def interval(values: np.ndarray, pictures: int, level: float = 0.95) -> np.ndarr
     check_level(level)
     if pictures < 2:
         raise ProbeError(f"draws of {pictures} picture(s) are too few to judge other pictures; 2 or more are needed")
-    tail = norm.cdf(-np.sqrt(pictures / (pictures - 1)) * student.ppf((1 + level) / 2, pictures - 1))
+    tail = ndtr(-np.sqrt(pictures / (pictures - 1)) * stdtrit(pictures - 1, (1 + level) / 2))
     known = ~np.isnan(values).all(axis=-1)
     found = np.full((*values.shape[:-1], 2), np.nan)
     if known.any():

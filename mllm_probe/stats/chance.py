@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax
-from scipy.stats import rankdata
 
 from mllm_probe.stats.permutation import votes
 
@@ -66,5 +65,7 @@ def _columns(logits: np.ndarray, kind: str) -> np.ndarray:
 
 def _ranks(logits: np.ndarray, kind: str) -> np.ndarray:
     """Mean rank of each row by each class, the mean over seeds [K, N, C]."""
+    from scipy.stats import rankdata  # a second, for runs that compare layers by AUROC
+
     by = np.stack([-logits, logits], axis=-1) if kind == "binary" else log_softmax(logits, axis=-1)
     return rankdata(by, axis=2).mean(axis=1)

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta, norm
-from scipy.stats import t as student
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from mllm_probe.errors import ProbeError, count
 from mllm_probe.stats.bootstrap import Resamples, check_level, interval, picture_sums
@@ -224,7 +223,7 @@ def degrees(parts: np.ndarray, pictures: int) -> np.ndarray:
 
 def _effective(value: np.ndarray, variance: np.ndarray, df: int, level: float, most: float) -> np.ndarray:
     """Independent decisions that give a share this variance, fewer by (z / t)^2 as the variance is an estimate."""
-    shrink = (norm.ppf((1 + level) / 2) / student.ppf((1 + level) / 2, df)) ** 2
+    shrink = (ndtri((1 + level) / 2) / stdtrit(df, (1 + level) / 2)) ** 2
     variance = np.asarray(variance)
     n = np.divide(value * (1 - value), variance, out=np.full(variance.shape, np.inf), where=variance > 0)
     return np.clip(n * shrink, 1, most)
@@ -234,7 +233,7 @@ def _exact(value: np.ndarray, n: np.ndarray, level: float) -> tuple[np.ndarray, 
     """Clopper and Pearson's ends for value x n right of n decisions, both of which may be fractions."""
     check_level(level)
     tail, k = (1 - level) / 2, value * n
-    low, high = beta.ppf(tail, k, n - k + 1), beta.ppf(1 - tail, k + 1, n - k)
+    low, high = betaincinv(k, n - k + 1, tail), betaincinv(k + 1, n - k, 1 - tail)
     return np.where(value > TIE, low, 0.0), np.where(value < 1 - TIE, high, 1.0)
 
 
@@ -244,7 +243,7 @@ def _of_mean(sums: np.ndarray, sizes: np.ndarray, level: float) -> Interval:
     value, variance, parts = moments(sums, sizes)
     if not variance:
         return ALIKE
-    arm = student.ppf((1 + level) / 2, degrees(parts, len(sums))) * np.sqrt(variance)
+    arm = stdtrit(degrees(parts, len(sums)), (1 + level) / 2) * np.sqrt(variance)
     return Interval(float(value - arm), float(value + arm))
 
 

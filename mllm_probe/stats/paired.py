@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
@@ -53,9 +52,9 @@ def difference(
     gap, between = one - other, of_difference(one, other, draws, level)
     se = float(standard_errors(np.stack([gap, np.zeros(len(gap))]), draws)[0, 1])
     p, p_greater = sign_flip(picture_sums(draws.member, draws.size, gap), permutations, seed)
-    t = student(draws.size - 1).ppf
-    own = max(se, (between.high - between.low) / 2 / float(t((1 + level) / 2)))
-    detectable = float(t(0.975) + t(0.8)) * (own if between.low <= between.high else np.nan)
+    beyond = stdtrit(draws.size - 1, [(1 + level) / 2, 0.975, 0.8])
+    own = max(se, (between.high - between.low) / 2 / float(beyond[0]))
+    detectable = float(beyond[1] + beyond[2]) * (own if between.low <= between.high else np.nan)
     return Difference(float(gap.mean()), between.low, between.high, se, p, p_greater, detectable)
 
 
@@ -96,7 +95,7 @@ def _longer(y: np.ndarray, pictures: np.ndarray) -> float:
     Those of a label add up to 0, so that n pictures of it have n - 1 degrees: sqrt(n / (n - 1)) x t / z.
     """
     n = max(2, min(len(np.unique(pictures[y == label])) for label in np.unique(y)))
-    return float(np.sqrt(n / (n - 1)) * student.ppf(0.975, n - 1) / norm.ppf(0.975))
+    return float(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975) / ndtri(0.975))
 
 
 def standard_errors(scores: np.ndarray, draws: Resamples) -> np.ndarray:

@@ -7,8 +7,7 @@ is rewarded for luck on the rows that chose it. Letters: L layers in order of de
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import binom
-from scipy.stats import t as student
+from scipy.special import bdtr, bdtrc, stdtr
 
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples, picture_sums
@@ -104,12 +103,12 @@ def _behind(scores: np.ndarray, k: int, draws: Resamples, margin: float) -> np.n
     shares = np.abs(scores).max() <= 1 and scores.min() * scores.max() >= 0  # of right answers, or negated
     p = np.where((room > 0) & shares, 0.0, 1.0)
     df = np.full(len(scores), pictures - 1) if shares else degrees(parts, pictures)
-    p[se > 0] = student.sf(room[se > 0] / se[se > 0], df[se > 0])
+    p[se > 0] = stdtr(df[se > 0], -room[se > 0] / se[se > 0])
     if not shares:
         return p
     differ = (picture_sums(draws.member, pictures, np.abs(gap).T) > TIE).sum(axis=0)
     needed = min(1.0, abs(margin) * scores.shape[1] / (pictures * sizes.max()))  # the largest picture weighs most
-    so_few, so_many = binom.cdf(differ, pictures, needed), binom.sf(differ - 1, pictures, needed)
+    so_few, so_many = bdtr(differ, pictures, needed), bdtrc(differ - 1, pictures, needed)
     least = so_few if margin > 0 else np.maximum(so_many, 0.5**differ)
     return np.where(differ < FEW, np.maximum(p, least), p)
 

@@ -51,7 +51,7 @@ def test_equal_layers_are_within_a_point_from_299_pictures_on(pictures: int, wro
     scores = np.ones((2, pictures))
     scores[0, :wrong] = 0
     found = equivalence(scores, Resamples(np.arange(pictures), 1))
-    assert found.holds == holds and found.p >= binom.cdf(wrong, pictures, 0.01)
+    assert found.holds == holds and found.p >= binom.cdf(wrong, pictures, 0.01) * (1 - 1e-12)
 
 
 def test_the_largest_picture_weighs_most() -> None:
