@@ -1,6 +1,7 @@
 """What a probe is given: the rows of a layer, labels and a split."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +17,17 @@ class Rows(Protocol):
     def shape(self) -> Any: ...
 
     def __getitem__(self, rows: slice) -> "torch.Tensor": ...
+
+
+def content(*parts: Any) -> str:
+    """A digest of arrays, by their types, shapes and bytes, and of other values, by their text."""
+    found = blake2b(digest_size=16)
+    for part in parts:
+        array = isinstance(part, np.ndarray)
+        found.update(f"{part.dtype.str}{part.shape};".encode() if array else f"{part!r};".encode())
+        if array:
+            found.update(part.tobytes())
+    return found.hexdigest()
 
 
 KINDS = ("binary", "classes", "labels", "number")

@@ -1,13 +1,16 @@
 """Trials -> rows of scores.csv: every measure for validation and test, and means over seeds with their intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK
 from mllm_probe.fitting.headline_metric import BALANCED, headline
 from mllm_probe.fitting.trials import Probing, Trial
+from mllm_probe.records.problems import content
 from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.records.sites import Key
 from mllm_probe.scoring.alarms import rare_label
@@ -17,14 +20,19 @@ from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, linearised, mea
 from mllm_probe.stats.paired import Difference, difference, row_scores
 
 YES_RATE = "yes_rate"  # the share of positive answers
+Found = TypeVar("Found")
 
 
 class Scoring:
-    """The resamples of the test pictures are drawn once, so that all layers and controls are compared within them."""
+    """The resamples of the test pictures are drawn once, so that all layers and controls are compared within them.
+
+    What is said of the same decisions is measured and resampled once: keys that can tell nothing all say the same.
+    """
 
     def __init__(self, probing: Probing) -> None:
         self.probing, self._experiment = probing, probing.experiment
         self._draws: dict[bytes, Resamples] = {}
+        self._kept: dict[str, Any] = {}
         self._unbounded: dict[str, dict[str, None]] = {}
         self._uncompared: dict[bytes, str | None] = {}
         self._called = self._experiment.group_word
@@ -46,7 +54,8 @@ class Scoring:
             by_control.setdefault(trial.control, []).append(trial)
         found: list[Score] = []
         for same in by_control.values():
-            found += [row for metric in self._metrics(same[0]) for row in self._metric(same, metric)]
+            places = [(trial, split, self.rows(trial, split)) for trial in same for split in ("val", "test")]
+            found += [row for metric in self._metrics(same[0]) for row in self._metric(places, metric)]
         if "" in by_control and CONTROL_TASK in by_control:
             found += self._selectivity(by_control[""], by_control[CONTROL_TASK])
         return found
@@ -58,12 +67,20 @@ class Scoring:
             wanted = (*wanted, YES_RATE)
         return wanted if trial.facts["log_odds"] else tuple(name for name in wanted if name not in ("nll", "ece"))
 
-    def _metric(self, trials: Sequence[Trial], metric: str) -> list[Score]:
+    def _metric(self, places: Sequence[tuple[Trial, str, np.ndarray]], metric: str) -> list[Score]:
         """Rows of one measure, and its mean over seeds on the test pictures."""
-        places = [(trial, split) for trial in trials for split in ("val", "test")]
-        rows = [self.row(trial, metric, self.rows(trial, split), split=split) for trial, split in places]
-        between = self.interval(trials, metric, self.rows(trials[0], "test"))
+        rows = [self.row(trial, metric, rows, split=split) for trial, split, rows in places]
+        tested = [(trial, rows) for trial, split, rows in places if split == "test"]
+        between = self.interval([trial for trial, _ in tested], metric, tested[0][1])
         return [*rows, self.aggregate([row for row in rows if row.split == "test"], between)]
+
+    def _once(self, make: Callable[[], Found], *given: Any) -> Found:
+        """What is made of these arrays and names, kept."""
+        name = content(*given)
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: Found = self._kept[name]
+        return found
 
     def rows(self, trial: Trial, split: str) -> np.ndarray:
         """Which decisions [N] bool of a split the trial reads."""
@@ -117,11 +134,12 @@ class Scoring:
 
     def interval(self, trials: Sequence[Trial], metric: str, rows: np.ndarray, level: float | None = None) -> Interval:
         """Of a measure over some decisions, the mean over seeds; at `sweep.ci_level`, or another level."""
-        logits = np.stack([self.logits(trial, metric, rows) for trial in trials])
+        logits, level = np.stack([self.logits(trial, metric, rows) for trial in trials]), level or self.level
         if metric == YES_RATE:
-            return of_rows((logits > 0).mean(axis=0), self.draws(rows), level or self.level, share=True)
+            return of_rows((logits > 0).mean(axis=0), self.draws(rows), level, share=True)
         truth = self.probing.truth(trials[0].control)[rows]
-        return of(metric, logits, truth, self.draws(rows), self.probing.kind, level or self.level)
+        make = partial(of, metric, logits, truth, self.draws(rows), self.probing.kind, level)
+        return self._once(make, "interval", metric, level, logits, truth, rows)
 
     def aggregate(self, rows: Sequence[Score], between: Interval) -> Score:
         """The row `all`: the mean over seeds, its interval over pictures; what has none is remembered by its reason.
@@ -146,10 +164,14 @@ class Scoring:
     def row(self, trial: Trial, metric: str, rows: np.ndarray, **more: str) -> Score:
         """One measure over the decisions `rows` [N] bool."""
         logits, truth = self.logits(trial, metric, rows), self.probing.truth(trial.control)[rows]
-        value = (logits > 0).mean() if metric == YES_RATE else measure(metric, logits, truth, kind=self.probing.kind)[0]
-        n, pictures = int(rows.sum()), self.probing.pictures(rows)
+        value = (logits > 0).mean() if metric == YES_RATE else self._measured(metric, logits, truth)
+        n, pictures = int(rows.sum()), self._once(partial(self.probing.pictures, rows), "pictures", rows)
         told = {"metric": metric, "headline": metric == self.headline, **more}
         return replace(self.blank(trial), value=float(value), n=n, n_groups=pictures, **told)  # type: ignore[arg-type]
+
+    def _measured(self, metric: str, logits: np.ndarray, truth: np.ndarray) -> float:
+        make = partial(measure, metric, logits, truth, kind=self.probing.kind)
+        return float(self._once(make, "value", metric, logits, truth)[0])
 
     def bounds_said(self) -> list[str]:
         """Which measures have no interval, and by which layers are not compared, each with the reason."""
@@ -178,6 +200,10 @@ class Scoring:
             converged=all(trial.facts["converged"] for trial in trials),
             value=value,
         )
+
+    def _trained(self, trial: Trial) -> int:
+        """On how many decisions."""
+        return int((self.probing.place(trial.control, trial.seed) == "train").sum())
 
     def blank(self, trial: Trial) -> Score:
         """Everything a row says of its trial, without a value."""
@@ -210,7 +236,7 @@ class Scoring:
             metric="",
             n=0,
             n_groups=0,
-            n_train=int((self.probing.place(trial.control, trial.seed) == "train").sum()),
+            n_train=self._once(lambda: self._trained(trial), "trained", trial.control, trial.seed),
             lambda_=trial.facts.get("lambda"),
             converged=bool(trial.facts["converged"]),
             value=float("nan"),

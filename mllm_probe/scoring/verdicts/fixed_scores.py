@@ -3,10 +3,9 @@
 Such scores are marked in scores.csv and tests.csv, named once in summary.json, and evidence of nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,14 +13,12 @@ from mllm_probe.experiment.experiment import FLOORS
 from mllm_probe.fitting.baseline_trials import QUESTION_ONLY
 from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.trials import Probing
+from mllm_probe.records.problems import Rows
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Key
 
-if TYPE_CHECKING:
-    import torch
-
 Place = tuple[str, Key | None]  # control (empty: the real run) and key (None: a baseline)
-
+READ = 4096  # rows at a time
 
 CONSTANT = "every decision has the same input"
 PICTURE = "all decisions about a picture have the same input, and every picture has the labels in equal shares"
@@ -92,19 +89,28 @@ def _at(probing: Probing, readout: Readout) -> str | None:
     """Of the test decisions that a key is read for."""
     tested = np.flatnonzero(probing.test[readout.who])
     rows, bounds = readout.data.rows, readout.data.bounds
-    starts = tested if bounds is None else bounds[tested]
-    why = _why(probing, readout, tested, [rows[i : i + 1] for i in starts.tolist()])
-    if why is None or bounds is None:
-        return why
-    return _why(probing, readout, tested, [rows[bounds[i] : bounds[i + 1]] for i in tested.tolist()])
+    if bounds is None:
+        return _why(probing, readout, tested, _single(rows, tested))
+    first = (rows[i : i + 1].float().numpy() for i in bounds[tested].tolist())
+    if _why(probing, readout, tested, first) is None:
+        return None
+    whole = (rows[bounds[i] : bounds[i + 1]].float().numpy() for i in tested.tolist())
+    return _why(probing, readout, tested, whole)
 
 
-def _why(probing: Probing, readout: Readout, tested: np.ndarray, read: Iterable["torch.Tensor"]) -> str | None:
+def _single(rows: Rows, tested: np.ndarray) -> Iterator[np.ndarray]:
+    """These rows, in ascending order; many are read at a time, which costs little more than one."""
+    for start in range(0, rows.shape[0], READ):
+        here = tested[(tested >= start) & (tested < start + READ)]
+        yield from rows[start : start + READ].float().numpy()[here - start]
+
+
+def _why(probing: Probing, readout: Readout, tested: np.ndarray, read: Iterable[np.ndarray]) -> str | None:
     """Rows that one output of a probe reads are alike where their numbers are equal."""
     heads = [0] * len(tested) if readout.heads is None else readout.heads[tested].tolist()
     seen: dict[tuple[int, bytes], int] = {}
     codes = [
-        seen.setdefault((head, blake2b(state.float().numpy().tobytes()).digest()), len(seen))
+        seen.setdefault((head, blake2b(state.tobytes()).digest()), len(seen))
         for head, state in zip(heads, read, strict=True)
     ]
     who = readout.who[tested]
