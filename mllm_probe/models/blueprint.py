@@ -13,10 +13,12 @@ import transformers
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import MllmProbeError, ModelError, PassError, is_out_of_memory
-from mllm_probe.models.loading.classes import because, briefly, load_config, make_model, sound_config
+from mllm_probe.models.loading.classes import load_config, make_model, sound_config
+from mllm_probe.models.loading.reasons import because, briefly
 from mllm_probe.models.loading.weights import check_shapes
 from mllm_probe.models.loading.whole import as_asked, check_numbers, check_stored, check_weights, stored_kind
-from mllm_probe.models.prompts.picture_slots import PICTURE, find_slots, find_tag, pictured
+from mllm_probe.models.prompts.picture_slots import find_slots
+from mllm_probe.models.prompts.picture_tags import PICTURE, find_tag, pictured
 from mllm_probe.models.prompts.processor import check_vocabulary, complete, load_processor, set_up, told_by
 from mllm_probe.models.prompts.prompt import Layout, Prompter
 from mllm_probe.models.structure import Structure, class_tokens, find_structure, parameters_of

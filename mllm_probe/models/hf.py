@@ -29,7 +29,7 @@ from mllm_probe.models.loading.device import (
 from mllm_probe.models.loading.weights import WHOLE, Lacking, arrives, load_weights
 from mllm_probe.models.packed_attention import sharing
 from mllm_probe.models.prompts.collate import Collator, Owners
-from mllm_probe.models.prompts.picture_slots import picture_places
+from mllm_probe.models.prompts.picture_tags import picture_places
 from mllm_probe.models.prompts.slot_tokens import scale_of
 from mllm_probe.records.batches import Batch
 from mllm_probe.records.samples import Sample

@@ -19,7 +19,7 @@ from mllm_probe.data.pictures import open_rgb
 from mllm_probe.errors import ModelError, SpanError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.caption_loss import IGNORED, LabelledBatch
-from mllm_probe.models.prompts.picture_slots import pictured
+from mllm_probe.models.prompts.picture_tags import pictured
 from mllm_probe.records.samples import Sample
 
 READOUTS = MEAN, LAST = "mean", "last"

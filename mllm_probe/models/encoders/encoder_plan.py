@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
-from mllm_probe.models.loading.classes import because
+from mllm_probe.models.loading.reasons import because
 
 
 @dataclass(frozen=True)

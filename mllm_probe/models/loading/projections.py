@@ -16,7 +16,7 @@ from torch import nn
 
 from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.models.loading.adapters import TENSORS, origin_of
-from mllm_probe.models.loading.classes import briefly
+from mllm_probe.models.loading.reasons import briefly
 from mllm_probe.models.structure import Structure, attention_of
 
 NAMES = (("q_proj", "query", "wq"), ("v_proj", "value", "wv"))  # what families call W_q and W_v

@@ -23,7 +23,8 @@ import torch
 
 from mllm_probe.errors import SpanError
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.prompts.picture_slots import POSITION_MASK, Scale, find_slots
+from mllm_probe.models.prompts.picture_slots import Scale, find_slots
+from mllm_probe.models.prompts.picture_tags import POSITION_MASK
 from mllm_probe.models.prompts.prompt import Layout, Tail
 from mllm_probe.records.batches import Batch, Reading, common_head
 from mllm_probe.records.samples import Sample

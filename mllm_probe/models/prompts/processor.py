@@ -23,8 +23,9 @@ from transformers.models.auto.video_processing_auto import get_video_processor_c
 from transformers.utils import is_torchvision_available, safe_load_json_file
 
 from mllm_probe.errors import ConfigError, ModelError, choices
-from mllm_probe.models.loading.classes import because, briefly, check_scaling, untrusted
-from mllm_probe.models.prompts.picture_slots import PICTURE
+from mllm_probe.models.loading.classes import check_scaling, untrusted
+from mllm_probe.models.loading.reasons import because, briefly
+from mllm_probe.models.prompts.picture_tags import PICTURE
 
 NAMED_IN = (  # where AutoProcessor looks for the name of a processor's class, in its order
     "processor_config.json",

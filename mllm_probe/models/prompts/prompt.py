@@ -15,7 +15,7 @@ import numpy as np
 
 from mllm_probe.config.model import AUTO, PLAIN, PromptSettings
 from mllm_probe.errors import ConfigError, DataError, SpanError, choices, in_brief
-from mllm_probe.models.prompts.picture_slots import Tag
+from mllm_probe.models.prompts.picture_tags import Tag
 from mllm_probe.models.prompts.templates import OPENED, STAND_IN, Wrapping, find_template
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.samples import Sample, digest

@@ -116,8 +116,8 @@ def test_lines_say_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_was_there_counts_for_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resumed stage begins with what is done; its rate and the time left go by what it did itself."""
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("mllm_probe.report.terminal.printing.PLAIN_EVERY", {"normal": 0.0})
-    monkeypatch.setattr("mllm_probe.report.terminal.printing.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("mllm_probe.report.terminal.progress.PLAIN_EVERY", {"normal": 0.0})
+    monkeypatch.setattr("mllm_probe.report.terminal.progress.time.monotonic", lambda: float(next(clock)))
     written = io.StringIO()
     with RichReporter(Console(file=written, width=100)) as reporter:
         for done in (900, 920, 1000):
