@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from mllm_probe.files.readback import FORMULAS, bare, cell, load_rows, save_rows
-from mllm_probe.report.html.prompt_tokens import without_codes
+from mllm_probe.report.html.skeleton import without_codes
 from mllm_probe.report.terminal.geometry import print_relations
 from mllm_probe.report.terminal.law import SHOWN, print_laws
 from mllm_probe.report.terminal.printing import escaped, screen

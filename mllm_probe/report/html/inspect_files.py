@@ -16,7 +16,8 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import Decision, Examples
 from mllm_probe.records.sites import Anatomy
 from mllm_probe.report.html.inspect_page import page
-from mllm_probe.report.html.prompt_tokens import Inspection, inspection, without_codes
+from mllm_probe.report.html.prompt_tokens import Inspection, inspection
+from mllm_probe.report.html.skeleton import without_codes
 from mllm_probe.scoring.summary import below, folder_of
 from mllm_probe.tasks.splits import Folds
 

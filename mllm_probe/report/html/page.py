@@ -16,9 +16,8 @@ from mllm_probe.files.store_paths import replacing
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.saving import svg_uri
-from mllm_probe.report.html.prompt_tokens import without_codes
 from mllm_probe.report.html.run_view import Result
-from mllm_probe.report.html.skeleton import filled
+from mllm_probe.report.html.skeleton import filled, without_codes
 from mllm_probe.report.tables.curve_shapes import p_said
 from mllm_probe.report.terminal.progress import end
 

@@ -18,8 +18,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.store_paths import replacing
 from mllm_probe.report.html.charts import Chart
 from mllm_probe.report.html.page import command
-from mllm_probe.report.html.prompt_tokens import without_codes
-from mllm_probe.report.html.skeleton import filled
+from mllm_probe.report.html.skeleton import filled, without_codes
 
 
 @dataclass(frozen=True)

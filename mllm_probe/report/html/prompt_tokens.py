@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mllm_probe.data.pictures import size_of
-from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.samples import Decision, label_said
 from mllm_probe.records.sites import Anatomy, Site
 from mllm_probe.report.figures.style import of_positions
+
+if TYPE_CHECKING:
+    from mllm_probe.models.prompts.rendering import Rendering
 
 POSITION, MARK = "position", "mark"
 BLANKS = {" ": "␣", "\n": "↵", "\t": "⇥"}
@@ -141,7 +144,7 @@ class Inspection:
 
 
 def inspection(
-    rendering: Rendering,
+    rendering: "Rendering",
     decisions: Sequence[Decision],
     split: Mapping[str, str],
     positions: Sequence[str],
@@ -178,7 +181,7 @@ def _shown(path: Path) -> Shown:
     return Shown(str(path), *size_of(path))
 
 
-def _spots(rendering: Rendering, positions: Sequence[str], anatomy: Anatomy) -> tuple[Spot, ...]:
+def _spots(rendering: "Rendering", positions: Sequence[str], anatomy: Anatomy) -> tuple[Spot, ...]:
     """The positions in the order of the config, then the marks in that of the text."""
     layout, text = rendering.layout, Site("lm")
     spots = []
@@ -195,7 +198,7 @@ def _letters(number: int) -> str:
     return "A" * (number // 26) + chr(ord("A") + number % 26)
 
 
-def _pieces(rendering: Rendering, spots: Sequence[Spot]) -> tuple[Piece, ...]:
+def _pieces(rendering: "Rendering", spots: Sequence[Spot]) -> tuple[Piece, ...]:
     """Neighbouring tokens of a picture become one piece where the same spots read them."""
     layout, image, special = rendering.layout, set(rendering.layout.image), set(rendering.special)
     reading = {spot.sign: spot.tokens for spot in spots}
@@ -264,14 +267,6 @@ def lanes(spots: Sequence[Spot]) -> list[list[Spot]]:
             found.append(lane := [])
         lane.append(spot)
     return found
-
-
-CODES = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
-
-
-def without_codes(page: str) -> str:
-    """A page in which no letter of a name is a command to whoever shows it."""
-    return page.translate(CODES)
 
 
 def visible(text: str, blanks: Mapping[str, str] = BLANKS) -> str:

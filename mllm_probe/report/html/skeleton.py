@@ -2,13 +2,18 @@
 
 import gzip
 import json
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATE = Path(__file__).parent / "template"
 
@@ -19,21 +24,32 @@ MISSING = "curves are not interactive; run `pip install 'mllm-probe[report]'`, t
 def filled(template: str, style: str = "page.css", live: bool = True, **fields: Any) -> str:
     """A template of ours with these fields and a style; a `live` page has our script and, where it is installed, the
     plot library."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
+
+    script = _text("page.js") if live else ""
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            **fields,
+            library=Library.find() if live else None,
+            missing=MISSING,
+            script=Markup(script),
+            digest=script_digest(script.encode()),
+            style=Markup(_text(style)),
+        )
+    )
+
+
+@cache
+def _templates() -> "Environment":
+    """They are compiled once for all pages of a process."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     files = FileSystemLoader(TEMPLATE)
     pages = Environment(loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.policies["json.dumps_function"] = _strict
-    script = _text("page.js") if live else ""
-    return pages.get_template(template).render(
-        **fields,
-        library=Library.find() if live else None,
-        missing=MISSING,
-        script=Markup(script),
-        digest=script_digest(script.encode()),
-        style=Markup(_text(style)),
-    )
+    return pages
 
 
 def _text(name: str) -> str:
@@ -67,11 +83,23 @@ class Library:
         if found is None or found.origin is None:
             return None
         script = Path(found.origin).parent / "package_data" / "plotly.min.js"
-        if not script.is_file():
-            return None
-        content = script.read_bytes()
-        return cls(b64encode(gzip.compress(content, mtime=0)).decode(), script_digest(content))
+        return _packed(script) if script.is_file() else None
+
+
+@cache
+def _packed(script: Path) -> Library:
+    """Once for all pages of a process."""
+    content = script.read_bytes()
+    return Library(b64encode(gzip.compress(content, mtime=0)).decode(), script_digest(content))
 
 
 def script_digest(content: bytes) -> str:
     return f"sha256-{b64encode(sha256(content).digest()).decode()}"
+
+
+CODE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tabs and ends of lines
+
+
+def without_codes(page: str) -> str:
+    """A page in which no letter of a name is a command to whoever shows it."""
+    return CODE.sub(lambda found: ascii(found[0])[1:-1], page)
