@@ -10,7 +10,8 @@ from mllm_probe.config.sentences import show
 from mllm_probe.files.model_names import ADDRESS, namesakes
 
 LONGEST = 40  # characters of a setting in a label
-MODEL = ("name", "bundled", "path", "hub_id", "revision", "download_gb", "weights", "placement", "trust_remote_code")
+CHECKPOINT = ("bundled", "path", "hub_id", "revision", "download_gb")
+MODEL = ("name", *CHECKPOINT, "weights", "placement", "keep_dequantised", "trust_remote_code")
 # what has a word of its own below, or is no part of the result
 HIDDEN = (
     *(name for name in NOT_SCIENCE if name != "model"),

@@ -17,6 +17,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 CHATS = AUTO, OFF, PLAIN = "auto", "off", "plain"
 PLACEMENTS = ONE, SPREAD, OFFLOAD = "one", "spread", "offload"
+KEEPS = KEEP_AUTO, KEEP, DROP = "auto", "true", "false"
 
 
 @dataclass
@@ -55,10 +56,11 @@ class ModelSettings(CheckpointSettings):
 
     `name` is its name in results (null: its hub id, its folder, or its base and its training). `weights` random are
     drawn from `seed`, not read. `quantization` applies to the weights of the towers in `quantize`; all else, and the
-    computation, is in `dtype`. `attn` is transformers' attention. `placement` one uses one device, spread all cards;
-    offload keeps what does not fit on them in the memory of the CPU. `processor` changes settings of its picture
-    processor ({max_pixels: 401408}). `blocks` are found by structure; names given here replace them.
-    `trust_remote_code` allows code in the checkpoint to run.
+    computation, is in `dtype`. With `keep_dequantised` true a quantised matrix is kept in `dtype`, too, once it was
+    used; auto does so on CPUs with four times that memory free. `attn` is transformers' attention. `placement` one uses
+    one device, spread all cards; offload keeps what does not fit on them in the memory of the CPU. `processor` changes
+    settings of its picture processor ({max_pixels: 401408}). `blocks` are found by structure; names given here replace
+    them. `trust_remote_code` allows code in the checkpoint to run.
     """
 
     name: str | None = None
@@ -70,6 +72,7 @@ class ModelSettings(CheckpointSettings):
     dtype: str = "bfloat16"
     attn: str = "sdpa"
     trust_remote_code: bool = False
+    keep_dequantised: str = "auto"
     placement: str = "one"
     processor: Any = None
     blocks: BlockSettings = field(default_factory=BlockSettings)
@@ -83,6 +86,11 @@ class ModelSettings(CheckpointSettings):
     @property
     def adapter_folder(self) -> Path | None:
         return None if self.adapter is None else Path(self.adapter).expanduser()
+
+    @property
+    def keeping(self) -> str:
+        """`keep_dequantised` as it is typed; a plain true or false arrives with a capital letter."""
+        return self.keep_dequantised.lower()
 
     @property
     def precision(self) -> str:

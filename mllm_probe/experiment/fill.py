@@ -52,6 +52,7 @@ class Models:
             device = pick_device(experiment.device)
             self._reporter.note(f"loading {experiment.model.label} ({experiment.model.precision}) on {device}")
             self._held[name] = load_model(experiment.blueprint, device, experiment.stored)
+            self._held[name].keep_dequantised()
             for remark in self._held[name].remarks:
                 self._reporter.note(remark)
             name_cache(experiment.store, experiment.identity, experiment.model.label)

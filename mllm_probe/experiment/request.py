@@ -77,7 +77,11 @@ class Request:
         return [self.samples[uid] for uid in (*first[:PROOF_GROUP], *(group[0] for group in others))]
 
     def estimate(self, plans: list[Plan], device: str) -> Estimate:
+        from mllm_probe.models.loading.device import keeps_dequantised
+
         model, blueprint = self.experiment.model, self.experiment.blueprint
-        each = {**bytes_of(model, blueprint.parameters), "stored": BYTES[self.experiment.storage]}
+        unpacked = BYTES[model.dtype] * sum(blueprint.parameters.get(tower, 0) for tower in model.quantize)
+        kept = keeps_dequantised(model, device, unpacked)
+        each = {**bytes_of(model, blueprint.parameters, kept), "stored": BYTES[self.experiment.storage]}
         rate = matrix_rate(device, model.dtype)
         return estimate(plans, self.survey, self.experiment.anatomy, blueprint.parameters, each, rate)

@@ -56,10 +56,12 @@ def estimate(
     return Estimate(stored, weights + live, work / (EFFICIENCY * rate))
 
 
-def bytes_of(model: ModelSettings, towers: Iterable[str]) -> dict[str, float]:
-    """Of a weight in each tower."""
+def bytes_of(model: ModelSettings, towers: Iterable[str], kept: bool = False) -> dict[str, float]:
+    """Of a weight in each tower; quantised ones are `kept` unpacked, too."""
     plain = float(BYTES[model.dtype])
     quantized = QUANTIZED_BYTES.get(model.quantization, plain)
+    if kept and model.quantization in QUANTIZED_BYTES:
+        quantized += plain
     return {tower: quantized if tower in model.quantize else plain for tower in towers}
 
 

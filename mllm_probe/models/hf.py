@@ -22,6 +22,7 @@ from mllm_probe.models.loading.device import (
     check_placed,
     check_quantized,
     device_map,
+    keep_dequantised,
     quantization_config,
     quantized_modules,
     round_weights_alone,
@@ -95,11 +96,17 @@ class HFModel:
         found = {id(part.config): part.config for part in blocks.modules() if hasattr(part, "config")}
         self._configs = list(found.values())
         self._collators = threading.local()
+        self._answer_rows: dict[str, list[torch.Tensor]] = {}  # {position: [D, ids] of each word}
 
     @property
     def network(self) -> Any:
         """The transformers model itself, for who trains a part of it."""
         return self._model
+
+    def keep_dequantised(self) -> None:
+        """As the settings have it; for who only reads the model."""
+        if said := keep_dequantised(self._model, self._blueprint.settings, self._device):
+            self.remarks.append(said)
 
     def module(self, site: Site) -> tuple[torch.nn.Module, bool]:
         return self._blueprint.structure.module(self._model, site)
@@ -231,8 +238,11 @@ class HFModel:
         states = states.to(weight.device, weight.dtype)
         if key.site.part == "block":
             states = norm.forward(states)  # not called: it may carry a hook that is not meant
-        words = self._blueprint.answers(key.position)
-        return torch.stack([(states.float() @ weight[ids].float().T).logsumexp(1) for ids in words], dim=1)
+        rows = self._answer_rows.get(key.position)
+        if rows is None:
+            rows = [weight[ids].float().T for ids in self._blueprint.answers(key.position)]
+            self._answer_rows[key.position] = rows
+        return torch.stack([(states.float() @ row).logsumexp(1) for row in rows], dim=1)
 
     def log_probabilities(self, samples: Sequence[Sample]) -> list[np.ndarray]:
         """For each sample the natural logarithm of the probability of every token behind its pictures, given all before

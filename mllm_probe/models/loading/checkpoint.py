@@ -9,6 +9,9 @@ from mllm_probe.config.model import (
     ATTENTIONS,
     CHATS,
     DTYPES,
+    KEEP,
+    KEEPS,
+    ONE,
     PLACEMENTS,
     QUANTIZATIONS,
     WEIGHTS,
@@ -38,11 +41,16 @@ def check_settings(model: ModelSettings, prompt: PromptSettings) -> None:
         ("model.dtype", model.dtype, DTYPES),
         ("model.attn", model.attn, ATTENTIONS),
         ("model.placement", model.placement, PLACEMENTS),
+        ("model.keep_dequantised", model.keeping, KEEPS),
         ("prompt.chat", prompt.chat, CHATS),
         *(("model.quantize", tower, TOWERS) for tower in model.quantize),
     ):
         if value not in allowed:
             raise ConfigError(f"{name}={value} is unknown; {choices(value, allowed)}")
+    if model.keeping == KEEP and model.placement != ONE:
+        raise ConfigError(
+            f"model.keep_dequantised=true needs model.placement={ONE}, found {model.placement}; leave one of them out"
+        )
     if model.processor is not None and not isinstance(model.processor, dict):
         raise ConfigError(f"model.processor={model.processor} must be null or settings, such as {{max_pixels: 401408}}")
 

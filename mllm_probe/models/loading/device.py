@@ -3,12 +3,16 @@ CUDA and CPU. Imports torch, not transformers: a sweep needs no more.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
+from copy import copy
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mllm_probe.config.model import ONE, SPREAD, ModelSettings
+from mllm_probe.config.model import KEEP, KEEP_AUTO, ONE, SPREAD, ModelSettings
 from mllm_probe.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ torch.backends.cudnn.allow_tf32 = False
 
 
 QUANTIZED_CLASSES = ("Linear4bit", "Linear8bitLt")
+SHARE = 4  # unpacked weights may take one part in so many of the free memory
 
 
 def pick_device(name: str) -> str:
@@ -35,6 +40,29 @@ def memory_of(device: str) -> int:
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a card, or the machine and every control group around this process, has free."""
+    if device == "cuda":
+        return memory_of(device)
+    known = [memory_of(device)]
+    with suppress(OSError, ValueError, IndexError):  # not Linux
+        known += [int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024]
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            known += _group_rooms(*line.split(":", 2)[1:])
+    return max(0, min(known))
+
+
+def _group_rooms(controllers: str, path: str) -> Iterator[int]:
+    """What the limits of a control group and those around it leave; version 2 names no controllers."""
+    root, limit, used = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+    if controllers:
+        root, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+    folder = root / path.lstrip("/")
+    for place in (folder, *folder.parents) if controllers in ("", "memory") else ():
+        with suppress(OSError, ValueError):  # no limit there
+            yield int((place / limit).read_text()) - int((place / used).read_text())
 
 
 def check_device(settings: ModelSettings, device: str) -> None:
@@ -126,8 +154,12 @@ def round_weights_alone(model: "nn.Module") -> None:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
         if hasattr(module, "init_8bit_state"):
-            forward = "_old_forward" if hasattr(module, "_old_forward") else "forward"  # accelerate wraps it
-            setattr(module, forward, partial(_forward_int8, module))
+            setattr(module, _forward_of(module), partial(_forward_int8, module))
+
+
+def _forward_of(module: "nn.Module") -> str:
+    """The name of a module's own forward pass, which accelerate may have wrapped."""
+    return "_old_forward" if hasattr(module, "_old_forward") else "forward"
 
 
 def _forward_int8(module: Any, states: "torch.Tensor") -> "torch.Tensor":
@@ -138,6 +170,59 @@ def _forward_int8(module: Any, states: "torch.Tensor") -> "torch.Tensor":
         module.init_8bit_state()
     bias = None if module.bias is None else module.bias.to(states.dtype)
     return MatMul8bitFp.apply(states, module.weight, None, bias, module.state)  # type: ignore[no-untyped-call]
+
+
+def keeps_dequantised(settings: ModelSettings, device: str, size: float) -> bool:
+    """Whether matrices of `size` bytes in all are kept in the compute dtype once they were used. On a CPU that saves
+    time at every width and dtype; on a card each pass is so long that unpacking is 2 % of it."""
+    if settings.keeping == KEEP:
+        return size <= free_memory(device)
+    return settings.keeping == KEEP_AUTO and device == "cpu" and size <= free_memory(device) / SHARE
+
+
+def keep_dequantised(model: "nn.Module", settings: ModelSettings, device: str) -> str:
+    """Keep them where that is asked for and memory suffices; a sentence where it does not, else empty."""
+    found = [part for part in model.modules() if type(part).__name__ in QUANTIZED_CLASSES]
+    modules: list[Any] = [part for part in found if not hasattr(part, "base_layer")]  # an adapter, around such a layer
+    numbers, each = sum(part.in_features * part.out_features for part in modules), getattr(torch, settings.dtype)
+    size = numbers * each.itemsize
+    if keeps_dequantised(settings, device, size):
+        for part in modules:
+            setattr(part, _forward_of(part), Dequantised(part))
+    elif settings.keeping == KEEP and modules:
+        return (
+            f"model.keep_dequantised=true would take {size / 1e9:.3g} GB and {free_memory(device) / 1e9:.3g} GB are "
+            "free, so every pass unpacks the weights"
+        )
+    return ""
+
+
+class Dequantised:
+    """Stands in for the forward pass of a quantised linear layer: the same product, its matrix unpacked once."""
+
+    def __init__(self, module: Any) -> None:
+        self._module, self._matrix = module, torch.empty(0)
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """States [.., in] -> [.., out] in their dtype."""
+        dtype = getattr(self._module, "compute_dtype", None) or states.dtype
+        if self._matrix.dtype != dtype or not len(self._matrix):
+            self._matrix = _unpacked(self._module, dtype)
+        bias = None if self._module.bias is None else self._module.bias.to(dtype)
+        return torch.nn.functional.linear(states.to(dtype), self._matrix, bias).to(states.dtype)
+
+
+def _unpacked(module: Any, dtype: torch.dtype) -> torch.Tensor:
+    """[out, in], as bitsandbytes has it in every pass."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    if hasattr(module, "init_8bit_state"):
+        if module.weight.CB is not None:
+            module.init_8bit_state()
+        return module.state.CB.to(dtype, copy=True).mul_(module.state.SCB.unsqueeze(1).mul(1 / 127))
+    state = copy(module.weight.quant_state)
+    state.dtype = dtype
+    return dequantize_4bit(module.weight.data, state)
 
 
 def check_quantized(found: list[str], settings: ModelSettings, structure: "Structure") -> None:

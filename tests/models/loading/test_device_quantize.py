@@ -21,7 +21,13 @@ from mllm_probe.extraction.taps import read_states
 from mllm_probe.models.encoders.embedders import plan_embedder
 from mllm_probe.models.encoders.vit import plan_vit
 from mllm_probe.models.hf import HFModel, load_model
-from mllm_probe.models.loading.device import check_quantized, round_weights_alone
+from mllm_probe.models.loading.device import (
+    Dequantised,
+    check_quantized,
+    free_memory,
+    keeps_dequantised,
+    round_weights_alone,
+)
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Key
 from tests.support import encoders
@@ -203,6 +209,93 @@ def test_one_identity_of_int8_has_one_set_of_states(probe: Run, outliers: Path, 
     (one, alone), (same, together) = found
     assert one == same and one["fields"]["rounded"] == "weights alone" and set(alone) == set(together)
     assert max(error(torch.tensor(together[uid]), torch.tensor(alone[uid])) for uid in alone) < 1e-5
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_states_are_the_same_bit_for_bit_where_matrices_are_unpacked_once(
+    checkpoint: Path, samples: Sequence[Sample], quantization: str, dtype: str
+) -> None:
+    loaded = load_model(blueprint_of(checkpoint, quantization=quantization, dtype=dtype), "cpu")
+    before = states(loaded, samples)
+    loaded.keep_dequantised()
+    unpacked = [part for part in loaded._model.modules() if isinstance(vars(part).get("forward"), Dequantised)]
+    assert len(unpacked) == len(loaded.provenance()["quantized_modules"]) == 28 and not loaded.remarks
+    for again in (1, 2):
+        assert all(torch.equal(value, before[key]) for key, value in states(loaded, samples).items()), again
+
+
+def test_a_matrix_is_unpacked_in_the_dtype_of_the_product(checkpoint: Path) -> None:
+    """Stored weights may name another one; the packed layer decides by what comes in."""
+    loaded = load_model(blueprint_of(checkpoint, quantization="nf4"), "cpu")
+    part = loaded._model.get_submodule(loaded.provenance()["quantized_modules"][0])
+    part.weight.quant_state.dtype, given = torch.bfloat16, torch.randn(5, part.in_features)
+    assert torch.equal(Dequantised(part)(given), part(given))
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "free", "kept"),
+    [
+        ("auto", "cpu", 400, True),
+        ("auto", "cpu", 399, False),
+        ("auto", "cuda", 10**6, False),
+        ("True", "cuda", 100, True),
+        ("True", "cpu", 99, False),
+        ("False", "cpu", 10**6, False),
+    ],
+)
+def test_matrices_are_unpacked_once_where_that_pays_and_memory_suffices(
+    monkeypatch: pytest.MonkeyPatch, asked: str, device: str, free: int, kept: bool
+) -> None:
+    monkeypatch.setattr("mllm_probe.models.loading.device.free_memory", lambda name: free)
+    assert keeps_dequantised(ModelSettings(keep_dequantised=asked), device, size=100) is kept
+
+
+def test_memory_that_does_not_suffice_for_unpacked_matrices_is_said(
+    checkpoint: Path, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllm_probe.models.loading.device.free_memory", lambda name: 1000)
+    loaded = load_model(blueprint_of(checkpoint, quantization="nf4", keep_dequantised="true"), "cpu")
+    before = states(loaded, samples[:2])
+    loaded.keep_dequantised()
+    assert "would take" in loaded.remarks[0] and "so every pass unpacks the weights" in loaded.remarks[0]
+    assert all(torch.equal(value, before[key]) for key, value in states(loaded, samples[:2]).items())
+
+
+def test_how_matrices_are_kept_is_no_part_of_a_cache(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
+    asked = ("extract", *tiny(checkpoint), *QUICK, "layers.towers=[lm]", "data.n=12")
+    for keeps in ("true", "false"):
+        code, _, err = probe(*asked, f"model.keep_dequantised={keeps}", f"paths.outputs={tmp_path / 'one'}")
+        assert code == 0 and ("samples are there" in err) == (keeps == "false"), err
+    code, _, err = probe(*asked, "model.keep_dequantised=perhaps")
+    assert code == 1 and "model.keep_dequantised=perhaps is unknown" in err
+    code, _, err = probe(*asked, "model.keep_dequantised=true", "model.placement=spread")
+    assert code == 1 and "model.keep_dequantised=true needs model.placement=one" in err
+
+
+def test_limits_of_control_groups_bound_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fullest group on the way to the root decides, whether groups are of version 1 or 2."""
+    files = {
+        "/proc/meminfo": "MemTotal: 900 kB\nMemAvailable: 800 kB\n",
+        "/proc/self/cgroup": "4:memory:/job\n0::/job/step\n",
+        "/sys/fs/cgroup/job/step/memory.max": "max\n",
+        "/sys/fs/cgroup/job/memory.max": "500000\n",
+        "/sys/fs/cgroup/job/memory.current": "100000\n",
+        "/sys/fs/cgroup/memory/job/memory.limit_in_bytes": "450000\n",
+        "/sys/fs/cgroup/memory/job/memory.usage_in_bytes": "50001\n",
+    }
+
+    def text(path: Path) -> str:
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", text)
+    assert free_memory("cpu") == 399_999
+    files["/proc/self/cgroup"] = "0::/job/step\n"
+    assert free_memory("cpu") == 400_000
+    files["/proc/self/cgroup"] = "0::/other\n"
+    assert free_memory("cpu") == 800 * 1024
 
 
 def test_a_skip_list_that_was_not_met_is_an_error(nf4: HFModel) -> None:
