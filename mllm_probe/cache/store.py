@@ -46,6 +46,11 @@ class Store:
     def __init__(self, paths: CachePaths, digests: Digests) -> None:
         self.paths, self._digests = paths, digests
 
+    @property
+    def memory(self) -> Digests:
+        """Of digests, and of what was computed once from what they tell."""
+        return self._digests
+
     def groups(self) -> dict[str, dict[str, Any]]:
         """{plan digest: manifest} of the finished groups, in a fixed order. Raises CacheError."""
         found = sorted(self.paths.root.glob("groups/*/manifest.json"))

@@ -21,7 +21,7 @@ from mllm_probe.experiment.prepare import prepare
 from mllm_probe.experiment.request import Request
 from mllm_probe.extraction.estimate import check_disk, check_keys
 from mllm_probe.extraction.plan import FORMAT, Plan
-from mllm_probe.extraction.proof import Proof, prove
+from mllm_probe.extraction.proof import Proof, prove_once
 from mllm_probe.extraction.sharing import Job, anything_to_fill, claim_all, jobs_of
 from mllm_probe.extraction.stream import Extraction, finish_filled, join
 from mllm_probe.files.paths import RunPaths
@@ -178,9 +178,11 @@ def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     """Whether statements share their prompt heads; where they do not, one line says why."""
     if not request.pictured:
         return Proof(request.experiment.anatomy.causal, why="there is no picture to share")
-    keys = request.experiment.stored
-    proof = prove(model, request.proof_samples(), keys, request.survey.longest, model.top(keys))
-    if request.experiment.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
+    experiment, keys = request.experiment, request.experiment.stored
+    memory, name = experiment.store.memory, experiment.identity.digest
+    samples, longest = request.proof_samples(), request.survey.longest
+    proof = prove_once(memory, name, model, samples, keys, longest, model.top(keys))
+    if experiment.extract.prefix == "off":  # the row spaces rest on the rest of the proof all the same
         return replace(proof, why="extract.prefix=off")
     if proof.why:
         reporter.note(f"every statement is read separately: {proof.why}")

@@ -5,14 +5,17 @@ the dtype, or within what mere company in a batch changes anyway. The same passe
 text behind them, on which the row spaces rest.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from mllm_probe.errors import ModelError, PassError, first_line, is_out_of_memory
 from mllm_probe.extraction.taps import TOO_LITTLE, read_states
+from mllm_probe.files.digests import Digests
+from mllm_probe.files.jobs import code_here
 from mllm_probe.records.batches import Chunk
 from mllm_probe.records.protocols import Extractable
-from mllm_probe.records.samples import Sample
+from mllm_probe.records.samples import Sample, digest
 from mllm_probe.records.sites import Key, Site
 
 ROUNDING = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}  # relative, of a whole row
@@ -71,6 +74,49 @@ def prove(
     error = _difference(packed, alone)
     good = error <= allowed
     return Proof(causal, "" if good else f"packed states are {error:.1e} off, {allowed:.1e} is allowed", error, noise)
+
+
+def prove_once(
+    memory: Digests,
+    identity: str,
+    model: Extractable,
+    samples: Sequence[Sample],
+    keys: Sequence[Key],
+    longest: int,
+    top: int | None = None,
+) -> Proof:
+    """The same, once for the weights and settings of an `identity`, these sites, this code and these versions, and for
+    prompts of as many pictures and, within a factor of two, as many tokens.
+
+    Only a proof without a failure is remembered: what went wrong may go well with more memory.
+    """
+    why, pictures = model.unshared(longest) or "", sorted({len(sample.images) for sample in samples})
+    asked = sorted({str(key.site) for key in keys})
+    machine = (model.provenance(), _instructions(), code_here())
+    name = f"{digest(identity, machine, asked, top, why, pictures, longest.bit_length())}|proof"
+    found = _recalled(memory.recalled(name))
+    if found is None:
+        found = prove(model, samples, keys, longest, top)
+        if found.why == why:
+            memory.keep(name, json.dumps(asdict(found)))
+    return found
+
+
+def _instructions() -> str:
+    """Which instructions of a CPU torch computes with."""
+    import torch
+
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def _recalled(text: str | None) -> Proof | None:
+    """None for anything but a proof."""
+    try:
+        found = Proof(**json.loads(text or "null"))
+    except (TypeError, ValueError):
+        return None
+    kinds = (found.causal, bool), (found.why, str), (found.error, float), (found.noise, float)
+    return found if all(type(value) is kind for value, kind in kinds) else None
 
 
 def _twin(sample: Sample) -> Sample:

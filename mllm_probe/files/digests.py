@@ -82,6 +82,16 @@ class Digests:
         self._learn(f"{self._whole(path)}|{what}", value)
         return value
 
+    def recalled(self, name: str) -> str | None:
+        """What was kept under a name, which must hold a digest of all it was computed from; nothing where contents are
+        read anew each time."""
+        return None if self._trust == CONTENT else self._known.get(name)
+
+    def keep(self, name: str, value: str) -> None:
+        """For `recalled`, of this process and of those to come."""
+        self._learn(name, value)
+        self.save()
+
     def afresh(self, path: Path) -> str:
         """Hash the file whatever the memo says, and put a wrong entry right: a disk that rots changes no time."""
         self._hashed.pop(_name(path), None)

@@ -1,5 +1,6 @@
 """Statements packed behind a shared head have the states they have alone, in every causal family."""
 
+import json
 import re
 import threading
 import warnings
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 
 from mllm_probe.errors import ModelError
-from mllm_probe.extraction.proof import Proof, prove
+from mllm_probe.extraction.proof import Proof, prove, prove_once
 from mllm_probe.extraction.taps import read_states
+from mllm_probe.files.digests import Digests
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.prompts import collate
 from mllm_probe.records.batches import Batch, Chunk, common_head
@@ -240,3 +242,66 @@ def test_memory_for_one_prompt_but_not_for_several(model: HFModel, odd: list[Sam
 
     monkeypatch.setattr(HFModel, "forward", limited)
     assert prove(model, odd, LM, 200).why == "memory ran out with a few packed prompts"
+
+
+def passes_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fills with the sizes of the forward passes that follow."""
+    forward, sizes = HFModel.forward, []
+
+    def counted(self: HFModel, batch: Batch) -> None:
+        sizes.append(len(batch.uids))
+        forward(self, batch)
+
+    monkeypatch.setattr(HFModel, "forward", counted)
+    return sizes
+
+
+def test_a_proof_is_remembered_for_the_same_weights_code_and_versions(
+    model: HFModel, odd: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, memo = passes_of(monkeypatch), tmp_path / "digests.json"
+    first = prove_once(Digests(memo), "one", model, odd, LM, 200)
+    assert passes and first == prove(model, odd, LM, 200)
+    passes.clear()
+    assert prove_once(Digests(memo), "one", model, odd, LM, 200) == first and not passes
+
+    def proves(identity: str = "one", keys: Sequence[Key] = LM, trust: str = "sample", longest: int = 200) -> bool:
+        passes.clear()
+        assert prove_once(Digests(memo, trust), identity, model, odd, keys, longest).why == ""
+        return bool(passes)
+
+    assert proves("another") and proves(keys=LM[:1]) and proves(trust="content") and proves(longest=300)
+    assert not proves() and not proves(longest=210)
+    there = model.provenance()
+    for name in ("torch", "transformers", "bitsandbytes", "device"):
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(HFModel, "provenance", lambda self, name=name: there | {name: "another"})
+            assert proves(), name
+    with monkeypatch.context() as edited:
+        edited.setattr("mllm_probe.extraction.proof.code_here", lambda: "another")
+        assert proves()
+
+
+@pytest.mark.parametrize("said", ["", "nothing", "[]", '{"causal": 1}', '{"causal": true, "why": "", "error": "0"}'])
+def test_a_damaged_memory_of_a_proof_is_not_believed(
+    model: HFModel, odd: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Neither where the seal of the entry is broken, nor where a whole entry is no proof."""
+    memo = tmp_path / "digests.json"
+    first = prove_once(Digests(memo), "one", model, odd, LM, 200)
+    ((name, entry),) = json.loads(memo.read_text()).items()
+    passes = passes_of(monkeypatch)
+    memo.write_text(json.dumps({name: entry.replace("true", "false")}))
+    assert prove_once(Digests(memo), "one", model, odd, LM, 200) == first and passes
+    passes.clear()
+    Digests(memo).keep(name, said)
+    assert prove_once(Digests(memo), "one", model, odd, LM, 200) == first and passes
+
+
+def test_a_proof_that_failed_is_tried_again(
+    model: HFModel, odd: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as scarce:
+        test_memory_for_one_prompt_but_not_for_several(model, odd, scarce)
+        assert prove_once(Digests(tmp_path / "memo.json"), "one", model, odd, LM, 200).why
+    assert prove_once(Digests(tmp_path / "memo.json"), "one", model, odd, LM, 200).why == ""
