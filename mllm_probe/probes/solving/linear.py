@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from mllm_probe.errors import ConfigError, ProbeError
-from mllm_probe.probes.solving.objectives import Loss
-from mllm_probe.probes.solving.solver import Solution, Work, finish, solve
+from mllm_probe.probes.solving.iterates import Solution
+from mllm_probe.probes.solving.objectives import Loss, Work
+from mllm_probe.probes.solving.solver import finish, solve
 from mllm_probe.probes.solving.standardised import Basis, Features, chunks
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.protocols import Fit

@@ -63,9 +63,13 @@ class Features:
         """Whether so many copies in float64 fit the memory beside that in float32."""
         return self.n * self.width * (4 + 8 * copies) <= self._data.compute.memory
 
-    def matrix(self) -> torch.Tensor:
-        """[n, D] float64, where that is kept."""
-        return self._held[torch.float64]
+    def room(self, size: float) -> bool:
+        """Whether so many bytes are little beside what may be used."""
+        return 8 * size <= self._data.compute.memory
+
+    def matrix(self, dtype: torch.dtype) -> torch.Tensor:
+        """[n, D], where that is kept."""
+        return self._held[dtype]
 
     @property
     def streamed(self) -> bool:
@@ -214,8 +218,8 @@ class Basis:
         return cls(axes, values, float(values.min()))
 
     def solve(self, v: torch.Tensor, curvature: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
-        """(curvature * x'x / n + penalty)^-1 v for v [P, C, D], curvature and penalty [P]."""
-        c, p = curvature[:, None, None], penalty[:, None, None]
+        """(curvature * x'x / n + penalty)^-1 v for v [P, C, D], curvature [P, C] and penalty [P]."""
+        c, p = curvature[:, :, None], penalty[:, None, None]
         axes = self.axes.to(v.dtype)
         elsewhere = 1 / (c * self.rest + p)
         leading = 1 / (c * self.values.to(v.dtype) + p) - elsewhere

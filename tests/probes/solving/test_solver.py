@@ -12,9 +12,9 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.probes.solving import linear as linear_module
 from mllm_probe.probes.solving import standardised
+from mllm_probe.probes.solving.iterates import GAP
 from mllm_probe.probes.solving.linear import LinearFit, logits_of
-from mllm_probe.probes.solving.objectives import newton_direction
-from mllm_probe.probes.solving.solver import GAP
+from mllm_probe.probes.solving.objectives import newton_direction, newton_direction_of_classes
 from mllm_probe.probes.solving.standardised import Basis, Features
 from mllm_probe.records.problems import Compute, LayerData, Problem
 
@@ -185,7 +185,7 @@ def test_the_basis_is_an_approximate_inverse(n: int, width: int, full: int, monk
     basis, x = Basis.of(features), StandardScaler().fit_transform(values(data))
     curvature = torch.from_numpy(0.25 * x.T @ x / n + 0.01 * np.eye(width)).float()
     one = torch.ones(1)
-    inverse = basis.solve(torch.eye(width)[None], 0.25 * one, 0.01 * one)[0]
+    inverse = basis.solve(torch.eye(width)[None], 0.25 * one[None], 0.01 * one)[0]
     condition = torch.linalg.eigvals(inverse @ curvature).real
     plain, reached = float(torch.linalg.cond(curvature)), float(condition.max() / condition.min())
     assert plain > 30
@@ -208,6 +208,52 @@ def test_every_way_to_the_optimum_ends_there(way: str, monkeypatch: pytest.Monke
     assert np.mean((fit(data) > 0) == (theirs[:, 0] > 0)) == 1
 
 
+@pytest.mark.parametrize("way", ["exact", "blocks", "shared steps only"])
+def test_every_way_to_the_optimum_of_classes_ends_there(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shuffled labels of four classes and a weak penalty: the softmax optimum of scikit-learn."""
+    monkeypatch.setattr("mllm_probe.probes.solving.iterates.TRIED", 2)
+    if way != "exact":
+        monkeypatch.setattr("mllm_probe.probes.solving.objectives.AFFORDABLE", 0)
+    if way == "shared steps only":
+        monkeypatch.setattr("mllm_probe.probes.solving.iterates.BLOCKS", 0)
+    data, train = layer(160, 24), split(160)
+    y = np.random.default_rng(5).permutation(noisy(data, 4))
+    (fit,) = Logistic(lambdas=(1e-4,)).fit(data, [Problem(y, train, ~train, "classes")])
+    theirs, objective = by_scikit_learn(values(data), y, train, 1e-4)
+    assert fit.facts["converged"] and abs(fit.facts["objective"] - objective) <= 1e-6 * objective
+    assert np.mean(fit(data).argmax(1) == theirs.argmax(1)) == 1
+
+
+def test_hard_classes_take_few_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise labels of rows that are nearly alike: steps that all problems share take more than 500 products."""
+    rng = np.random.default_rng(0)
+    kinds, turned = rng.normal(size=(12, 128)), np.linalg.qr(rng.normal(size=(128, 128)))[0]
+    x = kinds[rng.integers(0, 12, 240)] + 0.05 * (rng.normal(size=(240, 128)) / np.arange(1, 129) ** 1.5) @ turned
+    products, times = [], Features.times
+    monkeypatch.setattr(Features, "times", lambda self, weights: products.append(1) or times(self, weights))
+    train = split(240)
+    problem = Problem(rng.integers(0, 3, 240), train, ~train, "classes")
+    (fit,) = Logistic().fit(LayerData(torch.from_numpy(x).float()), [problem])
+    assert fit.facts["converged"] and len(products) < 250
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_newtons_direction_of_classes_solves_the_second_order_system(classes: int) -> None:
+    """Against the full matrix with the intercepts written out; directions that move all intercepts alike are free."""
+    rng = np.random.default_rng(0)
+    x, weight, g = rng.normal(size=(50, 6)), rng.random(50), rng.normal(size=(classes, 6))
+    weight[:5] = 0  # rows outside training
+    p = rng.dirichlet(np.ones(classes), 50).T
+    ones = np.c_[x, np.ones(50)]
+    bend = np.einsum("an,ab->nab", p, np.eye(classes)) - np.einsum("an,bn->nab", p, p)
+    hessian = np.einsum("n,nab,ni,nj->aibj", weight, bend, ones, ones).reshape(7 * classes, -1)
+    hessian += np.kron(np.eye(classes), np.diag([0.01] * 6 + [0.0]))
+    expected = -np.linalg.lstsq(hessian, np.c_[g, np.zeros(classes)].ravel())[0].reshape(classes, 7)[:, :6]
+    tensors = (torch.from_numpy(part) for part in (x, p, weight))
+    found = newton_direction_of_classes(*tensors, 0.01, torch.from_numpy(g))
+    assert np.allclose(found.numpy(), expected, rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize(("n", "width"), [(60, 20), (20, 60)])
 def test_newtons_direction_solves_the_second_order_system(n: int, width: int) -> None:
     """By columns and by rows (Woodbury), against the full matrix with the intercept written out."""
@@ -217,8 +263,8 @@ def test_newtons_direction_solves_the_second_order_system(n: int, width: int) ->
     ones = np.c_[x, np.ones(n)]
     hessian = ones.T @ (ones * s[:, None]) + np.diag([0.01] * width + [0.0])
     expected = -np.linalg.solve(hessian, np.append(g, 0.0))[:-1]
-    tensors = (torch.from_numpy(np.asarray(part)) for part in (x, s, 0.01, g))
-    assert np.allclose(newton_direction(*tensors).numpy(), expected, rtol=1e-8, atol=1e-8)
+    x, s, g = (torch.from_numpy(part) for part in (x, s, g))
+    assert np.allclose(newton_direction(x, s, 0.01, g).numpy(), expected, rtol=1e-8, atol=1e-8)
 
 
 def test_linear_fits_predict_together_as_alone() -> None:

@@ -15,9 +15,10 @@ from sklearn.preprocessing import StandardScaler
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.mean_difference import MeanDifference
 from mllm_probe.probes.ridge import Ridge
+from mllm_probe.probes.solving.iterates import GAP, Solution
 from mllm_probe.probes.solving.linear import LinearFit
-from mllm_probe.probes.solving.objectives import Sigmoid, Softmax, Squared
-from mllm_probe.probes.solving.solver import GAP, Solution, Work, solve
+from mllm_probe.probes.solving.objectives import Sigmoid, Softmax, Squared, Work
+from mllm_probe.probes.solving.solver import solve
 from mllm_probe.probes.solving.standardised import Basis, Features
 from mllm_probe.records.problems import LayerData, Problem
 
