@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from mllm_probe.errors import ConfigError, ProbeError
-from mllm_probe.fitting.baseline_trials import bag_of_words
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.ridge import Ridge
@@ -109,7 +108,3 @@ def test_majority_says_what_is_frequent() -> None:
     assert fit(data).tolist() == [1.5] * 8
     (fit,) = Majority().fit(data, [halves(np.tile([[1, 0]], (8, 1)), "labels")])
     assert fit(data).shape == (8, 2) and (fit(data)[:, 0] > 0).all() and (fit(data)[:, 1] < 0).all()
-
-
-def test_bag_of_words_marks_presence() -> None:
-    assert bag_of_words(["a red ring", "a ring, a ring"]).tolist() == [[1, 1, 1], [1, 0, 1]]
