@@ -9,6 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,10 @@ def total_bytes(files: Mapping[Path, os.stat_result]) -> int:
 def last_written(files: Mapping[Path, os.stat_result], folder: Path) -> float:
     """When the newest file was written; an empty folder counts itself."""
     return max((seen.st_mtime for seen in files.values()), default=folder.stat().st_mtime)
+
+
+def day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mllm_probe.cache.upkeep import Cache, Doomed, choose, doomed, find_caches, linked, remove
+from mllm_probe.cache import waste
+from mllm_probe.cache.upkeep import Cache, Doomed, choose, find_caches, linked, remove
 from mllm_probe.cache.verify import Finding, shards_of, verify_all
-from mllm_probe.cache.waste import damaged_groups, unfinished_groups, with_leftovers
 from mllm_probe.errors import CacheError, count
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.report.terminal.cache_difference import why
-from mllm_probe.report.terminal.cache_tables import day, list_caches, list_groups
+from mllm_probe.report.terminal.cache_tables import list_caches, list_groups
 from mllm_probe.report.terminal.plain import cache_state
 from mllm_probe.report.terminal.progress import RichReporter
 
 COMMANDS = {
-    "ls": "list caches, one row each, or the groups of IDENTITY",
+    "ls": "list caches, one row each, and what else is kept; or the groups of IDENTITY",
     "verify": "read every shard again and compare it with the manifests; exit code 1 where something is damaged",
-    "prune": "list leftovers of killed processes, or the named caches; --yes removes them",
+    "prune": "list leftovers of killed processes, or the named caches, fits or labels; --yes removes them",
     "why": "whether two runs share a cache, and if not, which fields of its identity differ",
 }
 ABOUT = "Look after the caches of activations in outputs/cache."
@@ -59,6 +59,8 @@ def _ls(given: argparse.Namespace) -> None:
         list_groups(*choose(caches, [given.identity]))
     else:
         list_caches(list(caches.values()))
+    if given.identity is None:
+        cache_state.print_kept(waste.kept_folders(outputs.root), outputs)
 
 
 def _why(given: argparse.Namespace) -> None:
@@ -91,30 +93,25 @@ def _verified(caches: Sequence[Cache], digests: Digests) -> list[Finding]:
 
 def _prune(given: argparse.Namespace) -> None:
     outputs = OutputPaths(Path(given.outputs))
-    caches = find_caches(outputs.caches)
-    if not outputs.caches.is_dir() and not given.identity:
+    if not outputs.caches.is_dir() and not waste.kept_folders(outputs.root) and not given.identity:
         cache_state.print_none(outputs)
         return
-    found = _whole(choose(caches, given.identity)) if given.identity else _waste(given, outputs, list(caches.values()))
-    behind = [entry for entry in found if linked(outputs.caches, entry.path)]
+    found = waste.named(given.identity, outputs) if given.identity else _waste(given, outputs)
+    behind = [entry for entry in found if linked(waste.root_of(entry, outputs), entry.path)]
     cache_state.print_linked(behind)
     going = [entry for entry in found if entry not in behind]
     for entry in going:
         cache_state.print_doomed(entry)
         if given.yes:
-            remove(outputs.caches, entry.path)
+            remove(waste.root_of(entry, outputs), entry.path)
     cache_state.print_freed(going, given.yes)
 
 
-def _whole(caches: Sequence[Cache]) -> list[Doomed]:
-    return [doomed(cache.paths.root, f"the whole cache, last written {day(cache.written)}") for cache in caches]
-
-
-def _waste(given: argparse.Namespace, outputs: OutputPaths, caches: Sequence[Cache]) -> list[Doomed]:
-    groups, now = list[Doomed](), time.time()
+def _waste(given: argparse.Namespace, outputs: OutputPaths) -> list[Doomed]:
+    caches, groups, now = list(find_caches(outputs.caches).values()), list[Doomed](), time.time()
     if given.unfinished:
-        groups, at_work = unfinished_groups(caches, now)
+        groups, at_work = waste.unfinished_groups(caches, now)
         cache_state.print_at_work(at_work)
     if given.damaged:
-        groups += damaged_groups(_verified(caches, open_digests(outputs.digests)))
-    return with_leftovers(outputs.caches, groups, now)
+        groups += waste.damaged_groups(_verified(caches, open_digests(outputs.digests)))
+    return waste.with_leftovers(outputs, groups, now)

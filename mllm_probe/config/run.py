@@ -37,6 +37,7 @@ NOT_SCIENCE = (
     "task.rare",
     "splits.file",
     "sweep.max_memory_gb",
+    "sweep.reuse",
     *(f"extract.{name}" for name in HOW),
 )
 

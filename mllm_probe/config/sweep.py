@@ -47,7 +47,8 @@ class SweepSettings:
     `analyses` need further fits. `permutations` of the held-out labels test the whole sweep at once; layers count as
     equal if they differ by less than `margin` (0.01 = one point). `baseline` is the key that v_information adds each
     layer to; `enough_bits` a decision is the loss at which mdl counts a label as learnt. Features of more than
-    `max_memory_gb` are read from the cache for every product.
+    `max_memory_gb` are read from the cache for every product. `reuse` takes what an earlier sweep fitted to the same
+    rows, labels and splits by the same probe and versions, and keeps what is fitted now.
     """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -60,3 +61,4 @@ class SweepSettings:
     baseline: str = "connector@mean_image"
     enough_bits: float = 0.5
     max_memory_gb: float = 4.0
+    reuse: bool = True

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mllm_probe.files.store_paths import DIGESTS, CachePaths, PartPaths, TrainingPaths, VectorPaths, plain_name
+from mllm_probe.files.store_paths import (
+    DIGESTS,
+    CachePaths,
+    FitPaths,
+    PartPaths,
+    TrainingPaths,
+    VectorPaths,
+    plain_name,
+)
 
 
 def config_dir() -> Path:
@@ -54,6 +62,10 @@ class OutputPaths:
 
     def parts(self, run: str) -> "PartPaths":
         return PartPaths(self.root / "unfinished" / run)
+
+    @property
+    def fits(self) -> "FitPaths":
+        return FitPaths(self.root / "fits")
 
     def training(self, run: str) -> "TrainingPaths":
         return TrainingPaths(self.root / "unfinished" / run)

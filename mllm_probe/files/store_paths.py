@@ -49,6 +49,16 @@ class PartPaths(Unfinished):
 
 
 @dataclass(frozen=True)
+class FitPaths:
+    """What sweeps have fitted, for the next ones: a file for each call of a probe, named by all that went in."""
+
+    root: Path
+
+    def fit(self, digest: str) -> Path:
+        return self.root / f"{digest}.safetensors"
+
+
+@dataclass(frozen=True)
 class TrainingPaths(Unfinished):
     """What an unfinished training goes on from."""
 

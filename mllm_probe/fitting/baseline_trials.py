@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from mllm_probe.fitting.readout import Readout, Source
-from mllm_probe.fitting.trials import Probing, Trial, fitted
+from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.majority import Majority
 from mllm_probe.records.problems import LayerData
@@ -57,7 +57,7 @@ def _fitted(probing: Probing, probe: Probe, rows: np.ndarray, control: str, feat
 
     problems = [probing.problem("", seed) for seed in probing.seeds]
     blanks = [Trial.blank(None, control, seed, features) for seed in probing.seeds]
-    return fitted(probe, Readout.of(LayerData(torch.from_numpy(rows))), problems, blanks)
+    return probing.fitted(Readout.of(LayerData(torch.from_numpy(rows))), problems, blanks, probe)
 
 
 def bag_of_words(texts: Sequence[str]) -> np.ndarray:

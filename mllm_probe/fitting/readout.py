@@ -14,8 +14,10 @@ import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.records.problems import Compute, LayerData, Problem
+from mllm_probe.records.problems import Compute, LayerData, Problem, content
 from mllm_probe.records.sites import Key, before_question
+
+READ = 4096  # rows at a time
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,17 @@ class Readout:
     def of(cls, data: LayerData) -> "Readout":
         """Of all decisions."""
         return cls(data, np.arange(len(data)), len(data))
+
+    def content(self) -> str:
+        """A digest of all that a probe is given, but the labels."""
+        import torch
+
+        data, parts = self.data, list[str]()
+        for start in range(0, data.rows.shape[0], READ):
+            rows = data.rows[start : start + READ]
+            parts.append(content(str(rows.dtype), rows.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()))
+        around = (data.compute.device, data.bounds, data.pairs, data.sides, self.who, self.total, self.heads)
+        return content(tuple(data.rows.shape), *around, *parts)
 
     @property
     def plain(self) -> bool:

@@ -1,27 +1,42 @@
-"""What a sweep has fitted so far, one file a key, until the run's own files are joined from them.
+"""What a sweep has fitted so far, one file a key, until the run's own files are joined from them; and what sweeps keep
+of their fits for the next ones.
 
 A killed sweep finds its parts again by the digest of everything that could change a score. So does another process with
 the same sweep, which waits for its turn meanwhile. Memory holds one key at a time, however many there are.
+
+Kept fits are found by the content of what went into them, so that another sweep of the same rows, labels and splits
+finds them too, whatever it measures, draws and shows.
 """
 
+import inspect
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mllm_probe import __version__, probes
 from mllm_probe.cache.claims import clear, turn
 from mllm_probe.errors import CacheError
 from mllm_probe.files.seals import read_sealed, save_sealed
-from mllm_probe.files.store_paths import PartPaths, replacing
+from mllm_probe.files.store_paths import FitPaths, PartPaths, replacing
+from mllm_probe.fitting.readout import Readout
 from mllm_probe.fitting.trials import Trial
-from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.problems import Problem, content
+from mllm_probe.records.protocols import Probe, Reporter
 from mllm_probe.records.sites import Key
 
+if TYPE_CHECKING:
+    import torch
+
 LOGITS, FITS = "logits/", "fits/"
+LIBRARIES = ("numpy", "scipy", "torch")  # whose versions may change a fit
 TOLD = ("control", "probe", "seed", "facts", "features")
 
 
@@ -87,7 +102,75 @@ class Parts:
         clear(self._paths)
 
 
-def _save(path: Path, trials: Sequence[Trial]) -> None:
+class KeptFits:
+    """What sweeps have fitted, found again by all that went in: rows, labels, splits and the probe.
+
+    A file that is damaged, or was written by other versions of what fits, is not used and written anew.
+    """
+
+    def __init__(self, paths: FitPaths) -> None:
+        self._paths = paths
+        self._seen: Counter[str] = Counter()
+
+    def __call__(
+        self,
+        make: Callable[[], list[Trial]],
+        probe: Probe,
+        readout: Readout,
+        problems: Sequence[Problem],
+        blanks: Sequence[Trial],
+    ) -> list[Trial]:
+        path, versions = self._paths.fit(_asked(probe, readout, problems, blanks)), _versions(type(probe))
+        found = self._read(path, versions)
+        if found is None:
+            found = make()
+            _save(path, found, versions)
+        return found
+
+    def _read(self, path: Path, versions: str) -> list[Trial] | None:
+        self._seen["asked"] += 1
+        if not path.exists():
+            return None
+        try:
+            tensors, metadata = read_sealed(path)
+            found = _trials(tensors, metadata)
+        except (ValueError, KeyError, TypeError):
+            self._seen["damaged"] += 1
+            return None
+        if metadata.get("versions") != versions:
+            self._seen["of other versions"] += 1
+            return None
+        self._seen["found"] += 1
+        return found
+
+    def said(self) -> list[str]:
+        """How many were found, and how many could not be used."""
+        seen, place = self._seen, self._paths.root
+        refused = [f"{seen[why]} {why}" for why in ("damaged", "of other versions") if seen[why]]
+        said = [f"{place} has fits that were not used but made again: {', '.join(refused)}"] if refused else []
+        if seen["found"]:
+            kept = f"{seen['found']} of {seen['asked']} fits are those of earlier sweeps of the same rows, labels and"
+            said.append(f"{kept} splits ({place}); sweep.reuse=false fits all again")
+        return said
+
+
+def _asked(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: Sequence[Trial]) -> str:
+    settings = [part for item in sorted(vars(probe).items()) for part in item]
+    asked = [part for p in problems for part in (p.y, p.train, p.val, p.kind, p.mask, p.seed)]
+    names = [(str(blank.key or ""), blank.control, blank.seed, blank.features) for blank in blanks]
+    return content(type(probe).__module__, type(probe).__qualname__, *settings, readout.content(), *asked, names)
+
+
+@cache
+def _versions(probe: type[Probe]) -> str:
+    """Of all that fits: this release, libraries, and the code of probes and of this folder."""
+    own, folders = inspect.getsourcefile(probe), [Path(__file__).parent, Path(probes.__file__).parent]
+    files = {*(file for folder in folders for file in folder.rglob("*.py")), *([Path(own)] if own else [])}
+    code = content(*(file.read_text(encoding="utf-8") for file in sorted(files)))
+    return json.dumps({"release": __version__, "code": code, **{name: version(name) for name in LIBRARIES}})
+
+
+def _save(path: Path, trials: Sequence[Trial], versions: str = "") -> None:
     import torch
 
     arrays: dict[str, np.ndarray] = {}
@@ -95,17 +178,24 @@ def _save(path: Path, trials: Sequence[Trial]) -> None:
         arrays[f"{LOGITS}{trial.name}"] = trial.logits
         arrays |= {f"{FITS}{trial.name}/{name}": a for name, a in trial.arrays.items()}
     told = [{**{name: getattr(t, name) for name in TOLD}, "key": str(t.key or "")} for t in trials]
-    save_sealed(path, {name: torch.tensor(a) for name, a in arrays.items()}, {"trials": json.dumps(told)})
+    save_sealed(
+        path, {name: torch.tensor(a) for name, a in arrays.items()}, {"trials": json.dumps(told), "versions": versions}
+    )
 
 
 def _load(path: Path) -> list[Trial]:
     """Without the arrays of the fits, which only the joined file needs."""
-    found, metadata = read_sealed(path, lambda name: name.startswith(LOGITS))
+    return _trials(*read_sealed(path, lambda name: name.startswith(LOGITS)))
+
+
+def _trials(found: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str]) -> list[Trial]:
     trials = []
     for told in json.loads(metadata["trials"]):
         told["key"] = Key.parse(told["key"]) if told["key"] else None
         bare = Trial(**told, logits=np.zeros(0), arrays={})
-        trials.append(replace(bare, logits=found[f"{LOGITS}{bare.name}"].numpy()))
+        own = f"{FITS}{bare.name}/"
+        arrays = {name.removeprefix(own): values.numpy() for name, values in found.items() if name.startswith(own)}
+        trials.append(replace(bare, logits=found[f"{LOGITS}{bare.name}"].numpy(), arrays=arrays))
     return trials
 
 

@@ -2,9 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -97,11 +97,14 @@ def fitted(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: 
     return Fitted.on(probe, readout, problems).trials(readout, blanks)
 
 
-class Probing:
-    """Labels, groups and splits of one experiment."""
+Keep = Callable[[Callable[[], list[Trial]], Probe, Readout, Sequence[Problem], Sequence[Trial]], list[Trial]]
 
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
+
+class Probing:
+    """Labels, groups and splits of one experiment. `keep` may know the trials that are to be made, see `KeptFits`."""
+
+    def __init__(self, experiment: Experiment, keep: Keep | None = None) -> None:
+        self.experiment, self._keep = experiment, keep
         decisions = experiment.examples.decisions
         self.kind = experiment.examples.kind
         self.y = np.asarray([decision.label for decision in decisions], float if self.kind == "number" else int)
@@ -256,11 +259,27 @@ class Probing:
         alone = readout.heads is not None  # each output is of one type, which has one label in a control task
         places = [(c, seed) for c in controls for seed in self.seeds if not (alone and c == CONTROL_TASK)]
         problems = [self.problem(*place) for place in places]
-        return fitted(
-            self.experiment.probe, readout, problems, [Trial.blank(key, *place, features) for place in places]
-        )
+        return self.fitted(readout, problems, [Trial.blank(key, *place, features) for place in places])
 
     def shown(self, control: str, key: Key, readout: Readout, features: str = "single") -> list[Trial]:
         """The real labels on the rows of a control that read something else."""
         blanks = [Trial.blank(key, control, seed, features) for seed in self.seeds]
-        return fitted(self.experiment.probe, readout, [self.problem("", seed) for seed in self.seeds], blanks)
+        return self.fitted(readout, [self.problem("", seed) for seed in self.seeds], blanks)
+
+    def fitted(
+        self, readout: Readout, problems: Sequence[Problem], blanks: Sequence[Trial], probe: Probe | None = None
+    ) -> list[Trial]:
+        """As `fitted` does, by the experiment's probe unless another is given; or kept from an earlier sweep."""
+        probe = probe or self.experiment.probe
+        return self.kept(partial(fitted, probe, readout, problems, blanks), probe, readout, problems, blanks)
+
+    def kept(
+        self,
+        make: Callable[[], list[Trial]],
+        probe: Probe,
+        readout: Readout,
+        problems: Sequence[Problem],
+        blanks: Sequence[Trial],
+    ) -> list[Trial]:
+        """What `make` gives, which nothing but the others decides; or kept from an earlier sweep."""
+        return self._keep(make, probe, readout, problems, blanks) if self._keep else make()

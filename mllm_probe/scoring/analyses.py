@@ -91,7 +91,7 @@ class Analyses:
         places = [(control, known) for control in sending.controls for known in sending.ends.tolist()]
         blanks = [Trial.blank(key, control, probing.seeds[0], f"first {known}") for control, known in places]
         problems = [sending.problem(*place) for place in places]
-        trials = self._parts.get(f"{key}.mdl", lambda: fitted(probing.experiment.probe, data(), problems, blanks))
+        trials = self._parts.get(f"{key}.mdl", lambda: probing.fitted(data(), problems, blanks))
         for i, control in enumerate(sending.controls):
             yield from sending.scores(
                 self._scoring, control, trials[i * len(sending.ends) : (i + 1) * len(sending.ends)]
@@ -129,7 +129,7 @@ class Analyses:
     def _erasure(self, key: Key, data: Callable[[], Readout]) -> Iterator[Score]:
         """What is read after LEACE has taken the label out, on pictures that it was not fitted to: by a probe trained
         on such erased rows, and by the probe of the layer as it was. The size of the edit is a row beside them."""
-        trials = self._parts.get(f"{key}.leace", lambda: list(self._erased(key, data)))
+        trials = self._parts.get(f"{key}.leace", lambda: self._kept(key, data()))
         fresh, old = ([trial for trial in trials if trial.features == name] for name in (ERASED, REREAD))
         sizes = {seed: [int(half.train.sum()) for half in erasing(self._probing, seed)] for seed in self._probing.seeds}
         first = sizes[self._probing.seeds[0]]
@@ -140,10 +140,16 @@ class Analyses:
         pictures = self._probing.pictures(erasing(self._probing, self._probing.seeds[0])[0].train)
         yield replace(ratio, split="train", n=first[0], n_groups=pictures, n_train=first[0])
 
-    def _erased(self, key: Key, data: Callable[[], Readout]) -> Iterator[Trial]:
+    def _kept(self, key: Key, own: Readout) -> list[Trial]:
+        probing = self._probing
+        problems = [one for seed in probing.seeds for one in (*erasing(probing, seed), probing.problem("", seed))]
+        blanks = [Trial.blank(key, "", seed, ERASED) for seed in probing.seeds]
+        return probing.kept(lambda: list(self._erased(key, own)), probing.experiment.probe, own, problems, blanks)
+
+    def _erased(self, key: Key, own: Readout) -> Iterator[Trial]:
         from mllm_probe.probes.leace import Erased, Leace
 
-        probing, own = self._probing, data()
+        probing = self._probing
         for seed in probing.seeds:
             taught, unseen = erasing(probing, seed)
             eraser = Leace().fit(own.data, taught)

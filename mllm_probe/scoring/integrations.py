@@ -13,7 +13,7 @@ from mllm_probe.errors import ProbeError
 from mllm_probe.experiment.experiment import FLOORS, Experiment
 from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.resume import Parts
-from mllm_probe.fitting.trials import Probing, Trial, fitted
+from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.scoring.aggregate import Scoring
@@ -140,7 +140,7 @@ class Integrations:
                 else reduced(base.data, train, width)
             )
             blank = Trial.blank(place.key, control, seed, place.features)
-            (trial,) = fitted(probing.experiment.probe, _with(base, rows), [problem], [blank])
+            (trial,) = probing.fitted(_with(base, rows), [problem], [blank])
             found.append(replace(trial, arrays={**trial.arrays, **rows.arrays()}))
         return found
 

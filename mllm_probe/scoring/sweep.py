@@ -15,7 +15,7 @@ from mllm_probe.experiment.experiment import FLOORS, OPTIONAL, Experiment, fille
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.baseline_trials import answers, baselines
 from mllm_probe.fitting.readout import Readout, Source
-from mllm_probe.fitting.resume import FITS, LOGITS, Parts
+from mllm_probe.fitting.resume import FITS, LOGITS, KeptFits, Parts
 from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import label_said
@@ -63,10 +63,14 @@ def sweep_cached(
 ) -> Swept:
     """Write every file of the run, when no other process is at the same one. `extraction`: what filled the cache, and
     `template`: how prompts are wrapped, both for the summary."""
-    scoring = Scoring(Probing(experiment))
+    kept = KeptFits(experiment.outputs.fits) if experiment.sweep.reuse else None
+    scoring = Scoring(Probing(experiment, kept))
     parts = Parts(experiment.outputs.parts(scoring.run))
     with parts.turn(reporter):
-        return _swept(scoring, parts, paths, reporter, {"template": template, "extraction": dict(extraction)})
+        swept = _swept(scoring, parts, paths, reporter, {"template": template, "extraction": dict(extraction)})
+    for said in kept.said() if kept else ():
+        reporter.note(said)
+    return swept
 
 
 def _swept(scoring: Scoring, parts: Parts, paths: RunPaths, reporter: Reporter, given: Mapping[str, Any]) -> Swept:

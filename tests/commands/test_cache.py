@@ -473,3 +473,31 @@ def test_keys_in_short() -> None:
     assert abbreviate(keys) == "lm 0-2,5,norm at last, mean_text; connector at mean_image"
     assert [show(value) for value in (None, True, 1, 0, "x", ["lm", 1])] == ["null", "true", "1", "0", "x", "[lm,1]"]
     assert [gigabytes(size) for size in (0, 10, 1_500_000, 2_000_000_000)] == ["0.000", "<0.001", "0.002", "2.000"]
+
+
+def test_fits_and_labels_are_listed_and_removed_by_name(call: Call, own: OutputPaths) -> None:
+    assert "fits" not in call("ls")[1]
+    fit, vector = own.fits.fit("0123"), own.vectors("clip").part("4567")
+    for path in (fit, vector):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(2_000_000))
+    out = call("ls")[1]
+    assert (
+        "outputs/fits: 1 file, 0.002 GB, last written" in out and "`mllm-probe cache prune labels` removes them" in out
+    )
+    before = everything(own)
+    assert "what sweeps have fitted" in call("prune", "fits")[1] and everything(own) == before
+    assert call("prune", "fits", "--yes")[0] == 0
+    assert before.keys() - everything(own).keys() == {fit}
+    assert call("prune", "labels", RIGHT.digest, "--yes")[0] == 0
+    assert not vector.exists() and not own.cache(RIGHT.digest).root.exists() and own.cache(LEFT.digest).root.exists()
+
+
+def test_what_a_killed_sweep_wrote_of_a_fit_goes(call: Call, own: OutputPaths) -> None:
+    own.fits.root.mkdir()
+    whole = own.fits.fit("0123")
+    whole.touch()
+    age(whole, 2 * IDLE)
+    part = killed(whole, 2 * IDLE)
+    assert call("prune", "--yes")[0] == 0
+    assert whole.exists() and not part.exists()

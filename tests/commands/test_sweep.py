@@ -263,7 +263,7 @@ def test_tests_of_layers_are_a_file_and_lines_of_the_summary(probe: Run, checkpo
 def test_a_killed_sweep_goes_on_behind_the_keys_it_fitted(
     probe: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    args = (*tiny(checkpoint), *QUICK, *LM)
+    args = (*tiny(checkpoint), *QUICK, *LM, "sweep.reuse=false")
     assert probe("run", *args)[0] == 0
     whole = folder(tmp_path)
     assert not list((tmp_path / "outputs").glob("unfinished/*"))

@@ -1,10 +1,9 @@
 """The tables of `mllm-probe cache ls`. Reads manifests and plans through `upkeep`, opens no shard."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
-from mllm_probe.cache.upkeep import Cache, Group, last_written, total_bytes
+from mllm_probe.cache.upkeep import Cache, Group, day, last_written, total_bytes
 from mllm_probe.config.sentences import flat, show
 from mllm_probe.errors import count
 from mllm_probe.records.samples import digest
@@ -17,10 +16,6 @@ HIDDEN = ("files", "layers", "format")
 
 def gigabytes(size: int) -> str:
     return f"{size / 1e9:.3f}" if size >= 1e6 or not size else "<0.001"
-
-
-def day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
 def list_caches(caches: Sequence[Cache]) -> None:

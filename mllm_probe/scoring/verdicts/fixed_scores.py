@@ -11,14 +11,13 @@ import numpy as np
 
 from mllm_probe.experiment.experiment import FLOORS
 from mllm_probe.fitting.baseline_trials import QUESTION_ONLY
-from mllm_probe.fitting.readout import Readout, Source
+from mllm_probe.fitting.readout import READ, Readout, Source
 from mllm_probe.fitting.trials import Probing
 from mllm_probe.records.problems import Rows
 from mllm_probe.records.score import BY_DESIGN, Score
 from mllm_probe.records.sites import Key
 
 Place = tuple[str, Key | None]  # control (empty: the real run) and key (None: a baseline)
-READ = 4096  # rows at a time
 
 CONSTANT = "every decision has the same input"
 PICTURE = "all decisions about a picture have the same input, and every picture has the labels in equal shares"

@@ -1,8 +1,9 @@
 """What `mllm-probe cache` says beside its tables: what is damaged and what fixes it, what was not read, what goes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from mllm_probe.cache.upkeep import Cache, Doomed, Group
+from mllm_probe.cache.upkeep import Cache, Doomed, Group, day, last_written, total_bytes, walk
 from mllm_probe.cache.verify import Finding
 from mllm_probe.errors import count
 from mllm_probe.files.paths import OutputPaths
@@ -12,6 +13,15 @@ from mllm_probe.report.terminal.cache_tables import gigabytes
 
 def print_none(outputs: OutputPaths) -> None:
     print(f"no cache yet in {outputs.caches}: `mllm-probe extract` fills one, --outputs FOLDER names another place")
+
+
+def print_kept(folders: Mapping[str, Path], outputs: OutputPaths) -> None:
+    """What else is kept for later, a line each."""
+    for name, folder in folders.items():
+        files = walk(folder)
+        size, written = gigabytes(total_bytes(files)), day(last_written(files, folder))
+        held = f"{count(len(files), 'file')}, {size} GB, last written {written}"
+        print(f"{folder}: {held}; {prune(name, outputs.root)} removes them")
 
 
 def print_findings(findings: Iterable[Finding], outputs: OutputPaths) -> None:
