@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from mllm_probe.data.pictures import FOLLOW, LINKS, MISSING, check_decodes, lacking, named_file
+from mllm_probe.data.pictures import FOLLOW, LINKS, LOOKERS, MISSING, ahead, lacking, look_at, named_file
 from mllm_probe.errors import DataError, MllmProbeError, choices, is_whole
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Picture
@@ -105,14 +105,13 @@ def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests)
         images = sorted(Random(f"select/{selection.seed}").sample(images, min(selection.n, len(images))), key=_id)
     pictures: dict[str, Picture] = {}
     skipped: list[str] = []
-    for record in images:
-        try:
-            path, content = _checked(layout, record, selection.links, digests)
-        except MllmProbeError as error:
+    for record, seen_as in ahead(images, lambda one: _checked(layout, one, selection.links, digests), LOOKERS):
+        if isinstance(seen_as, MllmProbeError):
             if selection.on_bad_row == "stop":
-                raise DataError(f"{error}, or leave such rows out with data.on_bad_row=skip") from error
-            skipped.append(str(error))
+                raise DataError(f"{seen_as}, or leave such rows out with data.on_bad_row=skip") from seen_as
+            skipped.append(str(seen_as))
             continue
+        path, content = seen_as
         number = record["id"]
         said, (named, counts) = tuple(captions.get(number, ())), seen.get(number, (None, None))
         licence = _licence(record, licences)
@@ -139,13 +138,17 @@ def _merged(first: Picture, twin: Picture) -> Picture:
     return replace(first, captions=captions, categories=named, counts=counts)
 
 
-def _checked(layout: Layout, record: Mapping[str, Any], links: str, digests: Digests) -> tuple[Path, str]:
-    """The picture's file and its digest. Raises DataError naming the row."""
+def _checked(
+    layout: Layout, record: Mapping[str, Any], links: str, digests: Digests
+) -> tuple[Path, str] | MllmProbeError:
+    """The picture's file and its digest, or what is wrong with it, naming the row."""
     try:
         path = named_file(layout.images, record["file_name"], links)
-        return path, digests.of(path, check_decodes)
+        return path, look_at(path, digests)
     except DataError as error:
-        raise DataError(f"{layout.listed.name}, picture id {record['id']}: {error}") from error
+        return DataError(f"{layout.listed.name}, picture id {record['id']}: {error}")
+    except MllmProbeError as error:
+        return error
 
 
 def _rows(path: Path, key: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Resampling
 
-from mllm_probe.data.pictures import READING, open_rgb
+from mllm_probe.data.pictures import hash_of, open_rgb
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Picture
 
 BITS = 6  # hashes this far apart are looked at
 SIDE = 16  # of a thumbnail, in pixels
 MEAN, LARGEST = 6.0, 32  # grey levels that two thumbnails may differ by, on average and anywhere
-FLAT = 8  # a picture with fewer grey levels than this has no coefficient but noise
 BLOCK, PAIRS = 256, 1 << 16  # rows compared at once, pairs confirmed at once
 
 
@@ -35,9 +34,7 @@ def alike(pictures: Sequence[Picture], digests: Digests) -> list[tuple[str, str]
 
     Hashes are remembered in `digests`, so only the first run opens every picture.
     """
-    hashes = np.array(
-        [int(digests.remembered(p.path, f"phash, {READING}", perceptual_hash), 16) for p in pictures], np.uint64
-    )
+    hashes = np.array([hash_of(picture.path, digests) for picture in pictures], np.uint64)
     found = look_alikes(hashes, [picture.path for picture in pictures])
     return [(pictures[i].digest, pictures[j].digest) for i, j in found]
 
@@ -51,14 +48,6 @@ def regrouped(pictures: Sequence[Picture], pairs: Iterable[tuple[str, str]]) -> 
     known = [(group_of[one], group_of[other]) for one, other in pairs if one in group_of and other in group_of]
     name = joined((picture.group for picture in pictures), (*same, *known))
     return tuple(replace(picture, group=name[picture.group]) for picture in pictures)
-
-
-def perceptual_hash(path: Path) -> str:
-    """16 hexadecimal digits. All flat pictures share one hash: theirs would be rounding errors."""
-    import imagehash
-
-    grey = open_rgb(path).convert("L")
-    return "0" * 16 if np.ptp(np.asarray(grey)) < FLAT else str(imagehash.phash(grey))
 
 
 def look_alikes(hashes: np.ndarray, paths: Sequence[Path]) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,5 @@
-"""Picture files: finding one under its root, and the one way in which each is opened. Knows no annotations.
+"""Picture files: finding one under its root, the one way in which each is opened, and what is learnt of it at once.
+Knows no annotations.
 
 Whatever a file holds, a model is shown RGB of 8 bits a colour: upright as its EXIF says, deeper greys scaled down by
 their bit depth, on white where it is transparent, of several frames the first.
@@ -8,23 +9,32 @@ import shutil
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from errno import ELOOP
 from os.path import normpath
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from PIL.Image import Transpose
 
 from mllm_probe.errors import DataError
+from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import replacing
 
 LINKS = FOLLOW, REFUSE = "follow", "refuse"  # what is done with pictures that are links to files elsewhere
 READING = "upright, scaled to 8 bits, on white"  # of pictures that are more than 8-bit colours as they are stored
+HASH = f"phash, {READING}"  # what a memory of digests calls it
+FLAT = 8  # a picture with fewer grey levels than this has no coefficient but noise
+LOOKERS = 2  # threads that look at the pictures of a data set
 WHITE = (255, 255, 255)
 ORIENTATION = 0x0112  # the EXIF tag
+T = TypeVar("T")
+R = TypeVar("R")
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -78,6 +88,28 @@ def named_file(root: Path, name: str, links: str = FOLLOW) -> Path:
     return path
 
 
+def ahead(items: Iterable[T], make: Callable[[T], R], workers: int) -> Iterator[tuple[T, R]]:
+    """(item, make(item)) in the order of the items, at most `workers` + 1 of them made before they are asked for.
+
+    An error of `make` is raised when its item's turn comes. With 0 workers everything happens in the caller's thread.
+    """
+    if workers == 0:
+        yield from ((item, make(item)) for item in items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="collate")
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(make, item)))
+            if len(waiting) > workers:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 def open_rgb(path: Path, upright: bool = True) -> Image.Image:
     """The picture as a model is shown it; `upright` False leaves it as stored, as keypoints and boxes count pixels.
 
@@ -86,11 +118,34 @@ def open_rgb(path: Path, upright: bool = True) -> Image.Image:
     return _read(path, upright)[0]
 
 
-def check_decodes(path: Path) -> str:
-    """Decode the whole picture, so that a truncated file is found before a model is loaded; for Digests.of, how it is
-    read ("" where the stored colours are shown as they are). Raises DataError."""
-    _, plain = _read(path, upright=True)
-    return "" if plain else READING
+def look_at(path: Path, digests: Digests) -> str:
+    """The digest of the picture. A content that is new is decoded whole, so that a truncated file is found before a
+    model is loaded, and the hash by which look-alikes are found is remembered on the way. Raises DataError."""
+    hashes: list[str] = []
+
+    def check_decodes(path: Path) -> str:
+        """How it is read: "" where the stored colours are shown as they are."""
+        pixels, plain = _read(path, upright=True)
+        hashes.append(perceptual_hash(pixels))
+        return "" if plain else READING
+
+    found = digests.of(path, check_decodes)
+    if hashes:
+        digests.remembered(path, HASH, lambda _: hashes[0])
+    return found
+
+
+def hash_of(path: Path, digests: Digests) -> int:
+    """The perceptual hash of a picture, computed where `look_at` has not done so."""
+    return int(digests.remembered(path, HASH, lambda path: perceptual_hash(open_rgb(path))), 16)
+
+
+def perceptual_hash(pixels: Image.Image) -> str:
+    """16 hexadecimal digits. All flat pictures share one hash: theirs would be rounding errors."""
+    import imagehash
+
+    grey = pixels.convert("L")
+    return "0" * 16 if np.ptp(np.asarray(grey)) < FLAT else str(imagehash.phash(grey))
 
 
 def _read(path: Path, upright: bool) -> tuple[Image.Image, bool]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import joined
-from mllm_probe.data.pictures import check_decodes, named_file
+from mllm_probe.data.pictures import LOOKERS, ahead, look_at, named_file
 from mllm_probe.data.readers import Numbered, read_records
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.digests import Digests
@@ -222,25 +222,26 @@ def _pictures(
     by_digest: dict[str, Picture] = {}
     found: dict[str, Picture] = {}
     skipped = []
-    for name, lines in rows.items():
-        more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
-        try:
-            where = f"{file.name}, row {lines[0].number}{more}"
-            path, content = _checked(where, folder, name, selection.links, digests)
-        except DataError as error:
+    for (name, lines), seen in ahead(
+        rows.items(), lambda one: _checked(folder, one[0], selection.links, digests), LOOKERS
+    ):
+        if isinstance(seen, DataError):
+            more = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+            error = DataError(f"{file.name}, row {lines[0].number}{more}: {seen}")
             skipped.append(_said(error, selection))
         else:
+            path, content = seen
             found[name] = by_digest.setdefault(content, Picture(name, path, content))
     return found, skipped
 
 
-def _checked(where: str, folder: Path, name: str, links: str, digests: Digests) -> tuple[Path, str]:
-    """The picture's file and its digest. Raises DataError naming the row."""
+def _checked(folder: Path, name: str, links: str, digests: Digests) -> tuple[Path, str] | DataError:
+    """The picture's file and its digest, or what is wrong with it."""
     try:
         path = named_file(folder, name, links)
-        return path, digests.of(path, check_decodes)
+        return path, look_at(path, digests)
     except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+        return error
 
 
 def _grouped(pictures: Mapping[str, Picture], lines: Sequence[Line]) -> dict[str, Picture]:

@@ -10,19 +10,18 @@ passes.
 
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import Queue
 from threading import Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.cache.writer import ShardWriter
+from mllm_probe.data.pictures import ahead
 from mllm_probe.errors import ModelError, first_line, is_out_of_memory
 from mllm_probe.extraction.plan import SHARED, Plan
 from mllm_probe.extraction.sharing import Job, Work, anything_to_fill, jobs_of
@@ -34,31 +33,7 @@ if TYPE_CHECKING:
     from mllm_probe.records.batches import Batch
 
 
-T = TypeVar("T")
-R = TypeVar("R")
 DEPTH = 2  # passes that may wait here; the model pauses when the disk is that far behind
-
-
-def ahead(items: Iterable[T], make: Callable[[T], R], workers: int) -> Iterator[tuple[T, R]]:
-    """(item, make(item)) in the order of the items, at most `workers` + 1 of them made before they are asked for.
-
-    An error of `make` is raised when its item's turn comes. With 0 workers everything happens in the caller's thread.
-    """
-    if workers == 0:
-        yield from ((item, make(item)) for item in items)
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="collate")
-    waiting: deque[tuple[T, Future[R]]] = deque()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(make, item)))
-            if len(waiting) > workers:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        for done, future in waiting:
-            yield done, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Sink:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mllm_probe.data.documents import Document
+from mllm_probe.data.pictures import ahead
 from mllm_probe.errors import DataError
-from mllm_probe.extraction.stream import ahead
 from mllm_probe.models.caption_loss import last_states, negative_log_likelihood
 from mllm_probe.models.interleaved import Rendered, rendered
 from mllm_probe.models.loading.adapters import write_origin

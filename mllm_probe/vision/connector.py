@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from mllm_probe.data.pictures import ahead
 from mllm_probe.errors import ConfigError, DataError
-from mllm_probe.extraction.stream import ahead
 from mllm_probe.features.recipes import POOLED, recipe
 from mllm_probe.models.caption_loss import LabelledBatch, captioned, losses
 from mllm_probe.models.dense_connector import NONE, DenseProjector, as_loaded, attach, export, final_state

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mllm_probe.data import duplicates
+from mllm_probe.data import pictures
 from mllm_probe.data.coco import Coco, Selection
 from mllm_probe.data.drawing import COLOURS, draw, random_scene
 from mllm_probe.data.duplicates import _candidates, grouped, joined
+from mllm_probe.data.pictures import hash_of, open_rgb, perceptual_hash
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.files.digests import Digests, file_digest
 from mllm_probe.records.samples import Picture
@@ -112,16 +113,32 @@ def test_given_groups_are_joined_whole(tmp_path: Path, digests: Digests) -> None
 def test_a_picture_is_hashed_once(tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    pictures = saved(folder, *(soft_photo(seed) for seed in range(3)))
-    grouped(pictures, digests)
+    photos = saved(folder, *(soft_photo(seed) for seed in range(3)))
+    grouped(photos, digests)
     digests.save()
-    monkeypatch.setattr(duplicates, "perceptual_hash", None)
+    monkeypatch.setattr(pictures, "perceptual_hash", None)
     again = Digests(tmp_path / "digests.json")
-    assert len(grouped(pictures, again)) == 3
-    assert again.of(pictures[0].path) == pictures[0].digest, "a hash is not mistaken for a digest"
-    soft_photo(9).save(pictures[0].path)
+    assert len(grouped(photos, again)) == 3
+    assert again.of(photos[0].path) == photos[0].digest, "a hash is not mistaken for a digest"
+    soft_photo(9).save(photos[0].path)
     with pytest.raises(TypeError):
-        grouped(pictures, again)
+        grouped(photos, again)
+
+
+def test_checks_digest_and_hash_take_one_decoding_of_each_picture(
+    tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, decode = [], pictures._read
+
+    def counted(path: Path, upright: bool) -> tuple[Image.Image, bool]:
+        opened.append(path.name)
+        return decode(path, upright)
+
+    monkeypatch.setattr(pictures, "_read", counted)
+    found = Scenes(pictures=12).load(tmp_path, Selection(), digests).pictures
+    hashes = [hash_of(picture.path, digests) for picture in found]
+    assert sorted(opened) == sorted(picture.path.name for picture in found)
+    assert hashes == [int(perceptual_hash(open_rgb(picture.path)), 16) for picture in found] and len(set(hashes)) > 6
 
 
 def test_candidates_are_those_of_counting_bits_by_hand() -> None:

@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 
 from mllm_probe.cache.store import Store
+from mllm_probe.data.pictures import ahead
 from mllm_probe.errors import ConfigError
 from mllm_probe.extraction.estimate import Estimate, check_disk, estimate
 from mllm_probe.extraction.plan import Planner
-from mllm_probe.extraction.stream import ahead
 from mllm_probe.extraction.taps import Pooling, read_states
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.store_paths import CachePaths
