@@ -211,7 +211,7 @@ def _run_hydra(command: str, args: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from mllm_probe.cli.multirun import Multirun, left, told
+    from mllm_probe.cli.multirun import Multirun, composed_once, left, told
     from mllm_probe.config.schemas import register_schema
     from mllm_probe.config.sentences import sentence
     from mllm_probe.files.paths import config_dir
@@ -229,7 +229,7 @@ def _run_hydra(command: str, args: list[str]) -> None:
         _task(command, failed, began, wants_trace)
     )
     try:
-        with _raising():
+        with _raising(), composed_once(sys.argv[1:]):
             task()
         if bad := "\nmllm-probe: ".join(failed) or told(Multirun.folder):
             _fail(bad)

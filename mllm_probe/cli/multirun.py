@@ -6,10 +6,13 @@ Hydra calls `Multirun` through `hydra.callbacks`. The jobs themselves may run in
 import os
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -230,6 +233,20 @@ def left(folder: Path | None) -> str | None:
         f"stopped waiting; the jobs {', '.join(names)} continue: `scancel {' '.join(arrays)}` ends them, "
         f"`mllm-probe status {shlex.quote(str(folder))}` shows their progress"
     )
+
+
+@contextmanager
+def composed_once(words: Sequence[str]) -> Iterator[None]:
+    """Hydra composes all settings a first time to read hydra.mode; where only ours can set it, which do not, it need
+    not."""
+    theirs = {word for word in words if word.startswith("-") or "hydra.mode" in word or "hydra.searchpath" in word}
+    before = Hydra.get_mode
+    if theirs <= {"-m", "--multirun"}:
+        Hydra.get_mode = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        Hydra.get_mode = before
 
 
 def _asked(config: DictConfig, launcher: str) -> Asked:

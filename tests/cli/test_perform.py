@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra._internal.hydra import Hydra
 
 from mllm_probe.cli.perform import limit_threads
 from mllm_probe.results.score_file import COLUMNS, load_scores
@@ -293,6 +294,20 @@ def test_completion(line: str, expected: set[str]) -> None:
     command = [sys.executable, "-m", "mllm_probe", "-sc", "query=bash"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert expected <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "times"), [((), 1), (("-m",), 1), (("hydra.mode=RUN",), 2), (("--config-dir", "."), 2)]
+)
+def test_settings_are_composed_once(
+    probe: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], times: int
+) -> None:
+    """But for where a file or a setting of the user's may say how jobs run."""
+    composed: list[object] = []
+    compose = Hydra.compose_config
+    monkeypatch.setattr(Hydra, "compose_config", lambda *a, **k: composed.append(k["run_mode"]) or compose(*a, **k))
+    assert probe("run", "guards=maybe", *words)[0] == 1
+    assert len(composed) == times
 
 
 def test_the_real_console_script(tmp_path: Path, checkpoint: Path) -> None:

@@ -419,6 +419,7 @@ def test_a_summary_tells_of_all_attempts(
 ) -> None:
     """One attempt dies with the pictures read and the captions not; the summary is that of a command in peace."""
     asked = (*QUICK, *SMALL, *tiny(checkpoint), "model.quantization=none", "layers.range=[2,2]", "layers.stride=1")
+    asked += ("align.images_at=[last]", "align.texts_at=[last]", "align.permutations=0")
     fill, calls = filling._fill, []
 
     def dies(experiment: object, *more: object) -> dict[str, object]:

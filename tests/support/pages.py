@@ -22,6 +22,7 @@ SETTINGS = (
     "sweep.draws=50",
     "sweep.permutations=50",
     "controls=[control_task,text_only,blank_picture,random_weights]",
+    "layers.stride=2",
     "guards=note",
 )
 
