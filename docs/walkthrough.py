@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mllm_probe.cache.plan import SHARED
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.config.model import ModelSettings
@@ -28,7 +29,7 @@ from mllm_probe.data.coco import Selection
 from mllm_probe.data.duplicates import grouped
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.experiment.cache_identity import identity_of, name_cache
-from mllm_probe.extraction.plan import SHARED, Planner
+from mllm_probe.extraction.plan import Planner
 from mllm_probe.extraction.proof import prove
 from mllm_probe.extraction.stream import finish
 from mllm_probe.extraction.taps import read_states
@@ -122,20 +123,21 @@ if missing:  # else no weight is loaded
     # with the first file that is missing, and ends with the bytes that an undisturbed run has.
     planner = Planner.of(survey, model.anatomy, device, "float32", shared=not proof.why)
     for plan in planner.plans(missing):
-        group = store.begin(plan.digest, plan.to_json(), model.provenance())
-        print(f"plan {plan.digest}: {len(plan.units)} passes into {plan.shards} shards")
+        group = store.begin(plan, model.provenance())
+        print(f"plan {plan.digest}: {len(plan.ends)} passes into {plan.shards} shards")
 
         # 8. Passes into shards. ---------------------------------------------------------------------------------------
         # `read_states` puts a hook at every site, takes the rows of the positions asked for inside the hook, and leaves
         # the model behind the last site: no logits, no later block. A shard is renamed into place when it is whole.
         # (Several processes would claim shards first: docs/design/claims.md.)
-        for number, units in enumerate(plan.by_shard):
+        for number in range(plan.shards):
             if group.shard(number).exists():
                 continue
-            writer = ShardWriter(group.shard(number), plan.prefixes, plan.owners, plan.spaces)
-            for unit in units:
+            content = plan.content(number)
+            writer = ShardWriter(group.shard(number), content.prefixes, content.owners, plan.spaces)
+            for unit in content.units:
                 read = [samples[uid] for uid in unit.samples]
-                batch = model.collate(read, plan.keys, unit.prefix == SHARED, plan.owners)
+                batch = model.collate(read, plan.keys, unit.prefix == SHARED, content.owners)
                 writer.add(read_states(model, batch, plan.keys, torch.float32))
             writer.write()
         finish(plan, store)  # the manifest, with the digest of each shard: a group without one does not count

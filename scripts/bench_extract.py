@@ -182,13 +182,13 @@ class Arms:
     def tokens(self, shared: bool) -> int:
         """That pass through the language model."""
         if not shared:
-            return sum(self.survey.tokens(sample.uid) for sample in self.samples)
+            return int(self.survey.tokens.sum())
         total, rows = 0, {}
-        for sample in self.samples:
-            rows.setdefault(sample.digests[0], []).append(sample.uid)
-        for uids in rows.values():
-            head = common_head([self.survey.ids[uid] for uid in uids]) + self.survey.picture_tokens
-            total += head + sum(self.survey.tokens(uid) - head for uid in uids)
+        for row, sample in enumerate(self.samples):
+            rows.setdefault(sample.digests[0], []).append(row)
+        for one in rows.values():
+            head = common_head([self.survey.ids(row) for row in one]) + self.survey.picture_tokens
+            total += head + int((self.survey.tokens[one] - head).sum())
         return total
 
 

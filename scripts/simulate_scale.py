@@ -24,15 +24,16 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.claims import Claims
+from mllm_probe.cache.plan import Plan
 from mllm_probe.cache.store import Store
 from mllm_probe.cache.writer import ShardWriter
-from mllm_probe.extraction.plan import Plan, Planner
+from mllm_probe.extraction.plan import Planner
 from mllm_probe.extraction.sharing import Work, jobs_of
 from mllm_probe.extraction.stream import finish_filled
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.probes.logistic import Logistic
-from mllm_probe.records.batches import Chunk, Survey
+from mllm_probe.records.batches import Chunk, Survey, packed
 from mllm_probe.records.problems import Compute, LayerData, Problem
 from mllm_probe.records.sites import Anatomy, Key, Site
 
@@ -49,8 +50,15 @@ def uids(samples: int) -> list[str]:
 
 def planned(samples: int, width: int) -> list[Plan]:
     names = uids(samples)
-    ids = np.zeros(TEXT_TOKENS, np.int32)
-    survey = Survey({uid: uid[::-1] for uid in names}, dict.fromkeys(names, ids), PICTURE_TOKENS, ("a prompt",))
+    survey = Survey(
+        uids=packed(names),
+        prefix=np.arange(samples, dtype=np.uint32),
+        prefixes=packed([uid[::-1] for uid in names]),
+        flat=np.zeros(TEXT_TOKENS * samples, np.int32),
+        bounds=np.arange(samples + 1) * TEXT_TOKENS,
+        picture_tokens=PICTURE_TOKENS,
+        prompts=("a prompt",),
+    )
     anatomy = Anatomy({"lm": SITES - 1}, {"lm": width}, causal=True, max_tokens=4096)
     planner = Planner(survey, anatomy, PASS_TOKENS // (PICTURE_TOKENS + TEXT_TOKENS), 2, shared=False)
     return planner.plans({KEYS: names})
@@ -67,16 +75,17 @@ def fill(folder: Path, samples: int, width: int) -> dict[str, Any]:
 
     plans, planning = timed(planned, samples, width)
     store = opened(folder)
-    _, beginning = timed(lambda: [store.begin(plan.digest, plan.to_json(), PROVENANCE) for plan in plans])
+    _, beginning = timed(lambda: [store.begin(plan, PROVENANCE) for plan in plans])
     generator = torch.Generator().manual_seed(0)
-    rows = np.arange(max(len(unit.samples) for plan in plans for unit in plan.units) + 1)
+    rows = np.arange(max(int(np.diff(plan.ends, prepend=0).max()) for plan in plans) + 1)
     pool = torch.randn(len(rows) - 1 + SITES, width, generator=generator).bfloat16()
     started, computing = time.perf_counter(), time.process_time()
     with Claims() as claims:
         for job in jobs_of(plans, store, Work(STORAGE)):
             job.take(claims)
-            writer = ShardWriter(job.path, job.plan.prefixes, job.plan.owners, job.plan.spaces)
-            for unit in job.units:
+            content = job.content
+            writer = ShardWriter(job.path, content.prefixes, content.owners, job.plan.spaces)
+            for unit in content.units:
                 n = len(unit.samples)
                 values = {key: pool[i : i + n].clone() for i, key in enumerate(KEYS)}
                 writer.add(Chunk(unit.samples, values, dict.fromkeys(KEYS, rows[: n + 1])))

@@ -237,8 +237,3 @@ def identify(files: Mapping[str, str], **requested: Any) -> Identity:
     if requested.get("weights") == "random":
         files = {name: value for name, value in files.items() if not name.endswith(WEIGHTS)}
     return Identity({"files": dict(files), "layers": LAYERS, "format": FORMAT, **requested})
-
-
-def plan_digest(plan: Mapping[str, Any]) -> str:
-    """The name of a plan's group, from its JSON; the prompts in it are for readers and decide nothing."""
-    return digest({name: value for name, value in plan.items() if name != "prompts"})

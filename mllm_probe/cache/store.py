@@ -1,7 +1,7 @@
 """The store: shards of activations, their index and their manifests. Knows keys and row uids, not models or labels.
 
     outputs/cache/<identity>/identity.json             the fields that were digested
-                             groups/<plan>/plan.json   which rows go into which shard, fixed before the first pass
+                             groups/<plan>/plan.npz    which rows go into which shard, fixed before the first pass
                                            provenance.json   device, versions, modules really quantised
                                            00000.safetensors ...
                                            00003.retry.json  only where a shard needed smaller passes
@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.cache.claims import is_orphan
-from mllm_probe.cache.coverage import Coverage, Damage, Shard, StoredRows, plan_digest
+from mllm_probe.cache.coverage import Coverage, Damage, Shard, StoredRows
+from mllm_probe.cache.plan import Plan, load_plan
 from mllm_probe.errors import CacheError, few
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.seals import CHECKSUMS, HEADER, check_entries, checksums, header_sum, read_object, tensor_sum
 from mllm_probe.files.store_paths import CachePaths, GroupPaths, prune, replacing
+from mllm_probe.records.batches import unpacked
 from mllm_probe.records.sites import Key
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Store:
 
     def unfinished(self) -> set[str]:
         """The digests of the plans that were begun, and whose groups have no manifest yet."""
-        return {path.parent.name for path in self.paths.root.glob("groups/*/plan.json")} - self.groups().keys()
+        return {path.parent.name for path in self.paths.root.glob("groups/*/plan.*")} - self.groups().keys()
 
     def tidy(self) -> None:
         """Remove what processes that were killed here left half written."""
@@ -72,9 +74,9 @@ class Store:
         there = planned = 0
         for digest in self.unfinished():
             group = self.paths.group(digest)
-            numbers = {unit["shard"] for unit in _json(group.plan, {"units": list})["units"]}
-            there += sum(group.shard(number).exists() for number in numbers)
-            planned += len(numbers)
+            shards = _plan(group).shards
+            there += sum(group.shard(number).exists() for number in range(shards))
+            planned += shards
         return there, planned
 
     def provenance(self) -> dict[str, Any]:
@@ -153,18 +155,18 @@ class Store:
             )
         return found[str(key)], found.get(f"{key}#rows")
 
-    def begin(self, group: str, plan: Mapping[str, Any], provenance: Mapping[str, Any]) -> GroupPaths:
-        """Write down a group's plan and provenance, or refuse to go on with what another machine began.
+    def begin(self, plan: Plan, provenance: Mapping[str, Any]) -> GroupPaths:
+        """Write down the plan of a group and its provenance, or refuse to go on with what another machine began.
 
         All groups of a store come from one kind of device with the same modules quantised; the shards of one group
         also from the same versions. Raises CacheError.
         """
-        paths = self.paths.group(group)
+        paths = self.paths.group(plan.digest)
         for other in self._provenances():
             self._agree(other, provenance, SAME_STORE)
         if paths.provenance.exists():
             self._agree(_json(paths.provenance), provenance, SAME_GROUP)
-        write_json(paths.plan, plan, indent=None)  # one line: an entry a sample, and many more samples than readers
+        plan.save(paths.plan)
         write_json(paths.provenance, provenance)
         return paths
 
@@ -230,11 +232,17 @@ def _brief(value: Any) -> str:
 
 
 def _joined(paths: GroupPaths) -> dict[str, str]:
-    """{sample: prefix} of a plan, which its group is named after."""
-    plan = _json(paths.plan, {"prefixes": dict})
-    if plan_digest(plan) != paths.root.name:
-        raise _damaged(paths.plan, "it is not the plan its group was made from")
-    return dict(plan["prefixes"])
+    """{sample: prefix} of a plan."""
+    plan = _plan(paths)
+    return dict(zip(unpacked(plan.samples), unpacked(plan.prefixes[plan.prefix]), strict=True))
+
+
+def _plan(paths: GroupPaths) -> Plan:
+    """Raises CacheError."""
+    try:
+        return load_plan(paths)
+    except ValueError as error:
+        raise _damaged(paths.stored_plan, error) from error
 
 
 def _json(path: Path, entries: Mapping[str, type] | None = None) -> dict[str, Any]:

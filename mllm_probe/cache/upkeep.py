@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mllm_probe.cache.claims import is_orphan
-from mllm_probe.cache.coverage import FORMAT, plan_digest
+from mllm_probe.cache.coverage import FORMAT
+from mllm_probe.cache.plan import Plan, load_plan
 from mllm_probe.errors import CacheError, choices
 from mllm_probe.files.store_paths import CachePaths, GroupPaths, is_claim, is_temporary
+from mllm_probe.records.batches import unpacked
 
 IDLE = 3600.0  # seconds; what was written later may belong to a process that still runs
 
@@ -60,10 +62,12 @@ class Group:
         return self.paths.manifest.exists()
 
     @cached_property
-    def plan(self) -> dict[str, Any]:
-        """Empty where it is missing or damaged; a group is named after its plan, so that one flipped byte shows."""
-        found = read_json(self.paths.plan)
-        return found if found is not None and plan_digest(found) == self.name else {}
+    def plan(self) -> Plan | None:
+        """None where it is missing or damaged; a group is named after its plan, so that one flipped byte shows."""
+        try:
+            return load_plan(self.paths)
+        except ValueError:
+            return None
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -75,19 +79,16 @@ class Group:
 
     @property
     def samples(self) -> Iterable[str]:
-        return self.plan.get("prefixes", {}).keys()
+        return unpacked(self.plan.samples) if self.plan else ()
 
     @property
     def keys(self) -> Iterable[str]:
-        return self.plan.get("spaces", {}).keys()
+        return tuple(map(str, self.plan.keys)) if self.plan else ()
 
-    @cached_property
-    def planned(self) -> dict[int, set[str]]:
-        """{shard: the samples it holds}."""
-        found: dict[int, set[str]] = {}
-        for unit in self.plan.get("units", ()):
-            found.setdefault(unit["shard"], set()).update(unit["samples"])
-        return found
+    @property
+    def planned(self) -> range:
+        """The numbers of the planned shards."""
+        return range(self.plan.shards if self.plan else 0)
 
     @property
     def present(self) -> int:

@@ -74,7 +74,7 @@ def _digests_in(group: Group) -> list[str] | None:
 def _records(group: Group) -> Iterator[Finding]:
     """The group's JSON files."""
     if not group.plan:
-        yield Finding(group.paths.plan, "is missing or is not the plan this group was made from", PRUNE, group)
+        yield Finding(group.paths.stored_plan, "is missing or is not the plan this group was made from", PRUNE, group)
     if not group.manifest.keys() >= ENTRIES or (group.plan and not _follows(group)):
         yield Finding(group.paths.manifest, "is no readable manifest of this group's plan", PRUNE, group)
     if read_json(group.paths.provenance) is None:
@@ -105,8 +105,10 @@ def _index(group: Group, number: int, path: Path) -> Finding | None:
         shard = Shard.open(path)
     except CacheError:
         return Finding(path, "is damaged: it has no readable index", PRUNE, group)
-    same = set(shard.uids["sample"]) == group.planned.get(number) and set(map(str, shard.spaces)) == set(group.keys)
-    if same or not group.plan:
+    if not group.plan:
+        return None
+    planned = group.plan.content(number).prefixes.keys()
+    if set(shard.uids["sample"]) == planned and set(map(str, shard.spaces)) == set(group.keys):
         return None
     return Finding(path, "is damaged: its index is not that of the plan", PRUNE, group)
 

@@ -5,13 +5,13 @@ A model is loaded when the first shard needs it, and kept while the next cache i
 damaged is made again.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.claims import Claims
 from mllm_probe.cache.coverage import Coverage
+from mllm_probe.cache.plan import FORMAT, Plan, load_plan
 from mllm_probe.config.run import RunConfig
 from mllm_probe.errors import CacheError, ModelError, PendingError
 from mllm_probe.experiment.cache_identity import name_cache
@@ -20,7 +20,6 @@ from mllm_probe.experiment.experiment import OPTIONAL, Experiment
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.experiment.request import Request
 from mllm_probe.extraction.estimate import check_disk, check_keys
-from mllm_probe.extraction.plan import FORMAT, Plan
 from mllm_probe.extraction.proof import Proof, prove_once
 from mllm_probe.extraction.sharing import Job, anything_to_fill, claim_all, jobs_of
 from mllm_probe.extraction.stream import Extraction, finish_filled, join
@@ -135,7 +134,7 @@ def _extract(request: Request, config: RunConfig, models: Models, what: str, rep
     experiment, settings = request.experiment, request.experiment.extract
     device = pick_device(experiment.device)
     plans = request.plans(device, request.shares, experiment.anatomy.causal)
-    if not any(plan.units for plan in plans):
+    if not any(plan.read for plan in plans):
         for plan in plans:
             join(plan, experiment.store)
         return dict(NOTHING)
@@ -168,7 +167,7 @@ def _with_others(
         proof = _prove(request, model, reporter)
         model.anatomy = replace(model.anatomy, causal=proof.causal)
         proven = request.plans(device, request.shares and not proof.why, proof.causal)
-        if proven != plans:
+        if [plan.digest for plan in proven] != [plan.digest for plan in plans]:
             claims.clear()
         done = Extraction(model, request.samples, experiment.store, work, reporter).run(proven, claims)
     return {**done, "prefix": "plain" if proof.why else "shared"}
@@ -187,9 +186,6 @@ def _prove(request: Request, model: "HFModel", reporter: Reporter) -> Proof:
     if proof.why:
         reporter.note(f"every statement is read separately: {proof.why}")
     return proof
-
-
-EMPTY = Plan((), {}, {}, frozenset(), ())
 
 
 def repaired(
@@ -216,13 +212,13 @@ def _damaged(
     jobs = []
     for damage in coverage.damaged:
         plan = _stored_plan(experiment, damage.group)
-        needed = {uid for unit in plan.units if unit.shard == damage.number for uid in unit.samples}
-        if needed and plan.format != FORMAT:
+        needed = plan.content(damage.number).prefixes.keys() if plan else set()
+        if plan and plan.format != FORMAT:
             reporter.note(
                 f"{damage.path} is damaged or missing and of an older format: what this request lacks of it is "
                 "extracted into a group of its own"
             )
-        elif needed and needed <= samples.keys():
+        elif plan and needed and needed <= samples.keys():
             reporter.note(f"{damage.path} is damaged or missing and is extracted again")
             jobs.append(Job(plan, experiment.store.paths.group(damage.group), damage.number))
         else:
@@ -246,17 +242,16 @@ def _repair(
         model.anatomy = replace(model.anatomy, causal=experiment.anatomy.causal)
         plans = list({job.plan.digest: job.plan for job in jobs}.values())
         for plan in plans:
-            experiment.store.begin(plan.digest, plan.to_json(), model.provenance())
+            experiment.store.begin(plan, model.provenance())
         for job in jobs:
             if job.path in still:
                 job.path.unlink(missing_ok=True)
         Extraction(model, samples, experiment.store, work, reporter).run(plans, claims)
 
 
-def _stored_plan(experiment: Experiment, group: str) -> Plan:
-    """The plan that made a group; an empty one where it can no longer be trusted."""
+def _stored_plan(experiment: Experiment, group: str) -> Plan | None:
+    """The plan that made a group; None where it can no longer be trusted."""
     try:
-        plan = Plan.from_json(json.loads(experiment.store.paths.group(group).plan.read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        plan = EMPTY
-    return plan if plan.digest == group else EMPTY
+        return load_plan(experiment.store.paths.group(group))
+    except ValueError:
+        return None

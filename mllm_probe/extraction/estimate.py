@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from mllm_probe.cache.plan import Plan
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.config.run import LayerSettings
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.extraction.plan import BYTES, SHARED, Plan, rows_of
+from mllm_probe.extraction.plan import BYTES, rows_of
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.sites import ANSWER, INSIDE, PICTURE_POSITIONS, TOWERS, Anatomy, Key, Site
 
@@ -47,12 +50,12 @@ def estimate(
     """`parameters` and `bytes_of` a weight are given for each tower and the rest; `rate` is in operations a second."""
     stored = sum(_disk(plan, survey, anatomy) for plan in plans) * bytes_of["stored"]
     tokens = sum(_tokens(plan, survey) for plan in plans)
-    pictures = sum(len({plan.prefixes[uid] for unit in plan.units for uid in unit.samples}) for plan in plans)
+    pictures = sum(len(np.unique(plan.prefix[: plan.read])) for plan in plans)
     seen = pictures * max(survey.picture_tokens, 1)
     work = 2 * (parameters["lm"] * tokens + sum(parameters[tower] for tower in anatomy.towers if tower != "lm") * seen)
     weights = sum(count * bytes_of[tower] for tower, count in parameters.items())
-    passes = (sum(survey.tokens(uid) for uid in unit.samples) for plan in plans for unit in plan.units[:1])
-    live = max(passes, default=0) * anatomy.widths["lm"] * LIVE_ROWS * bytes_of["rest"]
+    first = (int(survey.tokens[_read(plan, survey)[: plan.ends[0]]].sum()) for plan in plans if plan.read)
+    live = max(first, default=0) * anatomy.widths["lm"] * LIVE_ROWS * bytes_of["rest"]
     return Estimate(stored, weights + live, work / (EFFICIENCY * rate))
 
 
@@ -67,14 +70,18 @@ def bytes_of(model: ModelSettings, towers: Iterable[str], kept: bool = False) ->
 
 def _disk(plan: Plan, survey: Survey, anatomy: Anatomy) -> float:
     """Values that the plan stores."""
-    samples = [uid for unit in plan.units for uid in unit.samples]
-    total = 0
+    stored = {"sample": _read(plan, survey), "prefix": survey.rows_at(plan.samples[plan.owners])}
+    rows: dict[tuple[str, str], int] = {}
     for key, space in plan.spaces.items():
-        uids = [uid for uid in samples if space == "sample" or uid in plan.owners]
-        ragged = key.position.startswith("tokens:")
-        rows = sum(rows_of(survey, key.position, uid) for uid in uids) if ragged else len(uids)
-        total += _width(key, anatomy) * rows
-    return total
+        if (space, key.position) not in rows:
+            each = rows_of(survey, key.position, stored[space])
+            rows[space, key.position] = int(np.broadcast_to(each, len(stored[space])).sum())
+    return sum(_width(key, anatomy) * rows[space, key.position] for key, space in plan.spaces.items())
+
+
+def _read(plan: Plan, survey: Survey) -> np.ndarray:
+    """Of the samples that pass through the model their rows in the survey."""
+    return survey.rows_at(plan.samples[: plan.read])
 
 
 def _width(key: Key, anatomy: Anatomy) -> int:
@@ -85,11 +92,12 @@ def _width(key: Key, anatomy: Anatomy) -> int:
 
 def _tokens(plan: Plan, survey: Survey) -> int:
     """Tokens that pass through the language model; a shared picture counts once in a pass."""
-    total = 0
-    for unit in plan.units:
-        pictures = {plan.prefixes[uid] for uid in unit.samples} if unit.prefix == SHARED else unit.samples
-        total += sum(len(survey.ids[uid]) for uid in unit.samples) + len(pictures) * survey.picture_tokens
-    return total
+    pictures = plan.read
+    if plan.shared and pictures:
+        new = np.diff(plan.prefix[: plan.read].astype(np.int64), prepend=-1) != 0
+        new[plan.ends[:-1]] = True
+        pictures = int(new.sum())
+    return int((survey.tokens[_read(plan, survey)] - survey.picture_tokens).sum()) + pictures * survey.picture_tokens
 
 
 def matrix_rate(device: str, dtype: str) -> float:

@@ -8,20 +8,18 @@ Plans are made of what is missing: samples of one picture stand together and the
 are of equal length, little is padded, and a batch that is too large for the memory shows at once.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
-from mllm_probe.cache.coverage import plan_digest
+import numpy as np
+
+from mllm_probe.cache.plan import Plan
 from mllm_probe.config.model import DTYPES
 from mllm_probe.records.batches import Survey, common_head
 from mllm_probe.records.sites import Anatomy, Key
 
-SHARED, PLAIN = "shared", "plain"
-FORMAT = 3  # of a group: since 3 a mean is one sum over its tokens, which may differ in the last digit
-FIRST = 2  # of groups whose plan names none
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
 PASS_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
 SHARD_BYTES = 100_000_000
@@ -29,86 +27,23 @@ SHARD_UNITS = 16  # at most, so that a kill costs little where rows are small
 
 
 @dataclass(frozen=True)
-class Unit:
-    samples: tuple[str, ...]
-    shard: int
-    prefix: str = PLAIN
+class Rows:
+    """R sequences of forward passes, one after another: `samples` [n] by their places in the request, how many of them
+    each row has, its head and tail columns, and the bytes it will store [R]."""
+
+    samples: np.ndarray
+    counts: np.ndarray
+    head: np.ndarray
+    tail: np.ndarray
+    bytes: np.ndarray
 
 
-@dataclass(frozen=True)
-class Plan:
-    """`spaces` maps each key to its row space; `owners` are the samples that store their prefix's rows.
-
-    `prompts` shows the rendered text of the first samples, for whoever reads the plan. Groups of an older `format` are
-    read like others, and no shard is added to them.
-    """
-
-    units: tuple[Unit, ...]
-    spaces: Mapping[Key, str]
-    prefixes: Mapping[str, str]
-    owners: frozenset[str]
-    prompts: tuple[str, ...]
-    format: int = FORMAT
-
-    @cached_property
-    def by_shard(self) -> tuple[tuple[Unit, ...], ...]:
-        """The units of each shard, in order."""
-        found: list[list[Unit]] = [[] for _ in range(self.shards)]
-        for unit in self.units:
-            found[unit.shard].append(unit)
-        return tuple(map(tuple, found))
-
-    @property
-    def shards(self) -> int:
-        """0 for a plan that only joins new samples to image states that are stored already."""
-        return 1 + self.units[-1].shard if self.units else 0
-
-    @property
-    def keys(self) -> tuple[Key, ...]:
-        return tuple(self.spaces)
-
-    @cached_property
-    def digest(self) -> str:
-        """Of what decides the bytes; `prompts` are for readers and differ with what was missing."""
-        return plan_digest(self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "units": [{"samples": u.samples, "shard": u.shard, "prefix": u.prefix} for u in self.units],
-            "spaces": {str(key): space for key, space in self.spaces.items()},
-            "prefixes": {uid: self.prefixes[uid] for uid in sorted(self.prefixes)},  # sorted by key alone: much faster
-            "owners": sorted(self.owners),
-            "prompts": list(self.prompts),
-            **({} if self.format == FIRST else {"format": self.format}),
-        }
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Plan":
-        return cls(
-            tuple(Unit(tuple(unit["samples"]), unit["shard"], unit["prefix"]) for unit in stored["units"]),
-            {Key.parse(name): space for name, space in stored["spaces"].items()},
-            stored["prefixes"],
-            frozenset(stored["owners"]),
-            tuple(stored["prompts"]),
-            stored.get("format", FIRST),
-        )
-
-
-def rows_of(survey: Survey, position: str, uid: str) -> int:
-    """Rows a sample stores there; for `tokens:TEXT` at most, since only the whole prompt's length is known."""
+def rows_of(survey: Survey, position: str, rows: np.ndarray) -> np.ndarray | int:
+    """Rows that each sample stores there, one number where all store as many; for `tokens:TEXT` at most, since only the
+    whole prompt's length is known."""
     if not position.startswith("tokens:"):
         return 1
-    return survey.picture_tokens + 1 if position == "tokens:image" else survey.tokens(uid)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sequence of a forward pass: its samples, its head and tail columns, and the bytes it will store."""
-
-    samples: tuple[str, ...]
-    head: int
-    tail: int
-    bytes: int
+    return survey.picture_tokens + 1 if position == "tokens:image" else survey.tokens[rows].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -135,88 +70,117 @@ class Planner:
 
     def plans(self, missing: Mapping[tuple[Key, ...], Sequence[str]]) -> list[Plan]:
         """One plan for each set of missing keys and the samples that lack these."""
-        return [self._plan(uids, self._spaces(keys)) for keys, uids in missing.items()]
+        return [self._plan(self.survey.rows(uids), self._spaces(keys)) for keys, uids in missing.items()]
 
     def _spaces(self, keys: Sequence[Key]) -> dict[Key, str]:
         """In the order of their names, as a plan that is read back has them: shards are made from either."""
         return {key: self.anatomy.space(key) for key in sorted(keys, key=str)}
 
-    def _plan(self, uids: Sequence[str], spaces: Mapping[Key, str]) -> Plan:
-        """Samples without a row of their own are in the plan, but in no unit."""
-        first: dict[str, str] = {}
-        for uid in uids if spaces else ():
-            first.setdefault(self.survey.prefixes[uid], uid)
-        owners = frozenset(first.values())
-        read = [uid for uid in uids if uid in owners or "sample" in spaces.values()]
-        units: list[Unit] = []
-        shard = held = inside = 0
-        for rows in self._passes(self._rows(read, self._widths(spaces), owners)):
-            size = sum(row.bytes for row in rows)
+    def _plan(self, asked: np.ndarray, spaces: Mapping[Key, str]) -> Plan:
+        """`asked` [n] are rows of the survey. Samples without a row of their own are in the plan, but in no unit."""
+        known, first, prefix = np.unique(self.survey.prefix[asked], return_index=True, return_inverse=True)
+        owns = np.zeros(len(asked), bool)
+        owns[first] = bool(spaces)
+        read = np.ones(len(asked), bool) if "sample" in spaces.values() else owns
+        rows = self._rows(asked, np.flatnonzero(read), prefix, self._bytes(asked, owns, spaces))
+        ends, shard = self._cut_into_passes(rows, self._budget(asked[read]))
+        order = np.concatenate([rows.samples, np.flatnonzero(~read)])
+        place = np.empty(len(asked), np.uint32)
+        place[order] = np.arange(len(asked))
+        return Plan(
+            samples=self.survey.uids[asked[order]],
+            prefix=prefix[order].astype(np.uint32),
+            prefixes=self.survey.prefixes[known],
+            owners=place[first] if spaces else place[:0],
+            ends=ends,
+            shard=shard,
+            shared=self.shared,
+            spaces=spaces,
+            prompts=self.survey.prompts,
+        )
+
+    def _budget(self, rows: np.ndarray) -> int:
+        return self.micro_batch * int(self.survey.tokens[rows].max(initial=0))
+
+    def _bytes(self, asked: np.ndarray, owns: np.ndarray, spaces: Mapping[Key, str]) -> np.ndarray:
+        """That each sample stores [n]; keys are many, and their row spaces and positions few."""
+        widths: Counter[tuple[str, str]] = Counter()
+        for key, space in spaces.items():
+            widths[space, key.position] += self.anatomy.widths[key.site.tower]
+        values = np.zeros(len(asked), np.int64)
+        for (space, position), width in widths.items():
+            values += width * rows_of(self.survey, position, asked) * (owns if space == "prefix" else 1)
+        return values * self.bytes_per_value
+
+    def _rows(self, asked: np.ndarray, read: np.ndarray, prefix: np.ndarray, stored: np.ndarray) -> Rows:
+        """Samples of one picture stand together, and the longest come first; of equals, those asked for first."""
+        _, first, inverse = np.unique(prefix[read], return_index=True, return_inverse=True)
+        group = np.argsort(np.argsort(first))[inverse]  # in the order in which they were asked for
+        together = np.argsort(group, kind="stable")
+        read, sizes = read[together], np.bincount(group)
+        counts, head, tail = self._sequences(asked[read], sizes)
+        starts = np.cumsum(counts) - counts
+        own = np.repeat(np.arange(len(sizes)), sizes)[starts] if len(starts) else starts  # the group of each row
+        begins = np.flatnonzero(np.diff(own, prepend=-1))
+        longest = np.lexsort([-np.maximum.reduceat(found, begins) for found in (head, tail)]) if len(own) else own
+        rank = np.argsort(longest)
+        order = np.argsort(rank[own], kind="stable")
+        size = np.add.reduceat(stored[read], starts) if len(starts) else starts
+        samples = read[np.argsort(np.repeat(rank[own], counts), kind="stable")]
+        return Rows(samples, counts[order], head[order], tail[order], size[order])
+
+    def _sequences(self, rows: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Samples of groups of so many, cut into sequences: how many each has, its head and its tail columns."""
+        tokens = self.survey.tokens[rows].astype(np.int64)
+        if not self.shared or not len(rows):
+            return np.ones(len(rows), np.int64), tokens, np.zeros(len(rows), np.int64)
+        counts, heads, budget = array("q"), array("q"), self._budget(rows)
+        stop = 0
+        for size in sizes.tolist():
+            start, stop = stop, stop + size
+            for piece in self._pieces(rows[start:stop], budget) if size > 1 else (rows[start:stop],):
+                counts.append(len(piece))
+                heads.append(self._head(piece) + self.survey.picture_tokens)
+        many, head = np.array(counts), np.array(heads)
+        return many, head, np.add.reduceat(tokens, np.cumsum(many) - many) - many * head
+
+    def _head(self, rows: np.ndarray) -> int:
+        return common_head([self.survey.ids(row) for row in rows.tolist()])
+
+    def _pieces(self, rows: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+        """Of a group, so that the tails of each stay within the budget of a pass; the head comes on top."""
+        tails = self.survey.tokens[rows] - self.survey.picture_tokens - self._head(rows)
+        start = used = 0
+        for place, tail in enumerate(tails.tolist()):
+            if place > start and used + tail > budget:
+                yield rows[start:place]
+                start, used = place, 0
+            used += tail
+        yield rows[start:]
+
+    def _cut_into_passes(self, rows: Rows, budget: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where each pass ends among the samples, and its shard. Greedily as many rows as the tokens, or the prompts,
+        and the bytes of a shard allow; a shard takes as many passes as its bytes allow, and SHARD_UNITS at most."""
+        ends, shards = array("q"), array("i")
+        shard = held = inside = samples = 0
+        for count, size in self._passes(rows, budget):
             if inside and (held + size > SHARD_BYTES or inside == SHARD_UNITS):
                 shard, held, inside = shard + 1, 0, 0
-            units.append(Unit(tuple(u for row in rows for u in row.samples), shard, SHARED if self.shared else PLAIN))
-            held, inside = held + size, inside + 1
-        prefixes = {uid: self.survey.prefixes[uid] for uid in uids}
-        return Plan(tuple(units), spaces, prefixes, owners, self.survey.prompts)
+            samples, held, inside = samples + count, held + size, inside + 1
+            ends.append(samples)
+            shards.append(shard)
+        return np.array(ends, np.int64), np.array(shards, np.int32)
 
-    def _budget(self, uids: Sequence[str]) -> int:
-        return self.micro_batch * max((self.survey.tokens(uid) for uid in uids), default=0)
-
-    def _widths(self, spaces: Mapping[Key, str]) -> Counter[tuple[str, str]]:
-        """{(row space, position): values in a row of all its keys}, for keys are many and these few."""
-        found: Counter[tuple[str, str]] = Counter()
-        for key, space in spaces.items():
-            found[space, key.position] += self.anatomy.widths[key.site.tower]
-        return found
-
-    def _rows(self, uids: Sequence[str], widths: Mapping[tuple[str, str], int], owners: frozenset[str]) -> list[Row]:
-        groups: dict[str, list[str]] = {}
-        for uid in uids:
-            groups.setdefault(self.survey.prefixes[uid], []).append(uid)
-        budget, ordered = self._budget(uids), []
-        for group in groups.values():
-            parts = self._cut(group, budget) if self.shared else ([uid] for uid in group)
-            ordered.append([self._row(part, widths, owners) for part in parts])
-        ordered.sort(key=lambda rows: (-max(row.tail for row in rows), -max(row.head for row in rows)))
-        return [row for rows in ordered for row in rows]
-
-    def _cut(self, group: Sequence[str], budget: int) -> Iterator[list[str]]:
-        """Pieces of a group whose tails stay within the budget of a pass; the head comes on top."""
-        head = common_head([self.survey.ids[uid] for uid in group])
-        piece: list[str] = []
-        used = 0
-        for uid in group:
-            tail = len(self.survey.ids[uid]) - head
-            if piece and used + tail > budget:
-                yield piece
-                piece, used = [], 0
-            piece.append(uid)
-            used += tail
-        yield piece
-
-    def _row(self, uids: Sequence[str], widths: Mapping[tuple[str, str], int], owners: frozenset[str]) -> Row:
-        head = common_head([self.survey.ids[uid] for uid in uids]) + self.survey.picture_tokens
-        tail = sum(self.survey.tokens(uid) - head for uid in uids)
-        values = sum(
-            width * rows_of(self.survey, position, uid)
-            for uid in uids
-            for (space, position), width in widths.items()
-            if space == "sample" or uid in owners
-        )
-        return Row(tuple(uids), head, tail, values * self.bytes_per_value)
-
-    def _passes(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
-        """Greedily as many rows as the tokens, or the prompts, and the bytes of a shard allow."""
-        budget = self._budget([uid for row in rows for uid in row.samples])
-        taken: list[Row] = []
-        head = tail = size = 0
-        for row in rows:
-            head, tail, size = max(head, row.head), max(tail, row.tail), size + row.bytes
-            rest = len(taken) + 1
-            full = (head + tail) * rest > budget if self.shared else rest > self.micro_batch
-            if taken and (full or size > SHARD_BYTES):
-                yield taken
-                taken, head, tail, size = [], row.head, row.tail, row.bytes
-            taken.append(row)
+    def _passes(self, rows: Rows, budget: int) -> Iterator[tuple[int, int]]:
+        """The samples and the bytes of each pass."""
+        taken = samples = head = tail = size = 0
+        columns = (column.data for column in (rows.counts, rows.head, rows.tail, rows.bytes))
+        for count, own, behind, stored in zip(*columns, strict=True):  # no list of a million numbers
+            head, tail = max(head, own), max(tail, behind)
+            full = (head + tail) * (taken + 1) > budget if self.shared else taken == self.micro_batch
+            if taken and (full or size + stored > SHARD_BYTES):
+                yield samples, size
+                taken, samples, head, tail, size = 0, 0, own, behind, 0
+            taken, samples, size = taken + 1, samples + count, size + stored
         if taken:
-            yield taken
+            yield samples, size

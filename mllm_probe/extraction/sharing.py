@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 
 from mllm_probe.cache.claims import Claims, holder
+from mllm_probe.cache.plan import Content, Plan
 from mllm_probe.cache.store import Store
 from mllm_probe.errors import PendingError
-from mllm_probe.extraction.plan import Plan, Unit
 from mllm_probe.files.store_paths import GroupPaths
 from mllm_probe.records.protocols import Reporter
 
@@ -44,12 +44,17 @@ class Job:
     number: int
 
     @property
-    def units(self) -> tuple[Unit, ...]:
-        return self.plan.by_shard[self.number]
+    def content(self) -> Content:
+        return self.plan.content(self.number)
 
     @cached_property
+    def sizes(self) -> list[int]:
+        """How many samples each pass holds."""
+        return self.plan.sizes(self.number)
+
+    @property
     def samples(self) -> int:
-        return sum(len(unit.samples) for unit in self.units)
+        return sum(self.sizes)
 
     @property
     def path(self) -> Path:

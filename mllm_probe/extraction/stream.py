@@ -19,11 +19,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.claims import Claims
+from mllm_probe.cache.plan import SHARED, Content, Plan
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.data.pictures import ahead
 from mllm_probe.errors import ModelError, first_line, is_out_of_memory
-from mllm_probe.extraction.plan import SHARED, Plan
 from mllm_probe.extraction.sharing import Job, Work, anything_to_fill, jobs_of
 from mllm_probe.extraction.taps import TOO_LITTLE, Pending, launch
 from mllm_probe.records.protocols import Extractable, Reporter
@@ -93,6 +93,7 @@ class Part:
     """A unit, or a piece of one where memory ran out."""
 
     job: Job
+    content: Content
     uids: tuple[str, ...]
     shared: bool
     last: bool
@@ -117,7 +118,7 @@ class Extraction:
         """
         started = time.monotonic()
         for plan in plans:
-            self._store.begin(plan.digest, plan.to_json(), self._model.provenance())
+            self._store.begin(plan, self._model.provenance())
         jobs = jobs_of(plans, self._store, self._work)
         self._total = sum(job.samples for job in jobs)
         self._report(jobs)
@@ -148,8 +149,8 @@ class Extraction:
 
         dtype, writer = getattr(torch, self._work.storage), None
         for part, batch in ahead(self._parts(jobs, claims), self._collate, self._work.workers):
-            self._job, plan = part.job, part.job.plan
-            writer = writer or ShardWriter(self._job.path, plan.prefixes, plan.owners, plan.spaces)
+            self._job, plan, content = part.job, part.job.plan, part.content
+            writer = writer or ShardWriter(self._job.path, content.prefixes, content.owners, plan.spaces)
             sink.add(writer, launch(self._model, batch, plan.keys, dtype))
             self._advance(len(part.uids))
             if part.last:
@@ -161,13 +162,14 @@ class Extraction:
         for job in jobs:
             if not job.take(claims):
                 continue
-            pieces = [(unit, uids) for unit in job.units for uids in _split(unit.samples, self._pieces_of(job))]
+            content, cut = job.content, self._pieces_of(job)
+            pieces = [(unit, uids) for unit in content.units for uids in _split(unit.samples, cut)]
             for i, (unit, uids) in enumerate(pieces, 1):
-                yield Part(job, uids, unit.prefix == SHARED, last=i == len(pieces))
+                yield Part(job, content, uids, unit.prefix == SHARED, last=i == len(pieces))
 
     def _collate(self, part: Part) -> "Batch":
         samples = [self._samples[uid] for uid in part.uids]
-        return self._model.collate(samples, part.job.plan.keys, part.shared, part.job.plan.owners)
+        return self._model.collate(samples, part.job.plan.keys, part.shared, part.content.owners)
 
     def _advance(self, samples: int) -> None:
         self._passes += 1
@@ -193,7 +195,7 @@ class Extraction:
             if pieces > 1 and not job.retry.exists():
                 write_json(job.retry, {"pieces": pieces, "equal": "within tolerance"})
             writer.write()
-            self._work.wrote(job.samples, sum(len(_split(unit.samples, pieces)) for unit in job.units))
+            self._work.wrote(job.samples, sum(len(_split(range(size), pieces)) for size in job.sizes))
             self._store.learn(job.path)
         claims.release(job.paths, job.number)
 
@@ -201,7 +203,7 @@ class Extraction:
         """Begin the shard anew with units cut once more. Raises ModelError where a single sample is too much."""
         import torch
 
-        used, largest = self._pieces_of(job), max(len(unit.samples) for unit in job.units)
+        used, largest = self._pieces_of(job), max(job.sizes)
         if used >= largest:
             raise ModelError(TOO_LITTLE)
         job.retry.unlink(missing_ok=True)
@@ -234,17 +236,16 @@ def finish_filled(plans: Sequence[Plan], store: Store) -> bool:
 
 def finish(plan: Plan, store: Store) -> None:
     """Close a filled plan's group."""
-    stored = {uid for unit in plan.units for uid in unit.samples}
-    joined = not stored.issuperset(plan.prefixes)
-    store.finish(plan.digest, plan.keys, plan.shards, len(plan.prefixes), joined)
+    samples = len(plan.samples)
+    store.finish(plan.digest, plan.keys, plan.shards, samples, joined=plan.read < samples)
 
 
 def join(plan: Plan, store: Store) -> None:
     """Enter a plan without units: its samples only point to image states that are stored already."""
-    store.begin(plan.digest, plan.to_json(), store.provenance())
+    store.begin(plan, store.provenance())
     finish(plan, store)
 
 
-def _split(samples: tuple[str, ...], pieces: int) -> list[tuple[str, ...]]:
+def _split(samples: Sequence[Any], pieces: int) -> list[Any]:
     size = -(-len(samples) // pieces)
     return [samples[i : i + size] for i in range(0, len(samples), size)]

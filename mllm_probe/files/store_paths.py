@@ -14,6 +14,7 @@ from pathlib import Path
 
 CLAIM = re.compile(r"\d{5,}\.\d+\.claim")
 DIGESTS = "digests.json"  # beside the caches
+OLD_PLAN = "plan.json"  # of an older release
 
 
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
@@ -123,7 +124,13 @@ class GroupPaths:
 
     @property
     def plan(self) -> Path:
-        return self.root / "plan.json"
+        return self.root / "plan.npz"
+
+    @property
+    def stored_plan(self) -> Path:
+        """The one that is there, which an older release may have written."""
+        old = self.root / OLD_PLAN
+        return old if old.exists() and not self.plan.exists() else self.plan
 
     @property
     def provenance(self) -> Path:
@@ -147,7 +154,7 @@ class GroupPaths:
     def listed(self, shards: int) -> set[Path]:
         """Every file that a finished group of so many shards may hold."""
         parts = {name(number) for number in range(shards) for name in (self.shard, self.retry)}
-        return {self.plan, self.provenance, self.manifest, *parts}
+        return {self.plan, self.root / OLD_PLAN, self.provenance, self.manifest, *parts}
 
 
 def prune(words: str, outputs: Path) -> str:

@@ -134,7 +134,7 @@ class Blueprint:
         Raises ModelError, SpanError, DataError.
         """
         found = self.prompter.survey(samples)
-        longest = max(samples, key=lambda sample: len(found.ids[sample.uid]))
+        longest = samples[int(found.tokens.argmax())]
         inputs = self.process([longest])
         self._check_size(inputs)
         (layout,) = self.layouts([longest], inputs)
@@ -145,7 +145,7 @@ class Blueprint:
             if tower != "lm":
                 tokens = [len(layout.image)] if len(longest.images) == 1 else None
                 find_slots(inputs, len(longest.images), tokens, self.patch)
-        return replace(found, picture_tokens=len(layout.ids) - len(found.ids[longest.uid]))
+        return replace(found, picture_tokens=len(layout.ids) - found.longest)
 
     def _check_size(self, inputs: Mapping[str, Any]) -> None:
         """Raises ModelError where pictures come in another size than the vision tower has learnt positions for."""

@@ -4,8 +4,10 @@ Letters in shapes: B batch, L tokens, D width, T stored rows, K tokens read. Eve
 imported at run time.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,9 @@ from mllm_probe.records.sites import Key
 
 if TYPE_CHECKING:
     import torch
+
+
+DIGITS, HEXADECIMAL = 16, re.compile(r"[0-9a-f]*")  # of a uid
 
 
 def common_head(rows: Sequence[Sequence[int] | np.ndarray]) -> int:
@@ -48,27 +53,75 @@ class Reading:
         return cls(among, tokens, np.cumsum([0, *lengths]), np.cumsum([0, *counts]))
 
 
+def packed(uids: Sequence[str]) -> np.ndarray:
+    """Uids as a column [N]: uint64 where all are digests of 16 hexadecimal digits, as those of samples are, else UTF-8.
+    Either is sorted as the uids are."""
+    whole = "".join(uids)
+    if len(whole) == DIGITS * len(uids) and set(map(len, uids)) <= {DIGITS} and HEXADECIMAL.fullmatch(whole):
+        return np.frombuffer(bytes.fromhex(whole), ">u8").astype(np.uint64)
+    return np.array([uid.encode() for uid in uids])
+
+
+def unpacked(column: np.ndarray) -> list[str]:
+    """The uids again."""
+    if column.dtype.kind != "u":
+        return [uid.decode() for uid in column.tolist()]
+    whole = column.astype(">u8").tobytes().hex()
+    return [whole[i : i + DIGITS] for i in range(0, len(whole), DIGITS)]
+
+
+def places(column: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where in a column [N] of uids each of the wanted [M] is: [M]; all of them are there."""
+    if len(column) == len(wanted) and np.array_equal(column, wanted):
+        return np.arange(len(column))
+    if column.dtype.kind != wanted.dtype.kind:
+        column, wanted = np.array(unpacked(column)), np.array(unpacked(wanted))
+    order = np.argsort(column, kind="stable")
+    return order[np.searchsorted(column, wanted, sorter=order)]
+
+
 @dataclass(frozen=True)
 class Survey:
-    """What a plan needs to know of samples before a picture is decoded, all by sample uid.
+    """What a plan needs to know of N samples before a picture is decoded, in columns: there may be millions.
 
-    `prefixes` are digests of the pictures and the prompt up to the last image tag; `ids` the prompt's token ids with
-    one id for each picture, and `picture_tokens` how many more tokens the pictures add once they are expanded.
+    Sample i begins with the prefix `prefixes[prefix[i]]`, a digest of its pictures and of its prompt up to the last
+    image tag, and has the token ids `flat[bounds[i]:bounds[i + 1]]`, with one id for each picture; `picture_tokens` is
+    how many more tokens the pictures add once they are expanded.
     """
 
-    prefixes: Mapping[str, str]
-    ids: Mapping[str, np.ndarray]  # [L] int32
+    uids: np.ndarray  # [N], packed
+    prefix: np.ndarray  # [N] uint32
+    prefixes: np.ndarray  # [P], packed
+    flat: np.ndarray  # [T] int32
+    bounds: np.ndarray  # [N + 1] int64
     picture_tokens: int
     prompts: tuple[str, ...]
 
-    def tokens(self, uid: str) -> int:
-        """Length of the expanded prompt."""
-        return len(self.ids[uid]) + self.picture_tokens
+    def rows(self, uids: Sequence[str]) -> np.ndarray:
+        """Where samples are in the columns."""
+        return self.rows_at(packed(uids))
+
+    def rows_at(self, column: np.ndarray) -> np.ndarray:
+        """The same of packed uids."""
+        return places(self.uids, column)
+
+    def ids(self, row: int) -> np.ndarray:
+        return self.flat[self.bounds[row] : self.bounds[row + 1]]
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """Lengths of the expanded prompts [N] int32."""
+        return np.diff(self.bounds).astype(np.int32) + np.int32(self.picture_tokens)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt."""
-        return max(map(self.tokens, self.ids))
+        return int(self.tokens.max())
+
+    def prefix_of(self) -> dict[str, str]:
+        """{sample uid: prefix}."""
+        names = unpacked(self.prefixes)
+        return {uid: names[number] for uid, number in zip(unpacked(self.uids), self.prefix.tolist(), strict=True)}
 
 
 @dataclass(frozen=True)

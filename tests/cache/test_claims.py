@@ -15,6 +15,7 @@ from threading import Timer
 import pytest
 
 from mllm_probe.cache.claims import STALE, Claims, Owner, holder
+from mllm_probe.cache.plan import Plan
 from mllm_probe.files.store_paths import GroupPaths
 from tests.support.killed import DATA, cache, finish, shards, start
 from tests.support.runs import Run, tiny
@@ -57,8 +58,8 @@ def times(folder: Path) -> Counter[str]:
 
 def passes(folder: Path) -> int:
     """What the plan asks for."""
-    (plan,) = folder.rglob("plan.json")
-    return len(json.loads(plan.read_text())["units"])
+    (path,) = folder.rglob("plan.npz")
+    return len(Plan.load(path).ends)
 
 
 def wait_for(folder: Path, many: int, process: subprocess.Popen[str]) -> None:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from mllm_probe.cache.claims import Claims, clear, turn
 from mllm_probe.cache.coverage import folder_digests, identify
+from mllm_probe.cache.plan import load_plan
 from mllm_probe.cache.store import Store
 from mllm_probe.errors import CacheError
 from mllm_probe.extraction.sharing import Work
@@ -157,7 +158,7 @@ def test_the_manifest_holds_digests_and_prompts(model: HFModel, store: Store, sa
     paths = store.paths.group(group)
     assert entry["shards"] == [file_digest(paths.shard(0))]
     assert entry["provenance"]["device"] == "cpu"
-    assert len(json.loads(paths.plan.read_text())["prompts"]) == 3
+    assert len(load_plan(paths).prompts) == 3
 
 
 def test_progress_goes_on_where_a_killed_run_stopped(

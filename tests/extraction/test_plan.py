@@ -160,7 +160,7 @@ def test_only_owners_pass_through_a_model_whose_pictures_alone_are_asked(
     planner = planner_for(model, samples, KEYS[:1], 5, True)
     (plan,) = planner.plans({(KEYS[0],): [sample.uid for sample in samples]})
     read = [uid for unit in plan.units for uid in unit.samples]
-    assert len(read) == len({sample.digests[0] for sample in samples}) < len(samples) == len(plan.prefixes)
+    assert len(read) == len({sample.digests[0] for sample in samples}) < len(samples) == len(plan.samples)
     store = Store(CachePaths(tmp_path / "cache"), Digests(tmp_path / "digests.json"))
     fill(model, store, samples, KEYS[:1], shared=True)
     assert store.coverage().missing(KEYS[:1], [sample.uid for sample in samples]) == {}
@@ -168,7 +168,7 @@ def test_only_owners_pass_through_a_model_whose_pictures_alone_are_asked(
 
 def test_passes_keep_to_their_tokens_and_the_longest_come_first(model: HFModel, samples: Sequence[Sample]) -> None:
     survey = model._blueprint.survey(samples, KEYS)
-    longest = max(survey.tokens(sample.uid) for sample in samples)
+    longest = max(len(survey.ids(row)) for row in range(len(samples))) + survey.picture_tokens
     passes: list[int] = []
     for micro_batch in (1, 2, 4):
         planner = Planner(survey, model.anatomy, micro_batch, 4, shared=True)
@@ -179,7 +179,7 @@ def test_passes_keep_to_their_tokens_and_the_longest_come_first(model: HFModel, 
             batch = model.collate([by_uid[uid] for uid in unit.samples], KEYS, shared=True)
             sizes.append(batch.inputs["input_ids"].numel())
         assert max(sizes) <= (micro_batch + 1) * longest
-        passes.append(len(plan.units))
+        passes.append(len(sizes))
     assert passes == sorted(passes, reverse=True) and passes[0] > passes[-1], "more tokens make fewer passes"
 
 

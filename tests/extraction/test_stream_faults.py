@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,17 +14,17 @@ import pytest
 import torch
 
 from mllm_probe.cache.claims import Claims
-from mllm_probe.cache.coverage import plan_digest
+from mllm_probe.cache.plan import FIRST, load_plan
 from mllm_probe.cache.store import Store
 from mllm_probe.errors import CacheError, ModelError
 from mllm_probe.extraction.proof import prove
 from mllm_probe.extraction.sharing import Work
 from mllm_probe.extraction.stream import Extraction
 from mllm_probe.files.digests import Digests
-from mllm_probe.files.store_paths import CachePaths
+from mllm_probe.files.store_paths import CachePaths, GroupPaths
 from mllm_probe.models.hf import HFModel
 from mllm_probe.records.samples import Sample
-from tests.support.caches import KEYS, contents, fill, plans_for
+from tests.support.caches import KEYS, as_an_older_release, contents, fill, plans_for
 from tests.support.killed import DATA, cache, finish, shards, start
 from tests.support.runs import Run, Silent, tiny
 
@@ -123,10 +124,11 @@ def test_a_damaged_shard_is_found_by_digest_and_made_again_alone(checkpoint: Pat
 def aged(whole: Path, folder: Path) -> Path:
     """A copy of an outputs folder whose one group is as an older release left it: the format in no plan."""
     (group,) = Path(shutil.copytree(whole / "outputs", folder)).glob("cache/*/groups/*")
-    plan = json.loads((group / "plan.json").read_text())
-    assert plan.pop("format") == 3
-    (group / "plan.json").write_text(json.dumps(plan))
-    return group.rename(group.parent / plan_digest(plan))
+    plan = replace(load_plan(GroupPaths(group)), format=FIRST)
+    paths = GroupPaths(group.rename(group.parent / plan.digest))
+    plan.save(paths.plan)
+    as_an_older_release(paths)
+    return paths.root
 
 
 def test_a_cache_of_an_older_format_is_read_and_never_written_to(

@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mllm_probe.cache.claims import Claims
-from mllm_probe.cache.store import Store
-from mllm_probe.extraction.plan import Plan, Planner
+from mllm_probe.cache.plan import FIRST, Plan, load_plan
+from mllm_probe.cache.store import Store, write_json
+from mllm_probe.extraction.plan import Planner
 from mllm_probe.extraction.sharing import Work
 from mllm_probe.extraction.stream import Extraction, join
 from mllm_probe.files.digests import Digests
-from mllm_probe.files.store_paths import CachePaths
+from mllm_probe.files.store_paths import CachePaths, GroupPaths
 from mllm_probe.models.hf import HFModel
-from mllm_probe.records.samples import Sample
+from mllm_probe.records.batches import unpacked
+from mllm_probe.records.samples import Sample, digest
 from mllm_probe.records.sites import Key
 from tests.support.runs import Silent
 
@@ -38,7 +41,7 @@ def plans_for(
 ) -> list[Plan]:
     planner, coverage = planner_for(model, samples, keys, batch, shared), store.coverage()
     missing = coverage.missing(keys, [sample.uid for sample in samples])
-    known = coverage.knowing(planner.survey.prefixes)
+    known = coverage.knowing(planner.survey.prefix_of())
     return [plan for gap, uids in missing.items() for plan in planner.plans(known.gaps(gap, uids))]
 
 
@@ -55,9 +58,9 @@ def fill(
     work, by_uid = Work("float32", workers=1), {sample.uid: sample for sample in samples}
     with Claims() as claims:
         extraction = Extraction(model, by_uid, store, work, reporter or Silent())
-        done = extraction.run([plan for plan in plans if plan.units], claims)
+        done = extraction.run([plan for plan in plans if plan.read], claims)
     for plan in plans:
-        if not plan.units:
+        if not plan.read:
             join(plan, store)
     return int(done["samples"])
 
@@ -65,6 +68,24 @@ def fill(
 def contents(store: Store) -> dict[str, bytes]:
     root = store.paths.root
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def as_an_older_release(paths: GroupPaths) -> dict[str, Any]:
+    """Write a group's plan as releases before the columns did, and named its folder."""
+    plan = load_plan(paths)
+    contents = [plan.content(number) for number in range(plan.shards)]
+    stored = {
+        "units": [{"samples": unit.samples, "shard": unit.shard, "prefix": unit.prefix} for unit in plan.units],
+        "spaces": {str(key): space for key, space in plan.spaces.items()},
+        "prefixes": dict(zip(unpacked(plan.samples), unpacked(plan.prefixes[plan.prefix]), strict=True)),
+        "owners": sorted(uid for content in contents for uid in content.owners),
+        "prompts": plan.prompts,
+        **({} if plan.format == FIRST else {"format": plan.format}),
+    }
+    assert digest({name: value for name, value in stored.items() if name != "prompts"}) == paths.root.name
+    write_json(paths.root / "plan.json", stored, indent=None)
+    paths.plan.unlink()
+    return stored
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ tag, tokenised by hand with its character offsets, and an end that some processo
 the hand's ids proves the offsets; prompts about the same pictures share the head.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from mllm_probe.config.model import AUTO, PLAIN, PromptSettings
 from mllm_probe.errors import ConfigError, DataError, SpanError, choices, in_brief
 from mllm_probe.models.prompts.picture_tags import Tag
 from mllm_probe.models.prompts.templates import OPENED, STAND_IN, Wrapping, find_template
-from mllm_probe.records.batches import Survey
+from mllm_probe.records.batches import Survey, packed
 from mllm_probe.records.samples import Sample, digest
 from mllm_probe.records.sites import ANSWER
 
@@ -124,18 +125,26 @@ class Prompter:
         if self._wrapping:
             for sample in samples[:: 1 + len(samples) // SPREAD]:
                 self._wrapping.check(len(sample.images), [sample.text])
-        prefixes: dict[str, str] = {}
-        ids: dict[str, np.ndarray] = {}
-        known: dict[tuple[tuple[str, ...], str], str] = {}
+        number: dict[tuple[tuple[str, ...], str], int] = {}
+        prefix, lengths, ids = array("I"), array("i"), array("i")
         for start in range(0, len(samples), AT_ONCE):
             some = samples[start : start + AT_ONCE]
             prompts = [self.render(sample) for sample in some]
             rows = self.tokenizer([prompt.text for prompt in prompts], padding=False)["input_ids"]
             for sample, prompt, row in zip(some, prompts, rows, strict=True):
                 head = sample.digests, prompt.text[: prompt.tag_end]
-                prefixes[sample.uid] = known.get(head) or known.setdefault(head, digest(*head))
-                ids[sample.uid] = np.asarray(row, dtype=np.int32)
-        return Survey(prefixes, ids, 0, tuple(self.render(sample).text for sample in samples[:SHOWN]))
+                prefix.append(number.setdefault(head, len(number)))
+                lengths.append(len(row))
+                ids.extend(row)
+        return Survey(
+            uids=packed([sample.uid for sample in samples]),
+            prefix=np.asarray(prefix),
+            prefixes=packed([digest(*head) for head in number]),
+            flat=np.asarray(ids),
+            bounds=np.cumsum([0, *lengths]),
+            picture_tokens=0,
+            prompts=tuple(self.render(sample).text for sample in samples[:SHOWN]),
+        )
 
     def tails(self, samples: Sequence[Sample]) -> list["Tail"]:
         """What stands behind the last image tag, tokenised by hand; of a prompt without a tag, all of it."""

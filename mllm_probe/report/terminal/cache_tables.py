@@ -98,7 +98,9 @@ def list_groups(cache: Cache) -> None:
 
 def _state(group: Group) -> str:
     if not group.plan:
-        return "claimed, not begun" if group.claimed and not group.paths.plan.exists() else "plan.json is unreadable"
+        return (
+            "claimed, not begun" if group.claimed and not group.paths.stored_plan.exists() else "its plan is unreadable"
+        )
     if not group.finished:
         claimed = f", {group.claimed} claimed" if group.claimed else ""
         return f"unfinished, {group.present} of {count(len(group.planned), 'shard')}{claimed}"
