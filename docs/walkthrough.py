@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mllm_probe.cache.plan import SHARED
+from mllm_probe.cache.plan import SHARED, ShardWriter
 from mllm_probe.cache.store import Store
-from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.config.model import ModelSettings
 from mllm_probe.config.run import RunConfig
 from mllm_probe.data.coco import Selection

@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.cache.claims import Claims
-from mllm_probe.cache.plan import Plan
+from mllm_probe.cache.plan import Plan, ShardWriter
 from mllm_probe.cache.store import Store
-from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.extraction.plan import Planner
 from mllm_probe.extraction.sharing import Work, jobs_of
 from mllm_probe.extraction.stream import finish_filled

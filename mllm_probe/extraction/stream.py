@@ -19,9 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.cache.claims import Claims
-from mllm_probe.cache.plan import SHARED, Content, Plan
+from mllm_probe.cache.plan import SHARED, Content, Plan, ShardWriter
 from mllm_probe.cache.store import Store, write_json
-from mllm_probe.cache.writer import ShardWriter
 from mllm_probe.data.pictures import ahead
 from mllm_probe.errors import ModelError, first_line, is_out_of_memory
 from mllm_probe.extraction.sharing import Job, Work, anything_to_fill, jobs_of

@@ -23,7 +23,7 @@ from tests.support.runs import Run, tiny
 LOGGED = """
 import os, sys, time
 from mllm_probe.cli import entry as cli
-from mllm_probe.cache.writer import ShardWriter
+from mllm_probe.cache.plan import ShardWriter
 from mllm_probe.extraction import stream
 from mllm_probe.models import hf
 

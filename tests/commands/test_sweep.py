@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import accuracy_score, log_loss
 
-from mllm_probe.cache.writer import ShardWriter
+from mllm_probe.cache.plan import ShardWriter
 from mllm_probe.commands import run
 from mllm_probe.config.run import RunConfig, run_digest
 from mllm_probe.errors import CacheError, DataError, ProbeError
