@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow test-slurm test-browser check format docs wheel clean
+.PHONY: help install run test test-fast test-slow test-slurm test-browser check format docs wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ run: $(READY)  ## run the default experiment (ARGS="task=objects" changes it)
 
 test: $(READY)  ## run the tests in two processes (WORKERS=8 for more)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not slurm and not browser" $(ARGS)
+
+test-fast: $(READY)  ## run the tests that call no whole command and load no model
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not slurm and not browser and not long" $(ARGS)
 
 test-slow: $(READY)  ## run all tests, also the slow ones
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)

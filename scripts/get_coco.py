@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from mllm_probe.data.pictures import check_decodes, inside
+from mllm_probe.data.pictures import inside, open_rgb
 from mllm_probe.errors import DataError
 from mllm_probe.files.store_paths import replacing
 from mllm_probe.report.terminal.progress import RichReporter
@@ -153,7 +153,7 @@ def fetch_pictures(folder: Path, split: str, address: str, reporter: RichReporte
 def check_picture(path: Path, size: tuple[int, int]) -> None:
     """Raises DataError, and removes the file, unless it decodes to this width and height."""
     try:
-        check_decodes(path)
+        open_rgb(path)
         with Image.open(path) as image:
             found = image.size
         if found != size:

@@ -30,15 +30,15 @@ torch.set_num_threads(1)
 # In the order in which they import each other
 pytest_plugins = [f"tests.support.{name}" for name in ("caches", "killed", "score_tables", "finished", "score_words")]
 
-LONGEST = (
-    "test_docs.py",
-    "test_hf_conformance.py",
-    "test_wheel.py",
-)  # first, so that no worker ends long after another
+FIRST = ("test_docs.py", "test_hf_conformance.py", "test_wheel.py")  # so that no worker ends long after another
+LONG = {"probe", "called", "checkpoint", "family", "built", "cold"}  # fixtures that call commands or load models
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: item.path.name not in FIRST)
+    for item in items:
+        if LONG.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("long")
 
 
 def pytest_collection_finish() -> None:

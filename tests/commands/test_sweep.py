@@ -3,6 +3,7 @@
 import itertools
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,16 +37,14 @@ LM = ("layers.towers=[lm]", "extract.positions=[last,mean_text]")
 
 
 @pytest.fixture
-def swept(probe: Run, checkpoint: Path, tmp_path: Path) -> Path:
+def swept(called: Callable[..., Path], checkpoint: Path) -> Path:
     args = (
         "controls=[control_task,permuted]",
         "sweep.analyses=[mdl,v_information,erasure]",
         "sweep.baseline=lm.00@mean_text",
         "sweep.seeds=[0,1]",
     )
-    code, _, err = probe("run", *tiny(checkpoint), *QUICK, *LM, *args)
-    assert code == 0, err
-    return folder(tmp_path)
+    return folder(called("run", *tiny(checkpoint), *QUICK, *LM, *args))
 
 
 def test_scores_follow_from_the_predictions(swept: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from mllm_probe.api import load_cache
-from mllm_probe.cli import entry as cli
 from mllm_probe.errors import DataError
 from mllm_probe.files.jobs import Job, read, write
 from mllm_probe.files.readback import load_rows
@@ -19,19 +18,11 @@ from tests.support.runs import QUICK, Run, tiny
 NO_OBJECTS = ("", "[]", "null", "3", '"text"', "{", "[" * 100_000, "\x00\xff")
 
 
-@pytest.fixture(scope="module")
-def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        cli.main(["run", *tiny(checkpoint), *QUICK, "layers.stride=4", "controls=none", "hydra.run.dir=run"])
-    return folder / "run"
-
-
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+def run(called: Callable[..., Path], checkpoint: Path, tmp_path: Path) -> Path:
+    """The folder of a finished run, which may be edited."""
+    done = called("run", *tiny(checkpoint), *QUICK, "layers.stride=4", "controls=none", "hydra.run.dir=run")
+    return Path(shutil.copytree(done / "run", tmp_path / "run"))
 
 
 def refused(answer: tuple[int, str, str], said: str) -> None:

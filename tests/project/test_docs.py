@@ -126,6 +126,7 @@ def check_plain(parser: ArgumentParser, arguments: list[str], where: str) -> Non
         assert not stop.code, f"{where}: {arguments}"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_what_a_page_runs_runs(page: Path, tmp_path: Path) -> None:
@@ -139,6 +140,7 @@ def test_what_a_page_runs_runs(page: Path, tmp_path: Path) -> None:
             assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_recipes_hold_in_this_repository_too(tmp_path: Path) -> None:
     """The files of docs/extend.md where its table puts them, in a copy of the package; then all of them in two runs."""

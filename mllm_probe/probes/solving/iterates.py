@@ -58,24 +58,17 @@ class Solution:
 class Iterates:
     """Where the unsolved problems of a batch stand, intercepts at their best, and what they remember of their steps."""
 
-    def __init__(
-        self, features: Features, basis: Basis, work: Work, start: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> None:
-        """`start`: weights [P, C, D] and about the intercepts [P, C]; None: the best constant."""
+    def __init__(self, features: Features, basis: Basis, work: Work, weights: torch.Tensor) -> None:
         self._features, self._basis, self._work = features, basis, work
         self._memory: list[tuple[torch.Tensor, ...]] = []
-        self._levels: tuple[torch.Tensor, ...] = ()
-        self._hard = torch.zeros(len(work.target), dtype=torch.bool, device=work.target.device)
-        rms = (work.target.square() * work.weight[:, None]).sum((1, 2)).sqrt()
-        self._rounds = ROUNDINGS * torch.finfo(rms.dtype).eps * rms
-        self._constant, self._b = work.loss.constant(work.target, work.weight)
-        if start is None:
-            self._w = self._b.new_zeros(*self._b.shape, features.width)
-            self._z = self._b[:, :, None].expand_as(work.target)
-        else:
-            self._w, self._b = start
-            self._z = self._products(self._w) + self._b[:, :, None]
+        self._w, self._b = torch.zeros_like(weights), weights.new_zeros(weights.shape[:2])
+        self._z = torch.zeros_like(work.target)
         self._see_level()
+        self._hard = torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
+        rms = (work.target.square() * work.weight[:, None]).sum((1, 2)).sqrt()
+        self._rounds = ROUNDINGS * torch.finfo(weights.dtype).eps * rms
+        self._constant = self._centre()[0]
+        self._w, self._z = weights, self._z + self._products(weights)
         self._look()
 
     def _products(self, weights: torch.Tensor) -> torch.Tensor:
@@ -102,22 +95,17 @@ class Iterates:
         """
         work, before = self._work, torch.full_like(self._rounds, torch.inf)
         for _ in range(CENTRING):
-            off, level = work.loss.pull(self._z, work.target, work.weight)
+            off = work.loss.off(self._z, work.target, work.weight)
             size = off.abs().amax(1)
             if bool((size <= self._rounds).all()):
                 break
-            if level is not None:
-                self._levels = (level.clamp_min(1e-30),)
-            elif bool((size > SLOW * before).any()):
+            if self._alone or bool((size > SLOW * before).any()):
                 self._see_level()
             before, move = size, -self._level(off)
             far = work.loss.third * move.abs().amax(1, keepdim=True)
             move = torch.where(far > 0, far.log1p() / far, 1.0) * move
             self._b, self._z = self._b + move, self._z + move[:, :, None]
-        found = work.loss.at(self._z, work.target, work.weight)
-        if self._alone:
-            self._levels = (found[2].clamp_min(1e-30),)
-        return found
+        return work.loss.at(self._z, work.target, work.weight)
 
     @property
     def _alone(self) -> bool:
@@ -171,6 +159,8 @@ class Iterates:
     def advance(self) -> None:
         """One step: direction, step length, new place, new memory."""
         dw = self._direction()
+        if self._alone:
+            self._see_level()
         dz, db = self._followed(dw, self._turning())
         step = self._length(dz, dw)
         sw, g = step[:, None, None] * dw, self._g

@@ -18,7 +18,6 @@ from torch.nn.functional import logsigmoid
 
 At = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Turning = Callable[[torch.Tensor], torch.Tensor]
-Pull = tuple[torch.Tensor, torch.Tensor | None]
 Along = tuple[torch.Tensor, torch.Tensor]
 AFFORDABLE = 4e9  # rows times the square of the smaller dimension: about 0.2 s of float64 on one core
 FILL = 1e-10  # curvature given to each intercept: those of certain classes have next to none
@@ -33,11 +32,8 @@ class Loss(Protocol):
     def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
         """Logits and targets [P, C, n] -> loss [P], its derivative by the logits [P, C, n], mean curvature [P, C]."""
 
-    def pull(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pull:
-        """The sums of that derivative over rows [P, C]; and of the second one, where rows have one logit."""
-
-    def constant(self, target: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss [P] and the logits [P, C] of the best constant."""
+    def off(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The sums of that derivative over rows [P, C], without the rest."""
 
     def level(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Second derivative by the intercepts [P, C, C]; where they can all move and nothing changes, that is filled
@@ -114,14 +110,8 @@ class Sigmoid(_Single):
         curvature = (wrong * (1 - wrong) * w).sum(2)
         return loss, -(target * w) * wrong, curvature
 
-    def pull(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pull:
-        wrong = torch.sigmoid(-target * z)
-        share = weight[:, None] * wrong
-        return -(target * share).sum(2), (share * (1 - wrong)).sum(2)
-
-    def constant(self, target: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        shares = torch.cat([_summed((1 + side * target) / 2, weight) for side in (1, -1)], 1)
-        return _entropy(shares), shares[:, :1].log() - shares[:, 1:].log()
+    def off(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return (-(target * weight[:, None]) * torch.sigmoid(-target * z)).sum(2)
 
     def bend(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         wrong = torch.sigmoid(-z[:, 0].abs())  # where p is near 1, 1 - p would round
@@ -146,13 +136,8 @@ class Softmax:
         mass, square = _summed(p, weight), _summed(p.square(), weight)
         return loss, p.sub_(target).mul_(weight[:, None]), mass - square
 
-    def pull(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pull:
-        return _summed(torch.softmax(z, 1).sub_(target), weight), None
-
-    def constant(self, target: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        shares = _summed(target, weight)
-        logits = shares.log()
-        return _entropy(shares), logits - logits.mean(1, keepdim=True)
+    def off(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return _summed(torch.softmax(z, 1).sub_(target), weight)
 
     def bends(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         p = torch.softmax(z, 1)
@@ -190,12 +175,8 @@ class Squared(_Single):
         off, w = z - target, weight[:, None]
         return (w * off * off).sum((1, 2)) / 2, w * off, weight.sum(1, keepdim=True)
 
-    def pull(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pull:
-        return _summed(z - target, weight), weight.sum(1, keepdim=True)
-
-    def constant(self, target: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = _summed(target, weight)
-        return _summed((target - mean[:, :, None]).square(), weight)[:, 0] / 2, mean
+    def off(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return (weight[:, None] * (z - target)).sum(2)
 
     def bend(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return weight
@@ -208,10 +189,6 @@ class Squared(_Single):
 def _summed(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """[P, C, n] by weights [P, n] over rows -> [P, C]."""
     return (values @ weight[:, :, None])[:, :, 0]
-
-
-def _entropy(shares: torch.Tensor) -> torch.Tensor:
-    return -torch.xlogy(shares, shares).sum(1)
 
 
 def affordable(rows: int, width: int, outputs: int) -> bool:

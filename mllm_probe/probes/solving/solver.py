@@ -31,32 +31,29 @@ PATIENCE = 20  # steps without a smaller gradient before it is taken for all tha
 
 def solve(features: Features, basis: Basis, work: Work) -> Solution:
     """Every problem to its optimum; `converged` says which got there."""
+    problems, outputs, _ = work.target.shape
+    zeros = torch.zeros(problems, outputs, features.width, device=features.device)
     steps = ROUGH_BEFORE_NEWTON if sure_way(features, work) else ROUGH
-    rough = _descend(features, basis, work.to(torch.float32), None, steps)
-    exact = _descend(features, basis, work.to(torch.float64), (rough.weights.double(), rough.intercept.double()), EXACT)
+    rough = _descend(features, basis, work.to(torch.float32), zeros, steps)
+    exact = _descend(features, basis, work.to(torch.float64), rough.weights.double(), EXACT)
     return replace(exact, steps=rough.steps + exact.steps)
 
 
 def finish(features: Features, basis: Basis, work: Work, found: Solution) -> Solution:
     """Solutions from `solve`, as far as float64 goes."""
-    exact = _descend(features, basis, work, (found.weights, found.intercept), EXACT, fully=True)
+    exact = _descend(features, basis, work, found.weights, EXACT, fully=True)
     return replace(exact, steps=found.steps + exact.steps)
 
 
 def _descend(
-    features: Features,
-    basis: Basis,
-    work: Work,
-    start: tuple[torch.Tensor, torch.Tensor] | None,
-    steps: int,
-    fully: bool = False,
+    features: Features, basis: Basis, work: Work, start: torch.Tensor, steps: int, fully: bool = False
 ) -> Solution:
     """From a start to GAP (`fully`: to where rounding hides the gradient), or the end of patience or steps.
 
     Solved problems leave the batch.
     """
-    front, found = Iterates(features, basis, work, start), _blank(features, work)
-    alive = torch.arange(len(work.target), device=features.device)
+    front, found = Iterates(features, basis, work, start), _blank(work, start)
+    alive = torch.arange(len(start), device=features.device)
     best, waited = torch.full_like(work.penalty, torch.inf), torch.zeros_like(work.penalty)
     for step in range(steps + 1):
         size = front.size()
@@ -75,8 +72,7 @@ def _descend(
     return found
 
 
-def _blank(features: Features, work: Work) -> Solution:
+def _blank(work: Work, weights: torch.Tensor) -> Solution:
     """Room for the solutions of so many problems."""
-    intercept, numbers = work.target.new_zeros(work.target.shape[:2]), torch.zeros(6, *work.penalty.shape)
-    weights = intercept.new_zeros(*intercept.shape, features.width)
-    return Solution(weights, intercept, torch.empty_like(work.target), *numbers.to(work.penalty))
+    numbers = (torch.zeros_like(work.penalty) for _ in range(6))
+    return Solution(weights.clone(), weights.new_zeros(weights.shape[:2]), torch.empty_like(work.target), *numbers)
