@@ -93,9 +93,12 @@ class Table:
         lines: list[Line] = []
         skipped: list[str] = []
         first: dict[str, int] = {}
-        for number, record in records:
+        name = file.name
+        records.reverse()
+        while records:  # each is forgotten once it is read
+            number, record = records.pop()
             try:
-                line = self._line(where := f"{file.name}, row {number}", number, record)
+                line = self._line(where := f"{name}, row {number}", number, record)
                 if line.id and first.setdefault(line.id, number) != number:
                     raise DataError(
                         f"{where}: the id {line.id!r} is that of row {first[line.id]}; give each row its own"
@@ -134,7 +137,7 @@ class Table:
         return str(value) if type(value) is int else _word(where, record, str(self.id_column), "the name of the row")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """A row before its picture was looked at."""
 

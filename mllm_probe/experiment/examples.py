@@ -206,8 +206,10 @@ def covaried(examples: Examples, collection: Collection, names: Any) -> Examples
         if name not in columns:
             raise ConfigError(f"task.covariates names '{name}', which no decision has; {choices(str(name), columns)}")
     chosen = [{name: each.get(name, "") for name in names} for each in known] or [{}] * len(examples.decisions)
-    decisions = (replace(d, covariates=own) for d, own in zip(examples.decisions, chosen, strict=True))
-    return replace(examples, decisions=tuple(decisions))
+    both = zip(examples.decisions, chosen, strict=True)
+    return replace(
+        examples, decisions=tuple(d if d.covariates == own else replace(d, covariates=own) for d, own in both)
+    )
 
 
 def _known(sample: Sample, pictures: dict[str, Picture]) -> dict[str, str | float]:

@@ -1,6 +1,7 @@
 """The records that travel from a picture to a score.
 
 Letters in shapes: N rows, D width, C classes. Everything here is frozen; nothing here reads a file or imports torch.
+There may be millions of rows, samples and decisions: they have slots, and what equals in several is one object in all.
 What travels between a model and the store is in `batches`.
 """
 
@@ -13,11 +14,12 @@ from typing import Any
 
 from mllm_probe.errors import DataError, is_whole
 
+_encoded = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).encode  # made once: it is called a lot
+
 
 def digest(*parts: Any) -> str:
     """A 16-digit hexadecimal digest of JSON-able parts; equal parts give equal digests on every machine."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_encoded(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Picture:
         object.__setattr__(self, "group", self.group or self.digest)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of a table of questions: `label` is a word, a number, or the words that hold of several; `number` is
     where it stands, for messages; `columns` are its other cells; `id` is what the user calls it, `group` what its
@@ -78,7 +80,7 @@ class Collection:
     source: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What the model reads: pictures and the user's text before any chat template.
 
@@ -109,11 +111,12 @@ class Sample:
                 f"picture {pictures[0].id}: the text {text!a} holds half a character (a lone surrogate); fix it "
                 "in the data file"
             )
-        bare = cls("", (), (), text, dict(marks))
-        return bare.showing(tuple(p.path for p in pictures), tuple(p.digest for p in pictures))
+        digests = tuple([picture.digest for picture in pictures])
+        uid = digest(digests, text, sorted(marks.items()))
+        return cls(uid, tuple([picture.path for picture in pictures]), digests, text, marks)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What is scored. `mark` picks one row where a position has several a sample; `strata` cuts the test set.
 

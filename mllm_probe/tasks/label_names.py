@@ -47,7 +47,8 @@ class Names:
         known = _commonest(spelled)
         rename = {word: self._name(word, known[bare(word)]) for word in spelled}
         self._check({**spelled, **dict.fromkeys(beside, 0)})
-        kept = [replace(row, label=label) for row in rows if (label := _renamed(row.label, rename)) is not None]
+        named = ((row, _renamed(row.label, rename)) for row in rows)
+        kept = [row if name is row.label else replace(row, label=name) for row, name in named if name is not None]
         return kept, [*_joined(spelled, rename), *_left_out(rows, rename)]
 
     def _name(self, word: str, known: str) -> str | None:

@@ -6,7 +6,8 @@ Nothing is balanced here: what the texts alone give away is for the controls to 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mllm_probe.tasks.splits import Folds
 
 AUTO = "auto"
 YES = ("yes", "true", "1")  # what label 1 of two is called where nobody says
+NO_COLUMNS: Mapping[str, str | float] = {}
 NO_PICTURE = Picture("", Path(), "")
 Asked = tuple[Sample, Row]
 
@@ -105,9 +107,8 @@ class Questions:
         return list(found.values()), [said] if again else []
 
     def _sample(self, row: Row) -> Sample:
-        start = self.template.index("{text}")
-        marks = {"text": (start, start + len(row.text))}
-        return Sample.of([row.picture], self.template.replace("{text}", row.text), marks)
+        before, _, after = self.template.partition("{text}")
+        return Sample.of([row.picture], f"{before}{row.text}{after}", _marks(len(before), len(row.text)))
 
     def _single(
         self, asked: Sequence[Asked], group_of: dict[str, str], code_of: Mapping[str, int | float]
@@ -171,9 +172,31 @@ class Questions:
     ) -> Decision:
         uid = digest(sample.uid, self.name, self.target, head)
         group = group_of[row.picture.digest]
-        strata = {"picture": row.picture.id} | ({} if head is None else {"category": head})
-        known = Decision(uid, sample.uid, self.target, label, group, mark="text", type=type, strata=strata, head=head)
-        return replace(known, covariates=row.columns, row=row.number)
+        return Decision(
+            uid,
+            sample.uid,
+            self.target,
+            label,
+            group,
+            mark="text",
+            type=type,
+            strata=_strata_of(row.picture.id, head),
+            head=head,
+            covariates=row.columns if self.covariates else NO_COLUMNS,
+            row=row.number,
+        )
+
+
+@lru_cache(maxsize=4096)
+def _marks(start: int, length: int) -> dict[str, tuple[int, int]]:
+    """One object for all texts of a length."""
+    return {"text": (start, start + length)}
+
+
+@lru_cache(maxsize=65_536)
+def _strata_of(picture: str, head: str | None) -> dict[str, str]:
+    """One object for all questions about a picture."""
+    return {"picture": picture} | ({} if head is None else {"category": head})
 
 
 def _kind(rows: Sequence[Row]) -> str:

@@ -130,7 +130,12 @@ class Prompter:
         for start in range(0, len(samples), AT_ONCE):
             some = samples[start : start + AT_ONCE]
             prompts = [self.render(sample) for sample in some]
-            rows = self.tokenizer([prompt.text for prompt in prompts], padding=False)["input_ids"]
+            rows = self.tokenizer(
+                [prompt.text for prompt in prompts],
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
             for sample, prompt, row in zip(some, prompts, rows, strict=True):
                 head = sample.digests, prompt.text[: prompt.tag_end]
                 prefix.append(number.setdefault(head, len(number)))
