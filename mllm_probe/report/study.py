@@ -1,25 +1,24 @@
 """What a run of two tasks ends with: both runs, study.png, the answer in words, and one page of it all."""
 
 from mllm_probe.config.report import ReportSettings
-from mllm_probe.files.paths import SIDES, RunPaths
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.study import draw_study
-from mllm_probe.report.html.page import leave_page
-from mllm_probe.report.html.run_view import Result
+from mllm_probe.report.html.page import leave_page, results_of
 from mllm_probe.report.run import show_run
 from mllm_probe.report.terminal.progress import both
 from mllm_probe.report.terminal.study import print_study
-from mllm_probe.results.selection import check_selection, selected
+from mllm_probe.results.selection import check_selection
 from mllm_probe.results.study import load_study
 
 
 def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Both tasks, then study.png and study.pdf, what became of the hypotheses, and one page of it all."""
-    tables = [Result(paths.side(side), settings).scores for side in SIDES]
-    check_selection(tables, settings)
-    lacking = [line for side in SIDES for line in show_run(paths.side(side), settings)]
+    results = results_of(paths, settings)
+    check_selection([result.scores for result in results], settings)
+    lacking = [line for result in results for line in show_run(result)]
     study = load_study(paths.study)
-    whole, local = (selected(table, settings) for table in tables)
+    whole, local = (result.selected for result in results)
     lacking.append(draw_study(whole, local, study["statements"], both(paths.curves), settings))
     print_study(study)
-    leave_page(paths, settings, reporter, lacking)
+    leave_page(paths, settings, reporter, lacking, results)

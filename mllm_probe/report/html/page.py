@@ -32,20 +32,33 @@ def command(paths: RunPaths) -> str:
     return shlex.join(["mllm-probe", *job.command.split(), *job.overrides])
 
 
-def write_page(paths: RunPaths, settings: ReportSettings) -> list[str]:
+def results_of(paths: RunPaths, settings: ReportSettings) -> list[Result]:
+    """A run, or both tasks of a study."""
+    if paths.study.is_file():
+        return [Result(paths.side(side), settings, side) for side in SIDES]
+    return [Result(paths, settings)]
+
+
+def write_page(paths: RunPaths, settings: ReportSettings, results: Sequence[Result] | None = None) -> list[str]:
     """report.html of a run, or of a study with both its tasks, in one move; a line on each damaged file that it goes
-    without. Raises DataError."""
+    without. `results` may have been read and drawn before. Raises DataError."""
     study = _read(paths.study) if paths.study.is_file() else None
-    results = [Result(paths.side(side), settings, side) for side in SIDES] if study else [Result(paths, settings)]
+    results = results or results_of(paths, settings)
     content = render(paths, results, study)
     with replacing(paths.page) as part:
         part.write_text(without_codes(content), encoding="utf-8")
     return [line for result in results for line in result.left_out]
 
 
-def leave_page(paths: RunPaths, settings: ReportSettings, reporter: Reporter, lacking: Sequence[str] = ()) -> None:
+def leave_page(
+    paths: RunPaths,
+    settings: ReportSettings,
+    reporter: Reporter,
+    lacking: Sequence[str] = (),
+    results: Sequence[Result] | None = None,
+) -> None:
     """Write the page, and say what figures and page go without and where everything is."""
-    end(reporter, paths.root, *lacking, *write_page(paths, settings), page=paths.page)
+    end(reporter, paths.root, *lacking, *write_page(paths, settings, results), page=paths.page)
 
 
 def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:

@@ -120,11 +120,17 @@ class Result(OptionalFiles):
     def charts(self) -> list[Chart]:
         return layer_charts(self.selected)
 
+    @cached_property
+    def drawn(self) -> Any:
+        """layers_figure, once for its files and the page."""
+        return layers_figure(self.selected, self.settings)
+
     @property
     def figure(self) -> str:
         """layers.svg as an address."""
         on_screen = replace(self.settings, style=SCREEN)
-        return svg_uri(layers_figure(self.selected, on_screen), on_screen)
+        same = on_screen == self.settings
+        return svg_uri(self.drawn if same else layers_figure(self.selected, on_screen), on_screen)
 
     def grid(self) -> Iterator[tuple[str, list[Mapping[str, Any] | None]]]:
         """(site, a cell for each position): the row of scores.csv, `heat` from 0 to 1, and whether validation chose
@@ -142,10 +148,8 @@ class Result(OptionalFiles):
 
     def controls(self) -> list[Beside]:
         """Each baseline and control at the leading position, at its best layer on validation."""
-        if not self.readings:
-            return beside(self.scores, self.tests, "", "")
-        first = self.readings[0]
-        return beside(self.scores, self.tests, first.position, first.site)
+        where = next(((first.position, first.site) for first in self.readings), ("", ""))
+        return beside(self.scores, self.tests, *where)
 
     @property
     def covariates(self) -> list[str]:
@@ -223,14 +227,10 @@ class Result(OptionalFiles):
             yield "intervals", row
         yield "fits that did not converge", str(self.summary.get("unconverged", "not known"))
         for remark, named in (self.summary.get("remarks") or {}).items():
-            yield (
-                remark.removeprefix("have "),
-                ", ".join(named[:4]) + f" and {len(named) - 4} more" * (len(named) > 4),
-            )
-        for row in self.summary.get("skipped") or []:
-            yield "skipped", row
-        for row in self.left_out:
-            yield "damaged", row
+            more = f" and {len(named) - 4} more" * (len(named) > 4)
+            yield remark.removeprefix("have "), ", ".join(named[:4]) + more
+        yield from (("skipped", row) for row in self.summary.get("skipped") or [])
+        yield from (("damaged", row) for row in self.left_out)
 
     @property
     def quantized(self) -> list[str]:

@@ -13,14 +13,18 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import DataError
 from mllm_probe.files.paths import RunPaths
+from mllm_probe.report.figures.layers import layers_figure
 from mllm_probe.report.html.page import write_page
 from mllm_probe.report.html.skeleton import MISSING, Library
+from mllm_probe.report.run import show
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results.examples import RIGHT, SHOWN, UNSURE, WRONG, Verdicts, load_examples
 from mllm_probe.results.geometry import Relation, save_relations
@@ -28,7 +32,7 @@ from mllm_probe.results.predictions import load_logits, load_scored
 from mllm_probe.results.score_file import load_scores, load_summary, load_tests
 from mllm_probe.results.selection import blocks, headline, leading, real
 from tests.support.pages import EVIL, Markup, shown_run
-from tests.support.runs import Run
+from tests.support.runs import Run, Silent
 from tests.support.score_tables import H1, PEAKED, PLATEAU, write
 from tests.support.score_words import check_words
 
@@ -123,6 +127,20 @@ def test_nothing_a_stranger_wrote_runs(made: Path) -> None:
         "Attribution <b>License</b> (http://creativecommons.org/licenses/by/2.0/), from http://farm.example/"
         in page.words
     )
+
+
+def test_layers_are_drawn_once_for_their_files_and_the_page(run: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def counted(scores: pd.DataFrame, settings: ReportSettings) -> Figure:
+        drawn.append(settings.style)
+        return layers_figure(scores, settings)
+
+    monkeypatch.setattr("mllm_probe.report.html.run_view.layers_figure", counted)
+    show(run, Silent(), ReportSettings())
+    assert drawn == ["screen"] and "image/svg+xml" in run.page.read_text()
+    show(run, Silent(), ReportSettings(style="paper"))
+    assert drawn == ["screen", "paper", "screen"], "pages are read on a screen"
 
 
 def test_pictures_are_found_again_or_said_to_be_gone(run: RunPaths) -> None:
