@@ -8,6 +8,7 @@ import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -119,9 +120,9 @@ def blamed(folder: Path) -> Iterator[None]:
 
 def cell(value: object) -> object:
     """A value as it is written: no number, and what is missing is empty."""
-    if value is None or value != value:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(FORMULAS) else value
+    return "" if value is None or value != value else value
 
 
 def bare(value: str) -> str:
@@ -141,11 +142,12 @@ def lines_of(records: Iterable[Any]) -> Iterable[list[object]]:
 
 def write_lines(file: TextIO, lines: Iterable[Iterable[object]], digits: int | None = None, end: str = CRLF) -> None:
     """None and nan are empty cells; a number that is not whole has so many digits, or with None all that it has."""
-    csv.writer(file, lineterminator=end).writerows([_written(value, digits) for value in line] for line in lines)
+    written = cell if digits is None else partial(_written, digits=digits)
+    csv.writer(file, lineterminator=end).writerows(map(written, line) for line in lines)
 
 
-def _written(value: object, digits: int | None) -> object:
-    if digits is None or not isinstance(value, Real) or isinstance(value, Integral) or value != value:
+def _written(value: object, digits: int) -> object:
+    if not isinstance(value, Real) or isinstance(value, Integral) or value != value:
         return cell(value)
     return f"{float(value):.{digits}g}"
 

@@ -92,8 +92,10 @@ class Resamples:
             each = terms(metric, "binary" if kind == "labels" else kind, z, labels)
             waiting.append(picture_sums(self.member[row], self.size, each))
             if len(waiting) * each.shape[1] * self.counts.shape[1] * 8 > CHUNK_BYTES or i == len(logits) - 1:
-                sums = (np.hstack(waiting).T @ self.counts).reshape(len(waiting), each.shape[1], -1)
-                yield combine(metric, np.moveaxis(sums, 1, 2))
+                columns = np.hstack(waiting).T
+                sums, held = np.zeros((len(columns), self.counts.shape[1])), columns.any(axis=1)
+                sums[held] = columns[held] @ self.counts  # of bins that nothing fell into there is nothing to draw
+                yield combine(metric, np.moveaxis(sums.reshape(len(waiting), each.shape[1], -1), 1, 2))
                 waiting = []
 
     def _ranks(

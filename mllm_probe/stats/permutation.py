@@ -119,9 +119,10 @@ def moving_rows(y: np.ndarray, parts: list[np.ndarray]) -> int:
 def _relabelled(y: np.ndarray, parts: list[np.ndarray], permutations: int, seed: int) -> Iterator[np.ndarray]:
     """Labels as they are, then permuted ones: chunks of [b, N], 1 + B rows in all."""
     rng = np.random.default_rng(seed)
+    held = y.astype(np.int8) if y.dtype.kind in "iu" and 0 <= y.min() <= y.max() < 128 else y  # these move faster
     yield y[None]
     for start in range(0, permutations, STEP):
-        yield y[exchanged(parts, min(STEP, permutations - start), rng)]
+        yield exchanged(parts, min(STEP, permutations - start), rng, held)
 
 
 def _statistic(scores: Statistic, labels: np.ndarray, kind: str) -> np.ndarray:
@@ -219,14 +220,17 @@ def blocks(groups: np.ndarray, order: np.ndarray | None = None, strata: np.ndarr
     return [np.stack(alike[kind]) for kind in sorted(alike)]
 
 
-def exchanged(parts: list[np.ndarray], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """The row that each row's content comes from [B, N]: groups change places within `parts` alone, so that each draw
-    is as likely as the rows are where such groups are exchangeable. A group that is a part of its own stays."""
-    source = np.empty((draws, sum(part.size for part in parts)), dtype=np.int64)
-    for part in parts:
-        turn = rng.permuted(np.tile(np.arange(len(part)), (draws, 1)), axis=1)
-        source[:, part.ravel()] = part[turn].reshape(draws, -1)
-    return source
+def exchanged(
+    parts: list[np.ndarray], draws: int, rng: np.random.Generator, held: np.ndarray | None = None
+) -> np.ndarray:
+    """What each row has then of `held` [N], if not given the row that its content comes from: [B, N]. Groups change
+    places within `parts` alone, so that each draw is as likely as the rows are where such groups are exchangeable. A
+    group that is a part of its own stays."""
+    rows = np.concatenate([part.ravel() for part in parts])
+    held = np.arange(len(rows)) if held is None else held
+    turns = (rng.permuted(np.tile(np.arange(len(part)), (draws, 1)), axis=1) for part in parts)
+    moved = [held[part].take(turn, axis=0).reshape(draws, -1) for part, turn in zip(parts, turns, strict=True)]
+    return np.concatenate(moved, axis=1).take(np.argsort(rows), axis=1)
 
 
 def handed_on(groups: np.ndarray, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:

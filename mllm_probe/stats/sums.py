@@ -18,7 +18,9 @@ def terms(metric: str, kind: str, logits: np.ndarray, y: np.ndarray) -> np.ndarr
     """Logits [N] or [N, C], y [N] -> what every row adds: [N, k] float64."""
     if kind == "number":
         return _number_terms(metric, logits, y)
-    z = np.column_stack([np.zeros(len(logits)), logits]) if kind == "binary" else logits
+    if kind == "binary":
+        return _binary_terms(metric, logits, y)
+    z = logits
     answer = z == z.max(axis=1, keepdims=True)
     answer = answer / answer.sum(axis=1, keepdims=True)
     truth = np.arange(z.shape[1]) == y[:, None]
@@ -28,12 +30,35 @@ def terms(metric: str, kind: str, logits: np.ndarray, y: np.ndarray) -> np.ndarr
     if metric == "balanced_accuracy":
         return np.column_stack([answer * truth, truth])
     if metric == "f1":
-        first = 1 if kind == "binary" else 0  # the binary F1 is that of label 1, otherwise the mean over classes
-        return np.column_stack([2 * (answer * truth)[:, first:], (answer + truth)[:, first:]])
+        return np.column_stack([2 * answer * truth, answer + truth])
     log_p = log_softmax(z, axis=1)
     if metric == "nll":
         return np.column_stack([-log_p[truth], one])
-    confidence = np.exp(log_p.max(axis=1))
+    return _gaps(np.exp(log_p.max(axis=1)), right)
+
+
+def _binary_terms(metric: str, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The same of the logits (0, z), column by column, which is several times as fast."""
+    yes, truth, one = (logits > 0) + (logits == 0) / 2, y > 0, np.ones(len(y))
+    right = np.where(truth, yes, 1 - yes)
+    if metric == "accuracy":
+        return np.column_stack([right, one])
+    if metric == "balanced_accuracy":
+        return np.column_stack([right * ~truth, right * truth, ~truth, truth])
+    if metric == "f1":  # that of label 1, not the mean over both
+        return np.column_stack([2 * right * truth, yes + truth])
+    largest = np.maximum(logits, 0)
+    no, yes = 0 - largest, logits - largest
+    total = np.log(np.exp(no) + np.exp(yes))
+    no, yes = no - total, yes - total
+    if metric == "nll":
+        return np.column_stack([-np.where(truth, yes, no), one])
+    return _gaps(np.exp(np.maximum(no, yes)), right)
+
+
+def _gaps(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """What each row adds to the gap of its own bin, and 1."""
+    one = np.ones(len(right))
     own_bin = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1)  # bins are open on the left: ((m-1)/M, m/M]
     return np.column_stack([(own_bin[:, None] == np.arange(BINS)) * (right - confidence)[:, None], one])
 
