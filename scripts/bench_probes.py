@@ -1,12 +1,15 @@
 """How fast a layer's probes are fitted, against a scikit-learn loop that reaches the same objective.
 
-Every layer has 5 strengths x 5 seeds x (real and control labels) = 50 problems, each with its own training rows and
+Every layer has 5 strengths x 3 or 5 seeds x (real and control labels), each seed with its own training rows and
 standardisation. Features are drawn: a spectrum that falls as 1 / k (as that of real activations roughly does), rotated,
 with unequal scales and means. scikit-learn fits a stratified part of the problems, `--fits` in all; the whole loop is
-extrapolated from it. Each of its fits counts with the loosest of four tolerances that reaches our objective to 1e-6,
-and the time spent on trying the others does not count. Both sides standardise and predict all rows within the clock.
+extrapolated from it, at its own tolerance and at equal precision: the loosest of four tolerances that reaches our
+objective to 1e-6, where the time spent on trying the others does not count. Both sides standardise and predict all
+rows; all figures are CPU seconds of this process. The floor is the products that were made (rows of X'X, of X and of
+its eigenbasis), counted, at the rate of a large float32 product in the same run; float64 counts twice.
 
-    OMP_NUM_THREADS=1 python scripts/bench_probes.py                     # 33 layers, N = 4,000, D = 1,024 and 4,096
+    OMP_NUM_THREADS=1 python scripts/bench_probes.py                  # 33 layers, N = 4,000, D = 128, 1,024, 4,096
+    OMP_NUM_THREADS=1 python scripts/bench_probes.py --classes 3 300  # softmax instead, at D = 128
     python scripts/bench_probes.py --device cuda --width 4096
 """
 
@@ -30,12 +33,13 @@ from scipy.fft import dct
 
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.solving.linear import LinearFit, logits_of
+from mllm_probe.probes.solving.standardised import Basis, Features
 from mllm_probe.records.problems import Compute, LayerData, Problem
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.measures import METRICS
 
 LAMBDAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-SEEDS = 5
+SEEDS = (3, 5)
 TOLERANCES = (1e-4, 1e-5, 1e-6, 1e-7)
 TEST, PER_PICTURE, DRAWS = 1000, 4, 2000
 
@@ -53,10 +57,10 @@ def draw_layer(n: int, width: int, seed: int) -> tuple[torch.Tensor, np.ndarray]
     return torch.from_numpy(x).float(), y
 
 
-def problems(y: np.ndarray) -> list[Problem]:
+def problems(y: np.ndarray, seeds: int = 5) -> list[Problem]:
     """Real and control labels for each seed; four fifths of the rows train."""
     found = []
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         rng = np.random.default_rng(seed)
         train = np.zeros(len(y), dtype=bool)
         train[rng.permutation(len(y))[: len(y) * 4 // 5]] = True
@@ -65,77 +69,150 @@ def problems(y: np.ndarray) -> list[Problem]:
 
 
 def ours(data: LayerData, asked: Sequence[Problem]) -> tuple[float, list[LinearFit], list[np.ndarray]]:
-    start = time.perf_counter()
+    start = time.process_time()
     fits = Logistic(LAMBDAS).fit(data, asked)
     logits = logits_of(fits, data)
-    return time.perf_counter() - start, fits, logits
+    return time.process_time() - start, fits, logits
+
+
+class Products:
+    """Counts the multiplications and additions of all products with the features, while it is entered."""
+
+    def __enter__(self) -> "Products":
+        self.flops, self._before = 0.0, {name: getattr(Features, name) for name in ("times", "back", "covariance")}
+        self._solve = Basis.solve
+
+        def counted(name: str) -> Any:
+            def product(features: Features, *given: Any) -> torch.Tensor:
+                rows = len(given[0]) if name != "covariance" else features.width
+                double = 2 if name != "covariance" and given[0].dtype is torch.float64 else 1
+                self.flops += 2.0 * features.n * features.width * rows * double
+                return self._before[name](features, *given)  # type: ignore[no-any-return]
+
+            return product
+
+        def solved(basis: Basis, v: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+            self.flops += 4.0 * v.numel() * len(basis.axes)
+            return self._solve(basis, v, *given)
+
+        for name in self._before:
+            setattr(Features, name, counted(name))
+        Basis.solve = solved  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, method in self._before.items():
+            setattr(Features, name, method)
+        Basis.solve = self._solve  # type: ignore[method-assign]
+
+
+def rate(size: int = 2048) -> float:
+    """Multiplications and additions a second of a float32 product."""
+    x, best = torch.randn(size, size), np.inf
+    for _ in range(5):
+        start = time.process_time()
+        x @ x
+        best = min(best, time.process_time() - start)
+    return 2 * size**3 / best
 
 
 def scikit_learn(x: np.ndarray, problem: Problem, penalty: float, goal: float) -> dict[str, float]:
-    """Seconds of the first tolerance whose objective is within 1e-6 of `goal`, or of the last one."""
+    """CPU seconds of the first tolerance, and of the first whose objective is within 1e-6 of `goal`, or the last."""
+    from scipy.special import logsumexp
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    seconds = excess = 0.0
+    spent, excess = [], 0.0
     for tolerance in TOLERANCES:
-        start = time.perf_counter()
+        start = time.process_time()
         scaler = StandardScaler().fit(x[problem.train])
         z, y = scaler.transform(x[problem.train]), problem.y[problem.train]
         model = LogisticRegression(C=1 / (penalty * len(y)), tol=tolerance, max_iter=20_000).fit(z, y)
         model.decision_function(scaler.transform(x))
-        seconds = time.perf_counter() - start
-        margin = np.where(y > 0, 1, -1) * model.decision_function(z)
-        objective = float(np.logaddexp(0, -margin).mean() + penalty / 2 * (model.coef_**2).sum())
-        excess = objective / goal - 1
+        spent.append(time.process_time() - start)
+        logits = model.decision_function(z)
+        logits = logits if logits.ndim > 1 else np.stack([0 * logits, logits], 1)
+        loss = float((logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]).mean())
+        excess = (loss + penalty / 2 * float((model.coef_**2).sum())) / goal - 1
         if excess <= 1e-6:
             break
-    return {"lambda": penalty, "seconds": seconds, "excess": excess, "tolerance": tolerance}
+    return {"lambda": penalty, "default": spent[0], "equal": spent[-1], "excess": excess, "tolerance": tolerance}
 
 
-def compare(n: int, width: int, layers: int, fits: int, device: str) -> dict[str, Any]:
-    """Our time for all layers, scikit-learn's for a stratified part of the first ones."""
-    mine, theirs, converged, held_out = [], [], [], []
+def compare(n: int, width: int, layers: int, fits: int, device: str) -> list[dict[str, Any]]:
+    """Our time for all layers, scikit-learn's for a stratified part of the first ones; a row for 3 and for 5 seeds."""
+    theirs, held_out = [], []
+    mine: dict[int, list[float]] = {seeds: [] for seeds in SEEDS}
+    converged, flops = dict.fromkeys(SEEDS, 1.0), dict.fromkeys(SEEDS, 0.0)
     strata = [(labels, penalty) for penalty in LAMBDAS for labels in (0, 1)]
     for layer in range(layers):
         rows, y = draw_layer(n + TEST, width, layer)
-        asked = problems(y[:n])
         everyone = LayerData(rows[:n], name=f"layer {layer}", compute=Compute(device))
-        seconds, found, _ = ours(everyone, asked)
-        mine.append(seconds)
-        converged += [fit.facts["converged"] for fit in found]
+        for seeds in SEEDS:
+            asked = problems(y[:n], seeds)
+            with Products() as counted:
+                seconds, found, _ = ours(everyone, asked)
+            mine[seeds].append(seconds)
+            flops[seeds] += counted.flops
+            converged[seeds] = min(converged[seeds], *(fit.facts["converged"] for fit in found))
         held_out.append([logits[-TEST:] for logits in logits_of(found, LayerData(rows))])
         for labels, penalty in strata if layer * len(strata) < fits else ():
-            problem = asked[labels + 2 * (layer % SEEDS)]
+            problem = asked[labels + 2 * (layer % min(SEEDS))]
             (alone,) = Logistic((penalty,)).fit(everyone, [problem])
             theirs.append(scikit_learn(rows[:n].double().numpy(), problem, penalty, alone.facts["objective"]))
         print(f"  layer {layer}: {seconds:.2f} s", file=sys.stderr, flush=True)
-    fit = float(np.mean([row["seconds"] for row in theirs]))
-    whole = fit * len(LAMBDAS) * SEEDS * 2 * layers
-    return {
-        "n": n,
-        "width": width,
-        "layers": layers,
-        "problems": len(LAMBDAS) * SEEDS * 2 * layers,
-        "ours_s": sum(mine),
-        "converged": float(np.mean(converged)),
-        "scikit_learn_fit_s": fit,
-        "scikit_learn_fits": len(theirs),
-        "scikit_learn_excess": max(row["excess"] for row in theirs),
-        "scikit_learn_s": whole,
-        "ratio": whole / sum(mine),
-        "bootstrap_s": bootstrap(np.asarray(held_out), layers),
-    }
+    each, speed, drawn = len(LAMBDAS) * 2 * layers, rate(), bootstrap(np.asarray(held_out), layers)
+    loops = {name: float(np.mean([row[name] for row in theirs])) * each for name in ("default", "equal")}
+    return [
+        {
+            "n": n,
+            "width": width,
+            "layers": layers,
+            "seeds": seeds,
+            "problems": each * seeds,
+            "ours_s": sum(mine[seeds]),
+            "floor_s": flops[seeds] / speed,
+            "certified": converged[seeds],
+            "scikit_learn_fits": len(theirs),
+            "scikit_learn_excess": max(row["excess"] for row in theirs),
+            "scikit_learn_s": {name: loop * seeds for name, loop in loops.items()},
+            "ratio": {name: loop * seeds / sum(mine[seeds]) for name, loop in loops.items()},
+            "bootstrap_s": drawn,
+        }
+        for seeds in SEEDS
+    ]
+
+
+def softmax(n: int, width: int, classes: int) -> list[dict[str, Any]]:
+    """One problem of so many classes, all strengths: labels of noise, and labels that the features tell."""
+    rows, _ = draw_layer(n, width, 0)
+    x, rng = rows.double().numpy(), np.random.default_rng(0)
+    told = (x - x.mean(0)) / x.std(0) @ rng.normal(size=(width, classes)) * 2 / np.sqrt(width)
+    report = []
+    for name, score in (("noise", 0.0), ("told", told)):
+        y = np.unique((score + rng.gumbel(size=(n, classes))).argmax(1), return_inverse=True)[1]
+        train = rng.random(n) < 0.8
+        train[np.unique(y, return_index=True)[1]] = True
+        problem = Problem(y, train, ~train, "classes")
+        seconds, (fit,), _ = ours(LayerData(rows), [problem])
+        theirs = 0.0
+        for penalty in LAMBDAS:
+            (alone,) = Logistic((penalty,)).fit(LayerData(rows), [problem])
+            theirs += scikit_learn(x, problem, penalty, alone.facts["objective"])["equal"]
+        row = {"n": n, "width": width, "classes": int(y.max()) + 1, "labels": name, "chosen": fit.facts["lambda"]}
+        report.append(row | {"ours_s": seconds, "scikit_learn_s": theirs, "ratio": seconds / theirs})
+    return report
 
 
 def bootstrap(logits: np.ndarray, layers: int) -> float:
     """Intervals of every binary measure for logits [layers, seeds x (real, control), test rows]."""
     y = np.random.default_rng(0).integers(0, 2, TEST)
-    start = time.perf_counter()
+    start = time.process_time()
     resamples = Resamples(np.arange(TEST) // PER_PICTURE, DRAWS)
     for metric in METRICS["binary"]:
         for labels in (0, 1):
             interval(resamples.means(metric, logits[:, labels::2], y), resamples.size)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def peak_memory(layers: int, n: int, width: int, out: Path) -> None:
@@ -170,8 +247,9 @@ def memory_of(layers: int, n: int, width: int, out: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=4000, help="rows that train or validate")
-    parser.add_argument("--width", type=int, nargs="+", default=[1024, 4096])
+    parser.add_argument("--width", type=int, nargs="+", default=[128, 1024, 4096])
     parser.add_argument("--layers", type=int, default=33)
+    parser.add_argument("--classes", type=int, nargs="+", help="softmax problems of so many classes instead")
     parser.add_argument("--fits", type=int, default=20, help="scikit-learn fits to time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peak", type=int, help="only the peak memory of so many layers")
@@ -184,15 +262,30 @@ def main() -> None:
     if given.peak:
         peak_memory(given.peak, given.n, given.width[0], given.out)
         return
-    report = [compare(given.n, width, given.layers, given.fits, given.device) for width in given.width]
-    for row in report:
-        print(
-            f"N = {row['n']}, D = {row['width']}, {row['layers']} layers, {row['problems']} problems: "
-            f"{row['ours_s']:.1f} s ({100 * row['converged']:.0f} % certified); scikit-learn "
-            f"{row['scikit_learn_s']:.0f} s, extrapolated from {row['scikit_learn_fits']} fits of "
-            f"{row['scikit_learn_fit_s']:.2f} s (objective above ours by at most {row['scikit_learn_excess']:.1e}): "
-            f"{row['ratio']:.1f} x; bootstrap of all measures {row['bootstrap_s']:.1f} s"
-        )
+    few, labels = draw_layer(200, 8, 0)
+    ours(LayerData(few), problems(labels))  # what is loaded and compiled at first use is no one's time
+    if given.classes:
+        report = [row for classes in given.classes for row in softmax(given.n, given.width[0], classes)]
+        for row in report:
+            print(
+                f"N = {row['n']}, D = {row['width']}, {row['classes']} classes, labels {row['labels']}: "
+                f"{row['ours_s']:.2f} s, strength {row['chosen']:g}; scikit-learn at equal precision "
+                f"{row['scikit_learn_s']:.2f} s: {row['ratio']:.2f} of it"
+            )
+    else:
+        report = [
+            row for width in given.width for row in compare(given.n, width, given.layers, given.fits, given.device)
+        ]
+        for row in report:
+            ratio, loop = row["ratio"], row["scikit_learn_s"]
+            print(
+                f"N = {row['n']}, D = {row['width']}, {row['layers']} layers x {row['seeds']} seeds, "
+                f"{row['problems']} problems: {row['ours_s']:.2f} s ({100 * row['certified']:.0f} % certified, floor "
+                f"{row['floor_s']:.2f} s); scikit-learn, extrapolated from {row['scikit_learn_fits']} fits, "
+                f"{loop['default']:.0f} s by default ({ratio['default']:.1f} x), {loop['equal']:.0f} s at equal "
+                f"precision ({ratio['equal']:.1f} x; objective above ours by at most "
+                f"{row['scikit_learn_excess']:.1e}); bootstrap {row['bootstrap_s']:.1f} s"
+            )
     if given.memory:
         few, many = (memory_of(layers, given.n, given.width[0], given.out) for layers in (4, given.layers))
         print(f"peak memory of 4 layers {few:.0f} MB, of {given.layers} {many:.0f} MB (D = {given.width[0]})")

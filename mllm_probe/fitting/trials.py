@@ -175,10 +175,10 @@ class Probing:
         """Why there is no control task although one was asked for."""
         if CONTROL_TASK not in self.experiment.controls or self.control_labels is not None:
             return None
+        needed = f"training needs all {self.y.max() + 1}" if self.kind == "classes" else "every split needs two"
         return (
             f"no control task: its labels go by type, and the {len(self.y)} decisions of "
-            f"task={self.experiment.task.name} have {len(set(self._types))} types, and every split needs two "
-            "labels of them"
+            f"task={self.experiment.task.name} have {len(set(self._types))} types, and {needed} labels of them"
         )
 
     def undecided(self, source: Source) -> str | None:
@@ -207,7 +207,7 @@ class Probing:
         """One label for each type of decision, so that all rows have about the real labels' distribution (Hewitt and
         Liang 2019 draw them; a frequent type then decides how lopsided the labels are).
 
-        None where decisions have no types, or too few for two labels in every split.
+        None where decisions have no types, or too few for two labels in every split or for every class in training.
         """
         counts = Counter(self._types)
         if None in counts or len(counts) < 2:
@@ -220,7 +220,9 @@ class Probing:
         told = [
             np.unique(found[split == name]) for split in self.split_of.values() for name in ("train", "val", "test")
         ]
-        return found if min(map(len, told)) > 1 else None
+        classes = int(self.y.max()) + 1 if self.kind == "classes" else 2
+        learnt = [len(np.unique(found[split == "train"])) for split in self.split_of.values()]
+        return found if min(map(len, told)) > 1 and min(learnt) >= classes else None
 
     def _opposed(self, y: np.ndarray) -> np.ndarray:
         """The halves of a contrast pair have opposite labels, whatever they are: those of the + row decide."""

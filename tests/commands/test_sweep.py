@@ -189,6 +189,14 @@ def test_a_control_task_without_types_does_not_exist() -> None:
         assert made.control_labels is None and made.controls == ("", "permuted")
 
 
+def test_a_control_task_has_every_class_in_training_or_does_not_exist() -> None:
+    types = ["cat", "dog", "cup", "car"] * 3
+    few = probing(types, [0, 1, 2, 3] * 3, "classes", ("control_task",))
+    assert few.control_labels is not None and set(few.control_labels) == {0, 1, 2, 3}
+    many = probing(types, list(range(6)) * 2, "classes", ("control_task",))
+    assert many.control_labels is None and many.controls == ("",)
+
+
 def test_no_probe_sees_a_test_label_and_permutation_moves_the_others_only() -> None:
     made = probing(["cat", "dog"] * 6, [1] * 4 + [0, 1] * 4, controls=("permuted",))
     for control in made.controls:

@@ -25,7 +25,7 @@ from mllm_probe.probes.solving.iterates import GAP, Iterates, Solution, sure_way
 from mllm_probe.probes.solving.objectives import Work
 from mllm_probe.probes.solving.standardised import Basis, Features
 
-ROUGH, ROUGH_BEFORE_NEWTON, EXACT = 300, 60, 200  # steps at most: in float32, there if Newton can follow, in float64
+ROUGH, ROUGH_BEFORE_NEWTON, EXACT = 300, 30, 200  # steps at most: in float32, there if Newton can follow, in float64
 PATIENCE = 20  # steps without a smaller gradient before it is taken for all that this precision gives
 
 
