@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 from mllm_probe.errors import ProbeError
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS, measure
+from mllm_probe.stats.sums import terms
 
 
 def naive_ece(confidence: np.ndarray, right: np.ndarray) -> float:
@@ -209,3 +210,13 @@ def test_the_interval_covers_at_its_level_when_rows_of_a_picture_agree() -> None
 
 def test_what_is_undefined_in_every_draw_has_no_interval() -> None:
     assert np.isnan(interval(np.full(10, np.nan), 10)).all()
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "nll", "ece", "f1"])
+def test_two_labels_are_two_classes_with_logits_0_and_z(metric: str) -> None:
+    """Bit for bit; F1 of two labels is that of label 1."""
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=500) * 10.0 ** rng.uniform(-3, 3, 500), rng.integers(0, 2, 500)
+    z[:50] = 0
+    both = terms(metric, "classes", np.column_stack([np.zeros(500), z]), y)
+    assert np.array_equal(terms(metric, "binary", z, y), both[:, [1, 3]] if metric == "f1" else both)
