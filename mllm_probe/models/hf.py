@@ -4,7 +4,6 @@ import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -159,9 +158,7 @@ class HFModel:
         if collator is None:
             collator = self._collators.one = Collator(self._blueprint.fork(), self._scale, self._rotary, self._window)
         batch = (collator.shared if shared else collator.plain)(samples, keys, owners, self.anatomy)
-        if self._device == "cuda":  # pinned here, in the worker's thread, so that the copy to the device does not wait
-            batch = replace(batch, inputs={name: value.pin_memory() for name, value in batch.inputs.items()})
-        return batch
+        return batch.pinned() if self._device == "cuda" else batch
 
     def _rotary(self, inputs: Any) -> np.ndarray:
         """[A, B, L]: the model's own positions where pictures have rows and columns (M-RoPE), else 0, 1, 2, ..."""

@@ -6,7 +6,7 @@ imported at run time.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,13 @@ class Reading:
     tokens: np.ndarray  # [K] int64
     segments: np.ndarray  # [T + 1] int64
     rows: np.ndarray  # [B + 1] int64
+
+    def pinned(self) -> "Reading":
+        """The same in pinned memory, from which a card reads while it computes."""
+        import torch
+
+        tokens, segments = (torch.from_numpy(one).pin_memory().numpy() for one in (self.tokens, self.segments))
+        return replace(self, tokens=tokens, segments=segments)
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[Sequence[int] | np.ndarray]], among: int) -> "Reading":
@@ -140,6 +147,11 @@ class Batch:
     shared: int | None = None
     pictures: np.ndarray | None = None
     names: tuple[str, ...] = ()
+
+    def pinned(self) -> "Batch":
+        """The same with inputs and indices in pinned memory, so that no copy to a card waits; for worker threads."""
+        inputs = {name: value.pin_memory() for name, value in self.inputs.items()}
+        return replace(self, inputs=inputs, readings={name: one.pinned() for name, one in self.readings.items()})
 
 
 @dataclass(frozen=True)
