@@ -31,7 +31,7 @@ torch.set_num_threads(1)
 pytest_plugins = [f"tests.support.{name}" for name in ("caches", "killed", "score_tables", "finished", "score_words")]
 
 FIRST = ("test_docs.py", "test_hf_conformance.py", "test_wheel.py")  # so that no worker ends long after another
-LONG = {"probe", "called", "checkpoint", "family", "built", "cold"}  # fixtures that call commands or load models
+LONG = {"probe", "called", "checkpoint", "made", "family", "built", "cold"}  # fixtures: commands, models
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
