@@ -6,18 +6,22 @@ single output can answer for all of them, and each category has its own. Knows n
 given.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.records.problems import Compute, LayerData, Problem, content
+from mllm_probe.records.problems import Compute, LayerData, Problem, Rows, content
 from mllm_probe.records.sites import Key, before_question
 
-READ = 4096  # rows at a time
+if TYPE_CHECKING:
+    import torch
+
+READ = 1 << 24  # about so many bytes of rows are read at a time
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,7 @@ class Readout:
         import torch
 
         data, parts = self.data, list[str]()
-        for start in range(0, data.rows.shape[0], READ):
-            rows = data.rows[start : start + READ]
+        for rows in blocks(data.rows):
             parts.append(content(str(rows.dtype), rows.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()))
         around = (data.compute.device, data.bounds, data.pairs, data.sides, self.who, self.total, self.heads)
         return content(tuple(data.rows.shape), *around, *parts)
@@ -75,6 +78,12 @@ class Readout:
         whole = np.full((self.total, *found.shape[1:]), np.nan, dtype=np.float32)
         whole[self.who] = found
         return whole
+
+
+def blocks(rows: Rows) -> Iterator["torch.Tensor"]:
+    """All rows, as many at a time as take little memory."""
+    step = max(1, READ // (4 * max(1, rows.shape[1])))
+    return (rows[start : start + step] for start in range(0, rows.shape[0], step))
 
 
 def trained(heads: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ Kept fits are found by the content of what went into them, so that another sweep
 finds them too, whatever it measures, draws and shows.
 """
 
-import inspect
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,6 +105,7 @@ class KeptFits:
     """What sweeps have fitted, found again by all that went in: rows, labels, splits and the probe.
 
     A file that is damaged, or was written by other versions of what fits, is not used and written anew.
+    Probes of plugins are always fitted: what their code has become is not known here.
     """
 
     def __init__(self, paths: FitPaths) -> None:
@@ -120,7 +120,9 @@ class KeptFits:
         problems: Sequence[Problem],
         blanks: Sequence[Trial],
     ) -> list[Trial]:
-        path, versions = self._paths.fit(_asked(probe, readout, problems, blanks)), _versions(type(probe))
+        if not type(probe).__module__.startswith("mllm_probe."):
+            return make()
+        path, versions = self._paths.fit(_asked(probe, readout, problems, blanks)), _versions()
         found = self._read(path, versions)
         if found is None:
             found = make()
@@ -162,11 +164,11 @@ def _asked(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: 
 
 
 @cache
-def _versions(probe: type[Probe]) -> str:
+def _versions() -> str:
     """Of all that fits: this release, libraries, and the code of probes and of this folder."""
-    own, folders = inspect.getsourcefile(probe), [Path(__file__).parent, Path(probes.__file__).parent]
-    files = {*(file for folder in folders for file in folder.rglob("*.py")), *([Path(own)] if own else [])}
-    code = content(*(file.read_text(encoding="utf-8") for file in sorted(files)))
+    folders = (Path(__file__).parent, Path(probes.__file__).parent)
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    code = content(*(file.read_text(encoding="utf-8") for file in files))
     return json.dumps({"release": __version__, "code": code, **{name: version(name) for name in LIBRARIES}})
 
 

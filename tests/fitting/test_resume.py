@@ -1,7 +1,7 @@
 """Fits that sweeps keep: found by all that went into them, never where anything of it is another."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +136,14 @@ def test_reuse_does_not_name_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
         run_digest(composed("run", words), "cache", Examples((), (), {})) for words in ([], ["sweep.reuse=false"])
     }
     assert digests == {"d4597c67fc6c327a"}
+
+
+@dataclass(frozen=True)
+class Plugged(Logistic):
+    """Of a package whose code nobody follows."""
+
+
+def test_probes_of_plugins_are_always_fitted(tmp_path: Path, asked: Asked) -> None:
+    other = (Plugged(), *asked[1:])
+    kept(tmp_path, other)
+    assert kept(tmp_path, other)[1] == [] and not list(tmp_path.iterdir())

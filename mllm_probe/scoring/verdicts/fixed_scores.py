@@ -11,7 +11,7 @@ import numpy as np
 
 from mllm_probe.experiment.experiment import FLOORS
 from mllm_probe.fitting.baseline_trials import QUESTION_ONLY
-from mllm_probe.fitting.readout import READ, Readout, Source
+from mllm_probe.fitting.readout import Readout, Source, blocks
 from mllm_probe.fitting.trials import Probing
 from mllm_probe.records.problems import Rows
 from mllm_probe.records.score import BY_DESIGN, Score
@@ -99,9 +99,11 @@ def _at(probing: Probing, readout: Readout) -> str | None:
 
 def _single(rows: Rows, tested: np.ndarray) -> Iterator[np.ndarray]:
     """These rows, in ascending order; many are read at a time, which costs little more than one."""
-    for start in range(0, rows.shape[0], READ):
-        here = tested[(tested >= start) & (tested < start + READ)]
-        yield from rows[start : start + READ].float().numpy()[here - start]
+    start = 0
+    for block in blocks(rows):
+        end = start + len(block)
+        yield from block.float().numpy()[tested[(tested >= start) & (tested < end)] - start]
+        start = end
 
 
 def _why(probing: Probing, readout: Readout, tested: np.ndarray, read: Iterable[np.ndarray]) -> str | None:
