@@ -10,8 +10,10 @@ All arms decode pictures from files, read the last token at every layer of the l
     a    the plain loop: one prompt at a time, output_hidden_states=True, all logits, torch.save at the end
     a*   the same at its best batch of 1..32, without a cache, the last logit alone
     b    one prompt at a time with hooks, no logits
+    p8   prompts in padded batches of 8, output_hidden_states=True, no logits
     c    mllm-probe with extract.prefix=off
     d    mllm-probe
+    d-   mllm-probe with model.keep_dequantised=false, where the model is quantised and read on a CPU
 
 Repeats are interleaved and medians taken. Loading and the proof at load are left out of all arms; planning is in.
 `difference` is the largest relative difference of a row to arm a's. Memory is what an arm takes beside the weights
@@ -90,6 +92,7 @@ class Arms:
     samples: list[Sample]
     folder: Path
     micro_batch: int | None
+    own: HFModel | None = None  # a model of its own for d, where its matrices are kept unpacked
 
     def __post_init__(self) -> None:
         self.blueprint = self.model._blueprint
@@ -133,6 +136,20 @@ class Arms:
         torch.save(states, self.plain_file)
 
     @torch.inference_mode()
+    def padded(self, batch: int) -> None:
+        """Arm p8."""
+        states: States = {}
+        for i in range(0, len(self.samples), batch):
+            some = self.samples[i : i + batch]
+            inputs = self.inputs(some)
+            out = self.model._model.base_model(**inputs, output_hidden_states=True, use_cache=False)
+            last = inputs["attention_mask"].sum(dim=1) - 1
+            rows = torch.arange(len(some), device=last.device)
+            kept = torch.stack([hidden[rows, last] for hidden in out.hidden_states], dim=1).cpu()
+            states |= {sample.uid: one.clone() for sample, one in zip(some, kept, strict=True)}
+        torch.save(states, self.plain_file)
+
+    @torch.inference_mode()
     def hooks(self) -> None:
         """Arm b."""
         seen: list[torch.Tensor] = []
@@ -151,9 +168,9 @@ class Arms:
             handle.remove()
         torch.save(states, self.plain_file)
 
-    def ours(self, shared: bool, samples: list[Sample] | None = None) -> dict[str, Any]:
-        """Arms c and d: survey, plan, stream, manifest."""
-        some = samples or self.samples
+    def ours(self, shared: bool, samples: list[Sample] | None = None, own: HFModel | None = None) -> dict[str, Any]:
+        """Arms c, d and d-: survey, plan, stream, manifest."""
+        some, model = samples or self.samples, own or self.model
         width = torch.finfo(getattr(torch, self.blueprint.settings.dtype)).bits // 8
         survey = self.blueprint.survey(some, self.keys)
         planner = Planner(survey, self.model.anatomy, self.micro_batch, width, shared)
@@ -161,7 +178,7 @@ class Arms:
         by_uid = {sample.uid: sample for sample in some}
         work = Work(self.blueprint.settings.dtype)
         with Claims() as claims:
-            return Extraction(self.model, by_uid, self.store, work, Quiet()).run(plans, claims)
+            return Extraction(model, by_uid, self.store, work, Quiet()).run(plans, claims)
 
     def stored(self) -> States:
         """The states of the last arm, in the order of output_hidden_states: the last is behind the norm."""
@@ -202,11 +219,13 @@ def best_batch(arms: Arms) -> int:
 
 
 def timed(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+    """Seconds of a card, or of CPU time, which company on a shared machine does not change."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    started = clock()
     run()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
@@ -245,9 +264,12 @@ def compare(arms: Arms, repeats: int, per_picture: int) -> list[dict[str, Any]]:
         "a": lambda: arms.loop(1, lean=False),
         "a*": lambda: arms.loop(best, lean=True),
         "b": arms.hooks,
-        "c": lambda: arms.ours(shared=False),
-        "d": lambda: arms.ours(shared=True),
+        "p8": lambda: arms.padded(8),
+        "c": lambda: arms.ours(shared=False, own=arms.own),
+        "d": lambda: arms.ours(shared=True, own=arms.own),
     }
+    if arms.own is not None:
+        runs["d-"] = lambda: arms.ours(shared=True)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     facts: dict[str, dict[str, Any]] = {}
     oracle: States = {}
@@ -275,7 +297,7 @@ def memory(arms: Arms, per_picture: int) -> dict[str, int]:
     found = {}
     for name, run in (
         ("a*", lambda: arms.loop(per_picture, lean=True, samples=some)),
-        ("d", lambda: arms.ours(shared=True, samples=some)),
+        ("d", lambda: arms.ours(shared=True, samples=some, own=arms.own)),
     ):
         arms.clean()
         found[name] = peak_bytes(run)
@@ -348,24 +370,30 @@ def main() -> None:
     args, console = arguments(), Console()
     with tempfile.TemporaryDirectory() as name:
         model = make(args.setting, Path(name), args.device, args.tiny, args.dtype)
+        own = None
+        if args.device == "cpu" and model.provenance()["quantized_modules"]:
+            own = make(args.setting, Path(name), args.device, args.tiny, args.dtype)
+            own.keep_dequantised()
         rows: list[dict[str, Any]] = []
         report: dict[str, Any] = {key: str(value) for key, value in vars(args).items()} | {"rows": rows, "memory": {}}
         for per_picture in args.statements:
             with tempfile.TemporaryDirectory() as folder:
                 samples = statements(Path(folder), args.examples, per_picture)
-                arms = Arms(model, samples, Path(folder), args.micro_batch)
+                arms = Arms(model, samples, Path(folder), args.micro_batch, own)
                 proof = prove(model, samples[:5], arms.keys, arms.longest)
                 report["proof"] = asdict(proof)
                 console.print(
                     f"packing changes a state by at most {proof.error:.1e} of its norm, "
                     f"company in a plain batch by {proof.noise:.1e}; {proof.why or 'heads are shared'}"
                 )
-                rows += compare(arms, args.repeats, per_picture)
+                found = compare(arms, args.repeats, per_picture)
+                rows += found
                 taken = memory(arms, per_picture)
                 report["memory"][per_picture] = taken
-                used = utilisation(arms, rows[-1]["rate"], model._blueprint.settings.dtype)
+                rate = next(row["rate"] for row in found if row["arm"] == "d")
+                used = utilisation(arms, rate, model._blueprint.settings.dtype)
                 report["utilisation"] = {**used, "idle": (waiting := idle(arms))}
-            show(rows[-5:], console)
+            show(found, console)
             ratio = taken["d"] / max(taken["a*"], 1)
             console.print(
                 f"peak memory, {per_picture} in flight: a* {taken['a*'] / 1e6:.0f} MB, "
