@@ -7,7 +7,7 @@ from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.files.model_names import trained
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
-from mllm_probe.files.seals import NUMBER
+from mllm_probe.files.seals import NUMBER, SEALS
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.training import draw_losses, loss_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
@@ -37,7 +37,7 @@ def training_page(paths: RunPaths, losses: "pd.DataFrame", told: Mapping[str, An
     names = [name for name in DRAWN if name in losses.columns]
     of = trained(paths.checkpoint)
     title = f"training of {of[0]}: {of[1]}" if of else f"training, target={told['target']}"
-    facts = [f"{name}: {value}" for name, value in told.items() if name not in SAID]
+    facts = [f"{name}: {value}" for name, value in told.items() if name not in (*SAID, SEALS)]
     said = (f"On held-out pictures: {held_out_said(told)}.", *facts)
     where = f"FOLDER/{paths.checkpoint.name}"
     probed = f"`mllm-probe run {told['probed']}={where}` probes it; FOLDER is the folder of this page."

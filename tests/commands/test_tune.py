@@ -263,6 +263,8 @@ def test_the_command_trains_and_run_probes_what_it_left(probe: Run, tmp_path: Pa
     assert said["held_out"] == pytest.approx(held.loss.sum() / held.tokens.sum())
     assert said["low"] < said["held_out"] < said["high"] and "nats a token" in err
     assert not list((tmp_path / "outputs").glob("unfinished/*")) and (folder / "losses.png").exists()
+    page = (folder / "report.html").read_text()
+    assert "connector: sti" in page and "digests" not in page, "digests are for programs"
     bytes_of = (folder / "losses.csv").read_bytes()
     code, _, err = probe("tune", *quick)
     assert code == 0 and (folder / "losses.csv").read_bytes() == bytes_of
