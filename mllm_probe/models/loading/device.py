@@ -174,7 +174,7 @@ def _forward_int8(module: Any, states: "torch.Tensor") -> "torch.Tensor":
 
 def keeps_dequantised(settings: ModelSettings, device: str, size: float) -> bool:
     """Whether matrices of `size` bytes in all are kept in the compute dtype once they were used. On a CPU that saves
-    time at every width and dtype; on a card each pass is so long that unpacking is 2 % of it."""
+    time; on a card each pass is so long that unpacking is some 2 % of its arithmetic."""
     if settings.keeping == KEEP:
         return size <= free_memory(device)
     return settings.keeping == KEEP_AUTO and device == "cpu" and size <= free_memory(device) / SHARE
