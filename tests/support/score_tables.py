@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records.score import NOT_APPLICABLE, Score
+from mllm_probe.report.figures.layers import layers_figure
+from mllm_probe.report.figures.saving import save
 from mllm_probe.results.score_file import ScoreFile
 
 COMMON = {
@@ -107,3 +111,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def lines(figure: Figure) -> dict[str, list[float]]:
     """{label or gid: y} of the last panel."""
     return {line.get_gid() or str(line.get_label()): list(line.get_ydata()) for line in figure.axes[-1].lines}  # type: ignore[arg-type]
+
+
+def draw_layers(scores: pd.DataFrame, paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
+    """The figure of layers as files; what `save` says."""
+    return save(layers_figure(scores, settings), paths, settings)

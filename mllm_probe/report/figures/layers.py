@@ -4,13 +4,11 @@ Reads a table only, and knows which of its rows are a curve and which a line.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records import units
-from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.style import (
     COLUMN,
     DASHES,
@@ -50,11 +48,6 @@ def held_out(*tables: "pd.DataFrame") -> str:
     metrics = {headline_metric(scores) for scores in tables}
     name = units.named(*metrics) if len(metrics) == 1 else "score"
     return fill(f"{name} on held-out {many_of(*tables)}", AXIS)
-
-
-def draw_layers(scores: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
-    """layers_figure as files; what `save` says."""
-    return save(layers_figure(scores, settings), paths, settings)
 
 
 def layers_figure(scores: "pd.DataFrame", settings: ReportSettings = DEFAULT) -> Any:

@@ -14,11 +14,10 @@ from matplotlib.text import Text
 
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import ConfigError
-from mllm_probe.report.figures.layers import draw_layers
 from mllm_probe.report.figures.saving import save, svg_uri
 from mllm_probe.results.score_file import load_scores
 from tests.support.runs import Run
-from tests.support.score_tables import PEAKED, write
+from tests.support.score_tables import PEAKED, draw_layers, write
 
 HAN = "\u4f60\u597d"
 COST = "cost $5 to $7"
