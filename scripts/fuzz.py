@@ -37,8 +37,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from hydra._internal.hydra import Hydra
-from hydra.types import RunMode
 from PIL import Image
 
 from mllm_probe.cli import entry as cli
@@ -163,14 +161,14 @@ def told(run: Path) -> tuple[str, bytes]:
 
 
 def called(*args: str) -> Ended:
-    """A command in this process. Hydra is told the mode, for which it would compose all settings once more."""
+    """A command in this process."""
     out, err = io.StringIO(), io.StringIO()
     os.environ["HYDRA_FULL_ERROR"] = ""
     before, sys.argv = sys.argv, ["mllm-probe"]
     signal.signal(signal.SIGPROF, _late)
     signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
-        with redirect_stdout(out), redirect_stderr(err), patch.object(Hydra, "get_mode", lambda *_, **__: RunMode.RUN):
+        with redirect_stdout(out), redirect_stderr(err):
             cli.main(list(args))
         return Ended(0, out.getvalue(), err.getvalue())
     except SystemExit as stop:

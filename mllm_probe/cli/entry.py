@@ -229,7 +229,7 @@ def _run_hydra(command: str, args: list[str]) -> None:
         _task(command, failed, began, wants_trace)
     )
     try:
-        with _raising(), composed_once(sys.argv[1:]):
+        with _raising(), composed_once(sys.argv[1:], config_dir()):
             task()
         if bad := "\nmllm-probe: ".join(failed) or told(Multirun.folder):
             _fail(bad)

@@ -4,10 +4,12 @@ Hydra calls `Multirun` through `hydra.callbacks`. The jobs themselves may run in
 """
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +45,7 @@ LEAST = {  # of settings of a launcher
     "signal_delay_s": 0,
 }
 NAMED = 5  # jobs that are named when the command ends
+MODE = re.compile(r"\b(mode|searchpath)\b")  # of settings that say how jobs run, or where more files are
 OWN = ("hydra.mode=", "hydra.sweep.dir=")  # what the command that runs jobs again must not share
 
 
@@ -236,17 +239,22 @@ def left(folder: Path | None) -> str | None:
 
 
 @contextmanager
-def composed_once(words: Sequence[str]) -> Iterator[None]:
-    """Hydra composes all settings a first time to read hydra.mode; where only ours can set it, which do not, it need
-    not."""
-    theirs = {word for word in words if word.startswith("-") or "hydra.mode" in word or "hydra.searchpath" in word}
+def composed_once(words: Sequence[str], folder: Path) -> Iterator[None]:
+    """Hydra composes all settings a first time to read hydra.mode, which it need not where nothing can set it: neither
+    the words of the command nor a file of the folder, which users may add to."""
     before = Hydra.get_mode
-    if theirs <= {"-m", "--multirun"}:
+    if not _may_set_mode(words, folder):
         Hydra.get_mode = lambda *_, **__: None
     try:
         yield
     finally:
         Hydra.get_mode = before
+
+
+def _may_set_mode(words: Sequence[str], folder: Path) -> bool:
+    flags = {word for word in words if word.startswith("-")} - {"-m", "--multirun"}
+    texts = chain(words, (file.read_text(encoding="utf-8") for file in folder.rglob("*.yaml")))
+    return bool(flags) or any(MODE.search(text) for text in texts)
 
 
 def _asked(config: DictConfig, launcher: str) -> Asked:

@@ -12,6 +12,7 @@ import pytest
 from hydra._internal.hydra import Hydra
 
 from mllm_probe.cli.perform import limit_threads
+from mllm_probe.files.paths import config_dir
 from mllm_probe.results.score_file import COLUMNS, load_scores
 from tests.support.checkpoints import save_llava
 from tests.support.pictures_on_disk import coco_folder
@@ -308,6 +309,17 @@ def test_settings_are_composed_once(
     monkeypatch.setattr(Hydra, "compose_config", lambda *a, **k: composed.append(k["run_mode"]) or compose(*a, **k))
     assert probe("run", "guards=maybe", *words)[0] == 1
     assert len(composed) == times
+
+
+def test_an_experiment_of_the_users_may_say_that_it_is_a_multirun(
+    probe: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(config_dir(), tmp_path / "conf")
+    own = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": {"data.seed": "0,1"}}}}
+    (tmp_path / "conf/experiment/mine.yaml").write_text(f"# @package _global_\n{json.dumps(own)}\n")
+    monkeypatch.setattr("mllm_probe.files.paths.config_dir", lambda: tmp_path / "conf")
+    code, _, err = probe("run", "experiment=mine", "guards=maybe", "hydra.sweep.dir=jobs")
+    assert code == 1 and "data.seed=0: guards=maybe is unknown" in err and "no job was started" in err
 
 
 def test_the_real_console_script(tmp_path: Path, checkpoint: Path) -> None:
