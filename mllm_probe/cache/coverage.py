@@ -23,10 +23,7 @@ from mllm_probe.records.sites import Key
 if TYPE_CHECKING:
     import torch
 
-
 SPACES = ("sample", "prefix")
-
-
 LAYERS = "0 = input of block 1; k = output of block k; norm = after the final norm"  # the convention, spelled out
 FORMAT = 2  # of the shards and their index
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")

@@ -14,8 +14,6 @@ TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "
 LISTED = "a list in brackets"
 MAPPED = "names with values in braces, such as {name: value}"
 GROUPED = "settings, each by its own name after a dot"
-
-
 LISTS = {  # of two, where others may hold one
     "layers.range": "[4,8]",
     "report.size": "[7,4]",

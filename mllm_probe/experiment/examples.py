@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mllm_probe.config.tune import TuneConfig
     from mllm_probe.models.blueprint import Blueprint
 
-
 SHORT, LONG = 28, 50  # a shorter side in pixels or a greater share of the sides is tried: processors refuse by size
 FIRST = 3  # samples of a run
 OBJECTS, WORDS = "objects", "words"  # instances annotated in the pictures of a prompt; words of its text

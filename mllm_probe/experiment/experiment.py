@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mllm_probe.features.controls import Arms
     from mllm_probe.models.blueprint import Blueprint
 
-
 OPTIONAL = (TEXT_ONLY, VISION_ONLY, CONNECTOR_ONLY)  # what some models cannot be shown, or have no place to be read
 FLOORS: Mapping[str, Callable[[Anatomy], Key]] = {
     VISION_ONLY: lambda anatomy: Key(Site("vision", anatomy.blocks.get("vision", 0)), "mean_image"),

@@ -30,7 +30,6 @@ from mllm_probe.records.samples import Sample
 if TYPE_CHECKING:
     from mllm_probe.models.hf import HFModel
 
-
 NOTHING = {"samples": 0, "forward_passes": 0, "seconds": 0.0, "complete": True}
 
 

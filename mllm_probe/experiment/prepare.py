@@ -32,7 +32,6 @@ from mllm_probe.tasks.splits import Folds
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint
 
-
 NO_PICTURES = Collection("", (), (), lambda *_: False)
 NO_EXAMPLES = Examples((), (), {})
 

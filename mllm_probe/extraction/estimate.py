@@ -21,8 +21,6 @@ GB = 1e9
 QUANTIZED_BYTES = {"nf4": 0.53, "int8": 1.0}  # of a weight, its scales included
 EFFICIENCY = 0.5  # of a plain matrix product, which a transformer reaches at best
 LIVE_ROWS = 24  # values of hidden width that a token holds at once inside a block, its neighbours' mask included
-
-
 PARTS = ("block", *INSIDE)
 
 

@@ -31,7 +31,6 @@ from mllm_probe.records.samples import Sample
 if TYPE_CHECKING:
     from mllm_probe.records.batches import Batch
 
-
 DEPTH = 2  # passes that may wait here; the model pauses when the disk is that far behind
 
 

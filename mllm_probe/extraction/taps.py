@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import torch
 
 WIDENED = 16_000_000  # at most so many numbers are held as float32 beside the states for a mean
-
-
 EXACT = "float32"
 TOO_LITTLE = "memory does not suffice for a single sample; use a smaller model, fewer layers, or model.quantization=nf4"
 

@@ -20,12 +20,9 @@ from mllm_probe.files.store_paths import replacing
 if TYPE_CHECKING:
     import pandas as pd
 
-
 REPEAT = "repeat the run, its cache is still used"
 LAST = "plugins"  # what a config.yaml ends with
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-
-
 CRLF = "\r\n"
 
 

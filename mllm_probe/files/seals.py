@@ -25,11 +25,8 @@ from mllm_probe.files.store_paths import replacing
 if TYPE_CHECKING:
     import torch
 
-
 SEALS = "digests"  # the entry {file name: digest}, the file's own among them
 CHECKSUMS, HEADER = "checksums", "header"
-
-
 NUMBER = int | float
 WORDS = {str: "text", bool: "true or false", int: "whole number", float: "number", list: "list", dict: "object"}
 HELD = {NoneType: "null", bool: "true or false", list: "a list", str: "a text"}

@@ -15,8 +15,6 @@ from pathlib import Path
 CLAIM = re.compile(r"\d{5,}\.\d+\.claim")
 DIGESTS = "digests.json"  # beside the caches
 OLD_PLAN = "plan.json"  # of an older release
-
-
 TEMPORARY = re.compile(r"\.[\w.]+\.(json|safetensors)\..*\.\d+")  # what `replacing` leaves where it was killed
 
 

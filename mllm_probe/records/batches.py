@@ -17,7 +17,6 @@ from mllm_probe.records.sites import Key
 if TYPE_CHECKING:
     import torch
 
-
 DIGITS, HEXADECIMAL = 16, re.compile(r"[0-9a-f]*")  # of a uid
 
 

@@ -18,7 +18,6 @@ from mllm_probe.results.training import DRAWN, load_losses
 if TYPE_CHECKING:
     import pandas as pd
 
-
 SUMMARY = {**dict.fromkeys(("held_out", "low", "high"), NUMBER), "rows": int, "unit": str, "probed": str}
 
 

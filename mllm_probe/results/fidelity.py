@@ -11,7 +11,6 @@ from mllm_probe.files.readback import columns, lines_of, read_table, save_table
 if TYPE_CHECKING:
     import pandas as pd
 
-
 SIDES = REFERENCE, MODEL = "reference", "model"
 CHANGED, MOVED = "difference", "transfer"
 HOME = (REFERENCE, REFERENCE)

@@ -19,10 +19,7 @@ from mllm_probe.stats.measures import HIGHER_IS_BETTER, METRICS
 if TYPE_CHECKING:
     import pandas as pd
 
-
 COLUMNS = {"positions": "position", "towers": "tower"}
-
-
 ONE_VALUE = (VISION_ONLY, CONNECTOR_ONLY, COPY_CEILING)
 PICTURE = "picture"
 COLUMN = "group_unit"  # of a table in memory: the word for one of its groups

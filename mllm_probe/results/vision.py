@@ -10,7 +10,6 @@ from mllm_probe.files.readback import save_table
 if TYPE_CHECKING:
     import pandas as pd
 
-
 MEAN = "mean"  # the `reference` of a_cos averaged over its references
 PERCENT = ("c_pck",)
 

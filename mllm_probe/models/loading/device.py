@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 # Convolutions on cards otherwise round float32 to 10 bits, in a way that depends on the size of the batch.
 torch.backends.cudnn.allow_tf32 = False
-
-
 QUANTIZED_CLASSES = ("Linear4bit", "Linear8bitLt")
 SHARE = 4  # unpacked weights may take one part in so many of the free memory
 

@@ -18,7 +18,6 @@ from mllm_probe.results.selection import headline, real
 if TYPE_CHECKING:
     import pandas as pd
 
-
 KIND = {FINAL: ALONE, **dict.fromkeys(WIDTH, WIDE), **dict.fromkeys(DASHES, SHOWN)}  # all others read other layers
 PANEL, BAR, FEWEST = 3.1, 0.34, 6  # inches; bars that a panel has room for
 

@@ -35,7 +35,6 @@ from mllm_probe.results.selection import (
 if TYPE_CHECKING:
     import pandas as pd
 
-
 TITLES = {"vision": "vision tower", "qformer": "Q-Former", "connector": "connector", "lm": "language model"}
 PART_MARKS = {"block": ("o", 1.4), "attn": ("^", 0.8), "mlp": ("s", 0.8)}
 APART = 0.052  # least distance of two labels, as a share of the panel's height

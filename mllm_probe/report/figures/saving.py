@@ -19,8 +19,6 @@ from mllm_probe.files.store_paths import replacing
 from mllm_probe.report.figures.style import STYLES, without_title, wrapped
 
 TRUETYPE = 42  # matplotlib's own choice, Type 3, is refused by journals
-
-
 UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")  # categories of what has no shape of its own
 SELECTORS = range(0xFE00, 0xFE10)  # say which shape the character before them has
 MOST = 12  # characters that a sentence names

@@ -15,7 +15,6 @@ from mllm_probe.results.selection import blocks, controls, floors, headline, rea
 if TYPE_CHECKING:
     import pandas as pd
 
-
 NAME = 26  # letters of a line of a name beside a curve
 APART = 0.05  # least distance of two labels, as a share of the panel's height
 

@@ -45,8 +45,6 @@ STYLES = {
     SCREEN: Style(11, 10, 8, 1.85, 2.4, 0.09, "after the final norm", paper=False),
     PAPER: Style(8, 8, 7, 1.5, 0.7, 0.26, "norm", paper=True),
 }
-
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = COLOURS
 POSITIONS = dict(zip(("last", "mean_text", "mean_image", "last_image", "mean_all"), COLOURS, strict=False))

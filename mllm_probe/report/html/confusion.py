@@ -25,8 +25,6 @@ from mllm_probe.results.predictions import by_label
 
 WHOLE = 12  # labels whose matrix fits on a page
 EACH = 6  # of more labels, how many of the commonest and of the worst are shown
-
-
 T = TypeVar("T")
 
 

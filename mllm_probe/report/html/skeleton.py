@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATE = Path(__file__).parent / "template"
-
-
 MISSING = "curves are not interactive; run `pip install 'mllm-probe[report]'`, then `mllm-probe report run=FOLDER`"
 
 

@@ -19,7 +19,6 @@ from mllm_probe.stats.peak import preferred
 if TYPE_CHECKING:
     import pandas as pd
 
-
 MEANING = {
     "majority": "the same answer for every row: the most frequent training label with its share (numbers: the mean)",
     "constant": "the best constant answer: the most frequent test label with its share (numbers: the mean)",
@@ -37,8 +36,6 @@ MEANING = {
 }
 COVARIATE = "covariate:"
 NO_CONTROLS = ("zero_shot", COPY_CEILING)  # the model's own answer, and a ceiling
-
-
 SCEPTICAL = ("below", "", "by design", "above")  # the verdict that says least for the layer comes first
 
 

@@ -17,10 +17,7 @@ from mllm_probe.stats.peak import FALLING, FLAT, NOTHING, PEAK, PLATEAU, RISING,
 if TYPE_CHECKING:
     import pandas as pd
 
-
 EQUAL = {FLAT: ("equivalence",), PLATEAU: ("plateau",), UNDECIDED: ("equivalence", "plateau")}  # told with each word
-
-
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII = "_.-:=+*#"  # where the encoding of the output has no blocks
 GAP = 2  # columns between two cells

@@ -18,7 +18,6 @@ from mllm_probe.stats.peak import preferred
 if TYPE_CHECKING:
     import pandas as pd
 
-
 SENTENCES = {CHANGED: "the probe's score", MOVED: "a reference probe's score on the model's states"}
 STATES = {"relative_error": ".3g", "fvu": ".3g", "cosine": ".4f", "cka": ".4f"}
 

@@ -15,7 +15,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     import pandas as pd
 
-
 WIDE = 240  # columns, where the output goes into a file or another program and no line needs to be folded
 
 

@@ -22,7 +22,6 @@ from mllm_probe.stats.permutation import max_t_flips
 if TYPE_CHECKING:
     from mllm_probe.scoring.verdicts.integration_gains import Gains
 
-
 CONTROL = "control"  # the test of tests.csv: a layer minus the same layer of a control
 
 
