@@ -10,12 +10,11 @@ from rich.console import Console
 
 from mllm_probe.errors import DataError
 from mllm_probe.records.score import Score
-from mllm_probe.report.figures.layers import draw_layers
 from mllm_probe.report.terminal.progress import RichReporter
 from mllm_probe.report.terminal.run import print_table
 from mllm_probe.results.score_file import COLUMNS, ScoreFile, load_scores, load_tests
 from mllm_probe.results.selection import headline
-from tests.support.score_tables import COMMON
+from tests.support.score_tables import COMMON, draw_layers
 
 ROWS = [
     ("vision.01", "vision", 1, "mean_image", 0.5),

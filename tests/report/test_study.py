@@ -10,13 +10,13 @@ from PIL import Image
 from rich.console import Console
 
 from mllm_probe.records.score import NOT_APPLICABLE
-from mllm_probe.report.figures.layers import draw_layers, spread
+from mllm_probe.report.figures.layers import spread
 from mllm_probe.report.figures.study import draw_study
 from mllm_probe.report.terminal.run import print_table
 from mllm_probe.report.terminal.study import QUESTION, print_study
 from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import controls, headline, real
-from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, lines, write
+from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, draw_layers, lines, write
 
 H2 = {**H1, "name": "H2", "verdict": "does not hold", "numbers": {}}
 H3 = {**H1, "name": "H3", "verdict": "undecided", "numbers": {}}
