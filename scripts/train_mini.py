@@ -4,18 +4,20 @@
     python scripts/train_mini.py tune --steps 3000 --lr 1.0e-3   # statements and questions on top
 
 Every step draws new pictures from a seed, so nothing is read from disk and no picture is seen twice. Runs on one CPU
-thread; the checkpoints go to mllm_probe/bundled. Knows nothing of probes: the layer curves in the model cards come
-from `mllm-probe run`.
+thread; the checkpoints go to mllm_probe/bundled. With --state FOLDER the same command goes on where it was stopped, at
+most --every steps before, and ends with the same weights; after every 500 steps a checkpoint is left there. Knows
+nothing of probes: the layer curves in the model cards come from `mllm-probe run`.
 """
 
 import argparse
 import json
-import time
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 
 import torch
 from mini_model import CHAT_TEMPLATE, IGNORED, PATCH, PIXELS, WIDTH, Packer, Row, make_model, make_processor, pad
+from mini_steps import Phase, Stepper
 from mini_texts import STAGES, STATEMENT_FORMS, Text, ask
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
@@ -86,37 +88,28 @@ def _answers(
     return (logits[..., yes] > logits[..., no]).tolist()
 
 
-class Stepper:
-    """AdamW, warmed up for 150 steps, then falling to 0 in a straight line; `model`'s gradients clipped to norm 1."""
+def train(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.Namespace) -> float:
+    """One picture a row, and two in every eighth step; the loss is averaged over the learnt tokens.
 
-    def __init__(self, model: torch.nn.Module, lr: float, steps: int, heads: torch.nn.Module | None = None) -> None:
-        self._clipped = list(model.parameters())
-        parameters = [*self._clipped, *(heads.parameters() if heads else ())]
-        self._optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimiser, lambda step: min((step + 1) / 150, 1.0) * (1 - step / steps)
-        )
-
-    def step(self, loss: torch.Tensor) -> None:
-        self._optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._clipped, 1.0)
-        self._optimiser.step()
-        self._schedule.step()
-
-
-def train(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.Namespace) -> None:
-    """One picture a row, and two in every eighth step; the loss is averaged over the learnt tokens."""
-    stepper, started, average = Stepper(model, args.lr, args.steps), time.monotonic(), None
-    for step in range(args.steps):
+    Returns the CPU seconds that it took.
+    """
+    phase = Phase(packer.stage, Stepper(model, args.lr, args.steps), args.steps, args)
+    for step in phase.steps():
         rng = Random(f"{args.seed}/{packer.stage}/{step}")
-        loss = loss_of(model, packer.batch(rng, args.pictures, per_row=2 if step % 8 == 7 else 1))
-        stepper.step(loss)
-        average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
-        if step % 50 == 0 or step == args.steps - 1:
-            print(f"step {step} loss {average:.4f} {time.monotonic() - started:.0f} s", flush=True)
+        phase.take(loss_of(model, packer.batch(rng, args.pictures, per_row=2 if step % 8 == 7 else 1)))
         if packer.stage == "tune" and step % 250 == 249:
             print("zero-shot", zero_shot(model, packer.processor, 200), flush=True)
+        if args.state and (step + 1) % 500 == 0:
+            save(model, packer, args.state / f"{packer.stage}-{step + 1}")
+    return phase.seconds
+
+
+def save(model: LlavaForConditionalGeneration, packer: Packer, folder: Path) -> None:
+    """Write the checkpoint in float16; the model itself stays in float32."""
+    packer.processor.chat_template = CHAT_TEMPLATE if packer.stage == "tune" else None
+    copy = deepcopy(model).half()
+    copy.save_pretrained(folder)
+    packer.processor.save_pretrained(folder)
 
 
 def cell_labels(scene: Scene) -> list[list[int]]:
@@ -131,26 +124,27 @@ def cell_labels(scene: Scene) -> list[list[int]]:
     return [held.get(place, [0] * len(PROPERTIES)) for place in places]
 
 
-def train_eyes(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.Namespace) -> None:
+def train_eyes(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.Namespace) -> float:
     """Teach the vision tower what stands where, patch by patch, before it meets the language model.
 
-    Real multimodal models begin with a trained tower, too. The linear heads are thrown away.
+    Real multimodal models begin with a trained tower, too. The linear heads are thrown away. Returns CPU seconds.
     """
     tower = model.model.vision_tower
     heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, len(values) + 1) for values in PROPERTIES.values())
-    stepper = Stepper(tower, args.lr, args.eye_steps, heads)
-    for step in range(args.eye_steps):
+    phase = Phase("eyes", Stepper(tower, args.lr, args.eye_steps, heads), args.eye_steps, args)
+    for step in phase.steps():
         rng = Random(f"{args.seed}/eyes/{step}")
         scenes = [random_scene(rng) for _ in range(4 * args.pictures)]
         images = packer.processor.image_processor([draw(scene) for scene in scenes], return_tensors="pt")
         states = tower(images["pixel_values"], output_hidden_states=True).hidden_states[-1].flatten(0, 1)
         labels = torch.tensor([cell_labels(scene) for scene in scenes]).flatten(0, 1)
         logits = [head(states) for head in heads]
-        stepper.step(sum(cross_entropy(logit, labels[:, i]) for i, logit in enumerate(logits)))
+        phase.take(sum(cross_entropy(logit, labels[:, i]) for i, logit in enumerate(logits)))
         if step % 100 == 0 or step == args.eye_steps - 1:
             there = labels[:, 0] > 0
             right = [(x.argmax(-1) == labels[:, i])[there].float().mean().item() for i, x in enumerate(logits)]
-            print(f"eyes step {step}", {name: round(share, 3) for name, share in zip(PROPERTIES, right, strict=True)})
+            print({name: round(share, 3) for name, share in zip(PROPERTIES, right, strict=True)}, flush=True)
+    return phase.seconds
 
 
 def main() -> None:
@@ -162,25 +156,23 @@ def main() -> None:
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=BUNDLED)
+    parser.add_argument("--state", type=Path, help="a folder for what is needed to go on after a stop")
+    parser.add_argument("--every", type=int, default=50, help="steps between two writes of it")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    name = {"base": "mini_base", "tune": "mini"}[args.stage]
     if args.stage == "base":
         processor = make_processor(args.seed)
         model = make_model(processor)
     else:
         processor = LlavaProcessor.from_pretrained(args.out / "mini_base")
         model = LlavaForConditionalGeneration.from_pretrained(args.out / "mini_base", dtype=torch.float32)
-    started = time.monotonic()
-    if args.stage == "base":
-        train_eyes(model, Packer(processor, args.stage), args)
-    train(model, Packer(processor, args.stage), args)
+    packer = Packer(processor, args.stage)
+    seconds = train_eyes(model, packer, args) if args.stage == "base" else 0.0
+    seconds += train(model, packer, args)
     facts = {"stage": args.stage, "steps": args.steps, "pictures": args.pictures, "lr": args.lr, "seed": args.seed}
-    facts |= {"seconds": round(time.monotonic() - started), "zero_shot": zero_shot(model, processor)}
-    processor.chat_template = CHAT_TEMPLATE if args.stage == "tune" else None
-    model.half().save_pretrained(args.out / name)
-    processor.save_pretrained(args.out / name)
+    facts |= {"CPU seconds": round(seconds), "zero_shot": zero_shot(model, processor)}
+    save(model, packer, args.out / {"base": "mini_base", "tune": "mini"}[args.stage])
     print(json.dumps(facts))
 
 

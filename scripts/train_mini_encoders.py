@@ -23,11 +23,12 @@ from random import Random
 
 import torch
 from mini_model import PATCH, PIXELS
+from mini_steps import Stepper
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
-from train_mini import BUNDLED, PROPERTIES, Stepper, cell_labels
+from train_mini import BUNDLED, PROPERTIES, cell_labels
 from transformers import (
     BertConfig,
     BertModel,
