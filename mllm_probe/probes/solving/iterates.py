@@ -11,7 +11,6 @@ import torch
 
 from mllm_probe.probes.solving.objectives import (
     STEPS,
-    At,
     Turning,
     Work,
     affordable,
@@ -61,13 +60,14 @@ class Iterates:
     def __init__(self, features: Features, basis: Basis, work: Work, weights: torch.Tensor) -> None:
         self._features, self._basis, self._work = features, basis, work
         self._memory: list[tuple[torch.Tensor, ...]] = []
-        self._w, self._b = torch.zeros_like(weights), weights.new_zeros(weights.shape[:2])
-        self._z = torch.zeros_like(work.target)
+        self._w, self._b = torch.zeros_like(weights), work.loss.constant(work.target, work.weight)
+        self._z = self._b[:, :, None].expand_as(work.target)
         self._see_level()
         self._hard = torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
         rms = (work.target.square() * work.weight[:, None]).sum((1, 2)).sqrt()
-        self._rounds = ROUNDINGS * torch.finfo(weights.dtype).eps * rms
-        self._constant = self._centre()[0]
+        self._rounds = ROUNDINGS * torch.finfo(weights.dtype).eps * (torch.ones_like(rms) if work.loss.shares else rms)
+        self._centre()
+        self._constant = self._loss()
         self._w, self._z = weights, self._z + self._products(weights)
         self._look()
 
@@ -80,15 +80,21 @@ class Iterates:
         return back * self._work.factor[:, None]
 
     def _look(self) -> None:
-        """Intercept, objective, gradient and curvature here."""
+        """Intercept, gradient and curvature here."""
         work = self._work
-        loss, residual, curvature = self._centre()
-        self.objective = loss + work.penalty / 2 * _dot(self._w, self._w)
+        self._centre()
+        residual, curvature = work.loss.at(self._z, work.target, work.weight)
         self._g = self._back(residual) + work.penalty[:, None, None] * self._w
         self._curvature = curvature.clamp_min(1e-6)
 
-    def _centre(self) -> At:
-        """Move the intercept to where the residuals sum to 0, and return the loss there.
+    def _loss(self) -> torch.Tensor:
+        return self._work.loss.value(self._z, self._work.target, self._work.weight)
+
+    def _objective(self) -> torch.Tensor:
+        return self._loss() + self._work.penalty / 2 * _dot(self._w, self._w)
+
+    def _centre(self) -> None:
+        """Move the intercept to where the residuals sum to 0.
 
         Newton's steps, damped so that none overshoots (Sun and Tran-Dinh 2019, section 4, M = `third`). The curvature
         by several intercepts is that of an earlier place for as long as it brings the residuals' sums down.
@@ -105,7 +111,6 @@ class Iterates:
             far = work.loss.third * move.abs().amax(1, keepdim=True)
             move = torch.where(far > 0, far.log1p() / far, 1.0) * move
             self._b, self._z = self._b + move, self._z + move[:, :, None]
-        return work.loss.at(self._z, work.target, work.weight)
 
     @property
     def _alone(self) -> bool:
@@ -130,17 +135,25 @@ class Iterates:
         """What rounding may hide of the gradient's norm [P]: of residuals as exact as targets are, times columns."""
         return self._rounds * self._work.factor.square().sum(1).sqrt()
 
-    def gap(self) -> torch.Tensor:
+    def solved(self) -> torch.Tensor:
+        """Whose gap is small enough [P] bool; objectives, which cost a logarithm a row, only where they may decide."""
+        if bool((self._bound() <= GAP * self._constant).any()):
+            return self._gap(self._objective()) <= GAP
+        return torch.zeros_like(self._hard)
+
+    def _bound(self) -> torch.Tensor:
+        return _dot(self._g, self._g) / (2 * self._work.penalty)
+
+    def _gap(self, objective: torch.Tensor) -> torch.Tensor:
         """Upper bound of (objective - optimum) / (best constant's objective - objective)."""
-        bound = _dot(self._g, self._g) / (2 * self._work.penalty)
-        fall = self._constant - self.objective
-        return bound / torch.maximum(fall, self._constant * torch.finfo(self._g.dtype).eps / GAP)
+        least = self._constant * torch.finfo(self._g.dtype).eps / GAP
+        return self._bound() / torch.maximum(self._constant - objective, least)
 
     def store(self, found: Solution, where: torch.Tensor, step: int) -> None:
         """What is found here, as the solutions of the problems `where`."""
-        size = self.size()
+        size, objective = self.size(), self._objective()
         radius = (size + self.rounding()) / self._work.penalty
-        parts = (self._w, self._b, self._z, self.objective, size, self.gap(), radius, self._drift())
+        parts = (self._w, self._b, self._z, objective, size, self._gap(objective), radius, self._drift())
         for whole, part in zip(vars(found).values(), (*parts, torch.full_like(size, step)), strict=True):
             whole[where] = part
 
@@ -151,7 +164,7 @@ class Iterates:
 
     def keep(self, index: torch.Tensor) -> None:
         self._work = self._work.pick(index)
-        for name in ("_w", "_b", "_z", "_g", "_curvature", "_constant", "_rounds", "_hard", "objective"):
+        for name in ("_w", "_b", "_z", "_g", "_curvature", "_constant", "_rounds", "_hard"):
             setattr(self, name, getattr(self, name)[index])
         self._levels = tuple(part[index] for part in self._levels)
         self._memory = [tuple(part[index] for part in pair) for pair in self._memory]

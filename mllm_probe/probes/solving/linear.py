@@ -134,7 +134,7 @@ class _Batch:
         splits, which = torch.unique(train, dim=0, return_inverse=True)
         mean, scale = self._features.splits(splits)
         factor = self._features.factors(scale)[which]
-        target, weight, val = (torch.from_numpy(part).to(device) for part in _arrays(problems, used))
+        target, weight, val = (torch.from_numpy(part).to(device) for part in _arrays(problems, used, loss))
         labels = len(target) // len(problems)  # several where each label is a problem of its own
         each = len(self._strengths)
         work = Work(
@@ -145,11 +145,11 @@ class _Batch:
             factor.repeat_interleave(labels * each, 0),
         )
         solution = solve(self._features, self._basis, work)
-        held_out = loss.at(solution.logits, work.target, val.repeat_interleave(each, 0))[0]
+        held_out = loss.value(solution.logits, work.target, val.repeat_interleave(each, 0))
         chosen = _first_best(held_out.reshape(len(problems), labels, each).mean(1))
         rows = torch.arange(len(target), device=device) * each + chosen.repeat_interleave(labels)
         final = finish(self._features, self._basis, work.pick(rows), solution.pick(rows))
-        lost = loss.at(final.logits, target, val)[0]
+        lost = loss.value(final.logits, target, val)
         longest = (self._features.lengths(mean, scale) * splits).amax(1)
         fits = []
         for i, problem in enumerate(problems):
@@ -215,13 +215,13 @@ def _first_best(losses: torch.Tensor) -> torch.Tensor:
     return (losses <= best * (1 + 1e-9)).to(torch.int8).argmax(1)
 
 
-def _arrays(problems: Sequence[Problem], used: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _arrays(problems: Sequence[Problem], used: np.ndarray, loss: Loss) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Targets [P, C, n] and weights [P, n] of training and of validation rows; each label of several is a problem."""
     targets: list[np.ndarray] = []
     train: list[np.ndarray] = []
     val: list[np.ndarray] = []
     for problem in problems:
-        for y, rows in _columns(problem):
+        for y, rows in _columns(problem, loss):
             targets.append(y[:, used])
             for weights, split, name in ((train, problem.train, "training"), (val, problem.val, "validation")):
                 counted = (split & rows)[used].astype(np.float64)
@@ -231,19 +231,22 @@ def _arrays(problems: Sequence[Problem], used: np.ndarray) -> tuple[np.ndarray, 
     return np.stack(targets), np.stack(train), np.stack(val)
 
 
-def _columns(problem: Problem) -> list[tuple[np.ndarray, np.ndarray]]:
+def _columns(problem: Problem, loss: Loss) -> list[tuple[np.ndarray, np.ndarray]]:
     """(target [C, N], rows that count [N]) of what is fitted on its own."""
     everyone = np.ones(len(problem.y), dtype=bool)
     if problem.kind == "classes":
         return [((np.arange(_outputs(problem))[:, None] == problem.y).astype(np.float64), everyone)]
     if problem.kind == "labels":
         mask = np.ones(problem.y.shape, dtype=bool) if problem.mask is None else problem.mask
-        return [(_signs(y), rows) for y, rows in zip(problem.y.T, mask.T, strict=True)]
-    return [(_signs(problem.y) if problem.kind == "binary" else problem.y[None].astype(np.float64), everyone)]
+        return [(_labels(y, loss), rows) for y, rows in zip(problem.y.T, mask.T, strict=True)]
+    if problem.kind == "binary":
+        return [(_labels(problem.y, loss), everyone)]
+    return [(problem.y[None].astype(np.float64), everyone)]
 
 
-def _signs(y: np.ndarray) -> np.ndarray:
-    return np.where(y > 0, 1.0, -1.0)[None]
+def _labels(y: np.ndarray, loss: Loss) -> np.ndarray:
+    """0 and 1, or for ridge -1 and 1, [1, N]."""
+    return np.where(y > 0, 1.0, 0.0 if loss.shares else -1.0)[None]
 
 
 def check_problems(data: LayerData, problems: Sequence[Problem], kinds: Sequence[str], probe: str) -> None:

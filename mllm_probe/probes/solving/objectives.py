@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
-from torch.nn.functional import logsigmoid
 
-At = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+At = tuple[torch.Tensor, torch.Tensor]
 Turning = Callable[[torch.Tensor], torch.Tensor]
 Along = tuple[torch.Tensor, torch.Tensor]
 AFFORDABLE = 4e9  # rows times the square of the smaller dimension: about 0.2 s of float64 on one core
@@ -25,12 +24,20 @@ LEFT, STEPS = 1e-2, 500  # what conjugate gradients leave of a gradient, and how
 
 
 class Loss(Protocol):
-    """`third` bounds the third derivative along any direction: that many times the second and the largest entry."""
+    """`third` bounds the third derivative along any direction: that many times the second and the largest entry.
+    `shares`: targets are shares of a row, so that equal rows may be one."""
 
     third: ClassVar[float]
+    shares: ClassVar[bool]
+
+    def value(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Logits and targets [P, C, n] -> loss [P]."""
 
     def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
-        """Logits and targets [P, C, n] -> loss [P], its derivative by the logits [P, C, n], mean curvature [P, C]."""
+        """Its derivative by the logits [P, C, n] and the mean curvature [P, C]."""
+
+    def constant(self, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The intercepts [P, C] that are best where no weight is."""
 
     def off(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The sums of that derivative over rows [P, C], without the rest."""
@@ -97,30 +104,35 @@ class _Single:
 
 
 class Sigmoid(_Single):
-    """Log loss of one label; targets 1 and -1."""
+    """Log loss of one label; targets are the share of a row that has it."""
 
     name: ClassVar[str] = "sigmoid"
     third: ClassVar[float] = 1.0
+    shares: ClassVar[bool] = True
+
+    def value(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        loss = z.abs().neg_().exp_().log1p_().add_(z.clamp_min(0).sub_(target * z))
+        return _weighed(loss, weight)[:, 0]
 
     def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
-        margin = target * z
-        wrong = torch.sigmoid(-margin)
-        w = weight[:, None]
-        loss = -(logsigmoid(margin) * w).sum((1, 2))
-        curvature = (wrong * (1 - wrong) * w).sum(2)
-        return loss, -(target * w) * wrong, curvature
+        p = torch.sigmoid(z)
+        curvature = _weighed(p * (1 - p), weight)
+        return p.sub_(target).mul_(weight[:, None]), curvature
+
+    def constant(self, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.logit(_weighed(target, weight), torch.finfo(target.dtype).eps)
 
     def off(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return (-(target * weight[:, None]) * torch.sigmoid(-target * z)).sum(2)
+        return _weighed(torch.sigmoid(z).sub_(target), weight)
 
     def bend(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         wrong = torch.sigmoid(-z[:, 0].abs())  # where p is near 1, 1 - p would round
         return weight * wrong * (1 - wrong)
 
     def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
-        wrong = torch.sigmoid(-target * z)
-        wdz = weight[:, None] * dz
-        return -(target * wrong * wdz).sum((1, 2)), (wrong * (1 - wrong) * wdz * dz).sum((1, 2))
+        p = torch.sigmoid(z)
+        bend = (p * (1 - p)).mul_(dz).mul_(dz)
+        return _weighed(p.sub_(target).mul_(dz), weight)[:, 0], _weighed(bend, weight)[:, 0]
 
 
 class Softmax:
@@ -128,13 +140,19 @@ class Softmax:
 
     name: ClassVar[str] = "softmax"
     third: ClassVar[float] = 2.0
+    shares: ClassVar[bool] = True
+
+    def value(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return -((target * torch.log_softmax(z, 1)).sum(1) * weight).sum(1)
 
     def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
-        logs = torch.log_softmax(z, 1)
-        p = logs.exp()
-        loss = -((target * logs).sum(1) * weight).sum(1)
+        p = torch.softmax(z, 1)
         mass, square = _summed(p, weight), _summed(p.square(), weight)
-        return loss, p.sub_(target).mul_(weight[:, None]), mass - square
+        return p.sub_(target).mul_(weight[:, None]), mass - square
+
+    def constant(self, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        logs = _summed(target, weight).clamp_min(torch.finfo(target.dtype).eps).log()
+        return logs - logs.mean(1, keepdim=True)
 
     def off(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return _summed(torch.softmax(z, 1).sub_(target), weight)
@@ -170,10 +188,16 @@ class Squared(_Single):
 
     name: ClassVar[str] = "squared"
     third: ClassVar[float] = 0.0
+    shares: ClassVar[bool] = False
+
+    def value(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return _weighed((z - target).square_(), weight)[:, 0] / 2
 
     def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
-        off, w = z - target, weight[:, None]
-        return (w * off * off).sum((1, 2)) / 2, w * off, weight.sum(1, keepdim=True)
+        return (z - target).mul_(weight[:, None]), weight.sum(1, keepdim=True)
+
+    def constant(self, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return _weighed(target, weight)
 
     def off(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return (weight[:, None] * (z - target)).sum(2)
@@ -184,6 +208,11 @@ class Squared(_Single):
     def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
         off, w = z - target, weight[:, None]
         return (w * off * dz).sum((1, 2)), (w * dz * dz).sum((1, 2))
+
+
+def _weighed(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """[P, 1, n] by weights [P, n] over rows -> [P, 1]; sums so are exacter than those of a product of matrices."""
+    return (values[:, 0] * weight).sum(1, keepdim=True)
 
 
 def _summed(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import torch
 
-from mllm_probe.probes.solving.iterates import GAP, Iterates, Solution, sure_way
+from mllm_probe.probes.solving.iterates import Iterates, Solution, sure_way
 from mllm_probe.probes.solving.objectives import Work
 from mllm_probe.probes.solving.standardised import Basis, Features
 
@@ -59,7 +59,7 @@ def _descend(
         size = front.size()
         waited = torch.where(size < 0.9 * best, 0.0, waited + 1)
         best = torch.minimum(best, size)
-        done = size <= front.rounding() if fully else front.gap() <= GAP
+        done = size <= front.rounding() if fully else front.solved()
         out = done | (waited > PATIENCE) | (step == steps) | size.isnan()
         if bool(out.any()):
             gone, kept = (torch.nonzero(part)[:, 0] for part in (out, ~out))

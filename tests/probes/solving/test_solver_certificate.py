@@ -133,9 +133,8 @@ def test_no_decision_differs_from_that_of_the_exact_optimum(loss: str, way: str,
 def stopped(loss: str, x: np.ndarray, t: np.ndarray, penalty: float, steps: int) -> tuple[Solution, float]:
     """The solver's state after so many steps, and the objective of the best constant."""
     features = Features(LayerData(torch.from_numpy(x)), np.ones(len(x), dtype=bool))
-    signs = 2 * t - 1 if loss == "sigmoid" else t
     one, row = torch.ones(1, dtype=torch.float64), torch.full((1, len(x)), 1 / len(x), dtype=torch.float64)
-    work = Work(LOSSES[loss], torch.from_numpy(signs.T[None]), row, penalty * one, one.expand(1, x.shape[1]))
+    work = Work(LOSSES[loss], torch.from_numpy(t.T[None]), row, penalty * one, one.expand(1, x.shape[1]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mllm_probe.probes.solving.solver.EXACT", 0)
         patch.setattr("mllm_probe.probes.solving.solver.ROUGH", steps)
