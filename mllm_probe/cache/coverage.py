@@ -191,6 +191,11 @@ class StoredRows:
         """Row `index[t]` at place t; rows may occur several times."""
         return StoredRows(self.parts, self.part[index], self.row[index])
 
+    def distinct(self) -> "tuple[StoredRows, np.ndarray]":
+        """Each stored row once, and which of them is at place t [T]: many questions read the same picture's row."""
+        _, first, which = np.unique(np.stack([self.part, self.row]), axis=1, return_index=True, return_inverse=True)
+        return self.take(first), which.reshape(-1)
+
 
 @dataclass(frozen=True)
 class Identity:

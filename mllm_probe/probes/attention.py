@@ -14,10 +14,10 @@ import torch
 
 from mllm_probe.errors import ConfigError
 from mllm_probe.probes.solving.descent import Descent, Goal, Parameters
-from mllm_probe.probes.solving.linear import LinearFit, check_lambdas, check_problems, fit_linear
+from mllm_probe.probes.solving.linear import LinearFit, check_lambdas, fit_linear
 from mllm_probe.probes.solving.objectives import Sigmoid, Softmax
 from mllm_probe.probes.solving.states import States, standardised
-from mllm_probe.records.problems import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem, check_problems
 
 BLOCK = 64  # decisions whose logits are computed at once
 QUERY = 0.1  # standard deviation of the scores that random queries begin with

@@ -15,9 +15,8 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.probes.solving.contrast_pairs import Halves, halves
-from mllm_probe.probes.solving.linear import check_problems
 from mllm_probe.probes.solving.standardised import Features, chunks
-from mllm_probe.records.problems import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem, check_problems
 
 VARIANTS = ("ccs", "crc")
 FLAT = 1e-6  # the gradient's norm where a minimum is called reached

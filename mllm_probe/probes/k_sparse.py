@@ -12,10 +12,10 @@ import torch
 
 from mllm_probe.errors import ConfigError, ProbeError, choices
 from mllm_probe.probes.solving.class_means import Contrast
-from mllm_probe.probes.solving.linear import LinearFit, check_lambdas, check_problems, fit_linear
+from mllm_probe.probes.solving.linear import LinearFit, check_lambdas, fit_linear
 from mllm_probe.probes.solving.objectives import Sigmoid
 from mllm_probe.probes.solving.standardised import CHUNK_BYTES, Features
-from mllm_probe.records.problems import LayerData, Problem, Rows
+from mllm_probe.records.problems import LayerData, Problem, Rows, check_problems
 
 SELECTIONS = ("mean_difference", "f_statistic")
 

@@ -15,10 +15,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from mllm_probe.probes.solving.linear import check_lambdas, check_problems, fit_linear
+from mllm_probe.probes.solving.linear import check_lambdas, fit_linear
 from mllm_probe.probes.solving.objectives import Squared
 from mllm_probe.probes.solving.standardised import Features, chunks
-from mllm_probe.records.problems import LayerData, Problem, Rows
+from mllm_probe.records.problems import LayerData, Problem, Rows, check_problems
 
 RANK = 1e-9  # singular values below this share of the largest are rounding
 NOTHING = 1e-10  # of a column's variance

@@ -14,11 +14,11 @@ import torch
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.probes.solving.class_means import Contrast
 from mllm_probe.probes.solving.iterates import Solution
-from mllm_probe.probes.solving.linear import SIGN, LinearFit, check_problems
+from mllm_probe.probes.solving.linear import SIGN, LinearFit
 from mllm_probe.probes.solving.objectives import Squared, Work
 from mllm_probe.probes.solving.solver import finish, solve
 from mllm_probe.probes.solving.standardised import Basis, Features
-from mllm_probe.records.problems import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem, check_problems
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import torch
 
 from mllm_probe.errors import ConfigError
 from mllm_probe.probes.solving.descent import Descent, Goal, Parameters, Trained
-from mllm_probe.probes.solving.linear import check_problems
 from mllm_probe.probes.solving.standardised import chunks
 from mllm_probe.probes.solving.states import States, standardised
-from mllm_probe.records.problems import KINDS, LayerData, Problem
+from mllm_probe.records.problems import KINDS, LayerData, Problem, check_problems
 
 
 def forward(parameters: Parameters, rows: torch.Tensor) -> torch.Tensor:

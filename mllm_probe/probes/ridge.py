@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mllm_probe.probes.solving.linear import LinearFit, check_lambdas, check_problems, fit_linear
+from mllm_probe.probes.solving.linear import LinearFit, check_lambdas, fit_linear
 from mllm_probe.probes.solving.objectives import Squared
-from mllm_probe.records.problems import LayerData, Problem
+from mllm_probe.records.problems import LayerData, Problem, check_problems
 
 
 @dataclass(frozen=True)

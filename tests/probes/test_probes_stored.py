@@ -1,7 +1,7 @@
 """What a fit stores is what it said: logits and facts follow from the arrays alone, by formulas written out here."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, log_softmax, logsumexp
 
+from mllm_probe.cache.coverage import StoredRows
 from mllm_probe.probes.attention import Attention
 from mllm_probe.probes.ccs import Ccs
 from mllm_probe.probes.k_sparse import KSparse
@@ -17,6 +18,8 @@ from mllm_probe.probes.majority import Majority
 from mllm_probe.probes.mean_difference import MeanDifference
 from mllm_probe.probes.mlp import Mlp
 from mllm_probe.probes.ridge import Ridge
+from mllm_probe.probes.solving import linear
+from mllm_probe.probes.solving.standardised import Features
 from mllm_probe.records.problems import LayerData, Problem
 from tests.support.planted import ccs_loss, pairs, planted, problem, tokens
 
@@ -104,6 +107,46 @@ def test_attention_says_what_its_arrays_say(tmp_path: Path) -> None:
         z.append((np.exp(scores - logsumexp(scores, axis=0)) * (x @ a["value"].T)).sum() + a["bias"][0])
     assert fit(data) == pytest.approx(np.asarray(z), rel=1e-3, abs=1e-4)
     assert fit.facts["val_loss"] == pytest.approx(loss(np.asarray(z), one, one.val), rel=1e-4)
+
+
+class Counted(Features):
+    """Features that tell how many rows they hold."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, data: LayerData, used: np.ndarray) -> None:
+        super().__init__(data, used)
+        self.seen.append(self.n)
+
+
+@pytest.mark.parametrize(
+    ("probe", "kind"),
+    [
+        (Logistic(), "binary"),
+        (Logistic(lambdas=(1e-6,)), "binary"),
+        (Logistic(), "classes"),
+        (Logistic(), "labels"),
+        (Ridge(), "binary"),
+    ],
+)
+def test_rows_that_many_read_are_fitted_once_and_say_the_same(
+    probe: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """80 stored rows, read by 240 decisions of any labels; some are read in training and in validation."""
+    monkeypatch.setattr(linear, "Features", Counted)
+    data, one = made(kind)
+    place = np.random.default_rng(3).integers(0, 80, 240)
+    stored = StoredRows((data.rows[:40], data.rows[40:80]), place // 40, place % 40)
+    apart, used = LayerData(stored[:]), one.train | one.val
+    assert set(place[one.train]) & set(place[one.val])
+    Counted.seen.clear()
+    (whole,), (merged,) = probe.fit(apart, [one]), probe.fit(LayerData(stored), [one])
+    assert Counted.seen == [used.sum(), used.sum() if isinstance(probe, Ridge) else len(np.unique(place[used]))]
+    for name in ("lambda", "val_loss", "objective", "reach"):
+        assert merged.facts[name] == pytest.approx(whole.facts[name], rel=1e-9), name
+    for name, array in whole.arrays().items():
+        assert merged.arrays()[name] == pytest.approx(array, rel=1e-7, abs=1e-9), name
+    assert (np.sign(merged(apart)) == np.sign(whole(apart))).all()
 
 
 @pytest.mark.parametrize("variant", ["ccs", "crc"])

@@ -1,12 +1,10 @@
 """Linear probes: the frozen result, and the path over strengths of which validation picks one.
 
 What is common to logistic regression and ridge; they differ in the loss alone.
-
-What must hold before a problem can be fitted is checked here; a violation is named, never worked around.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -95,9 +93,9 @@ def fit_linear(
     strength for all of them.
     """
     strengths = sorted(lambdas, reverse=True)
-    features = Features(data, np.any([p.train | p.val for p in problems], axis=0))
-    basis = Basis.of(features)
-    batch = _Batch(data, features, basis, strengths)
+    merged = _Merged.of(data) if all(loss.shares for loss in losses.values()) else _Merged(data)
+    features = Features(merged.data, merged.used(problems))
+    batch = _Batch(merged, features, Basis.of(features), strengths)
     found: dict[int, LinearFit] = {}
     for kind in dict.fromkeys((p.kind, _outputs(p)) for p in problems):
         members = [i for i, p in enumerate(problems) if (p.kind, _outputs(p)) == kind]
@@ -109,32 +107,103 @@ def fit_linear(
     return [found[i] for i in range(len(problems))]
 
 
+@dataclass(frozen=True)
+class _Merged:
+    """`data` with each row once that many decisions read, such as a picture's; `place` [N] says which row is whose.
+
+    Decisions that share a row share its logit, so their targets are one target, a mean, with the sum of their weights.
+    """
+
+    data: LayerData
+    place: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, data: LayerData) -> "_Merged":
+        """As it is, unless there are half as many rows, or fewer, as decisions."""
+        distinct = getattr(data.rows, "distinct", None)
+        rows, place = distinct() if distinct else (data.rows, None)
+        return cls(data) if 2 * rows.shape[0] > len(data) else cls(replace(data, rows=rows), place)
+
+    def used(self, problems: Sequence[Problem]) -> np.ndarray:
+        """Which rows of `data` a problem trains or validates on, bool."""
+        used: np.ndarray = np.any([p.train | p.val for p in problems], axis=0)
+        return used if self.place is None else np.bincount(self.place[used], minlength=self.data.rows.shape[0]) > 0
+
+    def sums(self, values: np.ndarray, used: np.ndarray) -> np.ndarray:
+        """Of decisions [..., N], over those that share a row, for each row in use [..., n] float64."""
+        if self.place is None:
+            return values[..., used].astype(np.float64)
+        flat = values.reshape(-1, values.shape[-1])
+        found = np.stack([np.bincount(self.place, row, minlength=len(used)) for row in flat])[:, used]
+        return found.reshape(*values.shape[:-1], -1)
+
+    def targets(self, problems: Sequence[Problem], used: np.ndarray, loss: Loss) -> Sequence[np.ndarray]:
+        """Targets [P, C, n] and weights [P, n] of training, and those of validation. Raises ProbeError."""
+        training = self._read(problems, used, loss, "training")
+        target, weight = self._read(problems, used, loss, "validation")
+        return *training, training[0] if self.place is None else target, weight
+
+    def _read(
+        self, problems: Sequence[Problem], used: np.ndarray, loss: Loss, name: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        targets, weights = [], []
+        for problem in problems:
+            for y, rows in _columns(problem, loss):
+                counted = rows & (problem.train if name == "training" else problem.val)
+                if not counted.any():
+                    raise ProbeError(f"a problem has no {name} rows")
+                many = self.sums(counted, used)
+                targets.append(y[:, used] if self.place is None else self.sums(y * counted, used) / many.clip(1))
+                weights.append(many / many.sum())
+        return np.stack(targets), np.stack(weights)
+
+
 def _outputs(problem: Problem) -> int:
     if problem.kind == "classes":
         return int(problem.y.max()) + 1
     return problem.y.shape[1] if problem.kind == "labels" else 1
 
 
+def _columns(problem: Problem, loss: Loss) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(target [C, N], rows that count [N]) of what is fitted on its own."""
+    everyone = np.ones(len(problem.y), dtype=bool)
+    if problem.kind == "classes":
+        return [((np.arange(_outputs(problem))[:, None] == problem.y).astype(np.float64), everyone)]
+    if problem.kind == "labels":
+        mask = np.ones(problem.y.shape, dtype=bool) if problem.mask is None else problem.mask
+        return [(_labels(y, loss), rows) for y, rows in zip(problem.y.T, mask.T, strict=True)]
+    if problem.kind == "binary":
+        return [(_labels(problem.y, loss), everyone)]
+    return [(problem.y[None].astype(np.float64), everyone)]
+
+
+def _labels(y: np.ndarray, loss: Loss) -> np.ndarray:
+    """0 and 1, or for ridge -1 and 1, [1, N]."""
+    return np.where(y > 0, 1.0, 0.0 if loss.shares else -1.0)[None]
+
+
 class _Batch:
     """Problems of one layer that are solved together, every strength of each."""
 
-    def __init__(self, data: LayerData, features: Features, basis: Basis, strengths: Sequence[float]) -> None:
+    def __init__(self, merged: _Merged, features: Features, basis: Basis, strengths: Sequence[float]) -> None:
         self._features, self._basis, self._strengths = features, basis, strengths
-        self._data = data
+        self._merged = merged
         self._penalty = torch.tensor(strengths, dtype=torch.float64, device=features.device)
 
     def fitting(self, outputs: int) -> int:
         """How many problems fit beside the features: each holds some arrays [n] and many [D]."""
         each = 8 * outputs * len(self._strengths) * (10 * self._features.n + 40 * self._features.width)
-        return max(1, self._data.compute.memory // (4 * each))
+        return max(1, self._merged.data.compute.memory // (4 * each))
 
     def fit(self, problems: Sequence[Problem], loss: Loss) -> list[LinearFit]:
         device, used = self._features.device, self._features.used
-        train = torch.from_numpy(np.stack([p.train[used] for p in problems])).to(device)
+        train = torch.from_numpy(self._merged.sums(np.stack([p.train for p in problems]), used)).to(device)
         splits, which = torch.unique(train, dim=0, return_inverse=True)
         mean, scale = self._features.splits(splits)
         factor = self._features.factors(scale)[which]
-        target, weight, val = (torch.from_numpy(part).to(device) for part in _arrays(problems, used, loss))
+        target, weight, held_target, held_weight = (
+            torch.from_numpy(part).to(device) for part in self._merged.targets(problems, used, loss)
+        )
         labels = len(target) // len(problems)  # several where each label is a problem of its own
         each = len(self._strengths)
         work = Work(
@@ -145,12 +214,14 @@ class _Batch:
             factor.repeat_interleave(labels * each, 0),
         )
         solution = solve(self._features, self._basis, work)
-        held_out = loss.value(solution.logits, work.target, val.repeat_interleave(each, 0))
+        held_out = loss.value(
+            solution.logits, held_target.repeat_interleave(each, 0), held_weight.repeat_interleave(each, 0)
+        )
         chosen = _first_best(held_out.reshape(len(problems), labels, each).mean(1))
         rows = torch.arange(len(target), device=device) * each + chosen.repeat_interleave(labels)
         final = finish(self._features, self._basis, work.pick(rows), solution.pick(rows))
-        lost = loss.value(final.logits, target, val)
-        longest = (self._features.lengths(mean, scale) * splits).amax(1)
+        lost = loss.value(final.logits, held_target, held_weight)
+        longest = (self._features.lengths(mean, scale) * (splits > 0)).amax(1)
         fits = []
         for i, problem in enumerate(problems):
             split, mine = which[i], slice(i * labels, (i + 1) * labels)
@@ -213,85 +284,3 @@ def _first_best(losses: torch.Tensor) -> torch.Tensor:
     if bool(best.isinf().any()):
         raise ProbeError("no strength of probe.lambdas could be solved; try stronger ones, such as 0.001 and above")
     return (losses <= best * (1 + 1e-9)).to(torch.int8).argmax(1)
-
-
-def _arrays(problems: Sequence[Problem], used: np.ndarray, loss: Loss) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Targets [P, C, n] and weights [P, n] of training and of validation rows; each label of several is a problem."""
-    targets: list[np.ndarray] = []
-    train: list[np.ndarray] = []
-    val: list[np.ndarray] = []
-    for problem in problems:
-        for y, rows in _columns(problem, loss):
-            targets.append(y[:, used])
-            for weights, split, name in ((train, problem.train, "training"), (val, problem.val, "validation")):
-                counted = (split & rows)[used].astype(np.float64)
-                if not counted.any():
-                    raise ProbeError(f"a problem has no {name} rows")
-                weights.append(counted / counted.sum())
-    return np.stack(targets), np.stack(train), np.stack(val)
-
-
-def _columns(problem: Problem, loss: Loss) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(target [C, N], rows that count [N]) of what is fitted on its own."""
-    everyone = np.ones(len(problem.y), dtype=bool)
-    if problem.kind == "classes":
-        return [((np.arange(_outputs(problem))[:, None] == problem.y).astype(np.float64), everyone)]
-    if problem.kind == "labels":
-        mask = np.ones(problem.y.shape, dtype=bool) if problem.mask is None else problem.mask
-        return [(_labels(y, loss), rows) for y, rows in zip(problem.y.T, mask.T, strict=True)]
-    if problem.kind == "binary":
-        return [(_labels(problem.y, loss), everyone)]
-    return [(problem.y[None].astype(np.float64), everyone)]
-
-
-def _labels(y: np.ndarray, loss: Loss) -> np.ndarray:
-    """0 and 1, or for ridge -1 and 1, [1, N]."""
-    return np.where(y > 0, 1.0, 0.0 if loss.shares else -1.0)[None]
-
-
-def check_problems(data: LayerData, problems: Sequence[Problem], kinds: Sequence[str], probe: str) -> None:
-    """Raises ProbeError for a wrong kind of target, rows that do not match, or a class that cannot be learnt."""
-    for problem in problems:
-        if problem.kind not in kinds:
-            raise ProbeError(f"probe {probe} fits {', '.join(kinds)}, and the target is of kind {problem.kind}")
-        if not len(data) == len(problem.y) == len(problem.train) == len(problem.val):
-            raise ProbeError(f"{data.name or 'the layer'} has {len(data)} rows and the target {len(problem.y)}")
-        if problem.kind == "number":
-            _check_numbers(problem)
-        elif problem.kind == "labels":
-            _check_labels(problem)
-        else:
-            _check_classes(problem)
-
-
-def _check_classes(problem: Problem) -> None:
-    """Every class that occurs in training or validation must be in training, and at least two must."""
-    seen = np.unique(problem.y[problem.train])
-    if len(seen) < 2:
-        label = seen[0] if len(seen) else "none"
-        raise ProbeError(f"all {problem.train.sum()} training rows have the label {label}; two are needed")
-    wanted = np.arange(problem.y.max() + 1) if problem.kind == "classes" else np.arange(2)
-    if len(missing := np.setdiff1d(wanted, seen)):
-        raise ProbeError(
-            f"{problem.train.sum()} training rows hold no example of {len(missing)} of {len(wanted)} classes "
-            f"(class {missing[0]} first); take more pictures or fewer classes"
-        )
-
-
-def _check_labels(problem: Problem) -> None:
-    mask = np.ones(problem.y.shape, dtype=bool) if problem.mask is None else problem.mask
-    for split, name in ((problem.train, "training"), (problem.val, "validation")):
-        empty = [i for i in range(problem.y.shape[1]) if not (split & mask[:, i]).any()]
-        if empty:
-            raise ProbeError(f"label {empty[0]} has no {name} rows; take more pictures or leave it out")
-    for i, (y, rows) in enumerate(zip(problem.y.T, mask.T, strict=True)):
-        if len(np.unique(y[problem.train & rows])) < 2:
-            raise ProbeError(f"label {i} is the same in all training rows that count; take more pictures")
-
-
-def _check_numbers(problem: Problem) -> None:
-    seen = problem.y[problem.train | problem.val]
-    if not np.isfinite(seen).all():
-        raise ProbeError(f"{(~np.isfinite(seen)).sum()} of {len(seen)} target numbers are not finite")
-    if not len(seen) or np.ptp(problem.y[problem.train]) == 0:
-        raise ProbeError(f"all {problem.train.sum()} training rows have the same number; nothing can be learnt")

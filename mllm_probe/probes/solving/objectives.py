@@ -15,17 +15,15 @@ from typing import ClassVar, Protocol
 
 import torch
 
-At = tuple[torch.Tensor, torch.Tensor]
+Pair = tuple[torch.Tensor, torch.Tensor]
 Turning = Callable[[torch.Tensor], torch.Tensor]
-Along = tuple[torch.Tensor, torch.Tensor]
 AFFORDABLE = 4e9  # rows times the square of the smaller dimension: about 0.2 s of float64 on one core
 FILL = 1e-10  # curvature given to each intercept: those of certain classes have next to none
 LEFT, STEPS = 1e-2, 500  # what conjugate gradients leave of a gradient, and how many there are at most
 
 
 class Loss(Protocol):
-    """`third` bounds the third derivative along any direction: that many times the second and the largest entry.
-    `shares`: targets are shares of a row, so that equal rows may be one."""
+    """`third` times the second derivative and the largest entry bounds the third; with `shares` targets are shares."""
 
     third: ClassVar[float]
     shares: ClassVar[bool]
@@ -33,7 +31,7 @@ class Loss(Protocol):
     def value(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Logits and targets [P, C, n] -> loss [P]."""
 
-    def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
+    def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pair:
         """Its derivative by the logits [P, C, n] and the mean curvature [P, C]."""
 
     def constant(self, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -43,11 +41,10 @@ class Loss(Protocol):
         """The sums of that derivative over rows [P, C], without the rest."""
 
     def level(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Second derivative by the intercepts [P, C, C]; where they can all move and nothing changes, that is filled
-        in, so that it can be inverted."""
+        """Second derivative by the intercepts [P, C, C], invertible: filled in where all can move alike."""
 
     def turning(self, z: torch.Tensor, weight: torch.Tensor) -> Turning:
-        """How fast the derivative by the logits changes along a direction dz, both [P, C, n]."""
+        """The derivative by the logits changes so along a direction dz, both [P, C, n]."""
 
     def bends(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Second derivative by each logit alone [P, C, n]."""
@@ -58,7 +55,7 @@ class Loss(Protocol):
         """Newton's direction [C, D] of one problem where the intercepts follow: rows [n, D], logits [C, n], weights
         [n], lambda, gradient [C, D], all in float64."""
 
-    def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
+    def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pair:
         """Slope and second derivative [P] of the loss at z along the direction dz."""
 
 
@@ -114,7 +111,7 @@ class Sigmoid(_Single):
         loss = z.abs().neg_().exp_().log1p_().add_(z.clamp_min(0).sub_(target * z))
         return _weighed(loss, weight)[:, 0]
 
-    def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
+    def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pair:
         p = torch.sigmoid(z)
         curvature = _weighed(p * (1 - p), weight)
         return p.sub_(target).mul_(weight[:, None]), curvature
@@ -129,10 +126,10 @@ class Sigmoid(_Single):
         wrong = torch.sigmoid(-z[:, 0].abs())  # where p is near 1, 1 - p would round
         return weight * wrong * (1 - wrong)
 
-    def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
+    def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pair:
         p = torch.sigmoid(z)
-        bend = (p * (1 - p)).mul_(dz).mul_(dz)
-        return _weighed(p.sub_(target).mul_(dz), weight)[:, 0], _weighed(bend, weight)[:, 0]
+        bend = _weighed((p * (1 - p)).mul_(dz).mul_(dz), weight)[:, 0]
+        return _weighed(p.sub_(target).mul_(dz), weight)[:, 0], bend
 
 
 class Softmax:
@@ -145,7 +142,7 @@ class Softmax:
     def value(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return -((target * torch.log_softmax(z, 1)).sum(1) * weight).sum(1)
 
-    def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
+    def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pair:
         p = torch.softmax(z, 1)
         mass, square = _summed(p, weight), _summed(p.square(), weight)
         return p.sub_(target).mul_(weight[:, None]), mass - square
@@ -176,7 +173,7 @@ class Softmax:
         pw = p * weight[:, None]
         return lambda dz: pw * (dz - (p * dz).sum(1, keepdim=True))
 
-    def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
+    def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pair:
         moved = torch.softmax(z, 1).mul_(dz)
         mean = moved.sum(1)
         slope = (weight * (mean - (target * dz).sum(1))).sum(1)
@@ -193,25 +190,24 @@ class Squared(_Single):
     def value(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return _weighed((z - target).square_(), weight)[:, 0] / 2
 
-    def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> At:
+    def at(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pair:
         return (z - target).mul_(weight[:, None]), weight.sum(1, keepdim=True)
 
     def constant(self, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return _weighed(target, weight)
 
     def off(self, z: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return (weight[:, None] * (z - target)).sum(2)
+        return _weighed(z - target, weight)
 
     def bend(self, z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return weight
 
-    def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Along:
-        off, w = z - target, weight[:, None]
-        return (w * off * dz).sum((1, 2)), (w * dz * dz).sum((1, 2))
+    def along(self, z: torch.Tensor, dz: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Pair:
+        return _weighed((z - target).mul_(dz), weight)[:, 0], _weighed(dz.square(), weight)[:, 0]
 
 
 def _weighed(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """[P, 1, n] by weights [P, n] over rows -> [P, 1]; sums so are exacter than those of a product of matrices."""
+    """[P, 1, n] by weights [P, n] over rows -> [P, 1]."""
     return (values[:, 0] * weight).sum(1, keepdim=True)
 
 

@@ -120,7 +120,8 @@ class Features:
         return x @ x.T / self.n
 
     def splits(self, train: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation [S, D] float64 of raw columns over each split, train [S, n] bool.
+        """Mean and standard deviation [S, D] float64 of raw columns over each split; train [S, n] says how often a row
+        is in it.
 
         The deviation of a column that is constant in a split is infinite: divided by it, the column is nothing.
         """
