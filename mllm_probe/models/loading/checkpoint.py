@@ -30,6 +30,7 @@ TOKENIZER = ("tokenizer", "tokenizer.json", "tokenizer_config.json")
 WEIGHTED = ("vae", "unet", "transformer", "text_encoder", "text_encoder_2", "image_encoder")  # folders of a pipeline
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # further copies of the weights of a pipeline
 ADAPTER = "adapter_config.json"
+MADE = ("smol_dino", "smol_dino_base")  # by a script of ours, of weights that packages carry
 BUNDLED = Path(__file__).resolve().parents[2] / "bundled"
 
 
@@ -88,7 +89,8 @@ def find_folder(model: CheckpointSettings, setting: str, weights: bool = True) -
     else:
         raise ConfigError(f"no checkpoint is named; give {setting}=FOLDER or {_hub(setting)}=OWNER/NAME")
     if not folder.is_dir():
-        raise ModelError(f"the checkpoint folder {folder} does not exist")
+        made = "; make it with `python scripts/get_small_model.py`" if folder.name in MADE else ""
+        raise ModelError(f"the checkpoint folder {folder} does not exist{made}")
     return folder
 
 
