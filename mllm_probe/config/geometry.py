@@ -12,8 +12,9 @@ class GeometrySettings:
     """Which `measures` compare the layers, see mllm_probe.geometry. Rows: one prompt for each of `max_rows` pictures.
 
     `across` lists pairs of positions whose layers are also compared with each other. Values are clipped to `clip`
-    standard deviations (null = off), mutual_knn counts `k` neighbours, svcca keeps at most `components` (null = all),
-    and `permutations` shuffles of the rows give the null. `seed` draws rows and shuffles.
+    standard deviations (null = off) and, with `standardise`, every dimension is then given mean 0 and deviation 1 over
+    the rows. mutual_knn counts `k` neighbours, svcca keeps at most `components` (null = all), and `permutations`
+    shuffles of the rows give the null. `seed` draws rows and shuffles.
     """
 
     measures: list[str] = field(
@@ -23,6 +24,7 @@ class GeometrySettings:
     max_rows: int = 2000
     k: int = 10
     clip: float | None = 5.0
+    standardise: bool = False
     components: int | None = 100
     permutations: int = 100
     seed: int = 0
@@ -32,12 +34,15 @@ class GeometrySettings:
 class FidelitySettings:
     """What the model is compared with: `reference` unquantized is the same model without quantisation, in `dtype` (null
     = model.dtype); base is the same model, quantised alike, without its adapter. CKA uses one prompt a picture, at
-    most `max_rows` drawn by `seed`, after `clip` as in GeometrySettings."""
+    most `max_rows` drawn by `seed`, after `clip` and `standardise` as in GeometrySettings. `standardise` also has
+    cosine and relative error of states less the reference's mean, in its standard deviations, dimension by dimension.
+    """
 
     reference: str = "unquantized"
     dtype: str | None = None
     max_rows: int = 2000
     clip: float | None = 5.0
+    standardise: bool = False
     seed: int = 0
 
 

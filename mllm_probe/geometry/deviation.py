@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.geometry.row_checks import check_finite
+from mllm_probe.geometry.row_checks import check_finite, divided
 from mllm_probe.records.problems import Rows
 
 STEP = 4096  # rows that are in memory at once
@@ -36,21 +36,28 @@ class Deviation:
         return {"relative_error": self.relative, "cosine": self.cosine}
 
 
-def deviation(exact: Rows, approximated: Rows, name: str) -> Deviation:
-    """Rows [T, D] of both in the same order; `name` is for messages. Raises ProbeError for other shapes and values
-    that are not finite."""
+def deviation(exact: Rows, approximated: Rows, name: str, standardise: bool = False) -> Deviation:
+    """Rows [T, D] of both in the same order; `name` is for messages. With `standardise`, `relative` and `cosine` are
+    those of x and y less the mean of x, by its deviation in each dimension. Raises ProbeError for other shapes and
+    values that are not finite."""
     if tuple(exact.shape) != tuple(approximated.shape):
         raise ProbeError(f"{name}: rows {tuple(approximated.shape)} cannot be compared with {tuple(exact.shape)}")
     mean = sum(part.sum(axis=0) for part in _parts(exact, name)) / exact.shape[0]
+    scale = None
+    if standardise:
+        scale = np.sqrt(sum(((part - mean) ** 2).sum(axis=0) for part in _parts(exact, name)) / exact.shape[0])
     pairs = zip(_parts(exact, name), _parts(approximated, name), strict=True)
-    columns = zip(*(_deviations(x, y, mean) for x, y in pairs), strict=True)
+    columns = zip(*(_deviations(x, y, mean, scale) for x, y in pairs), strict=True)
     return Deviation(*map(np.concatenate, columns))
 
 
-def _deviations(x: np.ndarray, y: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, ...]:
-    squared, length = ((y - x) ** 2).sum(axis=1), np.linalg.norm(x, axis=1)
+def _deviations(x: np.ndarray, y: np.ndarray, mean: np.ndarray, scale: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    squared, spread = ((y - x) ** 2).sum(axis=1), ((x - mean) ** 2).sum(axis=1)
+    if scale is not None:
+        x, y = (divided(one - mean, mean, scale) for one in (x, y))
+    length, error = np.linalg.norm(x, axis=1), np.sqrt(((y - x) ** 2).sum(axis=1))
     cosine = _share((x * y).sum(axis=1), length * np.linalg.norm(y, axis=1)).clip(-1, 1)
-    return _share(np.sqrt(squared), length), cosine, squared, ((x - mean) ** 2).sum(axis=1)
+    return _share(error, length), cosine, squared, spread
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

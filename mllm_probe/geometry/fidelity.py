@@ -19,7 +19,7 @@ from mllm_probe.fitting.readout import Source
 from mllm_probe.fitting.resume import Parts
 from mllm_probe.fitting.trials import Fitted, Probing, Trial
 from mllm_probe.geometry.deviation import deviation
-from mllm_probe.geometry.row_checks import clip_outliers, is_constant
+from mllm_probe.geometry.row_checks import is_constant, prepared
 from mllm_probe.geometry.samples import draw_samples
 from mllm_probe.geometry.similarity import between, similarity
 from mllm_probe.records.problems import Rows
@@ -81,7 +81,8 @@ class Agreements:
     def states(self, key: Key) -> Iterator[Agreement]:
         """What the states of a key are to those of the reference. Raises ProbeError for values that are not finite."""
         (exact, bounds), (other, _) = self._both(key, list(self._groups))
-        found, groups = deviation(exact, other, str(key)), np.repeat(list(self._groups.values()), np.diff(bounds))
+        found = deviation(exact, other, str(key), self._settings.standardise)
+        groups = np.repeat(list(self._groups.values()), np.diff(bounds))
         draws = self._draws.of(groups)
         squared, spread = found.squared, found.spread
         with np.errstate(divide="ignore", invalid="ignore"):  # a layer that is the same for every prompt has no spread
@@ -99,7 +100,8 @@ class Agreements:
         )
         sides = [values[:][bounds[:-1]].double().numpy() for values, bounds in self._both(key, samples)]
         same = any(map(is_constant, sides))
-        value = None if same else between(similarity("cka"), *(clip_outliers(one, settings.clip) for one in sides))
+        both = (prepared(one, settings.clip, settings.standardise) for one in sides)
+        value = None if same else between(similarity("cka"), *both)
         return self._agreement(key, "cka", value=value, n=len(samples), n_groups=len(samples))
 
     def answers(self, key: Key) -> Agreement:

@@ -14,7 +14,7 @@ from mllm_probe.config.geometry import GeometrySettings
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.experiment.experiment import Experiment, filled
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn
-from mllm_probe.geometry.row_checks import check_finite, clip_outliers, is_constant
+from mllm_probe.geometry.row_checks import check_finite, is_constant, prepared
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, compare_layers, similarity
 from mllm_probe.geometry.transfer import transfer
 from mllm_probe.records.protocols import Reporter
@@ -149,7 +149,7 @@ class Atlas:
             self._note(f"{key}: the same row for all {len(values)} pictures, so its cells are empty")
             return None
         try:
-            return function(clip_outliers(values, self._settings.clip))
+            return function(prepared(values, self._settings.clip, self._settings.standardise))
         except ProbeError as error:
             self._note(f"{name} of {key} is left empty: {error}")
             return None

@@ -23,6 +23,12 @@ def is_constant(values: np.ndarray) -> bool:
     return bool((np.ptp(values, axis=0) <= ROUNDING * np.abs(values).max(axis=0)).all())
 
 
+def prepared(values: np.ndarray, clip: float | None, standardise: bool) -> np.ndarray:
+    """Values [N, D], cut, then each dimension alike where that is asked for."""
+    cut = clip_outliers(values, clip)
+    return standardised(cut) if standardise else cut
+
+
 def clip_outliers(values: np.ndarray, clip: float | None) -> np.ndarray:
     """Values [N, D], each no further from its dimension's mean than `clip` standard deviations; None changes nothing.
 
@@ -36,3 +42,15 @@ def clip_outliers(values: np.ndarray, clip: float | None) -> np.ndarray:
         return values
     bound = clip * float(np.median(spread[spread > 0]))
     return mean + np.clip(values - mean, -bound, bound)
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Values [N, D] with mean 0 and deviation 1 in every dimension, so that each counts as much as any other: cosines,
+    too, which large means decide that clipping leaves alone. A dimension that does not vary is 0."""
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    return divided(values - mean, mean, spread)
+
+
+def divided(centred: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Rows [N, D] less their mean by the spread [D]; 0 where that is no more than the rounding of the mean."""
+    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > ROUNDING * np.abs(mean))

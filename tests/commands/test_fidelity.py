@@ -51,6 +51,12 @@ def test_a_large_common_part_hides_an_error_from_the_cosine_and_not_from_the_var
     found = deviation(torch.from_numpy(x), torch.from_numpy(x[:, [1, 0, 2]]), "x")
     assert found.cosine.min() > 0.9999 and found.relative.max() < 0.01
     assert found.squared.sum() / found.spread.sum() > 1
+    plain = deviation(torch.from_numpy(x), torch.from_numpy(x[:, [1, 0, 2]]), "x", standardise=True)
+    mean, scale = x[:, :2].mean(axis=0), x[:, :2].std(axis=0)
+    one, other = (x[:, :2] - mean) / scale, (x[:, [1, 0]] - mean) / scale
+    np.testing.assert_allclose(plain.cosine, 1 - paired_cosine_distances(one, other))
+    np.testing.assert_allclose(plain.relative, np.linalg.norm(other - one, axis=1) / np.linalg.norm(one, axis=1))
+    assert np.array_equal(plain.squared, found.squared) and plain.cosine.mean() < 0.5
 
 
 def test_zero_rows_have_neither_an_error_nor_an_angle() -> None:

@@ -24,7 +24,7 @@ from mllm_probe.config.geometry import GeometrySettings
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.fitting.readout import Readout
 from mllm_probe.geometry.dimension import matrix_entropy, two_nn
-from mllm_probe.geometry.row_checks import check_finite, clip_outliers, is_constant
+from mllm_probe.geometry.row_checks import check_finite, clip_outliers, is_constant, prepared, standardised
 from mllm_probe.geometry.samples import check_rows, draw_samples
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, between, compare_layers, similarity
 from mllm_probe.geometry.transfer import Decided, transfer
@@ -208,6 +208,25 @@ def test_clipping_lets_no_massive_dimension_decide() -> None:
     np.testing.assert_allclose(clip_outliers(np.array([[1.0, 0, 9], [3, 2, -91]]), 2), [[1, 0, -39], [3, 2, -43]])
     assert clip_outliers(a, None) is a
     np.testing.assert_array_equal(clip_outliers(np.ones((4, 2)), 1), np.ones((4, 2)))
+
+
+def test_standardised_dimensions_count_alike() -> None:
+    """Three massive dimensions are cut and still decide who is near to whom; standardised, they are 3 of 50."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 200, 50))
+    same = a + 0.1 * rng.normal(size=a.shape)
+    for rows in (a, b, same):
+        rows[:, :3] = 1e4 * (3 + rng.normal(size=(200, 3)))
+    nearest = similarity("mutual_knn", k=10)
+    cut = between(nearest, *(prepared(rows, 5.0, False) for rows in (a, same)))
+    alike = between(nearest, *(prepared(rows, 5.0, True) for rows in (a, same)))
+    assert cut < 0.2 < 0.6 < alike
+    assert between(nearest, *(prepared(rows, 5.0, True) for rows in (a, b))) < 0.1
+    found = standardised(np.column_stack([a, np.full(200, 7e4)]))
+    np.testing.assert_allclose(found[:, :-1].std(axis=0), 1)
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-9)
+    assert not found[:, -1].any(), "what does not vary is 0, and no rounding error over another"
+    assert prepared(a, None, False) is a
 
 
 def embedded(points: np.ndarray, width: int) -> np.ndarray:
