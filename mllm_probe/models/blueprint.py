@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,18 @@ from mllm_probe.models.loading.classes import load_config, make_model, sound_con
 from mllm_probe.models.loading.reasons import because, briefly
 from mllm_probe.models.loading.weights import check_shapes
 from mllm_probe.models.loading.whole import as_asked, check_numbers, check_stored, check_weights, stored_kind
-from mllm_probe.models.prompts.picture_slots import find_slots
+from mllm_probe.models.prompts.picture_slots import find_slots, first_states
 from mllm_probe.models.prompts.picture_tags import PICTURE, find_tag, pictured
-from mllm_probe.models.prompts.processor import check_vocabulary, complete, load_processor, set_up, told_by
+from mllm_probe.models.prompts.processor import (
+    check_tags,
+    check_vocabulary,
+    complete,
+    load_processor,
+    set_up,
+    told_by,
+)
 from mllm_probe.models.prompts.prompt import Layout, Prompter
-from mllm_probe.models.structure import Structure, class_tokens, find_structure, parameters_of
+from mllm_probe.models.structure import Structure, find_structure, parameters_of
 from mllm_probe.records.batches import Survey
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import ANSWER, Anatomy, Key
@@ -61,11 +69,28 @@ class Blueprint:
     def _set_up(self, model: Any) -> None:
         """The processor as the settings, and config.json where its files say nothing, want it."""
         told = {name: value for file in told_by(self.folder) for name, value in file.items()}
-        seen = "vision" in self.structure.blocks
-        leading = class_tokens(model.get_submodule(self.structure.whole["vision"])) if seen else 0
-        if filled := complete(self.processor, self.config, told, leading):
-            self.remarks.append(f"{self.folder}: the processor's files lack {filled}, taken from config.json")
+        if hasattr(self.processor, "num_additional_image_tokens"):
+            more = self.guarded("vision tower", lambda: self._beside_patches(model))
+            if filled := complete(self.processor, self.config, told, more or 0):
+                self.remarks.append(f"{self.folder}: the processor's files lack {filled}, taken from config.json")
+            if more is not None:
+                check_tags(self.folder, self.processor, self.config, more)
         set_up(self.folder, self.processor, self.settings.processor)
+
+    def _beside_patches(self, model: Any) -> int | None:
+        """Tokens of a picture in the vision tower that are none of its patches (class, registers), by their shapes.
+        None of a tower that cuts no patches of pictures of one size."""
+        config = getattr(self.config, "vision_config", None)
+        size, blocks = getattr(config, "image_size", None), self.structure.blocks.get("vision")
+        if size is None or blocks is None or getattr(config, "patch_size", None) is None:
+            return None
+        sides = [size, size] if isinstance(size, int) else list(size)
+        tower = model.get_submodule(self.structure.whole["vision"])
+        pixels = torch.zeros(1, getattr(config, "num_channels", 3), *sides, device="meta")
+        tokens = first_states(model.get_submodule(blocks), lambda: tower(pixel_values=pixels)).shape[-2]
+        if (more := int(tokens) - prod(side // self.patch for side in sides)) < 0:
+            raise ModelError(f"{self.folder}: {type(tower).__name__} has {tokens} tokens for {tokens - more} patches")
+        return more
 
     def _adapter(self, folder: Path) -> dict[str, torch.Tensor]:
         from mllm_probe.models.loading.projections import read_adapter

@@ -122,13 +122,16 @@ def fit_processor(processor: Any, config: LlavaConfig, recipe: Recipe, reduction
     if reduction not in REDUCTIONS:
         raise ConfigError(f"target.reduction={reduction} is unknown; {choices(reduction, REDUCTIONS)}")
     side = config.vision_config.image_size // config.vision_config.patch_size
-    if reduction == HALVED and (side % 2 or recipe.kind == STI):
+    more = processor.num_additional_image_tokens - (processor.vision_feature_select_strategy == "default")
+    if reduction == HALVED and (side % 2 or recipe.kind == STI or more):
+        besides = f" and {more} other tokens" if more else ""
         raise ConfigError(
             f"target.reduction=halved needs one square grid of an even side, and connector={recipe.kind} on {side} x "
-            f"{side} patches has none; set target.reduction=none"
+            f"{side} patches{besides} has none; set target.reduction=none"
         )
-    made = recipe.tokens(side**2) // {NONE: 1, HALVED: 4, FRAMES: 2}[reduction]
-    processor.num_additional_image_tokens += made - side**2
+    given = side**2 + more
+    made = recipe.tokens(given) // {NONE: 1, HALVED: 4, FRAMES: 2}[reduction]
+    processor.num_additional_image_tokens += made - given
 
 
 def export(base: Any, trained: DenseProjector) -> Any:

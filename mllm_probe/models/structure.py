@@ -161,11 +161,6 @@ def parameters_of(model: nn.Module, structure: Structure) -> dict[str, int]:
     return {**counts, "rest": rest}
 
 
-def class_tokens(vision: nn.Module) -> int:
-    """In front of the patches of a vision tower."""
-    return sum(name.endswith(("class_embedding", "cls_token")) for name, _ in vision.named_parameters())
-
-
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
@@ -189,10 +184,16 @@ def _enclosing(model: nn.Module, name: str) -> str:
 
 
 def _around(model: nn.Module, name: str, lm: str) -> str:
-    """The whole of a tower: the innermost model around its blocks, or all that stands beside the language model where
-    that one holds both."""
+    """The whole of a tower: the innermost model around its blocks (and around that the one whose encoder it is, as in
+    DINOv2), or all that stands beside the language model where that one holds both."""
     owner = _enclosing(model, name)
+    while owner and _is_encoder_of(model, outer := _enclosing(model, owner), owner) and not lm.startswith(f"{outer}."):
+        owner = outer
     return owner if owner and not lm.startswith(f"{owner}.") else ".".join(name.split(".")[: _shared(name, lm) + 1])
+
+
+def _is_encoder_of(model: nn.Module, outer: str, inner: str) -> bool:
+    return bool(outer) and type(model.get_submodule(outer).config) is type(model.get_submodule(inner).config)
 
 
 def _takes_pixels(module: nn.Module) -> bool:

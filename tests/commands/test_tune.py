@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from mllm_probe.commands.tune import tune
 from mllm_probe.config.compose import composed
@@ -27,7 +30,7 @@ from mllm_probe.features.recipes import KINDS, integrate, recipe
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.store_paths import TrainingPaths
 from mllm_probe.models.caption_loss import captioned, losses
-from mllm_probe.models.dense_connector import PROJECTOR, DenseLlavaForConditionalGeneration, reduced
+from mllm_probe.models.dense_connector import PROJECTOR, DenseLlavaForConditionalGeneration, fit_processor, reduced
 from mllm_probe.models.hf import load_model
 from mllm_probe.records.samples import Collection
 from mllm_probe.train import loop
@@ -339,6 +342,26 @@ def test_a_model_without_such_a_connector(probe: Run, tmp_path: Path) -> None:
     folder = FAMILIES["qwen2_5_vl"](tmp_path / "qwen")
     code, _, err = probe("tune", "model=custom", f"model.path={folder}", "data.n=40", "dataset.pictures=40")
     assert code == 1 and "has no connector that can be exchanged; take a LLaVA checkpoint" in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "reduction", "tokens"), [("dci", "none", 20), ("sti", "none", 24), ("dci", "frames", 10)]
+)
+def test_registers_of_a_tower_are_tokens_of_its_connector(kind: str, reduction: str, tokens: int) -> None:
+    """A class token, which `default` drops, and four registers beside 4 x 4 patches."""
+    config = LlavaConfig(vision_config=CLIPVisionConfig(image_size=32, patch_size=8))
+    processor = SimpleNamespace(num_additional_image_tokens=5, vision_feature_select_strategy="default")
+    fit_processor(processor, config, recipe(kind, 6), reduction)
+    assert 16 + processor.num_additional_image_tokens - 1 == tokens
+    with pytest.raises(ConfigError, match="needs one square grid .* on 4 x 4 patches and .* other tokens has none"):
+        fit_processor(processor, config, recipe("dci", 6), "halved")
+
+
+def test_a_checkpoint_of_the_connectors_own_class_is_known_to_a_new_process(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "dense_llava"}')
+    code = f"from mllm_probe.models.loading.classes import *; print(type(load_config(Path({str(tmp_path)!r}), False)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "DenseLlavaConfig" in said.stdout, said.stderr
 
 
 def test_recipes_refuse_what_is_no_layer() -> None:

@@ -30,7 +30,7 @@ from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key
 from mllm_probe.results.score_file import load_scores
 from tests.support.checkpoints import blueprint_of
-from tests.support.families_more import BUILDERS, SETTINGS
+from tests.support.families_more import BUILDERS, LLAVAS, SETTINGS, TOWERS
 from tests.support.naive_pass import DOCS, by_hand, close, first, lm_blocks, read
 from tests.support.runs import QUICK, Run
 
@@ -325,6 +325,27 @@ def test_an_option_takes_a_folder(probe: Run, option: str, tmp_path: Path) -> No
     assert "loading mine (nf4) on cpu" in err
     table = load_scores(next((tmp_path / "outputs" / "run").glob("*/*")) / "scores.csv")
     assert set(table.model) == {"mine"} and {"lm.00", "lm.04"} <= set(table.site)
+
+
+@pytest.mark.parametrize("name", sorted(LLAVAS))
+def test_another_tower_in_a_llava(name: str, pair: list[Sample], tmp_path: Path) -> None:
+    """Class tokens, registers and a token of distillation, or none: what is counted and where spans are; with the
+    strategy `default` all but the first of them are picture tokens of the language model."""
+    model = load_model(blueprint_of(LLAVAS[name](tmp_path / name)), "cpu")
+    _, leading, strategy = TOWERS[name.removeprefix("llava_")]
+    assert model._scale().tokens["vision"] == leading + 16 and model._scale().leading == leading
+    assert len(picture_tokens(model, model._blueprint.process(pair[:1]))) == 16 + leading - (strategy == "default")
+    check_spans(model, pair)
+    assert not prove(model, pair, [Key.parse("lm.04@last")], 300).why
+
+
+def test_a_llava_with_registers_goes_the_whole_way(probe: Run, tmp_path: Path) -> None:
+    folder = LLAVAS["llava_dinov2_with_registers"](tmp_path / "mine")
+    args = ("model=custom", f"model.path={folder}", "model.dtype=float32", "layers=every4", "guards=note", *QUICK)
+    code, _, err = probe("run", *args, "sweep.seeds=[0]", "sweep.permutations=50", "controls=none")
+    assert code == 0, err
+    table = load_scores(next((tmp_path / "outputs" / "run").glob("*/*")) / "scores.csv")
+    assert set(table.tower.dropna()) == {"vision", "connector", "lm"}
 
 
 def line(name: str, model: HFModel, pair: list[Sample]) -> str:

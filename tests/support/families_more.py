@@ -2,6 +2,7 @@
 as words."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,34 @@ def save_llava_next(folder: Path) -> Path:
         chat_template=CHAT,
     ).save_pretrained(folder)
     return folder
+
+
+VIT = SMALL | {"num_hidden_layers": 3, "image_size": 32, "patch_size": 8, "initializer_range": 0.2}
+DINO = {name: value for name, value in VIT.items() if name != "intermediate_size"}
+TOWERS: dict[str, tuple[Callable[[], Any], int, str]] = {  # another tower in a LLaVA, and its tokens before the patches
+    "dinov2": (lambda: hf.Dinov2Config(**DINO), 1, "default"),
+    "dinov2_with_registers": (lambda: hf.Dinov2WithRegistersConfig(**DINO, num_register_tokens=4), 5, "default"),
+    "dinov3": (lambda: hf.DINOv3ViTConfig(**VIT, num_register_tokens=4), 5, "full"),
+    "deit": (lambda: hf.DeiTConfig(**VIT), 2, "default"),
+    "aimv2": (lambda: hf.Aimv2VisionConfig(**VIT), 0, "full"),
+}
+
+
+def save_tower(folder: Path, name: str, **told: Any) -> Path:
+    """A LLaVA with one of TOWERS; `told` changes what its processor's files say."""
+    vision, leading, strategy = TOWERS[name]
+    tokenizer = make_tokenizer()
+    config = hf.LlavaConfig(
+        vision_config=vision(),
+        text_config=LlamaConfig(**TEXT, vocab_size=len(tokenizer)),
+        image_token_id=3,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy=strategy,
+    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    settings = {"patch_size": 8, "vision_feature_select_strategy": strategy, "num_additional_image_tokens": leading}
+    processor = hf.LlavaProcessor(images, tokenizer, **{**settings, **told}, chat_template=CHAT)
+    return save(folder, hf.LlavaForConditionalGeneration, config, processor)
 
 
 def save_kosmos2(folder: Path) -> Path:
@@ -208,4 +237,5 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "pixtral": save_pixtral,
     "chameleon": save_chameleon,
 }
+LLAVAS = {f"llava_{name}": partial(save_tower, name=name) for name in TOWERS}
 SETTINGS: dict[str, dict[str, str]] = {"paligemma2": {"attn": "eager"}}  # Gemma 2 caps its logits, which sdpa cannot

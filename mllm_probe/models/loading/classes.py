@@ -7,6 +7,7 @@ still not fit the weights, which `weights` finds.
 """
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def load_config(folder: Path, trust_remote_code: bool) -> Any:
     told = read_object(folder / "config.json")
     check_dtypes(folder, told)
     kind, brought = told.get("model_type"), bool(told.get("auto_map"))
+    if kind == "dense_llava":  # ours, which transformers knows once its file is read
+        import_module("mllm_probe.models.dense_connector")
     if kind not in CONFIG_MAPPING and not brought:
         raise ModelError(
             f"{folder}: transformers {transformers.__version__} has no model of type '{kind}', and the checkpoint "

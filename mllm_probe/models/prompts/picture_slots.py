@@ -5,7 +5,8 @@ processor's inputs, and how many tokens a slot has in a tower is measured on the
 counts the tokens that really came.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -13,8 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mllm_probe.errors import ModelError
+
+
+class Enough(Exception):
+    """Raised inside a pass that has shown what it was for."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,14 @@ class Slots:
 
 @dataclass(frozen=True)
 class Scale:
-    """Tokens of a slot in each picture tower (text left out); class tokens before its patches in the vision tower."""
+    """Tokens of a slot in each picture tower (text left out); `leading` of them (class, registers) stand before its
+    patches in the vision tower."""
 
     tokens: Mapping[str, Fraction]
     leading: int = 0
 
     def rows(self, tower: str, slots: Slots) -> tuple[list[np.ndarray], int]:
-        """For each picture its tokens among all of the tower, class tokens and padding left out."""
+        """For each picture its tokens among all of the tower, those before and behind its patches left out."""
         each = self.tokens[tower] + (slots.text if tower == "qformer" else 0)
         among = int(slots.total * each)
         if tower == "qformer" or (tower == "vision" and slots.patches):
@@ -71,6 +78,46 @@ def find_slots(inputs: Mapping[str, Any], pictures: int, tokens: Sequence[int] |
         return _row(pixels.flatten(2).any(dim=2).sum(dim=1).tolist(), sides)
     total = int(pixels.flatten(2).any(dim=2).sum()) if pixels.ndim == 5 else len(pixels)
     return _row(_shares(total, tokens, pixels), sides)
+
+
+def first_states(blocks: nn.Module, forward: Callable[[], object]) -> torch.Tensor:
+    """[..., L, D]: what the first block of a tower is given in a pass, which ends there. On the meta device, too."""
+    seen: list[torch.Tensor] = []
+
+    def look(_block: nn.Module, args: Any, more: Any) -> None:
+        seen.append(args[0] if args else more["hidden_states"])
+        raise Enough
+
+    handle = next(blocks.children()).register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        with torch.inference_mode(), suppress(Enough):
+            forward()
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def leading_tokens(
+    pixels: torch.Tensor, patch: int, slots: Slots, states: Callable[[torch.Tensor], torch.Tensor]
+) -> int:
+    """How many tokens of a slot (class, registers) stand before its patches. No name tells it: noise in the second and
+    in the last patch of the first slot must change two tokens of `states`, as far apart, and no other.
+
+    `pixels` [..., 3, H, W] are of at least one slot. Raises ModelError.
+    """
+    columns, before, found = pixels.shape[-1] // patch, states(pixels).flatten(0, -2), []
+    places = sorted({min(1, slots.patches - 1), slots.patches - 1})
+    for place in places:
+        row, column = (patch * number for number in divmod(place, columns))
+        noise = torch.randn(pixels.shape[-3], patch, patch, generator=torch.Generator().manual_seed(0))
+        other = pixels.clone()
+        other.reshape(-1, *pixels.shape[-3:])[0, :, row : row + patch, column : column + patch] += noise
+        change = (states(other).flatten(0, -2) - before).abs().amax(dim=1)
+        found.append((change > 1e-3 * change.max()).nonzero()[:, 0].tolist())
+    leading = found[0][0] - places[0] if found[0] else -1
+    if leading < 0 or found != [[leading + place] for place in places]:
+        raise ModelError(f"its {len(before)} tokens do not hold {slots.patches} patches a tile, row by row")
+    return leading
 
 
 def _row(counts: Sequence[int], patches: int = 0) -> Slots:

@@ -221,18 +221,33 @@ def set_up(folder: Path, processor: Any, settings: Mapping[str, Any] | None) -> 
         processor.images_kwargs = {**fixed, **own}
 
 
-def complete(processor: Any, config: Any, told: Mapping[str, Any], leading: int) -> str:
+def complete(processor: Any, config: Any, told: Mapping[str, Any], more: int) -> str:
     """Fill in what a LLaVA's processor counts picture tokens by, where its files (`told`) leave it to the model, as
-    older ones do. `leading` class tokens stand before the patches of its tower. What was filled in, in words."""
-    if not hasattr(processor, "num_additional_image_tokens"):
-        return ""
+    older ones do. `more` tokens of its tower (class, registers) are no patches. What was filled in, in words."""
     known = {
         "patch_size": getattr(getattr(config, "vision_config", None), "patch_size", None),
         "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None),
-        "num_additional_image_tokens": leading,
+        "num_additional_image_tokens": more,
     }
     lacking = {name: value for name, value in known.items() if name not in told and value is not None}
     found = {name: value for name, value in lacking.items() if getattr(processor, name, value) != value}
     for name, value in found.items():
         setattr(processor, name, value)
     return ", ".join(f"{name}={value}" for name, value in found.items())
+
+
+def check_tags(folder: Path, processor: Any, config: Any, more: int) -> None:
+    """Whether a LLaVA's processor counts the `more` tokens of the tower that are no patches as the model does: all but
+    the first with the strategy `default`. Raises ModelError."""
+    strategy = getattr(config, "vision_feature_select_strategy", None)
+    if config.model_type != "llava" or strategy is None:
+        return
+    written = processor.num_additional_image_tokens - (processor.vision_feature_select_strategy == "default")
+    given = more - (strategy == "default")
+    if written != given:
+        raise ModelError(
+            f"{folder}: the processor writes {written} image tokens besides one for each patch, and the model has "
+            f"{given} features for them ({more} tokens of its vision tower are no patches, config.json has "
+            f"vision_feature_select_strategy={strategy}); set num_additional_image_tokens={more} and this strategy in "
+            "processor_config.json"
+        )

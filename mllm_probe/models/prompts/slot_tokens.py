@@ -5,6 +5,7 @@ No formula of a family is trusted here; the loaded model is asked once, before a
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,15 +14,9 @@ from torch import nn
 
 from mllm_probe.errors import ModelError, first_line
 from mllm_probe.models.blueprint import Blueprint
-from mllm_probe.models.prompts.picture_slots import Scale, Slots, find_slots
-from mllm_probe.models.structure import Structure, class_tokens
+from mllm_probe.models.prompts.picture_slots import Enough, Scale, Slots, find_slots, first_states, leading_tokens
+from mllm_probe.models.structure import Structure
 from mllm_probe.records.sites import Site
-
-PADDED = 8  # Mllama fills the tokens of a tile up to a multiple of this
-
-
-class _Enough(Exception):
-    """Raised in the connector: the language model is not needed."""
 
 
 def scale_of(model: Any, blueprint: Blueprint, forward: Callable[[Mapping[str, Any]], None]) -> Callable[[], Scale]:
@@ -32,8 +27,7 @@ def scale_of(model: Any, blueprint: Blueprint, forward: Callable[[Mapping[str, A
     try:
         inputs, slots = _one_picture(blueprint)
         seen = _counted(model, structure, lambda: forward(inputs))
-        leading = class_tokens(model.get_submodule(structure.whole["vision"])) if "vision" in structure.blocks else 0
-        found = _scale(seen, slots, leading)
+        found = _scale(seen, slots, _leading(model, blueprint, inputs, slots, forward))
     except (ModelError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         failed = ModelError(
             f"the picture towers of {type(model).__name__} cannot be distinguished ({first_line(error)}); use "
@@ -62,7 +56,7 @@ def _counted(model: nn.Module, structure: Structure, forward: Callable[[], None]
             module, _ = structure.module(model, Site(tower, layer))
             handles.append(module.register_forward_hook(_counting(tower, seen)))
     try:
-        with torch.inference_mode(), suppress(_Enough):
+        with torch.inference_mode(), suppress(Enough):
             forward()
     finally:
         for handle in handles:
@@ -75,18 +69,35 @@ def _counting(tower: str, seen: dict[str, int]) -> Callable[..., None]:
         states = out[0] if isinstance(out, tuple | list) else out
         seen[tower] = prod(states.shape[:-1])
         if tower == "connector":
-            raise _Enough
+            raise Enough  # the language model is not needed
 
     return hook
 
 
+def _leading(
+    model: nn.Module,
+    blueprint: Blueprint,
+    inputs: Mapping[str, Any],
+    slots: Slots,
+    forward: Callable[[Mapping[str, Any]], None],
+) -> int:
+    """Tokens before the patches of a slot; 0 where the slot is the patch. Raises ModelError."""
+    if not slots.patches or "vision" not in blueprint.structure.blocks:
+        return 0
+    blocks = model.get_submodule(blueprint.structure.blocks["vision"])
+
+    def states(pixels: torch.Tensor) -> torch.Tensor:
+        return first_states(blocks, partial(forward, {**inputs, "pixel_values": pixels}))
+
+    return leading_tokens(inputs["pixel_values"], blueprint.patch, slots, states)
+
+
 def _scale(seen: Mapping[str, int], slots: Slots, leading: int) -> Scale:
-    """Raises ModelError where a slot's tokens are not its patches and the class tokens before them."""
+    """Raises ModelError where a slot's tokens do not hold its patches."""
     tokens = {tower: Fraction(count, slots.total) for tower, count in seen.items()}
     if "qformer" in tokens:
         tokens["qformer"] -= slots.text
-    expected = (leading + slots.patches) if slots.patches else 1
-    each = tokens.get("vision", expected)
-    if each != expected and each != -(-expected // PADDED) * PADDED:
+    each, expected = tokens.get("vision", Fraction(1)), leading + slots.patches or 1
+    if "vision" in tokens and (each != expected if not slots.patches else each < expected or each.denominator > 1):
         raise ModelError(f"{each} tokens a tile where {expected} were expected, {leading} of them no patches")
-    return Scale(tokens, leading if slots.patches else 0)
+    return Scale(tokens, leading)
