@@ -3,7 +3,7 @@
 What is common to logistic regression and ridge; they differ in the loss alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -93,8 +93,8 @@ def fit_linear(
     strength for all of them.
     """
     strengths = sorted(lambdas, reverse=True)
-    merged = _Merged.of(data) if all(loss.shares for loss in losses.values()) else _Merged(data)
-    features = Features(merged.data, merged.used(problems))
+    merged = _Merged.of(data, problems, all(loss.shares for loss in losses.values()))
+    features = Features(merged.data, merged.used)
     batch = _Batch(merged, features, Basis.of(features), strengths)
     found: dict[int, LinearFit] = {}
     for kind in dict.fromkeys((p.kind, _outputs(p)) for p in problems):
@@ -109,53 +109,53 @@ def fit_linear(
 
 @dataclass(frozen=True)
 class _Merged:
-    """`data` with each row once that many decisions read, such as a picture's; `place` [N] says which row is whose.
+    """`data` with each row once that many decisions read, such as a picture's; `place` [N] says which row is whose,
+    and `used` which rows any problem trains or validates on.
 
     Decisions that share a row share its logit, so their targets are one target, a mean, with the sum of their weights.
     """
 
     data: LayerData
+    used: np.ndarray
     place: np.ndarray | None = None
 
     @classmethod
-    def of(cls, data: LayerData) -> "_Merged":
-        """As it is, unless there are half as many rows, or fewer, as decisions."""
-        distinct = getattr(data.rows, "distinct", None)
-        rows, place = distinct() if distinct else (data.rows, None)
-        return cls(data) if 2 * rows.shape[0] > len(data) else cls(replace(data, rows=rows), place)
-
-    def used(self, problems: Sequence[Problem]) -> np.ndarray:
-        """Which rows of `data` a problem trains or validates on, bool."""
+    def of(cls, data: LayerData, problems: Sequence[Problem], shares: bool) -> "_Merged":
+        """As it is, unless there are half as many rows, or fewer, as decisions, and targets may be shares."""
         used: np.ndarray = np.any([p.train | p.val for p in problems], axis=0)
-        return used if self.place is None else np.bincount(self.place[used], minlength=self.data.rows.shape[0]) > 0
+        distinct = getattr(data.rows, "distinct", None) if shares else None
+        rows, place = distinct() if distinct else (data.rows, None)
+        if place is None or 2 * rows.shape[0] > len(data):
+            return cls(data, used)
+        return cls(replace(data, rows=rows), np.bincount(place[used], minlength=rows.shape[0]) > 0, place)
 
-    def sums(self, values: np.ndarray, used: np.ndarray) -> np.ndarray:
+    def sums(self, values: np.ndarray) -> np.ndarray:
         """Of decisions [..., N], over those that share a row, for each row in use [..., n] float64."""
         if self.place is None:
-            return values[..., used].astype(np.float64)
+            return values[..., self.used].astype(np.float64)
         flat = values.reshape(-1, values.shape[-1])
-        found = np.stack([np.bincount(self.place, row, minlength=len(used)) for row in flat])[:, used]
+        found = np.stack([np.bincount(self.place, row, minlength=len(self.used)) for row in flat])[:, self.used]
         return found.reshape(*values.shape[:-1], -1)
 
-    def targets(self, problems: Sequence[Problem], used: np.ndarray, loss: Loss) -> Sequence[np.ndarray]:
-        """Targets [P, C, n] and weights [P, n] of training, and those of validation. Raises ProbeError."""
-        training = self._read(problems, used, loss, "training")
-        target, weight = self._read(problems, used, loss, "validation")
-        return *training, training[0] if self.place is None else target, weight
+    def asked(self, problems: Sequence[Problem], loss: Loss) -> Iterator[torch.Tensor]:
+        """Targets [P, C, n] and weights [P, n] of training, and those of validation; each label of several is a
+        problem. Raises ProbeError."""
+        for split, name in (("train", "training"), ("val", "validation")):
+            counted = [rows for problem in problems for rows in _counted(problem, split)]
+            many = np.stack([self.sums(rows) for rows in counted])
+            if not many.any(1).all():
+                raise ProbeError(f"a problem has no {name} rows")
+            yield torch.from_numpy(self._targets(problems, loss, counted))
+            yield torch.from_numpy(many / many.sum(1, keepdims=True))
 
-    def _read(
-        self, problems: Sequence[Problem], used: np.ndarray, loss: Loss, name: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        targets, weights = [], []
-        for problem in problems:
-            for y, rows in _columns(problem, loss):
-                counted = rows & (problem.train if name == "training" else problem.val)
-                if not counted.any():
-                    raise ProbeError(f"a problem has no {name} rows")
-                many = self.sums(counted, used)
-                targets.append(y[:, used] if self.place is None else self.sums(y * counted, used) / many.clip(1))
-                weights.append(many / many.sum())
-        return np.stack(targets), np.stack(weights)
+    def _targets(self, problems: Sequence[Problem], loss: Loss, counted: Sequence[np.ndarray]) -> np.ndarray:
+        """Of decisions that share a row the mean over those that count."""
+        targets = [y for problem in problems for y in _targets(problem, loss)]
+        if self.place is None:
+            return np.stack([y[:, self.used] for y in targets])
+        return np.stack(
+            [self.sums(y * rows) / self.sums(rows).clip(1) for y, rows in zip(targets, counted, strict=True)]
+        )
 
 
 def _outputs(problem: Problem) -> int:
@@ -164,17 +164,21 @@ def _outputs(problem: Problem) -> int:
     return problem.y.shape[1] if problem.kind == "labels" else 1
 
 
-def _columns(problem: Problem, loss: Loss) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(target [C, N], rows that count [N]) of what is fitted on its own."""
-    everyone = np.ones(len(problem.y), dtype=bool)
+def _counted(problem: Problem, split: str) -> list[np.ndarray]:
+    """Which decisions [N] of a split count, of each label."""
+    rows: np.ndarray = problem.train if split == "train" else problem.val
+    if problem.kind != "labels":
+        return [rows]
+    return [rows] * problem.y.shape[1] if problem.mask is None else [rows & counted for counted in problem.mask.T]
+
+
+def _targets(problem: Problem, loss: Loss) -> list[np.ndarray]:
+    """[C, N] of each label."""
     if problem.kind == "classes":
-        return [((np.arange(_outputs(problem))[:, None] == problem.y).astype(np.float64), everyone)]
+        return [(np.arange(_outputs(problem))[:, None] == problem.y).astype(np.float64)]
     if problem.kind == "labels":
-        mask = np.ones(problem.y.shape, dtype=bool) if problem.mask is None else problem.mask
-        return [(_labels(y, loss), rows) for y, rows in zip(problem.y.T, mask.T, strict=True)]
-    if problem.kind == "binary":
-        return [(_labels(problem.y, loss), everyone)]
-    return [(problem.y[None].astype(np.float64), everyone)]
+        return [_labels(y, loss) for y in problem.y.T]
+    return [_labels(problem.y, loss) if problem.kind == "binary" else problem.y[None].astype(np.float64)]
 
 
 def _labels(y: np.ndarray, loss: Loss) -> np.ndarray:
@@ -196,14 +200,12 @@ class _Batch:
         return max(1, self._merged.data.compute.memory // (4 * each))
 
     def fit(self, problems: Sequence[Problem], loss: Loss) -> list[LinearFit]:
-        device, used = self._features.device, self._features.used
-        train = torch.from_numpy(self._merged.sums(np.stack([p.train for p in problems]), used)).to(device)
+        merged, device = self._merged, self._features.device
+        train = torch.from_numpy(merged.sums(np.stack([p.train for p in problems]))).to(device)
         splits, which = torch.unique(train, dim=0, return_inverse=True)
         mean, scale = self._features.splits(splits)
         factor = self._features.factors(scale)[which]
-        target, weight, held_target, held_weight = (
-            torch.from_numpy(part).to(device) for part in self._merged.targets(problems, used, loss)
-        )
+        target, weight, held_target, held_weight = (part.to(device) for part in merged.asked(problems, loss))
         labels = len(target) // len(problems)  # several where each label is a problem of its own
         each = len(self._strengths)
         work = Work(
