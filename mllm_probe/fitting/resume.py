@@ -25,10 +25,9 @@ from mllm_probe.cache.claims import clear, turn
 from mllm_probe.errors import CacheError
 from mllm_probe.files.seals import read_sealed, save_sealed
 from mllm_probe.files.store_paths import FitPaths, PartPaths, replacing
-from mllm_probe.fitting.readout import Readout
-from mllm_probe.fitting.trials import Trial
-from mllm_probe.records.problems import Problem, content
-from mllm_probe.records.protocols import Probe, Reporter
+from mllm_probe.fitting.trials import Asked, Trial
+from mllm_probe.records.problems import content
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key
 
 if TYPE_CHECKING:
@@ -112,17 +111,10 @@ class KeptFits:
         self._paths = paths
         self._seen: Counter[str] = Counter()
 
-    def __call__(
-        self,
-        make: Callable[[], list[Trial]],
-        probe: Probe,
-        readout: Readout,
-        problems: Sequence[Problem],
-        blanks: Sequence[Trial],
-    ) -> list[Trial]:
-        if not type(probe).__module__.startswith("mllm_probe."):
+    def __call__(self, asked: Asked, make: Callable[[], list[Trial]]) -> list[Trial]:
+        if not type(asked.probe).__module__.startswith("mllm_probe."):
             return make()
-        path, versions = self._paths.fit(_asked(probe, readout, problems, blanks)), _versions()
+        path, versions = self._paths.fit(_digest(asked)), _versions()
         found = self._read(path, versions)
         if found is None:
             found = make()
@@ -156,11 +148,12 @@ class KeptFits:
         return said
 
 
-def _asked(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: Sequence[Trial]) -> str:
-    settings = [part for item in sorted(vars(probe).items()) for part in item]
-    asked = [part for p in problems for part in (p.y, p.train, p.val, p.kind, p.mask, p.seed)]
-    names = [(str(blank.key or ""), blank.control, blank.seed, blank.features) for blank in blanks]
-    return content(type(probe).__module__, type(probe).__qualname__, *settings, readout.content(), *asked, names)
+def _digest(asked: Asked) -> str:
+    settings = [part for item in sorted(vars(asked.probe).items()) for part in item]
+    problems = [part for p in asked.problems for part in (p.y, p.train, p.val, p.kind, p.mask, p.seed)]
+    names = [(str(blank.key or ""), blank.control, blank.seed, blank.features) for blank in asked.blanks]
+    kind = type(asked.probe)
+    return content(kind.__module__, kind.__qualname__, *settings, asked.readout.content(), *problems, names)
 
 
 @cache

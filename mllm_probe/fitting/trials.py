@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
@@ -92,12 +92,21 @@ class Fitted:
         return trials
 
 
-def fitted(probe: Probe, readout: Readout, problems: Sequence[Problem], blanks: Sequence[Trial]) -> list[Trial]:
-    """The blank trials with what the probe made of their problems."""
-    return Fitted.on(probe, readout, problems).trials(readout, blanks)
+@dataclass(frozen=True)
+class Asked:
+    """What decides some trials: a probe, the rows it reads, and for each blank trial a problem."""
+
+    probe: Probe
+    readout: Readout
+    problems: Sequence[Problem]
+    blanks: Sequence[Trial]
+
+    def fitted(self) -> list[Trial]:
+        """The blank trials with what the probe made of their problems."""
+        return Fitted.on(self.probe, self.readout, self.problems).trials(self.readout, self.blanks)
 
 
-Keep = Callable[[Callable[[], list[Trial]], Probe, Readout, Sequence[Problem], Sequence[Trial]], list[Trial]]
+Keep = Callable[[Asked, Callable[[], list[Trial]]], list[Trial]]
 
 
 class Probing:
@@ -271,17 +280,10 @@ class Probing:
     def fitted(
         self, readout: Readout, problems: Sequence[Problem], blanks: Sequence[Trial], probe: Probe | None = None
     ) -> list[Trial]:
-        """As `fitted` does, by the experiment's probe unless another is given; or kept from an earlier sweep."""
-        probe = probe or self.experiment.probe
-        return self.kept(partial(fitted, probe, readout, problems, blanks), probe, readout, problems, blanks)
+        """By the experiment's probe unless another is given; or kept from an earlier sweep."""
+        asked = Asked(probe or self.experiment.probe, readout, problems, blanks)
+        return self.kept(asked, asked.fitted)
 
-    def kept(
-        self,
-        make: Callable[[], list[Trial]],
-        probe: Probe,
-        readout: Readout,
-        problems: Sequence[Problem],
-        blanks: Sequence[Trial],
-    ) -> list[Trial]:
-        """What `make` gives, which nothing but the others decides; or kept from an earlier sweep."""
-        return self._keep(make, probe, readout, problems, blanks) if self._keep else make()
+    def kept(self, asked: Asked, make: Callable[[], list[Trial]]) -> list[Trial]:
+        """What `make` gives, which nothing but what is asked decides; or kept from an earlier sweep."""
+        return self._keep(asked, make) if self._keep else make()

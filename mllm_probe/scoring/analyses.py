@@ -14,7 +14,7 @@ from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.fitting.readout import Readout
 from mllm_probe.fitting.resume import Parts
-from mllm_probe.fitting.trials import Fitted, Probing, Trial, fitted
+from mllm_probe.fitting.trials import Asked, Fitted, Probing, Trial
 from mllm_probe.records.problems import Problem, Rows
 from mllm_probe.records.score import Score
 from mllm_probe.records.sites import Key
@@ -144,7 +144,8 @@ class Analyses:
         probing = self._probing
         problems = [one for seed in probing.seeds for one in (*erasing(probing, seed), probing.problem("", seed))]
         blanks = [Trial.blank(key, "", seed, ERASED) for seed in probing.seeds]
-        return probing.kept(lambda: list(self._erased(key, own)), probing.experiment.probe, own, problems, blanks)
+        asked = Asked(probing.experiment.probe, own, problems, blanks)
+        return probing.kept(asked, lambda: list(self._erased(key, own)))
 
     def _erased(self, key: Key, own: Readout) -> Iterator[Trial]:
         from mllm_probe.probes.leace import Erased, Leace
@@ -154,7 +155,7 @@ class Analyses:
             taught, unseen = erasing(probing, seed)
             eraser = Leace().fit(own.data, taught)
             bare = replace(own, data=replace(own.data, rows=Erased(own.data.rows, eraser)))
-            (fresh,) = fitted(probing.experiment.probe, bare, [unseen], [Trial.blank(key, "", seed, ERASED)])
+            (fresh,) = Asked(probing.experiment.probe, bare, [unseen], [Trial.blank(key, "", seed, ERASED)]).fitted()
             kept = {f"eraser.{name}": array for name, array in eraser.arrays().items()}
             facts = {**fresh.facts, EDIT_RATIO: eraser.facts[EDIT_RATIO]}
             yield replace(fresh, arrays={**fresh.arrays, **kept}, facts=facts)

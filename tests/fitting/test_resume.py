@@ -1,6 +1,6 @@
 """Fits that sweeps keep: found by all that went into them, never where anything of it is another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,15 +13,13 @@ from mllm_probe.config.run import run_digest
 from mllm_probe.files.store_paths import FitPaths
 from mllm_probe.fitting.readout import Readout
 from mllm_probe.fitting.resume import KeptFits, _versions
-from mllm_probe.fitting.trials import Fitted, Trial, fitted
+from mllm_probe.fitting.trials import Asked, Fitted, Trial
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.records.problems import LayerData, Problem
-from mllm_probe.records.protocols import Probe
 from mllm_probe.records.samples import Examples
 from mllm_probe.records.sites import Key
 from tests.support.runs import QUICK, Run, folder, tiny
 
-Asked = tuple[Probe, Readout, Sequence[Problem], Sequence[Trial]]
 FILES = ("scores.csv", "tests.csv", "predictions.safetensors", "probes.safetensors")
 
 
@@ -31,13 +29,13 @@ def asked() -> Asked:
     rows, y, train = torch.from_numpy(rng.normal(size=(40, 6))).float(), rng.integers(0, 2, 40), np.arange(40) < 20
     problems = [Problem(y, train, (np.arange(40) >= 20) & (np.arange(40) < 30), seed=seed) for seed in (0, 1)]
     blanks = [Trial.blank(Key.parse("lm.01@last"), "", seed) for seed in (0, 1)]
-    return Logistic(), Readout.of(LayerData(rows.bfloat16())), problems, blanks
+    return Asked(Logistic(), Readout.of(LayerData(rows.bfloat16())), problems, blanks)
 
 
 def kept(place: Path, asked: Asked, make: Callable[[], list[Trial]] | None = None) -> tuple[list[Trial], list[str]]:
     """The trials, and what is said of them."""
     fits = KeptFits(FitPaths(place))
-    return fits(make or (lambda: fitted(*asked)), *asked), fits.said()
+    return fits(asked, make or asked.fitted), fits.said()
 
 
 def never() -> list[Trial]:
@@ -57,36 +55,35 @@ def test_a_fit_is_found_as_it_was(tmp_path: Path, asked: Asked) -> None:
 
 def others(asked: Asked) -> dict[str, Asked]:
     """The same question with one thing changed."""
-    probe, readout, problems, blanks = asked
+    readout, (first, *rest) = asked.readout, asked.problems
     rows = readout.data.rows[:].clone()
     rows[7, 3] += 1
-    first, *rest = problems
 
     def read(**given: object) -> Asked:
-        return probe, replace(readout, data=replace(readout.data, **given)), problems, blanks  # type: ignore[arg-type]
+        return replace(asked, readout=replace(readout, data=replace(readout.data, **given)))  # type: ignore[arg-type]
 
     def solved(**given: object) -> Asked:
-        return probe, readout, [replace(first, **given), *rest], blanks  # type: ignore[arg-type]
+        return replace(asked, problems=[replace(first, **given), *rest])  # type: ignore[arg-type]
 
     return {
         "a value": read(rows=rows),
         "their dtype": read(rows=rows.half()),
         "pairs": read(pairs=np.arange(40)),
-        "who": (probe, replace(readout, who=readout.who[::-1]), problems, blanks),
-        "heads": (probe, replace(readout, heads=np.zeros(40, int)), problems, blanks),
+        "who": replace(asked, readout=replace(readout, who=readout.who[::-1])),
+        "heads": replace(asked, readout=replace(readout, heads=np.zeros(40, int))),
         "a label": solved(y=1 - first.y),
         "training": solved(train=first.train & (np.arange(40) > 0)),
         "validation": solved(val=first.val & (np.arange(40) != 25)),
         "the seed": solved(seed=7),
-        "the probe": (Logistic([1.0]), readout, problems, blanks),
-        "the control": (probe, readout, problems, [replace(blank, control="permuted") for blank in blanks]),
+        "the probe": replace(asked, probe=Logistic([1.0])),
+        "the control": replace(asked, blanks=[replace(blank, control="permuted") for blank in asked.blanks]),
     }
 
 
 def test_anything_else_is_fitted_anew(tmp_path: Path, asked: Asked) -> None:
     kept(tmp_path, asked)
     for i, (name, other) in enumerate(others(asked).items(), 1):
-        assert not kept(tmp_path, other, lambda: fitted(*asked))[1], name
+        assert not kept(tmp_path, other, asked.fitted)[1], name
         assert len(list(tmp_path.iterdir())) == 1 + i, name
 
 
@@ -144,6 +141,6 @@ class Plugged(Logistic):
 
 
 def test_probes_of_plugins_are_always_fitted(tmp_path: Path, asked: Asked) -> None:
-    other = (Plugged(), *asked[1:])
+    other = replace(asked, probe=Plugged())
     kept(tmp_path, other)
     assert kept(tmp_path, other)[1] == [] and not list(tmp_path.iterdir())
