@@ -19,7 +19,7 @@ help:  ## list the targets
 
 install: $(READY)  ## make .venv and install the package with its development tools
 
-run: $(READY)  ## run the default experiment (ARGS="task=objects" changes it)
+run: $(READY)  ## run the small study of both tasks (ARGS="task=objects" runs one)
 	$(BIN)/mllm-probe run $(ARGS)
 
 test: $(READY)  ## run the tests in two processes (WORKERS=8 for more)

@@ -1,4 +1,5 @@
-"""From pictures to the score of a layer, in one flat file: what `mllm-probe run` does, without its commands.
+"""From pictures to the score of a layer, in one flat file: what `mllm-probe run task=entailment` does, without
+its commands.
 
     python docs/walkthrough.py [PICTURES] [OUTPUTS]
 
@@ -6,8 +7,8 @@ Read it from top to bottom: each step calls the piece of the package that the co
 says why the step is there. 600 pictures take about 20 seconds of one core, and half of that the second time, when the
 states are in the cache. Its scores are to the last digit those of
 
-    mllm-probe run layers.towers=[lm] layers.norm=false extract.positions=[last,mean_image] extract.answers=null \
-        controls=none dataset.pictures=PICTURES
+    mllm-probe run task=entailment layers.towers=[lm] layers.norm=false extract.positions=[last,mean_image] \
+        extract.answers=null controls=none dataset.pictures=PICTURES
 
 and its cache holds the same bytes (tests/project/test_walkthrough.py). A run does more: controls, tests over all
 layers, guards against mistakes, and a page.

@@ -15,7 +15,7 @@ from mllm_probe.cli.perform import limit_threads, perform
 from mllm_probe.config.sentences import quoted
 from mllm_probe.config.verbosity import QUIET, speaking
 from mllm_probe.errors import CacheError, ConfigError, DataError, MllmProbeError
-from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
+from mllm_probe.files.paths import GLOBAL, SIDES, OutputPaths, RunPaths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ class Result:
     @property
     def cache(self) -> "CacheView":
         """The activations it was scored on."""
-        return load_cache(self.sides[0].folder if self.sides else self.folder)
+        return load_cache(self.folder)
 
     @property
     def sides(self) -> "tuple[Result, ...]":
@@ -173,13 +173,15 @@ def load_cache(folder: str | Path, outputs: str | Path | None = None) -> "CacheV
 
 
 def _read_by(paths: RunPaths) -> tuple[str, str] | None:
-    """The identity of the cache that a run read, and its paths.outputs; None for what is no run."""
+    """The identity of the cache that a run, or both tasks of a study, read, and its paths.outputs; None for what is no
+    run."""
     from mllm_probe.files.readback import read_config, read_entries
 
-    if not (paths.identity.is_file() and paths.config.is_file()):
-        return None
-    identity = read_entries(paths.identity, {"digest": str})["digest"]
-    return identity, str(read_config(paths.config)["paths"]["outputs"])
+    for one in (paths, paths.side(GLOBAL)):
+        if one.identity.is_file() and one.config.is_file():
+            identity = read_entries(one.identity, {"digest": str})["digest"]
+            return identity, str(read_config(one.config)["paths"]["outputs"])
+    return None
 
 
 def _done(command: str, overrides: tuple[str, ...], out: str | Path | None, quiet: bool) -> Path:

@@ -59,7 +59,7 @@ ABOUT = "mllm-probe: find which layers of a multimodal language model hold globa
 EXAMPLES = """
 examples:
   mllm-probe inspect task=objects                     what the model will read, before anything is computed
-  mllm-probe run                                      the bundled model on drawn scenes, offline
+  mllm-probe run                                      both questions to the bundled model, on drawn scenes, offline
   mllm-probe run model=llava task=objects dataset=coco dataset.root=COCO
   mllm-probe run -m task=entailment,objects           a sweep: every combination is a run
   mllm-probe compare outputs/multirun/DATE/TIME       the runs of a sweep side by side

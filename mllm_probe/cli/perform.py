@@ -85,10 +85,9 @@ def perform(command: str, config: "DictConfig", here: "DictConfig") -> Path:
 
 def check(command: str, config: "DictConfig", words: Sequence[str]) -> Any:
     """The settings of a job, once what can be seen to be wrong in them alone is refused. Raises ConfigError."""
-    from mllm_probe.config.run import RunConfig
+    from mllm_probe.config.run import RunConfig, local_side
     from mllm_probe.config.schemas import typed
     from mllm_probe.experiment.prepare import Design
-    from mllm_probe.experiment.study import local_side
 
     job = job_name(command)
     settings = typed(config, job, words)

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllm_probe.config.compose import composed
+from mllm_probe.config.run import sides_of
 from mllm_probe.data.readers import READERS
 from mllm_probe.errors import DataError
 from mllm_probe.experiment.data_check import facts
+from mllm_probe.experiment.data_check.facts import Fact
 from mllm_probe.experiment.data_check.verdict import checked
 from mllm_probe.report.terminal.printing import print_table
 
@@ -28,11 +30,20 @@ def run(args: Sequence[str]) -> None:
     given = parser.parse_args(args)
     own = _words(Path(given.place))
     config = composed("run", [*own, f"data.n={facts.OPENED}", *given.settings])
-    found = checked(Path(given.place), config)
-    print_table(("what", "found"), found.facts)
-    if found.refusal:
-        raise DataError(found.refusal)
-    print(f"a run can use it: {shlex.join(['mllm-probe', 'run', *own, *given.settings])}")
+    told: list[Fact] = []
+    refused = {}
+    for side in (config,) if config.local is None else sides_of(config):
+        found = checked(Path(given.place), side)
+        told += [fact for fact in found.facts if fact not in told]
+        refused[found.task] = found.refusal
+    print_table(("what", "found"), told)
+    if all(refused.values()):
+        raise DataError("; ".join(dict.fromkeys(refused.values())))
+    alone = [f"task={task}" for task, why in refused.items() if not why] if any(refused.values()) else []
+    for task, why in refused.items():
+        if why:
+            print(f"not for task={task}: {why}")
+    print(f"a run can use it: {shlex.join(['mllm-probe', 'run', *alone, *own, *given.settings])}")
     sys.stdout.flush()
 
 

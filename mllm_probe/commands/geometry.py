@@ -6,6 +6,7 @@ position has the same rows.
 """
 
 from mllm_probe.config.geometry import GeometryConfig
+from mllm_probe.config.run import sides_of
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.geometry.measures import Atlas
@@ -19,6 +20,9 @@ from mllm_probe.results.geometry import save_relations
 def geometry(config: GeometryConfig, paths: RunPaths, reporter: Reporter) -> None:
     """The command: geometry.csv, the heat maps and a short table. Raises ConfigError, ProbeError."""
     check_geometry(config)
+    if config.local is not None:
+        config = sides_of(config)[0]
+        reporter.note("of a study geometry compares the layers of the first task; task=NAME chooses another")
     experiment = prepare(config, paths, reporter)
     settings = config.geometry
     pictures = experiment.collection.pictures

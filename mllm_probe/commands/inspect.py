@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from mllm_probe.config.run import InspectConfig, save_config
 from mllm_probe.errors import ConfigError
-from mllm_probe.experiment.prepare import Design
-from mllm_probe.experiment.study import sides_of
+from mllm_probe.experiment.prepare import Design, parts_of
 from mllm_probe.files.digests import open_digests
-from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
+from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import find_checkpoint, needs
 from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Reporter
@@ -26,13 +25,8 @@ def inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
     """The command; of a study, both tasks. Raises ConfigError, DataError, ModelError."""
     if config.n < 1:
         raise ConfigError(f"n={config.n} must be 1 or more: it is how many samples are shown")
-    if config.local is None:
-        _inspect(config, paths, reporter)
-    else:
-        for side, one in zip(SIDES, sides_of(config), strict=True):
-            own = paths.side(side)
-            own.root.mkdir(parents=True, exist_ok=True)
-            _inspect(one, own, reporter)
+    for one, own in parts_of(config, paths, reporter):
+        _inspect(one, own, reporter)
     end(reporter, paths.root)
 
 

@@ -1,52 +1,51 @@
-"""`mllm-probe run`: extract, sweep and report in one command; with a local task, both tasks and conclusions."""
+"""`mllm-probe run`: extract, sweep and report in one command; of a study both tasks, and conclusions."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 
 from mllm_probe.config.run import RunConfig
+from mllm_probe.data.scenes import QUESTIONS
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.experiment.fill import fill_all
-from mllm_probe.experiment.prepare import prepare
-from mllm_probe.files.paths import SIDES, RunPaths
+from mllm_probe.experiment.prepare import parts_of, prepare
+from mllm_probe.files.jobs import Job, read
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
+from mllm_probe.models.loading.checkpoint import BUNDLED
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.html.inspect_files import save_first
 from mllm_probe.report.run import show
 from mllm_probe.scoring.guards import check_probe, check_question, check_reads
+from mllm_probe.scoring.summary import folder_of
 from mllm_probe.scoring.sweep import Swept, sweep_cached
 
 
 def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
-    """The command. Raises MllmProbeError."""
+    """The command. Raises MllmProbeError.
+
+    Both tasks of a study are checked before either is read. What is fitted is kept until both are done, for a killed
+    run.
+    """
     loggers = chosen_loggers(config.loggers)
-    if config.local is not None:
-        runs = _study(config, paths, reporter)
-    else:
-        runs = [paths]
-        experiment = _experiment_of(config, paths, reporter)
-        [swept] = _extract_and_sweep([experiment], [config], runs, reporter)
-        swept.clear()
-        show(paths, reporter, config.report)
-    log_runs(loggers, runs, config.paths.outputs, reporter)
-
-
-def _study(config: RunConfig, paths: RunPaths, reporter: Reporter) -> list[RunPaths]:
-    """Both tasks are checked before either is read. What is fitted is kept until both are done, for a killed run."""
-    from mllm_probe.experiment.study import sides_of
-    from mllm_probe.report.study import show_study
-    from mllm_probe.scoring.study import save_study
-
-    runs = [paths.side(side) for side in SIDES]
-    experiments = []
-    configs = sides_of(config)
-    for side, own in zip(configs, runs, strict=True):
-        own.root.mkdir(parents=True, exist_ok=True)
-        experiments.append(_experiment_of(side, own, reporter))
+    parts = parts_of(config, paths, reporter)
+    configs, runs = [one for one, _ in parts], [own for _, own in parts]
+    experiments = [_experiment_of(one, own, reporter) for one, own in parts]
     swept = _extract_and_sweep(experiments, configs, runs, reporter)
-    save_study(paths, config.sweep, runs, swept, reporter)
+    if config.local is not None:
+        from mllm_probe.scoring.study import save_study
+
+        save_study(paths, config.sweep, runs, swept, reporter)
     for one in swept:
         one.clear()
-    show_study(paths, reporter, config.report)
-    return runs
+    if config.local is not None:
+        from mllm_probe.report.study import show_study
+
+        show_study(paths, reporter, config.report)
+    else:
+        show(paths, reporter, config.report)
+    log_runs(loggers, runs, config.paths.outputs, reporter)
+    for line in _next(config, experiments[0], paths):
+        reporter.note(line)
 
 
 def _experiment_of(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Experiment:
@@ -70,3 +69,25 @@ def _extract_and_sweep(
         template = save_first(experiment, paths, reporter)
         done.append(sweep_cached(experiment, paths, reporter, experiment.attempts.summed(extraction), template))
     return done
+
+
+def _next(config: RunConfig, experiment: Experiment, paths: RunPaths) -> Iterator[str]:
+    """Commands for a model, pictures and questions of one's own: each runs as it is printed, on what is at hand.
+
+    None for what is the user's own already, and none for a job of a multirun.
+    """
+    job = read(Job, paths.status) if paths.status.is_file() else None
+    words = [word for word in job.overrides if word.startswith("model")] if job else []
+    found: dict[str, tuple[str, ...]] = {}
+    if config.model.bundled and not words:
+        folder = next(
+            folder for folder in (BUNDLED / "mini_base", BUNDLED / "mini") if folder.name != config.model.bundled
+        )
+        found["model"] = ("run", "model=custom", f"model.path={folder}")
+    if str(config.dataset["_target_"]).endswith(".scenes.Scenes"):
+        scenes = folder_of(experiment.examples.samples).parent
+        found["pictures"] = ("run", *words, "dataset=coco", f"dataset.root={scenes}")
+        found["questions"] = ("check", str(scenes / QUESTIONS), *words)
+    if found and (job is None or job.number is None):
+        yield "next, with what is yours in the place of these folders and files:"
+        yield from (f"  your {what}: {shlex.join(['mllm-probe', *command])}" for what, command in found.items())

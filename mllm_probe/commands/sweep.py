@@ -1,9 +1,7 @@
 """`mllm-probe sweep`: what the cache holds -> scores, on the fixed test pictures. Loads no model."""
 
-from typing import Any
-
 from mllm_probe.config.run import RunConfig
-from mllm_probe.experiment.prepare import prepare
+from mllm_probe.experiment.prepare import parts_of, prepare
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.records.protocols import Reporter
@@ -13,15 +11,24 @@ from mllm_probe.scoring.guards import check_probe, check_reads
 from mllm_probe.scoring.sweep import check_filled, sweep_cached
 
 
-def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> dict[str, Any]:
-    """The command: prepare, then sweep what the cache holds. Raises CacheError where it does not hold it."""
+def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """The command: prepare, then sweep what the cache holds, of a study for both tasks. Raises CacheError where it does
+    not hold it."""
     loggers = chosen_loggers(config.loggers)
-    experiment = prepare(config, paths, reporter, early=check_reads)
-    check_probe(experiment, config.report)
-    check_filled(experiment, reporter)
-    template = save_first(experiment, paths, reporter)
-    swept = sweep_cached(experiment, paths, reporter, {}, template)
-    swept.clear()
+    parts = parts_of(config, paths, reporter)
+    experiments = [prepare(one, own, reporter, early=check_reads) for one, own in parts]
+    for experiment in experiments:
+        check_probe(experiment, config.report)
+        check_filled(experiment, reporter)
+    runs, swept = [own for _, own in parts], []
+    for experiment, own in zip(experiments, runs, strict=True):
+        template = save_first(experiment, own, reporter)
+        swept.append(sweep_cached(experiment, own, reporter, {}, template))
+    if config.local is not None:
+        from mllm_probe.scoring.study import save_study
+
+        save_study(paths, config.sweep, runs, swept, reporter)
+    for one in swept:
+        one.clear()
     leave_page(paths, config.report, reporter)
-    log_runs(loggers, [paths], config.paths.outputs, reporter)
-    return swept.summary
+    log_runs(loggers, runs, config.paths.outputs, reporter)

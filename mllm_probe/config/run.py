@@ -1,9 +1,9 @@
 """What a user may set of a run, from its pictures to its page, and what of that can change a score."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import MISSING, OmegaConf
 
@@ -12,11 +12,14 @@ from mllm_probe.config.build import first_named
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.config.sweep import SweepSettings
+from mllm_probe.errors import ConfigError, choices
 from mllm_probe.records.samples import Examples, digest
+from mllm_probe.records.sites import TOWERS
 
 PADDING_SIDES = ("right", "left")
 PREFIXES = ("auto", "off")
 UNITS = ("picture", "row")
+OF_A_SIDE = ("positions", "answers")  # what a task of a study sets of `extract`
 # Settings that change where and how fast, not what; model and data are digested by their content.
 HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "wait_s", "max_disk_gb")
 NOT_SCIENCE = (
@@ -132,10 +135,10 @@ class RunConfig:
 
     `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
     or several such nodes by name. `controls` is a list, or all, or none; random_weights draws `random_draws` models.
-    `local` is a second task with its own `extract.positions` and `extract.answers`; a study then compares the layers of
-    both. `test.dataset` is another data set whose pictures replace the test pictures of `dataset`. `guards` stop a run
-    that cannot be valid, or only note it. `loggers`, one or a list, get the finished run. `device` auto = CUDA if
-    available. `plugins` are packages whose classes may be built.
+    `local` is a second task with its own `extract.positions` and `extract.answers`, null for one task; a study then
+    compares the layers of both. `test.dataset` is another data set whose pictures replace the test pictures of
+    `dataset`. `guards` stop a run that cannot be valid, or only note it. `loggers`, one or a list, get the finished
+    run. `device` auto = CUDA if available. `plugins` are packages whose classes may be built.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -162,6 +165,9 @@ class RunConfig:
     plugins: list[str] = field(default_factory=list)
 
 
+Config = TypeVar("Config", bound=RunConfig)
+
+
 @dataclass
 class InspectConfig(RunConfig):
     """`inspect`: the settings of a run, and how many of its samples are shown, `n`."""
@@ -176,6 +182,43 @@ class ReportConfig:
     run: str | None = None
     report: ReportSettings = field(default_factory=ReportSettings)
     paths: PathSettings = field(default_factory=PathSettings)
+
+
+def sides_of(config: Config) -> tuple[Config, Config]:
+    """The global experiment and the local one. Raises ConfigError, also for positions that neither reads and the page
+    is to show."""
+    sides = replace(config, local=None, report=_of_a_side(config.report)), local_side(config)
+    positions = dict.fromkeys(position for side in sides for position in side.extract.positions)
+    config.report.check_read(positions, config.layers.towers or TOWERS)
+    return sides
+
+
+def local_side(config: Config) -> Config:
+    """The experiment with the other task and what that sets of `extract`. Raises ConfigError."""
+    given = config.local
+    if not isinstance(given, dict) or not {"task"} <= given.keys() <= {"task", "extract"}:
+        raise ConfigError(f"local={given!r} must hold a task, and may hold extract; task=study is an example")
+    extract = given.get("extract") or {}
+    for name in extract:
+        if name not in OF_A_SIDE:
+            raise ConfigError(
+                f"'local.extract.{name}' is set for both tasks by extract.{name}; {choices(name, OF_A_SIDE)}"
+            )
+    settings: ExtractSettings = replace(config.extract, **{"answers": None, **extract})
+    return replace(config, task=given["task"], extract=settings, local=None, report=_of_a_side(config.report))
+
+
+def refuse_two(config: RunConfig, command: str) -> None:
+    """Raises ConfigError for a study, where a command reads one task."""
+    if config.local is not None:
+        raise ConfigError(
+            f"{command} reads one task; name it, as task=entailment does, or give local=null to an experiment of two"
+        )
+
+
+def _of_a_side(report: ReportSettings) -> ReportSettings:
+    """Without the positions, of which each side reads its own."""
+    return replace(report, positions=None)
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -28,9 +28,11 @@ from mllm_probe.data.pictures import filled_once
 from mllm_probe.errors import DataError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths
+from mllm_probe.files.readback import save_table
 from mllm_probe.records.samples import Collection, Picture, digest
 
 CAPTIONS_PER_PICTURE = 5
+QUESTIONS = "questions.csv"  # an example of a table of one's own, see docs/own-data.md
 VERSION = 1  # raise it when a drawing or a caption of the same seed changes
 
 
@@ -55,6 +57,8 @@ class Scenes:
         folder = OutputPaths(outputs).dataset(self.name, digest(VERSION, asdict(self)))
         if not folder.exists():
             write_scenes(folder, self)
+        if not (folder / QUESTIONS).is_file():
+            write_questions(folder)
         collection = read_coco(Layout.find(folder, ""), self.name, selection, digests)
         return replace(collection, contradicts=Truth.read(folder).contradicts)
 
@@ -79,6 +83,22 @@ def write_scenes(folder: Path, spec: Scenes) -> None:
         (part / "instances.json").write_text(
             json.dumps({**top, "annotations": instances, "categories": category_records()})
         )
+
+
+def write_questions(folder: Path) -> None:
+    """Of each picture whether its first object is there, and whether the first one of the next picture that has
+    another is: so nearly every name is asked about as often where it is as where it is not."""
+    found = json.loads((folder / "instances.json").read_text())
+    names = {one["id"]: one["name"] for one in found["categories"]}
+    shown: dict[int, list[str]] = {image["id"]: [] for image in found["images"]}
+    for one in found["annotations"]:
+        shown[one["image_id"]].append(names[one["category_id"]])
+    first, rows = [own[0] for own in shown.values()], []
+    for i, (image, own) in enumerate(zip(found["images"], shown.values(), strict=True)):
+        other = next((name for name in first[i + 1 :] + first[:i] if name not in own), None)
+        asked = {own[0]: "yes"} | ({other: "no"} if other else {})
+        rows += [(image["file_name"], f"Is there a {name}?", answer) for name, answer in asked.items()]
+    save_table(folder / QUESTIONS, ("picture", "text", "label"), rows)
 
 
 def category_records() -> list[dict[str, Any]]:

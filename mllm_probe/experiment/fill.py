@@ -66,9 +66,9 @@ def fill_missing(
     Model by model, so that each is loaded once, however many experiments read it. `configs`: what each was prepared
     from, so that the processes of `extract.gpus` can do the same.
     """
-    for experiment in experiments:
-        for tower in check_keys(experiment.keys, experiment.sites, experiment.extract.positions):
-            reporter.note(f"{tower}: none of the requested positions exists there, left out")
+    unread = [check_keys(each.keys, each.sites, each.extract.positions) for each in experiments]
+    for towers in filter(None, dict.fromkeys(unread)):
+        reporter.note(f"{', '.join(towers)}: none of the requested positions exists there, left out")
     models = Models(reporter)
     fills = [(i, each) for i, experiment in enumerate(experiments) for each in (experiment, *experiment.variants)]
     caches = list(dict.fromkeys(each.identity.digest for _, each in fills))

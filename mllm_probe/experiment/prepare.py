@@ -9,7 +9,16 @@ from mllm_probe.cache.coverage import Identity
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.build import build
 from mllm_probe.config.model import DEVICES, DTYPES, ONE
-from mllm_probe.config.run import PADDING_SIDES, PREFIXES, ExtractSettings, RunConfig, run_digest, save_config
+from mllm_probe.config.run import (
+    PADDING_SIDES,
+    PREFIXES,
+    Config,
+    ExtractSettings,
+    RunConfig,
+    run_digest,
+    save_config,
+    sides_of,
+)
 from mllm_probe.config.sentences import flat
 from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, SweepSettings
 from mllm_probe.data.coco import Selection
@@ -20,7 +29,7 @@ from mllm_probe.experiment.examples import asked, collected, folds_of
 from mllm_probe.experiment.experiment import Experiment, chosen_controls
 from mllm_probe.extraction.estimate import check_layers
 from mllm_probe.files.digests import Digests, open_digests
-from mllm_probe.files.paths import OutputPaths, RunPaths
+from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompts.prompt import check_position
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Reporter, Task
@@ -85,6 +94,22 @@ class Design:
         if scored:
             self.folds.check(examples, config.sweep.seeds)
         return collection, examples
+
+
+def parts_of(config: Config, paths: RunPaths, reporter: Reporter) -> list[tuple[Config, RunPaths]]:
+    """What is run, and the folder of each: the experiment itself, or both of a study, which a line tells. Raises
+    ConfigError."""
+    if config.local is None:
+        return [(config, paths)]
+    parts = [(side, paths.side(name)) for side, name in zip(sides_of(config), SIDES, strict=True)]
+    for _, own in parts:
+        own.root.mkdir(parents=True, exist_ok=True)
+    whole, local = (Design.of(side).task.name for side, _ in parts)
+    reporter.note(
+        f"a study of two tasks on the same pictures: {whole} (global) and {local} (local); for one alone give "
+        f"task={whole} or task={local}, with an experiment of two local=null"
+    )
+    return parts
 
 
 def prepare(

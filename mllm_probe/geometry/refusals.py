@@ -3,6 +3,7 @@
 from mllm_probe.config.geometry import BASE, REFERENCES, FidelityConfig, GeometryConfig
 from mllm_probe.config.model import DTYPES
 from mllm_probe.config.report import FIGURES
+from mllm_probe.config.run import refuse_two
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.geometry.measures import MEASURES
 from mllm_probe.geometry.row_checks import FEWEST
@@ -53,6 +54,5 @@ def check_fidelity(config: FidelityConfig) -> None:
             f"fidelity would compare {config.model.dtype} with itself; set model.quantization=nf4 or int8, or another "
             "precision of the reference with fidelity.dtype=float32"
         )
-    if config.local is not None:
-        raise ConfigError("fidelity reads one task; leave out `local`, or choose no experiment that sets it")
+    refuse_two(config, "fidelity")
     refuse_tokens(config.extract.positions, "fidelity")

@@ -1,21 +1,22 @@
-"""What a run of two tasks ends with: both runs, study.png, the answer in words, and one page of it all."""
+"""What a run of two tasks ends with: the answers, both runs, study.png, the hypotheses, and one page of it all."""
 
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.study import draw_study
-from mllm_probe.report.html.page import leave_page, results_of
+from mllm_probe.report.html.page import answering, leave_page, results_of
 from mllm_probe.report.run import show_run
 from mllm_probe.report.terminal.progress import both
-from mllm_probe.report.terminal.study import print_study
+from mllm_probe.report.terminal.study import print_answers, print_study
 from mllm_probe.results.selection import check_selection
 from mllm_probe.results.study import load_study
 
 
 def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
-    """Both tasks, then study.png and study.pdf, what became of the hypotheses, and one page of it all."""
+    """The answer to each question, both tasks, study.png and study.pdf, the hypotheses, then one page of it all."""
     results = results_of(paths, settings)
     check_selection([result.scores for result in results], settings)
+    print_answers(answering(results))
     lacking = [line for result in results for line in show_run(result)]
     study = load_study(paths.study)
     whole, local = (result.selected for result in results)

@@ -2,6 +2,7 @@
 
 from mllm_probe.config.geometry import IMAGES_AT, TEXTS_AT, AlignConfig
 from mllm_probe.config.report import FIGURES
+from mllm_probe.config.run import refuse_two
 from mllm_probe.config.sweep import RANDOM
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.experiment.experiment import Experiment, chosen_controls
@@ -32,8 +33,7 @@ def check_align(config: AlignConfig) -> None:
                 )
     if not set(chosen_controls(config.controls)) <= {RANDOM}:
         raise ConfigError(f"controls={config.controls}: align takes only {RANDOM}, or none")
-    if config.local is not None:
-        raise ConfigError("align reads one task; leave out `local`, or choose no experiment that sets it")
+    refuse_two(config, "align")
     if config.extract.gpus > 1:
         raise ConfigError(
             f"extract.gpus={config.extract.gpus}: align reads pictures and captions in one process; set extract.gpus=1"

@@ -31,7 +31,10 @@ class Candidate:
 def check_categories(collection: Collection, task: str, asked: Sequence[str] | None) -> None:
     """Raises DataError where objects are not annotated, or not those of a category that is asked for."""
     if not collection.categories:
-        raise DataError(f"dataset {collection.name} has no instance annotations; task={task} needs instances.json")
+        raise DataError(
+            f"dataset {collection.name} has no instance annotations; task={task} needs instances.json, task=entailment "
+            "does not"
+        )
     for name in asked or ():
         if name not in collection.categories:
             allowed = choices(name, collection.categories)

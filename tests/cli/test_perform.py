@@ -204,7 +204,7 @@ def test_llava_says_what_it_needs_before_it_fails(probe: Run) -> None:
 
 
 def test_errors_that_need_the_processor(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
-    data = ("dataset=coco", "splits.blocks=2", "sweep.draws=50", "sweep.seeds=[0]")
+    data = ("task=entailment", "dataset=coco", "splits.blocks=2", "sweep.draws=50", "sweep.seeds=[0]")
     bad = coco_folder(tmp_path / "tags", "An <image> tag.")
     code, _, err = probe("run", *tiny(checkpoint), *data, f"dataset.root={bad}")
     assert code == 1 and "contains the image tag <image>; remove it from the caption" in err
@@ -226,7 +226,14 @@ def test_errors_that_need_the_processor(probe: Run, checkpoint: Path, tmp_path: 
 def test_on_bad_row_skip_lists_the_rows(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
     root = coco_folder(tmp_path / "data")
     (root / "images" / "3.png").unlink()
-    data = (*tiny(checkpoint), "dataset=coco", f"dataset.root={root}", "splits.blocks=2", "sweep.draws=50")
+    data = (
+        *tiny(checkpoint),
+        "task=entailment",
+        "dataset=coco",
+        f"dataset.root={root}",
+        "splits.blocks=2",
+        "sweep.draws=50",
+    )
     code, _, err = probe("run", *data)
     assert code == 1 and "picture id 3" in err and "data.on_bad_row=skip" in err
     code, _, err = probe("run", *data, "data.on_bad_row=skip")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mllm_probe.experiment.data_check import facts
+from tests.support.pictures_on_disk import coco_folder
 from tests.support.runs import REAL, Run
 
 
@@ -106,6 +108,19 @@ def test_of_many_pictures_some_are_opened(probe: Run, tmp_path: Path, monkeypatc
     _, out, _ = probe("check", str(place))
     assert "12 different ones were drawn and opened (data.n=null: all)" in out and "rows       24" in out
     assert "24 different ones, from" in probe("check", str(place), "data.n=null")[1]
+
+
+def test_of_a_folder_that_suits_one_task_that_one_is_named(probe: Run, tmp_path: Path) -> None:
+    root = coco_folder(tmp_path / "data")
+    code, out, err = probe("check", str(root), "splits.blocks=2", "sweep.seeds=[0]")
+    assert code == 0, err
+    assert "not for task=objects: dataset coco has no instance annotations" in out
+    last = out.splitlines()[-1]
+    assert last.startswith(f"a run can use it: mllm-probe run task=entailment dataset=coco dataset.root={root}")
+    assert sum(line.startswith("pictures ") for line in out.splitlines()) == 1
+    assert probe("inspect", *shlex.split(last.split("mllm-probe run ")[1]), "n=1")[0] == 0
+    code, _, err = probe("check", str(root), "splits.blocks=2", "task=objects")
+    assert code == 1 and "task=objects needs instances.json, task=entailment does not" in err
 
 
 @pytest.mark.realdata

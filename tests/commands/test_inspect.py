@@ -258,7 +258,7 @@ def test_bad_input_is_one_sentence(probe: Run, checkpoint: Path, tmp_path: Path)
     code, _, err = probe("inspect", *args, "extract.positions=[mark:verb]")
     assert code == 1 and "mark 'verb' is not in this task's text; choose one of: caption" in err
     root = coco_folder(tmp_path / "data")
-    data = ("dataset=coco", f"dataset.root={root}", "splits.blocks=2", "sweep.seeds=[0]")
+    data = ("task=entailment", "dataset=coco", f"dataset.root={root}", "splits.blocks=2", "sweep.seeds=[0]")
     code, out, err = probe("inspect", *tiny(checkpoint), *data, "n=1000")
     samples = int(re.search(r"(\d+) of \1 samples", err)[1])  # type: ignore[index]
     assert code == 0 and "n=1000 is more than there are, so all are shown" in err and f"{samples} of {samples}" in out

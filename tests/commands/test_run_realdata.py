@@ -68,6 +68,7 @@ def test_coco_runs_end_to_end(coco: Collection, checkpoint: Path, tmp_path: Path
     from tests.support.configs import composed
 
     config = composed(
+        "task=entailment",
         "dataset=coco",
         f"dataset.root={COCO}",
         "data.n=40",

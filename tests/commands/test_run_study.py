@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mllm_probe.api import load_cache
 from mllm_probe.fitting.readout import Readout
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.results.score_file import load_scores
@@ -60,6 +62,63 @@ def test_a_study_runs_both_tasks_and_is_printed_again(probe: Run, tmp_path: Path
     )
     again = probe("report", f"run={folder}")
     assert again[0] == 0 and "H1" in again[1]
+
+
+SMALL = ("data.n=48", "dataset.pictures=48", "splits.blocks=3", "sweep.seeds=[0]", "sweep.draws=60")
+LESS = (*SMALL, "sweep.permutations=60", "layers.stride=2", "controls=none", "guards=note")
+
+
+def test_without_a_task_both_questions_are_answered_and_the_next_commands_named(
+    probe: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    code, out, err = probe("run", *tiny(checkpoint), *LESS)
+    assert code == 0, err
+    folder, notes = studied(tmp_path), err.splitlines()
+    assert "a study of two tasks on the same pictures: entailment (global) and objects (local)" in notes[0]
+    assert "task=entailment or task=objects" in notes[0]
+    first = " ".join(out.split("\u250f")[0].split())
+    assert first.startswith("Global meaning (does this caption describe this picture?) is read ")
+    assert "Local meaning (is this object there?) is read " in first
+    heading = re.search(r"<h1.*?</h1>", (folder / "report.html").read_text(), re.DOTALL)
+    assert heading and heading[0].count("meaning (") == 2
+    assert sum("none of the requested positions exists there" in line for line in notes) == 1
+    assert [line.split(":")[0].strip() for line in notes[-2:]] == ["your pictures", "your questions"]
+    again = [shlex.split(line.partition(": ")[2])[1:] for line in notes[-2:]]
+    assert again[0][:3] == ["run", *tiny(checkpoint)[:2]], "the model is the user's own already"
+    assert probe("inspect", *again[0][1:], "n=1")[0] == 0
+    code, out, err = probe(*again[1])
+    assert code == 0 and "task=custom" in out, err
+
+
+def test_the_halves_of_a_study_leave_what_the_whole_does(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
+    args = (*tiny(checkpoint), *LESS)
+    assert probe("extract", *args)[0] == 0
+    code, _, err = probe("sweep", *args)
+    assert code == 0, err
+    code, _, err = probe("run", *args)
+    assert code == 0 and err.count("samples are there") == 2 and "loading" not in err
+    swept, run = (next((tmp_path / "outputs" / name).glob("*/*")) for name in ("sweep", "run"))
+    for name in ("study.json", "global/scores.csv", "local/tests.csv", "local/predictions.safetensors"):
+        assert (swept / name).read_bytes() == (run / name).read_bytes(), name
+    code, _, err = probe("geometry", *args, "geometry.measures=[entropy]", "geometry.permutations=0")
+    assert code == 0 and "compares the layers of the first task" in err, err
+    loaded = load_cache(next((tmp_path / "outputs" / "extract").glob("*/*")), tmp_path / "outputs")
+    assert "lm.02@mark:object" in loaded.keys
+
+
+def test_what_is_said_of_next_steps_is_for_a_bundled_model_and_for_no_job_of_a_multirun(
+    probe: Run, checkpoint: Path
+) -> None:
+    words = ("data.n=30", "dataset.pictures=30", "layers=lm", "layers.range=[1,1]", "extract.positions=[last]")
+    quick = ("task=entailment", "splits.blocks=3", "sweep.seeds=[0]", "sweep.draws=50", "sweep.permutations=50")
+    code, _, err = probe("run", *words, *quick, "controls=none", "guards=note")
+    assert code == 0, err
+    (model,) = [line for line in err.splitlines() if line.startswith("  your model: ")]
+    assert Path(shlex.split(model)[-1].removeprefix("model.path=")).is_dir()
+    code, _, err = probe("run", "-m", *words, *quick, "controls=none", "guards=note", "data.seed=0")
+    assert code == 0 and "your model" not in err
+    code, _, err = probe("run", "--quiet", *words, *quick, "controls=none", "guards=note")
+    assert code == 0 and not err
 
 
 def test_a_study_killed_at_its_end_fits_nothing_again(

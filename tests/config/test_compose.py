@@ -69,7 +69,7 @@ def test_other_words_are_told_with_their_quotes() -> None:
 
 def test_a_command_reads_a_checkpoint_in_a_folder_of_any_name(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(checkpoint, tmp_path / "my model=[1], é"))
-    code, out, err = probe("inspect", *tiny(folder), "n=1", "dataset.pictures=12", "data.n=12")
+    code, out, err = probe("inspect", *tiny(folder), "task=entailment", "n=1", "dataset.pictures=12", "data.n=12")
     assert code == 0 and "1 of 1" in out, err
     code, _, err = probe("inspect", "task.template=x[1]", "n=1")
     assert code == 1 and err == (

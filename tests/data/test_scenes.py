@@ -1,5 +1,7 @@
 """Facts are checked against scenes by a second, naive reading of their words; pictures and files are reproducible."""
 
+import csv
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -136,3 +138,22 @@ def test_some_borrowed_captions_are_true_and_known_to_be(scenes: Collection) -> 
 def test_impossible_numbers_are_refused() -> None:
     with pytest.raises(DataError, match="dataset.pictures=0"):
         Scenes(pictures=0)
+
+
+def test_a_table_of_questions_lies_beside_the_pictures(tmp_path: Path) -> None:
+    """True of each picture, and a name says little about the answer; a folder of an older release gets it, too."""
+    spec = Scenes(pictures=60)
+    scenes = spec.load(tmp_path, Selection(), Digests(tmp_path / "digests.json"))
+    (path,) = (tmp_path / "datasets").glob("*/questions.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    shown = {picture.path.name: picture.categories or frozenset() for picture in scenes.pictures}
+    asked: Counter[str] = Counter()
+    for row in rows:
+        name = row["text"].removeprefix("Is there a ").removesuffix("?")
+        assert (name in shown[row["picture"]]) == (row["label"] == "yes"), row
+        asked[name] += 1 if row["label"] == "yes" else -1
+    assert len(rows) == 120 and max(map(abs, asked.values())) <= 3
+    first = path.read_bytes()
+    path.unlink()
+    spec.load(tmp_path, Selection(), Digests(tmp_path / "digests.json"))
+    assert path.read_bytes() == first

@@ -118,7 +118,13 @@ def test_the_commands_leave_out_what_the_processor_refuses(qwen: Path, probe: Ru
         )
     captions = [{"image_id": image["id"], "caption": f"A picture of {image['id']}."} for image in images]
     (tmp_path / "set" / "captions.json").write_text(json.dumps({"images": images, "annotations": captions}))
-    words = ("dataset=coco", f"dataset.root={tmp_path / 'set'}", "task.captions_per_picture=1", "splits.blocks=3")
+    words = (
+        "task=entailment",
+        "dataset=coco",
+        f"dataset.root={tmp_path / 'set'}",
+        "task.captions_per_picture=1",
+        "splits.blocks=3",
+    )
     words += (*tiny(qwen), "model.quantization=none", "splits.near_duplicates=false", "guards=note")
     code, _, err = probe("inspect", *words)
     assert code == 1 and "picture 7: the model's processor refuses its 900 x 4 pixels" in err

@@ -102,7 +102,7 @@ def test_wrong_pairs_are_one_sentence(
 
 
 def test_tasks_of_their_own_go_from_one_data_set_to_another(probe: Run, tmp_path: Path) -> None:
-    code, _, err = probe("inspect", "test.dataset=scenes", "test.dataset.seed=7", "data.n=24", "n=1")
+    code, _, err = probe("inspect", "task=entailment", "test.dataset=scenes", "test.dataset.seed=7", "data.n=24", "n=1")
     assert code == 0, err
 
 

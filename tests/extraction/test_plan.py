@@ -29,7 +29,7 @@ KEYS = [
     Key.parse(name) for name in ("vision.02@mean_image", "connector@tokens:image", "lm.02@last", "lm.04@tokens:text")
 ]
 ONE_BYTE = dict.fromkeys(("vision", "connector", "lm", "rest"), 1.0) | {"stored": 4.0}
-EXTRACT = ("dataset.pictures=30", "data.n=30", "splits.blocks=4")
+EXTRACT = ("task=entailment", "dataset.pictures=30", "data.n=30", "splits.blocks=4")
 
 
 @pytest.fixture

@@ -9,14 +9,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from mllm_probe.records.score import NOT_APPLICABLE
+from mllm_probe.records.score import BY_DESIGN, NOT_APPLICABLE
 from mllm_probe.report.figures.layers import spread
 from mllm_probe.report.figures.study import draw_study
+from mllm_probe.report.html.charts import layer_charts
 from mllm_probe.report.terminal.run import print_table
-from mllm_probe.report.terminal.study import QUESTION, print_study
+from mllm_probe.report.terminal.study import QUESTION, answered, print_answers, print_study
 from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import controls, headline, real
 from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, draw_layers, lines, write
+from tests.support.score_words import reading, table
 
 H2 = {**H1, "name": "H2", "verdict": "does not hold", "numbers": {}}
 H3 = {**H1, "name": "H3", "verdict": "undecided", "numbers": {}}
@@ -89,6 +91,44 @@ def test_the_answer_is_said_in_words() -> None:
     assert said[0] == QUESTION and said[1] == "  H1 ✓ holds: entailment at last rises, peaks and falls"
     assert "peak at lm.05 [lm.04, lm.06]; the top layer lm.08 is 5.2 points lower [4.3, 6.1]" in said[2]
     assert said[3].startswith("  H2 ✗ does not hold: ") and said[5].startswith("  H3 ? undecided: ")
+
+
+def test_the_answers_are_said_first_and_plainly(whole: pd.DataFrame, local: pd.DataFrame) -> None:
+    seen, unseen = reading(whole, table({"lm.03": 0.3, "lm.08": 1.0})), reading(local, table({"lm.08": 1.0}, 0.8))
+    written = io.StringIO()
+    print_answers([seen, unseen], Console(file=written, width=300))
+    assert written.getvalue().splitlines() == [
+        "Global meaning (does this caption describe this picture?) is read best in one of lm.03, lm.08: accuracy "
+        "85.0 % [83.0, 87.0] at lm.08, which validation chose",
+        "Local meaning (is this object there?) is read in no layer significantly above chance",
+    ]
+    assert list(answered([None, reading(local.assign(task="count"), table({"lm.08": 1.0}))])) == [
+        "Local meaning (count) is read best in lm.08: accuracy 85.0\xa0%\xa0[83.0,\xa087.0] at lm.08, which "
+        "validation chose"
+    ]
+
+
+def test_what_is_not_compared_is_not_called_the_best(whole: pd.DataFrame) -> None:
+    rare = table({"lm.08": 1.0})
+    rare.loc[rare.test == "contender", "p_value"] = float("nan")
+    assert reading(whole, rare).plain.startswith("is read with accuracy 85.0")
+    low = table({"lm.03": 1.0, "lm.08": 1.0})
+    low.loc[(low.test == "above_chance") & (low.site == "lm.08"), ["p_adjusted", "verdict"]] = 0.4, ""
+    assert reading(whole, low).plain.endswith("which validation chose and which is not significantly above chance")
+
+
+def test_curves_that_can_be_no_other_are_not_drawn(whole: pd.DataFrame, tmp_path: Path, drawn: list[Figure]) -> None:
+    """Neither in a panel of their own nor beside others, unless there are only such."""
+    whole.loc[whole.position == "mean_image", "family"] = BY_DESIGN
+    draw_layers(whole, [tmp_path / "layers.png"])
+    assert [panel.get_title() for panel in drawn[0].axes] == ["language model"]
+    assert {chart["name"] for chart in layer_charts(whole)} == {"all positions", "last", "mean_text", "map"}
+    whole.loc[whole.position == "mean_text", "family"] = BY_DESIGN
+    draw_layers(whole, [tmp_path / "layers.png"])
+    assert "mean_text" not in lines(drawn[1])
+    whole.family = BY_DESIGN
+    draw_layers(whole, [tmp_path / "layers.png"])
+    assert len(drawn[2].axes) == 2
 
 
 def test_both_tasks_are_drawn_against_depth(

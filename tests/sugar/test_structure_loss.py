@@ -375,7 +375,7 @@ def test_the_memory_of_a_large_model_is_told_before_anything_is_loaded(probe: Ru
     assert 15 < float(told[1]) < 25
 
 
-FEW = ("data.n=40", "dataset.pictures=40", "splits.blocks=4")
+FEW = ("task=entailment", "data.n=40", "dataset.pictures=40", "splits.blocks=4")
 
 
 def test_the_command_tunes_and_run_probes_the_adapter(probe: Run, tmp_path: Path) -> None:

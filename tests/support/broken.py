@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-SMALL = ("data.n=20", "dataset.pictures=20", "splits.blocks=2")
+SMALL = ("task=entailment", "data.n=20", "dataset.pictures=20", "splits.blocks=2")
 
 
 def check(found: tuple[int, str, str], folder: Path, *parts: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.runs import tiny
 
-DATA = ("dataset.pictures=40", "data.n=40", "splits.blocks=4", "extract.micro_batch=1")
+DATA = ("task=entailment", "dataset.pictures=40", "data.n=40", "splits.blocks=4", "extract.micro_batch=1")
 
 
 def start(

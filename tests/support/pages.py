@@ -16,6 +16,7 @@ from tests.support.runs import tiny
 EVIL = '<script>document.title="owned"</script> & <img src=x onerror=alert(1)>'
 LICENCE = {"id": 7, "name": "Attribution <b>License</b>", "url": "http://creativecommons.org/licenses/by/2.0/"}
 SETTINGS = (
+    "task=entailment",
     "dataset=coco",
     "splits.blocks=2",
     "sweep.seeds=[0,1]",

@@ -18,8 +18,9 @@ from mllm_probe.records.samples import Examples
 
 @dataclass
 class Checked:
-    """What is told of the data, a row each; `refusal` says why a run would not take it."""
+    """What is told of the data, a row each; `refusal` says why a run of the task would not take it."""
 
+    task: str
     facts: list[Fact] = field(default_factory=list)
     refusal: str = ""
 
@@ -40,11 +41,11 @@ class _Readable:
 
 def checked(place: Path, config: RunConfig) -> Checked:
     """Raises ConfigError, DataError where nothing can be read at all."""
-    found, plugins = Checked(), tuple(config.plugins)
+    plugins = tuple(config.plugins)
     skipping = replace(config, data=replace(config.data, on_bad_row="skip"))
     dataset: Dataset = build(config.dataset, Dataset, plugins)  # type: ignore[type-abstract]
     task: Task = build(config.task, Task, plugins, seed=config.data.seed, on_bad_row="skip")  # type: ignore[type-abstract]
-    other, folds = elsewhere_of(config), folds_of(config)
+    found, other, folds = Checked(task.name), elsewhere_of(config), folds_of(config)
     digests = open_digests(OutputPaths(Path(config.paths.outputs)).digests, config.cache.trust)
     if place.is_file():
         found.facts += table_said(place)

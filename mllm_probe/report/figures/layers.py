@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records import units
+from mllm_probe.records.score import BY_DESIGN
 from mllm_probe.report.figures.style import (
     COLUMN,
     DASHES,
@@ -50,11 +51,11 @@ def held_out(*tables: "pd.DataFrame") -> str:
 
 
 def layers_figure(scores: "pd.DataFrame", settings: ReportSettings = DEFAULT) -> Any:
-    """One panel per tower that was read, widths by their number of layers, one line per position."""
+    """One panel per tower that can show something, widths by their number of layers, one line per position."""
     from matplotlib.figure import Figure
 
     rows, look = headline(scores), STYLES[settings.style]
-    sites = real(rows)
+    sites = telling(real(rows))
     towers = [tower for tower in TITLES if tower in set(sites.tower)]
     numbers = [sites[sites.tower == tower].site.nunique() for tower in towers]
     widths = [max(2.2, look.least * sum(numbers), number) for number in numbers]  # room for the name of a tower
@@ -62,7 +63,8 @@ def layers_figure(scores: "pd.DataFrame", settings: ReportSettings = DEFAULT) ->
     size = (settings.size[0], settings.size[1]) if settings.size else size
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(towers), sharey=True, width_ratios=widths, squeeze=False)[0]
-    colour = of_positions(positions(sites))
+    every = of_positions(positions(real(rows)))  # a position has one colour, whatever is drawn beside it
+    colour = {position: every[position] for position in positions(sites)}
     for panel, tower, width in zip(panels, towers, widths, strict=True):
         room = (size[0] - look.margins) * width / sum(widths)
         _draw_panel(panel, sites[sites.tower == tower], colour, look, room)
@@ -75,6 +77,14 @@ def layers_figure(scores: "pd.DataFrame", settings: ReportSettings = DEFAULT) ->
     figure.suptitle(said, fontsize=look.title)
     legend_below(figure, panels, tuple(colour), look.entry, look.small if look.paper else 9)
     return figure
+
+
+def telling(sites: "pd.DataFrame") -> "pd.DataFrame":
+    """Without curves all of whose values could be no other, such as the picture's states where a caption is asked
+    about, unless there are only such."""
+    curve = sites.tower + sites.position
+    told = curve[sites.family != BY_DESIGN]
+    return sites[curve.isin(told)] if len(told) else sites
 
 
 def legend_below(

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from mllm_probe.files.paths import SIDES
 from mllm_probe.records import units
 from mllm_probe.records.score import LENS
-from mllm_probe.report.figures.layers import TITLES, floor_name
+from mllm_probe.report.figures.layers import TITLES, floor_name, telling
 from mllm_probe.report.figures.style import (
     CHANCE,
     DASHES,
@@ -60,9 +61,9 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
     """All positions together, then each position (and each probe, where there are several) with controls and floors,
     then the map of positions and layers."""
     rows = headline(scores)
-    sites = real(rows)
+    sites = telling(real(rows))
     read, probes = positions(sites), list(dict.fromkeys(sites.probe))
-    metric, colour = headline_metric(scores), of_positions(positions(sites))
+    metric, colour = headline_metric(scores), of_positions(positions(real(rows)))
     found = []
     for probe in probes:
         own = sites[sites.probe == probe]
@@ -246,8 +247,8 @@ def heat_map(
 
 def study_chart(tables: Sequence["pd.DataFrame"], read: Sequence[str]) -> Chart:
     """Two tasks against relative depth of the language model, each at its position of `read`."""
-    lines = zip(tables, read, of_study(*(one.task.iloc[0] for one in tables)), strict=True)
-    named = [(f"{one.task.iloc[0]} at {position}", one, position, colour) for one, position, colour in lines]
+    lines = zip(tables, SIDES, read, of_study(*(one.task.iloc[0] for one in tables)), strict=True)
+    named = [(f"{one.task.iloc[0]} ({side}) at {at}", one, at, colour) for one, side, at, colour in lines]
     return depth_chart("both tasks", named)
 
 

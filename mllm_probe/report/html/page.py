@@ -19,6 +19,7 @@ from mllm_probe.report.figures.saving import svg_uri
 from mllm_probe.report.html.run_view import Result
 from mllm_probe.report.html.skeleton import filled, without_codes
 from mllm_probe.report.tables.curve_shapes import p_said
+from mllm_probe.report.tables.findings import Reading
 from mllm_probe.report.terminal.progress import end
 
 
@@ -61,6 +62,18 @@ def leave_page(
     end(reporter, paths.root, *lacking, *write_page(paths, settings, results), page=paths.page)
 
 
+def answering(results: Sequence[Result]) -> list[Reading | None]:
+    """Of both tasks of a study, what was read at the position of study.png."""
+    from mllm_probe.report.figures.study import study_positions
+    from mllm_probe.results.selection import headline
+
+    read = study_positions(*(headline(result.selected) for result in results))
+    return [
+        next((one for one in result.readings if one.position == at), None)
+        for result, at in zip(results, read, strict=True)
+    ]
+
+
 def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:
     """The page. Without the plot library its figures stand still."""
     more = _of_study(results, study) if study else {}
@@ -77,7 +90,7 @@ def _of_study(results: Sequence[Result], study: Mapping[str, Any]) -> dict[str, 
     """What the page of a study shows above its two tasks."""
     from mllm_probe.report.figures.study import study_figure, study_positions
     from mllm_probe.report.html.charts import study_chart
-    from mllm_probe.report.terminal.study import QUESTION, headline_said
+    from mllm_probe.report.terminal.study import QUESTION, answered, headline_said
     from mllm_probe.results.selection import headline
 
     tables = [result.selected for result in results]
@@ -85,5 +98,6 @@ def _of_study(results: Sequence[Result], study: Mapping[str, Any]) -> dict[str, 
         "both": [study_chart(tables, study_positions(*map(headline, tables)))],
         "study_figure": svg_uri(study_figure(tables[0], tables[1], study["statements"]), results[0].settings),
         "question": QUESTION,
+        "answers": list(answered(answering(results))),
         "headline_said": headline_said,
     }

@@ -107,6 +107,19 @@ class Reading:
         return f"{said}{self._untrained}{self._set}"
 
     @property
+    def plain(self) -> str:
+        """The same for somebody who knows none of the words: where what was asked is read best, and how well."""
+        score = f"{units.named(self.metric)} {self.score} at {self.site}, which validation chose"
+        if len(self.rows("above_chance")) and not self._any_above:
+            return "is read in no layer significantly above chance"
+        if self.above("above_chance") is False:
+            score += " and which is not significantly above chance"
+        if not (self.among and self.compared):
+            return f"is read with {score}"
+        one_of = "one of " * (len(self.among) > 1)
+        return f"is read best in {one_of}{listed(self.among, self.blocks)}: {score}"
+
+    @property
     def _any_above(self) -> bool:
         rows = self.rows("above_chance")
         return bool(beyond(rows[rows.site.isin(self.blocks or [self.site])]).any())

@@ -1,6 +1,7 @@
-"""What a study of two tasks ends with: its answer in words. Judges nothing: study.json has the statements."""
+"""What a study of two tasks says in words: the answer to each question, then what became of the hypotheses. Judges
+nothing: study.json has the statements, tests.csv what the answers stand on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -8,13 +9,30 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from mllm_probe.records import units
+from mllm_probe.report.tables.findings import Reading
 from mllm_probe.report.terminal.printing import screen
 
 Statement = Mapping[str, Any]
 QUESTION = "Do middle layers encode the whole picture better than the top, while single objects stay readable?"
+KINDS = "Global", "Local"
+ASKED = {"entailment": "does this caption describe this picture?", "objects": "is this object there?"}
 POOLED, MACRO = "over all decisions together", "as the mean over categories"
 MARKS = {"holds": "[bold green]✓ holds[/]", "does not hold": "[bold red]✗ does not hold[/]"}
 OPEN = "[bold yellow]? undecided[/]"
+
+
+def answered(readings: Sequence[Reading | None]) -> Iterator[str]:
+    """The answer to the question of each task, the global one first; None where no layer was chosen."""
+    for kind, reading in zip(KINDS, readings, strict=True):
+        if reading is not None:
+            task = str(reading.scores.task.iloc[0])
+            yield f"{kind} meaning ({ASKED.get(task, task)}) {reading.plain}"
+
+
+def print_answers(readings: Sequence[Reading | None], console: Console | None = None) -> None:
+    console = console or screen()
+    for line in answered(readings):
+        console.print(f"[bold]{escape(line)}[/]".replace("\u00a0", " "), highlight=False)
 
 
 def headline_said(one: Mapping[str, Any]) -> str:

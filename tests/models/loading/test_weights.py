@@ -228,7 +228,7 @@ def test_label_encoders(tmp_path: Path) -> None:
 
 def test_on_the_command_line(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
     folder = changed(checkpoint, tmp_path / "spoilt", without("multi_modal"))
-    code, _, err = probe("run", *tiny(folder), *SMALL)
+    code, _, err = probe("run", *tiny(folder), "task=entailment", *SMALL)
     assert code == 1 and "spoilt: 4 weights of the model (model.multi" in err and "Traceback" not in err
     assert not [*tmp_path.glob("outputs/cache/**/*.safetensors"), *tmp_path.glob("outputs/**/scores.csv")]
     code, _, err = probe("tune", *tiny(folder), "train.steps=1", *SMALL)
@@ -239,6 +239,6 @@ def test_blocks_above_those_that_are_read_may_be_lacking(probe: Run, checkpoint:
     """Nothing looks at their states, not even the proof that prompts may share their heads."""
     folder = changed(checkpoint, tmp_path / "spoilt", without("layers.3"))
     read = ("layers.towers=[lm]", "layers.range=[0,3]", "layers.stride=1", "extract.positions=[last]")
-    code, _, err = probe("extract", *tiny(folder), *SMALL, *read)
+    code, _, err = probe("extract", *tiny(folder), "task=entailment", *SMALL, *read)
     assert code == 0, err
     assert "are not in the files; nothing that is read depends on them" in err

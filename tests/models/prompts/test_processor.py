@@ -260,7 +260,7 @@ def test_a_processor_of_another_model(weightless: Path, probe: Run) -> None:
     sizes = json.loads((weightless / "config.json").read_text())
     sizes["text_config"]["vocab_size"] += 1
     (weightless / "config.json").write_text(json.dumps(sizes))
-    code, _, err = probe("inspect", *tiny(weightless), "data.n=20", "dataset.pictures=20")
+    code, _, err = probe("inspect", *tiny(weightless), "task=entailment", "data.n=20", "dataset.pictures=20")
     assert code == 1 and "Traceback" not in err
     assert (
         "LlavaProcessor writes no <other> (token 3, the image token of config.json) for a picture at <image>; "
