@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mllm_probe.cli.perform import job_name, limit_threads, perform, stop_as_ctrl_c
+from mllm_probe.cli.perform import job_name, perform, set_up_process, stop_as_ctrl_c
 from mllm_probe.config.sentences import quoted
 from mllm_probe.config.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
 from mllm_probe.errors import MllmProbeError, behind
@@ -206,7 +206,7 @@ def _readable(args: list[str]) -> list[str]:
 
 
 def _run_hydra(command: str, args: list[str]) -> None:
-    limit_threads()
+    set_up_process()
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

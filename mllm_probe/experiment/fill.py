@@ -5,6 +5,7 @@ A model is loaded when the first shard needs it, and kept while the next cache i
 damaged is made again.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,8 @@ class Models:
 
         name = experiment.identity.digest
         if name not in self._held:
-            self._held.clear()  # before the next one takes its memory
+            self._held.clear()
+            gc.collect()  # before the next one takes its memory
             device = pick_device(experiment.device)
             self._reporter.note(f"loading {experiment.model.label} ({experiment.model.precision}) on {device}")
             self._held[name] = load_model(experiment.blueprint, device, experiment.stored)

@@ -1,5 +1,6 @@
 """The features that `vision score` measures: each encoder sees each picture once, and nothing is kept on disk."""
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -32,6 +33,7 @@ class Features:
     ) -> None:
         from mllm_probe.models.encoders.by_kind import load_encoder
 
+        gc.collect()  # those of the representations before
         used = dict.fromkeys(encoder for one in chosen for encoder in one.encoders)
         self._encoders = [load_encoder(plans[name], settings.normalisation, device) for name in used]
         for remark in dict.fromkeys(said for encoder in self._encoders for said in encoder.remarks):
