@@ -6,6 +6,7 @@ Rows are kept as they stand in the file; what their labels mean is the task's bu
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -97,21 +98,22 @@ class Table:
         records.reverse()
         while records:  # each is forgotten once it is read
             number, record = records.pop()
+            if isinstance(record, DataError):
+                skipped.append(_said(record, selection))
+                continue
             try:
-                line = self._line(where := f"{name}, row {number}", number, record)
+                line = self._line(number, record)
                 if line.id and first.setdefault(line.id, number) != number:
-                    raise DataError(
-                        f"{where}: the id {line.id!r} is that of row {first[line.id]}; give each row its own"
-                    )
+                    raise DataError(f"the id {line.id!r} is that of row {first[line.id]}; give each row its own")
                 lines.append(line)
             except DataError as error:
-                skipped.append(_said(error, selection))
+                skipped.append(_said(DataError(f"{name}, row {number}: {error}"), selection))
         return lines, skipped
 
     def _check_columns(self, file: Path, records: Sequence[Numbered]) -> None:
         """A column that no row has is a slip in the settings, not a bad row."""
         readable = [(number, record) for number, record in records if not isinstance(record, DataError)]
-        seen = {str(name): None for _, record in readable for name in record}
+        seen = {str(name): None for name in dict.fromkeys(chain.from_iterable(record for _, record in readable))}
         named = {name: getattr(self, name) for name in COLUMNS} | {f"columns={name}": name for name in self.columns}
         for setting, wanted in named.items():
             if readable and wanted is not None and wanted not in seen:
@@ -120,21 +122,19 @@ class Table:
                     f"choose one of: {', '.join(seen)}"
                 )
 
-    def _line(self, where: str, number: int, record: Mapping[str, Any] | DataError) -> "Line":
-        if isinstance(record, DataError):
-            raise record
-        picture = _word(where, record, self.picture_column, "the file name of a picture")
-        text = _word(where, record, self.text_column, "the text that is asked")
+    def _line(self, number: int, record: Mapping[str, Any]) -> "Line":
+        picture = _word(record, self.picture_column, "the file name of a picture")
+        text = _word(record, self.text_column, "the text that is asked")
         group = _group(record.get(self.group_column)) if self.group_column is not None else ""
-        label = _label(where, record, self.label_column)
+        label = _label(record, self.label_column)
         columns = {str(name): found for name, cell in record.items() if (found := _plain(cell)) != ""}
-        id = self._id(where, record) if self.id_column is not None else ""
+        id = self._id(record) if self.id_column is not None else ""
         return Line(number, picture, text, label, group, columns, id)
 
-    def _id(self, where: str, record: Mapping[str, Any]) -> str:
+    def _id(self, record: Mapping[str, Any]) -> str:
         """A whole number is a name, too."""
-        value = _cell(where, record, str(self.id_column))
-        return str(value) if type(value) is int else _word(where, record, str(self.id_column), "the name of the row")
+        value = _cell(record, str(self.id_column))
+        return str(value) if type(value) is int else _word(record, str(self.id_column), "the name of the row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,34 +162,36 @@ def _said(error: DataError, selection: Selection) -> str:
     return str(error)
 
 
-def _word(where: str, record: Mapping[str, Any], column: str, what: str) -> str:
-    value = _cell(where, record, column)
+def _word(record: Mapping[str, Any], column: str, what: str) -> str:
+    value = _cell(record, column)
     if not isinstance(value, str):
-        raise DataError(f"{where}: '{column}' is {str(value)[:80]!r}, but must be {what}; fix the row")
+        raise DataError(f"'{column}' is {str(value)[:80]!r}, but must be {what}; fix the row")
     if not value.strip():
-        raise DataError(f"{where}: '{column}' is empty, but must be {what}; fix the row")
+        raise DataError(f"'{column}' is empty, but must be {what}; fix the row")
     return value.strip()
 
 
-def _label(where: str, record: Mapping[str, Any], column: str) -> Label:
+def _label(record: Mapping[str, Any], column: str) -> Label:
     """Words and lists of words as they are, true and false as words, every number a float."""
-    value = _cell(where, record, column)
+    value = _cell(record, column)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float) and abs(value) <= sys.float_info.max:
         return float(value)
     if isinstance(value, list) and all(isinstance(word, str) and word.strip() for word in value):
         return tuple(dict.fromkeys(word.strip() for word in value))
-    return _word(where, record, column, "a word, a finite number or a list of words")
+    return _word(record, column, "a word, a finite number or a list of words")
 
 
 def _plain(cell: Any) -> str | float:
     """A word or a number as it is, anything else as nothing."""
+    if isinstance(cell, str):  # first, for most are
+        return cell.strip()
     if isinstance(cell, bool):
         return str(cell).lower()
     if isinstance(cell, int | float):
         return float(cell) if abs(cell) <= sys.float_info.max else ""  # nor what is not a number
-    return cell.strip() if isinstance(cell, str) else ""
+    return ""
 
 
 def _group(cell: Any) -> str:
@@ -198,9 +200,9 @@ def _group(cell: Any) -> str:
     return "" if cell is None else str(int(cell) if whole else cell).strip()
 
 
-def _cell(where: str, record: Mapping[str, Any], column: str) -> Any:
+def _cell(record: Mapping[str, Any], column: str) -> Any:
     if column not in record:
-        raise DataError(f"{where}: the column '{column}' is missing, found {', '.join(map(str, record)) or 'none'}")
+        raise DataError(f"the column '{column}' is missing, found {', '.join(map(str, record)) or 'none'}")
     value = record[column]
     return "" if value is None else value
 

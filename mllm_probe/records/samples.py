@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,26 @@ _encoded = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).enc
 
 def digest(*parts: Any) -> str:
     """A 16-digit hexadecimal digest of JSON-able parts; equal parts give equal digests on every machine."""
-    return hashlib.sha256(_encoded(parts).encode()).hexdigest()[:16]
+    return _hashed(_encoded(parts))
+
+
+def digest_of(uid: str, name: tuple[str | None, ...]) -> str:
+    """`digest(uid, *name)`, quick where many things have the same name."""
+    return _hashed(f"[{_encoded(uid)}, {_told(name)[1:]}")
+
+
+def _content_digest(digests: tuple[str, ...], text: str, marks: Mapping[str, tuple[int, int]]) -> str:
+    """`digest(digests, text, sorted(marks.items()))`."""
+    return _hashed(f"[{_told(digests)}, {_encoded(text)}, {_told(tuple(sorted(marks.items())))}]")
+
+
+@lru_cache(maxsize=65_536)
+def _told(parts: tuple[Any, ...]) -> str:
+    return _encoded(parts)
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,11 @@ class Picture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.digest)
+
+    @cached_property
+    def alone(self) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+        """The images and digests of every sample about this picture alone."""
+        return (self.path,), (self.digest,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +126,7 @@ class Sample:
 
     def showing(self, images: tuple[Path, ...], digests: tuple[str, ...]) -> "Sample":
         """The same text about other pictures, or about none."""
-        return Sample(digest(digests, self.text, sorted(self.marks.items())), images, digests, self.text, self.marks)
+        return Sample(_content_digest(digests, self.text, self.marks), images, digests, self.text, self.marks)
 
     @classmethod
     def of(cls, pictures: Sequence[Picture], text: str, marks: Mapping[str, tuple[int, int]]) -> "Sample":
@@ -111,9 +136,11 @@ class Sample:
                 f"picture {pictures[0].id}: the text {text!a} holds half a character (a lone surrogate); fix it "
                 "in the data file"
             )
-        digests = tuple([picture.digest for picture in pictures])
-        uid = digest(digests, text, sorted(marks.items()))
-        return cls(uid, tuple([picture.path for picture in pictures]), digests, text, marks)
+        if len(pictures) == 1:
+            images, digests = pictures[0].alone
+        else:
+            images, digests = tuple([one.path for one in pictures]), tuple([one.digest for one in pictures])
+        return cls(_content_digest(digests, text, marks), images, digests, text, marks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,12 +43,17 @@ class Names:
     def called(self, rows: Sequence[Row], beside: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
         """The rows with the names of their labels, and a sentence for each thing done to them. Raises ConfigError for
         what is no label of theirs, nor `beside` them."""
-        spelled = Counter(word for row in rows for word in words(row.label))
+        held = Counter(row.label for row in rows)
+        spelled: Counter[str] = Counter()
+        for label, n in held.items():
+            for word in words(label):
+                spelled[word] += n
         known = _commonest(spelled)
         rename = {word: self._name(word, known[bare(word)]) for word in spelled}
         self._check({**spelled, **dict.fromkeys(beside, 0)})
-        named = ((row, _renamed(row.label, rename)) for row in rows)
-        kept = [row if name is row.label else replace(row, label=name) for row, name in named if name is not None]
+        renamed = {label: _renamed(label, rename) for label in held}
+        named = ((row, renamed[row.label]) for row in rows)
+        kept = [row if name == row.label else replace(row, label=name) for row, name in named if name is not None]
         return kept, [*_joined(spelled, rename), *_left_out(rows, rename)]
 
     def _name(self, word: str, known: str) -> str | None:
@@ -73,12 +78,13 @@ class Names:
         return frozenset(name for name in self.given.values() if name is not None)
 
 
-def doubts(rows: Sequence[Row], settled: frozenset[str], kind: str) -> None:
-    """Refuse labels that may not mean what they say, see the rule. Raises DataError naming row, label and setting."""
+def doubts(first: Mapping[Label, int], settled: frozenset[str], kind: str) -> None:
+    """Refuse labels that may not mean what they say, see the rule; each is given with the first row that has it. Raises
+    DataError naming row, label and setting."""
     found: dict[str, int] = {}
-    for row in rows:
-        for word in words(row.label):
-            found.setdefault(word, row.number)
+    for label, row in first.items():
+        for word in words(label):
+            found.setdefault(word, row)
     open_ = {word: number for word, number in found.items() if word not in settled}
     for word, number in open_.items():
         if bare(word) in MISSING:
@@ -86,7 +92,7 @@ def doubts(rows: Sequence[Row], settled: frozenset[str], kind: str) -> None:
                 f"row {number} has the label {word!r}, which reads as a missing one; set {_typed({word: None})} to "
                 f"leave such rows out, or {_typed({word: word})} to keep it as a label"
             )
-    if kind == "auto" and not any(isinstance(row.label, tuple) for row in rows):
+    if kind == "auto" and not any(isinstance(label, tuple) for label in first):
         _alike(open_, found)
         _mixed(open_, found)
         _counted(found)

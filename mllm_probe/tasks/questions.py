@@ -5,7 +5,7 @@ Nothing is balanced here: what the texts alone give away is for the controls to 
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from mllm_probe.errors import ConfigError, DataError, choices, count, few
 from mllm_probe.records.problems import KINDS
-from mllm_probe.records.samples import NO_YES, Collection, Decision, Examples, Picture, Row, Sample, digest
+from mllm_probe.records.samples import NO_YES, Collection, Decision, Examples, Picture, Row, Sample, digest_of
 from mllm_probe.tasks.label_names import Label, Names, doubts, name_of, number, words
 from mllm_probe.tasks.rare import RARE, REFUSE
 from mllm_probe.tasks.splits import Folds
@@ -66,8 +66,11 @@ class Questions:
         called, said = names.called(rows, beside)
         if not called:
             raise DataError(f"task.labels leaves out all {len(rows)} rows")
-        doubts(called, names.settled, self.kind)
-        return called, said, _kind(called) if self.kind == AUTO else self.kind
+        first: dict[Label, int] = {}
+        for row in called:
+            first.setdefault(row.label, row.number)
+        doubts(first, names.settled, self.kind)
+        return called, said, _kind(first) if self.kind == AUTO else self.kind
 
     def examples(self, collection: Collection, folds: Folds) -> Examples:
         """Samples and decisions in the order of the rows, a repeated row once. Raises DataError."""
@@ -96,13 +99,14 @@ class Questions:
         for row in rows:
             sample = self._sample(row)
             _, first = found.setdefault(sample.uid, (sample, row))
+            if first is row:
+                continue
             if _held(first.label) != _held(row.label):
                 raise DataError(
                     f"rows {first.number} and {row.number} ask {row.text!r} about picture {row.picture.id} and "
                     f"answer it {_held(first.label)!r} and {_held(row.label)!r}; keep one of them"
                 )
-            if first is not row:
-                again.append(str(row.number))
+            again.append(str(row.number))
         said = f"{count(len(again), 'row')} repeat earlier rows and are not counted again: {few(again, 6)}"
         return list(found.values()), [said] if again else []
 
@@ -113,17 +117,16 @@ class Questions:
     def _single(
         self, asked: Sequence[Asked], group_of: dict[str, str], code_of: Mapping[str, int | float]
     ) -> tuple[Decision, ...]:
-        types = _types(asked)
+        types, codes = _types(asked), {label: code_of[name_of(label)] for label in {row.label for _, row in asked}}
         return tuple(
-            self._decision(sample, row, group_of, code_of[name_of(row.label)], types.get(row.text))
-            for sample, row in asked
+            self._decision(sample, row, group_of, codes[row.label], types.get(row.text)) for sample, row in asked
         )
 
     def _codes(self, asked: Sequence[Asked], kind: str) -> dict[str, int | float]:
         """{label: its number}."""
         rows = [row for _, row in asked]
         _refuse(rows, tuple, f"task.kind={kind} takes one word or number a row")
-        names = sorted({name_of(row.label) for row in rows}, key=_order)
+        names = sorted({name_of(label) for label in {row.label for row in rows}}, key=_order)
         if len(names) < 2:
             raise DataError(f"all {len(rows)} rows have the label {names[0]!r}; two different ones are needed")
         if kind == "binary":
@@ -170,7 +173,7 @@ class Questions:
         type: str | None,
         head: str | None = None,
     ) -> Decision:
-        uid = digest(sample.uid, self.name, self.target, head)
+        uid = digest_of(sample.uid, (self.name, self.target, head))
         group = group_of[row.picture.digest]
         return Decision(
             uid,
@@ -199,11 +202,11 @@ def _strata_of(picture: str, head: str | None) -> dict[str, str]:
     return {"picture": picture} | ({} if head is None else {"category": head})
 
 
-def _kind(rows: Sequence[Row]) -> str:
-    """What the labels look like, see Questions."""
-    if any(isinstance(row.label, tuple) for row in rows):
+def _kind(labels: Iterable[Label]) -> str:
+    """What they look like, see Questions."""
+    if any(isinstance(label, tuple) for label in labels):
         return "labels"
-    names = {name_of(row.label) for row in rows}
+    names = {name_of(label) for label in labels}
     if len(names) > 2 and all(number(name) is not None for name in names):
         return "number"
     return "binary" if len(names) == 2 else "classes"

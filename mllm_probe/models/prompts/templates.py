@@ -27,7 +27,7 @@ TRIED = (  # what a template that looks into a text, cuts, escapes or counts wou
     "One  line,\t'two' \"words\" & <more>\n\n{{ messages }} {% if %} [x] a/b \\n 50 %\nEl Niño, 猫, \U0001f408",
     "word " * 5_000 + "end",
 )
-LOOKED_FOR = re.compile(r"\A\s|\s\Z|[<\[{/]")  # what templates trim, and begin their signs with
+LOOKED_FOR = "<[{/"  # what templates begin their signs with; they trim blanks at the ends, too
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ class Wrapping:
     def __call__(self, pictures: int, text: str) -> str:
         """The template is rendered once around all texts where it was seen to keep texts as they are; one that it might
         look into is rendered on its own all the same."""
-        frame = None if LOOKED_FOR.search(text) else self._frame(pictures)
+        looked_at = text != text.strip() or any(sign in text for sign in LOOKED_FOR)
+        frame = None if looked_at else self._frame(pictures)
         return self._rendered(pictures, text, self._joined) if frame is None else f"{frame[0]}{text}{frame[1]}"
 
     def _frame(self, pictures: int) -> tuple[str, str] | None:

@@ -12,6 +12,8 @@ from mllm_probe.config.build import build
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.errors import ConfigError, ModelError, SpanError
 from mllm_probe.models.blueprint import Blueprint
+from mllm_probe.models.prompts import prompt
+from mllm_probe.models.prompts.prompt import Prompter
 from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.models.prompts.templates import Wrapping, from_tokenizer
 from mllm_probe.records.batches import Survey
@@ -161,10 +163,12 @@ def test_one_rendering_around_all_texts_gives_the_ids_of_one_each(family: str, t
     blueprint = blueprint_of({"llava": save_llava, **FAMILIES}[family](tmp_path / "model"))
     texts = [text for text in TEXTS if blueprint.prompter.tag.text not in text]
     samples = [about([Path("a.png")] * n, text) for n in (0, 1, 2) for text in texts]
-    rendered = []
+    rendered, quick = [], []
     with pytest.MonkeyPatch.context() as patch:
-        original = Wrapping._rendered
+        original, backend = Wrapping._rendered, Prompter._without_places
         patch.setattr(Wrapping, "_rendered", lambda self, *args: rendered.append(args) or original(self, *args))
+        patch.setattr(Prompter, "_without_places", lambda self, texts: quick.append(texts) or backend(self, texts))
+        patch.setattr(prompt, "AT_ONCE", 5)
         framed = blueprint.prompter.survey(samples)
         once = len(rendered)
         blueprint.prompter.survey(samples * 20)
@@ -172,6 +176,7 @@ def test_one_rendering_around_all_texts_gives_the_ids_of_one_each(family: str, t
     for column in ("uids", "prefix", "prefixes", "flat", "bounds"):
         assert np.array_equal(getattr(framed, column), getattr(expected, column)), column
     assert framed.prompts == expected.prompts and len(rendered) - once < 20 * len(samples)
+    assert len(quick) > len(samples) // 5, "the tokenizer's backend was not trusted with the later texts"
 
 
 @pytest.mark.parametrize(
