@@ -25,6 +25,7 @@ from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Dataset, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples, Picture, Sample
 from mllm_probe.tasks.answer_words import bound
+from mllm_probe.tasks.rare import DROP, KEEP, unlearnt_said, without_rare, without_unlearnt
 from mllm_probe.tasks.splits import TEST, Folds, leaks, rowwise
 
 if TYPE_CHECKING:
@@ -63,17 +64,22 @@ def told(collection: Collection, reporter: Reporter) -> Collection:
     return collection
 
 
-def asked(task: Task, folds: Folds, collection: Collection, config: RunConfig, reporter: Reporter) -> Examples:
-    """What is asked about them. Raises ConfigError, DataError."""
+def asked(
+    task: Task, folds: Folds, collection: Collection, config: RunConfig, reporter: Reporter, *, trained: bool = True
+) -> Examples:
+    """What is asked about them, to be `trained` on unless all of it is a test. Raises ConfigError, DataError."""
     with of_file(collection.source):
         examples = task.examples(collection, folds)
     examples = covaried(examples, collection, getattr(task, "covariates", ()))
     for sentence in examples.said:
         reporter.note(sentence)
     bound(config.extract.answers, examples)
-    examples = common(task, _in_folds(examples, folds, config.sweep.seeds, reporter), folds, config)
+    examples = _in_folds(examples, folds, config.sweep.seeds, reporter)
+    examples = common(task, examples, folds, config) if trained else examples
     for row in examples.skipped:
         reporter.note(f"skipped: {row}")
+    if said := unlearnt_said(examples):
+        reporter.note(said)
     return examples
 
 
@@ -87,13 +93,12 @@ def of_file(name: str) -> Iterator[None]:
 
 
 def common(task: Task, examples: Examples, folds: Folds, config: RunConfig) -> Examples:
-    """Without classes that some split lacks, where the task says so."""
-    rare = getattr(task, "rare", None)
-    if rare is None:
-        return examples
-    from mllm_probe.tasks.rare import DROP, without_rare
-
-    return without_rare(examples, folds, config.sweep.seeds) if rare == DROP else examples
+    """Without classes that some split lacks, where the task says so, and categories that cannot be learnt, unless it
+    keeps them."""
+    rare, seeds = getattr(task, "rare", None), config.sweep.seeds
+    if rare == DROP:
+        examples = without_rare(examples, folds, seeds)
+    return examples if rare == KEEP else without_unlearnt(examples, folds, seeds, config.extract.positions)
 
 
 def together(collection: Collection, pairs: Sequence[tuple[str, str]], reporter: Reporter) -> Collection:

@@ -122,7 +122,7 @@ def tested_elsewhere(
     home, there = both.home, both.there
     ours = asked(task, folds, home, config, reporter)
     with of_the_other():
-        others = asked(task, folds, there, config, reporter)
+        others = asked(task, folds, there, config, reporter, trained=False)
     others = _named_alike(ours, others, home.name, there.name)
     gone, left = both.untrained()
     for sentence in left:

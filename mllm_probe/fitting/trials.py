@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
+from mllm_probe.errors import few
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.fitting.readout import Readout, Source, trained
 from mllm_probe.probes.solving.linear import logits_of
@@ -19,6 +20,7 @@ from mllm_probe.records.score import COPY_CEILING
 from mllm_probe.records.sites import Key
 from mllm_probe.results.predictions import Scored
 from mllm_probe.stats.permutation import handed_on
+from mllm_probe.tasks.rare import MORE
 
 NAMED = 4  # of many, how many a message names
 COPIED, REWORDED = "copied", "reworded"  # places of decisions that no split of the real labels holds
@@ -201,10 +203,9 @@ class Probing:
         rare = sorted(set(names.tolist()).difference(set.intersection(*live)))
         if not rare:
             return None
-        more = f" and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
         return (
             f"{len(rare)} of {len(set(names.tolist()))} categories lack a label in training or validation of some "
-            f"seed ({', '.join(rare[:NAMED])}{more}); where each has its own output, these are undecided"
+            f"seed ({few(rare, NAMED)}); where each has its own output, these are undecided and count half; {MORE}"
         )
 
     @property

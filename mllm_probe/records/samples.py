@@ -179,7 +179,8 @@ class Examples:
     """A task applied to a data set: the samples, the decisions about them, and the fold of each group (see Folds).
 
     `kind` is that of the decisions' labels, see Problem. `skipped` says what was left out, `said` what labels were
-    taken for, a sentence each. `names` are what labels 0, 1, ... are called (none: numbers).
+    taken for, a sentence each. `names` are what labels 0, 1, ... are called (none: numbers), `unlearnt` the categories
+    that were left out because no probe could learn them.
     """
 
     samples: tuple[Sample, ...]
@@ -189,6 +190,7 @@ class Examples:
     skipped: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
+    unlearnt: tuple[str, ...] = ()
 
 
 def label_said(names: Sequence[str], label: float) -> str:

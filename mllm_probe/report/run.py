@@ -26,8 +26,6 @@ def show_run(run: Result) -> list[str]:
     lacking = [save(run.drawn, both(paths.figure), run.settings)]
     save_tables(scores, summary, tests, paths.table, shown)
     if summary.get("integrations"):
-        from mllm_probe.report.figures.integrations import draw_features
-
-        lacking.append(draw_features(shown, summary, both(paths.features), run.settings))
+        lacking.append(save(run.gains, both(paths.features), run.settings))
     print_table(scores, summary, tests, shown=shown)
     return lacking

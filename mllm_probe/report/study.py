@@ -1,9 +1,10 @@
 """What a run of two tasks ends with: the answers, both runs, study.png, the hypotheses, and one page of it all."""
 
-from mllm_probe.config.report import ReportSettings
+from mllm_probe.config.report import SCREEN, ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
-from mllm_probe.report.figures.study import draw_study
+from mllm_probe.report.figures.saving import save
+from mllm_probe.report.figures.study import study_figure
 from mllm_probe.report.html.page import answering, leave_page, results_of
 from mllm_probe.report.run import show_run
 from mllm_probe.report.terminal.progress import both
@@ -20,6 +21,7 @@ def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) ->
     lacking = [line for result in results for line in show_run(result)]
     study = load_study(paths.study)
     whole, local = (result.selected for result in results)
-    lacking.append(draw_study(whole, local, study["statements"], both(paths.curves), settings))
+    figure = study_figure(whole, local, study["statements"], settings)
+    lacking.append(save(figure, both(paths.curves), settings))
     print_study(study)
-    leave_page(paths, settings, reporter, lacking, results)
+    leave_page(paths, settings, reporter, lacking, results, figure if settings.style == SCREEN else None)

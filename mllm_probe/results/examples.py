@@ -80,6 +80,11 @@ class Examples:
     def of(self, kind: str) -> list[Example]:
         return [one for one in self.shown if one.kind == kind]
 
+    @property
+    def licences(self) -> list[str]:
+        """Of the pictures that are shown."""
+        return list(dict.fromkeys(seen.licence for one in self.shown for seen in one.pictures if seen.licence))
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -47,6 +47,7 @@ SUMMARY: dict[str, Any] = {  # what is read of it; those of older releases have 
     "remarks": {str: [str]},
     "by_design": {str: str},
     "answers": list | None,
+    "unlearnt": {"categories": [str], "said": str | None},
     "template": str | None,
     "unconverged": int,
     "integrations": [

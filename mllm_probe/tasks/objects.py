@@ -14,16 +14,21 @@ from typing import ClassVar
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.records.samples import NO_YES, Collection, Decision, Examples, Picture, Sample, digest
 from mllm_probe.tasks.candidates import ABSENT, BALANCES, BY_PICTURE, Candidate, Company, Drawing, check_categories
+from mllm_probe.tasks.rare import DROP, KEEP
 from mllm_probe.tasks.splits import Folds
 
 LISTED = "This image contains the following types of objects: {categories}"
+AUTO, LEAST, OF_A_PICTURE = "auto", 4, 2  # present objects of a category and fold at least; of a picture about
 PROMPTS = {"single": "Is there {a_category} in this image?", "list": LISTED, "none": LISTED, "present_only": LISTED}
 
 
 @dataclass(frozen=True)
 class Objects:
-    """`balance` category: at most `per_category` present (and as many absent) pictures of a category in each fold.
-    `balance` picture: at most `per_picture` present (and as many absent) categories of a picture. None = all.
+    """`balance` category: at most `per_category` present (and as many absent) pictures of a category in each fold; auto
+    is two for every picture, spread over folds and categories, and 4 at least. `balance` picture: at most `per_picture`
+    present (and as many absent) categories of a picture. None = all. `rare` categories, which these pictures cannot
+    teach a probe with an output for each, are left out (drop), or kept as undecided (keep); None drops them, but keeps
+    them with `balance` picture.
 
     `prompt` single asks about one category; list names a share `listed` of what a picture is asked about; none leaves
     the list empty; present_only names a share of the present ones, whose label is then given away (the copy ceiling).
@@ -34,8 +39,9 @@ class Objects:
     prompt: str = "single"
     absent: str = "random"
     balance: str = "category"
-    per_category: int | None = 4
+    per_category: int | str | None = AUTO
     per_picture: int | None = 3
+    rare: str | None = None
     listed: float = 0.5
     categories: Sequence[str] | None = None
     covariates: Sequence[str] = ()
@@ -55,9 +61,14 @@ class Objects:
                 f"task.template={self.template!r} must hold {' or '.join(places)} exactly once with "
                 f"task.prompt={self.prompt}"
             )
-        for setting in ("per_category", "per_picture"):
-            if (most := getattr(self, setting)) is not None and most < 1:
-                raise ConfigError(f"task.{setting}={most} must be 1 or more, or null for all")
+        for setting, auto in (("per_category", f"{AUTO}, "), ("per_picture", "")):
+            most = getattr(self, setting)
+            if most is not None and not (most == AUTO and auto) and not (isinstance(most, int) and most >= 1):
+                raise ConfigError(f"task.{setting}={most} must be {auto}1 or more, or null for all")
+        if self.rare is None:
+            object.__setattr__(self, "rare", KEEP if self.balance == BY_PICTURE else DROP)
+        if self.rare not in (DROP, KEEP):
+            raise ConfigError(f"task.rare={self.rare} is unknown; {choices(str(self.rare), (DROP, KEEP))}")
         if not 0 < self.listed < 1:
             raise ConfigError(f"task.listed={self.listed} must be between 0 and 1")
 
@@ -73,7 +84,7 @@ class Objects:
         for picture in collection.pictures:
             if picture.categories is not None:
                 by_fold[fold_of[picture.group]].append(picture)
-        most = self.per_picture if self.balance == BY_PICTURE else self.per_category
+        most = self.per_picture if self.balance == BY_PICTURE else self._most(collection, len(by_fold))
         drawing = Drawing(self.absent, self.balance, most, self.seed, Company(collection.pictures))
         asked: list[Candidate] = []
         listed: set[Candidate] = set()
@@ -86,6 +97,14 @@ class Objects:
             raise DataError(f"dataset {collection.name}: no category is present in one picture and absent from another")
         asked.sort(key=lambda one: (one.picture.id, one.category))
         return self._examples(asked, listed, fold_of)
+
+    def _most(self, collection: Collection, folds: int) -> int | None:
+        """Of each label of a category in a fold."""
+        if not isinstance(self.per_category, str):
+            return self.per_category
+        held = {name for picture in collection.pictures for name in picture.categories or ()}
+        cells = folds * len(held.intersection(self._names(collection)))
+        return max(LEAST, round(OF_A_PICTURE * len(collection.pictures) / max(cells, 1)))
 
     def _names(self, collection: Collection) -> Sequence[str]:
         check_categories(collection, self.name, self.categories)

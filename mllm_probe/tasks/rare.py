@@ -1,4 +1,5 @@
-"""Classes that some split lacks, left out with their rows where the user says so (task.rare=drop)."""
+"""What some split lacks, left out with its rows: classes where the user says so (task.rare=drop), and categories that
+have outputs of their own, unless the user keeps them (task.rare=keep)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,9 +7,13 @@ from dataclasses import replace
 
 from mllm_probe.errors import DataError, count, few
 from mllm_probe.records.samples import Examples
+from mllm_probe.records.sites import before_question
 from mllm_probe.tasks.splits import SPLITS, Folds
 
 RARE = REFUSE, DROP = "refuse", "drop"
+KEEP = "keep"
+NAMED = 4  # of many categories
+MORE = "take more pictures (data.n), a larger splits.val or fewer sweep.seeds"
 
 
 def without_rare(examples: Examples, folds: Folds, seeds: Sequence[int]) -> Examples:
@@ -47,4 +52,55 @@ def _lacking(examples: Examples, folds: Folds, seeds: Sequence[int]) -> set[int]
         split = folds.splits(examples.folds, seed)
         held = {(split[decision.group], int(decision.label)) for decision in examples.decisions}
         found |= {code for code in codes for name in SPLITS if (name, code) not in held}
+    return found
+
+
+def without_unlearnt(examples: Examples, folds: Folds, seeds: Sequence[int], positions: Sequence[str]) -> Examples:
+    """The decisions about categories that a probe can learn with every seed: both labels are in training, and something
+    is there to validate on. All, where one output serves every category at all `positions`, or where too few are left
+    for splits that can be judged.
+
+    A category that cannot be learnt would count as undecided, and so half, in every score.
+    """
+    rare = _unlearnt(examples, folds, seeds) if _outputs_apart(examples, positions) else set()
+    if not rare:
+        return examples
+    decisions = tuple(decision for decision in examples.decisions if decision.head not in rare)
+    asked = {decision.sample for decision in decisions}
+    kept = tuple(sample for sample in examples.samples if sample.uid in asked)
+    found = replace(examples, samples=kept, decisions=decisions, unlearnt=tuple(sorted(rare)))
+    try:
+        folds.check(found, seeds)
+    except DataError:
+        return examples
+    return found
+
+
+def unlearnt_said(examples: Examples) -> str | None:
+    """Which categories were left out because no probe could learn them, and what to set."""
+    rare = examples.unlearnt
+    if not rare:
+        return None
+    whole = len(rare) + len({decision.head for decision in examples.decisions})
+    return (
+        f"{len(rare)} of {whole} categories are left out ({few(rare, NAMED)}): training or validation of some seed "
+        f"lacks a label of each, so no probe can learn them; {MORE}, or count them as undecided with task.rare={KEEP}"
+    )
+
+
+def _outputs_apart(examples: Examples, positions: Sequence[str]) -> bool:
+    """Whether decisions about several categories read one state somewhere."""
+    if examples.kind != "binary" or any(decision.head is None for decision in examples.decisions):
+        return False
+    return any(map(before_question, positions)) or len(examples.decisions) > len(examples.samples)
+
+
+def _unlearnt(examples: Examples, folds: Folds, seeds: Sequence[int]) -> set[str]:
+    own = [d for d in examples.decisions if not d.given and not d.template]
+    heads, found = {str(decision.head) for decision in examples.decisions}, set[str]()
+    for seed in seeds:
+        split = folds.splits(examples.folds, seed)
+        held = {(split[decision.group], decision.head, int(decision.label)) for decision in own}
+        taught = {head for head in heads if {("train", head, 0), ("train", head, 1)} <= held}
+        found |= heads - {head for head in taught if held & {("val", head, 0), ("val", head, 1)}}
     return found

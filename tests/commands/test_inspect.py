@@ -24,7 +24,7 @@ from mllm_probe.records.sites import Key, Site
 from mllm_probe.report.html.inspect_page import page
 from mllm_probe.report.html.prompt_tokens import Inspection, inspection, lanes
 from mllm_probe.report.terminal.inspect import print_inspections
-from tests.support.checkpoints import blueprint_of
+from tests.support.checkpoints import CHAT, blueprint_of, make_tokenizer, save_llava
 from tests.support.families_more import BUILDERS
 from tests.support.pictures_on_disk import coco_folder
 from tests.support.runs import QUICK, Run, tiny
@@ -131,9 +131,36 @@ def test_framing_beginning_and_a_doubled_beginning(checkpoint: Path, scenes: Col
     base = seen(plain, sample, ("last",))
     assert (base.templated, base.turn) == (False, "") and base.framing.startswith("no chat template")
     doubled = seen(chat, Sample.of(scenes.pictures[:1], "<s>A cat.", {}), ("last",))
-    assert doubled.bos == 2 and doubled.warning.startswith("<s> is there 2 times and should be once")
+    assert doubled.bos == 2 and doubled.warning == "the text holds <s>, which opens a prompt; remove it from the text"
     for out in (printed([doubled]), page("t", [doubled], Path()).replace("&lt;s&gt;", "<s>")):
-        assert "<s> is there 2 times and should be once" in " ".join(out.split())
+        assert doubled.warning in " ".join(out.split())
+
+
+CHATML = "{{ '<s>system\n...</s>\n' }}" + CHAT.replace("m['role']", "'<s>' + m['role']").replace("' ASS", "'\n<s>ASS")
+
+
+@pytest.mark.parametrize(
+    ("template", "adds", "times", "warned"),
+    [
+        (CHATML, False, 3, False),
+        (CHATML, True, 3, False),  # the tokenizer's stands for the template's first
+        (CHAT, True, 1, False),
+        ("{{ '<s>' }}" + CHAT, True, 1, False),
+        ("{{ '\n<s>' }}" + CHAT, True, 2, True),
+        ("{{ '<s><s>' }}" + CHAT, False, 2, True),
+        ("{{ '\n<s>' }}" + CHATML, True, 5, True),
+    ],
+)
+def test_a_token_that_opens_every_turn_is_no_doubled_beginning(
+    tmp_path: Path, scenes: Collection, template: str, adds: bool, times: int, warned: bool
+) -> None:
+    """As SmolLM2's template does with <|im_start|>, which is the beginning of a text, too."""
+    folder = save_llava(tmp_path)
+    make_tokenizer(bos=adds).save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(template)
+    shown = seen(blueprint_of(folder), Sample.of(scenes.pictures[:1], "A cat.", {}), ("last",))
+    assert shown.bos == times and shown.warning.startswith("the prompt begins with <s> twice") == warned
+    assert bool(shown.warning) == warned
 
 
 def test_a_language_model_without_picture_tokens(tmp_path: Path, zebra: list[Sample]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mllm_probe.api import load_cache
 from mllm_probe.fitting.readout import Readout
 from mllm_probe.records.problems import LayerData, Problem
+from mllm_probe.report.figures import study as study_figures
 from mllm_probe.results.score_file import load_scores
 from tests.support.families import FAMILIES
 from tests.support.runs import REAL, Run, tiny
@@ -50,7 +51,9 @@ def check_headlines(folder: Path, headlines: list[dict[str, Any]]) -> None:
             assert told["macro"]["value"] == pytest.approx(categories.mean())
 
 
-def test_a_study_runs_both_tasks_and_is_printed_again(probe: Run, tmp_path: Path) -> None:
+def test_a_study_runs_both_tasks_and_is_printed_again(
+    probe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, err = probe("run", *STUDY, "data.n=48", "layers=every4", "layers.stride=2", "dataset.pictures=60")
     assert code == 0, err
     folder = studied(tmp_path)
@@ -60,8 +63,12 @@ def test_a_study_runs_both_tasks_and_is_printed_again(probe: Run, tmp_path: Path
     assert [line.split()[1] for line in loaded] == ["mini", *3 * ["mini-random"]], (
         "both tasks are read by one loaded model"
     )
+    drawn: list[str] = []
+    draw = study_figures._draw_task
+    monkeypatch.setattr(study_figures, "_draw_task", lambda *given: (drawn.append(given[2]), draw(*given))[1])
     again = probe("report", f"run={folder}")
     assert again[0] == 0 and "H1" in again[1]
+    assert drawn == ["global", "local"], "one figure for its files and the page"
 
 
 SMALL = ("data.n=48", "dataset.pictures=48", "splits.blocks=3", "sweep.seeds=[0]", "sweep.draws=60")

@@ -13,19 +13,23 @@ import torch
 from safetensors.numpy import load_file
 from sklearn.decomposition import PCA as SklearnPCA
 
+from mllm_probe.config.report import ReportSettings
 from mllm_probe.errors import ConfigError
 from mllm_probe.features.controls import Arms
 from mllm_probe.features.derived import reduced, widened
 from mllm_probe.features.integrated_rows import Pooled, Strung, pooled
 from mllm_probe.features.integrations import Concat, Dci, Sci, Sti
 from mllm_probe.features.recipes import Recipe, recipe
+from mllm_probe.files.paths import RunPaths
 from mllm_probe.probes.attention import Attention
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.solving import standardised as features
 from mllm_probe.records.problems import Compute, LayerData, Problem
+from mllm_probe.report.figures import integrations as integration_figures
+from mllm_probe.report.run import show
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.scoring.verdicts.integration_gains import BY_LAYERS, BY_ONE, BY_WIDTH, LOSS, NO_GAIN, _order, _verdict
-from tests.support.runs import QUICK, Run, folder, tiny
+from tests.support.runs import QUICK, Run, Silent, folder, tiny
 
 SEED = 3
 PICTURE = ("layers.towers=[lm]", "extract.positions=[mean_image]", "task=objects", "task.per_category=6")
@@ -298,7 +302,7 @@ def swept(probe: Run, checkpoint: Path, tmp_path: Path) -> tuple[Path, str]:
     return folder(tmp_path), out
 
 
-def test_a_run_with_integrations(swept: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_run_with_integrations(swept: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows, arrays, tests and sentences of a real run; moments of an integration are those of its layers."""
     run, out = swept
     table = load_scores(run / "scores.csv")
@@ -331,6 +335,15 @@ def test_a_run_with_integrations(swept: tuple[Path, str], tmp_path: Path) -> Non
     ]
     assert "the paper's order, dci >= sci > final layer," in out and summary["orders"][0]["position"] == "mean_image"
     assert (run / "features.png").stat().st_size > 10_000 and (run / "features.pdf").read_bytes().startswith(b"%PDF")
+    drawn: list[Any] = []
+    draw = integration_figures.features_figure
+    monkeypatch.setattr(
+        integration_figures, "features_figure", lambda *given: (drawn.append(draw(*given)), drawn[-1])[1]
+    )
+    show(RunPaths(run), Silent(), ReportSettings())
+    assert len(drawn) == 1, "one figure for its files and the page"
+    show(RunPaths(run), Silent(), ReportSettings(style="paper"))
+    assert [bool(one.get_suptitle()) for one in drawn[1:]] == [False, True], "the page's has a title"
 
 
 def test_a_killed_run_goes_on_with_the_same_bytes(

@@ -11,13 +11,12 @@ from rich.console import Console
 
 from mllm_probe.records.score import BY_DESIGN, NOT_APPLICABLE
 from mllm_probe.report.figures.layers import spread
-from mllm_probe.report.figures.study import draw_study
 from mllm_probe.report.html.charts import layer_charts
 from mllm_probe.report.terminal.run import print_table
 from mllm_probe.report.terminal.study import QUESTION, answered, print_answers, print_study
 from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import controls, headline, real
-from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, draw_layers, lines, write
+from tests.support.score_tables import H1, HALF, LAYERS, PEAKED, PLATEAU, draw_layers, draw_study, lines, write
 from tests.support.score_words import reading, table
 
 H2 = {**H1, "name": "H2", "verdict": "does not hold", "numbers": {}}

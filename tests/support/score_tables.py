@@ -13,6 +13,8 @@ from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.report.figures.layers import layers_figure
 from mllm_probe.report.figures.saving import save
+from mllm_probe.report.figures.study import study_figure
+from mllm_probe.report.terminal.study import Statement
 from mllm_probe.results.score_file import ScoreFile
 
 COMMON = {
@@ -116,3 +118,14 @@ def lines(figure: Figure) -> dict[str, list[float]]:
 def draw_layers(scores: pd.DataFrame, paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """The figure of layers as files; what `save` says."""
     return save(layers_figure(scores, settings), paths, settings)
+
+
+def draw_study(
+    whole: pd.DataFrame,
+    local: pd.DataFrame,
+    statements: Sequence[Statement],
+    paths: Sequence[Path],
+    settings: ReportSettings = DEFAULT,
+) -> str:
+    """The figure of a study as files; what `save` says."""
+    return save(study_figure(whole, local, statements, settings), paths, settings)

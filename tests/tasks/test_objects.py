@@ -1,6 +1,8 @@
 """What a prompt names and what is asked: balanced in every split, and being listed says nothing of the label."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +13,8 @@ from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Decision, Examples
 from mllm_probe.tasks.candidates import Company
 from mllm_probe.tasks.objects import Objects
-from mllm_probe.tasks.splits import Folds
+from mllm_probe.tasks.rare import unlearnt_said, without_unlearnt
+from mllm_probe.tasks.splits import SPLITS, Folds
 
 FOLDS = Folds(blocks=4)
 
@@ -134,6 +137,9 @@ def test_wrong_settings_are_one_sentence(many: Collection) -> None:
         ({"absent": "rare"}, "task.absent=rare is unknown"),
         ({"balance": "both"}, "task.balance=both is unknown; choose one of: category, picture"),
         ({"per_picture": 0}, "task.per_picture=0 must be 1 or more"),
+        ({"per_picture": "auto"}, "task.per_picture=auto must be 1 or more, or null for all"),
+        ({"per_category": "many"}, "task.per_category=many must be auto, 1 or more, or null for all"),
+        ({"rare": "refuse"}, "task.rare=refuse is unknown; choose one of: drop, keep"),
         ({"listed": 1.0}, "task.listed=1.0 must be between 0 and 1"),
         ({"prompt": "list", "template": "Is there {a_category}?"}, r"must hold \{categories\} exactly once"),
     ):
@@ -141,3 +147,48 @@ def test_wrong_settings_are_one_sentence(many: Collection) -> None:
             Objects(**settings)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"task.categories=cat is not in dataset scenes; choose one of: blue circle"):
         Objects(categories=["cat"]).examples(many, FOLDS)
+
+
+def test_the_number_of_decisions_follows_the_pictures(many: Collection) -> None:
+    """Two present ones a picture over folds and categories, 4 at least: that of the default run, 600 scenes, is 4."""
+    task = Objects()
+    assert [task._most(replace(many, pictures=many.pictures * n), 11) for n in (1, 3, 12)] == [4, 4, 15]
+    assert Objects(categories=many.categories[:3])._most(many, 11) == 12
+    assert [Objects(per_category=most)._most(many, 11) for most in (2, None)] == [2, None]
+
+
+def taught(decisions: Sequence[Decision], split: dict[str, str]) -> set[str | None]:
+    """Written as one reads it."""
+    found = set()
+    for head in {d.head for d in decisions}:
+        labels = {name: {d.label for d in decisions if d.head == head and split[d.group] == name} for name in SPLITS}
+        if labels["train"] == {0, 1} and labels["val"]:
+            found.add(head)
+    return found
+
+
+def test_categories_that_cannot_be_learnt_are_left_out(many: Collection) -> None:
+    """Where a picture state has an output for each category; where one output serves all, none is left out."""
+    few = replace(many, pictures=many.pictures[:60])
+    examples = Objects().examples(few, FOLDS)
+    splits = [FOLDS.splits(examples.folds, seed) for seed in (0, 1)]
+    live = set.intersection(*(taught(examples.decisions, split) for split in splits))
+    kept = without_unlearnt(examples, FOLDS, (0, 1), ("last", "mean_image"))
+    assert 1 < len(live) < len({d.head for d in examples.decisions})
+    assert kept.decisions == tuple(d for d in examples.decisions if d.head in live)
+    assert {sample.uid for sample in kept.samples} == {d.sample for d in kept.decisions}
+    assert set(kept.unlearnt) == {d.head for d in examples.decisions} - live
+    assert all(labels[0] == labels[1] for labels in cells(kept, "category").values())
+    assert f"{len(kept.unlearnt)} of {len(kept.unlearnt) + len(live)} categories are left out" in unlearnt_said(kept)
+    assert without_unlearnt(examples, FOLDS, (0, 1), ("last", "mark:object")) is examples
+    assert without_unlearnt(kept, FOLDS, (0, 1), ("mean_image",)) is kept and unlearnt_said(examples) is None
+
+
+def test_where_too_few_could_be_learnt_all_stay(many: Collection) -> None:
+    examples = Objects().examples(replace(many, pictures=many.pictures[:12]), FOLDS)
+    assert without_unlearnt(examples, FOLDS, (0, 1, 2), ("mean_image",)) is examples
+
+
+def test_rare_ones_are_kept_where_pictures_are_balanced() -> None:
+    assert (Objects().rare, Objects(balance="picture").rare) == ("drop", "keep")
+    assert Objects(balance="picture", rare="drop").rare == "drop"

@@ -2,14 +2,11 @@
 against; bars begin at the floor, what a probe scores that reads nothing.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.features.controls import FINAL, WIDTH
 from mllm_probe.report.figures.layers import held_out, legend_below
-from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.style import ALONE, DASHES, OTHER, OWN, SHOWN, SINGLE, WIDE, wrapped
 from mllm_probe.report.figures.style import FEATURES as COLOUR
 from mllm_probe.report.tables.integrations import integrations
@@ -20,13 +17,6 @@ if TYPE_CHECKING:
 
 KIND = {FINAL: ALONE, **dict.fromkeys(WIDTH, WIDE), **dict.fromkeys(DASHES, SHOWN)}  # all others read other layers
 PANEL, BAR, FEWEST = 3.1, 0.34, 6  # inches; bars that a panel has room for
-
-
-def draw_features(
-    scores: "pd.DataFrame", summary: Mapping[str, Any], paths: Sequence[Path], settings: ReportSettings = DEFAULT
-) -> str:
-    """features_figure as files; what `save` says."""
-    return save(features_figure(scores, summary), paths, settings)
 
 
 def features_figure(scores: "pd.DataFrame", summary: Mapping[str, Any]) -> Any:

@@ -1,13 +1,11 @@
 """study.png and study.pdf: the curves of two tasks, and where the hypotheses look."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.report.figures.layers import held_out, legend_below, spread
-from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.style import CHANCE, COLUMN, DASHES, STYLES, Style, of_study
 from mllm_probe.report.terminal.study import Statement
 from mllm_probe.results.selection import blocks, controls, floors, headline, real, words
@@ -17,17 +15,6 @@ if TYPE_CHECKING:
 
 NAME = 26  # letters of a line of a name beside a curve
 APART = 0.05  # least distance of two labels, as a share of the panel's height
-
-
-def draw_study(
-    whole: "pd.DataFrame",
-    local: "pd.DataFrame",
-    statements: Sequence[Statement],
-    paths: Sequence[Path],
-    settings: ReportSettings = DEFAULT,
-) -> str:
-    """study_figure as files; what `save` says."""
-    return save(study_figure(whole, local, statements, settings), paths, settings)
 
 
 def study_figure(

@@ -40,12 +40,14 @@ def results_of(paths: RunPaths, settings: ReportSettings) -> list[Result]:
     return [Result(paths, settings)]
 
 
-def write_page(paths: RunPaths, settings: ReportSettings, results: Sequence[Result] | None = None) -> list[str]:
+def write_page(
+    paths: RunPaths, settings: ReportSettings, results: Sequence[Result] | None = None, curves: Any = None
+) -> list[str]:
     """report.html of a run, or of a study with both its tasks, in one move; a line on each damaged file that it goes
-    without. `results` may have been read and drawn before. Raises DataError."""
+    without. `results`, and the `curves` of a study, may have been read and drawn before. Raises DataError."""
     study = _read(paths.study) if paths.study.is_file() else None
     results = results or results_of(paths, settings)
-    content = render(paths, results, study)
+    content = render(paths, results, study, curves)
     with replacing(paths.page) as part:
         part.write_text(without_codes(content), encoding="utf-8")
     return [line for result in results for line in result.left_out]
@@ -57,9 +59,10 @@ def leave_page(
     reporter: Reporter,
     lacking: Sequence[str] = (),
     results: Sequence[Result] | None = None,
+    curves: Any = None,
 ) -> None:
     """Write the page, and say what figures and page go without and where everything is."""
-    end(reporter, paths.root, *lacking, *write_page(paths, settings, results), page=paths.page)
+    end(reporter, paths.root, *lacking, *write_page(paths, settings, results, curves), page=paths.page)
 
 
 def answering(results: Sequence[Result]) -> list[Reading | None]:
@@ -74,9 +77,9 @@ def answering(results: Sequence[Result]) -> list[Reading | None]:
     ]
 
 
-def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None) -> str:
+def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None, curves: Any = None) -> str:
     """The page. Without the plot library its figures stand still."""
-    more = _of_study(results, study) if study else {}
+    more = _of_study(results, study, curves) if study else {}
     return filled("page.html", results=results, study=study, command=command(paths), units=units, p_said=p_said, **more)
 
 
@@ -86,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
     return load_study(path)
 
 
-def _of_study(results: Sequence[Result], study: Mapping[str, Any]) -> dict[str, Any]:
+def _of_study(results: Sequence[Result], study: Mapping[str, Any], curves: Any) -> dict[str, Any]:
     """What the page of a study shows above its two tasks."""
     from mllm_probe.report.figures.study import study_figure, study_positions
     from mllm_probe.report.html.charts import study_chart
@@ -94,9 +97,10 @@ def _of_study(results: Sequence[Result], study: Mapping[str, Any]) -> dict[str, 
     from mllm_probe.results.selection import headline
 
     tables = [result.selected for result in results]
+    figure = curves or study_figure(tables[0], tables[1], study["statements"])
     return {
         "both": [study_chart(tables, study_positions(*map(headline, tables)))],
-        "study_figure": svg_uri(study_figure(tables[0], tables[1], study["statements"]), results[0].settings),
+        "study_figure": svg_uri(figure, results[0].settings),
         "question": QUESTION,
         "answers": list(answered(answering(results))),
         "headline_said": headline_said,

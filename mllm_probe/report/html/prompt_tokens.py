@@ -138,9 +138,18 @@ class Inspection:
 
     @property
     def warning(self) -> str:
-        """Empty where nothing looks wrong."""
-        twice = "prompt.chat=off, or fix the checkpoint's chat template or the text"
-        return f"{self.opening} is there {self.bos} times and should be once: {twice}" if self.bos > 1 else ""
+        """Empty where nothing looks wrong: in ChatML the same token opens a prompt and each of its turns."""
+        if not self.opening:
+            return ""
+        if self.opening in self.text:
+            return f"the text holds {self.opening}, which opens a prompt; remove it from the text"
+        added = self.opening if self.bos > self.prompt.count(self.opening) else ""
+        first, *rest = (added + self.prompt).split(self.opening)
+        if first or len(rest) < 2 or rest[0].strip():
+            return ""
+        return (
+            f"the prompt begins with {self.opening} twice; set prompt.chat=off, or fix the checkpoint's chat template"
+        )
 
 
 def inspection(

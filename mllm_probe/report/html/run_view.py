@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mllm_probe.config.report import NONE, SCREEN, ReportSettings
+from mllm_probe.config.report import SCREEN, ReportSettings
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_config
 from mllm_probe.records import units
@@ -209,12 +209,6 @@ class Result(OptionalFiles):
             if found:
                 yield (number if self.examples.wrong is None else label), found
 
-    def licences(self) -> list[str]:
-        """Of the pictures that are shown."""
-        if self.examples is None or self.settings.pictures == NONE:
-            return []
-        return list(dict.fromkeys(s.licence for one in self.examples.shown for s in one.pictures if s.licence))
-
     def checks(self) -> Iterator[tuple[str, str]]:
         """What may have leaked or gone wrong, each with what was found."""
         yield from self.leakage(many_of(self.scores))
@@ -257,11 +251,17 @@ class Result(OptionalFiles):
         """What several layers as one feature gained, and its figure; nothing where none was asked for."""
         if not self.summary.get("integrations"):
             return [], ""
-        from mllm_probe.report.figures.integrations import features_figure
         from mllm_probe.report.tables.integrations import gains
 
-        said = [Text.from_markup(line).plain for line in gains(self.summary)]
-        return said, svg_uri(features_figure(self.selected, self.summary), self.settings)
+        drawn = self if self.settings.style == SCREEN else replace(self)  # on paper the files' has lost its title
+        return [Text.from_markup(line).plain for line in gains(self.summary)], svg_uri(drawn.gains, self.settings)
+
+    @cached_property
+    def gains(self) -> Any:
+        """features_figure, once for its files and the page."""
+        from mllm_probe.report.figures.integrations import features_figure
+
+        return features_figure(self.selected, self.summary)
 
     @cached_property
     def lost(self) -> list[str]:

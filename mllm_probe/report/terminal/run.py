@@ -68,12 +68,13 @@ def print_table(
     beyond_all = map(escape, beyond_covariates(tests))
     few = few_groups(int(sites.n_groups.iloc[0]), many_of(sites))
     whole = headline(scores)
+    unlearnt = (summary.get("unlearnt") or {}).get("said")
     own = (
         *_controls(scores, whole, read[:1]),
         *_answer(scores, whole, summary, tests),
         *([escape(few)] if few else []),
     )
-    for line in (*said, *design, *beyond_all, *_gains(summary), *own):
+    for line in (*([escape(unlearnt)] if unlearnt else []), *said, *design, *beyond_all, *_gains(summary), *own):
         console.print(line.replace("\u00a0", " "), highlight=False)
 
 

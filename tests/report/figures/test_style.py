@@ -23,14 +23,14 @@ from mllm_probe.report.figures.align import FLOORS as EXCHANGED
 from mllm_probe.report.figures.comparison import draw_comparison
 from mllm_probe.report.figures.geometry import draw_geometry
 from mllm_probe.report.figures.layers import layers_figure
-from mllm_probe.report.figures.study import draw_study, study_figure
+from mllm_probe.report.figures.study import study_figure
 from mllm_probe.report.figures.tasks import draw_tasks
 from mllm_probe.report.figures.training import draw_arms, draw_losses
 from mllm_probe.report.html.charts import layer_charts
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results import training
 from mllm_probe.results.score_file import ScoreFile, load_scores, load_tests
-from tests.support.score_tables import HALF, LAYERS, PEAKED, PLATEAU, at, draw_layers, score, write
+from tests.support.score_tables import HALF, LAYERS, PEAKED, PLATEAU, at, draw_layers, draw_study, score, write
 
 PAPER = ReportSettings(style="paper")
 VISION = {32: 24, 80: 48}  # blocks of the vision tower beside so many of the language model

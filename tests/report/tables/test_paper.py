@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mllm_probe.config.report import ReportSettings
-from mllm_probe.report.figures.study import draw_study
 from mllm_probe.report.figures.style import COLOURS
 from mllm_probe.report.tables.paper import latex, markdown, save_tables
 from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import headline, real
-from tests.support.score_tables import H1, PEAKED, PLATEAU, draw_layers, write
+from tests.support.score_tables import H1, PEAKED, PLATEAU, draw_layers, draw_study, write
 
 ENTRY = {"site": "lm.05", "value": 0.93, "low": 0.91, "high": 0.95}
 SUMMARY = {"chosen": {"last": ENTRY, "mean_text": ENTRY}}
