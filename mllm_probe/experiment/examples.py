@@ -25,7 +25,6 @@ from mllm_probe.models.prompts.rendering import Rendering
 from mllm_probe.records.protocols import Dataset, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples, Picture, Sample
 from mllm_probe.tasks.answer_words import bound
-from mllm_probe.tasks.rare import DROP, KEEP, unlearnt_said, without_rare, without_unlearnt
 from mllm_probe.tasks.splits import TEST, Folds, leaks, rowwise
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def asked(
     examples = common(task, examples, folds, config) if trained else examples
     for row in examples.skipped:
         reporter.note(f"skipped: {row}")
-    if said := unlearnt_said(examples):
+    if said := examples.unlearnt_said:
         reporter.note(said)
     return examples
 
@@ -96,6 +95,10 @@ def common(task: Task, examples: Examples, folds: Folds, config: RunConfig) -> E
     """Without classes that some split lacks, where the task says so, and categories that cannot be learnt, unless it
     keeps them."""
     rare, seeds = getattr(task, "rare", None), config.sweep.seeds
+    if rare is None and not any(decision.head for decision in examples.decisions):
+        return examples
+    from mllm_probe.tasks.rare import DROP, KEEP, without_rare, without_unlearnt
+
     if rare == DROP:
         examples = without_rare(examples, folds, seeds)
     return examples if rare == KEEP else without_unlearnt(examples, folds, seeds, config.extract.positions)

@@ -15,12 +15,11 @@ from mllm_probe.fitting.readout import Readout, Source, trained
 from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import Problem
 from mllm_probe.records.protocols import Fit, Probe
-from mllm_probe.records.samples import digest
+from mllm_probe.records.samples import MORE_OF_EACH, digest
 from mllm_probe.records.score import COPY_CEILING
 from mllm_probe.records.sites import Key
 from mllm_probe.results.predictions import Scored
 from mllm_probe.stats.permutation import handed_on
-from mllm_probe.tasks.rare import MORE
 
 NAMED = 4  # of many, how many a message names
 COPIED, REWORDED = "copied", "reworded"  # places of decisions that no split of the real labels holds
@@ -205,7 +204,8 @@ class Probing:
             return None
         return (
             f"{len(rare)} of {len(set(names.tolist()))} categories lack a label in training or validation of some "
-            f"seed ({few(rare, NAMED)}); where each has its own output, these are undecided and count half; {MORE}"
+            f"seed ({few(rare, NAMED)}); where each has its own output, these are undecided and count half; "
+            f"{MORE_OF_EACH}"
         )
 
     @property

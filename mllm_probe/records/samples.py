@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from mllm_probe.errors import DataError, is_whole
+from mllm_probe.errors import DataError, few, is_whole
 
 _encoded = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).encode  # made once: it is called a lot
 
@@ -174,6 +174,9 @@ class Decision:
     row: int | None = None
 
 
+MORE_OF_EACH = "take more pictures (data.n), a larger splits.val or fewer sweep.seeds"
+
+
 @dataclass(frozen=True)
 class Examples:
     """A task applied to a data set: the samples, the decisions about them, and the fold of each group (see Folds).
@@ -191,6 +194,18 @@ class Examples:
     names: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
     unlearnt: tuple[str, ...] = ()
+
+    @property
+    def unlearnt_said(self) -> str | None:
+        """Which categories were left out because no probe could learn them, and what to set."""
+        if not self.unlearnt:
+            return None
+        whole = len(self.unlearnt) + len({decision.head for decision in self.decisions})
+        return (
+            f"{len(self.unlearnt)} of {whole} categories are left out ({few(self.unlearnt, 4)}): training or validation "
+            f"of some seed lacks a label of each, so no probe can learn them; {MORE_OF_EACH}, or count them as "
+            "undecided with task.rare=keep"
+        )
 
 
 def label_said(names: Sequence[str], label: float) -> str:

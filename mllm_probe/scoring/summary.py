@@ -25,7 +25,6 @@ from mllm_probe.results.selection import leading
 from mllm_probe.stats.measures import HIGHER_IS_BETTER
 from mllm_probe.stats.peak import preferred
 from mllm_probe.tasks.answer_words import bound
-from mllm_probe.tasks.rare import unlearnt_said
 
 PACKAGES = ("torch", "transformers", "bitsandbytes", "numpy", "scipy", "hydra-core", "mllm-probe")
 
@@ -59,7 +58,7 @@ def summarised(
         "pictures": len(experiment.collection.pictures),
         "pictures_in": _places(experiment, run),
         "skipped": [*experiment.collection.skipped, *experiment.examples.skipped],
-        "unlearnt": {"categories": list(experiment.examples.unlearnt), "said": unlearnt_said(experiment.examples)},
+        "unlearnt": {"categories": list(experiment.examples.unlearnt), "said": experiment.examples.unlearnt_said},
         "labels": {"names": list(experiment.examples.names), "said": list(experiment.examples.said)},
         "samples": len(experiment.examples.samples),
         "decisions": len(experiment.examples.decisions),

@@ -12,8 +12,6 @@ from mllm_probe.tasks.splits import SPLITS, Folds
 
 RARE = REFUSE, DROP = "refuse", "drop"
 KEEP = "keep"
-NAMED = 4  # of many categories
-MORE = "take more pictures (data.n), a larger splits.val or fewer sweep.seeds"
 
 
 def without_rare(examples: Examples, folds: Folds, seeds: Sequence[int]) -> Examples:
@@ -74,18 +72,6 @@ def without_unlearnt(examples: Examples, folds: Folds, seeds: Sequence[int], pos
     except DataError:
         return examples
     return found
-
-
-def unlearnt_said(examples: Examples) -> str | None:
-    """Which categories were left out because no probe could learn them, and what to set."""
-    rare = examples.unlearnt
-    if not rare:
-        return None
-    whole = len(rare) + len({decision.head for decision in examples.decisions})
-    return (
-        f"{len(rare)} of {whole} categories are left out ({few(rare, NAMED)}): training or validation of some seed "
-        f"lacks a label of each, so no probe can learn them; {MORE}, or count them as undecided with task.rare={KEEP}"
-    )
 
 
 def _outputs_apart(examples: Examples, positions: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Decision, Examples
 from mllm_probe.tasks.candidates import Company
 from mllm_probe.tasks.objects import Objects
-from mllm_probe.tasks.rare import unlearnt_said, without_unlearnt
+from mllm_probe.tasks.rare import without_unlearnt
 from mllm_probe.tasks.splits import SPLITS, Folds
 
 FOLDS = Folds(blocks=4)
@@ -179,9 +179,11 @@ def test_categories_that_cannot_be_learnt_are_left_out(many: Collection) -> None
     assert {sample.uid for sample in kept.samples} == {d.sample for d in kept.decisions}
     assert set(kept.unlearnt) == {d.head for d in examples.decisions} - live
     assert all(labels[0] == labels[1] for labels in cells(kept, "category").values())
-    assert f"{len(kept.unlearnt)} of {len(kept.unlearnt) + len(live)} categories are left out" in unlearnt_said(kept)
+    assert f"{len(kept.unlearnt)} of {len(kept.unlearnt) + len(live)} categories are left out" in str(
+        kept.unlearnt_said
+    )
     assert without_unlearnt(examples, FOLDS, (0, 1), ("last", "mark:object")) is examples
-    assert without_unlearnt(kept, FOLDS, (0, 1), ("mean_image",)) is kept and unlearnt_said(examples) is None
+    assert without_unlearnt(kept, FOLDS, (0, 1), ("mean_image",)) is kept and examples.unlearnt_said is None
 
 
 def test_where_too_few_could_be_learnt_all_stay(many: Collection) -> None:
