@@ -200,10 +200,10 @@ class Examples:
         """Which categories were left out because no probe could learn them, and what to set."""
         if not self.unlearnt:
             return None
-        whole = len(self.unlearnt) + len({decision.head for decision in self.decisions})
+        rare, whole = self.unlearnt, len(self.unlearnt) + len({decision.head for decision in self.decisions})
         return (
-            f"{len(self.unlearnt)} of {whole} categories are left out ({few(self.unlearnt, 4)}): training or validation "
-            f"of some seed lacks a label of each, so no probe can learn them; {MORE_OF_EACH}, or count them as "
+            f"{len(rare)} of {whole} categories are left out ({few(rare, 4)}): training or validation of "
+            f"some seed lacks a label of each, so no probe can learn them; {MORE_OF_EACH}, or count them as "
             "undecided with task.rare=keep"
         )
 
