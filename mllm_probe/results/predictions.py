@@ -179,7 +179,8 @@ def save_predictions(paths: RunPaths, table: "pd.DataFrame") -> str | None:
             table.to_parquet(part, index=False)
         paths.decided("csv").unlink(missing_ok=True)
         return f"{len(table):,} predictions are in {paths.decided('parquet').name}"
-    save_table(paths.decided("csv"), table.columns, table.itertuples(index=False, name=None), end="\n")
+    cells = zip(*(table[name].tolist() for name in table.columns), strict=True)  # itertuples takes as long as the rest
+    save_table(paths.decided("csv"), table.columns, cells, end="\n")
     paths.decided("parquet").unlink(missing_ok=True)
     return (
         f"{len(table):,} predictions are in {paths.decided('csv').name}; with pyarrow it is parquet" if large else None
