@@ -7,44 +7,43 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import pytest
 
 from mllm_probe.cache.claims import STALE, Claims, Owner, holder
-from mllm_probe.cache.plan import Plan
+from mllm_probe.cache.plan import Plan, ShardWriter
+from mllm_probe.extraction import stream
 from mllm_probe.files.store_paths import GroupPaths
+from mllm_probe.models import hf
 from tests.support.killed import DATA, cache, finish, shards, start
 from tests.support.runs import Run, tiny
 
-LOGGED = """
-import os, sys, time
-from mllm_probe.cli import entry as cli
-from mllm_probe.cache.plan import ShardWriter
-from mllm_probe.extraction import stream
-from mllm_probe.models import hf
-
-def logged(word, function):
-    def call(*args):
-        with open("log", "a") as log:
-            log.write(f"{word(*args)} {os.getpid()}\\n")
-        time.sleep(0.03)
-        return function(*args)
-    return call
-
-stream.launch = logged(lambda *_: "pass", stream.launch)
-hf.load_model = logged(lambda *_: "load", hf.load_model)
-ShardWriter.write = logged(lambda writer: writer.path.name, ShardWriter.write)
-cli.main(sys.argv[1:])
-"""  # every pass takes a moment longer, so that there is time to meet
-
 
 def begin(folder: Path, checkpoint: Path, *args: str) -> subprocess.Popen[str]:
-    """`mllm-probe extract`, which writes down what it does."""
-    return start(folder, checkpoint, *args, program=("-c", LOGGED))
+    """`mllm-probe extract`, which writes down what it does; every pass takes a moment longer, so that there is time to
+    meet."""
+    return start(folder, checkpoint, *args, first=write_down)
+
+
+def write_down() -> None:
+    stream.launch = logged(lambda *_: "pass", stream.launch)
+    hf.load_model = logged(lambda *_: "load", hf.load_model)
+    ShardWriter.write = logged(lambda writer: writer.path.name, ShardWriter.write)  # type: ignore[method-assign]
+
+
+def logged(word: Callable[..., str], function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        with Path("log").open("a") as log:
+            log.write(f"{word(*args)} {os.getpid()}\n")
+        time.sleep(0.03)
+        return function(*args)
+
+    return call
 
 
 def log(folder: Path) -> list[list[str]]:

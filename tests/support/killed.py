@@ -1,14 +1,22 @@
-"""Commands started in another process, killed and resumed."""
+"""Commands started in another process, killed and resumed.
+
+The process is a fork of this one, so that what it imports, seconds of each command, is there already.
+"""
 
 import os
 import resource
+import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from mllm_probe.cli import entry as cli
 from tests.support.runs import tiny
 
 DATA = ("task=entailment", "dataset.pictures=40", "data.n=40", "splits.blocks=4", "extract.micro_batch=1")
@@ -19,19 +27,52 @@ def start(
     checkpoint: Path,
     *args: str,
     limit: int | None = None,
-    program: Sequence[str] = ("-m", "mllm_probe"),
+    first: Callable[[], None] = lambda: None,
 ) -> subprocess.Popen[str]:
-    """`mllm-probe extract` in `folder`; `limit`: the largest file that the kernel lets it write."""
+    """`mllm-probe extract` in `folder`, once `first` was called there; `limit`: the largest file that the kernel lets
+    it write."""
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, *program, "extract", *tiny(checkpoint), *DATA, *args],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))),
-    )
+    words = ["extract", *tiny(checkpoint), *DATA, *args]
+
+    def instead() -> None:
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        _leave_parent()
+        first()
+        _end_with(words)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: those here hold no lock
+        return subprocess.Popen(
+            [sys.executable], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            restore_signals=False, preexec_fn=instead,
+        )  # fmt: skip
+
+
+def _leave_parent() -> None:
+    """Other pipes than stdout and stderr are closed: Popen waits for one of them, pytest's workers talk through more.
+    Their numbers stay taken, for objects here may hold them."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in [int(path.name) for path in Path("/dev/fd").iterdir()]:
+        with suppress(OSError):  # that of the listing itself
+            if number > 2 and stat.S_ISFIFO(os.fstat(number).st_mode):
+                os.dup2(nowhere, number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+
+
+def _end_with(words: Sequence[str]) -> None:
+    """Call the command, and end the process as the console script would."""
+    code: object = 0
+    try:
+        cli.main(words)
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
