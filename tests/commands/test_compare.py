@@ -67,7 +67,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(sys, "argv", ["mllm-probe"])
         with pytest.raises(SystemExit):
             cli.main(["run", "-m", *STUDY, *SMALL, "model=mini,mini_base,llava", "hydra.sweep.dir=two"])
-        cli.main(["run", *SMALL, "model=mini", "data.seed=1", "hydra.run.dir=seeded"])
+        cli.main(["run", "task=entailment", *SMALL, "model=mini", "data.seed=1", "hydra.run.dir=seeded"])
     return folder
 
 

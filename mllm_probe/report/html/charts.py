@@ -59,11 +59,12 @@ def shown_as(text: str) -> str:
 
 def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
     """All positions together, then each position (and each probe, where there are several) with controls and floors,
-    then the map of positions and layers."""
+    then the map of positions and layers; curves that can be no other are in the map alone."""
     rows = headline(scores)
-    sites = telling(real(rows))
+    every = real(rows)
+    sites, among = telling(every), positions(every)
     read, probes = positions(sites), list(dict.fromkeys(sites.probe))
-    metric, colour = headline_metric(scores), of_positions(positions(real(rows)))
+    metric, colour = headline_metric(scores), of_positions(among)
     found = []
     for probe in probes:
         own = sites[sites.probe == probe]
@@ -74,7 +75,7 @@ def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
             here = own[own.position == position]
             more = [*_controls(scores, rows, here, position), *_floors(rows, here)]
             found.append(_chart(f"{position}{named}", [*_curve(here, position, colour[position]), *more], here, metric))
-        found.append(_map(f"map{named}", own, read[::-1], metric))
+        found.append(_map(f"map{named}", every[every.probe == probe], among[::-1], metric))
     return found
 
 
