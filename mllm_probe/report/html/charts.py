@@ -60,8 +60,7 @@ def shown_as(text: str) -> str:
 def layer_charts(scores: "pd.DataFrame") -> list[Chart]:
     """All positions together, then each position (and each probe, where there are several) with controls and floors,
     then the map of positions and layers; curves that can be no other are in the map alone."""
-    rows = headline(scores)
-    every = real(rows)
+    every = real(rows := headline(scores))
     sites, among = telling(every), positions(every)
     read, probes = positions(sites), list(dict.fromkeys(sites.probe))
     metric, colour = headline_metric(scores), of_positions(among)
