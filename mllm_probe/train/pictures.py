@@ -63,7 +63,6 @@ class PictureTuning:
     rank: int = 0
     lora_alpha: int = 16
     modules: Sequence[str] = field(default_factory=lambda: ("q_proj", "v_proj"))
-    name: ClassVar[str] = "pictures"
     unit: ClassVar[str] = "captions"
     probed: ClassVar[str] = "model=custom model.path"
 
@@ -72,6 +71,10 @@ class PictureTuning:
             raise ConfigError(f"target.template={self.template!r} must hold {{caption}} exactly once")
         if len(self.answers) != 2:
             raise ConfigError(f"target.answers={list(self.answers)} must be two words, of a true and a false statement")
+
+    @property
+    def name(self) -> str:
+        return "statements" if self.statements else "captions"
 
     @property
     def told(self) -> dict[str, Any]:

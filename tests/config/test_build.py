@@ -99,7 +99,7 @@ def test_plus_typo_is_refused_at_every_depth() -> None:
         ({"_target_": "mllm_probe.probes.logistic.Logistic", "lamdas": [1]}, "did you mean 'lambdas'"),
         ({"_target_": "mllm_probe.data.coco.Coco"}, "Coco is no Probe: it lacks fit"),
         ({"_target_": "mllm_probe.data.scenes.Scenes", "pictures": "3"}, "pictures='3' must be a whole number"),
-        ({"_target_": "mllm_probe.probes.solving.solver.GAP"}, "is no class"),
+        ({"_target_": "mllm_probe.probes.solving.iterates.GAP"}, "is no class"),
         ({}, "probe is {}; it needs a _target_"),
         ("logistic", "probe is 'logistic'; it needs a _target_"),
         (None, "probe is null; it needs a _target_"),
