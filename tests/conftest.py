@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mllm_probe.cli import entry as cli
+from mllm_probe.config.verbosity import VARIABLE
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.files.digests import Digests
@@ -90,6 +91,7 @@ def model(checkpoint: Path) -> HFModel:
 def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Call the console script's function in an empty folder: (exit code, output, error output)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "")  # what --quiet sets ends with the test
 
     def call(*args: str) -> tuple[int, str, str]:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")

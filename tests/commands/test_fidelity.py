@@ -228,7 +228,7 @@ def test_answers_that_never_differ_may_differ_of_other_pictures(probe: Run, tmp_
             ("extract.positions=[tokens:text]",),
             "position tokens:text holds a row for every token, and fidelity compares",
         ),
-        (("experiment=tao2024",), "fidelity reads one task; leave out `local`"),
+        (("experiment=tao2024",), "fidelity reads one task; name it, as task=entailment does, or give local=null"),
         (("+fidelity.x=1",), "x"),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_study_killed_at_its_end_fits_nothing_again(
     assert len(list(unfinished.iterdir())) == 2
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mllm_probe.fitting.trials.fitted", None)
+    monkeypatch.setattr("mllm_probe.fitting.trials.Fitted.on", None)
     assert probe(*args)[0] == 0
     assert not unfinished.exists()
 
@@ -179,7 +179,7 @@ def test_a_study_of_real_pictures(probe: Run, tmp_path: Path, family: str) -> No
 def test_categories_too_rare_for_an_output_are_named(probe: Run, checkpoint: Path) -> None:
     common = (*tiny(checkpoint), "task=objects", "task.prompt=none", "extract.positions=[last]", "layers.towers=[lm]")
     few = (*common, "data.n=40", "dataset.pictures=60", "splits.blocks=4", "sweep.seeds=[0,1]", "guards=note")
-    code, _, err = probe("run", *few)
+    code, _, err = probe("run", *few, "task.rare=keep")
     assert code == 0, err
     assert re.search(r"\d+ of \d+ categories lack a label in training .* of some seed \(\w+ \w+, .* more\)", err)
     _, _, err = probe("run", *few, "task.prompt=single")

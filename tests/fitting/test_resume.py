@@ -127,10 +127,11 @@ def test_the_second_run_fits_nothing_whatever_it_shows(
 
 
 def test_reuse_does_not_name_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The digest of the default run's settings, as it was before there was such a setting."""
+    """The digest of a run of one task, as it was before there was such a setting."""
     monkeypatch.setattr("mllm_probe.config.run.__version__", "0")
     digests = {
-        run_digest(composed("run", words), "cache", Examples((), (), {})) for words in ([], ["sweep.reuse=false"])
+        run_digest(composed("run", ["task=entailment", *words]), "cache", Examples((), (), {}))
+        for words in ([], ["sweep.reuse=false"])
     }
     assert digests == {"d4597c67fc6c327a"}
 

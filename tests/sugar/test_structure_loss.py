@@ -375,7 +375,7 @@ def test_the_memory_of_a_large_model_is_told_before_anything_is_loaded(probe: Ru
     assert 15 < float(told[1]) < 25
 
 
-FEW = ("task=entailment", "data.n=40", "dataset.pictures=40", "splits.blocks=4")
+FEW = ("data.n=40", "dataset.pictures=40", "splits.blocks=4")
 
 
 def test_the_command_tunes_and_run_probes_the_adapter(probe: Run, tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_the_command_tunes_and_run_probes_the_adapter(probe: Run, tmp_path: Path
 
     code, _, err = probe("run", *command, adapter, "model=mini_base")
     assert code == 1 and "was trained on other weights (those of mini, digest" in err
-    code, _, err = probe("inspect", *FEW, adapter, "n=1")
+    code, _, err = probe("inspect", "task=entailment", *FEW, adapter, "n=1")
     assert code == 0, err
 
 

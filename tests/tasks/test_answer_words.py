@@ -70,6 +70,7 @@ def test_worse_than_chance_is_one_sentence_with_the_words() -> None:
 
 
 SMALL = (
+    "task=entailment",
     "dataset.pictures=120",
     "sweep.draws=50",
     "layers.range=[8,8]",
