@@ -110,7 +110,7 @@ def test_names_change_no_identity(probe: Run, checkpoint: Path, tmp_path: Path) 
 def test_a_multirun_asks_for_names_before_a_job_starts(probe: Run, checkpoint: Path, tmp_path: Path) -> None:
     folders = [shutil.copytree(checkpoint, tmp_path / name / "tiny") for name in "ab"]
     where = f"model.path={','.join(map(str, folders))}"
-    args = ("model=custom", where, "data.n=30", "dataset.pictures=30", "hydra.sweep.dir=both")
+    args = ("task=entailment", "model=custom", where, "data.n=30", "dataset.pictures=30", "hydra.sweep.dir=both")
     code, _, err = probe("inspect", "-m", *args)
     assert code == 1 and err.strip().splitlines()[-1] == (
         "mllm-probe: models with different model.path would all be called tiny; add 'model.name=${model.path}', or "
