@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from mllm_probe.cli import entry as cli
 from tests.support.runs import tiny
@@ -63,6 +64,7 @@ def _leave_parent() -> None:
 def _end_with(words: Sequence[str]) -> None:
     """Call the command, and end the process as the console script would."""
     code: object = 0
+    torch.set_num_threads(torch.get_num_threads())  # anew after a fork: two threads that do so at once may find no pool
     try:
         cli.main(words)
     except SystemExit as stop:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mllm_probe.report.figures.layers import telling
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.selection import headline, real
 from tests.support.other_pages import KINDS as OTHERS
@@ -155,7 +156,7 @@ def press(browser: Browser, name: str) -> None:
 
 def test_curves_are_drawn_without_an_error_or_a_request(opened: Open, page: Path) -> None:
     browser = opened()
-    rows = real(headline(load_scores(page.parent / "scores.csv")))
+    rows = telling(real(headline(load_scores(page.parent / "scores.csv"))))
     lines = [trace for trace in plotted(browser) if trace["mode"] == "lines+markers"]
     for position in dict.fromkeys(rows.position):
         drawn = [value for line in lines if line["name"] == position for value in line["y"]]
