@@ -33,12 +33,13 @@ from mllm_probe.files.digests import Digests
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import load_model
 from mllm_probe.stats.bootstrap import Resamples, interval
+from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.train.material import Material
 from mllm_probe.train.pictures import PictureTuning
 
 BUNDLED = Path(__file__).resolve().parent.parent / "mllm_probe" / "bundled" / "smol_dino"
 HELD_OUT, VALIDATION, STUDIED = 130, 100, 500
-TEMPLATE = "This image contains: {caption}. Is this right?"  # of conf/target/statements.yaml
+TEMPLATE = Entailment().template
 ASKED = PromptSettings()
 COMMAND = (
     "mllm-probe tune target={target} model=custom model.path={model} dataset=coco dataset.root={out}/learn "

@@ -15,8 +15,8 @@ import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.records.problems import Compute, LayerData, Problem, Rows, content
-from mllm_probe.records.sites import Key, before_question
+from mllm_probe.records.problems import Compute, LayerData, Problem, Rows, content, outputs_apart, row_offsets, trained
+from mllm_probe.records.sites import Key
 
 if TYPE_CHECKING:
     import torch
@@ -86,12 +86,6 @@ def blocks(rows: Rows) -> Iterator["torch.Tensor"]:
     return (rows[start : start + step] for start in range(0, rows.shape[0], step))
 
 
-def trained(heads: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray) -> np.ndarray:
-    """The outputs that have both labels to learn from and something to validate on; all arguments are [M]."""
-    seen = [set(heads[train & (y == label)].tolist()) for label in (0, 1)]
-    return np.asarray(sorted(seen[0] & seen[1] & set(heads[val].tolist())), dtype=heads.dtype)
-
-
 class Source:
     """The rows of one experiment or control."""
 
@@ -135,32 +129,17 @@ class Source:
         }
 
     def headed(self, position: str) -> bool:
-        """Whether a probe needs several outputs here: what decisions about several things read is the same for them."""
-        if position.startswith("tokens:") or any(d.head is None for d in self.experiment.examples.decisions):
-            return False
-        shift = self._shift(position)
-        read = np.stack([self._own, shift])[:, shift >= 0]
-        return before_question(position) or np.unique(read, axis=1).shape[1] < read.shape[1]
+        """Whether a probe needs several outputs here."""
+        return outputs_apart(self.experiment.examples, position, self._shift(position))
 
     def _shift(self, position: str) -> np.ndarray:
-        """Which of its sample's rows each decision reads [N], -1 for none."""
         if position not in self._shifts:
-            asked = [self._offset(position, d.sample, d.mark) for d in self.experiment.examples.decisions]
-            self._shifts[position] = np.asarray(asked)
+            self._shifts[position] = row_offsets(self.experiment.examples, position)
         return self._shifts[position]
 
     @cached_property
     def _heads(self) -> np.ndarray:
         return np.asarray([decision.head for decision in self.experiment.examples.decisions])
-
-    def _offset(self, position: str, sample: str, mark: str | None) -> int:
-        """Which of a sample's rows is a decision's own: its mark's place among the marks the position reads, and -1
-        where those are the marks of others."""
-        family = position.partition(":")[2]
-        marks = [name for name in self._samples[sample].marks if name.partition(":")[0] == family]
-        if mark in marks:
-            return marks.index(mark)
-        return -1 if any(":" in name for name in marks) else 0
 
     @cached_property
     def _own(self) -> np.ndarray:

@@ -11,9 +11,9 @@ import numpy as np
 from mllm_probe.config.sweep import CONTROL_TASK, PERMUTED
 from mllm_probe.errors import few
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.fitting.readout import Readout, Source, trained
+from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.probes.solving.linear import logits_of
-from mllm_probe.records.problems import Problem
+from mllm_probe.records.problems import Problem, trained
 from mllm_probe.records.protocols import Fit, Probe
 from mllm_probe.records.samples import MORE_OF_EACH, digest
 from mllm_probe.records.score import COPY_CEILING

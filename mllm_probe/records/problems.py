@@ -1,4 +1,5 @@
-"""What a probe is given: the rows of a layer, labels and a split; and whether they can be learnt."""
+"""What a probe is given: the rows of a layer, which of them a decision reads, labels and a split; and whether they can
+be learnt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mllm_probe.errors import ProbeError
+from mllm_probe.records.samples import Examples
+from mllm_probe.records.sites import before_question
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +89,35 @@ class LayerData:
     @property
     def width(self) -> int:
         return self.rows.shape[1]
+
+
+def row_offsets(examples: Examples, position: str) -> np.ndarray:
+    """Which of its sample's rows each decision reads [N]: its mark's place among the marks that the position reads, and
+    -1 (none) where those are the marks of others."""
+    marks_of = {sample.uid: sample.marks for sample in examples.samples}
+    family = position.partition(":")[2]
+
+    def offset(sample: str, mark: str | None) -> int:
+        marks = [name for name in marks_of[sample] if name.partition(":")[0] == family]
+        if mark in marks:
+            return marks.index(mark)
+        return -1 if any(":" in name for name in marks) else 0
+
+    return np.asarray([offset(decision.sample, decision.mark) for decision in examples.decisions])
+
+
+def outputs_apart(examples: Examples, position: str, offsets: np.ndarray) -> bool:
+    """Whether a probe needs an output for each category: what decisions about several things read is the same."""
+    if position.startswith("tokens:") or any(decision.head is None for decision in examples.decisions):
+        return False
+    read = [(one.sample, at) for one, at in zip(examples.decisions, offsets.tolist(), strict=True) if at >= 0]
+    return before_question(position) or len(set(read)) < len(read)
+
+
+def trained(heads: np.ndarray, y: np.ndarray, train: np.ndarray, val: np.ndarray) -> np.ndarray:
+    """The outputs that have both labels to learn from and something to validate on; all arguments are [M]."""
+    seen = [set(heads[train & (y == label)].tolist()) for label in (0, 1)]
+    return np.asarray(sorted(seen[0] & seen[1] & set(heads[val].tolist())), dtype=heads.dtype)
 
 
 def check_problems(data: LayerData, problems: Sequence[Problem], kinds: Sequence[str], probe: str) -> None:

@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from mllm_probe.errors import DataError, count, few
+from mllm_probe.records.problems import outputs_apart, row_offsets, trained
 from mllm_probe.records.samples import Examples
-from mllm_probe.records.sites import before_question
 from mllm_probe.tasks.splits import SPLITS, Folds
 
 RARE = REFUSE, DROP = "refuse", "drop"
@@ -60,7 +62,8 @@ def without_unlearnt(examples: Examples, folds: Folds, seeds: Sequence[int], pos
 
     A category that cannot be learnt would count as undecided, and so half, in every score.
     """
-    rare = _unlearnt(examples, folds, seeds) if _outputs_apart(examples, positions) else set()
+    apart = any(outputs_apart(examples, position, row_offsets(examples, position)) for position in positions)
+    rare = _unlearnt(examples, folds, seeds) if apart and examples.kind == "binary" else set()
     if not rare:
         return examples
     decisions = tuple(decision for decision in examples.decisions if decision.head not in rare)
@@ -74,19 +77,13 @@ def without_unlearnt(examples: Examples, folds: Folds, seeds: Sequence[int], pos
     return found
 
 
-def _outputs_apart(examples: Examples, positions: Sequence[str]) -> bool:
-    """Whether decisions about several categories read one state somewhere."""
-    if examples.kind != "binary" or any(decision.head is None for decision in examples.decisions):
-        return False
-    return any(map(before_question, positions)) or len(examples.decisions) > len(examples.samples)
-
-
 def _unlearnt(examples: Examples, folds: Folds, seeds: Sequence[int]) -> set[str]:
-    own = [d for d in examples.decisions if not d.given and not d.template]
-    heads, found = {str(decision.head) for decision in examples.decisions}, set[str]()
+    own = [one for one in examples.decisions if not one.given and not one.template]
+    heads, y = np.asarray([one.head for one in own]), np.asarray([one.label for one in own])
+    taught = {str(one.head) for one in examples.decisions}
+    everything = set(taught)
     for seed in seeds:
-        split = folds.splits(examples.folds, seed)
-        held = {(split[decision.group], decision.head, int(decision.label)) for decision in own}
-        taught = {head for head in heads if {("train", head, 0), ("train", head, 1)} <= held}
-        found |= heads - {head for head in taught if held & {("val", head, 0), ("val", head, 1)}}
-    return found
+        split_of = folds.splits(examples.folds, seed)
+        split = np.asarray([split_of[one.group] for one in own])
+        taught &= set(trained(heads, y, split == "train", split == "val").tolist())
+    return everything - taught

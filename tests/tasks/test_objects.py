@@ -191,6 +191,14 @@ def test_where_too_few_could_be_learnt_all_stay(many: Collection) -> None:
     assert without_unlearnt(examples, FOLDS, (0, 1, 2), ("mean_image",)) is examples
 
 
+def test_none_is_left_out_where_each_name_of_a_list_is_read_at_its_own_place(many: Collection) -> None:
+    """One output then serves all, though many decisions are about one prompt."""
+    examples = Objects(prompt="list").examples(replace(many, pictures=many.pictures[:60]), FOLDS)
+    assert len(examples.decisions) > len(examples.samples)
+    assert without_unlearnt(examples, FOLDS, (0, 1), ("mark:object",)) is examples
+    assert without_unlearnt(examples, FOLDS, (0, 1), ("mark:object", "last")).unlearnt
+
+
 def test_rare_ones_are_kept_where_pictures_are_balanced() -> None:
     assert (Objects().rare, Objects(balance="picture").rare) == ("drop", "keep")
     assert Objects(balance="picture", rare="drop").rare == "drop"
