@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mllm_probe.cli.perform import job_name, perform, set_up_process, stop_as_ctrl_c
-from mllm_probe.config.sentences import quoted
+from mllm_probe.config.sentences import kept, quoted
 from mllm_probe.config.verbosity import QUIET, VARIABLE, VERBOSE, verbosity
 from mllm_probe.errors import MllmProbeError, behind
 
@@ -240,7 +240,7 @@ def _run_hydra(command: str, args: list[str]) -> None:
             raise
         _fail(told(Multirun.folder) or sentence(command, error))
     except KeyboardInterrupt:
-        _fail(left(Multirun.folder) or "stopped; finished shards are kept, repeat the command to continue")
+        _fail(left(Multirun.folder) or f"stopped; {kept(command)}")
     except Exception as error:
         if began or wants_trace:  # a fault of ours, not of the composition: it deserves its traceback
             raise

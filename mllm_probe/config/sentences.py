@@ -122,6 +122,12 @@ def cannot_use(error: OSError, setting: str) -> str:
     return f"cannot use{where}: {error.strerror or error}; {setting} names another place for results"
 
 
+def kept(command: str) -> str:
+    """What a stopped command leaves to continue with."""
+    what = "the state that train.save_every saved last is" if command == "tune" else "finished shards are"
+    return f"{what} kept, repeat the command to continue"
+
+
 def reason(command: str, error: BaseException) -> str:
     """Why a job failed, for its status.json: also where the fault is ours."""
     from hydra.errors import HydraException
@@ -130,7 +136,7 @@ def reason(command: str, error: BaseException) -> str:
     from mllm_probe.errors import MllmProbeError, first_line
 
     if isinstance(error, KeyboardInterrupt):
-        return f"stopped by {str(error) or 'Ctrl-C'}; finished shards are kept, repeat the command to continue"
+        return f"stopped by {str(error) or 'Ctrl-C'}; {kept(command)}"
     if isinstance(error, MllmProbeError | HydraException | OmegaConfBaseException | OSError):
         return sentence(command, error)
     first = first_line(error)

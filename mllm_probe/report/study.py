@@ -17,11 +17,12 @@ def show_study(paths: RunPaths, reporter: Reporter, settings: ReportSettings) ->
     """The answer to each question, both tasks, study.png and study.pdf, the hypotheses, then one page of it all."""
     results = results_of(paths, settings)
     check_selection([result.scores for result in results], settings)
-    print_answers(answering(results))
+    best = answering(results)
+    print_answers(best)
     lacking = [line for result in results for line in show_run(result)]
     study = load_study(paths.study)
     whole, local = (result.selected for result in results)
-    figure = study_figure(whole, local, study["statements"], settings)
+    figure = study_figure(whole, local, best, settings)
     lacking.append(save(figure, both(paths.curves), settings))
     print_study(study)
     leave_page(paths, settings, reporter, lacking, results, figure if settings.style == SCREEN else None)

@@ -136,7 +136,7 @@ def test_a_study_is_shown_by_the_positions_of_either_side(tmp_path: Path) -> Non
     local = load_scores(write(tmp_path / "b", "objects", PLATEAU))
     settings = ReportSettings(positions=["mean_text"])
     check_selection([whole, local], settings)
-    figure = study_figure(selected(whole, settings), selected(local, settings), [])
+    figure = study_figure(selected(whole, settings), selected(local, settings), [None, None])
     assert lines(figure)["entailment (global)"] == pytest.approx([value - 0.04 for value in PEAKED])
     for wrong, said in (
         (ReportSettings(towers=["vision"]), "must hold lm, whose blocks a study compares"),

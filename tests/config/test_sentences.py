@@ -144,3 +144,17 @@ def test_a_stop_by_the_keyboard_is_called_so() -> None:
     """An exception counts as true even where it says nothing."""
     assert reason("run", KeyboardInterrupt()).startswith("stopped by Ctrl-C; finished shards are kept")
     assert reason("run", KeyboardInterrupt("SIGTERM")).startswith("stopped by SIGTERM;")
+    told = "stopped by Ctrl-C; the state that train.save_every saved last is kept, repeat the command to continue"
+    assert reason("tune", KeyboardInterrupt()) == told
+
+
+@pytest.mark.parametrize(("command", "what"), [("run", "finished shards are"), ("tune", "the state that")])
+def test_a_stop_tells_what_this_command_continues_with(
+    probe: Run, monkeypatch: pytest.MonkeyPatch, command: str, what: str
+) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "perform", stop)
+    code, _, err = probe(command)
+    assert code == 1 and f"stopped; {what}" in err and err.endswith("kept, repeat the command to continue\n")

@@ -134,25 +134,34 @@ def test_both_tasks_are_drawn_against_depth(
     whole: pd.DataFrame, local: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
 ) -> None:
     paths = [tmp_path / "study.png", tmp_path / "study.pdf"]
-    draw_study(whole, local, [H1, H2, H3], paths)
+    seen = table({"lm.04": 0.4, "lm.05": 1.0, "lm.06": 0.2})
+    best = [reading(whole, seen, site="lm.05"), reading(local, table({"lm.07": 1.0}), site="lm.07")]
+    draw_study(whole, local, best, paths)
     found = lines(drawn[0])
     assert found["entailment (global)"] == PEAKED and found["objects (local)"] == PLATEAU
     assert len(found["entailment, text_only"]) == len(found["objects, random_weights"]) == LAYERS
     assert found["chance, entailment"] == [0.5, 0.5] and found["chance, objects"] == [0.53, 0.53]
-    peak = next(line for line in drawn[0].axes[0].lines if line.get_gid() == "may be the best")
-    assert list(peak.get_xdata()) == [0.5, 0.75]  # type: ignore[arg-type]
-    assert "chosen lm.05; the best from lm.04 to lm.06" in [text.get_text() for text in drawn[0].axes[0].texts]
+    bars = {
+        line.get_gid(): line for line in drawn[0].axes[0].lines if str(line.get_gid()).startswith("may be the best")
+    }
+    ends = {name: list(line.get_xdata()) for name, line in bars.items()}  # type: ignore[call-overload]
+    assert ends == {"may be the best, entailment": [0.5, 0.75], "may be the best, objects": [0.875, 0.875]}
+    for name, curve in (("entailment", "entailment (global)"), ("objects", "objects (local)")):
+        line = next(line for line in drawn[0].axes[0].lines if line.get_gid() == curve)
+        assert bars[f"may be the best, {name}"].get_color() == line.get_color()
+    said = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert "chosen lm.05; the best from lm.04 to lm.06" in said and "chosen lm.07; the best from lm.07 to lm.07" in said
     with Image.open(paths[0]) as image:
         assert image.width >= 1200
     first = [path.read_bytes() for path in paths]
-    draw_study(whole, local, [H1, H2, H3], paths)
+    draw_study(whole, local, best, paths)
     assert [path.read_bytes() for path in paths] == first
 
 
 def test_tasks_that_share_another_position_are_drawn_there(
     whole: pd.DataFrame, local: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    draw_study(whole, local[local.position != "last"], [], [tmp_path / "study.png"])
+    draw_study(whole, local[local.position != "last"], [None, None], [tmp_path / "study.png"])
     found = lines(drawn[0])
     assert found["objects (local)"] == pytest.approx([v - 0.04 for v in PLATEAU])
     assert found["entailment (global)"] == pytest.approx([v - 0.04 for v in PEAKED])

@@ -14,7 +14,7 @@ from mllm_probe.records.score import NOT_APPLICABLE, Score
 from mllm_probe.report.figures.layers import layers_figure
 from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.study import study_figure
-from mllm_probe.report.terminal.study import Statement
+from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results.score_file import ScoreFile
 
 COMMON = {
@@ -123,9 +123,9 @@ def draw_layers(scores: pd.DataFrame, paths: Sequence[Path], settings: ReportSet
 def draw_study(
     whole: pd.DataFrame,
     local: pd.DataFrame,
-    statements: Sequence[Statement],
+    best: Sequence[Reading | None],
     paths: Sequence[Path],
     settings: ReportSettings = DEFAULT,
 ) -> str:
     """The figure of a study as files; what `save` says."""
-    return save(study_figure(whole, local, statements, settings), paths, settings)
+    return save(study_figure(whole, local, best, settings), paths, settings)

@@ -1,13 +1,13 @@
-"""study.png and study.pdf: the curves of two tasks, and where the hypotheses look."""
+"""study.png and study.pdf: the curves of two tasks, and the layers that may be the best of each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.report.figures.layers import held_out, legend_below, spread
 from mllm_probe.report.figures.style import CHANCE, COLUMN, DASHES, STYLES, Style, of_study
-from mllm_probe.report.terminal.study import Statement
+from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results.selection import blocks, controls, floors, headline, real, words
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ APART = 0.05  # least distance of two labels, as a share of the panel's height
 def study_figure(
     whole: "pd.DataFrame",
     local: "pd.DataFrame",
-    statements: Sequence[Statement],
+    best: Sequence[Reading | None],
     settings: ReportSettings = DEFAULT,
 ) -> Any:
     """Both tasks against relative depth of the language model at one position, with their controls and chance.
 
     The position is `last`, or the first that both tasks read in the language model; each shows its own first one where
-    they share none. Controls have the colour of their task. The layers among which the best global one is (H1)
-    are marked above the curves.
+    they share none. Controls have the colour of their task. The layers among which the best one of each is are
+    marked above the curves; `best`: what was read of each task at its position.
     """
     from matplotlib.figure import Figure
 
@@ -41,8 +41,7 @@ def study_figure(
         tables, ("global", "local"), colours, study_positions(*tables), strict=True
     ):
         names.append((*_draw_task(panel, rows, kind, colour, position), colour))
-    panel.set_ylim(top=panel.get_ylim()[1] + 0.09 * (panel.get_ylim()[1] - panel.get_ylim()[0]))
-    _mark_chosen(panel, statements, look, colours[0])
+    _mark_best(panel, best, tables, colours, look)
     _name_ends(panel, names, look)
     _draw_chance(panel, tables, colours)
     first = whole.iloc[0]
@@ -109,14 +108,26 @@ def _name_ends(panel: Any, names: Sequence[tuple[float, str, str]], look: Style)
         panel.text(1.01, at, name, transform=panel.transAxes, color=colour, fontsize=9, va="center")
 
 
-def _mark_chosen(panel: Any, statements: Sequence[Statement], look: Style, colour: str) -> None:
-    """A bar over the layers among which the best global one is, a mark at the one validation chose."""
-    numbers = next((one["numbers"] for one in statements if one["name"] == "H1"), None)
-    if numbers is None:
-        return
+def _mark_best(
+    panel: Any, best: Sequence[Reading | None], tables: Sequence["pd.DataFrame"], colours: Sequence[str], look: Style
+) -> None:
+    """Above the curves, for each one that is above chance: a bar over the layers among which its best one is, a mark at
+    the one validation chose, and both in words."""
+    rows = [
+        (one, dict(zip(table.site, table.depth, strict=True)), colour)
+        for one, table, colour in zip(best, map(blocks, map(real, tables)), colours, strict=True)
+        if one is not None and one.any_above and one.among and one.compared
+    ]
     low, high = panel.get_ylim()
-    at = high - 0.055 * (high - low)
-    ends = [numbers["first_depth"], numbers["last_depth"]]
+    step = (0.14 if look.paper else 0.08) * (high - low)
+    panel.set_ylim(top=high + len(rows) * step)
+    for i, (one, depths, colour) in enumerate(rows):
+        _mark(panel, one, depths, high + (len(rows) - 0.65 - i) * step, colour, look)
+
+
+def _mark(panel: Any, one: Reading, depths: Mapping[str, float], at: float, colour: str, look: Style) -> None:
+    first, last = one.among[0], one.among[-1]
+    ends = [depths[first], depths[last]]
     panel.plot(
         ends,
         [at, at],
@@ -125,14 +136,13 @@ def _mark_chosen(panel: Any, statements: Sequence[Statement], look: Style, colou
         solid_capstyle="butt",
         alpha=0.45,
         marker="|",
-        gid="may be the best",
+        gid=f"may be the best, {one.scores.task.iloc[0]}",
     )
-    panel.plot(numbers["chosen_depth"], at, marker="v", markersize=7, color=colour)
-    said = f"chosen {numbers['chosen']}; the best from {numbers['first']} to {numbers['last']}"
+    panel.plot(depths[one.site], at, marker="v", markersize=7, color=colour)
     middle = sum(ends) / 2
     side = "left" if middle < 0.2 else "right" if middle > 0.8 else "center"
     panel.annotate(
-        said,
+        f"chosen {one.site}; the best from {first} to {last}",
         (middle if side == "center" else ends[side == "right"], at),
         (0, 7),
         textcoords="offset points",

@@ -79,7 +79,7 @@ def answering(results: Sequence[Result]) -> list[Reading | None]:
 
 def render(paths: RunPaths, results: Sequence[Result], study: Mapping[str, Any] | None, curves: Any = None) -> str:
     """The page. Without the plot library its figures stand still."""
-    more = _of_study(results, study, curves) if study else {}
+    more = _of_study(results, curves) if study else {}
     return filled("page.html", results=results, study=study, command=command(paths), units=units, p_said=p_said, **more)
 
 
@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
     return load_study(path)
 
 
-def _of_study(results: Sequence[Result], study: Mapping[str, Any], curves: Any) -> dict[str, Any]:
+def _of_study(results: Sequence[Result], curves: Any) -> dict[str, Any]:
     """What the page of a study shows above its two tasks."""
     from mllm_probe.report.figures.study import study_figure, study_positions
     from mllm_probe.report.html.charts import study_chart
@@ -97,7 +97,7 @@ def _of_study(results: Sequence[Result], study: Mapping[str, Any], curves: Any) 
     from mllm_probe.results.selection import headline
 
     tables = [result.selected for result in results]
-    figure = curves or study_figure(tables[0], tables[1], study["statements"])
+    figure = curves or study_figure(tables[0], tables[1], answering(results))
     return {
         "both": [study_chart(tables, study_positions(*map(headline, tables)))],
         "study_figure": svg_uri(figure, results[0].settings),

@@ -32,8 +32,8 @@ def shape_said(here: "pd.DataFrame", blocks: Sequence[str], margin: str) -> str:
         FLAT: f"flat within {margin}",
         PEAK: f"a peak at {listed(among, blocks)}" if len(among) == 1 else f"a peak at one of {listed(among, blocks)}",
         PLATEAU: f"a plateau from {row.site} to {row.other}",
-        RISING: f"rising to the top, {blocks[-1]}",
-        FALLING: f"falling from the bottom, {blocks[0]}",
+        RISING: f"rising to the top block compared, {blocks[-1]}",
+        FALLING: f"falling from the bottom block compared, {blocks[0]}",
     }.get(row.verdict, "undecided")
 
 
@@ -71,9 +71,10 @@ def _ends(here: "pd.DataFrame", contends: "pd.DataFrame", blocks: Sequence[str])
         row = contends.loc[blocks[place]]
         outer = sorted([*known, Site.parse(row.name)])[place]
         if outer in known:
-            yield f"the {end} block {outer} is at chance by design"
+            yield f"the {end} block read, {outer}, is at chance by design"
         else:
-            yield f"the {end} block {row.name} {'may be' if row.verdict else 'is not'} the best, {p_said(row.p_value)}"
+            verdict = "may be" if row.verdict else "is not"
+            yield f"the {end} block compared, {row.name}, {verdict} the best, {p_said(row.p_value)}"
 
 
 def beyond(rows: "pd.DataFrame") -> "pd.Series[bool]":

@@ -98,7 +98,7 @@ class Reading:
         task, metric = self.scores.task.iloc[0], units.named(self.metric)
         chance = self.rows("above_chance")
         own = chance[chance.site == self.site]
-        if len(own) and not self._any_above:
+        if len(own) and not self.any_above:
             return f"At {self.position}, no block reads {task} significantly above chance"
         said = f"{self.site} at {self.position}, chosen on validation, reads {task} with {metric} {self.score}"
         if self.above("above_chance") is False:
@@ -110,7 +110,7 @@ class Reading:
     def plain(self) -> str:
         """The same for somebody who knows none of the words: where what was asked is read best, and how well."""
         score = f"{units.named(self.metric)} {self.score} at {self.site}, which validation chose"
-        if len(self.rows("above_chance")) and not self._any_above:
+        if len(self.rows("above_chance")) and not self.any_above:
             return "is read in no layer significantly above chance"
         if self.above("above_chance") is False:
             score += " and which is not significantly above chance"
@@ -120,7 +120,7 @@ class Reading:
         return f"is read best in {one_of}{listed(self.among, self.blocks)}: {score}"
 
     @property
-    def _any_above(self) -> bool:
+    def any_above(self) -> bool:
         rows = self.rows("above_chance")
         return bool(beyond(rows[rows.site.isin(self.blocks or [self.site])]).any())
 
@@ -207,9 +207,8 @@ class Reading:
             for row in self.rows(name).itertuples():
                 least = units.amount(row.detectable, self.metric)
                 could = f"; minimum detectable difference: {least} (power 80 %)" * bool(least)
-                detail.append(
-                    f"{self.site} minus the {end} block {row.other}: {self.gap(row)}, {p_said(row.p_adjusted)}{could}"
-                )
+                found = f"{self.gap(row)}, {p_said(row.p_adjusted)}"
+                detail.append(f"{self.site} minus the {end} block compared, {row.other}: {found}{could}")
         return Answer("By how much?", said, tuple(detail))
 
     def _counted(self, sites: Sequence[str]) -> str:

@@ -148,7 +148,7 @@ class Judge:
             )
         layers = f"from {whole.sites[whole.chosen]}, against {local.name} from {from_}: {self._gap(one)}"
         if whole.chosen == len(whole.sites) - 1:
-            layers = f"validation chose its top layer {whole.sites[-1]}"
+            layers = f"validation chose the highest layer compared, {whole.sites[-1]}"
         elif whole.above and all(other.low > 0 for other in own):
             return Part(HOLDS, f"{whole.name} {by_more}, {layers}", numbers)
         return Part(UNDECIDED, f"it is not shown that {whole.name} {by_more}, {layers}", numbers)

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from mllm_probe.config.report import ReportSettings
+from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.config.sweep import PERMUTED
 from mllm_probe.report.figures import fidelity as precision
 from mllm_probe.report.figures import style
@@ -31,6 +31,7 @@ from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results import training
 from mllm_probe.results.score_file import ScoreFile, load_scores, load_tests
 from tests.support.score_tables import HALF, LAYERS, PEAKED, PLATEAU, at, draw_layers, draw_study, score, write
+from tests.support.score_words import reading, table
 
 PAPER = ReportSettings(style="paper")
 VISION = {32: 24, 80: 48}  # blocks of the vision tower beside so many of the language model
@@ -92,16 +93,19 @@ def relations(layers: int) -> pd.DataFrame:
     return pd.DataFrame(pairs + alone)
 
 
+def draw_both(folder: Path, layers: int, settings: ReportSettings = DEFAULT) -> None:
+    """A study whose curves have their best layers at the bottom and at the top, which are named there."""
+    whole, local = deep(folder / "a", layers), deep(folder / "b", layers, "objects")
+    best = [reading(whole, table({"lm.00": 1.0}), site="lm.00"), reading(local, table({"lm.01": 0.3, "lm.08": 1.0}))]
+    draw_study(whole, local, best, [folder / "a.png"], settings)
+
+
 Draw = Callable[[Path, int], None]
 DRAWS: Mapping[str, Draw] = {
     "layers": lambda folder, n: draw_layers(deep(folder / "a", n), [folder / "a.png"]),
     "layers on paper": lambda folder, n: draw_layers(deep(folder / "a", n), [folder / "a.png"], PAPER),
-    "study": lambda folder, n: draw_study(
-        deep(folder / "a", n), deep(folder / "b", n, "objects"), [], [folder / "a.png"]
-    ),
-    "study on paper": lambda folder, n: draw_study(
-        deep(folder / "a", n), deep(folder / "b", n, "objects"), [], [folder / "a.png"], PAPER
-    ),
+    "study": lambda folder, n: draw_both(folder, n),
+    "study on paper": lambda folder, n: draw_both(folder, n, PAPER),
     "comparison": lambda folder, n: draw_comparison(
         {name: deep(folder / name[:5], n) for name in ("llava-1.5-7b, nf4", "qwen2.5-vl-7b, a longer label of a run")},
         dict.fromkeys([(a, "last") for a in ("llava-1.5-7b, nf4", "qwen2.5-vl-7b, a longer label of a run")], "lm.05"),
@@ -134,7 +138,7 @@ def test_names_of_forty_letters_are_neither_cut_nor_over_another(
         )
     )
     draw_layers(whole, [tmp_path / "a.png"], settings)
-    draw_study(whole, local, [], [tmp_path / "a.png"], settings)
+    draw_study(whole, local, [None, None], [tmp_path / "a.png"], settings)
     runs = {f"{long['model']}, {name}": whole for name in ("nf4", "int8")}
     draw_comparison(runs, dict.fromkeys([(name, "last") for name in runs], "lm.05"), ["last"], [tmp_path / "a.png"])
     row = training.Effect(
@@ -186,7 +190,7 @@ def test_a_colour_has_one_meaning(tmp_path: Path) -> None:
     """In the figure of layers, of a study and in the page's charts; no floor and no control has that of a position."""
     scores = load_scores(write(tmp_path / "a", "entailment", PEAKED))
     local = load_scores(write(tmp_path / "b", "objects", PLATEAU))
-    still, study = coloured(layers_figure(scores)), coloured(study_figure(scores, local, []))
+    still, study = coloured(layers_figure(scores)), coloured(study_figure(scores, local, [None, None]))
     chart = next(one for one in layer_charts(scores) if one["name"] == "last")
     live = {trace["name"]: trace["line"]["color"].lower() for trace in chart["data"] if "name" in trace}
     positions = {name: still.pop(name) for name in ("last", "mean_text", "mean_image")}
@@ -222,7 +226,7 @@ def test_colours_stand_in_one_table() -> None:
 def test_a_task_a_run_and_a_side_look_alike_in_all_figures(tmp_path: Path, drawn: list[Figure]) -> None:
     """Of a study and of tasks side by side; of runs whose tasks are not the same; of fidelity's figure and page."""
     tables = {task: load_scores(write(tmp_path / task, task, PEAKED)) for task in ("objects", "count", "entailment")}
-    study = study_figure(tables["objects"], tables["entailment"], [])
+    study = study_figure(tables["objects"], tables["entailment"], [None, None])
     summary = {"chosen": {"last": {"site": "lm.05", "value": 0.93, "low": 0.91, "high": 0.95}}, "metric": "accuracy"}
     models = {
         "mini": {task: Reading(one, summary, load_tests(tmp_path / "none"), "last") for task, one in tables.items()}
@@ -240,8 +244,8 @@ def test_a_task_a_run_and_a_side_look_alike_in_all_figures(tmp_path: Path, drawn
 
 def test_no_two_meanings_of_a_figure_share_a_colour() -> None:
     tables = (style.POSITIONS, style.TASKS, {**style.SIDES, **style.STATES}, style.ARMS, style.FEATURES)
-    for table in (*tables, style.READINGS, style.PLAN, style.LOSSES):
-        assert len(set(table.values())) == len(table)  # type: ignore[arg-type]
+    for one in (*tables, style.READINGS, style.PLAN, style.LOSSES):
+        assert len(set(one.values())) == len(one)  # type: ignore[arg-type]
     assert style.ARMS[training.PERMUTED] == style.OTHER_LABELS[PERMUTED] and training.FULL in style.ARMS
     assert set(training.DRAWN) == set(style.LOSSES) and set(precision.ERRORS | precision.LIKENESS) == set(style.STATES)
 

@@ -15,7 +15,8 @@ from mllm_probe.report.figures.style import COLOURS
 from mllm_probe.report.tables.paper import latex, markdown, save_tables
 from mllm_probe.results.score_file import load_scores, load_tests
 from mllm_probe.results.selection import headline, real
-from tests.support.score_tables import H1, PEAKED, PLATEAU, draw_layers, draw_study, write
+from tests.support.score_tables import PEAKED, PLATEAU, draw_layers, draw_study, write
+from tests.support.score_words import reading, table
 
 ENTRY = {"site": "lm.05", "value": 0.93, "low": 0.91, "high": 0.95}
 SUMMARY = {"chosen": {"last": ENTRY, "mean_text": ENTRY}}
@@ -86,7 +87,8 @@ def test_latex_compiles(tables: Path) -> None:
 def test_figures_on_paper_are_a_column_wide(tmp_path: Path, scores: pd.DataFrame, drawn: list[Figure]) -> None:
     local = load_scores(write(tmp_path / "local", "objects", PLATEAU))
     draw_layers(scores, [tmp_path / "layers.pdf"], ReportSettings(style="paper"))
-    draw_study(scores, local, [H1], [tmp_path / "study.pdf"], ReportSettings(style="paper"))
+    best = [reading(one, table({"lm.03": 0.4, "lm.08": 1.0})) for one in (scores, local)]
+    draw_study(scores, local, best, [tmp_path / "study.pdf"], ReportSettings(style="paper"))
     for figure, name in zip(drawn, ("layers", "study"), strict=True):
         box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", (tmp_path / f"{name}.pdf").read_bytes())
         assert box is not None and float(box[1]) == pytest.approx(3.3 * 72)

@@ -39,10 +39,10 @@ def test_a_chosen_layer_outside_the_set_is_not_called_the_best(scores: pd.DataFr
         ({"lm.03": 1.0, "lm.04": 0.2, "lm.06": 0.06}, {"plateau": 0.01}, "A plateau from lm.03 to lm.06"),
         ({"lm.06": 0.3, "lm.07": 1.0, "lm.08": 0.8}, {"plateau": 0.01}, "A plateau from lm.06 to lm.08"),
         ({"lm.06": 0.3, "lm.07": 1.0, "lm.08": 0.8}, {}, "Undecided"),
-        ({"lm.08": 1.0}, {}, "Rising to the top, lm.08"),
-        ({"lm.00": 1.0}, {}, "Falling from the bottom, lm.00"),
+        ({"lm.08": 1.0}, {}, "Rising to the top block compared, lm.08"),
+        ({"lm.00": 1.0}, {}, "Falling from the bottom block compared, lm.00"),
         ({"lm.01": 1.0}, {"below": True}, "A peak at lm.01"),
-        ({"lm.08": 1.0}, {"below": True}, "Rising to the top, lm.08"),
+        ({"lm.08": 1.0}, {"below": True}, "Rising to the top block compared, lm.08"),
         (
             dict.fromkeys(SITES[1:], 0.5),
             {"below": True, "flat": 0.001, "plateau": 0.002},
@@ -61,8 +61,8 @@ def test_the_shape_is_said_with_its_tests(
     tests = table(among, **more)  # type: ignore[arg-type]
     card = reading(scores, tests).answers()[2]
     assert card.answer == shape
-    assert ("the bottom block lm.00 is at chance by design" in card.detail) == (
-        "below" in more and shape != "Rising to the top, lm.08"
+    assert ("the bottom block read, lm.00, is at chance by design" in card.detail) == (
+        "below" in more and shape != "Rising to the top block compared, lm.08"
     )
     numbers = {f"{p:.2g}" for p in [*tests.p_value.dropna(), *tests.p_adjusted.dropna()]}
     told = set(re.findall(r"p\s=\s([\d.e-]+)", "; ".join(card.detail).replace("\xa0", " ")))

@@ -93,7 +93,10 @@ def test_one_layer_stands_for_a_curve_in_all_three() -> None:
     found = {s.name: s for s in Judge(draws=500).statements(whole, local)}
     assert "validation chose lm.08, the best layer is lm.05 (95 %), a different layer" in found["H1"].sentence
     assert found["H1"].verdict == HOLDS and "fall" not in found["H1"].numbers, "a layer is not held against itself"
-    assert "validation chose its top layer lm.08" in found["H2"].sentence and found["H2"].verdict == UNDECIDED
+    assert (
+        "validation chose the highest layer compared, lm.08" in found["H2"].sentence
+        and found["H2"].verdict == UNDECIDED
+    )
     assert "the best layer of entailment at last is at depth 0.62, and" in found["H3"].sentence
 
 
