@@ -149,6 +149,7 @@ def test_both_tasks_are_drawn_against_depth(
     for name, curve in (("entailment", "entailment (global)"), ("objects", "objects (local)")):
         line = next(line for line in drawn[0].axes[0].lines if line.get_gid() == curve)
         assert bars[f"may be the best, {name}"].get_color() == line.get_color()
+    assert max(drawn[0].axes[0].get_yticks()) <= 1.0 < drawn[0].axes[0].get_ylim()[1]
     said = [text.get_text() for text in drawn[0].axes[0].texts]
     assert "chosen lm.05; the best from lm.04 to lm.06" in said and "chosen lm.07; the best from lm.07 to lm.07" in said
     with Image.open(paths[0]) as image:

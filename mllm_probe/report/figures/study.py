@@ -120,7 +120,8 @@ def _mark_best(
     ]
     low, high = panel.get_ylim()
     step = (0.14 if look.paper else 0.08) * (high - low)
-    panel.set_ylim(top=high + len(rows) * step)
+    panel.set_yticks([tick for tick in panel.get_yticks() if low <= tick <= high])  # nothing is scored above the curves
+    panel.set_ylim(low, high + len(rows) * step)
     for i, (one, depths, colour) in enumerate(rows):
         _mark(panel, one, depths, high + (len(rows) - 0.65 - i) * step, colour, look)
 
