@@ -18,7 +18,8 @@ from transformers.models.clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mllm_probe.config.model import ModelSettings, PromptSettings
-from mllm_probe.data.drawing import random_scene, true_fact
+from mllm_probe.data.drawing import random_scene
+from mllm_probe.data.facts import true_fact
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.loading.checkpoint import BUNDLED

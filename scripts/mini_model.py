@@ -5,10 +5,11 @@ alone. Knows nothing of training.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 import torch
-from mini_texts import STAGES, Text, base_texts, tune_texts
+from mini_texts import CLIP_STAGES, STAGES, Material, Text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     LlamaConfig,
@@ -20,7 +21,8 @@ from transformers import (
 )
 from transformers.models.siglip import SiglipImageProcessorPil
 
-from mllm_probe.data.drawing import Scene, draw, random_scene
+from mllm_probe.data.clips import MAX_PICTURES, random_clip
+from mllm_probe.data.drawing import Scene, draw
 
 IMAGE, PIXELS, PATCH = "<image>", 48, 8
 WIDTH, BLOCKS, HEADS = 128, 8, 4
@@ -58,15 +60,18 @@ class Row:
         self.labels += [IGNORED] * len(prompt) + target
 
 
-def make_processor(seed: int) -> LlavaProcessor:
+def make_processor(seed: int, material: Material) -> LlavaProcessor:
     """Byte-level BPE, so that any caption can be written; the words of scenes are one token each."""
     rng = Random(f"tokenizer/{seed}")
-    corpus = []
-    for _ in range(3000):
-        scenes = [random_scene(rng), random_scene(rng)]
-        for texts in (base_texts(scenes[:1], rng), base_texts(scenes, rng), tune_texts(scenes[:1], rng)):
-            corpus += [f"USER: \n{text.prompt}{text.target}" for text in texts]
-        corpus += [f"USER: \n{text.prompt}{text.target}" for text in tune_texts(scenes, rng)]
+    texts: list[Text] = []
+    for i in range(3000):
+        scenes = [material.scene(rng) for _ in range(material.pictures)]
+        for tell in STAGES.values():
+            texts += tell(scenes[:1], rng, material) + tell(scenes, rng, material)
+        if material.clips:
+            clip = random_clip(rng, 2 + i % (MAX_PICTURES - 1))
+            texts += [text for tell in CLIP_STAGES.values() for text in tell(clip, rng, material)]
+    corpus = [f"USER: \n{text.prompt}{text.target}" for text in texts]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -89,7 +94,8 @@ def make_processor(seed: int) -> LlavaProcessor:
     return LlavaProcessor(images, tokenizer, patch_size=PATCH, vision_feature_select_strategy="full")
 
 
-def make_model(processor: LlavaProcessor) -> LlavaForConditionalGeneration:
+def make_model(processor: LlavaProcessor, blocks: int) -> LlavaForConditionalGeneration:
+    """Random weights; `blocks` are those of the language model."""
     tokenizer = processor.tokenizer
     vision = SiglipVisionConfig(
         hidden_size=WIDTH,
@@ -104,7 +110,7 @@ def make_model(processor: LlavaProcessor) -> LlavaForConditionalGeneration:
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         intermediate_size=384,
-        num_hidden_layers=BLOCKS,
+        num_hidden_layers=blocks,
         num_attention_heads=HEADS,
         max_position_embeddings=2048,
         initializer_range=0.06,
@@ -125,12 +131,44 @@ def make_model(processor: LlavaProcessor) -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(config)
 
 
+@torch.no_grad()
+def take_over(model: LlavaForConditionalGeneration, words: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Give `model`, whose tokens are `words`, what a checkpoint of fewer language blocks has learnt.
+
+    A block of its own, which adds nothing at first, is put before each of the first blocks; so for the old words the
+    model answers as the checkpoint did. A new word begins as the mean of the old tokens that spell it.
+    """
+    former = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model
+    own, spelt = model.model, LlavaProcessor.from_pretrained(folder).tokenizer
+    learnt = list(former.language_model.layers)
+    new = len(own.language_model.layers) - len(learnt)
+    if not 0 <= new <= len(learnt):
+        most = 2 * len(learnt)
+        raise SystemExit(
+            f"--blocks={len(learnt) + new}: {folder} has {len(learnt)} blocks and can grow to {most} at most"
+        )
+    own.vision_tower.load_state_dict(former.vision_tower.state_dict())
+    own.multi_modal_projector.load_state_dict(former.multi_modal_projector.state_dict())
+    own.language_model.norm.load_state_dict(former.language_model.norm.state_dict())
+    for i, block in enumerate(own.language_model.layers):
+        if i < 2 * new and i % 2 == 0:
+            block.self_attn.o_proj.weight.zero_()
+            block.mlp.down_proj.weight.zero_()
+        else:
+            block.load_state_dict(learnt.pop(0).state_dict())
+    vectors, held = former.language_model.embed_tokens.weight, spelt.get_vocab()
+    for token, i in words.get_vocab().items():
+        pieces = [held[token]] if token in held else spelt(words.decode([i]), add_special_tokens=False).input_ids
+        own.language_model.embed_tokens.weight[i] = vectors[pieces].mean(0)
+
+
 @dataclass(frozen=True)
 class Packer:
     """Scenes and texts -> the model's inputs, in the very words of the chat template."""
 
     processor: LlavaProcessor
     stage: str
+    material: Material
 
     def row(self, scenes: list[Scene], texts: list[Text]) -> Row:
         pictures = f"{IMAGE * TOKENS_PER_IMAGE}\n" * len(scenes)
@@ -142,12 +180,19 @@ class Packer:
     def _ids(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
-    def batch(self, rng: Random, pictures: int, per_row: int) -> dict[str, torch.Tensor]:
-        """`pictures` new scenes, `per_row` (1 or 2) in each row."""
-        scenes = [random_scene(rng) for _ in range(pictures)]
-        groups = [scenes[i : i + per_row] for i in range(0, pictures, per_row)]
-        rows = [self.row(group, STAGES[self.stage](group, rng)) for group in groups]
-        images = self.processor.image_processor([draw(scene) for scene in scenes], return_tensors="pt")
+    def batch(self, rng: Random, pictures: int, per_row: int = 1, moving: bool = False) -> dict[str, torch.Tensor]:
+        """Rows of `per_row` new pictures each, about `pictures` in all; `moving`: each row's are one clip."""
+        count = pictures // per_row
+        if moving:
+            clips = [random_clip(rng, per_row) for _ in range(count)]
+            groups = [list(clip.scenes) for clip in clips]
+            texts = [CLIP_STAGES[self.stage](clip, rng, self.material) for clip in clips]
+        else:
+            groups = [[self.material.scene(rng) for _ in range(per_row)] for _ in range(count)]
+            texts = [STAGES[self.stage](group, rng, self.material) for group in groups]
+        rows = [self.row(group, own) for group, own in zip(groups, texts, strict=True)]
+        drawn = [draw(scene) for group in groups for scene in group]
+        images = self.processor.image_processor(drawn, return_tensors="pt")
         return {"pixel_values": images["pixel_values"], **pad(rows, self.processor.tokenizer.pad_token_id)}
 
 

@@ -16,10 +16,20 @@ from safetensors.torch import save_file
 
 
 class Stepper:
-    """AdamW, warmed up for 150 steps, then falling to 0 in a straight line; `model`'s gradients clipped to norm 1."""
+    """AdamW, warmed up for 150 steps, then falling to 0 in a straight line; `model`'s gradients clipped to norm 1.
 
-    def __init__(self, model: torch.nn.Module, lr: float, steps: int, heads: torch.nn.Module | None = None) -> None:
-        self.at, self._lr, self._steps = 0, lr, steps
+    With `fall` the rate falls in that many last steps alone, so that what comes before does not depend on `steps`.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        lr: float,
+        steps: int,
+        heads: torch.nn.Module | None = None,
+        fall: int | None = None,
+    ) -> None:
+        self.at, self._lr, self._steps, self.fall = 0, lr, steps, fall
         self._clipped = list(model.parameters())
         self._named = dict(model.named_parameters())
         self._named |= {f"heads.{name}": value for name, value in heads.named_parameters()} if heads else {}
@@ -27,12 +37,15 @@ class Stepper:
 
     def step(self, loss: torch.Tensor) -> None:
         for group in self._optimiser.param_groups:
-            group["lr"] = self._lr * min((self.at + 1) / 150, 1.0) * (1 - self.at / self._steps)
+            group["lr"] = self._lr * min((self.at + 1) / 150, 1.0) * self._left()
         self._optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._clipped, 1.0)
         self._optimiser.step()
         self.at += 1
+
+    def _left(self) -> float:
+        return min((self._steps - self.at) / (self.fall or self._steps), 1.0)
 
     def save(self, path: Path, facts: dict[str, Any]) -> None:
         """Weights, moments, the number of steps taken and these facts, at once or not at all."""
@@ -71,6 +84,7 @@ class Phase:
     def __init__(self, name: str, stepper: Stepper, steps: int, args: argparse.Namespace) -> None:
         self._name, self._stepper, self._steps, self._every = name, stepper, steps, args.every
         self._settings = {"steps": steps, "pictures": args.pictures, "lr": args.lr, "seed": args.seed}
+        self._settings |= {"fall": stepper.fall, "material": args.material}
         self._path: Path | None = args.state and args.state / f"{name}.safetensors"
         self.seconds = 0.0  # of CPU
         self._average: float | None = None
@@ -79,7 +93,10 @@ class Phase:
 
     def _go_on(self, path: Path) -> None:
         facts = read_facts(path)
-        if facts["settings"] != self._settings:
+        began = facts["settings"]
+        if self._stepper.fall and facts["at"] + self._stepper.fall <= min(began["steps"], self._steps):
+            began = {**began, "steps": self._steps}  # no step so far depended on how many there will be
+        if began != self._settings:
             raise SystemExit(f"{path} was begun with {facts['settings']}, not with {self._settings}")
         self._stepper.load(path)
         self._average, self.seconds = facts["average"], facts["seconds"]

@@ -3,6 +3,10 @@
     python scripts/train_mini.py base --steps 2000 --lr 1.2e-3   # the eyes, then captions
     python scripts/train_mini.py tune --steps 3000 --lr 1.0e-3   # statements and questions on top
 
+`--material harder` has up to five shapes, what is absent or denied, two relations in a row, and clips of up to four
+pictures. `--from FOLDER --blocks N` begins from a checkpoint of fewer language blocks, between which the new ones are
+put: `base` from a mini_base, `tune` from a mini. The bundled weights use neither.
+
 Every step draws new pictures from a seed, so nothing is read from disk and no picture is seen twice. Runs on one CPU
 thread; the checkpoints go to mllm_probe/bundled. With --state FOLDER the same command goes on where it was stopped, at
 most --every steps before, and ends with the same weights; after every 500 steps a checkpoint is left there. Knows
@@ -12,28 +16,32 @@ nothing of probes: the layer curves in the model cards come from `mllm-probe run
 import argparse
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import torch
-from mini_model import CHAT_TEMPLATE, IGNORED, PATCH, PIXELS, WIDTH, Packer, Row, make_model, make_processor, pad
+from mini_model import (
+    BLOCKS,
+    CHAT_TEMPLATE,
+    IGNORED,
+    PATCH,
+    PIXELS,
+    WIDTH,
+    Packer,
+    Row,
+    make_model,
+    make_processor,
+    pad,
+    take_over,
+)
 from mini_steps import Phase, Stepper
-from mini_texts import STAGES, STATEMENT_FORMS, Text, ask
+from mini_texts import MATERIALS, STAGES, STATEMENT_FORMS, Material, Text, ask
 from torch.nn.functional import cross_entropy
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mllm_probe.data.drawing import (
-    COLOURS,
-    KINDS,
-    PLACES,
-    SIZES,
-    Fact,
-    Scene,
-    draw,
-    false_fact,
-    random_scene,
-    true_fact,
-)
+from mllm_probe.data.drawing import COLOURS, KINDS, PLACES, SIZES, Scene, draw
+from mllm_probe.data.facts import Fact, false_fact
 
 BUNDLED = Path(__file__).resolve().parent.parent / "mllm_probe" / "bundled"
 PROPERTIES = {"kind": KINDS, "colour": tuple(COLOURS), "size": tuple(SIZES)}
@@ -47,16 +55,15 @@ def loss_of(model: LlavaForConditionalGeneration, batch: dict[str, torch.Tensor]
 
 
 @torch.no_grad()
-def zero_shot(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, pictures: int = 1000
-) -> dict[str, float]:
+def zero_shot(model: LlavaForConditionalGeneration, packer: Packer, pictures: int = 1000) -> dict[str, float]:
     """Share of yes/no statements answered rightly on held-out pictures, by how the false ones were made."""
-    rng, packer = Random("held-out"), Packer(processor, "tune")
+    rng, packer = Random("held-out"), replace(packer, stage="tune")
     right = {"random": 0, "hard": 0}
     for _ in range(pictures // 50):
-        scenes = [random_scene(rng) for _ in range(50)]
-        rows = [packer.row([scene], [_asked(fact) for fact in _four_facts(scene, rng)]) for scene in scenes]
-        said = _answers(model, processor, scenes, rows)
+        scenes = [packer.material.scene(rng) for _ in range(50)]
+        asked = [[_asked(fact) for fact in _four_facts(scene, rng, packer.material)] for scene in scenes]
+        rows = [packer.row([scene], texts) for scene, texts in zip(scenes, asked, strict=True)]
+        said = _answers(model, packer.processor, scenes, rows)
         for true, random_false, also_true, hard_false in said:
             right["random"] += true + (not random_false)
             right["hard"] += also_true + (not hard_false)
@@ -67,12 +74,13 @@ def _asked(fact: Fact) -> Text:
     return Text(ask(STATEMENT_FORMS[0].format(fact.text())), "")
 
 
-def _four_facts(scene: Scene, rng: Random) -> list[Fact]:
+def _four_facts(scene: Scene, rng: Random, material: Material) -> list[Fact]:
     """True, false by another scene, true, false by one change."""
-    other = random_scene(rng)
-    while not (borrowed := true_fact(other, rng)).is_false_of(scene):
-        other = random_scene(rng)
-    return [true_fact(scene, rng), borrowed, true_fact(scene, rng), false_fact(scene, rng)]
+    other = material.scene(rng)
+    while not (borrowed := material.true(other, rng)).is_false_of(scene):
+        other = material.scene(rng)
+    one, two = material.true(scene, rng), material.true(scene, rng)
+    return [one, borrowed, two, false_fact(scene, rng, material.forms)]
 
 
 def _answers(
@@ -89,19 +97,27 @@ def _answers(
 
 
 def train(model: LlavaForConditionalGeneration, packer: Packer, args: argparse.Namespace) -> float:
-    """One picture a row, and two in every eighth step; the loss is averaged over the learnt tokens.
-
-    Returns the CPU seconds that it took.
-    """
-    phase = Phase(packer.stage, Stepper(model, args.lr, args.steps), args.steps, args)
+    """The loss is averaged over the learnt tokens. Returns the CPU seconds that it took."""
+    phase = Phase(packer.stage, Stepper(model, args.lr, args.steps, fall=args.fall), args.steps, args)
     for step in phase.steps():
         rng = Random(f"{args.seed}/{packer.stage}/{step}")
-        phase.take(loss_of(model, packer.batch(rng, args.pictures, per_row=2 if step % 8 == 7 else 1)))
+        phase.take(loss_of(model, packer.batch(rng, **pictures_of(step, args.pictures, packer.material))))
         if packer.stage == "tune" and step % 250 == 249:
-            print("zero-shot", zero_shot(model, packer.processor, 200), flush=True)
+            print("zero-shot", zero_shot(model, packer, 200), flush=True)
         if args.state and (step + 1) % 500 == 0:
             save(model, packer, args.state / f"{packer.stage}-{step + 1}")
     return phase.seconds
+
+
+def pictures_of(step: int, pictures: int, material: Material) -> dict[str, int | bool]:
+    """What a step reads: one picture a row, but of eight steps two read clips, if there are any, and one several unlike
+    pictures. Up to four pictures a row make few rows, so there such a step reads twice as many pictures."""
+    counts, more = range(2, material.pictures + 1), 2 if material.pictures > 2 else 1
+    if material.clips and step % 4 == 1:
+        return {"pictures": more * pictures, "per_row": counts[step // 4 % len(counts)], "moving": True}
+    if step % 8 == 7:
+        return {"pictures": more * pictures, "per_row": counts[step // 8 % len(counts)]}
+    return {"pictures": pictures}
 
 
 def save(model: LlavaForConditionalGeneration, packer: Packer, folder: Path) -> None:
@@ -134,7 +150,7 @@ def train_eyes(model: LlavaForConditionalGeneration, packer: Packer, args: argpa
     phase = Phase("eyes", Stepper(tower, args.lr, args.eye_steps, heads), args.eye_steps, args)
     for step in phase.steps():
         rng = Random(f"{args.seed}/eyes/{step}")
-        scenes = [random_scene(rng) for _ in range(4 * args.pictures)]
+        scenes = [packer.material.scene(rng) for _ in range(4 * args.pictures)]
         images = packer.processor.image_processor([draw(scene) for scene in scenes], return_tensors="pt")
         states = tower(images["pixel_values"], output_hidden_states=True).hidden_states[-1].flatten(0, 1)
         labels = torch.tensor([cell_labels(scene) for scene in scenes]).flatten(0, 1)
@@ -147,13 +163,30 @@ def train_eyes(model: LlavaForConditionalGeneration, packer: Packer, args: argpa
     return phase.seconds
 
 
+def begin(args: argparse.Namespace) -> tuple[LlavaProcessor, LlavaForConditionalGeneration]:
+    """What the first step changes: random weights, grown ones, or the end of the stage before."""
+    if args.stage == "tune" and not args.former:
+        folder = args.out / "mini_base"
+        processor = LlavaProcessor.from_pretrained(folder)
+        return processor, LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    processor = make_processor(args.seed, MATERIALS[args.material])
+    model = make_model(processor, args.blocks)
+    if args.former:
+        take_over(model, processor.tokenizer, args.former)
+    return processor, model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=tuple(STAGES))
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--eye-steps", type=int, default=1800, help="steps of the vision tower alone, before base")
+    parser.add_argument("--from", type=Path, dest="former", help="a checkpoint of fewer blocks to begin from")
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help="of the language model")
+    parser.add_argument("--material", choices=tuple(MATERIALS), default="plain")
+    parser.add_argument("--eye-steps", type=int, default=1800, help="base without it: steps of the vision tower alone")
     parser.add_argument("--pictures", type=int, default=16, help="new pictures per step")
     parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--fall", type=int, help="last steps in which the rate falls to 0; else in all of them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=BUNDLED)
     parser.add_argument("--state", type=Path, help="a folder for what is needed to go on after a stop")
@@ -161,17 +194,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    if args.stage == "base":
-        processor = make_processor(args.seed)
-        model = make_model(processor)
-    else:
-        processor = LlavaProcessor.from_pretrained(args.out / "mini_base")
-        model = LlavaForConditionalGeneration.from_pretrained(args.out / "mini_base", dtype=torch.float32)
-    packer = Packer(processor, args.stage)
-    seconds = train_eyes(model, packer, args) if args.stage == "base" else 0.0
+    processor, model = begin(args)
+    packer = Packer(processor, args.stage, MATERIALS[args.material])
+    seconds = train_eyes(model, packer, args) if args.stage == "base" and not args.former else 0.0
     seconds += train(model, packer, args)
     facts = {"stage": args.stage, "steps": args.steps, "pictures": args.pictures, "lr": args.lr, "seed": args.seed}
-    facts |= {"CPU seconds": round(seconds), "zero_shot": zero_shot(model, processor)}
+    facts |= {"CPU seconds": round(seconds), "zero_shot": zero_shot(model, packer)}
     save(model, packer, args.out / {"base": "mini_base", "tune": "mini"}[args.stage])
     print(json.dumps(facts))
 

@@ -42,27 +42,14 @@ from transformers import (
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip import CLIPImageProcessorPil
 
-from mllm_probe.data.drawing import (
-    COLOURS,
-    KINDS,
-    NUMBERS,
-    PLACES,
-    RELATIONS,
-    SIZES,
-    Fact,
-    Scene,
-    Thing,
-    draw,
-    false_fact,
-    random_scene,
-    true_fact,
-)
+from mllm_probe.data.drawing import COLOURS, KINDS, PLACES, SIZES, USUAL_SHAPES, Scene, draw, random_scene
+from mllm_probe.data.facts import NUMBERS, RELATIONS, Fact, Thing, false_fact, true_fact
 
 WIDTH, BLOCKS, HEADS = 128, 4, 4
 TEXT_WIDTH, TEXT_BLOCKS, TOKENS = 64, 2, 64
 CATEGORIES = [f"{colour} {kind}" for kind in KINDS for colour in COLOURS]
 CELLS = [place for row in PLACES for place in row]
-WORDS = [*CATEGORIES, *COLOURS, *KINDS, *SIZES, *CELLS, *RELATIONS, *NUMBERS]
+WORDS = [*CATEGORIES, *COLOURS, *KINDS, *SIZES, *CELLS, *RELATIONS, *NUMBERS[: USUAL_SHAPES + 1]]
 STEPS = {"image": 600, "text": 500, "joint": 700}
 SQUARE = {"size": {"shortest_edge": PIXELS}, "crop_size": {"height": PIXELS, "width": PIXELS}}
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -9,7 +9,8 @@ from random import Random
 
 from PIL import Image
 
-from mllm_probe.data.drawing import CELLS, PICTURE_SIZE, Scene, Shape, Thing, draw, random_scene
+from mllm_probe.data.drawing import CELLS, PICTURE_SIZE, Scene, Shape, draw, random_scene
+from mllm_probe.data.facts import Thing
 
 MAX_PICTURES = 4
 STEP = PICTURE_SIZE // CELLS  # pixels that a shape moves between two pictures: one cell

@@ -17,13 +17,13 @@ from mllm_probe.data.drawing import (
     KINDS,
     MAX_SHAPES,
     PICTURE_SIZE,
-    Fact,
+    USUAL_SHAPES,
     Scene,
     Shape,
     draw,
     random_scene,
-    true_fact,
 )
+from mllm_probe.data.facts import Fact, true_fact
 from mllm_probe.data.pictures import filled_once
 from mllm_probe.errors import DataError
 from mllm_probe.files.digests import Digests
@@ -41,7 +41,7 @@ class Scenes:
     """`pictures` scenes of 1 to `max_shapes` shapes, drawn from `seed` and kept on disk."""
 
     pictures: int = 600
-    max_shapes: int = MAX_SHAPES
+    max_shapes: int = USUAL_SHAPES
     seed: int = 0
     name: ClassVar[str] = "scenes"
 

@@ -17,7 +17,8 @@ from mllm_probe.data.clips import (
     random_clip,
     true_event,
 )
-from mllm_probe.data.drawing import COLOURS, PICTURE_SIZE, Scene, Shape, Thing
+from mllm_probe.data.drawing import COLOURS, PICTURE_SIZE, Scene, Shape
+from mllm_probe.data.facts import Thing
 
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 

@@ -18,7 +18,8 @@ from transformers.models.clip import CLIPImageProcessorPil
 from mllm_probe.config.model import CheckpointSettings
 from mllm_probe.config.tune import EmbedderSettings, LabelSettings
 from mllm_probe.data.documents import Slice, draw_documents
-from mllm_probe.data.drawing import draw, false_fact, true_fact
+from mllm_probe.data.drawing import draw
+from mllm_probe.data.facts import false_fact, true_fact
 from mllm_probe.errors import ConfigError, MllmProbeError, ModelError
 from mllm_probe.files.digests import Digests
 from mllm_probe.files.paths import OutputPaths, config_dir
