@@ -13,6 +13,7 @@ import numpy as np
 from mllm_probe.config.geometry import GeometrySettings
 from mllm_probe.errors import ConfigError, ProbeError
 from mllm_probe.experiment.experiment import Experiment, filled
+from mllm_probe.fitting.readout import Source
 from mllm_probe.geometry.dimension import SHAPES, matrix_entropy, two_nn
 from mllm_probe.geometry.row_checks import check_finite, is_constant, prepared
 from mllm_probe.geometry.similarity import SIMILARITIES, Comparison, Measure, compare_layers, similarity
@@ -112,6 +113,9 @@ class Atlas:
         if len(set(widths.values())) > 1:
             named = ", ".join(f"{tower} {width}" for tower, width in widths.items())
             self._note(f"transfer at {block.position}: cells between layers of different width are empty ({named})")
+        source = Source(self._experiment, self._coverage)
+        if any(source.headed(key.position) for key in (*block.a, *block.b)):
+            self._note(f"transfer at {block.position}: each category has an output of its own, so its cells are empty")
         found, settings = transfer(self._experiment, self._coverage, block.a, block.b, tick), self._settings
         try:
             return found.compared(settings.permutations, settings.seed), len(found.y)

@@ -50,8 +50,9 @@ def transfer(
 ) -> Decided:
     """Decisions of the configured probe, trained on a layer of `a` and tested on one of `b`, the mean over sweep.seeds.
 
-    None (nan) where the widths differ or a layer is constant. `tick` is called after each layer of either side. Takes
-    4 A B T bytes. Raises what the probe raises, ConfigError for other labels than yes and no.
+    None (nan) where the widths differ, a layer is constant, or categories have outputs of their own. `tick` is called
+    after each layer of either side. Takes 4 A B T bytes. Raises what the probe raises, ConfigError for other labels than
+    yes and no.
     """
     probing = Probing(experiment)
     if probing.kind != "binary" or experiment.probe.reads != "vector":
@@ -60,12 +61,16 @@ def transfer(
             f"{experiment.task.name} has labels of kind {probing.kind}, probe={experiment.probe.name} reads "
             f"{experiment.probe.reads}"
         )
-    source, trained, test = Source(experiment, coverage), [], probing.test
+    source, test = Source(experiment, coverage), probing.test
+    trained: list[tuple[int, Sequence[Fit]]] = []
     for key in a:
-        trained.append(_trained(probing, _rows(source, key)))
+        trained.append((0, []) if source.headed(key.position) else _trained(probing, _rows(source, key)))
         tick()
     signs = np.full((len(a), len(b), int(test.sum())), np.nan, dtype=np.float32)
     for column, key in enumerate(b):
+        if source.headed(key.position):
+            tick()
+            continue
         data = _held_out(probing, _rows(source, key))
         fitting = [row for row, (width, fits) in enumerate(trained) if fits and width == data.width]
         if fitting and not is_constant(data.rows[:].double().numpy()):

@@ -315,6 +315,9 @@ class PlantedProbing:
         self.layers[1][:, 0] = signal + rng.normal(size=600) * 0.5
         self.layers[1][:, 1] += 40 * signal
 
+    def headed(self, position: str) -> bool:
+        return position == "mean_image"
+
     def readout(self, key: Key) -> Readout:
         return Readout.of(LayerData(torch.from_numpy(self.layers[key.site.layer]), name=str(key)))
 
@@ -338,6 +341,17 @@ def test_transfer_goes_from_the_row_to_the_column(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_array_equal(np.isnan(table), empty)
     assert found.null_mean[0, 0] == pytest.approx(0.5, abs=0.02)
     assert found.null_high[0, 0] == pytest.approx(0.5 + 1.645 * 0.5 / np.sqrt(200), abs=0.02), "a binomial's quantile"
+
+
+def test_where_categories_have_outputs_of_their_own_there_is_no_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One output for all would be at chance, whatever the layer knows."""
+    monkeypatch.setattr("mllm_probe.geometry.transfer.Probing", PlantedProbing)
+    monkeypatch.setattr("mllm_probe.geometry.transfer.Source", lambda experiment, _: PlantedProbing(experiment))
+    experiment = SimpleNamespace(sweep=SimpleNamespace(seeds=[0, 1]), probe=Logistic())
+    apart, told = ([Key(Site("lm", 0), position)] for position in ("mean_image", "last"))
+    for a, b, empty in ((apart, apart, True), (apart, told, True), (told, apart, True), (told, told, False)):
+        decided = transfer(experiment, None, a, b, lambda: None)  # type: ignore[arg-type]
+        assert np.isnan(decided.compared(20, 0).value).all() == empty
 
 
 def test_the_null_of_transfer_exchanges_pictures_not_rows() -> None:
