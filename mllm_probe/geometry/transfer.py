@@ -51,8 +51,8 @@ def transfer(
     """Decisions of the configured probe, trained on a layer of `a` and tested on one of `b`, the mean over sweep.seeds.
 
     None (nan) where the widths differ, a layer is constant, or categories have outputs of their own. `tick` is called
-    after each layer of either side. Takes 4 A B T bytes. Raises what the probe raises, ConfigError for other labels than
-    yes and no.
+    after each layer of either side. Takes 4 A B T bytes. Raises what the probe raises, ConfigError for other labels
+    than yes and no.
     """
     probing = Probing(experiment)
     if probing.kind != "binary" or experiment.probe.reads != "vector":
