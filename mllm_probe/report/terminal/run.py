@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mllm_probe.errors import few
 from mllm_probe.records import units
 from mllm_probe.records.score import BY_DESIGN
 from mllm_probe.report.tables.controls import beyond_covariates, preferred_controls
@@ -64,18 +65,32 @@ def print_table(
     print_curves(_curves(sites), metric, console)
     readings = [Reading(scores, summary, tests, position) for position in chosen if position in read]
     said = (line for reading in readings for line in _said(reading))
-    design = (f"{escape(name)} by design: {escape(why)}" for name, why in (summary.get("by_design") or {}).items())
     beyond_all = map(escape, beyond_covariates(tests))
-    few = few_groups(int(sites.n_groups.iloc[0]), many_of(sites))
+    so_few = few_groups(int(sites.n_groups.iloc[0]), many_of(sites))
     whole = headline(scores)
     unlearnt = (summary.get("unlearnt") or {}).get("said")
     own = (
         *_controls(scores, whole, read[:1]),
         *_answer(scores, whole, summary, tests),
-        *([escape(few)] if few else []),
+        *([escape(so_few)] if so_few else []),
     )
-    for line in (*([escape(unlearnt)] if unlearnt else []), *said, *design, *beyond_all, *_gains(summary), *own):
+    for line in (
+        *([escape(unlearnt)] if unlearnt else []),
+        *said,
+        *_designed(summary),
+        *beyond_all,
+        *_gains(summary),
+        *own,
+    ):
         console.print(line.replace("\u00a0", " "), highlight=False)
+
+
+def _designed(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What can be no other, a line a reason."""
+    found: dict[str, list[str]] = {}
+    for name, why in (summary.get("by_design") or {}).items():
+        found.setdefault(why, []).append(name)
+    return (f"{escape(few(names))} by design: {escape(why)}" for why, names in found.items())
 
 
 def _gains(summary: Mapping[str, Any]) -> Iterable[str]:

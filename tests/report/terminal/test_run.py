@@ -69,6 +69,19 @@ def test_the_shape_is_said_with_its_tests(
     assert told and told <= numbers, "each p is that of a row"
 
 
+def test_what_is_so_by_design_for_one_reason_is_one_line(scores: pd.DataFrame) -> None:
+    why = "decisions with the same input have the labels in equal shares"
+    designed = {f"blank_picture at vision.{layer:02d}@mean_image": why for layer in range(13)}
+    written = io.StringIO()
+    told = {**summary(0.85), "by_design": {"lm.00@last": "every decision has the same input", **designed}}
+    print_table(scores, told, table({"lm.08": 1.0}), Console(file=written, width=400))
+    assert [line.strip() for line in written.getvalue().splitlines() if " by design: " in line] == [
+        "lm.00@last by design: every decision has the same input",
+        "blank_picture at vision.00@mean_image, blank_picture at vision.01@mean_image, blank_picture at "
+        f"vision.02@mean_image and 10 more by design: {why}",
+    ]
+
+
 def test_where_nothing_is_above_chance_no_layer_is_praised(scores: pd.DataFrame) -> None:
     one = reading(scores, table({"lm.03": 1.0}, chance=0.3))
     assert one.sentence == "At last, no block reads entailment significantly above chance"
