@@ -65,7 +65,7 @@ def print_table(
     print_curves(_curves(sites), metric, console)
     readings = [Reading(scores, summary, tests, position) for position in chosen if position in read]
     said = (line for reading in readings for line in _said(reading))
-    beyond_all = map(escape, beyond_covariates(tests))
+    design, beyond_all = _designed(summary), map(escape, beyond_covariates(tests))
     so_few = few_groups(int(sites.n_groups.iloc[0]), many_of(sites))
     whole = headline(scores)
     unlearnt = (summary.get("unlearnt") or {}).get("said")
@@ -74,14 +74,7 @@ def print_table(
         *_answer(scores, whole, summary, tests),
         *([escape(so_few)] if so_few else []),
     )
-    for line in (
-        *([escape(unlearnt)] if unlearnt else []),
-        *said,
-        *_designed(summary),
-        *beyond_all,
-        *_gains(summary),
-        *own,
-    ):
+    for line in (*([escape(unlearnt)] if unlearnt else []), *said, *design, *beyond_all, *_gains(summary), *own):
         console.print(line.replace("\u00a0", " "), highlight=False)
 
 
