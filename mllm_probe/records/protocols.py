@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mllm_probe.records.batches import Batch
+from mllm_probe.records.interventions import Intervention, Outcomes
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.samples import Collection, Examples, Sample
 from mllm_probe.records.sites import Anatomy, Key, Site
@@ -46,6 +47,19 @@ class Extractable(Protocol):
 
     def provenance(self) -> dict[str, Any]:
         """What was really loaded: device, dtypes, quantised modules, versions."""
+
+
+class Intervenable(Protocol):
+    """A loaded model whose states and attention can be changed."""
+
+    anatomy: Anatomy
+    plain: str | None  # why every intervention is a full pass; None where tails suffice
+
+    def outcomes(self, samples: Sequence[Sample], interventions: Sequence[Intervention]) -> Outcomes:
+        """What the model answers to prompts [N], without intervention and under each. Raises ModelError, SpanError."""
+
+    def gradients(self, samples: Sequence[Sample], sites: Sequence[Site], span: str) -> Mapping[Site, "torch.Tensor"]:
+        """{site: [N, D] float32}: the derivative of d (see Outcomes) by the states of a site, summed over a span."""
 
 
 class Dataset(Protocol):
