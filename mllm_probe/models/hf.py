@@ -156,11 +156,11 @@ class HFModel:
     ) -> Batch:
         collator = getattr(self._collators, "one", None)
         if collator is None:
-            collator = self._collators.one = Collator(self._blueprint.fork(), self._scale, self._rotary, self._window)
+            collator = self._collators.one = Collator(self._blueprint.fork(), self._scale, self.rotary, self._window)
         batch = (collator.shared if shared else collator.plain)(samples, keys, owners, self.anatomy)
         return batch.pinned() if self._device == "cuda" else batch
 
-    def _rotary(self, inputs: Any) -> np.ndarray:
+    def rotary(self, inputs: Any) -> np.ndarray:
         """[A, B, L]: the model's own positions where pictures have rows and columns (M-RoPE), else 0, 1, 2, ..."""
         made = getattr(self._model.base_model, "get_rope_index", None)
         if made is None:
@@ -179,13 +179,13 @@ class HFModel:
         """Raises ModelError where the prompts have places for more or fewer picture features than there are."""
         try:
             with self._counted(inputs) if self._counts else nullcontext():
-                self._model.base_model(**self._moved(inputs), use_cache=False)
+                self._model.base_model(**self.moved(inputs), use_cache=False)
         except ValueError as error:
             if "features" in str(error) and "token" in str(error):  # said by the model, with both counts
                 raise ModelError(f"{type(self._model).__name__}: {first_line(error)}") from error
             raise
 
-    def _moved(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    def moved(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         dtype = getattr(torch, self._blueprint.settings.dtype)
         return {
             name: value.to(self._device, dtype if value.is_floating_point() else None, non_blocking=True)
@@ -260,7 +260,7 @@ class HFModel:
         accepted = inspect.signature(self._model.forward).parameters
         more = {"logits_to_keep": length - min(before)} if "logits_to_keep" in accepted else {}
         with torch.inference_mode():
-            logits = self._model(**self._moved(inputs), use_cache=False, **more).logits
+            logits = self._model(**self.moved(inputs), use_cache=False, **more).logits
         found = []
         for row, start, layout in zip(logits, before, layouts, strict=True):
             first, ids = start - (length - len(row)), torch.tensor(layout.tail.ids, device=row.device)

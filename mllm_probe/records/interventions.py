@@ -57,10 +57,10 @@ class Outcomes:
 class Condition:
     """One point of a sweep, as effects.csv names it.
 
-    `kind` is that of the experiment (knockout, patching, steering, erasure); `what` the edge, span or direction; `first`
-    and `last` are the blocks that are changed, `layer` the middle of them or the site's. `control`: "" for the effect
-    itself, `random` for the draws it is compared with, `control_task`. `direction` of patching: `denoise`, where states
-    of the prompt with the clean picture go into the other, or `noise`.
+    `kind` is that of the experiment (knockout, patching, steering, erasure); `what` the edge, span or direction;
+    `first` and `last` are the blocks that are changed, `layer` the middle of them or the site's. `control`: "" for the
+    effect itself, `random` for the draws it is compared with, `control_task`. `direction` of patching: `denoise`, where
+    states of the prompt with the clean picture go into the other, or `noise`.
     """
 
     kind: str

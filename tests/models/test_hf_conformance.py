@@ -166,7 +166,7 @@ def test_positions_in_three_axes_and_merged_patches(
     """Qwen: text behind a picture goes on at its longer side, not at its number of tokens; a picture is two equal
     frames, and a picture token stands for 2 x 2 patches of them."""
     inputs = model._blueprint.process(pair[:1])
-    positions = model._rotary(inputs)
+    positions = model.rotary(inputs)
     assert (len(positions) > 1) == (family[0] in M_ROPE)
     if family[0] in M_ROPE:
         places = picture_tokens(model, inputs)

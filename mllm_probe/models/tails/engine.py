@@ -1,0 +1,175 @@
+"""Many interventions on many prompts, each as far as it reaches.
+
+Under causal attention no token of a head sees what stands behind it, so the keys and values of heads are computed once
+for each picture, and the states of every tail once. An intervention begins at the first block that it changes and takes
+tails only, many of them in one pass. Where it changes states of a head, that head is run again from there, once for all
+statements about the picture. Knows no labels. Letters in shapes: N prompts, C interventions, R rows, G heads, P tokens
+of a head, S of a tail, D width.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mllm_probe.errors import ModelError
+from mllm_probe.models.blueprint import Blueprint
+from mllm_probe.models.hf import HFModel
+from mllm_probe.models.tails.blocks import Blocks
+from mllm_probe.models.tails.changes import Cuts, change, first_block, reaches_head
+from mllm_probe.models.tails.clean import Clean, Heads, attend_behind, clean_pass, last_of, rerun
+from mllm_probe.models.tails.outcome import AnswerReader, Read
+from mllm_probe.models.tails.prompts import cut_prompts
+from mllm_probe.records.interventions import CUT, REPLACE, Intervention, Outcomes
+from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import Site
+
+PASS_TOKENS = {"cpu": 1_536, "cuda": 16_384}  # of tails in one pass
+
+
+class Tails:
+    """An `Intervenable`; `words`: the ids that may begin each of both answer words, see `Blueprint.answers`."""
+
+    plain: str | None = None
+
+    def __init__(self, model: HFModel, blueprint: Blueprint, words: list[list[int]], device: str) -> None:
+        self.anatomy = model.anatomy
+        self._model, self._blueprint = model, blueprint
+        model.network.requires_grad_(False)
+        self._blocks, self._reader = Blocks(model), AnswerReader(model, words)
+        self._pad = blueprint.processor.tokenizer.pad_token_id or 0
+        self._most = PASS_TOKENS["cuda" if device == "cuda" else "cpu"]
+
+    @torch.inference_mode()
+    def outcomes(self, samples: Sequence[Sample], interventions: Sequence[Intervention]) -> Outcomes:
+        """Samples about one picture must be neighbours. Raises ModelError, SpanError."""
+        prompts = cut_prompts(self._blueprint, samples, self._model.rotary)
+        clean = clean_pass(self._blocks, prompts, _tail_sites(interventions), _head_sites(interventions), self._pad)
+        logits = self._reader.logits(clean.last)
+        shape = len(interventions), len(samples)
+        found = {name: np.full(shape, np.nan, np.float32) for name in ("d", "p", "kl")}
+        for group in _grouped(interventions):
+            for c, rows, read in self._passes(clean, logits, [(c, interventions[c]) for c in group]):
+                for name, values in found.items():
+                    values[c, rows] = getattr(read, name)
+        undisturbed = self._reader.read(logits, logits)
+        uids = tuple(sample.uid for sample in samples)
+        return Outcomes(uids, undisturbed.d.numpy(), undisturbed.p.numpy(), **found)
+
+    def gradients(self, samples: Sequence[Sample], sites: Sequence[Site], span: str) -> Mapping[Site, Tensor]:
+        """See `Intervenable`; one forward and one backward pass for all sites, of spans behind the picture."""
+        prompts = cut_prompts(self._blueprint, samples, self._model.rotary)
+        with torch.inference_mode(False), torch.enable_grad():
+            clean = clean_pass(self._blocks, prompts, sites, (), self._pad, learnt=True)
+            self._reader.d(self._reader.logits(clean.last)).sum().backward()  # type: ignore[no-untyped-call]
+        where = torch.from_numpy(clean.masks.span(span)).to(clean.last.device)[..., None]
+        slopes = {site: clean.states[site].grad for site in sites}
+        return {site: (slope * where).sum(1).float() for site, slope in slopes.items() if slope is not None}
+
+    def _passes(
+        self, clean: Clean, logits: Tensor, group: Sequence[tuple[int, Intervention]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Read]]:
+        """(numbers of interventions [R], of prompts [R], outcomes) pass by pass."""
+        if reaches_head(group[0][1]):
+            for c, one in group:
+                owner, heads = self._changed_heads(clean, one)
+                yield from self._filled(clean, logits, [(c, one)], owner, heads)
+            return
+        yield from self._filled(clean, logits, group, clean.prompts.owner, clean.heads)
+
+    def _filled(
+        self,
+        clean: Clean,
+        logits: Tensor,
+        group: Sequence[tuple[int, Intervention]],
+        owner: np.ndarray,
+        heads: Heads,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Read]]:
+        both = [(c, one, n) for n in np.argsort(owner, kind="stable").tolist() for c, one in group]
+        step = max(1, self._most // (1 + int(clean.prompts.ends.max())))
+        for start in range(0, len(both), step):
+            some = both[start : start + step]
+            rows = [n for _, _, n in some]
+            states = self._one_pass(clean, [one for _, one, _ in some], rows, owner[rows].tolist(), heads)
+            read = self._reader.read(self._reader.logits(states), logits[rows])
+            yield np.asarray([c for c, _, _ in some]), np.asarray(rows), read
+
+    def _one_pass(
+        self,
+        clean: Clean,
+        interventions: Sequence[Intervention],
+        rows: Sequence[int],
+        owner: Sequence[int],
+        heads: Heads,
+    ) -> Tensor:
+        """[R, D] at the last tokens, behind the last block."""
+        one, first, cuts = interventions[0], first_block(interventions[0]), None
+        inputs = clean.prompts.padded(rows, self._pad)
+        length = inputs["input_ids"].shape[1]
+        states = clean.states[Site("lm", first - 1)][list(rows), :length]
+        here = {}
+        if one.kind == CUT:
+            edges = [clean.edges(each, n, length) for each, n in zip(interventions, rows, strict=True)]
+            cuts = Cuts.of(edges, interventions, states.device)
+        else:
+            assert one.site is not None
+            where = np.stack(
+                [clean.masks.span(each.span)[n, :length] for each, n in zip(interventions, rows, strict=True)]
+            )
+            donors = self._donors(clean, interventions, rows, length) if one.kind == REPLACE else None
+            made = change(interventions, torch.from_numpy(where).to(states.device), donors)
+            if one.site.part == "block":
+                states = made(states)
+            else:
+                here = {one.site: made}
+        if first > self._blocks.top:
+            return last_of(states, clean.prompts, rows)
+        top = self._blocks.run(inputs, attend_behind(owner, heads, cuts), first, states, here)
+        return last_of(top, clean.prompts, rows)
+
+    @staticmethod
+    def _donors(clean: Clean, interventions: Sequence[Intervention], rows: Sequence[int], length: int) -> Tensor:
+        """[R, S, D]: the states of the prompts that replace others. Raises ModelError for prompts of another length."""
+        site = interventions[0].site
+        assert site is not None
+        given = [clean.donor(one, n) for one, n in zip(interventions, rows, strict=True)]
+        for n, donor in zip(rows, given, strict=True):
+            if (mine := len(clean.prompts.layouts[n].ids)) != (other := len(clean.prompts.layouts[donor].ids)):
+                raise ModelError(f"a prompt of {mine} tokens cannot take states of one of {other}; pair equal lengths")
+        return clean.states[site][given, :length]
+
+    def _changed_heads(self, clean: Clean, one: Intervention) -> tuple[np.ndarray, Heads]:
+        """Which head each prompt has under an intervention [N], and those heads from its first block on. One for each
+        picture, or pair of pictures where states come from another."""
+        prompts = clean.prompts
+        mine = prompts.owner.tolist()
+        donors = [mine[clean.donor(one, n)] if one.kind == REPLACE else -1 for n in range(len(mine))]
+        kinds = list(dict.fromkeys(zip(mine, donors, strict=True)))
+        owner = np.asarray([kinds.index(kind) for kind in zip(mine, donors, strict=True)])
+        return owner, rerun(self._blocks, clean, one, kinds)
+
+
+def _grouped(interventions: Sequence[Intervention]) -> Iterator[list[int]]:
+    """Numbers of interventions that go through passes together: they begin at one block, and change one place."""
+
+    def alike(c: int) -> tuple[Any, ...]:
+        one = interventions[c]
+        place = ("", "") if one.site is None else (str(one.site), one.kind)
+        return first_block(one), place, reaches_head(one)
+
+    for _, group in groupby(sorted(range(len(interventions)), key=alike), key=alike):
+        yield list(group)
+
+
+def _tail_sites(interventions: Sequence[Intervention]) -> list[Site]:
+    """Whose states at tails are needed: where passes begin, and what replaces others."""
+    needed = {Site("lm", first_block(one) - 1) for one in interventions}
+    needed |= {one.site for one in interventions if one.kind == REPLACE and one.site is not None}
+    return sorted(needed)
+
+
+def _head_sites(interventions: Sequence[Intervention]) -> list[Site]:
+    return _tail_sites([one for one in interventions if reaches_head(one)])
