@@ -37,6 +37,16 @@ class Intervention:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """States [R, D] of the last block at the last tokens, under the interventions numbered in `changed` [R] (None:
+    none), of the prompts numbered in `rows` [R]."""
+
+    changed: np.ndarray | None
+    rows: np.ndarray
+    states: "torch.Tensor"
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """N prompts without intervention, and under each of C.
 

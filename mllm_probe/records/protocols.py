@@ -3,14 +3,14 @@
 Anything with these methods fits; nothing has to inherit. Letters in shapes as in `types`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from mllm_probe.records.batches import Batch
-from mllm_probe.records.interventions import Intervention, Outcomes
+from mllm_probe.records.interventions import Intervention, Outcomes, Pass
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.samples import Collection, Examples, Sample
 from mllm_probe.records.sites import Anatomy, Key, Site
@@ -55,8 +55,12 @@ class Intervenable(Protocol):
     anatomy: Anatomy
     plain: str | None  # why every intervention is a full pass; None where tails suffice
 
+    def passes(self, samples: Sequence[Sample], interventions: Sequence[Intervention]) -> Iterator[Pass]:
+        """Prompts [N], those about one picture side by side: first all of them without intervention, then under each,
+        in any order. Raises ModelError, SpanError."""
+
     def outcomes(self, samples: Sequence[Sample], interventions: Sequence[Intervention]) -> Outcomes:
-        """What the model answers to prompts [N], without intervention and under each. Raises ModelError, SpanError."""
+        """What the model answers to them. Raises ModelError, SpanError."""
 
     def gradients(self, samples: Sequence[Sample], sites: Sequence[Site], span: str) -> Mapping[Site, "torch.Tensor"]:
         """{site: [N, D] float32}: the derivative of d (see Outcomes) by the states of a site, summed over a span."""

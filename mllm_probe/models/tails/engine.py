@@ -21,9 +21,9 @@ from mllm_probe.models.hf import HFModel
 from mllm_probe.models.tails.blocks import Blocks
 from mllm_probe.models.tails.changes import Cuts, change, first_block, reaches_head
 from mllm_probe.models.tails.clean import Clean, Heads, attend_behind, clean_pass, last_of, rerun
-from mllm_probe.models.tails.outcome import AnswerReader, Read
+from mllm_probe.models.tails.outcome import AnswerReader
 from mllm_probe.models.tails.prompts import cut_prompts
-from mllm_probe.records.interventions import CUT, REPLACE, Intervention, Outcomes
+from mllm_probe.records.interventions import CUT, REPLACE, Intervention, Outcomes, Pass
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Site
 
@@ -46,18 +46,16 @@ class Tails:
     @torch.inference_mode()
     def outcomes(self, samples: Sequence[Sample], interventions: Sequence[Intervention]) -> Outcomes:
         """Samples about one picture must be neighbours. Raises ModelError, SpanError."""
+        return self._reader.gathered(samples, interventions, self.passes(samples, interventions))
+
+    @torch.inference_mode()
+    def passes(self, samples: Sequence[Sample], interventions: Sequence[Intervention]) -> Iterator[Pass]:
+        """Without intervention, then pass by pass. Raises ModelError, SpanError."""
         prompts = cut_prompts(self._blueprint, samples, self._model.rotary)
         clean = clean_pass(self._blocks, prompts, _tail_sites(interventions), _head_sites(interventions), self._pad)
-        logits = self._reader.logits(clean.last)
-        shape = len(interventions), len(samples)
-        found = {name: np.full(shape, np.nan, np.float32) for name in ("d", "p", "kl")}
+        yield Pass(None, np.arange(len(samples)), clean.last)
         for group in _grouped(interventions):
-            for c, rows, read in self._passes(clean, logits, [(c, interventions[c]) for c in group]):
-                for name, values in found.items():
-                    values[c, rows] = getattr(read, name)
-        undisturbed = self._reader.read(logits, logits)
-        uids = tuple(sample.uid for sample in samples)
-        return Outcomes(uids, undisturbed.d.numpy(), undisturbed.p.numpy(), **found)
+            yield from self._passes(clean, [(c, interventions[c]) for c in group])
 
     def gradients(self, samples: Sequence[Sample], sites: Sequence[Site], span: str) -> Mapping[Site, Tensor]:
         """See `Intervenable`; one forward and one backward pass for all sites, of spans behind the picture."""
@@ -69,33 +67,25 @@ class Tails:
         slopes = {site: clean.states[site].grad for site in sites}
         return {site: (slope * where).sum(1).float() for site, slope in slopes.items() if slope is not None}
 
-    def _passes(
-        self, clean: Clean, logits: Tensor, group: Sequence[tuple[int, Intervention]]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, Read]]:
-        """(numbers of interventions [R], of prompts [R], outcomes) pass by pass."""
-        if reaches_head(group[0][1]):
-            for c, one in group:
-                owner, heads = self._changed_heads(clean, one)
-                yield from self._filled(clean, logits, [(c, one)], owner, heads)
+    def _passes(self, clean: Clean, group: Sequence[tuple[int, Intervention]]) -> Iterator[Pass]:
+        if not reaches_head(group[0][1]):
+            yield from self._filled(clean, group, clean.prompts.owner, clean.heads)
             return
-        yield from self._filled(clean, logits, group, clean.prompts.owner, clean.heads)
+        for c, one in group:
+            owner, heads = self._changed_heads(clean, one)
+            yield from self._filled(clean, [(c, one)], owner, heads)
 
     def _filled(
-        self,
-        clean: Clean,
-        logits: Tensor,
-        group: Sequence[tuple[int, Intervention]],
-        owner: np.ndarray,
-        heads: Heads,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, Read]]:
+        self, clean: Clean, group: Sequence[tuple[int, Intervention]], owner: np.ndarray, heads: Heads
+    ) -> Iterator[Pass]:
+        """Passes of as many tails as go into one, those of a head side by side."""
         both = [(c, one, n) for n in np.argsort(owner, kind="stable").tolist() for c, one in group]
         step = max(1, self._most // (1 + int(clean.prompts.ends.max())))
         for start in range(0, len(both), step):
             some = both[start : start + step]
             rows = [n for _, _, n in some]
             states = self._one_pass(clean, [one for _, one, _ in some], rows, owner[rows].tolist(), heads)
-            read = self._reader.read(self._reader.logits(states), logits[rows])
-            yield np.asarray([c for c, _, _ in some]), np.asarray(rows), read
+            yield Pass(np.asarray([c for c, _, _ in some]), np.asarray(rows), states)
 
     def _one_pass(
         self,

@@ -3,23 +3,17 @@
 Letters in shapes: R rows, D width, V words of the vocabulary.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mllm_probe.models.hf import HFModel
+from mllm_probe.records.interventions import Intervention, Outcomes, Pass
+from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Site
-
-
-@dataclass(frozen=True)
-class Read:
-    """Of R rows, each [R] float32 on the CPU: see Outcomes."""
-
-    d: Tensor
-    p: Tensor
-    kl: Tensor
 
 
 class AnswerReader:
@@ -46,10 +40,23 @@ class AnswerReader:
         first, second = (logits[:, ids].logsumexp(1) for ids in self._ids)
         return first - second
 
-    def read(self, logits: Tensor, clean: Tensor) -> Read:
-        """Logits [R, V] under an intervention, and without it."""
+    def gathered(
+        self, samples: Sequence[Sample], interventions: Sequence[Intervention], passes: Iterable[Pass]
+    ) -> Outcomes:
+        """Of passes, the first of them without intervention."""
+        passes = iter(passes)
+        clean = self.logits(next(passes).states)
+        found = [np.full((len(interventions), len(samples)), np.nan, np.float32) for _ in range(3)]
+        for one in passes:
+            read = self._read(self.logits(one.states), clean[one.rows])
+            for values, own in zip(found, read, strict=True):
+                values[one.changed, one.rows] = own.cpu().numpy()
+        d, p, _ = (own.cpu().numpy() for own in self._read(clean, clean))
+        return Outcomes(tuple(sample.uid for sample in samples), d, p, *found)
+
+    def _read(self, logits: Tensor, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """d, p and kl [R] of logits [R, V] under an intervention, and without it."""
         tokens = clean.argmax(1, keepdim=True)
         p = logits.log_softmax(1).gather(1, tokens)[:, 0].exp()
         before, after = (one[:, self._others].log_softmax(1) for one in (clean, logits))
-        kl = (before.exp() * (before - after)).sum(1).clamp_min(0)
-        return Read(*(one.cpu() for one in (self.d(logits), p, kl)))
+        return self.d(logits), p, (before.exp() * (before - after)).sum(1).clamp_min(0)
