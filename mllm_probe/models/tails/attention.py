@@ -25,7 +25,10 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Queries [R, H, S, W], keys and values [R, K, S, W] -> [R, S, H, W], as the present `Attend` has it."""
     attend, blocks = _now.get()
-    return attend(blocks[id(module)], module, query, key, value, attention_mask, options), None
+    block = blocks.get(id(module))
+    if block is None:  # of another part of the model, which has the language model's config
+        return plainly(module, query, key, value, attention_mask, options), None
+    return attend(block, module, query, key, value, attention_mask, options), None
 
 
 AttentionInterface.register(NAME, attention)

@@ -51,6 +51,7 @@ class Tails:
     @torch.inference_mode()
     def passes(self, samples: Sequence[Sample], interventions: Sequence[Intervention]) -> Iterator[Pass]:
         """Without intervention, then pass by pass. Raises ModelError, SpanError."""
+        self._check_injected(interventions)
         prompts = cut_prompts(self._blueprint, samples, self._model.rotary)
         clean = clean_pass(self._blocks, prompts, _tail_sites(interventions), _head_sites(interventions), self._pad)
         yield Pass(None, np.arange(len(samples)), clean.last)
@@ -66,6 +67,16 @@ class Tails:
         where = torch.from_numpy(clean.masks.span(span)).to(clean.last.device)[..., None]
         slopes = {site: clean.states[site].grad for site in sites}
         return {site: (slope * where).sum(1).float() for site, slope in slopes.items() if slope is not None}
+
+    def _check_injected(self, interventions: Sequence[Intervention]) -> None:
+        """A head that is run again has no picture to take features from."""
+        last = len(getattr(self._model.network.config.vision_config, "deepstack_visual_indexes", None) or ())
+        for one in interventions if last else ():
+            if reaches_head(one) and first_block(one) <= last + 1:
+                raise ModelError(
+                    f"{one.site}: picture features are added to this model's states up to behind block {last}, so "
+                    f"states of picture tokens can be changed from lm.{last + 1:02d} on"
+                )
 
     def _passes(self, clean: Clean, group: Sequence[tuple[int, Intervention]]) -> Iterator[Pass]:
         if not reaches_head(group[0][1]):

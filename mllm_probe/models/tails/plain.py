@@ -138,10 +138,9 @@ def _cutting(edges: Tensor, window: tuple[int, int], reached: set[int]) -> Atten
     def attend(
         block: int, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Any
     ) -> Tensor:
-        if query.shape[2] != key.shape[2]:  # attention to a picture that is no part of the prompt
-            return plainly(module, query, key, value, mask, options)
         reached.add(block)
-        if not window[0] <= block <= window[1]:
+        pictured = query.shape[2] != key.shape[2]  # attention to a picture, of which the prompt holds no token
+        if pictured or not window[0] <= block <= window[1]:
             return plainly(module, query, key, value, mask, options)
         tokens = query.shape[2]
         if mask is None:
