@@ -1,8 +1,8 @@
 """Models to time, made on the spot: time does not depend on the values of weights, so nothing is downloaded.
 
 `mini` is the bundled checkpoint. `small` is a LLaVA 256 wide with the 576 picture tokens and the vocabulary of
-LLaVA-1.5. `llava-7b` and `qwen2.5-vl-7b` are the published architectures, random, built on the device in nf4. `tiny`
-makes any of them small enough to try the way on a CPU. Knows nothing of timing.
+LLaVA-1.5; `small-16` has 16 blocks for its 8. `llava-7b` and `qwen2.5-vl-7b` are the published architectures, random,
+built on the device in nf4. `tiny` makes any of them small enough to try the way on a CPU. Knows nothing of timing.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.loading.checkpoint import BUNDLED
 
-SETTINGS = ("mini", "small", "llava-7b", "qwen2.5-vl-7b")
+SETTINGS = ("mini", "small", "small-16", "llava-7b", "qwen2.5-vl-7b")
 LLAVA_CHAT = (
     "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
     "{% for p in m['content'] %}{{ IMAGE if p['type'] == 'image' else p['text'] }}{% endfor %}{% endfor %}"
@@ -35,11 +35,13 @@ LLAVA_CHAT = (
 def make(setting: str, folder: Path, device: str, tiny: bool, dtype: str | None = None) -> HFModel:
     """The model of a setting; its config and processor are saved into `folder`. `dtype` None = what suits it."""
     prompt = PromptSettings()
-    dtype = dtype or ("bfloat16" if device == "cuda" and setting not in ("mini", "small") else "float32")
+    little = setting.startswith(("mini", "small"))
+    dtype = dtype or ("bfloat16" if device == "cuda" and not little else "float32")
     if setting == "mini":
         return load_model(Blueprint(BUNDLED / "mini", ModelSettings(dtype=dtype), prompt, "right"), device)
-    {"small": _save_small, "llava-7b": _save_llava, "qwen2.5-vl-7b": _save_qwen}[setting](folder, tiny)
-    big = setting != "small"
+    save = {"small": _save_small, "small-16": _save_deep, "llava-7b": _save_llava, "qwen2.5-vl-7b": _save_qwen}[setting]
+    save(folder, tiny)
+    big = not little
     settings = ModelSettings(name=setting, weights="random", quantization="nf4" if big else "none", dtype=dtype)
     blueprint = Blueprint(folder, settings, prompt, "right")
     torch.manual_seed(0)
@@ -102,9 +104,13 @@ def statement(rng: Random) -> str:
     return f"This image contains: {true_fact(random_scene(rng), rng).text()}. Is this right?"
 
 
-def _save_small(folder: Path, tiny: bool) -> None:
+def _save_deep(folder: Path, tiny: bool) -> None:
+    _save_small(folder, tiny, blocks=16)
+
+
+def _save_small(folder: Path, tiny: bool, blocks: int = 8) -> None:
     shape = {"hidden_size": 64 if tiny else 256, "num_attention_heads": 4}
-    layers = 2 if tiny else 8
+    layers = 2 if tiny else blocks
     vision = CLIPVisionConfig(**shape, intermediate_size=4 * shape["hidden_size"], num_hidden_layers=layers)
     text = LlamaConfig(**shape, intermediate_size=11 * shape["hidden_size"] // 4, num_hidden_layers=layers)
     _save_clip_llava(folder, vision, text, pixels=56 if tiny else 336)
