@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mllm_probe.models.prompts.prompt import Layout
-from mllm_probe.models.tails.spans import ALL, IMAGE, behind_from, tokens_of
+from mllm_probe.models.tails.spans import ALL, IMAGE, LAST, behind_from, tokens_of
 from mllm_probe.records.interventions import ADD, CUT, REPLACE, Intervention
 
 HEADED = (IMAGE, ALL)  # spans with tokens in front of the text
@@ -30,6 +30,11 @@ def first_block(one: Intervention) -> int:
 def reaches_head(one: Intervention) -> bool:
     """Whether it changes states in front of the text."""
     return one.kind != CUT and one.span in HEADED
+
+
+def at_last_alone(one: Intervention) -> bool:
+    """Whether the last token alone is changed; no other token ever reads it."""
+    return one.span == LAST and not (one.kind == CUT and one.payload is not None)
 
 
 @dataclass
@@ -81,13 +86,11 @@ class Cuts:
         windows = torch.tensor([one.window or (1, 0) for one in interventions])
         return cls(torch.from_numpy(np.stack(edges)).to(device), windows)
 
-    def at(self, block: int, rows: slice) -> Tensor | None:
-        """Those of some rows in a block; None where there are none."""
-        first, last = self.windows[rows].unbind(1)
+    def at(self, block: int) -> Tensor | None:
+        """Those in a block; None where there are none."""
+        first, last = self.windows.unbind(1)
         here = (first <= block) & (block <= last)
-        if not bool(here.any()):
-            return None
-        return self.edges[rows] & here.to(self.edges.device)[:, None, None]
+        return self.edges & here.to(self.edges.device)[:, None, None] if bool(here.any()) else None
 
 
 def change(interventions: Sequence[Intervention], where: Tensor, donors: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -18,9 +18,9 @@ from torch import Tensor
 from mllm_probe.errors import ModelError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import HFModel
-from mllm_probe.models.tails.blocks import Blocks
-from mllm_probe.models.tails.changes import Cuts, change, first_block, reaches_head
-from mllm_probe.models.tails.clean import Clean, Heads, attend_behind, clean_pass, last_of, rerun
+from mllm_probe.models.tails.blocks import Blocks, Change
+from mllm_probe.models.tails.changes import Cuts, at_last_alone, change, first_block, reaches_head
+from mllm_probe.models.tails.clean import Clean, Heads, Own, attend_behind, clean_pass, rerun
 from mllm_probe.models.tails.outcome import AnswerReader
 from mllm_probe.models.tails.prompts import cut_prompts
 from mllm_probe.records.interventions import CUT, REPLACE, Intervention, Outcomes, Pass
@@ -40,7 +40,6 @@ class Tails:
         self._model, self._blueprint = model, blueprint
         model.network.requires_grad_(False)
         self._blocks, self._reader = Blocks(model), AnswerReader(model, words)
-        self._pad = blueprint.processor.tokenizer.pad_token_id or 0
         self._most = PASS_TOKENS["cuda" if device == "cuda" else "cpu"]
 
     @torch.inference_mode()
@@ -53,7 +52,7 @@ class Tails:
         """Without intervention, then pass by pass. Raises ModelError, SpanError."""
         self._check_injected(interventions)
         prompts = cut_prompts(self._blueprint, samples, self._model.rotary)
-        clean = clean_pass(self._blocks, prompts, _tail_sites(interventions), _head_sites(interventions), self._pad)
+        clean = clean_pass(self._blocks, prompts, _tail_sites(interventions), _head_sites(interventions))
         yield Pass(None, np.arange(len(samples)), clean.last)
         for group in _grouped(interventions):
             yield from self._passes(clean, [(c, interventions[c]) for c in group])
@@ -62,7 +61,7 @@ class Tails:
         """See `Intervenable`; one forward and one backward pass for all sites, of spans behind the picture."""
         prompts = cut_prompts(self._blueprint, samples, self._model.rotary)
         with torch.inference_mode(False), torch.enable_grad():
-            clean = clean_pass(self._blocks, prompts, sites, (), self._pad, learnt=True)
+            clean = clean_pass(self._blocks, prompts, sites, (), learnt=True)
             self._reader.d(self._reader.logits(clean.last)).sum().backward()  # type: ignore[no-untyped-call]
         where = torch.from_numpy(clean.masks.span(span)).to(clean.last.device)[..., None]
         slopes = {site: clean.states[site].grad for site in sites}
@@ -91,56 +90,54 @@ class Tails:
     ) -> Iterator[Pass]:
         """Passes of as many tails as go into one, those of a head side by side."""
         both = [(c, one, n) for n in np.argsort(owner, kind="stable").tolist() for c, one in group]
-        step = max(1, self._most // (1 + int(clean.prompts.ends.max())))
+        width = 1 if at_last_alone(group[0][1]) else 1 + int(clean.prompts.ends.max())
+        step = max(1, self._most // width)
         for start in range(0, len(both), step):
             some = both[start : start + step]
-            rows = [n for _, _, n in some]
-            states = self._one_pass(clean, [one for _, one, _ in some], rows, owner[rows].tolist(), heads)
-            yield Pass(np.asarray([c for c, _, _ in some]), np.asarray(rows), states)
+            rows = np.asarray([n for _, _, n in some])
+            states = self._one_pass(clean, [one for _, one, _ in some], rows, owner[rows], heads)
+            yield Pass(np.asarray([c for c, _, _ in some]), rows, states)
 
     def _one_pass(
-        self,
-        clean: Clean,
-        interventions: Sequence[Intervention],
-        rows: Sequence[int],
-        owner: Sequence[int],
-        heads: Heads,
+        self, clean: Clean, interventions: Sequence[Intervention], rows: np.ndarray, owner: np.ndarray, heads: Heads
     ) -> Tensor:
         """[R, D] at the last tokens, behind the last block."""
-        one, first, cuts = interventions[0], first_block(interventions[0]), None
-        inputs = clean.prompts.padded(rows, self._pad)
-        length = inputs["input_ids"].shape[1]
-        states = clean.states[Site("lm", first - 1)][list(rows), :length]
-        here = {}
+        one, first, cuts, own, here = interventions[0], first_block(interventions[0]), None, None, {}
+        prompts, ends = clean.prompts, clean.prompts.ends[rows]
+        states = clean.states[Site("lm", first - 1)]
+        tokens, last = prompts.whole(rows), ends
+        if at_last_alone(one):
+            tokens, last = ends[:, None], np.zeros_like(ends)
+            own = Own(clean.pairs, *(torch.from_numpy(part).to(states.device) for part in (rows, tokens)))
+        states = states[rows[:, None], tokens]
         if one.kind == CUT:
-            edges = [clean.edges(each, n, length) for each, n in zip(interventions, rows, strict=True)]
+            edges = [clean.edges(*each) for each in zip(interventions, rows.tolist(), tokens, strict=True)]
             cuts = Cuts.of(edges, interventions, states.device)
         else:
-            assert one.site is not None
-            where = np.stack(
-                [clean.masks.span(each.span)[n, :length] for each, n in zip(interventions, rows, strict=True)]
-            )
-            donors = self._donors(clean, interventions, rows, length) if one.kind == REPLACE else None
-            made = change(interventions, torch.from_numpy(where).to(states.device), donors)
-            if one.site.part == "block":
-                states = made(states)
-            else:
-                here = {one.site: made}
-        if first > self._blocks.top:
-            return last_of(states, clean.prompts, rows)
-        top = self._blocks.run(inputs, attend_behind(owner, heads, cuts), first, states, here)
-        return last_of(top, clean.prompts, rows)
+            made = self._change(clean, interventions, rows, tokens)
+            states, here = (made(states), {}) if one.site.part == "block" else (states, {one.site: made})  # type: ignore[union-attr]
+        if first <= self._blocks.top:
+            attend = attend_behind(owner, heads, cuts, own)
+            states = self._blocks.run(prompts.taken(rows, tokens), attend, first, states, here)
+        return states[torch.arange(len(rows)), torch.from_numpy(last)]
 
     @staticmethod
-    def _donors(clean: Clean, interventions: Sequence[Intervention], rows: Sequence[int], length: int) -> Tensor:
-        """[R, S, D]: the states of the prompts that replace others. Raises ModelError for prompts of another length."""
-        site = interventions[0].site
-        assert site is not None
-        given = [clean.donor(one, n) for one, n in zip(interventions, rows, strict=True)]
-        for n, donor in zip(rows, given, strict=True):
-            if (mine := len(clean.prompts.layouts[n].ids)) != (other := len(clean.prompts.layouts[donor].ids)):
-                raise ModelError(f"a prompt of {mine} tokens cannot take states of one of {other}; pair equal lengths")
-        return clean.states[site][given, :length]
+    def _change(clean: Clean, interventions: Sequence[Intervention], rows: np.ndarray, tokens: np.ndarray) -> Change:
+        """What is made of the states of these tokens [R, Q]. Raises ModelError for prompts of different lengths."""
+        site, layouts = interventions[0].site, clean.prompts.layouts
+        spans = [clean.masks.span(one.span)[n, own] for one, n, own in zip(interventions, rows, tokens, strict=True)]
+        where, donors = torch.from_numpy(np.stack(spans)).to(clean.last.device), None
+        if interventions[0].kind == REPLACE:
+            assert site is not None
+            given = np.asarray([clean.donor(one, n) for one, n in zip(interventions, rows.tolist(), strict=True)])
+            for mine, other in zip(rows, given, strict=True):
+                if len(layouts[mine].ids) != len(layouts[other].ids):
+                    raise ModelError(
+                        f"a prompt of {len(layouts[mine].ids)} tokens cannot take states of one of "
+                        f"{len(layouts[other].ids)}; pair prompts of equal lengths"
+                    )
+            donors = clean.states[site][given[:, None], tokens]
+        return change(interventions, where, donors)
 
     def _changed_heads(self, clean: Clean, one: Intervention) -> tuple[np.ndarray, Heads]:
         """Which head each prompt has under an intervention [N], and those heads from its first block on. One for each
@@ -159,7 +156,7 @@ def _grouped(interventions: Sequence[Intervention]) -> Iterator[list[int]]:
     def alike(c: int) -> tuple[Any, ...]:
         one = interventions[c]
         place = ("", "") if one.site is None else (str(one.site), one.kind)
-        return first_block(one), place, reaches_head(one)
+        return first_block(one), place, reaches_head(one), at_last_alone(one)
 
     for _, group in groupby(sorted(range(len(interventions)), key=alike), key=alike):
         yield list(group)

@@ -6,6 +6,7 @@ and no weights. Letters in shapes: N prompts, G heads, A axes of positions (1, o
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -36,25 +37,34 @@ class CutPrompts:
     tails: tuple[tuple[int, ...], ...]
     positions: tuple[np.ndarray, ...]
 
-    def padded(self, rows: Sequence[int], pad: int) -> dict[str, Tensor]:
-        """The tails of prompts `rows` [R] side by side: ids [R, S], positions and a mask of four axes, which says that
-        attention is somebody else's business."""
-        length = max(len(self.tails[row]) for row in rows)
-        ids = np.full((len(rows), length), pad, dtype=np.int64)
-        where = np.zeros((self.positions[0].shape[0], len(rows), length), dtype=np.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(self.tails[row])] = self.tails[row]
-            where[:, i, : len(self.tails[row])] = self.positions[row]
-        return as_inputs(ids, where)
-
-    @property
+    @cached_property
     def ends(self) -> np.ndarray:
         """The last token of each tail [N]."""
         return np.asarray([len(tail) - 1 for tail in self.tails])
 
+    @cached_property
+    def _padded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids [N, S] and positions [A, N, S] of all tails; 0 behind their ends."""
+        ids = np.zeros((len(self.tails), 1 + int(self.ends.max())), dtype=np.int64)
+        where = np.zeros((self.positions[0].shape[0], *ids.shape), dtype=np.int64)
+        for row, (tail, positions) in enumerate(zip(self.tails, self.positions, strict=True)):
+            ids[row, : len(tail)] = tail
+            where[:, row, : len(tail)] = positions
+        return ids, where
+
+    def taken(self, rows: np.ndarray, tokens: np.ndarray) -> dict[str, Tensor]:
+        """Inputs of `tokens` [R, Q] of the tails of prompts `rows` [R]."""
+        ids, where = self._padded
+        return as_inputs(ids[rows[:, None], tokens], where[:, rows[:, None], tokens])
+
+    def whole(self, rows: np.ndarray) -> np.ndarray:
+        """The tokens of tails of `rows` [R], as many for each as the longest has: [R, Q]."""
+        return np.tile(np.arange(1 + int(self.ends[rows].max())), (len(rows), 1))
+
 
 def as_inputs(ids: np.ndarray, where: np.ndarray) -> dict[str, Tensor]:
-    """Ids [R, S] and positions [A, R, S] as a model takes them."""
+    """Ids [R, S] and positions [A, R, S] as a model takes them, with a mask of four axes, which says that attention is
+    somebody else's business."""
     positions = torch.from_numpy(where)
     return {
         "input_ids": torch.from_numpy(ids),
