@@ -24,8 +24,8 @@ class Intervention:
     `cut`: queries at the tokens of `span` may not read keys at those of `source` in the blocks of `window` (first and
     last, counted from 1); with a whole number as `payload`, as many edges are cut in their place, drawn by it among all
     causal edges of the rows behind the picture. The others change states of `site` at the tokens of `span`: `add` a
-    payload [D], `replace` them by those of other prompts at the same tokens ({uid: uid of the donor}), or `erase`: what
-    the payload makes of rows [n, D].
+    payload [D], `replace` them by those of other prompts at the same tokens ({uid: uid of the donor}; a prompt that has
+    none is left out), or `erase`: what the payload makes of rows [n, D].
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """N prompts without intervention, and under each of C.
+    """N prompts without intervention, and under each of C; nan where one was left out.
 
     `d`: log p(first answer word) - log p(second) at the last token, as `extract.answers` reads it; `p`: the probability
     of the token that is likeliest without intervention; `kl`: Kullback-Leibler divergence, in nats, of the changed from

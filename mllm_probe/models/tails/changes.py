@@ -32,6 +32,11 @@ def reaches_head(one: Intervention) -> bool:
     return one.kind != CUT and one.span in HEADED
 
 
+def applies(one: Intervention, uid: str) -> bool:
+    """Whether a prompt is changed: states are replaced where a donor is named."""
+    return one.kind != REPLACE or uid in one.payload  # type: ignore[operator]
+
+
 def at_last_alone(one: Intervention) -> bool:
     """Whether the last token alone is changed; no other token ever reads it."""
     return one.span == LAST and not (one.kind == CUT and one.payload is not None)

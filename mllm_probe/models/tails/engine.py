@@ -19,7 +19,7 @@ from mllm_probe.errors import ModelError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.hf import HFModel
 from mllm_probe.models.tails.blocks import Blocks, Change
-from mllm_probe.models.tails.changes import Cuts, at_last_alone, change, first_block, reaches_head
+from mllm_probe.models.tails.changes import Cuts, applies, at_last_alone, change, first_block, reaches_head
 from mllm_probe.models.tails.clean import Clean, Heads, Own, attend_behind, clean_pass, rerun
 from mllm_probe.models.tails.outcome import AnswerReader
 from mllm_probe.models.tails.prompts import cut_prompts
@@ -89,7 +89,9 @@ class Tails:
         self, clean: Clean, group: Sequence[tuple[int, Intervention]], owner: np.ndarray, heads: Heads
     ) -> Iterator[Pass]:
         """Passes of as many tails as go into one, those of a head side by side."""
-        both = [(c, one, n) for n in np.argsort(owner, kind="stable").tolist() for c, one in group]
+        uids = [layout.sample.uid for layout in clean.prompts.layouts]
+        order = np.argsort(owner, kind="stable").tolist()
+        both = [(c, one, n) for n in order for c, one in group if applies(one, uids[n])]
         width = 1 if at_last_alone(group[0][1]) else 1 + int(clean.prompts.ends.max())
         step = max(1, self._most // width)
         for start in range(0, len(both), step):

@@ -17,7 +17,7 @@ from mllm_probe.models.hf import HFModel
 from mllm_probe.models.prompts.prompt import Layout
 from mllm_probe.models.tails.attention import Attend, plainly
 from mllm_probe.models.tails.blocks import Blocks
-from mllm_probe.models.tails.changes import Masks, change, edges_of
+from mllm_probe.models.tails.changes import Masks, applies, change, edges_of
 from mllm_probe.models.tails.outcome import AnswerReader
 from mllm_probe.models.tails.spans import behind_from
 from mllm_probe.records.interventions import CUT, REPLACE, Intervention, Outcomes, Pass
@@ -51,10 +51,11 @@ class Plain:
         clean = [self._pass(samples[start : start + step], None, samples) for start in starts]
         yield Pass(None, np.arange(len(samples)), torch.cat(clean))
         for c, one in enumerate(interventions):
-            for start in starts:
-                some = samples[start : start + step]
-                rows = np.arange(start, start + len(some))
-                yield Pass(np.full(len(some), c), rows, self._pass(some, one, samples))
+            changed = [n for n, sample in enumerate(samples) if applies(one, sample.uid)]
+            for start in range(0, len(changed), step):
+                rows = changed[start : start + step]
+                states = self._pass([samples[n] for n in rows], one, samples)
+                yield Pass(np.full(len(rows), c), np.asarray(rows), states)
 
     def gradients(self, samples: Sequence[Sample], sites: Sequence[Site], span: str) -> Mapping[Site, Tensor]:
         """See `Intervenable`."""
