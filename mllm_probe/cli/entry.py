@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": "finished runs side by side: one CSV, a figure and a ranking a task",
     "geometry": "compare the layers of a filled cache with each other",
     "fidelity": "what quantisation, or an adapter, changes in the layers and their probes",
+    "intervene": "is it used? cut, patch, steer or erase, layer by layer, and see what the answers do",
     "align": "how well pictures and captions match, layer by layer: retrieval, documents, quadruples",
     "tune": "train a connector, or adapters of the language model",
     "check": "how a run would read your table of questions, or a folder in COCO's layout; loads no weights",

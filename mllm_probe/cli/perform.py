@@ -28,6 +28,7 @@ CHECKS = {
     "align": "sugar.request",
     "fidelity": "geometry.refusals",
     "geometry": "geometry.refusals",
+    "intervene": "interventions.request",
     "tune": "train.preparation",
 }
 

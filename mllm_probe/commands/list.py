@@ -9,7 +9,7 @@ from mllm_probe.files.paths import config_dir
 from mllm_probe.files.reference import options
 from mllm_probe.report.terminal.printing import print_table
 
-GROUPS = ("model", "task", "dataset", "probe", "encoder", "experiment", "target")
+GROUPS = ("model", "task", "dataset", "probe", "encoder", "experiment", "target", "intervention")
 COMMANDS = {f"{group}s": group for group in GROUPS} | {name: name for name in ("layers", "features")}
 COMMANDS |= {"launchers": "hydra/launcher"}
 

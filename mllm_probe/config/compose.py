@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 # What the names of settings that name a file or a folder end with; and what is quoted already, or Hydra's own
-PATHS = ("path", "adapter", "root", "file", "outputs", "dir", "run", "table")
+PATHS = ("path", "adapter", "root", "file", "outputs", "dir", "run", "probe_run", "table")
 QUOTED = re.compile(r"""['"].*['"]$|[\[{].*[\]}]$|\w+\(.*\)$|.*\$\{""", re.DOTALL)
 SEVERAL = ("features", "encoder", "experiment")  # groups of which several options may be named
 MAPPINGS = ("task.labels", "extract.answers")  # settings that are names with names
+EDGE = re.compile(r"(?<=[\[,])\s*([\w:]+->[\w:]+)\s*(?=[,\]])")  # in a list, an arrow from one span to another
 STRUCTURE = "[]{}(),='\"`"  # of values that are more than a text
 
 
@@ -94,11 +95,13 @@ def _check_group(word: str) -> None:
 
 
 def _spelled(word: str) -> str:
-    """As Hydra spells it: a group that stands at another place, and names in braces as one text, in which its grammar
-    takes few letters and 1 for true."""
+    """As Hydra spells it: a group that stands at another place, arrows in quotes, and names in braces as one text, in
+    which its grammar takes few letters and 1 for true."""
     name, _, value = word.partition("=")
     if name == "test.dataset" and value.replace("_", "").isalnum() and value != "null":
         return f"dataset@{word}"
+    if "->" in value:
+        return EDGE.sub(r"'\1'", word)
     return f"{name}={quoted(value)}" if name in MAPPINGS and value[:1] + value[-1:] == "{}" else word
 
 

@@ -24,7 +24,7 @@ from tests.support.configs import CONF, composed
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if not path.parent.name.startswith(("hydra", "encoder", "labels"))
+    if not path.parent.name.startswith(("hydra", "encoder", "labels", "intervention"))
 )
 TUNED = [one for one in OPTIONS if one[0] == "target" or one == ("experiment", "sugar_arms")]  # of tune, not of run
 ANATOMY = Anatomy({"vision": 24, "lm": 32}, {"vision": 1024, "connector": 4096, "lm": 4096}, True, 4096)

@@ -18,6 +18,7 @@ FLOORS = [
     {"results"},
     {"probes", "tasks"},
     {"features"},
+    {"interventions"},
     {"models"},
     {"extraction", "train"},
     {"experiment"},

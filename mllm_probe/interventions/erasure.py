@@ -1,0 +1,57 @@
+"""Erasure: what every linear probe could read of a label is taken out of the states of a site; is it missed?
+
+LEACE (Belrose et al. 2023, arXiv 2306.03819), fitted on training rows, see mllm_probe.probes.leace. Knows no model;
+erasers are given.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from mllm_probe.errors import ConfigError
+from mllm_probe.interventions.conditions import at_site, changeable, check_sites
+from mllm_probe.interventions.spans import READ_AT, check_read
+from mllm_probe.records.interventions import ERASE, Condition, Intervention
+from mllm_probe.records.sites import Anatomy, Site
+
+if TYPE_CHECKING:
+    from mllm_probe.probes.directions import Erasers
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """The label is erased by LEACE from the states at the tokens of `span`, last or statement, after each layer.
+
+    The loss of right answers is compared with that of `random_draws` erasures of equal rank, each fitted alike on the
+    training pictures' labels shuffled.
+    """
+
+    span: str = "last"
+    random_draws: int = 10
+    name: ClassVar[str] = "erasure"
+
+    def __post_init__(self) -> None:
+        check_read(self.span)
+        if self.random_draws < 1:
+            raise ConfigError(f"intervention.random_draws={self.random_draws} must be 1 or more")
+
+    @property
+    def spans(self) -> tuple[str, ...]:
+        return (self.span,)
+
+    @property
+    def position(self) -> str:
+        """Where the rows are read that erasers are fitted on."""
+        return READ_AT[self.span]
+
+    def conditions(
+        self, anatomy: Anatomy, erasers: Mapping[Site, "Erasers"]
+    ) -> Iterator[tuple[Condition, Intervention]]:
+        """The erasure at every site, then its random draws. Raises ConfigError."""
+        check_sites(list(erasers), anatomy)
+        for site in changeable(erasers):
+            each = (erasers[site].label, *erasers[site].random)
+            for draw, eraser in enumerate(each):
+                more = {"control": "random", "draw": draw} if draw else {}
+                found = at_site(self.name, self.span, site, anatomy, **more)
+                yield found, Intervention(ERASE, self.span, site, payload=eraser)

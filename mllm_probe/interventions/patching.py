@@ -1,0 +1,158 @@
+"""Activation patching: the states of a prompt take the place of those of another that differs in its picture alone.
+
+Knows no model; of labels only which of two prompts is the one whose statement is true.
+"""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple
+
+from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.interventions.conditions import at_site, changeable, check_sites
+from mllm_probe.interventions.spans import check_span
+from mllm_probe.records.interventions import REPLACE, Condition, Intervention
+from mllm_probe.records.samples import Examples, digest
+from mllm_probe.records.sites import Anatomy, Site
+
+DIRECTIONS = DENOISE, NOISE = "denoise", "noise"
+NO_OTHER = "their text is false of no other picture"
+UNEQUAL = "their prompts have unequal numbers of tokens"
+TAKEN = "their pictures are in other pairs"
+CLOSE = "the model hardly tells them apart"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two samples with the same text: `clean` about a picture of which it is true, `corrupt` about one of which it is
+    false. `group` is the pair's own, since no picture is in two."""
+
+    clean: str
+    corrupt: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs that are patched, and how many of the true statements have none, by the reason."""
+
+    pairs: tuple[Pair, ...]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def apart(self, d: Mapping[str, float], least: float) -> "Pairs":
+        """Those whose clean prompt has a d [nats] that is at least so much higher than the corrupt one's: what is
+        restored is a share of that difference. `d` is that of every sample without intervention."""
+        kept = tuple(pair for pair in self.pairs if d[pair.clean] - d[pair.corrupt] >= least)
+        lost = len(self.pairs) - len(kept)
+        return replace(self, pairs=kept, dropped={**self.dropped, CLOSE: lost} if lost else self.dropped)
+
+
+@dataclass(frozen=True)
+class Patching:
+    """After a block, or its attention or mlp (layers.parts), the states of a prompt at the tokens of each of `spans`
+    are replaced by those of another with the same text about another picture.
+
+    `directions`: denoise puts states of the prompt whose statement is true into the one whose is false, noise the
+    reverse. The effect is the share of the difference of d between the two that this restores; pairs whose d differ
+    by less than `min_gap` nats are left out.
+    """
+
+    spans: Sequence[str] = ("image", "statement", "last", "all")
+    directions: Sequence[str] = DIRECTIONS
+    min_gap: float = 1.0
+    name: ClassVar[str] = "patching"
+
+    def __post_init__(self) -> None:
+        for span in self.spans:
+            check_span(span, "intervention.spans")
+        for direction in self.directions:
+            if direction not in DIRECTIONS:
+                raise ConfigError(
+                    f"intervention.directions names '{direction}', which is unknown; {choices(direction, DIRECTIONS)}"
+                )
+        for setting, given in (("spans", self.spans), ("directions", self.directions)):
+            if not given:
+                raise ConfigError(f"intervention.{setting} is empty, so nothing would be patched; name at least one")
+        if not self.min_gap > 0:
+            raise ConfigError(
+                f"intervention.min_gap={self.min_gap} must be above 0: a share of no difference says nothing"
+            )
+
+    def conditions(
+        self, anatomy: Anatomy, sites: Sequence[Site], pairs: Sequence[Pair]
+    ) -> Iterator[tuple[Condition, Intervention]]:
+        """Every span at every site of the language model in every direction; those of `denoise` change the corrupt
+        samples of the pairs, those of `noise` the clean ones. Raises ConfigError."""
+        check_sites(sites, anatomy)
+        donors = {
+            DENOISE: {pair.corrupt: pair.clean for pair in pairs},
+            NOISE: {pair.clean: pair.corrupt for pair in pairs},
+        }
+        for direction in self.directions:
+            for span in self.spans:
+                for site in changeable(sites):
+                    found = at_site(self.name, span, site, anatomy, direction=direction)
+                    yield found, Intervention(REPLACE, span, site, payload=donors[direction])
+
+
+def pairs_of(examples: Examples, lengths: Mapping[str, int]) -> Pairs:
+    """Pairs among the samples in `lengths` {uid: tokens of its prompt}, no picture in two of them.
+
+    The two have the same text and equal numbers of tokens, and the groups of their pictures differ. Texts with few
+    partners choose first, ties by digest, so the same examples give the same pairs. Raises DataError where labels are
+    not yes and no.
+    """
+    if examples.kind != "binary":
+        raise DataError(f"patching exchanges pictures of yes and no, and the labels are of kind {examples.kind}")
+    asked = _asked(examples, lengths)
+    sides: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for uid, one in sorted(asked.items(), key=lambda item: digest(item[0])):
+        sides[one.text][one.label].append(uid)
+    used: set[str] = set()
+    found: list[Pair] = []
+    dropped: Counter[str] = Counter()
+    for text in sorted(sides, key=lambda text: (min(map(len, sides[text])), digest(text))):
+        false, true = sides[text]
+        equal: dict[int, deque[str]] = defaultdict(deque)
+        for uid in false:
+            equal[lengths[uid]].append(uid)
+        for uid in true:
+            other = None if asked[uid].group in used else _partner(uid, equal[lengths[uid]], asked, used)
+            if other is None:
+                dropped[_reason(uid, false, asked, lengths)] += 1
+                continue
+            used |= {asked[uid].group, asked[other].group}
+            found.append(Pair(uid, other, digest(uid, other)))
+    return Pairs(tuple(found), dict(dropped))
+
+
+class _Asked(NamedTuple):
+    text: str
+    label: int
+    group: str
+
+
+def _asked(examples: Examples, lengths: Mapping[str, int]) -> dict[str, _Asked]:
+    """Of each sample that asks one thing, in the task's own words."""
+    texts = {sample.uid: sample.text for sample in examples.samples if sample.uid in lengths}
+    counts = Counter(decision.sample for decision in examples.decisions)
+    return {
+        one.sample: _Asked(texts[one.sample], int(one.label), one.group)
+        for one in examples.decisions
+        if one.sample in texts and counts[one.sample] == 1 and not (one.template or one.given or one.side)
+    }
+
+
+def _partner(uid: str, equal: deque[str], asked: Mapping[str, _Asked], used: set[str]) -> str | None:
+    """The first false sample that may be paired with a true one; those that no pair can have any more are let go."""
+    while equal and asked[equal[0]].group in used:
+        equal.popleft()
+    return next((one for one in equal if asked[one].group not in used and asked[one].group != asked[uid].group), None)
+
+
+def _reason(uid: str, false: Sequence[str], asked: Mapping[str, _Asked], lengths: Mapping[str, int]) -> str:
+    """Why a true sample has no partner."""
+    others = [one for one in false if asked[one].group != asked[uid].group]
+    if not others:
+        return NO_OTHER
+    return TAKEN if any(lengths[one] == lengths[uid] for one in others) else UNEQUAL

@@ -1,0 +1,82 @@
+"""What `intervene` refuses before any file is read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mllm_probe.config.build import build
+from mllm_probe.config.intervene import InterveneConfig
+from mllm_probe.config.report import FIGURES
+from mllm_probe.config.run import refuse_two
+from mllm_probe.errors import ConfigError
+from mllm_probe.interventions.knockout import Knockout
+from mllm_probe.interventions.spans import IMAGE
+from mllm_probe.records.sites import INSIDE, Anatomy
+
+MASKED = ("eager", "sdpa")  # implementations of attention that take a mask of single edges
+
+
+class Sweepable(Protocol):
+    """What `intervention` builds: a sweep of conditions, see knockout, patching, steering and erasure."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spans(self) -> Sequence[str]:
+        """Those that the prompts must have."""
+
+    @property
+    def conditions(self) -> Any:
+        """Pairs of a Condition and an Intervention, of what each kind needs."""
+
+
+def intervention_of(config: InterveneConfig) -> Sweepable:
+    """Raises ConfigError."""
+    found: Sweepable = build(config.intervention, Sweepable, tuple(config.plugins), "intervention")  # type: ignore[type-abstract]
+    return found
+
+
+def check_intervene(config: InterveneConfig) -> None:
+    """Raises ConfigError."""
+    config.report.check_followed(*FIGURES)
+    refuse_two(config, "intervene")
+    kind, settings = intervention_of(config), config.intervene
+    for name, least in (("pictures", 1), ("least", 2), ("seed", 0)):
+        if (value := getattr(settings, name)) is not None and value < least:
+            raise ConfigError(f"intervene.{name}={value} must be {least} or more")
+    if config.extract.answers is None:
+        raise ConfigError(
+            "extract.answers=null names no answer, and effects are told of the model's answers; give a word for each "
+            "label, such as extract.answers=[Yes,No]"
+        )
+    if isinstance(kind, Knockout) and config.model.attn not in MASKED:
+        raise ConfigError(
+            f"model.attn={config.model.attn} cannot be told of single edges between tokens; take one of: "
+            f"{', '.join(MASKED)}"
+        )
+    _check_layers(config)
+    if config.probe_run is not None and not (Path(config.probe_run).expanduser() / "scores.csv").is_file():
+        raise ConfigError(f"probe_run={config.probe_run} holds no scores.csv; name the folder of a run of one task")
+
+
+def _check_layers(config: InterveneConfig) -> None:
+    towers = config.layers.towers
+    if towers is not None and "lm" not in towers:
+        raise ConfigError(
+            f"layers.towers={towers} leaves out lm, the language model, whose layers alone are changed; add it"
+        )
+
+
+def check_model(kind: Sweepable, anatomy: Anatomy, parts: Sequence[str] = ("block",)) -> None:
+    """What a model is asked that it does not have, before its weights are read. Raises ConfigError."""
+    if isinstance(kind, Knockout):
+        kind.check(anatomy)
+    if IMAGE in kind.spans and anatomy.crossed:
+        raise ConfigError(
+            f"the span '{IMAGE}' of intervention={kind.name} does not exist: this language model attends to pictures "
+            "from outside and holds no token of theirs; take another span, or another model"
+        )
+    for part in parts:
+        if part in INSIDE and part not in anatomy.inside.get("lm", ()):
+            raise ConfigError(f"layers.parts names {part}, and no block of the language model has a separate one")
