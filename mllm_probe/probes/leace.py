@@ -126,7 +126,7 @@ def _eraser(
     inner: np.ndarray,
     facts: Mapping[str, float],
 ) -> Eraser:
-    """Of Sigma_zx and B' [K, D]; `inner` [K, K] is the covariance of the labels' best prediction, for the least edit."""
+    """Of Sigma_zx and B' [K, D]; `inner` [K, K]: the covariance of the labels' best prediction, for the least edit."""
     eraser = Eraser(mean, shared, np.linalg.pinv(slopes @ shared.T, rcond=RANK) @ slopes)
     edit = _edit(data, train, eraser)
     least = float(np.trace(shared.T @ np.linalg.pinv(inner, rcond=RANK) @ shared))
