@@ -126,8 +126,7 @@ def _command(args: list[str]) -> tuple[str, list[str]]:
         print(_usage(args[: words - 1]))
         sys.exit(2 if len(args) < words else 0)
     hint = "; flags go after the command" if args[words - 1].startswith("-") else ""
-    allowed = ", ".join(_next_words(args[: words - 1]))
-    print(f"'{name}' is no command{hint}; choose one of: {allowed}", file=sys.stderr)
+    print(f"'{name}' is no command{hint}; choose one of: {', '.join(_next_words(args[: words - 1]))}", file=sys.stderr)
     sys.exit(2)
 
 

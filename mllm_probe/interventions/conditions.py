@@ -3,9 +3,18 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mllm_probe.errors import ConfigError
+from mllm_probe.errors import ConfigError, choices
 from mllm_probe.records.interventions import Condition
 from mllm_probe.records.sites import INSIDE, Anatomy, Site
+from mllm_probe.records.spans import LAST, STATEMENT
+
+READ_AT = {LAST: "last", STATEMENT: "tokens:text"}  # the position whose rows are the states of a span's tokens
+
+
+def check_read(span: str) -> None:
+    """Raises ConfigError for a span at whose tokens no direction is fitted."""
+    if span not in READ_AT:
+        raise ConfigError(f"intervention.span={span} is unknown; {choices(span, READ_AT)}")
 
 
 def changeable(sites: Iterable[Site]) -> tuple[Site, ...]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.interventions.spans import BEHIND, IMAGE, ends_of
 from mllm_probe.records.interventions import CUT, Condition, Intervention
 from mllm_probe.records.sites import Anatomy
+from mllm_probe.records.spans import BEHIND, IMAGE, ends_of
 
 ANCHORS = FIRST, LAST = "first", "last"
 ABOVE = "image->behind above"  # of a layer: nothing reads the picture in any higher block

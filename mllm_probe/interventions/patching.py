@@ -10,10 +10,10 @@ from typing import ClassVar, NamedTuple
 
 from mllm_probe.errors import ConfigError, DataError, choices
 from mllm_probe.interventions.conditions import at_site, changeable, check_sites
-from mllm_probe.interventions.spans import check_span
 from mllm_probe.records.interventions import REPLACE, Condition, Intervention
 from mllm_probe.records.samples import Examples, digest
 from mllm_probe.records.sites import Anatomy, Site
+from mllm_probe.records.spans import check_span
 
 DIRECTIONS = DENOISE, NOISE = "denoise", "noise"
 NO_OTHER = "their text is false of no other picture"

@@ -10,8 +10,8 @@ from mllm_probe.config.report import FIGURES
 from mllm_probe.config.run import refuse_two
 from mllm_probe.errors import ConfigError
 from mllm_probe.interventions.knockout import Knockout
-from mllm_probe.interventions.spans import IMAGE
 from mllm_probe.records.sites import INSIDE, Anatomy
+from mllm_probe.records.spans import IMAGE
 
 MASKED = ("eager", "sdpa")  # implementations of attention that take a mask of single edges
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.interventions.conditions import at_site, changeable, check_sites
-from mllm_probe.interventions.spans import READ_AT, check_read
+from mllm_probe.interventions.conditions import READ_AT, at_site, changeable, check_read, check_sites
 from mllm_probe.records.interventions import ADD, Condition, Intervention
 from mllm_probe.records.sites import Anatomy, Site
 

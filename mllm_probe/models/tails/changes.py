@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mllm_probe.models.prompts.prompt import Layout
-from mllm_probe.models.tails.spans import ALL, IMAGE, LAST, behind_from, tokens_of
 from mllm_probe.records.interventions import ADD, CUT, REPLACE, Intervention
+from mllm_probe.records.spans import ALL, IMAGE, LAST, behind_from, tokens_of
 
 HEADED = (IMAGE, ALL)  # spans with tokens in front of the text
 

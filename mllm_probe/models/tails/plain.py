@@ -19,10 +19,10 @@ from mllm_probe.models.tails.attention import Attend, plainly
 from mllm_probe.models.tails.blocks import Blocks
 from mllm_probe.models.tails.changes import Masks, applies, change, edges_of
 from mllm_probe.models.tails.outcome import AnswerReader
-from mllm_probe.models.tails.spans import behind_from
 from mllm_probe.records.interventions import CUT, REPLACE, Intervention, Outcomes, Pass
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Site
+from mllm_probe.records.spans import behind_from
 
 MASKABLE = "sdpa"
 PASS_TOKENS = 2_048

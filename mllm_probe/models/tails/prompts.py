@@ -18,8 +18,8 @@ from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.prompts.collate import PER_TOKEN
 from mllm_probe.models.prompts.picture_tags import POSITION_MASK
 from mllm_probe.models.prompts.prompt import Layout
-from mllm_probe.models.tails.spans import behind_from
 from mllm_probe.records.samples import Sample
+from mllm_probe.records.spans import behind_from
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import pytest
 
 from mllm_probe.errors import ConfigError, SpanError
-from mllm_probe.interventions.spans import SPANS, check_read, check_span, ends_of, tokens_of
 from mllm_probe.models.prompts.prompt import Layout, Tail
 from mllm_probe.records.samples import Sample
+from mllm_probe.records.spans import SPANS, check_span, ends_of, tokens_of
 
 TEXT = "a red cat. Is this right?"  # 25 letters
 WORDS = ((0, 1), (1, 5), (5, 9), (9, 10), (10, 13), (13, 18), (18, 25))
@@ -71,5 +71,3 @@ def test_edges_are_read_and_what_no_prompt_has_is_refused_with_the_spans_there_a
         assert str(error.value).startswith(said)
     for span in (*SPANS, "mark:caption"):
         check_span(span, "x")
-    with pytest.raises(ConfigError, match="intervention.span=image is unknown; choose one of: last, statement"):
-        check_read("image")

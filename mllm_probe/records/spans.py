@@ -1,7 +1,8 @@
-"""Which tokens of a prompt a span names. Knows no model and no label.
+"""Spans, stretches of a prompt with a name, and which tokens they are.
 
-`image`, `statement`, `template` and `last` share no token, and together they are all tokens from the first of the
-picture on, for a prompt with one picture; `behind` is what of them lies behind the picture.
+`image`: the tokens of pictures; `behind`: all behind the last of them; `last`: the last token; `statement`: those of
+the sample's own text but `last`; `template`: the others behind the pictures; `all`; `mark:NAME`: a stretch of the text
+that the task has marked, such as the caption. So `image`, `statement`, `template` and `last` share no token.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from mllm_probe.records.samples import Sample
 
 SPANS = IMAGE, STATEMENT, TEMPLATE, LAST, BEHIND, ALL = "image", "statement", "template", "last", "behind", "all"
 OBJECTS = ("object", "rest")  # patches inside the boxes of the object that a statement is about, and the others
-READ_AT = {LAST: "last", STATEMENT: "tokens:text"}  # the position whose rows are the states of a span's tokens
 MARK = "mark:"
 ARROW = "->"
 
@@ -44,12 +44,6 @@ def check_span(span: str, setting: str) -> None:
         raise ConfigError(f"{setting} names the span '{span}', which is unknown; {choices(span, _allowed())}")
 
 
-def check_read(span: str) -> None:
-    """Raises ConfigError for a span at whose tokens no direction is fitted."""
-    if span not in READ_AT:
-        raise ConfigError(f"intervention.span={span} is unknown; {choices(span, READ_AT)}")
-
-
 def ends_of(edge: str, setting: str) -> tuple[str, str]:
     """Of an edge `A->B` the span of the keys and that of the queries: B may not read A. Raises ConfigError."""
     source, arrow, span = (part.strip() for part in edge.partition(ARROW))
@@ -71,9 +65,14 @@ def tokens_of(layout: Expanded, span: str) -> list[int]:
     return found
 
 
+def behind_from(layout: Expanded) -> int:
+    """The first token behind the last one of a picture; 0 where no token stands for a picture."""
+    return layout.image[-1] + 1 if len(layout.image) else 0
+
+
 def _tokens(layout: Expanded, span: str) -> list[int]:
     length = len(layout.ids)
-    behind = range(layout.image[-1] + 1 if len(layout.image) else 0, length)
+    behind = range(behind_from(layout), length)
     if span == IMAGE:
         return list(layout.image)
     if span == LAST:
