@@ -9,7 +9,8 @@ from pathlib import Path
 from mllm_probe.config.report import ReportSettings, check_size
 from mllm_probe.config.verbosity import name_folder
 from mllm_probe.errors import ConfigError
-from mllm_probe.files.paths import ComparisonPaths, OutputPaths
+from mllm_probe.files.comparison_paths import ComparisonPaths
+from mllm_probe.files.paths import OutputPaths
 
 ABOUT = """Finished runs side by side: compare.csv with all their scores; for each task with several runs a figure with
 a line a run, and in ranking.csv every run at its best layer on validation, and paired differences; for several

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mllm_probe.comparison.finished import FinishedRun
-from mllm_probe.files.paths import ComparisonPaths
+from mllm_probe.files.comparison_paths import ComparisonPaths
 from mllm_probe.files.readback import cell
 from mllm_probe.files.store_paths import replacing
 from mllm_probe.results.score_file import COLUMNS, load_scores

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from mllm_probe.files.comparison_paths import ComparisonPaths
 from mllm_probe.files.store_paths import (
     DIGESTS,
     CachePaths,
@@ -12,7 +13,6 @@ from mllm_probe.files.store_paths import (
     PartPaths,
     TrainingPaths,
     VectorPaths,
-    plain_name,
 )
 
 
@@ -177,6 +177,21 @@ class RunPaths:
         return self.root / f"fidelity.{kind}"
 
     @property
+    def effects(self) -> Path:
+        return self.root / "effects.csv"
+
+    @property
+    def outcomes(self) -> Path:
+        """Of interventions, statement by statement."""
+        return self.root / "effects.safetensors"
+
+    def changes(self, kind: str) -> Path:
+        return self.root / f"effects.{kind}"
+
+    def read_and_used(self, kind: str) -> Path:
+        return self.root / f"read_and_used.{kind}"
+
+    @property
     def alignment(self) -> Path:
         """Rows as in scores.csv, of another experiment."""
         return self.root / "alignment.csv"
@@ -248,30 +263,6 @@ class RunPaths:
 
     def recalls(self, kind: str) -> Path:
         return self.root / f"recall.{kind}"
-
-
-@dataclass(frozen=True)
-class ComparisonPaths:
-    """The files of several runs side by side."""
-
-    root: Path
-
-    def scores(self, kind: str) -> Path:
-        return self.root / f"compare.{kind}"
-
-    @property
-    def ranking(self) -> Path:
-        return self.root / "ranking.csv"
-
-    def figure(self, task: str, kind: str) -> Path:
-        return self.root / f"{plain_name(task)}.{kind}"
-
-    def tasks(self, kind: str) -> Path:
-        return self.root / f"all_tasks.{kind}"
-
-    @property
-    def page(self) -> Path:
-        return self.root / "report.html"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from mllm_probe.comparison.finished import FinishedRun
 from mllm_probe.comparison.ranking import Rank
 from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.errors import count
-from mllm_probe.files.paths import ComparisonPaths
+from mllm_probe.files.comparison_paths import ComparisonPaths
 from mllm_probe.records import units
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.score import ALPHA
