@@ -155,7 +155,10 @@ def save_sweep(path: Path, sweep: Sweep) -> None:
     if sweep.slopes is not None:
         arrays["slope"] = np.asarray(sweep.slopes.values, np.float32)
     slopes = sweep.slopes.conditions if sweep.slopes else ()
-    told = {"conditions": [asdict(one) for one in sweep.conditions], "slope_conditions": [asdict(one) for one in slopes]}
+    told = {
+        "conditions": [asdict(one) for one in sweep.conditions],
+        "slope_conditions": [asdict(one) for one in slopes],
+    }
     told |= {"uids": list(sweep.uids), "groups": names.tolist()}
     with replacing(path) as part:
         save_file(

@@ -245,24 +245,26 @@ def handed_on(groups: np.ndarray, order: np.ndarray, rng: np.random.Generator) -
 
 @dataclass(frozen=True)
 class Flips:
-    """Two-sided p of each difference [K], and p adjusted over all of them."""
+    """p of each difference [K], and p adjusted over all of them."""
 
     p: np.ndarray
     p_adjusted: np.ndarray
 
 
-def max_t_flips(sums: np.ndarray, permutations: int = 9999, seed: int = 0) -> Flips:
+def max_t_flips(sums: np.ndarray, permutations: int = 9999, seed: int = 0, greater: bool = False) -> Flips:
     """Step-down max-T (Westfall and Young 1993) of differences summed by picture [K, G].
 
     Where the arms are exchangeable, a picture's differences change their sign together in all layers with even chance,
     so what layers have in common stays in the null. The statistic is |sum| over its deviation under flips, the root of
     the sum of squares; p = (1 + #{flipped >= observed}) / (B + 1), over all patterns where few pictures differ.
-    A layer without any difference gets p = 1.
+    A layer without any difference gets p = 1. `greater`: one-sided, for a sum above 0, with the sum itself in place of
+    its size.
     """
     scale = np.linalg.norm(sums, axis=1, keepdims=True)
     unit = sums / np.where(scale > 0, scale, 1)
     unit = unit[:, np.any(unit != 0, axis=0)]
-    return Flips(*step_down(np.abs(signs(unit.shape[1], permutations, seed) @ unit.T)))
+    flipped = signs(unit.shape[1], permutations, seed) @ unit.T
+    return Flips(*step_down(flipped if greater else np.abs(flipped)))
 
 
 def signs(pictures: int, permutations: int, seed: int) -> np.ndarray:
