@@ -18,9 +18,9 @@ class Unit:
 
 PERCENT, PLAIN, NATS = Unit(100, 1, " %", " points"), Unit(1, 3, "", ""), Unit(1, 3, " nats", " nats")
 UNITS = dict.fromkeys(("accuracy", "balanced_accuracy", "f1", "ece", "yes_rate", "recall"), PERCENT) | {"nll": NATS}
-UNITS |= dict.fromkeys(("margin", "d", "kl"), NATS) | dict.fromkeys(("flips", "restored"), PERCENT)  # of interventions
-UNITS |= {"p_change": Unit(1, 1, " %", " %"), "accuracy_loss": Unit(100, 1, " points", " points")}
-UNITS |= {"slope": Unit(1, 3, " nats a unit", " nats a unit")}
+UNITS |= dict.fromkeys(("margin", "d", "kl"), NATS) | {"flips": PERCENT}  # of interventions, with
+UNITS |= {"restored": Unit(100, 1, " %", " %"), "accuracy_loss": Unit(100, 1, " points", " points")}  # what has no ends
+UNITS |= {"p_change": Unit(1, 1, " %", " %"), "slope": Unit(1, 3, " nats a unit", " nats a unit")}
 NAMES = {
     "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy",
@@ -32,11 +32,11 @@ NAMES = {
     "mae": "mean absolute error",
     "yes_rate": "share of yes",
     "spearman": "Spearman's rank correlation",
-    "margin": "margin of the right answer",
-    "p_change": "probability of the answer",
+    "margin": "change of the right answer's margin",
+    "p_change": "change of the answer's probability",
     "flips": "answers that change",
     "restored": "difference restored",
-    "d": "log-odds of the answer",
+    "d": "change of the answer's log-odds",
     "kl": "divergence of other tokens",
     "accuracy_loss": "answers lost",
 }

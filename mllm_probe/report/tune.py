@@ -11,8 +11,8 @@ from mllm_probe.files.seals import NUMBER, SEALS
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.training import draw_losses, loss_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
+from mllm_probe.report.tables.held_out import SAID, held_out_said
 from mllm_probe.report.terminal.progress import both, end
-from mllm_probe.report.terminal.tune import SAID, held_out_said
 from mllm_probe.results.training import DRAWN, load_losses
 
 if TYPE_CHECKING:

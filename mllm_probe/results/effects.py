@@ -14,7 +14,7 @@ import numpy as np
 
 from mllm_probe.errors import DataError
 from mllm_probe.files.readback import REPEAT, columns, damaged, lines_of, read_table, save_table
-from mllm_probe.files.seals import check_sealed
+from mllm_probe.files.seals import NUMBER, check_sealed
 from mllm_probe.files.store_paths import replacing
 from mllm_probe.records.interventions import Condition
 
@@ -75,6 +75,13 @@ class Effect:
     family: str = ""
 
 
+FACT = {**dict.fromkeys(("metric", "what", "direction", "largest", "sentence"), str), "shown": bool, "depths": [NUMBER]}
+SUMMARY: dict[str, Any] = {  # what is read of summary.json, all of which may lack
+    **{name: [str] for name in ("shown", "not_shown", "probe_run")},
+    **dict.fromkeys(("measured", "read", "answered_rightly", "tests"), int),
+    "effects": [FACT],
+    "statements": [{**dict.fromkeys(("name", "verdict", "claim", "sentence"), str), "numbers": dict}],
+}
 COLUMNS = columns(Effect)
 TEXTS = tuple(field.name for field in fields(Effect) if field.type is str)
 NUMBERS = tuple(name for name in COLUMNS if name not in TEXTS)
@@ -203,7 +210,11 @@ def _sweep(told: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Sweep:
         np.asarray(told["groups"], str)[arrays["group"]],
         arrays["labels"].astype(int),
         arrays["kept"].astype(bool),
-        *(arrays[name] for name in FLOATS),
+        clean_d=arrays["clean_d"],
+        clean_p=arrays["clean_p"],
+        d=arrays["d"],
+        p=arrays["p"],
+        kl=arrays["kl"],
         other_d=arrays.get("other_d"),
         slopes=Slopes(slopes, arrays["slope"]) if slopes else None,
     )

@@ -194,7 +194,7 @@ def _sentence(row: Effect, place: str, first: str | None, among: str) -> str:
         said = f"no {where} {DOES_NOT[row.metric].format(control)}"
         return f"{named}: {said}; the largest effect is at {place}, which {does}{beside}"
     act = ACTS[row.kind].format(place=place, first=row.first, last=row.last)
-    return f"{named}: {act} {does}{beside}; first beyond that at {first}, largest at {_one_of(among)} (95 %)"
+    return f"{named}: {act} {does}{beside}; first shown at {first}, largest at {_one_of(among)} (95 %)"
 
 
 def _one_of(among: str) -> str:

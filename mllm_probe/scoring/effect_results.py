@@ -12,6 +12,7 @@ from mllm_probe.results.effects import KNOCKOUT, save_effects, save_sweep
 from mllm_probe.scoring.effect_facts import facts, summarised
 from mllm_probe.scoring.effects import Scored
 from mllm_probe.scoring.read_and_used import probe_side, read_and_used
+from mllm_probe.scoring.summary import below
 
 
 def save_results(paths: RunPaths, scored: Scored, probe_run: Path | None, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def save_results(paths: RunPaths, scored: Scored, probe_run: Path | None, more: 
     """
     told: dict[str, Any] = {**scored.named, **summarised(scored), **more}
     if probe_run is not None:
-        told["probe_run"] = str(probe_run)
+        told["probe_run"] = [str(probe_run), below(paths.root, probe_run)]  # should one of the folders move
         if scored.sweep.kind == KNOCKOUT:
             told["statements"] = [asdict(read_and_used(list(facts(scored)), probe_side(probe_run)))]
     save_effects(paths.effects, scored.rows)

@@ -135,8 +135,9 @@ class Scored:
     def _row(self, one: Condition, control: str, value: float, between: Ends, k: int, **more: Any) -> Effect:
         site = Site.parse(one.site) if one.site else Site("lm", one.layer, "")
         low, high = (known(float(ends[k])) for ends in between)
+        named: dict[str, Any] = dict(self.named)
         return Effect(
-            **self.named,
+            **named,
             kind=one.kind,
             what=one.what,
             direction=one.direction,

@@ -49,6 +49,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = COLOURS
 POSITIONS = dict(zip(("last", "mean_text", "mean_image", "last_image", "mean_all"), COLOURS, strict=False))
 TASKS = {"entailment": BLUE, "objects": ORANGE, "count": GREEN, "pope": PINK}
+READ = "#332288"  # a probe beside what interventions change
 CHANCE, MODEL = "#8C8C8C", "#262626"  # what knows nothing; what the model itself says: zero-shot and the logit lens
 DASHES: dict[str, tuple[str, Any]] = {  # colour and dashes of the controls with layers of their own
     TEXT_ONLY: ("#882255", (0, (5, 2))),
@@ -73,6 +74,22 @@ SIDES = {  # a probe of `fidelity`: (fitted on the states of, read on the states
 STATES = {"relative_error": YELLOW, "fvu": SKY, "cosine": "#7F4CA5", "cka": "#999933"}
 ARMS = {"lg_ld": BLUE, "lg": ORANGE, "ld": GREEN, "base": MODEL, "permuted": OTHER_LABELS[PERMUTED]}
 LOSSES = {"loss": ARMS["lg_ld"], "lg": ARMS["lg"], "ld": ARMS["ld"]}
+EFFECTS = {  # of edges, of spans, of directions
+    "image->statement": BLUE,
+    "image->last": ORANGE,
+    "statement->last": GREEN,
+    "object->statement": PINK,
+    "rest->statement": YELLOW,
+    "image": BLUE,
+    "last": ORANGE,
+    "statement": GREEN,
+    "object": PINK,
+    "rest": YELLOW,
+    "class_mean": BLUE,
+    "weights": ORANGE,
+    "pattern": GREEN,
+    "leace": PINK,
+}
 SINGLE, OWN, ALONE = "one layer", "integration", "the final layer alone"
 WIDE, OTHER, SHOWN = "equal width, no other layers", "other layers", "another picture or model"
 FEATURES = {SINGLE: GREEN, OWN: BLUE, ALONE: CHANCE, WIDE: YELLOW, OTHER: SKY, SHOWN: "#CCCCCC"}
@@ -97,10 +114,10 @@ def without_title(figure: Any) -> None:
     figure.suptitle("").set_in_layout(False)
 
 
-def _coloured(names: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+def _coloured(names: Sequence[str], known: Mapping[str, str], colours: Sequence[str] = COLOURS) -> dict[str, str]:
     """{name: its colour}: the same for a known one whatever else there is, then those that are left, in order."""
     found = {name: known[name] for name in names if name in known}
-    left = [colour for colour in COLOURS if colour not in found.values()] or list(COLOURS)
+    left = [colour for colour in colours if colour not in found.values()] or list(colours)
     others = [name for name in names if name not in found]
     return found | {name: left[i % len(left)] for i, name in enumerate(others)}
 
@@ -124,6 +141,11 @@ def of_study(whole: str, local: str) -> tuple[str, str]:
 def of_arms(arms: Sequence[str]) -> dict[str, str]:
     """Of the trainings of a multirun."""
     return _coloured(arms, ARMS)
+
+
+def of_effects(names: Sequence[str]) -> dict[str, str]:
+    """Of what interventions change, known ones first."""
+    return _coloured(names, EFFECTS, (SKY, "#7F4CA5", "#999933", *COLOURS))
 
 
 def of_others(names: Sequence[str]) -> dict[str, str]:

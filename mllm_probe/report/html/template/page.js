@@ -8,8 +8,10 @@ function themed(layout) {
   const css = getComputedStyle(document.documentElement);
   const [ink, dim, grid, card] = ["--ink", "--dim", "--grid", "--card"].map((name) => css.getPropertyValue(name).trim());
   const axis = { gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true, fixedrange: narrow.matches };
+  const more = Object.keys(layout).filter((name) => /^[xy]axis\d/.test(name));
   return {
     ...layout,
+    ...Object.fromEntries(more.map((name) => [name, { ...axis, ...layout[name] }])),
     xaxis: { ...axis, showgrid: false, ...layout.xaxis },
     yaxis: { ...axis, ...layout.yaxis },
     font: { color: ink, family: "system-ui, sans-serif", size: 13 },

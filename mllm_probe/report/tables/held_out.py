@@ -1,4 +1,4 @@
-"""What `tune` ends with: a curve of the losses, one line, and its page. Fits nothing."""
+"""What `tune` ends with: a sentence on the captions that were held out. Fits nothing."""
 
 from collections.abc import Mapping
 from typing import Any

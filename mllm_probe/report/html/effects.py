@@ -1,0 +1,80 @@
+"""report.html of `intervene`, from its own files: what was shown, every metric by layer, and read beside used."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.report.figures.effects import ProbeCurve
+from mllm_probe.report.figures.style import CHANCE, READ, of_effects
+from mllm_probe.report.html.charts import Chart, depth_chart, site_chart
+from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
+from mllm_probe.report.tables.effects import CONTROLS, Line, band, lines, metrics, scaled, sentences
+from mllm_probe.report.terminal.effects import effect_view
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+APART = 0.06  # of the height of a chart, between its two halves
+
+
+def effects_page(
+    paths: RunPaths, table: "pd.DataFrame", summary: Mapping[str, Any], curve: ProbeCurve | None = None
+) -> None:
+    """In words first; then the figure of read and used where a probe run is given, and the layers."""
+    first = table.iloc[0]
+    parts = [Part("What was shown", list(sentences(summary)))]
+    if curve is not None:
+        charts = [_read_and_used(table, curve)]
+        parts.append(Part("Read and used", (), charts, picture_uri(paths.read_and_used("png"))))
+    shown = [_chart(table, metric) for metric in metrics(table)]
+    views = [effect_view(table, metric) for metric in metrics(table)]
+    parts.append(Part("Layer by layer", (), shown, picture_uri(paths.changes("png")), views))
+    title = f"{first.model} ({first.quantization}): {first.kind}, {first.task}"
+    about = [f"{first.n} statements of {first.n_groups} pictures of {first.dataset}" + _right(first, summary)]
+    write_other(paths.page, "mllm-probe intervene", title, about, parts, known_command(paths))
+
+
+def _right(first: Any, summary: Mapping[str, Any]) -> str:
+    """How many of all statements are answered rightly, where only those are read."""
+    if first.subset != "correct" or "measured" not in summary:
+        return ""
+    return f", those of {summary['measured']} that the model answers rightly without intervention"
+
+
+def _chart(table: "pd.DataFrame", metric: str) -> Chart:
+    return site_chart(metric.replace("_", " "), list(_drawn(table, metric)))
+
+
+def _drawn(table: "pd.DataFrame", metric: str) -> Iterator[tuple[str, "pd.DataFrame", str, str]]:
+    """The lines of a metric and their controls, each at the site in the middle of what is changed."""
+    found = lines(table, metric)
+    colour = of_effects(list(dict.fromkeys(line.what for line in found)))
+    for line in found:
+        yield line.label, _placed(line, metric), colour[line.what], "dash" if line.way == "noise" else "solid"
+    around = band(table, metric)
+    if len(around):
+        first = found[0].rows.iloc[0]
+        same = {"site": [f"lm.{layer:02d}" for layer in around.layer], "n": first.n, "n_groups": first.n_groups}
+        rows = around.assign(value=(around.low + around.high) / 2, tower="lm", part="block", metric=metric, **same)
+        yield CONTROLS.get(str(table.kind.iloc[0]), "control"), scaled(rows, metric), CHANCE, "dot"
+
+
+def _placed(line: Line, metric: str) -> "pd.DataFrame":
+    rows = scaled(line.rows, metric)
+    sites = [row.site or f"lm.{row.layer:02d}" for row in rows.itertuples()]
+    return rows.assign(site=sites, part=rows.part.replace("", "block"))
+
+
+def _read_and_used(table: "pd.DataFrame", curve: ProbeCurve) -> Chart:
+    """Two halves over one axis of depth, the probe's above."""
+    metric = metrics(table)[0]
+    above = depth_chart("read and used", [(f"probe at {curve.position}", curve.scores, curve.position, READ)])
+    below = _chart(table, metric)
+    depth = {f"lm.{row.layer:02d}": row.depth for row in table.itertuples()}
+    moved = [{**one, "x": [depth[site.split(".norm")[0]] for site in one["x"]], "yaxis": "y2"} for one in below["data"]]
+    halves = {
+        "yaxis": above["layout"]["yaxis"] | {"domain": [0.5 + APART / 2, 1]},
+        "yaxis2": below["layout"]["yaxis"] | {"domain": [0, 0.5 - APART / 2]},
+    }
+    layout = above["layout"] | halves | {"xaxis": above["layout"]["xaxis"] | {"anchor": "y2"}}
+    return {"name": "read and used", "data": [*above["data"], *moved], "layout": layout}

@@ -1,0 +1,50 @@
+"""What `intervene` ends with: a table of its headline metric, and in words what was shown and what was not."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mllm_probe.records import units
+from mllm_probe.records.score import ALPHA
+from mllm_probe.report.tables.effects import caption, headed, lines, metrics, place, sentences
+from mllm_probe.report.terminal.printing import escaped, framed, say
+from mllm_probe.results.selection import many_of
+from mllm_probe.scoring.alarms import few_groups
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def print_effects(table: "pd.DataFrame", summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """The headline metric at every layer, then the sentences of summary.json."""
+    say(console, effect_view(table, metrics(table)[0]), *sentences(summary))
+    if few := few_groups(int(table.n_groups.max()), many_of(table)):
+        say(console, few)
+
+
+def effect_view(table: "pd.DataFrame", metric: str) -> Table:
+    """A row a layer, a column an edge, span or direction."""
+    found = lines(escaped(table), metric)
+    first = escaped(table).iloc[0]
+    cells: dict[str, dict[str, str]] = {}
+    for line in found:
+        for row in line.rows.itertuples():
+            cells.setdefault(place(row), {})[line.label] = _cell(row, metric)
+    view = framed(
+        f"{first.model}, {first.task}: {first.kind}, {headed(table, metric)}",
+        ["blocks" if (table.last > table.first).any() else "layer"],
+        [line.label for line in found],
+        fold_numbers=True,
+        caption=caption(table, metric),
+        collapse_padding=True,
+    )
+    for name, row in cells.items():
+        view.add_row(name, *(row.get(line.label, "") for line in found))
+    return view
+
+
+def _cell(row: Any, metric: str) -> str:
+    star = "*" if row.p_max_t == row.p_max_t and row.p_max_t <= ALPHA else ""
+    return "" if row.value != row.value else f"{units.number(row.value, metric, sign=True)}{star}"
