@@ -162,7 +162,7 @@ def save_sweep(path: Path, sweep: Sweep) -> None:
     if sweep.slopes is not None:
         arrays["slope"] = np.asarray(sweep.slopes.values, np.float32)
     slopes = sweep.slopes.conditions if sweep.slopes else ()
-    told = {
+    told: dict[str, list[Any]] = {
         "conditions": [asdict(one) for one in sweep.conditions],
         "slope_conditions": [asdict(one) for one in slopes],
     }

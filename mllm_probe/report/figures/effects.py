@@ -1,5 +1,5 @@
-"""effects.png and effects.pdf: what interventions change, layer by layer. read_and_used.png and .pdf: the same below the
-curve of a probe of the same model, on one axis of depth.
+"""effects.png and effects.pdf: what interventions change, layer by layer. read_and_used.png and .pdf: the same, below
+the curve of a probe of the same model, on one axis of depth.
 
 Reads tables only.
 """
@@ -14,8 +14,8 @@ from mllm_probe.config.report import DEFAULT, ReportSettings
 from mllm_probe.records.score import ALPHA
 from mllm_probe.report.figures.layers import PART_MARKS, held_out, legend_below
 from mllm_probe.report.figures.saving import save
-from mllm_probe.report.figures.style import CHANCE, COLUMN, READ, STYLES, Style, of_effects
-from mllm_probe.report.tables.effects import CONTROLS, Line, band, headed, lines, metrics, scaled
+from mllm_probe.report.figures.style import CHANCE, COLUMN, READ, STYLES, Style, of_effects, wrapped
+from mllm_probe.report.tables.effects import CONTROLS, Line, band, headed, lines, metrics, of_window, scaled
 from mllm_probe.results.selection import blocks, headline, real
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def draw_effects(table: "pd.DataFrame", paths: Sequence[Path], settings: ReportS
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for panel, metric in zip(panels, names, strict=True):
         _draw_metric(panel, table, metric, "layer", look)
-        panel.set_xlabel(f"layer{_of_window(table)}", fontsize=look.text)
+        panel.set_xlabel(f"layer{of_window(table)}", fontsize=look.text)
     first = table.iloc[0]
     said = f"{KINDS[first.kind]}, layer by layer: {first.model} ({first.quantization}), {first.task} on {first.dataset}"
     figure.suptitle(said, fontsize=look.title)
@@ -98,7 +98,8 @@ def draw_read_and_used(
     own = of_effects([line.what for line in lines(table, metric)])
     shown = [one for one in facts if one["metric"] == metric and one["shown"] and one["what"] in own]
     _bars(below, [([min(one["depths"]), max(one["depths"])], own[one["what"]]) for one in shown])
-    below.set_xlabel(f"relative depth in the language model{_of_window(table)}", fontsize=look.text)
+    said = f"relative depth in the language model{of_window(table)}"
+    below.set_xlabel(wrapped(said, figure.get_figwidth() - 0.8, look.text), fontsize=look.text)
     for panel, name in ((above, "read"), (below, "used")):
         panel.set_title(name, fontsize=look.text, loc="left")
         _plain(panel, look)
@@ -106,10 +107,6 @@ def draw_read_and_used(
     figure.suptitle(f"Read and used: {first.model} ({first.quantization}), {first.task}", fontsize=look.title)
     legend_below(figure, [above, below], width=look.entry, size=look.small if look.paper else 9)
     return save(figure, paths, settings)
-
-
-def _of_window(table: "pd.DataFrame") -> str:
-    return " (middle of the window)" if (table.last > table.first).any() else ""
 
 
 def _draw_metric(panel: Any, table: "pd.DataFrame", metric: str, x: str, look: Style) -> None:

@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.files.paths import RunPaths
+from mllm_probe.records import units
 from mllm_probe.report.figures.effects import ProbeCurve
 from mllm_probe.report.figures.style import CHANCE, READ, of_effects
-from mllm_probe.report.html.charts import Chart, depth_chart, site_chart
+from mllm_probe.report.html.charts import Chart, depth_chart, shown_as, site_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
-from mllm_probe.report.tables.effects import CONTROLS, Line, band, lines, metrics, scaled, sentences
+from mllm_probe.report.tables.effects import CONTROLS, Line, band, headed, lines, metrics, of_window, scaled, sentences
 from mllm_probe.report.terminal.effects import effect_view
+from mllm_probe.results.effects import CORRECT, PATCHING
+from mllm_probe.results.selection import headline_metric, many_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,19 +33,23 @@ def effects_page(
     views = [effect_view(table, metric) for metric in metrics(table)]
     parts.append(Part("Layer by layer", (), shown, picture_uri(paths.changes("png")), views))
     title = f"{first.model} ({first.quantization}): {first.kind}, {first.task}"
-    about = [f"{first.n} statements of {first.n_groups} pictures of {first.dataset}" + _right(first, summary)]
+    what = "pairs" if first.kind == PATCHING else "statements"
+    about = [f"{first.n} {what} about {first.n_groups} {many_of(table)} of {first.dataset}{_right(first, summary)}"]
     write_other(paths.page, "mllm-probe intervene", title, about, parts, known_command(paths))
 
 
 def _right(first: Any, summary: Mapping[str, Any]) -> str:
     """How many of all statements are answered rightly, where only those are read."""
-    if first.subset != "correct" or "measured" not in summary:
+    if first.subset != CORRECT or "measured" not in summary:
         return ""
     return f", those of {summary['measured']} that the model answers rightly without intervention"
 
 
 def _chart(table: "pd.DataFrame", metric: str) -> Chart:
-    return site_chart(metric.replace("_", " "), list(_drawn(table, metric)))
+    found = site_chart(metric.replace("_", " "), list(_drawn(table, metric)))
+    found["layout"]["yaxis"]["title"] = {"text": shown_as(headed(table, metric))}
+    found["layout"]["xaxis"]["title"] = {"text": f"layer{of_window(table)}"}
+    return found
 
 
 def _drawn(table: "pd.DataFrame", metric: str) -> Iterator[tuple[str, "pd.DataFrame", str, str]]:
@@ -72,9 +79,11 @@ def _read_and_used(table: "pd.DataFrame", curve: ProbeCurve) -> Chart:
     below = _chart(table, metric)
     depth = {f"lm.{row.layer:02d}": row.depth for row in table.itertuples()}
     moved = [{**one, "x": [depth[site.split(".norm")[0]] for site in one["x"]], "yaxis": "y2"} for one in below["data"]]
+    read, used = ({"title": {"text": shown_as(name)}} for name in (units.named(headline_metric(curve.scores)), metric))
     halves = {
-        "yaxis": above["layout"]["yaxis"] | {"domain": [0.5 + APART / 2, 1]},
-        "yaxis2": below["layout"]["yaxis"] | {"domain": [0, 0.5 - APART / 2]},
+        "yaxis": above["layout"]["yaxis"] | read | {"domain": [0.5 + APART / 2, 1]},
+        "yaxis2": below["layout"]["yaxis"] | used | {"domain": [0, 0.5 - APART / 2]},
     }
-    layout = above["layout"] | halves | {"xaxis": above["layout"]["xaxis"] | {"anchor": "y2"}}
+    title = {"text": f"{above['layout']['xaxis']['title']['text']}{of_window(table)}"}
+    layout = above["layout"] | halves | {"xaxis": {"title": title, "anchor": "y2"}}
     return {"name": "read and used", "data": [*above["data"], *moved], "layout": layout}

@@ -65,6 +65,11 @@ def headed(table: "pd.DataFrame", metric: str) -> str:
     return units.headed(metric) + (f", strength {strength:g}" if strength == strength else "")
 
 
+def of_window(table: "pd.DataFrame") -> str:
+    """What is said behind the name of an axis, where a layer stands for several blocks."""
+    return " (middle of the window)" if (table["last"] > table["first"]).any() else ""
+
+
 def place(row: Any) -> str:
     """What is changed: a site without its part, which the label has, or the blocks of a window."""
     return f"{row.first} to {row.last}" if row.last > row.first else f"lm.{row.layer:02d}"

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA
-from mllm_probe.report.tables.effects import caption, headed, lines, metrics, place, sentences
+from mllm_probe.report.tables.effects import caption, headed, lines, metrics, of_window, place, sentences
 from mllm_probe.report.terminal.printing import escaped, framed, say
 from mllm_probe.results.selection import many_of
 from mllm_probe.scoring.alarms import few_groups
@@ -34,7 +34,7 @@ def effect_view(table: "pd.DataFrame", metric: str) -> Table:
             cells.setdefault(place(row), {})[line.label] = _cell(row, metric)
     view = framed(
         f"{first.model}, {first.task}: {first.kind}, {headed(table, metric)}",
-        ["blocks" if (table.last > table.first).any() else "layer"],
+        ["blocks" if of_window(table) else "layer"],
         [line.label for line in found],
         fold_numbers=True,
         caption=caption(table, metric),

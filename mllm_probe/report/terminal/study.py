@@ -14,6 +14,10 @@ from mllm_probe.report.terminal.printing import screen
 
 Statement = Mapping[str, Any]
 QUESTION = "Do middle layers encode the whole picture better than the top, while single objects stay readable?"
+NEXT = (
+    "H4, that global meaning is read in the middle layers and used there, is tested by "
+    "mllm-probe intervene intervention=knockout probe_run=FOLDER, the folder of this study"
+)
 KINDS = "Global", "Local"
 ASKED = {"entailment": "does this caption describe this picture?", "objects": "is this object there?"}
 POOLED, MACRO = "over all decisions together", "as the mean over categories"
@@ -47,7 +51,7 @@ def headline_said(one: Mapping[str, Any]) -> str:
 
 
 def print_study(study: Mapping[str, Any], console: Console | None = None) -> None:
-    """The question, what each task scores, then what became of each hypothesis and why."""
+    """The question, what each task scores, then what became of each hypothesis and why, and what tests the next."""
     console, statements = console or screen(), study["statements"]
     console.print(f"[bold]{QUESTION}[/]", highlight=False)
     for one in study.get("headlines", ()):
@@ -56,3 +60,5 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
         mark = MARKS.get(one["verdict"], OPEN)
         console.print(Padding(f"{one['name']} {mark}: {escape(one['claim'])}", (0, 0, 0, 2)), highlight=False)
         console.print(Padding(f"[dim]{escape(one['sentence'])}[/]", (0, 0, 0, 5)), highlight=False)
+    if statements:
+        console.print(Padding(f"[dim]{escape(NEXT)}[/]", (0, 0, 0, 2)), highlight=False)

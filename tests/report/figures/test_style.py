@@ -21,6 +21,7 @@ from mllm_probe.report.figures import fidelity as precision
 from mllm_probe.report.figures import style
 from mllm_probe.report.figures.align import FLOORS as EXCHANGED
 from mllm_probe.report.figures.comparison import draw_comparison
+from mllm_probe.report.figures.effects import ProbeCurve, draw_effects, draw_read_and_used
 from mllm_probe.report.figures.geometry import draw_geometry
 from mllm_probe.report.figures.layers import layers_figure
 from mllm_probe.report.figures.study import study_figure
@@ -29,9 +30,12 @@ from mllm_probe.report.figures.training import draw_arms, draw_losses
 from mllm_probe.report.html.charts import layer_charts
 from mllm_probe.report.tables.findings import Reading
 from mllm_probe.results import training
+from mllm_probe.results.effects import load_effects, save_effects
 from mllm_probe.results.score_file import ScoreFile, load_scores, load_tests
+from mllm_probe.scoring.effects import Scored
 from tests.support.score_tables import HALF, LAYERS, PEAKED, PLATEAU, at, draw_layers, draw_study, score, write
 from tests.support.score_words import reading, table
+from tests.support.sweeps import NAMED, sweep_of, windows
 
 PAPER = ReportSettings(style="paper")
 VISION = {32: 24, 80: 48}  # blocks of the vision tower beside so many of the language model
@@ -100,6 +104,14 @@ def draw_both(folder: Path, layers: int, settings: ReportSettings = DEFAULT) -> 
     draw_study(whole, local, best, [folder / "a.png"], settings)
 
 
+def changed(folder: Path, layers: int) -> pd.DataFrame:
+    """Of a knockout of six edges."""
+    edges = ("image->statement", "image->last", "statement->last", "object->statement", "rest->statement", "image->all")
+    sweep = sweep_of(windows(edges, layers, draws=2), pictures=12, each=2)
+    save_effects(folder / "effects.csv", Scored(sweep, NAMED, permutations=99).rows)
+    return load_effects(folder / "effects.csv")
+
+
 Draw = Callable[[Path, int], None]
 DRAWS: Mapping[str, Draw] = {
     "layers": lambda folder, n: draw_layers(deep(folder / "a", n), [folder / "a.png"]),
@@ -111,6 +123,14 @@ DRAWS: Mapping[str, Draw] = {
         dict.fromkeys([(a, "last") for a in ("llava-1.5-7b, nf4", "qwen2.5-vl-7b, a longer label of a run")], "lm.05"),
         ["last"],
         [folder / "a.png"],
+    ),
+    "effects": lambda folder, n: draw_effects(changed(folder, n), [folder / "a.png"]),
+    "effects on paper": lambda folder, n: draw_effects(changed(folder, n), [folder / "a.png"], PAPER),
+    "read and used": lambda folder, n: draw_read_and_used(
+        changed(folder, n), ProbeCurve(deep(folder / "a", n), "last", ("lm.05", "lm.09")), [], [folder / "a.png"]
+    ),
+    "read and used on paper": lambda folder, n: draw_read_and_used(
+        changed(folder, n), ProbeCurve(deep(folder / "a", n), "last", ("lm.05", "lm.09")), [], [folder / "a.png"], PAPER
     ),
     "geometry": lambda folder, n: draw_geometry(relations(n), [folder / "a.png"]),
 }
