@@ -2,11 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mllm_probe.experiment.experiment import Experiment
+from mllm_probe.interventions.loop import in_parts
 from mllm_probe.interventions.proof import disproved
 from mllm_probe.records.protocols import Intervenable, Reporter
 from mllm_probe.records.samples import Sample
+from mllm_probe.records.sites import Key, Site
+
+if TYPE_CHECKING:
+    from mllm_probe.models.blueprint import Blueprint
 
 INT8 = "int8"
 PROVEN_ON = 4  # statements
@@ -35,7 +43,8 @@ def opener(
             reporter.note(remark)
         ids = blueprint.prompter.answers(words)
         tails, plain = Tails(model, blueprint, ids, device), Plain(model, blueprint, ids)
-        why = _why_plain(experiment, model.unshared(max(map(_longest(blueprint), samples))))
+        longest = int(blueprint.survey(samples, [Key(Site("lm"), "last")]).tokens.max())
+        why = _why_plain(experiment, model.unshared(longest))
         few = sorted(samples[:PROVEN_ON], key=lambda sample: sample.digests)
         if why := why or disproved(tails, plain, few, experiment.model.dtype):
             plain.plain = why
@@ -44,6 +53,21 @@ def opener(
         return tails
 
     return opened
+
+
+def lengths_of(blueprint: "Blueprint") -> Callable[[Sequence[Sample]], dict[str, int]]:
+    """{uid: tokens of its prompt}, by the processor, which makes as many of a picture as its size asks for."""
+
+    def lengths(samples: Sequence[Sample]) -> dict[str, int]:
+        from mllm_probe.models.tails.prompts import cut_prompts
+
+        found = {}
+        for part in in_parts(samples, "cpu"):
+            prompts = cut_prompts(blueprint, part, lambda inputs: np.zeros((1, *inputs["input_ids"].shape), np.int64))
+            found |= {layout.sample.uid: len(layout.ids) for layout in prompts.layouts}
+        return found
+
+    return lengths
 
 
 def _why_plain(experiment: Experiment, unshared: str | None) -> str:

@@ -31,7 +31,7 @@ PASS_TOKENS = 2_048
 class Plain:
     """An `Intervenable` by full passes; `plain` says why."""
 
-    def __init__(self, model: HFModel, blueprint: Blueprint, words: list[list[int]], why: str) -> None:
+    def __init__(self, model: HFModel, blueprint: Blueprint, words: list[list[int]], why: str = "") -> None:
         self.anatomy, self.plain = model.anatomy, why
         model.network.requires_grad_(False)
         self._model, self._blueprint = model, blueprint

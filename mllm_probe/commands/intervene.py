@@ -1,0 +1,71 @@
+"""`mllm-probe intervene`: is it used? Cut, patch, steer or erase, layer by layer, and see what the answers do."""
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mllm_probe.cache.claims import clear
+from mllm_probe.config.intervene import InterveneConfig
+from mllm_probe.experiment.experiment import Experiment
+from mllm_probe.experiment.fill import fill_all
+from mllm_probe.experiment.prepare import prepare
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.fitting.trials import Probing
+from mllm_probe.interventions.measuring import Measuring, measured
+from mllm_probe.interventions.opened import lengths_of, opener
+from mllm_probe.interventions.prompts import tested
+from mllm_probe.interventions.request import check_intervene, check_model, intervention_of
+from mllm_probe.models.loading.device import pick_device
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import digest
+from mllm_probe.report.effects import show_effects
+from mllm_probe.scoring.effect_results import save_results
+from mllm_probe.scoring.effects import Scored
+
+
+def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """The command: directions from training pictures where the kind needs them, then every condition on test pictures,
+    then effects.csv, figures and a table. Raises MllmProbeError."""
+    check_intervene(config)
+    kind, settings, started = intervention_of(config), config.intervene, time.monotonic()
+    config = replace(config, extract=replace(config.extract, positions=[getattr(kind, "position", "last")]))
+    experiment = prepare(
+        config, paths, reporter, early=lambda one, _: check_model(kind, one.anatomy, config.layers.parts)
+    )
+    probing = Probing(experiment)
+    asked = tested(experiment, probing, settings.pictures, settings.seed)
+    if hasattr(kind, "position"):
+        fill_all([experiment], [config], reporter)
+    own = Measuring(
+        experiment,
+        probing,
+        asked,
+        opener(experiment, asked.words, asked.samples, reporter),
+        lengths_of(experiment.blueprint),
+        pick_device(experiment.device),
+        settings.least,
+        settings.seed,
+        reporter,
+        places=[],
+    )
+    sweep, counts = measured(kind, own)
+    scored = Scored(sweep, _named(config, experiment), experiment.sweep.ci_level, experiment.sweep.draws)
+    more = {**counts, "words": asked.words, "seconds": round(time.monotonic() - started, 2)}
+    save_results(paths, scored, None if config.probe_run is None else Path(config.probe_run).expanduser(), more)
+    for place in own.places:
+        clear(place)
+    show_effects(paths, reporter, config.report)
+
+
+def _named(config: InterveneConfig, experiment: Experiment) -> dict[str, str]:
+    """What rows say of themselves, as those of scores.csv do."""
+    model = experiment.model
+    return {
+        "run": digest(experiment.run, config.intervention, asdict(config.intervene)),
+        "cache": experiment.identity.digest,
+        "model": model.label,
+        "revision": model.revision or "",
+        "quantization": f"{model.precision} ({model.dtype})",
+        "dataset": experiment.collection.name,
+        "task": experiment.task.name,
+    }
