@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Erasure:
     """The label is erased by LEACE from the states at the tokens of `span`, last or statement, after each layer.
 
-    The loss of right answers is compared with that of `random_draws` erasures of equal rank, each fitted alike on the
-    training pictures' labels shuffled.
+    The loss of right answers is compared with that of `random_draws` erasures of equal rank: each takes away one random
+    direction whole, drawn from the covariance of training states of one label.
     """
 
     span: str = "last"
@@ -46,11 +46,12 @@ class Erasure:
     def conditions(
         self, anatomy: Anatomy, erasers: Mapping[Site, "Erasers"]
     ) -> Iterator[tuple[Condition, Intervention]]:
-        """The erasure at every site, then its random draws. Raises ConfigError."""
+        """The erasure at every site, then its random draws; a site whose states are all equal is left out. Raises
+        ConfigError."""
         check_sites(list(erasers), anatomy)
         for site in changeable(erasers):
             each = (erasers[site].label, *erasers[site].random)
-            for draw, eraser in enumerate(each):
+            for draw, eraser in enumerate(each if erasers[site].random else ()):
                 more = {"control": "random", "draw": draw} if draw else {}
                 found = at_site(self.name, self.span, site, anatomy, **more)
                 yield found, Intervention(ERASE, self.span, site, payload=eraser)

@@ -31,8 +31,8 @@ class Steering:
     what the states do as its logit rises (Haufe et al. 2014), leace what LEACE reads to erase the label.
 
     States at the tokens of `span` move by each of `strengths` times the norm of the training states. The slope of the
-    answer is taken for all directions and for `random_draws` random ones of the states' own covariance, the null; those
-    of `in_full`, of which control_task is the control task's class_mean, are also run at every strength.
+    answer is taken for all directions and for the null, `random_draws` random ones of the covariance of states of one
+    label; those of `in_full`, of which control_task is the control task's class_mean, are also run at every strength.
     """
 
     directions: Sequence[str] = UNITS

@@ -1,15 +1,16 @@
 """Directions in the states of one site along which a label lies, their null, and erasers with theirs. Not a probe.
 
-All are made of training rows alone, in raw units and float64, and none needs a D x D matrix. Letters in shapes: n
-training rows (where a position has several, one for each token), D width, R random draws.
+All are made of training rows alone, in raw units and float64, and none but leace needs a D x D matrix. Letters in
+shapes: n training rows (where a position has several, one for each token), D width, R random draws.
 
 class_mean   mean of label 1 less that of label 0 (Marks and Tegmark 2023, arXiv 2310.06824, section 5)
 weights      w of the logistic probe for raw states: what is read
 pattern      Sigma w / (w' Sigma w), Sigma the covariance of all training rows: what the states do as the logit rises by
-             one (Haufe et al. 2014, doi 10.1016/j.neuroimage.2013.10.067, equation 6 for one output)
+             one (Haufe et al. 2014, doi 10.1016/j.neuroimage.2013.10.067, theorem 1)
 leace        Sigma^+ Sigma_xz, the rows' coordinate that LEACE takes away (see `leace`). What it takes it away along is
              Sigma_xz, which for two labels is class_mean but for its length
-random       X'z / |X'z|, z normal: the rows' own covariance and no label
+random       X'z / |X'z|, z normal with mean 0 in each class: the covariance of rows of one label. That of all rows
+             would be no null: where the label is most of what differs between rows, it gives that direction again
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.solving.class_means import Contrast
 from mllm_probe.probes.solving.standardised import Features
 from mllm_probe.records.problems import LayerData, Problem, check_problems
+
+ROUNDING = 1e-9  # of the rows' norm: sums of nothing else are no direction
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Directions:
 
 @dataclass(frozen=True)
 class Erasers:
-    """Of one site: that of the label, and those of labels shuffled among the rows."""
+    """Of one site: LEACE of the label, and the control, random directions taken away whole; none where the rows of a
+    class are all equal. Their fact `edit` is the mean squared change of a training row."""
 
     label: Eraser
     random: tuple[Eraser, ...]
@@ -69,38 +73,43 @@ def directions_of(
         "weights": weights,
         "leace": Leace().fit(data, problem).right[0],
     }
-    scale = float((_spread(features).square().sum() + features.mean.square().sum()).sqrt())
+    scale = _norm(features)
     units = {name: unit for name, vector in vectors.items() if (unit := _unit(vector)) is not None}
     told = None if own is None else _unit(_class_mean(features, own))
-    return Directions(units, scale, random_directions(data, problem.train, random_draws, seed), told, fit.facts)
+    return Directions(units, scale, random_directions(data, problem, random_draws, seed), told, fit.facts)
 
 
-def random_directions(data: LayerData, train: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Unit vectors [n, D]: sums of the centred rows `train` [N] bool with normal weights, so that before they are given
-    length 1 their covariance is that of the rows. The weights are those of `seed` whatever the site. Of rows that are
-    all equal there are none, [0, D]."""
-    features = Features(data, train)
+def random_directions(data: LayerData, problem: Problem, n: int, seed: int) -> np.ndarray:
+    """Unit vectors [n, D]: sums of the training rows with normal weights of mean 0 in each class, so that before they
+    are given length 1 their covariance is that within the classes. The weights are those of `seed` whatever the site.
+    Where all rows of a class are equal there are none, [0, D]."""
+    data, problem = _by_row(data, problem)
+    features, y = Features(data, problem.train), problem.y[problem.train]
     z = np.random.default_rng(seed).normal(size=(n, features.n))
+    for label in np.unique(y):
+        z[:, y == label] -= z[:, y == label].mean(axis=1, keepdims=True)
     drawn = features.back(torch.from_numpy(z).to(features.device)) * _spread(features)
     length = drawn.norm(dim=1, keepdim=True)
-    return (drawn / length)[length[:, 0] > 0].cpu().numpy()
+    return np.asarray((drawn / length)[length[:, 0] > ROUNDING * features.n**0.5 * _norm(features)].cpu())
 
 
 def erasers_of(
     data: LayerData, problem: Problem, random_draws: int = 10, seed: int = 0, leace: Leace | None = None
 ) -> Erasers:
-    """LEACE of the label, and of labels shuffled among the decisions of each split. Raises ProbeError.
+    """LEACE of the label, and the control: r(x) = x - u u'(x - mean) for each of the `random_directions` u.
 
-    The shuffled ones are the control: fitted alike, they take away as many directions, are exact on the same rows, and
-    their directions are drawn from the covariance of these; only what they take away is nobody's label. An orthogonal
-    projection on a random vector would be no such control: it is not of the least change, and takes away most of the
-    few columns of huge values that many models have. Draw by draw the shuffles are the same at every site.
+    The control takes away as many directions, out of the covariance of rows of one label, and nobody's label. LEACE of
+    shuffled labels would be a weak one: the less a label can be read, the less its erasure changes. Raises ProbeError.
     """
     check_problems(data, [problem], ("binary",), "erasure")
-    draws = [_shuffled(problem, np.random.default_rng([seed, draw])) for draw in range(random_draws)]
-    rows = _by_row(data, problem)[0]
-    label, *random = (leace or Leace()).fits(rows, [_by_row(data, one)[1] for one in (problem, *draws)])
-    return Erasers(label, tuple(random))
+    data, problem = _by_row(data, problem)
+    features = Features(data, problem.train)
+    units = random_directions(data, problem, random_draws, seed)
+    along = features.times(torch.from_numpy(units).to(features.device) * _spread(features))
+    edits = along.square().mean(1).tolist()
+    mean = features.mean.cpu().numpy()
+    random = (Eraser(mean, u[None], u[None], {"edit": edit}) for u, edit in zip(units, edits, strict=True))
+    return Erasers((leace or Leace()).fit(data, problem), tuple(random))
 
 
 def _by_row(data: LayerData, problem: Problem) -> tuple[LayerData, Problem]:
@@ -111,16 +120,14 @@ def _by_row(data: LayerData, problem: Problem) -> tuple[LayerData, Problem]:
     return replace(data, bounds=None, pairs=None, sides=None), replace(problem, y=y, train=train, val=val)
 
 
-def _shuffled(problem: Problem, rng: np.random.Generator) -> Problem:
-    y = problem.y.copy()
-    for rows in (problem.train, problem.val):
-        y[rows] = rng.permutation(y[rows])
-    return replace(problem, y=y)
-
-
 def _spread(features: Features) -> torch.Tensor:
     """Deviations [D], 0 where a column is constant."""
     return features.scale.nan_to_num(posinf=0.0)
+
+
+def _norm(features: Features) -> float:
+    """Root mean square of the rows' Euclidean norms."""
+    return float((_spread(features).square().sum() + features.mean.square().sum()).sqrt())
 
 
 def _class_mean(features: Features, problem: Problem) -> np.ndarray:

@@ -20,6 +20,7 @@ def eraser(number: float) -> Eraser:
 def test_every_site_has_its_eraser_and_the_random_ones() -> None:
     sites = (Site("lm", 2), Site("lm", 2, "mlp"), Site("lm", 4, "norm"))
     given = {site: Erasers(eraser(i), (eraser(i + 0.1), eraser(i + 0.2))) for i, site in enumerate(sites)}
+    given[Site("lm", 0)] = Erasers(eraser(9), ())  # all states are equal there
     found = list(Erasure(span="statement").conditions(ANATOMY, given))
     assert [(c.site, c.control, c.draw, change.payload.mean[0]) for c, change in found] == [
         *(("lm.02", "", 0, 0.0), ("lm.02", "random", 1, 0.1), ("lm.02", "random", 2, 0.2)),
