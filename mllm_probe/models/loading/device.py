@@ -205,7 +205,8 @@ class Dequantised:
         """States [.., in] -> [.., out] in their dtype."""
         dtype = getattr(self._module, "compute_dtype", None) or states.dtype
         if self._matrix.dtype != dtype or not len(self._matrix):
-            self._matrix = _unpacked(self._module, dtype)
+            with torch.inference_mode(False), torch.no_grad():  # a later pass may be one with gradients
+                self._matrix = _unpacked(self._module, dtype)
         bias = None if self._module.bias is None else self._module.bias.to(dtype)
         return torch.nn.functional.linear(states.to(dtype), self._matrix, bias).to(states.dtype)
 
