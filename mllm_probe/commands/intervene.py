@@ -11,7 +11,7 @@ from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.trials import Probing
-from mllm_probe.interventions.measuring import Measuring, measured
+from mllm_probe.interventions.kinds import Measuring, measured
 from mllm_probe.interventions.opened import lengths_of, opener
 from mllm_probe.interventions.prompts import tested
 from mllm_probe.interventions.request import check_intervene, check_model, intervention_of

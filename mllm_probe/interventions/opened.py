@@ -61,7 +61,7 @@ def lengths_of(blueprint: "Blueprint") -> Callable[[Sequence[Sample]], dict[str,
     def lengths(samples: Sequence[Sample]) -> dict[str, int]:
         from mllm_probe.models.tails.prompts import cut_prompts
 
-        found = {}
+        found: dict[str, int] = {}
         for part in in_parts(samples, "cpu"):
             prompts = cut_prompts(blueprint, part, lambda inputs: np.zeros((1, *inputs["input_ids"].shape), np.int64))
             found |= {layout.sample.uid: len(layout.ids) for layout in prompts.layouts}

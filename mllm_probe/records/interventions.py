@@ -3,9 +3,8 @@
 Letters in shapes: N prompts, C interventions, D width.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +32,7 @@ class Intervention:
     site: Site | None = None
     source: str = ""
     window: tuple[int, int] | None = None
-    payload: "torch.Tensor | Callable[[torch.Tensor], torch.Tensor] | Mapping[str, str] | int | None" = None
+    payload: Any = None
 
 
 @dataclass(frozen=True)

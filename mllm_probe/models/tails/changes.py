@@ -34,7 +34,7 @@ def reaches_head(one: Intervention) -> bool:
 
 def applies(one: Intervention, uid: str) -> bool:
     """Whether a prompt is changed: states are replaced where a donor is named."""
-    return one.kind != REPLACE or uid in one.payload  # type: ignore[operator]
+    return one.kind != REPLACE or uid in one.payload
 
 
 def at_last_alone(one: Intervention) -> bool:
@@ -74,7 +74,7 @@ def edges_of(layout: Layout, one: Intervention) -> np.ndarray:
     if one.payload is None:
         return cut
     free, drawn = np.flatnonzero(earlier), np.zeros(cut.size, dtype=bool)
-    rng = np.random.default_rng([int(one.payload), *layout.sample.uid.encode()])  # type: ignore[call-overload]
+    rng = np.random.default_rng([int(one.payload), *layout.sample.uid.encode()])
     drawn[rng.choice(free, cut.sum(), replace=False)] = True
     return drawn.reshape(cut.shape)
 
@@ -128,4 +128,4 @@ def _alike(interventions: Sequence[Intervention]) -> Iterator[tuple[Callable[[Te
     for r, one in enumerate(interventions):
         rows.setdefault(id(one.payload), []).append(r)
     for some in rows.values():
-        yield interventions[some[0]].payload, some  # type: ignore[misc]
+        yield interventions[some[0]].payload, some

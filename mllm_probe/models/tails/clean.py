@@ -71,7 +71,7 @@ class Clean:
     def donor(self, one: Intervention, n: int) -> int:
         """The number of the prompt whose states replace those of prompt n; its own where none is named."""
         uid = self.prompts.layouts[n].sample.uid
-        return self._numbers[one.payload.get(uid, uid)]  # type: ignore[union-attr]
+        return self._numbers[one.payload.get(uid, uid)]
 
 
 def clean_pass(

@@ -104,7 +104,8 @@ class Tails:
         self, clean: Clean, interventions: Sequence[Intervention], rows: np.ndarray, owner: np.ndarray, heads: Heads
     ) -> Tensor:
         """[R, D] at the last tokens, behind the last block."""
-        one, first, cuts, own, here = interventions[0], first_block(interventions[0]), None, None, {}
+        one, first, cuts, own = interventions[0], first_block(interventions[0]), None, None
+        here: dict[Site, Change] = {}
         prompts, ends = clean.prompts, clean.prompts.ends[rows]
         states = clean.states[Site("lm", first - 1)]
         tokens, last = prompts.whole(rows), ends
@@ -115,9 +116,9 @@ class Tails:
         if one.kind == CUT:
             edges = [clean.edges(*each) for each in zip(interventions, rows.tolist(), tokens, strict=True)]
             cuts = Cuts.of(edges, interventions, states.device)
-        else:
+        elif one.site is not None:
             made = self._change(clean, interventions, rows, tokens)
-            states, here = (made(states), {}) if one.site.part == "block" else (states, {one.site: made})  # type: ignore[union-attr]
+            states, here = (made(states), here) if one.site.part == "block" else (states, {one.site: made})
         if first <= self._blocks.top:
             attend = attend_behind(owner, heads, cuts, own)
             states = self._blocks.run(prompts.taken(rows, tokens), attend, first, states, here)

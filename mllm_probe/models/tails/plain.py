@@ -31,6 +31,8 @@ PASS_TOKENS = 2_048
 class Plain:
     """An `Intervenable` by full passes; `plain` says why."""
 
+    plain: str | None
+
     def __init__(self, model: HFModel, blueprint: Blueprint, words: list[list[int]], why: str = "") -> None:
         self.anatomy, self.plain = model.anatomy, why
         model.network.requires_grad_(False)
@@ -98,7 +100,7 @@ class Plain:
         donors = None
         if one.kind == REPLACE:
             known, states = {sample.uid: sample for sample in samples}, dict[Site, Tensor]()
-            given = [known[one.payload.get(uid, uid)] for uid in prompts.uids]  # type: ignore[union-attr]
+            given = [known[one.payload.get(uid, uid)] for uid in prompts.uids]
             theirs = _Prompts(self._blueprint, given)
             self._blocks.run(theirs.inputs, None, seen=states.__setitem__, sites=[one.site])
             if theirs.lengths != prompts.lengths:

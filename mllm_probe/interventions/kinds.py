@@ -16,7 +16,7 @@ from mllm_probe.interventions.conditions import changeable
 from mllm_probe.interventions.erasure import Erasure
 from mllm_probe.interventions.knockout import Knockout
 from mllm_probe.interventions.loop import Share, in_parts, outcomes, slopes
-from mllm_probe.interventions.patching import DENOISE, Patching, pairs_of
+from mllm_probe.interventions.patching import DENOISE, Pairs, Patching, pairs_of
 from mllm_probe.interventions.prompts import Tested
 from mllm_probe.interventions.steering import Steering
 from mllm_probe.records.interventions import Condition, Intervention, Outcomes
@@ -138,10 +138,40 @@ def _steered(kind: Steering, own: Measuring) -> tuple[Sweep, dict[str, Any]]:
 
 def _patched(kind: Patching, own: Measuring) -> tuple[Sweep, dict[str, Any]]:
     """A row for each pair: of `denoise` the prompt whose statement is false is changed, of `noise` the true one."""
-    experiment, samples = own.experiment, {one.uid: one for one in own.tested.samples}
-    pairs = pairs_of(experiment.examples, own.lengths(own.tested.samples))
+    pairs = _pairs(kind, own)
+    samples = {one.uid: one for one in own.tested.samples}
     asked = [samples[uid] for pair in pairs.pairs for uid in (pair.clean, pair.corrupt)]
-    clean = own.clean(asked) if asked else None
+    both = list(kind.conditions(own.experiment.anatomy, own.sites, pairs.pairs))
+    _told(own, asked, both)
+    names = [pair.group for pair in pairs.pairs for _ in range(2)]
+    found = own.changed(in_parts(asked, own.device, names), both)
+    place = {uid: i for i, uid in enumerate(found.uids)}
+    first = np.asarray([place[pair.clean] for pair in pairs.pairs])
+    second = np.asarray([place[pair.corrupt] for pair in pairs.pairs])
+    rows = np.stack([second if one.direction == DENOISE else first for one, _ in both])
+    d, p, kl = (np.take_along_axis(values, rows, axis=1) for values in (found.d, found.p, found.kl))
+    labels, groups = own.tested.of([pair.clean for pair in pairs.pairs])
+    _, others = own.tested.of([pair.corrupt for pair in pairs.pairs])
+    return Sweep(
+        tuple(one for one, _ in both),
+        tuple(pair.clean for pair in pairs.pairs),
+        linked(groups, others),
+        labels,
+        np.ones(len(labels), dtype=bool),
+        found.clean_d[first],
+        found.clean_p[first],
+        d,
+        p,
+        kl,
+        other_d=found.clean_d[second],
+    ), {"pairs": len(labels), "dropped": dict(pairs.dropped)}
+
+
+def _pairs(kind: Patching, own: Measuring) -> Pairs:
+    """Those that the model tells apart. Raises ProbeError."""
+    pairs = pairs_of(own.experiment.examples, own.lengths(own.tested.samples))
+    uids = {uid for pair in pairs.pairs for uid in (pair.clean, pair.corrupt)}
+    clean = own.clean([one for one in own.tested.samples if one.uid in uids]) if uids else None
     d = {} if clean is None else dict(zip(clean.uids, clean.clean_d.tolist(), strict=True))
     pairs = pairs.apart(d, kind.min_gap)
     if len(pairs.pairs) < own.least:
@@ -150,32 +180,7 @@ def _patched(kind: Patching, own: Measuring) -> tuple[Sweep, dict[str, Any]]:
             f"{len(pairs.pairs)} pairs of prompts can be patched and intervene.least={own.least} are needed ({why}); "
             "take more pictures, or a lower intervention.min_gap"
         )
-    both = list(kind.conditions(experiment.anatomy, own.sites, pairs.pairs))
-    asked = [samples[uid] for pair in pairs.pairs for uid in (pair.clean, pair.corrupt)]
-    _told(own, asked, both)
-    names = [pair.group for pair in pairs.pairs for _ in range(2)]
-    found = own.changed(in_parts(asked, own.device, names), both)
-    place = {uid: i for i, uid in enumerate(found.uids)}
-    first, second = (
-        np.asarray([place[uid] for uid in uids])
-        for uids in zip(*((one.clean, one.corrupt) for one in pairs.pairs), strict=True)
-    )
-    rows = np.stack([second if one.direction == DENOISE else first for one, _ in both])
-    taken = {name: np.take_along_axis(getattr(found, name), rows, axis=1) for name in ("d", "p", "kl")}
-    uids = [found.uids[i] for i in first]
-    groups = linked(own.tested.of(uids)[1], own.tested.of([found.uids[i] for i in second])[1])
-    sweep = Sweep(
-        tuple(one for one, _ in both),
-        tuple(uids),
-        groups,
-        own.tested.of(uids)[0],
-        np.ones(len(uids), dtype=bool),
-        found.clean_d[first],
-        found.clean_p[first],
-        **taken,
-        other_d=found.clean_d[second],
-    )
-    return sweep, {"pairs": len(uids), "dropped": dict(pairs.dropped)}
+    return pairs
 
 
 def _sweep(own: Measuring, both: Both, found: Outcomes, slopes: Slopes | None = None) -> Sweep:
