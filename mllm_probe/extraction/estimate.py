@@ -34,7 +34,7 @@ class Estimate:
 
     def __str__(self) -> str:
         size = f"about {self.disk / GB:.2g} GB on disk, {self.memory / GB:.2g} GB of memory"
-        return f"{size} and {_duration(self.seconds)}"
+        return f"{size} and {duration(self.seconds)}"
 
 
 def estimate(
@@ -128,7 +128,8 @@ def check_disk(found: Estimate, folder: Path, most: float) -> None:
         )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As people say it."""
     if seconds < 60:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -14,6 +14,7 @@ from mllm_probe.fitting.trials import Probing
 from mllm_probe.interventions import fitted
 from mllm_probe.interventions.conditions import changeable
 from mllm_probe.interventions.erasure import Erasure
+from mllm_probe.interventions.expected import expected
 from mllm_probe.interventions.knockout import Knockout
 from mllm_probe.interventions.loop import Share, in_parts, outcomes, slopes
 from mllm_probe.interventions.patching import DENOISE, Pairs, Patching, pairs_of
@@ -93,6 +94,8 @@ def measured(kind: Any, own: Measuring) -> tuple[Sweep, dict[str, Any]]:
 
 def _knocked_out(kind: Knockout, own: Measuring) -> tuple[Sweep, dict[str, Any]]:
     """Of the prompts that are answered rightly."""
+    both = list(kind.conditions(own.experiment.anatomy))
+    _told(own, own.tested.samples, both)
     clean = own.clean(own.tested.samples)
     labels, groups = own.tested.of(clean.uids)
     right = (clean.clean_d > 0) == (labels == 1)
@@ -103,8 +106,6 @@ def _knocked_out(kind: Knockout, own: Measuring) -> tuple[Sweep, dict[str, Any]]
             "knows the answers, or more pictures"
         )
     kept = own.tested.kept(frozenset(np.asarray(clean.uids)[right].tolist()))
-    both = list(kind.conditions(own.experiment.anatomy))
-    _told(own, kept.samples, both)
     found = own.changed(in_parts(kept.samples, own.device), both)
     return _sweep(own, both, found), {"prompts": len(right), "answered_rightly": int(right.sum())}
 
@@ -199,5 +200,6 @@ def _told(own: Measuring, samples: Sequence[Sample], both: Both) -> None:
     random = sum(one.control == "random" for one, _ in both)
     own.reporter.note(
         f"to intervene: {len(samples)} prompts about {len({one.digests for one in samples})} pictures, each under "
-        f"{len(both)} conditions{f', {random} of them random draws' if random else ''}"
+        f"{len(both)} conditions{f', {random} of them random draws' if random else ''}; about "
+        f"{expected(own.experiment.blueprint, samples, [one for _, one in both], own.device)} where tails suffice"
     )
