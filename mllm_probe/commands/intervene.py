@@ -13,8 +13,8 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.trials import Probing
 from mllm_probe.interventions.kinds import Measuring, measured
 from mllm_probe.interventions.opened import lengths_of, opener
-from mllm_probe.interventions.prompts import tested
 from mllm_probe.interventions.request import check_intervene, check_model, intervention_of
+from mllm_probe.interventions.tested import tested
 from mllm_probe.models.loading.device import pick_device
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest

@@ -14,7 +14,7 @@ class InterveneSettings:
     the random draws of the controls. Fewer than `least` pictures with a right answer (of patching: pairs) end the
     command."""
 
-    pictures: int | None = None
+    pictures: int | None = 50
     least: int = 10
     seed: int = 0
 

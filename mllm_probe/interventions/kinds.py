@@ -18,8 +18,8 @@ from mllm_probe.interventions.expected import expected
 from mllm_probe.interventions.knockout import Knockout
 from mllm_probe.interventions.loop import Share, in_parts, outcomes, slopes
 from mllm_probe.interventions.patching import DENOISE, Pairs, Patching, pairs_of
-from mllm_probe.interventions.prompts import Tested
 from mllm_probe.interventions.steering import Steering
+from mllm_probe.interventions.tested import Tested
 from mllm_probe.records.interventions import Condition, Intervention, Outcomes
 from mllm_probe.records.protocols import Intervenable, Reporter
 from mllm_probe.records.samples import Sample, digest

@@ -59,7 +59,7 @@ def lengths_of(blueprint: "Blueprint") -> Callable[[Sequence[Sample]], dict[str,
     """{uid: tokens of its prompt}, by the processor, which makes as many of a picture as its size asks for."""
 
     def lengths(samples: Sequence[Sample]) -> dict[str, int]:
-        from mllm_probe.models.tails.prompts import cut_prompts
+        from mllm_probe.models.tails.cut import cut_prompts
 
         found: dict[str, int] = {}
         for part in in_parts(samples, "cpu"):

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mllm_probe.records.batches import Batch
-from mllm_probe.records.interventions import Intervention, Outcomes, Pass
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.samples import Collection, Examples, Sample
 from mllm_probe.records.sites import Anatomy, Key, Site
 
 if TYPE_CHECKING:
     import torch
+
+    from mllm_probe.records.interventions import Intervention, Outcomes, Pass
 
 
 class Extractable(Protocol):
@@ -55,11 +56,11 @@ class Intervenable(Protocol):
     anatomy: Anatomy
     plain: str | None  # why every intervention is a full pass; None where tails suffice
 
-    def passes(self, samples: Sequence[Sample], interventions: Sequence[Intervention]) -> Iterator[Pass]:
+    def passes(self, samples: Sequence[Sample], interventions: "Sequence[Intervention]") -> "Iterator[Pass]":
         """Prompts [N], those about one picture side by side: first all of them without intervention, then under each,
         in any order. Raises ModelError, SpanError."""
 
-    def outcomes(self, samples: Sequence[Sample], interventions: Sequence[Intervention]) -> Outcomes:
+    def outcomes(self, samples: Sequence[Sample], interventions: "Sequence[Intervention]") -> "Outcomes":
         """What the model answers to them. Raises ModelError, SpanError."""
 
     def gradients(self, samples: Sequence[Sample], sites: Sequence[Site], span: str) -> Mapping[Site, "torch.Tensor"]:

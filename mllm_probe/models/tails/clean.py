@@ -18,7 +18,7 @@ from mllm_probe.errors import ModelError
 from mllm_probe.models.tails.attention import Attend, behind, plainly
 from mllm_probe.models.tails.blocks import Blocks
 from mllm_probe.models.tails.changes import Cuts, Masks, change, edges_of, first_block
-from mllm_probe.models.tails.prompts import CutPrompts
+from mllm_probe.models.tails.cut import CutPrompts
 from mllm_probe.records.interventions import REPLACE, Intervention
 from mllm_probe.records.sites import Site
 

@@ -21,8 +21,8 @@ from mllm_probe.models.hf import HFModel
 from mllm_probe.models.tails.blocks import Blocks, Change
 from mllm_probe.models.tails.changes import Cuts, applies, at_last_alone, change, first_block, reaches_head
 from mllm_probe.models.tails.clean import Clean, Heads, Own, attend_behind, clean_pass, rerun
+from mllm_probe.models.tails.cut import cut_prompts
 from mllm_probe.models.tails.outcome import AnswerReader
-from mllm_probe.models.tails.prompts import cut_prompts
 from mllm_probe.records.interventions import CUT, REPLACE, Intervention, Outcomes, Pass
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Site
