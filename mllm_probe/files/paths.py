@@ -4,8 +4,8 @@ one. Knows names, not contents."""
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mllm_probe.files.comparison_paths import ComparisonPaths
 from mllm_probe.files.store_paths import (
     DIGESTS,
     CachePaths,
@@ -14,6 +14,9 @@ from mllm_probe.files.store_paths import (
     TrainingPaths,
     VectorPaths,
 )
+
+if TYPE_CHECKING:
+    from mllm_probe.files.comparison_paths import ComparisonPaths
 
 
 def config_dir() -> Path:
@@ -75,6 +78,8 @@ class OutputPaths:
 
     def comparison(self, now: datetime) -> "ComparisonPaths":
         """Named as Hydra names the folders of runs."""
+        from mllm_probe.files.comparison_paths import ComparisonPaths
+
         return ComparisonPaths(self.root / "compare" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}")
 
 
