@@ -7,7 +7,6 @@ Reads tables only.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import DEFAULT, ReportSettings
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PANEL, HEIGHT = 3.3, 3.6  # inches
-NAME = 34  # letters of a line beside an axis
+TALL = 2.4, 1.4  # inches of a line beside an axis, on a screen and on paper
 DASHED = (0, (4, 2))
 KINDS = {
     "knockout": "What cutting attention takes",
@@ -86,13 +85,13 @@ def draw_read_and_used(
     from matplotlib.figure import Figure
 
     look = STYLES[settings.style]
-    figure = Figure(figsize=(COLUMN, 4.2) if look.paper else (7.4, 6.2), layout="constrained")
+    figure = Figure(figsize=(COLUMN, 4.6) if look.paper else (7.4, 6.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     rows, metric = curve.rows, metrics(table)[0]
     label = f"probe at {curve.position}"
     above.plot(rows.depth, rows.value, marker="o", markersize=3, linewidth=1.6, color=READ, label=label)
     above.fill_between(rows.depth, rows.low, rows.high, color=READ, alpha=0.16, linewidth=0)
-    above.set_ylabel(held_out(curve.scores), fontsize=look.text)
+    above.set_ylabel(wrapped(held_out(curve.scores), TALL[look.paper], look.text), fontsize=look.text)
     _bars(above, [(curve.ends, READ)])
     _draw_metric(below, table, metric, "depth", look)
     own = of_effects([line.what for line in lines(table, metric)])
@@ -121,7 +120,7 @@ def _draw_metric(panel: Any, table: "pd.DataFrame", metric: str, x: str, look: S
         _draw_line(panel, line, scaled(line.rows, metric), x, colour[line.what])
     if (table[table.metric == metric].p_max_t <= ALPHA).any():
         panel.plot([], [], color="0.3", linestyle="none", marker="o", markersize=4, label="beyond the control (max-T)")
-    panel.set_ylabel(fill(headed(table, metric), NAME), fontsize=look.text)
+    panel.set_ylabel(wrapped(headed(table, metric), TALL[look.paper], look.text), fontsize=look.text)
     _plain(panel, look)
 
 
