@@ -78,7 +78,7 @@ class Effect:
 FACT = {**dict.fromkeys(("metric", "what", "direction", "largest", "sentence"), str), "shown": bool, "depths": [NUMBER]}
 SUMMARY: dict[str, Any] = {  # what is read of summary.json, all of which may lack
     **{name: [str] for name in ("shown", "not_shown", "probe_run")},
-    **dict.fromkeys(("measured", "read", "answered_rightly", "tests"), int),
+    **dict.fromkeys(("measured", "read", "prompts", "answered_rightly", "tests"), int),
     "effects": [FACT],
     "statements": [{**dict.fromkeys(("name", "verdict", "claim", "sentence"), str), "numbers": dict}],
 }

@@ -56,7 +56,7 @@ CONTROLS = {
     PATCHING: "no change",
 }
 ACTS = {
-    KNOCKOUT: "cutting it in a window centred on {place} (blocks {first} to {last})",
+    KNOCKOUT: "cutting it in blocks {first} to {last}, the window of {place},",
     PATCHING: "putting in the states at {place}",
     STEERING: "adding it at {place}",
     ERASURE: "erasing it at {place}",
@@ -67,7 +67,7 @@ ACTS = {
 class Fact:
     """`shown`: some effect exceeds its control (p_max_t <= 0.05), `first` at the first such place; `largest` is the
     place of the largest effect beyond its control, `may_be_largest` the places that hold the truly largest one with
-    95 %. Places are sites, or the middle of a window as a site; `layers` are those of may_be_largest."""
+    95 %. Places are sites, or the block that a window is named after; `layers` are those of may_be_largest."""
 
     metric: str
     what: str

@@ -68,7 +68,7 @@ def test_a_knockout_is_shown_beside_what_a_probe_reads(
     for name in ("effects.png", "effects.pdf", "read_and_used.png", "read_and_used.pdf"):
         assert (paths.root / name).stat().st_size > 1000
     page = paths.page.read_text()
-    assert "Read and used" in page and "statement-&gt;last: cutting it in a window centred on lm.05" in page
+    assert "Read and used" in page and "statement-&gt;last: cutting it in blocks 4 to 6, the window of lm.05" in page
 
 
 def test_the_charts_of_the_page_have_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ def test_the_first_and_the_largest_layer_of_an_edge_are_told() -> None:
     found = {(one.metric, one.what): one for one in facts(Scored(sweep_of(windows(), used), NAMED))}
     one = found["margin", "statement->last"]
     assert (one.shown, one.first, one.largest) == (True, "lm.03", "lm.05") and one.layers == (5,)
-    assert one.sentence.startswith("statement->last: cutting it in a window centred on lm.05 (blocks 4 to 6) takes ")
+    assert one.sentence.startswith("statement->last: cutting it in blocks 4 to 6, the window of lm.05, takes ")
     assert "nats [" in one.sentence and "as many random edges: " in one.sentence
     assert one.sentence.endswith("first shown at lm.03, largest at lm.05 (95 %)")
     other = found["margin", "image->last"]

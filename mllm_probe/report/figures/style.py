@@ -80,6 +80,8 @@ EFFECTS = {  # of edges, of spans, of directions
     "statement->last": GREEN,
     "object->statement": PINK,
     "rest->statement": YELLOW,
+    "image->behind": SKY,
+    "image->behind above": "#7F4CA5",
     "image": BLUE,
     "last": ORANGE,
     "statement": GREEN,

@@ -40,9 +40,10 @@ def effects_page(
 
 def _right(first: Any, summary: Mapping[str, Any]) -> str:
     """How many of all statements are answered rightly, where only those are read."""
-    if first.subset != CORRECT or "measured" not in summary:
+    asked = summary.get("prompts", summary.get("measured"))
+    if first.subset != CORRECT or asked is None:
         return ""
-    return f", those of {summary['measured']} that the model answers rightly without intervention"
+    return f", those of {asked} that the model answers rightly without intervention"
 
 
 def _chart(table: "pd.DataFrame", metric: str) -> Chart:
@@ -53,7 +54,7 @@ def _chart(table: "pd.DataFrame", metric: str) -> Chart:
 
 
 def _drawn(table: "pd.DataFrame", metric: str) -> Iterator[tuple[str, "pd.DataFrame", str, str]]:
-    """The lines of a metric and their controls, each at the site in the middle of what is changed."""
+    """The lines of a metric and their controls, each at the site of what is changed."""
     found = lines(table, metric)
     colour = of_effects(list(dict.fromkeys(line.what for line in found)))
     for line in found:

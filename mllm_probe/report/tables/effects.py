@@ -67,7 +67,7 @@ def headed(table: "pd.DataFrame", metric: str) -> str:
 
 def of_window(table: "pd.DataFrame") -> str:
     """What is said behind the name of an axis, where a layer stands for several blocks."""
-    return " (middle of the window)" if (table["last"] > table["first"]).any() else ""
+    return " (of the window)" if (table["last"] > table["first"]).any() else ""
 
 
 def place(row: Any) -> str:
