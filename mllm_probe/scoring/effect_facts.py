@@ -56,7 +56,7 @@ CONTROLS = {
     PATCHING: "no change",
 }
 ACTS = {
-    KNOCKOUT: "cutting it in blocks {first} to {last}, the window of {place},",
+    KNOCKOUT: "cutting it in {blocks}, the window of {place},",
     PATCHING: "putting in the states at {place}",
     STEERING: "adding it at {place}",
     ERASURE: "erasing it at {place}",
@@ -193,7 +193,8 @@ def _sentence(row: Effect, place: str, first: str | None, among: str) -> str:
         where = "window" if row.kind == KNOCKOUT else "site"
         said = f"no {where} {DOES_NOT[row.metric].format(control)}"
         return f"{named}: {said}; the largest effect is at {place}, which {does}{beside}"
-    act = ACTS[row.kind].format(place=place, first=row.first, last=row.last)
+    blocks = f"blocks {row.first} to {row.last}" if row.last > row.first else f"block {row.first}"
+    act = ACTS[row.kind].format(place=place, blocks=blocks)
     return f"{named}: {act} {does}{beside}; first shown at {first}, largest at {_one_of(among)} (95 %)"
 
 

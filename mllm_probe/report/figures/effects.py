@@ -118,6 +118,11 @@ def _draw_metric(panel: Any, table: "pd.DataFrame", metric: str, x: str, look: S
     panel.axhline(0, color="0.45", linewidth=0.8)
     for line in found:
         _draw_line(panel, line, scaled(line.rows, metric), x, colour[line.what])
+        drawn = scaled(line.control, metric)
+        panel.plot(drawn[x], drawn.value, color=colour[line.what], linestyle=":", linewidth=1.2, gid="control")
+        panel.fill_between(drawn[x], drawn.low, drawn.high, color=colour[line.what], alpha=0.08, linewidth=0)
+    if any(len(line.control) for line in found):
+        panel.plot([], [], color="0.3", linestyle=":", linewidth=1.2, label=CONTROLS["knockout"])
     if (table[table.metric == metric].p_max_t <= ALPHA).any():
         panel.plot([], [], color="0.3", linestyle="none", marker="o", markersize=4, label="beyond the control (max-T)")
     panel.set_ylabel(wrapped(headed(table, metric), TALL[look.paper], look.text), fontsize=look.text)

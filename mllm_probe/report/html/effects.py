@@ -9,8 +9,8 @@ from mllm_probe.report.figures.effects import ProbeCurve
 from mllm_probe.report.figures.style import CHANCE, READ, of_effects
 from mllm_probe.report.html.charts import Chart, depth_chart, shown_as, site_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
-from mllm_probe.report.tables.effects import CONTROLS, Line, band, headed, lines, metrics, of_window, scaled, sentences
-from mllm_probe.report.terminal.effects import effect_view
+from mllm_probe.report.tables.effects import CONTROLS, band, headed, lines, metrics, of_window, scaled, sentences
+from mllm_probe.report.terminal.effects import effect_views
 from mllm_probe.results.effects import CORRECT, PATCHING
 from mllm_probe.results.selection import headline_metric, many_of
 
@@ -30,7 +30,7 @@ def effects_page(
         charts = [_read_and_used(table, curve)]
         parts.append(Part("Read and used", (), charts, picture_uri(paths.read_and_used("png"))))
     shown = [_chart(table, metric) for metric in metrics(table)]
-    views = [effect_view(table, metric) for metric in metrics(table)]
+    views = [view for metric in metrics(table) for view in effect_views(table, metric)]
     parts.append(Part("Layer by layer", (), shown, picture_uri(paths.changes("png")), views))
     title = f"{first.model} ({first.quantization}): {first.kind}, {first.task}"
     what = "pairs" if first.kind == PATCHING else "statements"
@@ -58,7 +58,10 @@ def _drawn(table: "pd.DataFrame", metric: str) -> Iterator[tuple[str, "pd.DataFr
     found = lines(table, metric)
     colour = of_effects(list(dict.fromkeys(line.what for line in found)))
     for line in found:
-        yield line.label, _placed(line, metric), colour[line.what], "dash" if line.way == "noise" else "solid"
+        dash = "dash" if line.way == "noise" else "solid"
+        yield line.label, _placed(line.rows, metric), colour[line.what], dash
+        if len(line.control):
+            yield f"{line.label}, random edges", _placed(line.control, metric), colour[line.what], "dot"
     around = band(table, metric)
     if len(around):
         first = found[0].rows.iloc[0]
@@ -67,8 +70,8 @@ def _drawn(table: "pd.DataFrame", metric: str) -> Iterator[tuple[str, "pd.DataFr
         yield CONTROLS.get(str(table.kind.iloc[0]), "control"), scaled(rows, metric), CHANCE, "dot"
 
 
-def _placed(line: Line, metric: str) -> "pd.DataFrame":
-    rows = scaled(line.rows, metric)
+def _placed(rows: "pd.DataFrame", metric: str) -> "pd.DataFrame":
+    rows = scaled(rows, metric)
     sites = [row.site or f"lm.{row.layer:02d}" for row in rows.itertuples()]
     return rows.assign(site=sites, part=rows.part.replace("", "block"))
 

@@ -17,13 +17,15 @@ ENDS = ["value", "low", "high", "control_value"]
 
 @dataclass(frozen=True)
 class Line:
-    """What is changed, at all its layers: `label` tells it from the others, `way` and `part` how it is drawn."""
+    """What is changed, at all its layers: `label` tells it from the others, `way` and `part` how it is drawn. `control`:
+    the rows of a control of its own, empty where all lines share theirs."""
 
     label: str
     what: str
     way: str
     part: str
     rows: "pd.DataFrame"
+    control: "pd.DataFrame"
 
 
 def metrics(table: "pd.DataFrame") -> list[str]:
@@ -34,12 +36,14 @@ def metrics(table: "pd.DataFrame") -> list[str]:
 
 def lines(table: "pd.DataFrame", metric: str) -> list[Line]:
     """The effects of a metric; of several strengths the largest, which `headed` tells."""
-    rows = at_strength(table[(table.metric == metric) & (table.control == "")])
+    rows, drawn = (at_strength(table[(table.metric == metric) & (table.control == name)]) for name in ("", RANDOM))
     several = {name: rows[name].nunique() > 1 for name in ("direction", "part")}
     found = []
     for (what, way, part), own in rows.groupby(["what", "direction", "part"], sort=False):
         more = [one for name, one in (("direction", way), ("part", part)) if several[name]]
-        found.append(Line(", ".join([what, *more]), what, way, part, own.sort_values(["layer", "first"])))
+        control = drawn[(drawn.what == what) & (drawn.kind == KNOCKOUT)]
+        rows_of = (one.sort_values(["layer", "first"]) for one in (own, control))
+        found.append(Line(", ".join([what, *more]), what, way, part, *rows_of))
     return found
 
 
@@ -49,8 +53,9 @@ def at_strength(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def band(table: "pd.DataFrame", metric: str) -> "pd.DataFrame":
-    """The controls of all lines of a metric at each layer: layer, depth, and the lowest and highest end."""
-    rows = at_strength(table[(table.metric == metric) & (table.control == RANDOM)])
+    """The controls of all lines of a metric at each layer: layer, depth, and the lowest and highest end. None of a
+    knockout, where as many edges are others for each line."""
+    rows = at_strength(table[(table.metric == metric) & (table.control == RANDOM) & (table.kind != KNOCKOUT)])
     return rows.groupby("layer", as_index=False).agg({"depth": "first", "low": "min", "high": "max"})
 
 
@@ -72,7 +77,9 @@ def of_window(table: "pd.DataFrame") -> str:
 
 def place(row: Any) -> str:
     """What is changed: a site without its part, which the label has, or the blocks of a window."""
-    return f"{row.first} to {row.last}" if row.last > row.first else f"lm.{row.layer:02d}"
+    if row.site:
+        return f"lm.{row.layer:02d}"
+    return f"{row.first} to {row.last}" if row.last > row.first else str(row.first)
 
 
 def caption(table: "pd.DataFrame", metric: str) -> str:

@@ -1,6 +1,6 @@
 """What `intervene` ends with: a table of its headline metric, and in words what was shown and what was not."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA
-from mllm_probe.report.tables.effects import caption, headed, lines, metrics, of_window, place, sentences
+from mllm_probe.report.tables.effects import Line, caption, headed, lines, metrics, of_window, place, sentences
 from mllm_probe.report.terminal.printing import escaped, framed, say
 from mllm_probe.results.selection import many_of
 from mllm_probe.scoring.alarms import few_groups
@@ -19,29 +19,36 @@ if TYPE_CHECKING:
 
 def print_effects(table: "pd.DataFrame", summary: Mapping[str, Any], console: Console | None = None) -> None:
     """The headline metric at every layer, then the sentences of summary.json."""
-    say(console, effect_view(table, metrics(table)[0]), *sentences(summary))
+    say(console, *effect_views(table, metrics(table)[0]), *sentences(summary))
     if few := few_groups(int(table.n_groups.max()), many_of(table)):
         say(console, few)
 
 
-def effect_view(table: "pd.DataFrame", metric: str) -> Table:
-    """A row a layer, a column an edge, span or direction."""
-    found = lines(escaped(table), metric)
-    first = escaped(table).iloc[0]
+def effect_views(table: "pd.DataFrame", metric: str) -> Iterator[Table]:
+    """A row a layer, a column an edge, span or direction; a table for each way of patching and part of a block."""
+    safe = escaped(table)
+    apart: dict[str, list[Line]] = {}
+    for line in lines(safe, metric):
+        apart.setdefault(line.label.removeprefix(line.what), []).append(line)
+    for way, found in apart.items():
+        yield _view(safe, metric, way, found)
+
+
+def _view(table: "pd.DataFrame", metric: str, way: str, found: Sequence[Line]) -> Table:
+    first = table.iloc[0]
     cells: dict[str, dict[str, str]] = {}
     for line in found:
         for row in line.rows.itertuples():
-            cells.setdefault(place(row), {})[line.label] = _cell(row, metric)
+            cells.setdefault(place(row), {})[line.what] = _cell(row, metric)
     view = framed(
-        f"{first.model}, {first.task}: {first.kind}, {headed(table, metric)}",
+        f"{first.model}, {first.task}: {first.kind}{way}, {headed(table, metric)}",
         ["blocks" if of_window(table) else "layer"],
-        [line.label for line in found],
-        fold_numbers=True,
+        [line.what.replace("->", "->\n") for line in found],
         caption=caption(table, metric),
         collapse_padding=True,
     )
     for name, row in cells.items():
-        view.add_row(name, *(row.get(line.label, "") for line in found))
+        view.add_row(name, *(row.get(line.what, "") for line in found))
     return view
 
 
