@@ -17,8 +17,10 @@ ENDS = ["value", "low", "high", "control_value"]
 
 @dataclass(frozen=True)
 class Line:
-    """What is changed, at all its layers: `label` tells it from the others, `way` and `part` how it is drawn. `control`:
-    the rows of a control of its own, empty where all lines share theirs."""
+    """What is changed, at all its layers: `label` tells it from the others, `way` and `part` how it is drawn.
+
+    `control` are the rows of a control of its own, empty where all lines share theirs.
+    """
 
     label: str
     what: str
