@@ -16,7 +16,7 @@ from mllm_probe.records.interventions import Intervention, Outcomes
 from mllm_probe.records.protocols import Intervenable, Reporter
 from mllm_probe.records.samples import Sample
 
-PROMPTS = {"cpu": 64, "cuda": 256}  # of a part, or those of one picture where they are more
+PROMPTS = {"cpu": 16, "cuda": 256}  # of a part, or those of one picture where they are more
 FIELDS = ("clean_d", "clean_p", "d", "p", "kl")
 Arrays = dict[str, np.ndarray]
 
