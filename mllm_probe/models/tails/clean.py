@@ -52,8 +52,9 @@ class Clean:
         starts = [-prompts.heads[g] for g in prompts.owner.tolist()]
         return Masks(prompts.layouts, starts, 1 + int(prompts.ends.max()))
 
-    def edges(self, one: Intervention, n: int, tokens: np.ndarray) -> np.ndarray:
-        """Keys that the tokens [Q] of the tail of prompt n may not read: [Q, longest head + longest tail]."""
+    def edges(self, one: Intervention, n: int, tokens: np.ndarray, keys: int) -> np.ndarray:
+        """What the tokens [Q] of the tail of prompt n may not read of the head and the tail's first `keys` [S]: [Q,
+        longest head + S]."""
         prompts, name = self.prompts, (n, one.source, one.span, one.payload)
         if name not in self._edges:
             cut, most = edges_of(prompts.layouts[n], one), max(prompts.heads)
@@ -62,7 +63,7 @@ class Clean:
             found[: len(cut), :start] = cut[:, :start]
             found[: len(cut), most : most + len(cut)] = cut[:, start:]
             self._edges[name] = found
-        return self._edges[name][tokens]
+        return self._edges[name][tokens, : max(prompts.heads) + keys]
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

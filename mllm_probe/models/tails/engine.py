@@ -112,9 +112,10 @@ class Tails:
         if at_last_alone(one):
             tokens, last = ends[:, None], np.zeros_like(ends)
             own = Own(clean.pairs, *(torch.from_numpy(part).to(states.device) for part in (rows, tokens)))
+        keys = states.shape[1] if own else tokens.shape[1]
         states = states[rows[:, None], tokens]
         if one.kind == CUT:
-            edges = [clean.edges(*each) for each in zip(interventions, rows.tolist(), tokens, strict=True)]
+            edges = [clean.edges(*each, keys) for each in zip(interventions, rows.tolist(), tokens, strict=True)]
             cuts = Cuts.of(edges, interventions, states.device)
         elif one.site is not None:
             made = self._change(clean, interventions, rows, tokens)
