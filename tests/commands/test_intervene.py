@@ -72,7 +72,8 @@ def test_a_killed_sweep_goes_on_and_shares_are_one_sweep(
     code, _, err = probe(*shares, "extract.shard=1", "hydra.run.dir=one")
     assert code == 1 and "other processes have not done their shares yet" in err
     called(probe, *shares, "extract.shard=0", "hydra.run.dir=both")
-    assert (tmp_path / "both" / "effects.csv").read_bytes() == whole
+    one, both = (pd.read_csv(tmp_path / name / "effects.csv") for name in ("whole", "both"))
+    pd.testing.assert_frame_equal(both, one, rtol=1e-3, atol=1e-4)  # other passes, so other roundings
 
 
 def test_patching_everything_restores_everything(probe: Run, tmp_path: Path) -> None:
@@ -98,8 +99,8 @@ def test_directions_and_erasers_come_from_training_pictures(probe: Run, tmp_path
     table = effects(tmp_path / "steered")
     table = table[(table.what == "class_mean") & (table.control == "")]
     slope = table[table.metric == "slope"].value.astype(float).item()
-    moved = table[table.metric == "d"].set_index("strength").value.astype(float)
-    assert moved["0.0"] == 0 and moved["0.001"] == pytest.approx(0.001 * slope, rel=0.02)
+    still, moved = table[table.metric == "d"].sort_values("strength").value.astype(float)
+    assert still == pytest.approx(0, abs=1e-5) and moved == pytest.approx(0.001 * slope, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -126,5 +127,5 @@ def test_what_cannot_be_meant_is_one_sentence(probe: Run, tmp_path: Path, words:
 
 
 def test_a_model_that_knows_no_answers_is_not_disturbed(probe: Run) -> None:
-    code, _, err = probe(*FEW, "model.weights=random", "intervene.least=19")
-    assert code == 1 and "prompts rightly" in err and "intervene.least=19 are needed" in err.replace("\n", " ")
+    code, _, err = probe(*FEW, "model.weights=random", "intervene.least=21")
+    assert code == 1 and "prompts rightly" in err and "intervene.least=21 are needed" in err.replace("\n", " ")
