@@ -15,7 +15,7 @@ from mllm_probe.records.protocols import Intervenable
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import Site
 
-REFUSALS = (MllmProbeError, RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError)
+REFUSALS = (MllmProbeError, RuntimeError, TypeError, ValueError, IndexError)
 
 
 def disproved(tails: Intervenable, plain: Intervenable, samples: Sequence[Sample], dtype: str) -> str:

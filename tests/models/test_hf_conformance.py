@@ -23,11 +23,15 @@ from PIL import Image
 from mllm_probe.errors import ModelError
 from mllm_probe.extraction.proof import prove
 from mllm_probe.extraction.taps import read_states
+from mllm_probe.interventions.proof import disproved, last_states
 from mllm_probe.models.hf import HFModel, load_model
 from mllm_probe.models.loading.device import quantized_modules
 from mllm_probe.models.prompts.prompt import Layout
+from mllm_probe.models.tails.engine import Tails
+from mllm_probe.models.tails.plain import Plain
+from mllm_probe.records.interventions import Intervention
 from mllm_probe.records.samples import Picture, Sample
-from mllm_probe.records.sites import Key
+from mllm_probe.records.sites import Key, Site
 from mllm_probe.results.score_file import load_scores
 from tests.support.checkpoints import blueprint_of
 from tests.support.families_more import BUILDERS, LLAVAS, SETTINGS, TOWERS
@@ -44,6 +48,7 @@ SCALED = ("gemma3", "paligemma", "paligemma2")  # embeddings times the root of t
 POSITIONED = ("blip2", "kosmos2")  # positions are added to embeddings
 SEES_THE_TEXT = ("paligemma", "paligemma2", "instructblip")  # at picture tokens; the last by its Q-Former
 SEES_AHEAD = ("gemma3", "paligemma", "paligemma2")  # picture tokens see later ones
+WHOLE = ("blip2", "gemma3", "instructblip", "kosmos2", "mllama", "paligemma", "paligemma2")  # see docs/intervene.md
 DEEPSTACK = ("qwen3_vl",)  # adds picture features to the states between its first blocks
 
 
@@ -346,6 +351,29 @@ def test_a_llava_with_registers_goes_the_whole_way(probe: Run, tmp_path: Path) -
     assert code == 0, err
     table = load_scores(next((tmp_path / "outputs" / "run").glob("*/*")) / "scores.csv")
     assert set(table.tower.dropna()) == {"vision", "connector", "lm"}
+
+
+def test_interventions_take_tails_or_whole_prompts(
+    family: tuple[str, Path], model: HFModel, pair: list[Sample]
+) -> None:
+    """Asked of the loaded model; what cannot be done is refused by name."""
+    blueprint, top = model._blueprint, model.anatomy.blocks["lm"]
+    words = blueprint.answers("answer:Yes/No")
+    tails, plain = Tails(model, blueprint, words, "cpu"), Plain(model, blueprint, words)
+    crossed = "crossed" if model.anatomy.crossed else ""
+    cut = Intervention("cut", "last", source="statement", window=(1, top))
+    if eager := SETTINGS.get(family[0], {}).get("attn") == "eager":
+        with pytest.raises(ModelError, match="model.attn=eager cannot be masked"):
+            plain.outcomes(pair, [cut])
+    found = crossed or model.unshared(300) or eager or disproved(tails, plain, pair, "float32")
+    assert bool(found) == (family[0] in WHOLE), found
+    if not eager:
+        undisturbed, without = last_states(plain, pair, [cut])
+        assert not close(undisturbed, without)
+    if family[0] in DEEPSTACK:
+        low = Intervention("add", "image", Site("lm", 2), payload=torch.ones(64))
+        with pytest.raises(ModelError, match=r"states of picture tokens can be changed from lm.03 on"):
+            tails.outcomes(pair, [low])
 
 
 def line(name: str, model: HFModel, pair: list[Sample]) -> str:

@@ -69,7 +69,8 @@ class Tails:
 
     def _check_injected(self, interventions: Sequence[Intervention]) -> None:
         """A head that is run again has no picture to take features from."""
-        last = len(getattr(self._model.network.config.vision_config, "deepstack_visual_indexes", None) or ())
+        vision = getattr(self._model.network.config, "vision_config", None)
+        last = len(getattr(vision, "deepstack_visual_indexes", None) or ())
         for one in interventions if last else ():
             if reaches_head(one) and first_block(one) <= last + 1:
                 raise ModelError(
