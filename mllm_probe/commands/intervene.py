@@ -13,7 +13,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.trials import Probing
 from mllm_probe.interventions.kinds import Measuring, measured
 from mllm_probe.interventions.opened import lengths_of, opener
-from mllm_probe.interventions.request import check_intervene, check_model, intervention_of
+from mllm_probe.interventions.request import check_intervene, check_model, check_probe_run, intervention_of
 from mllm_probe.interventions.tested import tested
 from mllm_probe.models.loading.device import pick_device
 from mllm_probe.records.protocols import Reporter
@@ -32,6 +32,9 @@ def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> N
     experiment = prepare(
         config, paths, reporter, early=lambda one, _: check_model(kind, one.anatomy, config.layers.parts)
     )
+    run = None if config.probe_run is None else Path(config.probe_run).expanduser()
+    if run is not None:
+        check_probe_run(run, experiment.identity.digest)
     probing = Probing(experiment)
     asked = tested(experiment, probing, settings.pictures, settings.seed)
     if hasattr(kind, "position"):
@@ -51,7 +54,7 @@ def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> N
     sweep, counts = measured(kind, own)
     scored = Scored(sweep, _named(config, experiment), experiment.sweep.ci_level, experiment.sweep.draws)
     more = {**counts, "words": asked.words, "seconds": round(time.monotonic() - started, 2)}
-    save_results(paths, scored, None if config.probe_run is None else Path(config.probe_run).expanduser(), more)
+    save_results(paths, scored, run, more)
     for place in own.places:
         clear(place)
     show_effects(paths, reporter, config.report)

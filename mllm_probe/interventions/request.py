@@ -9,6 +9,8 @@ from mllm_probe.config.intervene import InterveneConfig
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.run import refuse_two
 from mllm_probe.errors import ConfigError
+from mllm_probe.files.paths import GLOBAL, RunPaths
+from mllm_probe.files.readback import read_entries
 from mllm_probe.interventions.knockout import Knockout
 from mllm_probe.records.sites import INSIDE, Anatomy
 from mllm_probe.records.spans import IMAGE
@@ -56,8 +58,25 @@ def check_intervene(config: InterveneConfig) -> None:
             f"{', '.join(MASKED)}"
         )
     _check_layers(config)
-    if config.probe_run is not None and not (Path(config.probe_run).expanduser() / "scores.csv").is_file():
-        raise ConfigError(f"probe_run={config.probe_run} holds no scores.csv; name the folder of a run of one task")
+    if config.probe_run is not None and not probe_scores(Path(config.probe_run).expanduser()).is_file():
+        raise ConfigError(f"probe_run={config.probe_run} holds no scores.csv; name the folder of a finished run")
+
+
+def probe_scores(folder: Path) -> Path:
+    """The scores of a run, of a study those of its global task."""
+    paths = RunPaths(folder)
+    return (paths.side(GLOBAL) if paths.study.is_file() else paths).scores
+
+
+def check_probe_run(folder: Path, cache: str) -> None:
+    """That a run read the model whose cache this is, so that both can stand in one figure. Raises ConfigError."""
+    own = RunPaths(probe_scores(folder).parent).identity
+    found = read_entries(own, {"digest": str}, {"digest": str}).get("digest") if own.is_file() else None
+    if found != cache:
+        raise ConfigError(
+            f"probe_run={folder} read another model, or this one with other settings (cache {found}, here {cache}); "
+            "name a run with the same model, prompt and extract settings"
+        )
 
 
 def _check_layers(config: InterveneConfig) -> None:

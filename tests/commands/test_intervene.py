@@ -129,3 +129,12 @@ def test_what_cannot_be_meant_is_one_sentence(probe: Run, tmp_path: Path, words:
 def test_a_model_that_knows_no_answers_is_not_disturbed(probe: Run) -> None:
     code, _, err = probe(*FEW, "model.weights=random", "intervene.least=21")
     assert code == 1 and "prompts rightly" in err and "intervene.least=21 are needed" in err.replace("\n", " ")
+
+
+def test_a_probe_run_is_one_of_the_same_model(probe: Run, tmp_path: Path) -> None:
+    quick = ("run", "task=entailment", "dataset.pictures=80", "controls=none", "sweep.draws=50", "sweep.seeds=[0]")
+    called(probe, *quick, "layers=every4", "extract.positions=[last]", "hydra.run.dir=read")
+    said = called(probe, *FEW, "probe_run=read", "hydra.run.dir=both")
+    assert "H4, " in said and (tmp_path / "both" / "read_and_used.png").is_file()
+    code, _, err = probe(*FEW, "model=mini_base", "probe_run=read")
+    assert code == 1 and "probe_run=read read another model" in err and "loading" not in err
