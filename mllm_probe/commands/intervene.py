@@ -28,7 +28,8 @@ def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> N
     then effects.csv, figures and a table. Raises MllmProbeError."""
     check_intervene(config)
     kind, settings, started = intervention_of(config), config.intervene, time.monotonic()
-    config = replace(config, extract=replace(config.extract, positions=[getattr(kind, "position", "last")]))
+    reading = replace(config.extract, positions=[getattr(kind, "position", "last")])
+    config = replace(config, extract=reading, controls=[])  # those of a run need passes that nobody asks for here
     experiment = prepare(
         config, paths, reporter, early=lambda one, _: check_model(kind, one.anatomy, config.layers.parts)
     )

@@ -15,7 +15,7 @@ from mllm_probe.interventions.knockout import Knockout
 from mllm_probe.records.sites import INSIDE, Anatomy
 from mllm_probe.records.spans import IMAGE
 
-MASKED = ("eager", "sdpa")  # implementations of attention that take a mask of single edges
+MASKED = "sdpa"  # the implementation of attention that takes a mask of single edges here
 
 
 class Sweepable(Protocol):
@@ -52,10 +52,9 @@ def check_intervene(config: InterveneConfig) -> None:
             "extract.answers=null names no answer, and effects are told of the model's answers; give a word for each "
             "label, such as extract.answers=[Yes,No]"
         )
-    if isinstance(kind, Knockout) and config.model.attn not in MASKED:
+    if isinstance(kind, Knockout) and config.model.attn != MASKED:
         raise ConfigError(
-            f"model.attn={config.model.attn} cannot be told of single edges between tokens; take one of: "
-            f"{', '.join(MASKED)}"
+            f"model.attn={config.model.attn} cannot be told of single edges between tokens; set model.attn={MASKED}"
         )
     _check_layers(config)
     if config.probe_run is not None and not probe_scores(Path(config.probe_run).expanduser()).is_file():

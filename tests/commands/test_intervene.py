@@ -111,7 +111,7 @@ def test_directions_and_erasers_come_from_training_pictures(probe: Run, tmp_path
         (("intervention.window=9",), "the language model has 8 blocks"),
         (("intervention.centres=[9]",), "intervention.centres=9 is out of range"),
         (("intervention.random_draws=-1",), "intervention.random_draws=-1"),
-        (("model.attn=flash_attention_2",), "model.attn=flash_attention_2"),
+        (("model.attn=eager",), "model.attn=eager cannot be told of single edges"),
         (("extract.answers=null",), "extract.answers=null"),
         (("probe_run=nowhere",), "probe_run=nowhere holds no scores.csv"),
         (("intervention=patching", "intervention.spans=[words]"), "words"),
