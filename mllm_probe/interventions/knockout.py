@@ -44,6 +44,11 @@ class Knockout:
                 "intervention.edges and intervention.above are both empty, so nothing would be cut; name an edge, such "
                 "as image->last"
             )
+        if self.edges and self.centres is not None and not self.centres:
+            raise ConfigError(
+                "intervention.centres=[] names no block, so no edge would be cut; name blocks, null for all, or set "
+                "intervention.edges=[]"
+            )
         if self.anchored is not None and self.anchored not in ANCHORS:
             raise ConfigError(
                 f"intervention.anchored={self.anchored} is unknown; {choices(self.anchored, ANCHORS)}, or null"

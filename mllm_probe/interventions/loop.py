@@ -56,6 +56,7 @@ def outcomes(
     made = {number: _of(interventions, number, share.of) for number in range(share.of)}
     todo = [(i, number) for number in made for i in range(len(parts))]
     own = [one for one in todo if one[1] == share.number]
+    reporter.progress("intervene", 0, len(own), "parts")  # the rate counts from here
     for done, (i, number) in enumerate(own):
         name = _name(i, number, share.of)
         some = [interventions[c] for c in made[number]]
@@ -78,6 +79,7 @@ def slopes(
 ) -> np.ndarray:
     """[K, N]: what `make` takes from one backward pass of each part, kept as outcomes are."""
     found = []
+    reporter.progress("slopes", 0, len(parts), "parts")
     for i, part in enumerate(parts):
         arrays = _kept(paths, f"slopes-{i}", lambda part=part: {"slopes": make(engine(), part)})  # type: ignore[misc]
         found.append(arrays["slopes"])

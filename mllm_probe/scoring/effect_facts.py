@@ -99,7 +99,7 @@ def summarised(scored: Scored) -> dict[str, Any]:
         "metric": HEADLINES[sweep.kind],
         "measured": len(sweep.uids),
         "read": rows[0].n if rows else len(sweep.uids),
-        "answered_rightly": int(sweep.kept.sum()),
+        **({} if sweep.kind == PATCHING else {"answered_rightly": int(sweep.kept.sum())}),
         "tests": len(rows),
         "shown": [one.sentence for one in main if one.shown],
         "not_shown": [*quiet, OPEN] if quiet else [],

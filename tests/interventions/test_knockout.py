@@ -68,6 +68,7 @@ def test_the_default_cuts_above_every_layer_and_spans_are_those_of_the_edges() -
         ({"anchored": "top"}, "intervention.anchored=top is unknown; choose one of: first, last, or null"),
         ({"anchored": "last", "window": 3}, "intervention.window=3 does not go with intervention.anchored=last"),
         ({"random_draws": -1}, "intervention.random_draws=-1 must be 0 or more"),
+        ({"centres": [], "above": []}, "intervention.centres=[] names no block"),
     ],
 )
 def test_wrong_settings_are_refused_where_they_are_given(settings: dict[str, Any], said: str) -> None:

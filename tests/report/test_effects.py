@@ -5,6 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -15,6 +17,7 @@ from mllm_probe.config.run import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.interventions import Condition
+from mllm_probe.report.html.charts import _outline
 from mllm_probe.report.tables.effects import band, headed, lines, metrics
 from mllm_probe.report.terminal.effects import print_effects
 from mllm_probe.report.terminal.progress import RichReporter
@@ -142,3 +145,27 @@ def test_a_setting_that_does_nothing_here_is_refused(tmp_path: Path) -> None:
     paths = folder(tmp_path / "a", sweep_of(windows(), used))
     with pytest.raises(ConfigError, match="report.metric does nothing here"), RichReporter() as reporter:
         report(ReportConfig(run=str(paths.root), report=ReportSettings(metric="auroc")), reporter)
+
+
+def test_a_pair_is_no_picture_and_has_no_right_answers(tmp_path: Path) -> None:
+    paths, written = folder(tmp_path / "a", patched(nothing)), io.StringIO()
+    table, summary = load_effects(paths.effects), load_summary(paths.summary)
+    print_effects(table, summary, Console(file=written, width=200))
+    pairs = int(table.n_groups.max())
+    assert f"{pairs} test pairs of pictures:" in written.getvalue() and "answered_rightly" not in summary
+
+
+def test_bars_of_blocks_have_the_colours_of_their_lines(
+    tmp_path: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, sweep = probe_run(tmp_path / "probe", [4, 5]), patched(lambda one: 4.0 * (one.what == "last"))
+    shown(folder(tmp_path / "a", sweep, run.root), capsys)
+    below = drawn[2].axes[1]
+    colours = {line.get_label(): line.get_color() for line in below.lines}
+    bars = {line.get_color() for line in below.lines if line.get_gid() == "may be the largest"}
+    assert bars == {colours["last, denoise"]}
+
+
+def test_the_band_of_a_line_is_left_out_where_intervals_are() -> None:
+    rows = pd.DataFrame({"low": [np.nan, 1, 2, np.nan, 4, np.nan], "high": [np.nan, 11, 12, np.nan, 14, np.nan]})
+    assert _outline(list("abcdef"), rows) == {"x": [*"bccb", None, *"ee"], "y": [11, 12, 2, 1, None, 14, 4]}

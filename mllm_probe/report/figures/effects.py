@@ -94,7 +94,7 @@ def draw_read_and_used(
     above.set_ylabel(wrapped(held_out(curve.scores), TALL[look.paper], look.text), fontsize=look.text)
     _bars(above, [(curve.ends, READ)])
     _draw_metric(below, table, metric, "depth", look)
-    own = of_effects([line.what for line in lines(table, metric)])
+    own = of_effects(list(dict.fromkeys(line.what for line in lines(table, metric))))
     shown = [one for one in facts if one["metric"] == metric and one["shown"] and one["what"] in own]
     _bars(below, [([min(one["depths"]), max(one["depths"])], own[one["what"]]) for one in shown])
     said = f"relative depth in the language model{of_window(table)}"

@@ -33,9 +33,16 @@ def effects_page(
     views = [view for metric in metrics(table) for view in effect_views(table, metric)]
     parts.append(Part("Layer by layer", (), shown, picture_uri(paths.changes("png")), views))
     title = f"{first.model} ({first.quantization}): {first.kind}, {first.task}"
-    what = "pairs" if first.kind == PATCHING else "statements"
-    about = [f"{first.n} {what} about {first.n_groups} {many_of(table)} of {first.dataset}{_right(first, summary)}"]
+    about = [f"{_measured_on(table)} of {first.dataset}{_right(first, summary)}"]
     write_other(paths.page, "mllm-probe intervene", title, about, parts, known_command(paths))
+
+
+def _measured_on(table: "pd.DataFrame") -> str:
+    """A pair is of two pictures at least, and what counts as a group holds both."""
+    first = table.iloc[0]
+    if first.kind == PATCHING:
+        return f"{first.n} pairs of {many_of(table)}"
+    return f"{first.n} statements about {first.n_groups} {many_of(table)}"
 
 
 def _right(first: Any, summary: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA
 from mllm_probe.report.tables.effects import Line, caption, headed, lines, metrics, of_window, place, sentences
 from mllm_probe.report.terminal.printing import escaped, framed, say
+from mllm_probe.results.effects import PATCHING
 from mllm_probe.results.selection import many_of
 from mllm_probe.scoring.alarms import few_groups
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 def print_effects(table: "pd.DataFrame", summary: Mapping[str, Any], console: Console | None = None) -> None:
     """The headline metric at every layer, then the sentences of summary.json."""
     say(console, *effect_views(table, metrics(table)[0]), *sentences(summary))
-    if few := few_groups(int(table.n_groups.max()), many_of(table)):
+    groups = f"pairs of {many_of(table)}" if table.kind.iloc[0] == PATCHING else many_of(table)
+    if few := few_groups(int(table.n_groups.max()), groups):
         say(console, few)
 
 
