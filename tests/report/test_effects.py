@@ -17,7 +17,7 @@ from mllm_probe.config.run import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.interventions import Condition
-from mllm_probe.report.html.charts import _outline
+from mllm_probe.report.html.bands import outline
 from mllm_probe.report.tables.effects import band, headed, lines, metrics
 from mllm_probe.report.terminal.effects import print_effects
 from mllm_probe.report.terminal.progress import RichReporter
@@ -168,4 +168,4 @@ def test_bars_of_blocks_have_the_colours_of_their_lines(
 
 def test_the_band_of_a_line_is_left_out_where_intervals_are() -> None:
     rows = pd.DataFrame({"low": [np.nan, 1, 2, np.nan, 4, np.nan], "high": [np.nan, 11, 12, np.nan, 14, np.nan]})
-    assert _outline(list("abcdef"), rows) == {"x": [*"bccb", None, *"ee"], "y": [11, 12, 2, 1, None, 14, 4]}
+    assert outline(list("abcdef"), rows) == {"x": [*"bccb", None, *"ee"], "y": [11, 12, 2, 1, None, 14, 4]}

@@ -6,7 +6,6 @@ Numbers are those of the table, in the order of the table.
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.files.paths import SIDES
@@ -24,6 +23,7 @@ from mllm_probe.report.figures.style import (
     of_study,
     on_page,
 )
+from mllm_probe.report.html.bands import outline
 from mllm_probe.results.selection import (
     blocks,
     controls,
@@ -153,22 +153,8 @@ def _line(rows: "pd.DataFrame", label: str, colour: str, dash: str, shown: bool,
         "line": line,
         "marker": {"size": 6 if dash == "solid" else 4, "color": colour},
     }
-    band = {**_outline(x, rows), "mode": "lines", "line": {"width": 0}, "fill": "toself"}
+    band = {**outline(x, rows), "mode": "lines", "line": {"width": 0}, "fill": "toself"}
     yield {**same, **band, "fillcolor": _faint(colour), "hoverinfo": "skip", "showlegend": False}
-
-
-def _outline(x: Sequence[Any], rows: "pd.DataFrame") -> dict[str, list[Any]]:
-    """Around the intervals of a line, a stretch of neighbours that have one at a time, for a shape with a gap in its
-    edge is closed across the gap; none between stretches."""
-    known = (rows.low.notna() & rows.high.notna()).tolist()
-    found: dict[str, list[Any]] = {"x": [], "y": []}
-    for there, stretch in groupby(range(len(known)), lambda i: known[i]):
-        own = list(stretch) if there else []
-        if own and found["x"]:
-            found = {name: [*values, None] for name, values in found.items()}
-        found["x"] += [x[i] for i in (*own, *reversed(own))]
-        found["y"] += [*rows.high.iloc[own].tolist(), *reversed(rows.low.iloc[own].tolist())]
-    return found
 
 
 def _faint(colour: str) -> str:
