@@ -56,9 +56,9 @@ def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> N
     scored = Scored(sweep, _named(config, experiment), experiment.sweep.ci_level, experiment.sweep.draws)
     more = {**counts, "words": asked.words, "seconds": round(time.monotonic() - started, 2)}
     save_results(paths, scored, run, more)
-    for place in own.places:
-        clear(place)
     show_effects(paths, reporter, config.report)
+    for place in own.places:  # a command that is killed while it draws goes on from them, too
+        clear(place)
 
 
 def _named(config: InterveneConfig, experiment: Experiment) -> dict[str, str]:

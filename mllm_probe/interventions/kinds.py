@@ -200,6 +200,6 @@ def _told(own: Measuring, samples: Sequence[Sample], both: Both) -> None:
     random = sum(one.control == "random" for one, _ in both)
     own.reporter.note(
         f"to intervene: {len(samples)} prompts about {len({one.digests for one in samples})} pictures, each under "
-        f"{len(both)} conditions{f', {random} of them random draws' if random else ''}; about "
-        f"{expected(own.experiment.blueprint, samples, [one for _, one in both], own.device)} where tails suffice"
+        f"{len(both)} conditions{f', {random} of them random draws' if random else ''}; where tails suffice "
+        f"{expected(own.experiment.blueprint, samples, [one for _, one in both], own.device)} of arithmetic or more"
     )

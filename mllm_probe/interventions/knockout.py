@@ -13,6 +13,7 @@ from mllm_probe.errors import ConfigError, choices
 from mllm_probe.records.interventions import CUT, Condition, Intervention
 from mllm_probe.records.sites import Anatomy
 from mllm_probe.records.spans import BEHIND, IMAGE, ends_of
+from mllm_probe.records.spans import LAST as LAST_TOKEN
 
 ANCHORS = FIRST, LAST = "first", "last"
 ABOVE = "image->behind above"  # of a layer: nothing reads the picture in any higher block
@@ -49,6 +50,14 @@ class Knockout:
                 "intervention.centres=[] names no block, so no edge would be cut; name blocks, null for all, or set "
                 "intervention.edges=[]"
             )
+        for edge in self.edges:
+            source, span = ends_of(edge, "intervention.edges")
+            if source == LAST_TOKEN or span == IMAGE:
+                raise ConfigError(
+                    f"intervention.edges names '{edge}', and in a causal model no token of '{span}' reads one of "
+                    f"'{source}', so nothing would be cut; the arrow points from what is read to what reads it, as in "
+                    "image->last"
+                )
         if self.anchored is not None and self.anchored not in ANCHORS:
             raise ConfigError(
                 f"intervention.anchored={self.anchored} is unknown; {choices(self.anchored, ANCHORS)}, or null"

@@ -47,6 +47,14 @@ def check_intervene(config: InterveneConfig) -> None:
     for name, least in (("pictures", 1), ("least", 2), ("seed", 0)):
         if (value := getattr(settings, name)) is not None and value < least:
             raise ConfigError(f"intervene.{name}={value} must be {least} or more")
+    if settings.pictures is not None and settings.pictures < settings.least:
+        raise ConfigError(
+            f"intervene.least={settings.least} cannot be met by intervene.pictures={settings.pictures}; raise the one "
+            "or lower the other"
+        )
+    for name, value in config.intervention.items():
+        if isinstance(value, list) and len({str(one).replace(" ", "") for one in value}) < len(value):
+            raise ConfigError(f"intervention.{name}={value} holds the same twice")
     if config.extract.answers is None:
         raise ConfigError(
             "extract.answers=null names no answer, and effects are told of the model's answers; give a word for each "

@@ -32,14 +32,15 @@ class Steering:
 
     States at the tokens of `span` move by each of `strengths` times the norm of the training states. The slope of the
     answer is taken for all directions and for the null, `random_draws` random ones of the covariance of states of one
-    label; those of `in_full`, of which control_task is the control task's class_mean, are also run at every strength.
+    label; those of `in_full` (null = all, and control_task, the control task's class_mean) are also run at every
+    strength.
     """
 
     directions: Sequence[str] = UNITS
     strengths: Sequence[float] = (-1.0, -0.5, -0.25, -0.125, 0.0, 0.125, 0.25, 0.5, 1.0)
     span: str = "last"
     random_draws: int = 100
-    in_full: Sequence[str] = (*UNITS, CONTROL)
+    in_full: Sequence[str] | None = None
     name: ClassVar[str] = "steering"
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class Steering:
                 )
         if not self.directions:
             raise ConfigError("intervention.directions is empty, so nothing would be steered; name at least one")
-        for direction in self.in_full:
+        for direction in self.in_full or ():
             if direction not in (allowed := (*self.directions, CONTROL)):
                 raise ConfigError(
                     f"intervention.in_full names '{direction}', which is no direction here; "
@@ -105,7 +106,7 @@ class Steering:
         for site in changeable(directions):
             found = directions[site]
             units = {**found.units, **({CONTROL: found.control} if found.control is not None else {})}
-            for name in self.in_full:
+            for name in (*self.directions, CONTROL) if self.in_full is None else self.in_full:
                 if name not in units:
                     continue
                 more = {"control": CONTROL} if name == CONTROL else {}

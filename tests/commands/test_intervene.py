@@ -108,6 +108,9 @@ def test_directions_and_erasers_come_from_training_pictures(probe: Run, tmp_path
     [
         (('intervention.edges=["picture->last"]',), "picture"),
         (('intervention.edges=["object->statement"]',), "object"),
+        (('intervention.edges=["last->statement"]',), "nothing would be cut"),
+        (("intervention.centres=[2,2]",), "intervention.centres=[2, 2] holds the same twice"),
+        (("intervene.pictures=20", "intervene.least=50"), "cannot be met"),
         (("intervention.window=9",), "the language model has 8 blocks"),
         (("intervention.centres=[9]",), "intervention.centres=9 is out of range"),
         (("intervention.random_draws=-1",), "intervention.random_draws=-1"),
@@ -127,7 +130,7 @@ def test_what_cannot_be_meant_is_one_sentence(probe: Run, tmp_path: Path, words:
 
 
 def test_a_model_that_knows_no_answers_is_not_disturbed(probe: Run) -> None:
-    code, _, err = probe(*FEW, "model.weights=random", "intervene.least=21")
+    code, _, err = probe(*FEW, "model.weights=random", "intervene.pictures=null", "intervene.least=21")
     assert code == 1 and "prompts rightly" in err and "intervene.least=21 are needed" in err.replace("\n", " ")
 
 

@@ -74,7 +74,10 @@ def test_strengths_that_overflow_the_dtype_are_refused() -> None:
         ({"span": "image"}, "intervention.span=image is unknown; choose one of: last, statement"),
         ({"directions": ["mean"]}, "intervention.directions names 'mean', which is unknown; choose one of: class_mean"),
         ({"directions": []}, "intervention.directions is empty"),
-        ({"directions": ["leace"]}, "intervention.in_full names 'class_mean', which is no direction here; choose one"),
+        (
+            {"directions": ["leace"], "in_full": ["class_mean"]},
+            "intervention.in_full names 'class_mean', which is no direction here; choose one",
+        ),
         ({"strengths": []}, "intervention.strengths=[] must hold finite numbers"),
         ({"strengths": [float("nan")]}, "intervention.strengths=[nan] must hold finite numbers"),
         ({"random_draws": 18}, "intervention.random_draws=18 must be 19 or more"),
