@@ -5,6 +5,7 @@ What validation chose and what was tested stays what it is, in the measure that 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,3 +162,17 @@ def one_of(rows: "pd.DataFrame") -> str:
 def many_of(*tables: "pd.DataFrame") -> str:
     """`pictures`, `groups (patient)`, all of them where tables differ."""
     return " and ".join(dict.fromkeys(plural(one_of(rows)) for rows in tables))
+
+
+def outline(x: Sequence[Any], rows: "pd.DataFrame") -> dict[str, list[Any]]:
+    """Around the intervals of a line, a stretch of neighbours that have one at a time, for a shape with a gap in its
+    edge is closed across the gap; none between stretches."""
+    known = (rows.low.notna() & rows.high.notna()).tolist()
+    found: dict[str, list[Any]] = {"x": [], "y": []}
+    for there, stretch in groupby(range(len(known)), lambda i: known[i]):
+        own = list(stretch) if there else []
+        if own and found["x"]:
+            found = {name: [*values, None] for name, values in found.items()}
+        found["x"] += [x[i] for i in (*own, *reversed(own))]
+        found["y"] += [*rows.high.iloc[own].tolist(), *reversed(rows.low.iloc[own].tolist())]
+    return found

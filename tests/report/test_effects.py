@@ -17,12 +17,12 @@ from mllm_probe.config.run import ReportConfig
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.interventions import Condition
-from mllm_probe.report.html.bands import outline
 from mllm_probe.report.tables.effects import band, headed, lines, metrics
 from mllm_probe.report.terminal.effects import print_effects
 from mllm_probe.report.terminal.progress import RichReporter
 from mllm_probe.results.effects import Sweep, load_effects
 from mllm_probe.results.score_file import load_summary
+from mllm_probe.results.selection import outline
 from mllm_probe.scoring.effect_results import save_results
 from mllm_probe.scoring.effects import Scored
 from tests.support.probe_runs import probe_run

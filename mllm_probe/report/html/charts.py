@@ -23,7 +23,6 @@ from mllm_probe.report.figures.style import (
     of_study,
     on_page,
 )
-from mllm_probe.report.html.bands import outline
 from mllm_probe.results.selection import (
     blocks,
     controls,
@@ -31,6 +30,7 @@ from mllm_probe.results.selection import (
     headline,
     headline_metric,
     many_of,
+    outline,
     positions,
     real,
     words,
