@@ -17,14 +17,14 @@ from mllm_probe.interventions.erasure import Erasure
 from mllm_probe.interventions.expected import expected
 from mllm_probe.interventions.knockout import Knockout
 from mllm_probe.interventions.loop import Share, in_parts, outcomes, slopes
-from mllm_probe.interventions.patching import DENOISE, Pairs, Patching, pairs_of
+from mllm_probe.interventions.patching import Pairs, Patching, pairs_of
 from mllm_probe.interventions.steering import Steering
 from mllm_probe.interventions.tested import Tested
 from mllm_probe.records.interventions import Condition, Intervention, Outcomes
 from mllm_probe.records.protocols import Intervenable, Reporter
 from mllm_probe.records.samples import Sample, digest
 from mllm_probe.records.sites import Site
-from mllm_probe.results.effects import Slopes, Sweep
+from mllm_probe.results.effects import DENOISE, Slopes, Sweep
 from mllm_probe.stats.links import linked
 
 Both = list[tuple[Condition, Intervention]]
@@ -115,7 +115,7 @@ def _erased(kind: Erasure, own: Measuring) -> tuple[Sweep, dict[str, Any]]:
     both = list(kind.conditions(own.experiment.anatomy, erasers))
     _told(own, own.tested.samples, both)
     found = own.changed(in_parts(own.tested.samples, own.device), both)
-    return _sweep(own, both, found), _answered(own, found)
+    return _sweep(own, both, found), {"prompts": len(found.uids)}
 
 
 def _steered(kind: Steering, own: Measuring) -> tuple[Sweep, dict[str, Any]]:
@@ -134,7 +134,7 @@ def _steered(kind: Steering, own: Measuring) -> tuple[Sweep, dict[str, Any]]:
     values = slopes(own.engine, parts, product, place, own.reporter)
     found = own.changed(parts, both)
     sloped = Slopes(tuple(one for one, *_ in along), values)
-    return _sweep(own, both, found, slopes=sloped), _answered(own, found)
+    return _sweep(own, both, found, slopes=sloped), {"prompts": len(found.uids)}
 
 
 def _patched(kind: Patching, own: Measuring) -> tuple[Sweep, dict[str, Any]]:
@@ -189,11 +189,6 @@ def _sweep(own: Measuring, both: Both, found: Outcomes, slopes: Slopes | None = 
     right = (found.clean_d > 0) == (labels == 1)
     values = (found.clean_d, found.clean_p, found.d, found.p, found.kl)
     return Sweep(tuple(one for one, _ in both), found.uids, groups, labels, right, *values, slopes=slopes)
-
-
-def _answered(own: Measuring, found: Outcomes) -> dict[str, Any]:
-    labels, _ = own.tested.of(found.uids)
-    return {"prompts": len(labels), "answered_rightly": int(((found.clean_d > 0) == (labels == 1)).sum())}
 
 
 def _told(own: Measuring, samples: Sequence[Sample], both: Both) -> None:

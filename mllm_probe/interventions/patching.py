@@ -14,8 +14,9 @@ from mllm_probe.records.interventions import REPLACE, Condition, Intervention
 from mllm_probe.records.samples import Examples, digest
 from mllm_probe.records.sites import Anatomy, Site
 from mllm_probe.records.spans import check_span
+from mllm_probe.results.effects import DENOISE, NOISE
 
-DIRECTIONS = DENOISE, NOISE = "denoise", "noise"
+DIRECTIONS = DENOISE, NOISE
 NO_OTHER = "their text is false of no other picture"
 UNEQUAL = "their prompts have unequal numbers of tokens"
 TAKEN = "their pictures are in other pairs"

@@ -93,7 +93,7 @@ class HFModel:
         self._scale = scale_of(model, blueprint, self._pass)
         blocks = model.get_submodule(blueprint.structure.blocks["lm"])
         found = {id(part.config): part.config for part in blocks.modules() if hasattr(part, "config")}
-        self._configs = list(found.values())
+        self.configs = list(found.values())
         self._collators = threading.local()
         self._answer_rows: dict[str, list[torch.Tensor]] = {}  # {position: [D, ids] of each word}
 
@@ -148,7 +148,7 @@ class HFModel:
     @property
     def _window(self) -> int | None:
         """The narrowest sliding window of its attention."""
-        windows = [getattr(config, "sliding_window", None) for config in self._configs]
+        windows = [getattr(config, "sliding_window", None) for config in self.configs]
         return min((window for window in windows if window), default=None)
 
     def collate(
@@ -171,7 +171,7 @@ class HFModel:
         return positions.numpy()
 
     def forward(self, batch: Batch) -> None:
-        alike = nullcontext() if batch.shared is None else sharing(self._configs, batch.shared)
+        alike = nullcontext() if batch.shared is None else sharing(self.configs, batch.shared)
         with alike, self._repeating(batch.pictures):
             self._pass(batch.inputs)
 

@@ -41,13 +41,21 @@ AttentionInterface.register(NAME, shared_attention)
 @contextmanager
 def sharing(configs: Iterable[Any], columns: int) -> Iterator[None]:
     """Within it, modules with one of these configs attend in the shared way, with heads of `columns` columns."""
+    with attending_by(NAME, configs, _columns, columns):
+        yield
+
+
+@contextmanager
+def attending_by(name: str, configs: Iterable[Any], told: ContextVar[Any], value: Any) -> Iterator[None]:
+    """Within it, modules with one of these configs attend in the way registered as `name`, which reads `value` from the
+    variable `told`."""
     before = [(config, config._attn_implementation) for config in configs]
-    token = _columns.set(columns)
+    token = told.set(value)
     try:
         for config, _ in before:
-            config._attn_implementation = NAME
+            config._attn_implementation = name
         yield
     finally:
-        _columns.reset(token)
-        for config, name in before:
-            config._attn_implementation = name
+        told.reset(token)
+        for config, own in before:
+            config._attn_implementation = own

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 
 from mllm_probe.probes.solving.linear import check_lambdas, fit_linear
-from mllm_probe.probes.solving.objectives import Loss, Squared
+from mllm_probe.probes.solving.objectives import Squared
 from mllm_probe.probes.solving.standardised import Features, chunks
 from mllm_probe.records.problems import LayerData, Problem, Rows, check_problems
 
 RANK = 1e-9  # singular values below this share of the largest are rounding
 NOTHING = 1e-10  # of a column's variance
-LOSSES: Mapping[str, Loss] = dict.fromkeys(("binary", "labels", "number"), Squared())
 
 
 @dataclass(frozen=True)
@@ -82,55 +81,25 @@ class Leace:
 
         Raises ProbeError.
         """
-        return self.fits(data, [problem])[0]
-
-    def fits(self, data: LayerData, problems: Sequence[Problem]) -> list[Eraser]:
-        """One for each of several problems of one kind with the same training rows, which share the work on these.
-
-        Raises ProbeError.
-        """
-        check_problems(data, problems, self.kinds, self.name)
-        train = problems[0].train
-        features = Features(data, train)
-        mean, z = features.mean.cpu().numpy(), [_targets(problem) for problem in problems]
-        ends = np.cumsum([one.shape[1] for one in z])[:-1]
-        centred = np.concatenate(z, axis=1)[train]
-        centred = centred - centred.mean(axis=0)
-        shared = np.split(_covariance(data, np.concatenate(z, axis=1), train, mean), ends)
+        check_problems(data, [problem], self.kinds, self.name)
+        z = problem.y[:, None].astype(np.float64)
+        if problem.kind == "classes":
+            z = (z == np.arange(problem.y.max() + 1)).astype(np.float64)
+            problem = replace(problem, y=z, kind="labels")
+        features = Features(data, problem.train)
+        centred = z[problem.train] - z[problem.train].mean(axis=0)
+        mean, facts = features.mean.cpu().numpy(), {"converged": 1.0}
+        shared, inner = _covariance(data, z, problem.train, mean), centred.T @ centred / len(centred)
         if _enough(features):
-            slopes, told = np.split(_least_squares(features, centred), ends), [{"converged": 1.0}] * len(problems)
-            inner = [slope @ own.T for slope, own in zip(slopes, shared, strict=True)]
+            slopes = _least_squares(features, centred)
+            inner = slopes @ shared.T
         else:
-            lines = fit_linear(data, list(map(_asked, problems, z)), self.lambdas, LOSSES)
-            slopes, told = [np.atleast_2d(line.weights / line.scale) for line in lines], [dict(x.facts) for x in lines]
-            inner = [one.T @ one / len(one) for one in np.split(centred, ends, axis=1)]
-        return [_eraser(data, train, mean, *parts) for parts in zip(shared, slopes, inner, told, strict=True)]
-
-
-def _targets(problem: Problem) -> np.ndarray:
-    """What is to be erased as numbers [N, K]; classes are one-hot."""
-    z: np.ndarray = problem.y[:, None].astype(np.float64)
-    return (z == np.arange(problem.y.max() + 1)).astype(np.float64) if problem.kind == "classes" else z
-
-
-def _asked(problem: Problem, z: np.ndarray) -> Problem:
-    return replace(problem, y=z, kind="labels") if problem.kind == "classes" else problem
-
-
-def _eraser(
-    data: LayerData,
-    train: np.ndarray,
-    mean: np.ndarray,
-    shared: np.ndarray,
-    slopes: np.ndarray,
-    inner: np.ndarray,
-    facts: Mapping[str, float],
-) -> Eraser:
-    """Of Sigma_zx and B' [K, D]; `inner` [K, K]: the covariance of the labels' best prediction, for the least edit."""
-    eraser = Eraser(mean, shared, np.linalg.pinv(slopes @ shared.T, rcond=RANK) @ slopes)
-    edit = _edit(data, train, eraser)
-    least = float(np.trace(shared.T @ np.linalg.pinv(inner, rcond=RANK) @ shared))
-    return replace(eraser, facts={**facts, "edit": edit, "edit_ratio": edit / least if least > 0 else 1.0})
+            line = fit_linear(data, [problem], self.lambdas, {problem.kind: Squared()})[0]
+            slopes, facts = np.atleast_2d(line.weights / line.scale), dict(line.facts)
+        eraser = Eraser(mean, shared, np.linalg.pinv(slopes @ shared.T, rcond=RANK) @ slopes)
+        edit = _edit(data, problem.train, eraser)
+        least = float(np.trace(shared.T @ np.linalg.pinv(inner, rcond=RANK) @ shared))
+        return replace(eraser, facts={**facts, "edit": edit, "edit_ratio": edit / least if least > 0 else 1.0})
 
 
 def _enough(features: Features) -> bool:

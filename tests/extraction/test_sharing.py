@@ -177,7 +177,7 @@ def test_what_sees_later_text_is_found_by_measure(tmp_path: Path, odd: list[Samp
 def test_reasons_against_sharing(checkpoint: Path, model: HFModel, odd: list[Sample], monkeypatch) -> None:
     eager = load_model(blueprint_of(checkpoint, attn="eager"), "cpu")
     assert prove(eager, odd, LM, 200).why == "model.attn=eager has no shared form, model.attn=sdpa has"
-    for config in model._configs:
+    for config in model.configs:
         monkeypatch.setattr(config, "sliding_window", 64, raising=False)
     assert model.unshared(64) is None
     assert model.unshared(65) == "its attention slides over 64 of 65 tokens"
@@ -225,7 +225,7 @@ def test_every_statement_of_a_row_must_fit(tmp_path: Path, odd: list[Sample]) ->
 
 
 def test_a_prompt_beyond_the_window_is_not_packed(model: HFModel, odd: list[Sample], monkeypatch) -> None:
-    for config in model._configs:
+    for config in model.configs:
         monkeypatch.setattr(config, "sliding_window", 40, raising=False)
     monkeypatch.setattr(model, "_collators", threading.local())
     assert model.collate(odd[:1], LM, shared=True).shared is not None

@@ -15,6 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from mllm_probe.models.packed_attention import attending_by
+
 NAME = "mllm_probe_tails"
 Attend = Callable[[int, torch.nn.Module, Tensor, Tensor, Tensor, Tensor | None, Mapping[str, Any]], Tensor]
 _now: ContextVar[tuple[Attend, Mapping[int, int]]] = ContextVar("attend")
@@ -39,16 +41,8 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def attending(configs: Iterable[Any], blocks: Mapping[int, int], attend: Attend) -> Iterator[None]:
     """Within it, modules with one of these configs attend as `attend` does, which is told the block (from 1) that
     `blocks` {id of a module: block} names."""
-    before = [(config, config._attn_implementation) for config in configs]
-    token = _now.set((attend, blocks))
-    try:
-        for config, _ in before:
-            config._attn_implementation = NAME
+    with attending_by(NAME, configs, _now, (attend, blocks)):
         yield
-    finally:
-        _now.reset(token)
-        for config, name in before:
-            config._attn_implementation = name
 
 
 def plainly(

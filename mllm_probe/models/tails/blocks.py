@@ -37,13 +37,6 @@ class Blocks:
         self._model = model
         self._blocks = [model.module(Site("lm", k))[0] for k in range(1, self.top + 1)]
         self._numbers = {id(part): k for k, block in enumerate(self._blocks, 1) for part in block.modules()}
-        configs = {
-            id(part.config): part.config
-            for block in self._blocks
-            for part in block.modules()
-            if hasattr(part, "config")
-        }
-        self._configs = list(configs.values())
         self._tupled = False
 
     def run(
@@ -61,7 +54,7 @@ class Blocks:
         `sites`, changed ones as they are after it. Without `attend` the model attends in its own way."""
         with ExitStack() as stack:
             if attend is not None:
-                stack.enter_context(attending(self._configs, self._numbers, attend))
+                stack.enter_context(attending(self._model.configs, self._numbers, attend))
             stack.enter_context(self._entered(first, states))
             for site in dict.fromkeys((*(changes or {}), *sites)):
                 stack.enter_context(self._at(site, (changes or {}).get(site), seen if site in sites else None))
