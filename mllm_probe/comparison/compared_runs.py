@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mllm_probe.comparison.compared_effects import FinishedSweep
 from mllm_probe.comparison.finished import FinishedRun, by_data, check_data, check_measure, find_runs, load_run
 from mllm_probe.comparison.run_names import labelled, shared_name
 from mllm_probe.config.report import ReportSettings
@@ -18,15 +19,21 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.results.selection import measures, selected
 
 
-def runs_by_task(
-    folders: Sequence[Path], metric: str | None, anyway: bool, reporter: Reporter
-) -> dict[str, list[FinishedRun]]:
-    """{task: its runs with their labels}, checked. Raises DataError."""
+def finished_in(folders: Sequence[Path], reporter: Reporter) -> list[RunPaths]:
+    """The finished runs, or interventions, in and below some folders; what is not finished is told. Raises
+    DataError."""
     found, failed = find_runs(folders)
     if going := [job for folder in folders for job in standings(folder) if not job.over]:
         reporter.note(f"not finished in these folders: {count(len(going), 'job')}; `mllm-probe status` shows them")
     if failed:
         reporter.note(f"left out, no finished sweep: {', '.join(map(str, failed))}")
+    return found
+
+
+def runs_by_task(
+    found: Sequence[RunPaths], metric: str | None, anyway: bool, reporter: Reporter
+) -> dict[str, list[FinishedRun]]:
+    """{task: its runs with their labels}, checked. Raises DataError."""
     runs = [_measured(run, metric) for run in _different(_loaded(found, reporter), reporter)]
     tasks: dict[str, list[FinishedRun]] = {}
     for one in runs:
@@ -116,7 +123,7 @@ def positions_of(
     return {task: names for task, names in chosen.items() if names}
 
 
-def baseline_of(runs: Sequence[FinishedRun], given: str | None) -> str | None:
+def baseline_of(runs: Sequence[FinishedRun | FinishedSweep], given: str | None) -> str | None:
     """The label of the run that a label or a folder names. Raises ConfigError unless that is one."""
     if given is None:
         return None

@@ -1,6 +1,6 @@
 """Finished runs for `compare`: found in folders, read from their own files, and checked for equal data.
 
-Opens no cache and loads no model.
+Those of interventions are found here, too, and read in compared_effects. Opens no cache and loads no model.
 """
 
 import os
@@ -100,9 +100,9 @@ class FinishedRun:
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[RunPaths], list[Path]]:
-    """The finished runs in and below some folders, each once, and the jobs there that left none.
+    """The finished runs, or interventions, in and below some folders, each once, and the jobs there that left none.
 
-    Raises DataError for a folder that holds no finished run.
+    Raises DataError for a folder that holds none.
     """
     runs: dict[Path, RunPaths] = {}
     failed: dict[Path, Path] = {}
@@ -112,8 +112,8 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[RunPaths], list[Path]]:
         if not here:
             state = "holds no finished run" if folder.is_dir() else "does not exist"
             raise DataError(
-                f"{folder} {state}; give folders such as outputs/run/DATE/TIME, with scores.csv and summary.json, or "
-                "the folder of a sweep"
+                f"{folder} {state}; give folders such as outputs/run/DATE/TIME, with scores.csv and summary.json, "
+                "outputs/intervene/DATE/TIME, with effects.safetensors, or the folder of a sweep"
             )
         runs |= {path.resolve(): RunPaths(path) for path in here if path.resolve() not in runs}
         above = {parent for path in jobs for parent in path.parents}
@@ -141,7 +141,12 @@ def _is_job(folder: Path) -> bool:
 
 def _is_finished(folder: Path) -> bool:
     """summary.json is what a sweep writes last."""
-    return RunPaths(folder).scores.is_file() and RunPaths(folder).summary.is_file()
+    return RunPaths(folder).summary.is_file() and (RunPaths(folder).scores.is_file() or intervened(RunPaths(folder)))
+
+
+def intervened(paths: RunPaths) -> bool:
+    """Whether a finished folder is one of `intervene`."""
+    return paths.outcomes.is_file()
 
 
 def load_run(paths: RunPaths) -> FinishedRun:

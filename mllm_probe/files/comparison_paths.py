@@ -19,6 +19,11 @@ class ComparisonPaths:
     def ranking(self) -> Path:
         return self.root / "ranking.csv"
 
+    @property
+    def differences(self) -> Path:
+        """Of effects of interventions."""
+        return self.root / "differences.csv"
+
     def figure(self, task: str, kind: str) -> Path:
         return self.root / f"{plain_name(task)}.{kind}"
 
