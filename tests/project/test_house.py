@@ -23,7 +23,7 @@ FLOORS = [
     {"experiment"},
     {"fitting"},
     {"scoring", "interventions"},
-    {"geometry"},
+    {"geometry", "spatial"},
     {"vision", "sugar"},
     {"comparison", "machine"},
     {"report"},
