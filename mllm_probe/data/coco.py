@@ -5,29 +5,26 @@ Accepted under `root`: `captions.json` + `instances.json` + `images/`, or the of
 and how often it is there is not known.
 """
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from mllm_probe.data.annotations import Annotations
 from mllm_probe.data.pictures import FOLLOW, LINKS, LOOKERS, MISSING, ahead, lacking, look_at, named_file
-from mllm_probe.errors import DataError, MllmProbeError, choices, is_whole
+from mllm_probe.errors import DataError, MllmProbeError, choices
 from mllm_probe.files.digests import Digests
 from mllm_probe.records.samples import Collection, Picture
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mllm_probe.data.masks import Segmentations
+
 BAD_ROW = ("stop", "skip")
-KINDS: Mapping[type, str] = {
-    int: "a whole number",
-    str: "a text",
-    float: "a number with a point",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
 
 
 @dataclass(frozen=True)
@@ -97,13 +94,14 @@ class Layout:
 
 def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests) -> Collection:
     """The selected pictures in the order of their ids, captions and categories attached."""
-    listed = _numbered(layout.listed, "images", file_name=str)
+    listed = Annotations.read(layout.listed).numbered("images", file_name=str)
     captions, (seen, categories) = _captions(layout.captions), _objects(layout.instances, listed)
     licences = _licences(layout.listed)
     images = sorted(listed.values(), key=_id)
     if selection.n is not None:
         images = sorted(Random(f"select/{selection.seed}").sample(images, min(selection.n, len(images))), key=_id)
     pictures: dict[str, Picture] = {}
+    ids: dict[str, list[int]] = defaultdict(list)
     skipped: list[str] = []
     for record, seen_as in ahead(images, lambda one: _checked(layout, one, selection.links, digests), LOOKERS):
         if isinstance(seen_as, MllmProbeError):
@@ -116,10 +114,12 @@ def read_coco(layout: Layout, name: str, selection: Selection, digests: Digests)
         said, (named, counts) = tuple(captions.get(number, ())), seen.get(number, (None, None))
         licence = _licence(record, licences)
         picture = Picture(str(number), path, content, said, named, counts, licence=licence)
+        ids[content].append(number)
         pictures[content] = _merged(pictures[content], picture) if content in pictures else picture
     if not pictures:
         raise DataError(f"no usable picture is left in {layout.listed.parent} ({len(skipped)} skipped)")
-    return Collection(name, tuple(pictures.values()), categories, _not_said, tuple(skipped))
+    masks = None if lacking(layout.instances) == MISSING else _masks(layout.instances, name, ids)
+    return Collection(name, tuple(pictures.values()), categories, _not_said, tuple(skipped), masks=masks)
 
 
 def _id(record: Mapping[str, Any]) -> int:
@@ -151,56 +151,9 @@ def _checked(
         return error
 
 
-def _rows(path: Path, key: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
-    """One list of an annotation file, each row checked to hold these fields. Raises DataError naming the row."""
-    rows = _read(path).get(key)
-    if not isinstance(rows, list):
-        raise DataError(f"{path} is not a COCO annotation file: the list {key!r} is missing at its top level")
-    for number, row in enumerate(rows):
-        where = f"{path}, {key}[{number}]"
-        if not isinstance(row, dict):
-            raise DataError(f"{where} is no object, found {str(row)[:80]}")
-        for name, kind in fields.items():
-            if name not in row:
-                raise DataError(f"{where}: {name!r} ({KINDS[kind]}) is missing, found {str(row)[:80]}")
-            if type(row[name]) is not kind:
-                was = f"{KINDS.get(type(row[name]), 'no such value')}, {json.dumps(row[name])[:80]}"
-                raise DataError(f"{where}: {name!r} is {was}, but must be {KINDS[kind]}, as in every file of COCO")
-            if kind is str and not is_whole(row[name]):
-                raise DataError(f"{where}: {name!r} holds half a character (a lone surrogate), {row[name]!a}; fix it")
-            if name in ("name", "file_name") and not row[name].strip():
-                raise DataError(f"{where}: {name!r} is empty; fix it")
-    return rows
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """An annotation file; empty where it is JSON of another form. Raises DataError."""
-    if said := lacking(path):
-        raise DataError(f"{path} {said}; put the file there")
-    try:
-        records = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error}); a COCO annotation file is expected") from error
-    return records if isinstance(records, dict) else {}
-
-
-def _numbered(path: Path, key: str, **fields: type) -> dict[int, dict[str, Any]]:
-    """{id: row} of a list of things. Raises DataError where two have one id."""
-    found: dict[int, dict[str, Any]] = {}
-    for number, row in enumerate(_rows(path, key, {"id": int, **fields})):
-        first = found.setdefault(row["id"], row)
-        one, two = (str(each.get("file_name", each.get("name", ""))) for each in (first, row))
-        if first is not row and (key == "images" or one != two):
-            raise DataError(
-                f"{path}, {key}[{number}]: {two!r} has the id {row['id']}, as has {one!r} before it; joined files "
-                "need new ids, in their annotations too"
-            )
-    return found
-
-
 def _licences(path: Path) -> Mapping[str, str]:
     """{licence id: its name and address}; files without them are common."""
-    found = _read(path).get("licenses")
+    found = Annotations.read(path).lists.get("licenses")
     rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     return {str(row.get("id")): f"{row.get('name', '')} ({row.get('url', '')})" for row in rows}
 
@@ -214,7 +167,9 @@ def _licence(record: Mapping[str, Any], licences: Mapping[str, str]) -> str:
 def _captions(path: Path) -> Mapping[int, list[str]]:
     """Captions by picture id, whitespace (newlines too) folded to single blanks, repeats dropped, order kept."""
     found: dict[int, list[str]] = defaultdict(list)
-    for record in () if lacking(path) == MISSING else _rows(path, "annotations", {"image_id": int, "caption": str}):
+    if lacking(path) == MISSING:
+        return found
+    for record in Annotations.read(path).rows("annotations", image_id=int, caption=str):
         text = " ".join(record["caption"].split())
         if text and text not in found[record["image_id"]]:
             found[record["image_id"]].append(text)
@@ -227,23 +182,21 @@ def _objects(
     """{picture id: its categories, and the instances of those without a crowd} where annotated; all category names."""
     if lacking(path) == MISSING:
         return {}, ()
-    names = {number: row["name"] for number, row in _numbered(path, "categories", name=str).items()}
-    annotated = _numbered(path, "images")
+    annotations = Annotations.read(path)
+    annotated = annotations.numbered("images")
     _check_same(path, annotated, listed)
     found: dict[int, Counter[str]] = {number: Counter() for number in annotated}
     crowds: set[tuple[int, str]] = set()
-    for number, record in enumerate(_rows(path, "annotations", {"image_id": int, "category_id": int})):
-        image, category = record["image_id"], record["category_id"]
-        if category not in names:
-            raise DataError(f"{path}, annotations[{number}] has the unknown category id {category}")
-        found.setdefault(image, Counter())[names[category]] += 1
+    for _, category, record in annotations.objects():
+        found.setdefault(record["image_id"], Counter())[category] += 1
         if record.get("iscrowd"):
-            crowds.add((image, names[category]))
+            crowds.add((record["image_id"], category))
     seen = {
         image: (frozenset(counts), {name: n for name, n in counts.items() if (image, name) not in crowds})
         for image, counts in found.items()
     }
-    return seen, tuple(sorted(set(names.values())))
+    names = {row["name"] for row in annotations.numbered("categories", name=str).values()}
+    return seen, tuple(sorted(names))
 
 
 def _check_same(
@@ -258,6 +211,19 @@ def _check_same(
                 f"{path}: the picture of the id {number} is {mine!r}, and {its!r} in the file of captions; use two "
                 "files about the same pictures"
             )
+
+
+def _masks(path: Path, name: str, ids: Mapping[str, Sequence[int]]) -> Callable[[Picture], Mapping[str, "np.ndarray"]]:
+    """Of the pictures whose records have these ids, by digest. The file is read once more, when the first masks are
+    asked for: few tasks need them, and all segmentations of a large data set are gigabytes."""
+
+    @cache
+    def read() -> "Segmentations":
+        from mllm_probe.data.masks import Segmentations
+
+        return Segmentations.read(path, name, ids)
+
+    return lambda picture: read().masks(picture)
 
 
 def _not_said(picture: Picture, caption: str) -> bool:

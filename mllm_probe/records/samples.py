@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mllm_probe.errors import DataError, few, is_whole
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _encoded = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str).encode  # made once: it is called a lot
 
@@ -93,6 +96,9 @@ class Collection:
     For annotated photographs that can only mean "nobody wrote it about this picture"; drawn scenes know for certain.
     `labels_beside` are those that stand in the other data set of test.dataset: settings may name them, too.
     `source` is what messages call the file of the rows, "" where there is none.
+
+    `masks(picture)`: {category: [H, W] bool, where in the picture it is} at the picture's own pixels, upright as its
+    EXIF orientation says. It raises DataError for annotations that do not fit; None where a data set has no masks.
     """
 
     name: str
@@ -103,6 +109,7 @@ class Collection:
     rows: tuple[Row, ...] = ()
     labels_beside: tuple[str, ...] = ()
     source: str = ""
+    masks: "Callable[[Picture], Mapping[str, np.ndarray]] | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def test_of_any_cell_it_is_the_share_of_its_points(mask: np.ndarray) -> None:
         for y in np.linspace(top, bottom, 401)[:-1] + (bottom - top) / 800:
             x = np.linspace(left, right, 401)[:-1] + (right - left) / 800
             if 0 <= y < 1:
-                hits += mask[int(y * HEIGHT), (x[(0 <= x) & (x < 1)] * WIDTH).astype(int)].sum()
+                hits += mask[int(y * HEIGHT), (x[(x >= 0) & (x < 1)] * WIDTH).astype(int)].sum()
         share = covered(mask, np.array([[left, top, right, bottom]]))[0]
         assert share == pytest.approx(hits / 400**2, abs=0.01)
 
