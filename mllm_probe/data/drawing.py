@@ -7,6 +7,7 @@ of what is said of them (`facts`), of files or of models.
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 PICTURE_SIZE = 96  # pixels, both sides
@@ -83,6 +84,13 @@ def draw(scene: Scene) -> Image.Image:
     for shape in scene.shapes:
         _draw_shape(pen, shape)
     return image
+
+
+def mask_of(shape: Shape) -> np.ndarray:
+    """[PICTURE_SIZE, PICTURE_SIZE] bool: the pixels that the shape colours; of a ring the ring alone."""
+    image = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE))  # black, which no shape is
+    _draw_shape(ImageDraw.Draw(image), shape)
+    return np.asarray(image).max(axis=2) > 0
 
 
 def _draw_shape(pen: ImageDraw.ImageDraw, shape: Shape) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
+import numpy as np
+
 from mllm_probe.data.coco import Layout, Selection, read_coco
 from mllm_probe.data.drawing import (
     COLOURS,
@@ -21,6 +23,7 @@ from mllm_probe.data.drawing import (
     Scene,
     Shape,
     draw,
+    mask_of,
     random_scene,
 )
 from mllm_probe.data.facts import Fact, true_fact
@@ -60,7 +63,8 @@ class Scenes:
         if not (folder / QUESTIONS).is_file():
             write_questions(folder)
         collection = read_coco(Layout.find(folder, ""), self.name, selection, digests)
-        return replace(collection, contradicts=Truth.read(folder).contradicts)
+        truth = Truth.read(folder)
+        return replace(collection, contradicts=truth.contradicts, masks=truth.masks)
 
 
 def write_scenes(folder: Path, spec: Scenes) -> None:
@@ -159,6 +163,14 @@ class Truth:
 
     def contradicts(self, picture: Picture, caption: str) -> bool:
         return self.facts[caption].is_false_of(self.scenes[picture.id])
+
+    def masks(self, picture: Picture) -> dict[str, np.ndarray]:
+        """{category: the pixels [H, W] bool of its shapes}, where the annotations have the squares around them."""
+        found: dict[str, np.ndarray] = {}
+        for shape in self.scenes[picture.id].shapes:
+            name, mask = f"{shape.colour} {shape.kind}", mask_of(shape)
+            found[name] = found[name] | mask if name in found else mask
+        return found
 
 
 def _scene(record: Mapping[str, Any]) -> Scene:

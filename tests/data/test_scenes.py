@@ -9,9 +9,21 @@ from random import Random
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mllm_probe.data.coco import Selection
-from mllm_probe.data.drawing import COLOURS, MAX_SHAPES, PICTURE_SIZE, Scene, Shape, draw, random_scene
+from mllm_probe.data.drawing import (
+    COLOURS,
+    KINDS,
+    MAX_SHAPES,
+    PICTURE_SIZE,
+    SIZES,
+    Scene,
+    Shape,
+    draw,
+    mask_of,
+    random_scene,
+)
 from mllm_probe.data.facts import FORMS, HARDER_FORMS, NUMBERS, Fact, Thing, false_fact, true_fact
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.errors import DataError
@@ -178,6 +190,34 @@ def test_some_borrowed_captions_are_true_and_known_to_be(scenes: Collection) -> 
     first, *others = scenes.pictures
     verdicts = {scenes.contradicts(first, caption) for other in others for caption in other.captions}
     assert verdicts == {True, False}
+
+
+def test_masks_are_the_pixels_that_are_not_background(scenes: Collection) -> None:
+    kinds: set[str] = set()
+    for picture in scenes.pictures:
+        pixels = np.asarray(Image.open(picture.path))
+        assert scenes.masks
+        masks = scenes.masks(picture)
+        assert masks and masks.keys() == picture.categories
+        np.testing.assert_array_equal(
+            np.sum(list(masks.values()), axis=0), (pixels != pixels[0, 0]).any(axis=2)
+        )  # no shape is in a corner
+        for name, mask in masks.items():
+            colour, kind = name.split()
+            assert mask.dtype == bool and (pixels[mask] == COLOURS[colour]).all()
+            kinds.add(kind)
+    assert kinds == set(KINDS)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_ring_has_a_hole_and_a_cross_has_four(size: str) -> None:
+    ring, cross = (Shape(kind, "red", size, 40, 50) for kind in ("ring", "cross"))
+    for shape in (ring, cross):
+        drawn = np.asarray(draw(Scene((shape,), (9, 9, 9)))) != 9
+        np.testing.assert_array_equal(mask_of(shape), drawn.any(axis=2))
+    left, top, _, _ = ring.box
+    assert not mask_of(ring)[50, 40] and mask_of(ring)[50, left]
+    assert mask_of(cross)[50, 40] and not mask_of(cross)[top, left] and mask_of(cross)[top, 40]
 
 
 def test_impossible_numbers_are_refused() -> None:
