@@ -13,7 +13,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.trials import Probing
 from mllm_probe.interventions.kinds import Measuring, measured
 from mllm_probe.interventions.opened import lengths_of, opener
-from mllm_probe.interventions.request import check_intervene, check_model, check_probe_run, intervention_of
+from mllm_probe.interventions.request import check_intervene, check_marks, check_model, check_probe_run, intervention_of
 from mllm_probe.interventions.tested import tested
 from mllm_probe.models.loading.device import pick_device
 from mllm_probe.records.protocols import Reporter
@@ -38,6 +38,7 @@ def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> N
         check_probe_run(run, experiment.identity.digest)
     probing = Probing(experiment)
     asked = tested(experiment, probing, settings.pictures, settings.seed)
+    check_marks(kind, experiment.task.name, asked.samples)
     if hasattr(kind, "position"):
         fill_all([experiment], [config], reporter)
     own = Measuring(

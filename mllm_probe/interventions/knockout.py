@@ -14,9 +14,9 @@ from mllm_probe.records.interventions import CUT, Condition, Intervention
 from mllm_probe.records.sites import Anatomy
 from mllm_probe.records.spans import BEHIND, IMAGE, ends_of
 from mllm_probe.records.spans import LAST as LAST_TOKEN
+from mllm_probe.results.effects import ABOVE
 
 ANCHORS = FIRST, LAST = "first", "last"
-ABOVE = "image->behind above"  # of a layer: nothing reads the picture in any higher block
 WIDEST = 9  # blocks of a window, as published for models of 32
 
 

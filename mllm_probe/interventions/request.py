@@ -1,4 +1,4 @@
-"""What `intervene` refuses before any file is read."""
+"""What `intervene` refuses: settings before any file is read, and the rest before a model is loaded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,13 @@ from mllm_probe.config.build import build
 from mllm_probe.config.intervene import InterveneConfig
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.run import refuse_two
-from mllm_probe.errors import ConfigError
+from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.paths import GLOBAL, RunPaths
 from mllm_probe.files.readback import read_entries
 from mllm_probe.interventions.knockout import Knockout
+from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import INSIDE, Anatomy
-from mllm_probe.records.spans import IMAGE
+from mllm_probe.records.spans import IMAGE, MARK
 
 MASKED = "sdpa"  # the implementation of attention that takes a mask of single edges here
 
@@ -106,3 +107,16 @@ def check_model(kind: Sweepable, anatomy: Anatomy, parts: Sequence[str] = ("bloc
     for part in parts:
         if part in INSIDE and part not in anatomy.inside.get("lm", ()):
             raise ConfigError(f"layers.parts names {part}, and no block of the language model has a separate one")
+
+
+def check_marks(kind: Sweepable, task: str, samples: Sequence[Sample]) -> None:
+    """That the task has marked, in every text, the stretches that spans are named after. Raises ConfigError."""
+    for name in (span.removeprefix(MARK) for span in kind.spans if span.startswith(MARK)):
+        for sample in samples:
+            known = {mark.partition(":")[0] for mark in sample.marks}
+            if name not in known:
+                there = choices(name, known) if known else "its texts have no mark, take the span 'statement'"
+                raise ConfigError(
+                    f"the span '{MARK}{name}' of intervention={kind.name} does not exist: task={task} marks no "
+                    f"'{name}' in {sample.text!r}; {there}"
+                )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 KNOCKOUT, PATCHING, STEERING, ERASURE = "knockout", "patching", "steering", "erasure"
 RANDOM, CORRECT = "random", "correct"  # the control of drawn conditions; the subset that was answered rightly
 DENOISE, NOISE = "denoise", "noise"
+ABOVE = "image->behind above"  # of a layer: nothing reads the picture in any higher block
 MARGIN, P_CHANGE, FLIPS, RESTORED, SLOPE = "margin", "p_change", "flips", "restored", "slope"
 D, KL, ACCURACY_LOSS = "d", "kl", "accuracy_loss"
 HEADLINES = {KNOCKOUT: MARGIN, PATCHING: RESTORED, STEERING: SLOPE, ERASURE: ACCURACY_LOSS}  # of a kind

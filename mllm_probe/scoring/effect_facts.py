@@ -33,13 +33,17 @@ from mllm_probe.stats.peak import contenders
 
 OPEN = "what is not shown may be there all the same: that no effect was found does not prove that nothing is used"
 TURNED = (MARGIN, P_CHANGE)  # told as what is lost
-DOES = {
-    MARGIN: "takes {} from the right answer",
-    P_CHANGE: "lowers the probability of the answer by {}",
-    FLIPS: "changes {} of the answers",
-    RESTORED: "moves the answer by {} of the difference between the two prompts",
-    SLOPE: "moves the answer by {}",
-    ACCURACY_LOSS: "loses {} of right answers",
+OTHER_WAY = " the other way"
+DOES = {  # with an amount above 0, and with one below
+    MARGIN: ("takes {} from the right answer", "adds {} to the right answer"),
+    P_CHANGE: ("lowers the probability of the answer by {}", "raises the probability of the answer by {}"),
+    FLIPS: ("changes {} of the answers", ""),
+    RESTORED: (
+        "moves the answer by {} of the difference between the two prompts",
+        "moves the answer the other way, by {} of the difference between the two prompts",
+    ),
+    SLOPE: ("moves the answer by {}", "moves the answer the other way, by {}"),
+    ACCURACY_LOSS: ("loses {} of right answers", "gains {} of right answers"),
 }
 DOES_NOT = {  # with what it is compared
     MARGIN: "takes more from the right answer than {}",
@@ -186,9 +190,9 @@ def _places(rows: Sequence[Effect]) -> list[str]:
 
 
 def _sentence(row: Effect, place: str, first: str | None, among: str) -> str:
-    turned, named = row.metric in TURNED, ", ".join(filter(None, (row.what, row.direction, _strength(row))))
-    does, control = DOES[row.metric].format(_amount(row, turned)), CONTROLS[row.kind]
-    beside = "" if row.control_value is None else f"; {control}: {_plain(row.control_value, row, turned)}"
+    named, control = ", ".join(filter(None, (row.what, row.direction, _strength(row)))), CONTROLS[row.kind]
+    does, of_control = _told(row)
+    beside = f"; {control}: {of_control}" if of_control else ""
     if first is None:
         where = "window" if row.kind == KNOCKOUT else "site"
         said = f"no {where} {DOES_NOT[row.metric].format(control)}"
@@ -206,15 +210,23 @@ def _strength(row: Effect) -> str:
     return "" if row.strength is None else f"strength {row.strength:g}"
 
 
-def _amount(row: Effect, turned: bool) -> str:
-    """With its interval; what is lost has its sign turned."""
+def _told(row: Effect) -> tuple[str, str]:
+    """What the effect does, with its interval, and the amount of its control, "" where it has none. The one place that
+    turns signs: a verb tells which way an effect goes, so that no amount is below 0."""
     if row.value is None:
-        return "nothing that can be told"
-    ends = (row.low, row.high)
-    if turned:
-        ends = (None if row.high is None else -row.high, None if row.low is None else -row.low)
-    return units.value(-row.value if turned else row.value, *ends, row.metric)
+        return DOES[row.metric][0].format("nothing that can be told"), ""
+    lost = -1 if row.metric in TURNED else 1
+    away = _below(lost * row.value, row.metric)
+    sign = -lost if away else lost
+    low, high = [None if end is None else sign * end for end in (row.low, row.high)][::sign]
+    does = DOES[row.metric][away].format(units.value(sign * row.value, low, high, row.metric))
+    if row.control_value is None:
+        return does, ""
+    drawn = sign * row.control_value
+    other_way = OTHER_WAY if _below(drawn, row.metric) else ""
+    return does, units.value(abs(drawn), None, None, row.metric) + other_way
 
 
-def _plain(value: float | None, row: Effect, turned: bool) -> str:
-    return units.value(-(value or 0.0) if turned else value or 0.0, None, None, row.metric)
+def _below(value: float, metric: str) -> bool:
+    """Whether a value is below 0 as it is written."""
+    return float(units.number(value, metric)) < 0

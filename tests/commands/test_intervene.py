@@ -109,6 +109,8 @@ def test_directions_and_erasers_come_from_training_pictures(probe: Run, tmp_path
         (('intervention.edges=["picture->last"]',), "picture"),
         (('intervention.edges=["object->statement"]',), "object"),
         (('intervention.edges=["last->statement"]',), "nothing would be cut"),
+        (('intervention.edges=["mark:captoin->last"]',), "did you mean 'caption'? choose one of: caption"),
+        (("intervention=patching", "intervention.spans=[mark:word]"), "task=entailment marks no 'word' in"),
         (("intervention.centres=[2,2]",), "intervention.centres=[2, 2] holds the same twice"),
         (("intervene.pictures=20", "intervene.least=50"), "cannot be met"),
         (("intervention.window=9",), "the language model has 8 blocks"),
@@ -126,6 +128,7 @@ def test_directions_and_erasers_come_from_training_pictures(probe: Run, tmp_path
 def test_what_cannot_be_meant_is_one_sentence(probe: Run, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     code, _, err = probe("intervene", "dataset.pictures=40", *words, "hydra.run.dir=refused")
     assert code == 1 and said in err and len(err.strip().splitlines()) < 4, err
+    assert "loading" not in err
     assert not (tmp_path / "refused" / "effects.csv").exists()
 
 

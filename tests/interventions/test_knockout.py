@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from mllm_probe.errors import ConfigError
-from mllm_probe.interventions.knockout import ABOVE, Knockout
+from mllm_probe.interventions.knockout import Knockout
 from mllm_probe.records.interventions import CUT
 from mllm_probe.records.sites import Anatomy
+from mllm_probe.results.effects import ABOVE
 
 
 def model(blocks: int) -> Anatomy:

@@ -18,9 +18,9 @@ from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.interventions import Condition
 from mllm_probe.report.tables.effects import band, headed, lines, metrics
-from mllm_probe.report.terminal.effects import print_effects
+from mllm_probe.report.terminal.effects import effect_views, print_effects
 from mllm_probe.report.terminal.progress import RichReporter
-from mllm_probe.results.effects import Sweep, load_effects
+from mllm_probe.results.effects import ABOVE, Sweep, load_effects
 from mllm_probe.results.score_file import load_summary
 from mllm_probe.results.selection import outline
 from mllm_probe.scoring.effect_results import save_results
@@ -169,3 +169,16 @@ def test_bars_of_blocks_have_the_colours_of_their_lines(
 def test_the_band_of_a_line_is_left_out_where_intervals_are() -> None:
     rows = pd.DataFrame({"low": [np.nan, 1, 2, np.nan, 4, np.nan], "high": [np.nan, 11, 12, np.nan, 14, np.nan]})
     assert outline(list("abcdef"), rows) == {"x": [*"bccb", None, *"ee"], "y": [11, 12, 2, 1, None, 14, 4]}
+
+
+def test_what_is_cut_in_all_higher_blocks_has_a_table_of_its_own(tmp_path: Path) -> None:
+    above = [Condition("knockout", ABOVE, "", layer + 1, 4, layer, layer / 4) for layer in range(4)]
+    paths = folder(tmp_path / "a", sweep_of([*windows(layers=4), *above]))
+    first, second = effect_views(load_effects(paths.effects), "margin")
+    heads = [[str(column.header) for column in view.columns] for view in (first, second)]
+    assert heads == [
+        ["blocks", "image->\nstatement", "image->\nlast", "statement->\nlast"],
+        ["blocks", "image->\nbehind above"],
+    ]
+    assert list(first.columns[0].cells) == ["1 to 2", "1 to 3", "2 to 4", "3 to 4"]
+    assert list(second.columns[0].cells) == ["1 to 4", "2 to 4", "3 to 4", "4"] and all(second.columns[1].cells)

@@ -1,11 +1,15 @@
 """What a sweep showed, in words: first layer, largest layer with its set, and what was not shown."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from mllm_probe.records.interventions import Condition
+from mllm_probe.results.effects import HEADLINES, Sweep
 from mllm_probe.scoring.effect_facts import OPEN, facts, summarised
 from mllm_probe.scoring.effects import Scored
-from tests.support.sweeps import LAYERS, NAMED, erased, nothing, patched, steered, sweep_of, windows
+from tests.support.sweeps import EDGES, LAYERS, NAMED, erased, nothing, patched, steered, sweep_of, windows
 
 
 def used(one: Condition) -> float:
@@ -66,3 +70,41 @@ def test_two_windows_around_a_block_have_two_names() -> None:
     both = [*windows(("image->last",), 3, 0), Condition("knockout", "image->last", "", 1, 2, 2, 2 / 3)]
     one = next(facts(Scored(sweep_of(both, nothing), NAMED)))
     assert one.largest.endswith(")") and np.all([name.startswith("lm.0") for name in one.may_be_largest])
+
+
+def test_a_verb_tells_the_sign_and_no_amount_is_below_0() -> None:
+    """What helps adds, and a control that goes the other way says so."""
+    first = windows(EDGES[:2], layers=1, draws=2)
+    moved = {(EDGES[0], ""): -0.5, (EDGES[0], "random"): 0.25, (EDGES[1], ""): 0.5, (EDGES[1], "random"): 0.25}
+    sweep = sweep_of(first)
+    lost = np.array([[moved[one.what, one.control]] for one in first])
+    sweep = replace(sweep, d=(sweep.clean_d - np.where(sweep.labels == 1, lost, -lost)).astype(np.float32))
+    found = {one.what: one.sentence for one in facts(Scored(sweep, NAMED)) if one.metric == "margin"}
+    assert "adds 0.500 nats [0.500, 0.500] to the right answer" in found[EDGES[0]]
+    assert found[EDGES[0]].endswith("; as many random edges: 0.250 nats the other way")
+    assert "takes 0.500 nats [0.500, 0.500] from the right answer" in found[EDGES[1]]
+    assert "; as many random edges: 0.250 nats; " in found[EDGES[1]]
+
+
+def test_the_ends_of_an_interval_are_turned_with_the_sign() -> None:
+    sweep = sweep_of(windows(EDGES[:1], layers=1, draws=0), lambda one: -1.0)
+    scored = Scored(sweep, NAMED)
+    fact = next(one for one in facts(scored) if one.metric == "margin")
+    assert f"adds {fact.value:.3f} nats [{fact.low:.3f}, {fact.high:.3f}] to the right answer" in fact.sentence
+    assert fact.value is not None and fact.low is not None and fact.low < fact.value
+    lost = next(one for one in facts(Scored(sweep_of(sweep.conditions, lambda one: 1.0), NAMED)))
+    assert f"takes {-lost.value:.3f} nats [{-lost.high:.3f}, {-lost.low:.3f}] from" in lost.sentence  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        (erased(lambda one: -2.5 * (one.control == "")), "gains "),
+        (steered(lambda one: -2.0), "moves the answer the other way, by "),
+        (patched(lambda one: -0.5), "moves the answer the other way, by "),
+    ],
+    ids=["erasure", "steering", "patching"],
+)
+def test_other_kinds_turn_signs_in_their_own_words(sweep: Sweep, said: str) -> None:
+    sentences = [one.sentence for one in facts(Scored(sweep, NAMED)) if one.metric == HEADLINES[sweep.kind]]
+    assert all(said in one and f"{said}-" not in one for one in sentences)

@@ -10,7 +10,7 @@ from mllm_probe.records import units
 from mllm_probe.records.score import ALPHA
 from mllm_probe.report.tables.effects import Line, caption, headed, lines, metrics, of_window, place, sentences
 from mllm_probe.report.terminal.printing import escaped, framed, say
-from mllm_probe.results.effects import PATCHING
+from mllm_probe.results.effects import ABOVE, PATCHING
 from mllm_probe.results.selection import many_of
 from mllm_probe.scoring.alarms import few_groups
 
@@ -27,12 +27,13 @@ def print_effects(table: "pd.DataFrame", summary: Mapping[str, Any], console: Co
 
 
 def effect_views(table: "pd.DataFrame", metric: str) -> Iterator[Table]:
-    """A row a layer, a column an edge, span or direction; a table for each way of patching and part of a block."""
+    """A row a layer, a column an edge, span or direction; a table for each way of patching, part of a block, and what
+    is cut in all higher blocks."""
     safe = escaped(table)
-    apart: dict[str, list[Line]] = {}
+    apart: dict[tuple[str, bool], list[Line]] = {}
     for line in lines(safe, metric):
-        apart.setdefault(line.label.removeprefix(line.what), []).append(line)
-    for way, found in apart.items():
+        apart.setdefault((line.label.removeprefix(line.what), line.what == ABOVE), []).append(line)
+    for (way, _), found in apart.items():
         yield _view(safe, metric, way, found)
 
 
