@@ -219,7 +219,7 @@ class _Batch:
         held_out = loss.value(
             solution.logits, held_target.repeat_interleave(each, 0), held_weight.repeat_interleave(each, 0)
         )
-        chosen = _first_best(held_out.reshape(len(problems), labels, each).mean(1))
+        chosen = first_best(held_out.reshape(len(problems), labels, each).mean(1))
         rows = torch.arange(len(target), device=device) * each + chosen.repeat_interleave(labels)
         final = finish(self._features, self._basis, work.pick(rows), solution.pick(rows))
         lost = loss.value(final.logits, held_target, held_weight)
@@ -276,7 +276,7 @@ def _numpy(values: torch.Tensor) -> np.ndarray:
     return values.cpu().numpy()
 
 
-def _first_best(losses: torch.Tensor) -> torch.Tensor:
+def first_best(losses: torch.Tensor) -> torch.Tensor:
     """The column of the least loss [P, S]; a later (weaker) one must be better by more than rounding.
 
     Raises ProbeError where a problem has no column that is a number.

@@ -147,9 +147,9 @@ def test_the_strength_does_not_depend_on_the_size_of_the_target() -> None:
 
 def test_a_strength_that_cannot_be_solved_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = torch.tensor([[3.0, torch.nan, 1.0], [torch.nan, 2.0, torch.nan]])
-    assert linear_module._first_best(losses).tolist() == [2, 1]
+    assert linear_module.first_best(losses).tolist() == [2, 1]
     with pytest.raises(ProbeError, match="no strength of probe.lambdas could be solved"):
-        linear_module._first_best(torch.full((1, 2), torch.nan))
+        linear_module.first_best(torch.full((1, 2), torch.nan))
 
 
 def test_streaming_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
