@@ -11,10 +11,10 @@ from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.trials import Probing
-from mllm_probe.interventions.kinds import Measuring, measured
 from mllm_probe.interventions.opened import lengths_of, opener
 from mllm_probe.interventions.request import check_intervene, check_marks, check_model, check_probe_run, intervention_of
 from mllm_probe.interventions.tested import tested
+from mllm_probe.interventions.workbench import Measuring
 from mllm_probe.models.loading.device import pick_device
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
@@ -28,7 +28,7 @@ def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> N
     then effects.csv, figures and a table. Raises MllmProbeError."""
     check_intervene(config)
     kind, settings, started = intervention_of(config), config.intervene, time.monotonic()
-    reading = replace(config.extract, positions=[getattr(kind, "position", "last")])
+    reading = replace(config.extract, positions=[kind.position or "last"])
     config = replace(config, extract=reading, controls=[])  # those of a run need passes that nobody asks for here
     experiment = prepare(
         config, paths, reporter, early=lambda one, _: check_model(kind, one.anatomy, config.layers.parts)
@@ -39,7 +39,7 @@ def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> N
     probing = Probing(experiment)
     asked = tested(experiment, probing, settings.pictures, settings.seed)
     check_marks(kind, experiment.task.name, asked.samples)
-    if hasattr(kind, "position"):
+    if kind.position is not None:
         fill_all([experiment], [config], reporter)
     own = Measuring(
         experiment,
@@ -53,7 +53,7 @@ def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> N
         reporter,
         places=[],
     )
-    sweep, counts = measured(kind, own)
+    sweep, counts = kind.measured(own)
     scored = Scored(sweep, _named(config, experiment), experiment.sweep.ci_level, experiment.sweep.draws)
     more = {**counts, "words": asked.words, "seconds": round(time.monotonic() - started, 2)}
     save_results(paths, scored, run, more)

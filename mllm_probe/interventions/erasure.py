@@ -6,19 +6,22 @@ erasers are given.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mllm_probe.errors import ConfigError
 from mllm_probe.interventions.conditions import READ_AT, at_site, changeable, check_read, check_sites
+from mllm_probe.interventions.kinds import Sweepable
 from mllm_probe.records.interventions import ERASE, Condition, Intervention
 from mllm_probe.records.sites import Anatomy, Site
+from mllm_probe.results.effects import Sweep
 
 if TYPE_CHECKING:
+    from mllm_probe.interventions.workbench import Measuring
     from mllm_probe.probes.directions import Erasers
 
 
 @dataclass(frozen=True)
-class Erasure:
+class Erasure(Sweepable):
     """The label is erased by LEACE from the states at the tokens of `span`, last or statement, after each layer.
 
     The loss of right answers is compared with that of `random_draws` erasures of equal rank: each takes away one random
@@ -55,3 +58,10 @@ class Erasure:
                 more = {"control": "random", "draw": draw} if draw else {}
                 found = at_site(self.name, self.span, site, anatomy, **more)
                 yield found, Intervention(ERASE, self.span, site, payload=eraser)
+
+    def measured(self, own: "Measuring") -> tuple[Sweep, dict[str, Any]]:
+        """Of all prompts."""
+        both = list(self.conditions(own.experiment.anatomy, own.erasers(self.position, self.random_draws)))
+        own.tell(own.tested.samples, both)
+        found = own.changed(own.tested.samples, both)
+        return own.sweep(both, found), {"prompts": len(found.uids)}

@@ -1,4 +1,5 @@
-"""Attention knockout: which edges between spans are cut in which blocks. Knows no model and no label.
+"""Attention knockout: which edges between spans are cut in which blocks. Knows no model; of labels only
+which prompts are answered rightly.
 
 Geva et al. 2023 (arXiv 2304.14767), Zhang et al. 2025 (arXiv 2411.18620): in a window of blocks around a centre, all
 heads, the queries of one span may not read the keys of another; what that changes of the answer, against the centre,
@@ -7,21 +8,25 @@ shows where the information passes.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mllm_probe.errors import ConfigError, choices
+from mllm_probe.errors import ConfigError, ProbeError, choices
+from mllm_probe.interventions.kinds import Sweepable
 from mllm_probe.records.interventions import CUT, Condition, Intervention
 from mllm_probe.records.sites import Anatomy
 from mllm_probe.records.spans import BEHIND, IMAGE, ends_of
 from mllm_probe.records.spans import LAST as LAST_TOKEN
-from mllm_probe.results.effects import ABOVE
+from mllm_probe.results.effects import ABOVE, Sweep
+
+if TYPE_CHECKING:
+    from mllm_probe.interventions.workbench import Measuring
 
 ANCHORS = FIRST, LAST = "first", "last"
 WIDEST = 9  # blocks of a window, as published for models of 32
 
 
 @dataclass(frozen=True)
-class Knockout:
+class Knockout(Sweepable):
     """`edges` A->B: queries at B may not read keys at A, in all heads of a window of `window` blocks (null = 9, or a
     quarter of the blocks if that is less) around each of `centres` (null = every block).
 
@@ -38,6 +43,7 @@ class Knockout:
     above: Sequence[int] | None = None
     random_draws: int = 10
     name: ClassVar[str] = "knockout"
+    cuts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.spans:
@@ -135,3 +141,19 @@ class Knockout:
                 ),
                 Intervention(CUT, span, source=source, window=window, payload=draw or None),
             )
+
+    def measured(self, own: "Measuring") -> tuple[Sweep, dict[str, Any]]:
+        """Of the prompts that are answered rightly."""
+        both = list(self.conditions(own.experiment.anatomy))
+        own.tell(own.tested.samples, both)
+        clean = own.clean(own.tested.samples)
+        right, (_, groups) = own.right(clean), own.tested.of(clean.uids)
+        if (pictures := len(set(groups[right].tolist()))) < own.least:
+            raise ProbeError(
+                f"the model answers {int(right.sum())} of {len(right)} prompts rightly, about {pictures} pictures, and "
+                f"intervene.least={own.least} are needed: what is not answered cannot be disturbed; take a model that "
+                "knows the answers, or more pictures"
+            )
+        kept = own.tested.kept(frozenset(uid for uid, known in zip(clean.uids, right, strict=True) if known))
+        found = own.changed(kept.samples, both)
+        return own.sweep(both, found), {"prompts": len(right), "answered_rightly": int(right.sum())}

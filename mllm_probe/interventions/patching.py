@@ -6,15 +6,20 @@ Knows no model; of labels only which of two prompts is the one whose statement i
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mllm_probe.errors import ConfigError, DataError, choices
+from mllm_probe.errors import ConfigError, DataError, ProbeError, choices
 from mllm_probe.interventions.conditions import at_site, changeable, check_sites
+from mllm_probe.interventions.kinds import Sweepable
 from mllm_probe.records.interventions import REPLACE, Condition, Intervention
 from mllm_probe.records.samples import Examples, digest
 from mllm_probe.records.sites import Anatomy, Site
 from mllm_probe.records.spans import check_span
-from mllm_probe.results.effects import DENOISE, NOISE
+from mllm_probe.results.effects import DENOISE, NOISE, Sweep
+from mllm_probe.stats.links import linked
+
+if TYPE_CHECKING:
+    from mllm_probe.interventions.workbench import Measuring
 
 DIRECTIONS = DENOISE, NOISE
 NO_OTHER = "their text is false of no other picture"
@@ -40,6 +45,14 @@ class Pairs:
     pairs: tuple[Pair, ...]
     dropped: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def clean(self) -> tuple[str, ...]:
+        return tuple(pair.clean for pair in self.pairs)
+
+    @property
+    def corrupt(self) -> tuple[str, ...]:
+        return tuple(pair.corrupt for pair in self.pairs)
+
     def apart(self, d: Mapping[str, float], least: float) -> "Pairs":
         """Those whose clean prompt has a d [nats] that is at least so much higher than the corrupt one's: what is
         restored is a share of that difference. `d` is that of every sample without intervention."""
@@ -49,7 +62,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Patching:
+class Patching(Sweepable):
     """After a block, or its attention or mlp (layers.parts), the states of a prompt at the tokens of each of `spans`
     are replaced by those of another with the same text about another picture.
 
@@ -94,6 +107,50 @@ class Patching:
                 for site in changeable(sites):
                     found = at_site(self.name, span, site, anatomy, direction=direction)
                     yield found, Intervention(REPLACE, span, site, payload=donors[direction])
+
+    def measured(self, own: "Measuring") -> tuple[Sweep, dict[str, Any]]:
+        """A row for each pair: of `denoise` the prompt whose statement is false is changed, of `noise` the true one."""
+        import numpy as np
+
+        pairs = self._pairs(own)
+        samples = {one.uid: one for one in own.tested.samples}
+        asked = [samples[uid] for pair in pairs.pairs for uid in (pair.clean, pair.corrupt)]
+        both = list(self.conditions(own.experiment.anatomy, own.sites, pairs.pairs))
+        own.tell(asked, both)
+        found = own.changed(asked, both, [pair.group for pair in pairs.pairs for _ in range(2)])
+        place = {uid: i for i, uid in enumerate(found.uids)}
+        first, second = (np.asarray([place[uid] for uid in uids]) for uids in (pairs.clean, pairs.corrupt))
+        rows = np.stack([second if one.direction == DENOISE else first for one, _ in both])
+        d, p, kl = (np.take_along_axis(values, rows, axis=1) for values in (found.d, found.p, found.kl))
+        (labels, groups), (_, others) = own.tested.of(pairs.clean), own.tested.of(pairs.corrupt)
+        kept, before = np.ones(len(labels), dtype=bool), (found.clean_d[first], found.clean_p[first])
+        return Sweep(
+            tuple(one for one, _ in both),
+            pairs.clean,
+            linked(groups, others),
+            labels,
+            kept,
+            *before,
+            d,
+            p,
+            kl,
+            other_d=found.clean_d[second],
+        ), {"pairs": len(labels), "dropped": dict(pairs.dropped)}
+
+    def _pairs(self, own: "Measuring") -> Pairs:
+        """Those that the model tells apart. Raises ProbeError."""
+        pairs = pairs_of(own.experiment.examples, own.lengths(own.tested.samples))
+        uids = {*pairs.clean, *pairs.corrupt}
+        clean = own.clean([one for one in own.tested.samples if one.uid in uids]) if uids else None
+        d = {} if clean is None else dict(zip(clean.uids, clean.clean_d.tolist(), strict=True))
+        pairs = pairs.apart(d, self.min_gap)
+        if len(pairs.pairs) < own.least:
+            why = "; ".join(f"{count} true statements: {reason}" for reason, count in pairs.dropped.items())
+            raise ProbeError(
+                f"{len(pairs.pairs)} pairs of prompts can be patched and intervene.least={own.least} are needed "
+                f"({why}); take more pictures, or a lower intervention.min_gap"
+            )
+        return pairs
 
 
 def pairs_of(examples: Examples, lengths: Mapping[str, int]) -> Pairs:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from mllm_probe.config.build import build
 from mllm_probe.config.intervene import InterveneConfig
@@ -11,27 +10,12 @@ from mllm_probe.config.run import refuse_two
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.files.paths import GLOBAL, RunPaths
 from mllm_probe.files.readback import read_entries
-from mllm_probe.interventions.knockout import Knockout
+from mllm_probe.interventions.kinds import Sweepable
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import INSIDE, Anatomy
 from mllm_probe.records.spans import IMAGE, MARK
 
 MASKED = "sdpa"  # the implementation of attention that takes a mask of single edges here
-
-
-class Sweepable(Protocol):
-    """What `intervention` builds: a sweep of conditions, see knockout, patching, steering and erasure."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def spans(self) -> Sequence[str]:
-        """Those that the prompts must have."""
-
-    @property
-    def conditions(self) -> Any:
-        """Pairs of a Condition and an Intervention, of what each kind needs."""
 
 
 def intervention_of(config: InterveneConfig) -> Sweepable:
@@ -61,7 +45,7 @@ def check_intervene(config: InterveneConfig) -> None:
             "extract.answers=null names no answer, and effects are told of the model's answers; give a word for each "
             "label, such as extract.answers=[Yes,No]"
         )
-    if isinstance(kind, Knockout) and config.model.attn != MASKED:
+    if kind.cuts and config.model.attn != MASKED:
         raise ConfigError(
             f"model.attn={config.model.attn} cannot be told of single edges between tokens; set model.attn={MASKED}"
         )
@@ -97,8 +81,7 @@ def _check_layers(config: InterveneConfig) -> None:
 
 def check_model(kind: Sweepable, anatomy: Anatomy, parts: Sequence[str] = ("block",)) -> None:
     """What a model is asked that it does not have, before its weights are read. Raises ConfigError."""
-    if isinstance(kind, Knockout):
-        kind.check(anatomy)
+    kind.check(anatomy)
     if IMAGE in kind.spans and anatomy.crossed:
         raise ConfigError(
             f"the span '{IMAGE}' of intervention={kind.name} does not exist: this language model attends to pictures "

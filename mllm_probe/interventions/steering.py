@@ -8,16 +8,19 @@ backward pass a statement gives it for all directions, those of the null among t
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.interventions.conditions import READ_AT, at_site, changeable, check_read, check_sites
+from mllm_probe.interventions.kinds import Sweepable
 from mllm_probe.records.interventions import ADD, Condition, Intervention
 from mllm_probe.records.sites import Anatomy, Site
+from mllm_probe.results.effects import Sweep
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from mllm_probe.interventions.workbench import Measuring
     from mllm_probe.probes.directions import Directions
 
 UNITS = CLASS_MEAN, PATTERN, WEIGHTS, LEACE = "class_mean", "pattern", "weights", "leace"
@@ -26,7 +29,7 @@ LARGEST = {"float16": 65504.0, "bfloat16": 3.3895e38, "float32": 3.4028e38}
 
 
 @dataclass(frozen=True)
-class Steering:
+class Steering(Sweepable):
     """`directions`: class_mean is the difference of the classes' means, weights those of the logistic probe, pattern
     what the states do as its logit rises (Haufe et al. 2014), leace what LEACE reads to erase the label.
 
@@ -125,3 +128,13 @@ class Steering:
                     f"intervention.strengths holds {most:g}, which times the norm {directions[site].scale:.3g} of "
                     f"states at {site} overflows {dtype}; take weaker ones, or model.dtype=float32"
                 )
+
+    def measured(self, own: "Measuring") -> tuple[Sweep, dict[str, Any]]:
+        """Of all prompts: slopes along all directions, and what is run in full."""
+        made, anatomy = own.directions(self.position, self.random_draws), own.experiment.anatomy
+        both = list(self.conditions(anatomy, made, own.experiment.model.dtype))
+        along = list(self.slopes(anatomy, made))
+        own.tell(own.tested.samples, both)
+        slopes = own.slopes(own.tested.samples, along, self.span)
+        found = own.changed(own.tested.samples, both)
+        return own.sweep(both, found, slopes), {"prompts": len(found.uids)}

@@ -1,7 +1,8 @@
 """`intervene` as it is composed, and what it refuses before any file is read."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -9,6 +10,7 @@ from mllm_probe.cli.perform import CHECKS
 from mllm_probe.config.compose import composed
 from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import config_dir
+from mllm_probe.interventions.kinds import Sweepable
 from mllm_probe.interventions.knockout import Knockout
 from mllm_probe.interventions.patching import Patching
 from mllm_probe.interventions.request import check_intervene, check_model, intervention_of
@@ -82,6 +84,33 @@ def test_a_folder_of_a_run_may_be_named_and_other_attention_is_no_matter_without
     check_intervene(
         composed("intervene", [f"probe_run={folder}", "intervention=erasure", "model.attn=flash_attention_2"])
     )
+
+
+class OfOnesOwn(Sweepable):
+    """Says what it is given."""
+
+    name: ClassVar[str] = "own"
+    spans: ClassVar[tuple[str, ...]] = ("image",)  # type: ignore[misc]
+
+    def measured(self, own: Any) -> Any:
+        return own, {}
+
+
+class Lacking:
+    name = "lacking"
+
+
+def test_a_kind_of_ones_own_needs_its_class_alone() -> None:
+    config = composed("intervene", ["model.attn=flash_attention_2"])
+    config = replace(config, plugins=["tests"], intervention={"_target_": f"{__name__}.OfOnesOwn"})
+    check_intervene(config)
+    kind = intervention_of(config)
+    assert kind.position is None and kind.measured("given") == ("given", {})  # type: ignore[arg-type, comparison-overlap]
+    check_model(kind, Anatomy({"lm": 8}, {"lm": 8}, True, 99))
+    with pytest.raises(ConfigError, match="span 'image' of intervention=own does not exist"):
+        check_model(kind, Anatomy({"lm": 8}, {"lm": 8}, True, 99, crossed=True))
+    with pytest.raises(ConfigError, match="Lacking is no Sweepable: it lacks check, cuts, measured, position, spans"):
+        intervention_of(replace(config, intervention={"_target_": f"{__name__}.Lacking"}))
 
 
 def test_what_the_model_lacks_is_refused() -> None:
