@@ -22,7 +22,7 @@ from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.protocols import Probe
 from mllm_probe.records.sites import TOWERS
 from mllm_probe.results.regions import A_AT, A_IN, A_OUT, ALL, LOCALITY, Region
-from mllm_probe.spatial.field import Field, Splits, enough
+from mllm_probe.spatial.field import Field, Splits, check_splits, enough, left_out_said
 from mllm_probe.spatial.macro import Counted, Macro, between, of_order, over_seeds, told
 from mllm_probe.spatial.told_apart import DISTANCES, ToldApart
 from mllm_probe.stats.bootstrap import codes
@@ -35,13 +35,16 @@ GLOBAL = 0.5  # below it more than half of what is known is known everywhere
 
 @dataclass(frozen=True)
 class Locality:
-    """The locality index of a run's keys; settings as in `RegionScoring`. Only categories count for which both probes
+    """The locality index of a run's keys; settings as in `RegionScoring`. Only categories count for which all probes
     can be learnt in all splits (`kept` [C] bool), so that both measures are means over the same ones."""
 
     field: Field
     splits: Splits
     probe: Probe
     level: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_splits(self.field, self.splits)
 
     def scores(self, data: LayerData, blank: Region) -> list[Region]:
         """The rows of one key, none where no category is kept; arguments as in `RegionScoring`. Raises ProbeError."""
@@ -70,6 +73,11 @@ class Locality:
         sides = (cells & side for cells in self._told.values() for side in (y, ~y))
         return np.all([enough(side, groups, self.splits) for side in sides], axis=0)
 
+    @property
+    def remark(self) -> str | None:
+        """Which categories are left out, in a sentence."""
+        return left_out_said(self.field.categories, self.kept, " of the locality index")
+
     @cached_property
     def _test(self) -> np.ndarray:
         return next(iter(self.splits.values())) == "test"
@@ -80,13 +88,13 @@ class Locality:
 
     @cached_property
     def _told(self) -> dict[str, np.ndarray]:
-        """Which cells [T, C] bool count for the probes of both measures."""
-        return {A_IN: self._apart.inside(), A_OUT: self._apart.away()}
+        """Which cells [T, C] bool count for each probe."""
+        return {A_IN: self._apart.inside(), A_OUT: self._apart.away(), A_AT: self._apart.everywhere()}
 
     @cached_property
     def _cells(self) -> dict[str, np.ndarray]:
-        """Those of kept categories, for every probe."""
-        return {kind: cells[:, self.kept] for kind, cells in (*self._told.items(), (A_AT, self._apart.everywhere()))}
+        """Those of kept categories."""
+        return {kind: cells[:, self.kept] for kind, cells in self._told.items()}
 
     @cached_property
     def _bins(self) -> dict[str, np.ndarray]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mllm_probe.results.regions import ALL, Region
+from mllm_probe.results.regions import ALL, AUROC, Region
 from mllm_probe.spatial.field import held
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.intervals import LEAST, Interval, of_rows
-from mllm_probe.stats.measures import linearised
+from mllm_probe.stats.rank_measures import auroc_slopes, average_precision_slopes
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ def of_order(metric: str, logits: np.ndarray, y: np.ndarray, counted: np.ndarray
 
     Categories that lack a positive or a negative are left out.
     """
+    measure = auroc_slopes if metric == AUROC else average_precision_slopes
     value, slopes, categories = 0.0, np.zeros(len(y)), 0
     for c in range(y.shape[1]):
         rows = slice(None) if counted is None else counted[:, c]
         labels = y[rows, c]
         if labels.any() and not labels.all():
-            each = linearised(metric, logits[rows, c], labels)
-            own = float(each.mean())
-            slopes[rows] += (each - own) / len(each)
+            own, each = measure(logits[rows, c], labels)
+            slopes[rows] += each
             value, categories = value + own, categories + 1
     return _mean(value, slopes, categories)
 

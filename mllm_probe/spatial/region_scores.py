@@ -11,12 +11,14 @@ from random import Random
 
 import numpy as np
 
+from mllm_probe.errors import ProbeError
 from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.protocols import Probe
+from mllm_probe.records.samples import MORE_OF_EACH
 from mllm_probe.results.regions import AUROC, AVERAGE_PRECISION, BETWEEN, FEW, MIOU, WHOLE, WITHIN, Region
 from mllm_probe.spatial.exchanges import between_pictures, within_pictures
-from mllm_probe.spatial.field import Field, Splits, enough
+from mllm_probe.spatial.field import Field, Splits, check_splits, enough
 from mllm_probe.spatial.macro import Counted, Macro, of_order, of_overlap, told
 
 SHOTS = 5  # pictures of each category that train a probe of few
@@ -43,13 +45,19 @@ class RegionScoring:
     """The scores of a run's keys. `field` holds categories that can be learnt in all `splits` (`Field.learnable`).
 
     The label controls are of the first seed alone: what they show, that a probe cannot do this without place or
-    picture, does not hang on the draw of the training pictures. `level` is that of intervals.
+    picture, does not hang on the draw of the training pictures. Average precision and AUROC are of the field's tokens
+    as they are: where only some of a picture were chosen, they are of such a choice. `level` is that of intervals.
     """
 
     field: Field
     splits: Splits
     probe: Probe
     level: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_splits(self.field, self.splits)
+        if not self.field.categories:
+            raise ProbeError(f"no category can be learnt from these pictures; {MORE_OF_EACH}")
 
     def scores(self, data: LayerData, blank: Region) -> list[Region]:
         """The rows of one key: real labels, trained on all and on few pictures, and both label controls. `data` has a
@@ -72,11 +80,26 @@ class RegionScoring:
             found.append(_Trial("", FEW, seed, self.field.inside, split, train & few_pictures(self.field, train, seed)))
         seed, split = next(iter(self.splits.items()))
         found.append(_Trial(WITHIN, WHOLE, seed, within_pictures(self.field, seed), split, split == "train"))
+        return [*found, *self._between]
+
+    @cached_property
+    def _between(self) -> list[_Trial]:
+        """The control that exchanges pictures, where enough of them have as many tokens as another."""
+        seed, split = next(iter(self.splits.items()))
         labels, counted = between_pictures(self.field, split, seed)
         split = np.where(counted, split, "")
-        if enough(labels, self.field.groups, {seed: split}).all():
-            found.append(_Trial(BETWEEN, WHOLE, seed, labels, split, split == "train"))
-        return found
+        learnt = enough(labels, self.field.groups, {seed: split}) & enough(~labels, self.field.groups, {seed: split})
+        return [_Trial(BETWEEN, WHOLE, seed, labels, split, split == "train")] if learnt.all() else []
+
+    @property
+    def remark(self) -> str | None:
+        """Why a control is missing, in a sentence."""
+        if self._between:
+            return None
+        return (
+            f"the control {BETWEEN} is left out: too few pictures of a split have as many tokens in each view as one of"
+            f" another group, so labels cannot be exchanged; {MORE_OF_EACH}"
+        )
 
     def _scored(self, data: LayerData, blank: Region, trials: Sequence[_Trial]) -> list[Region]:
         logits = logits_of(self.probe.fit(data, [trial.problem for trial in trials]), data)

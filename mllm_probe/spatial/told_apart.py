@@ -35,13 +35,13 @@ class ToldApart:
 
     def everywhere(self) -> np.ndarray:
         """Tokens at every distance, of each as many as lie inside the category, or all that there are."""
+        bins = {name: self._between(*ends) for name, ends in DISTANCES.items()}
         found = np.zeros_like(self.field.present)
-        for name, ends in DISTANCES.items():
-            at = self._between(*ends)
-            for c in range(at.shape[1]):
-                for part in (self.test, ~self.test):
-                    most = int((self._between(*DISTANCES["0"])[:, c] & part).sum())
-                    found[self._drawn(np.flatnonzero(at[:, c] & part), most, f"everywhere {name}", c), c] = True
+        for part in (self.test, ~self.test):
+            most = (bins["0"] & part[:, None]).sum(0).tolist()
+            for name, at in bins.items():
+                for c, column in enumerate(at.T):
+                    found[self._drawn(np.flatnonzero(column & part), most[c], f"everywhere {name}", c), c] = True
         return self._told(found, "everywhere")
 
     def tested_at(self, distance: str) -> np.ndarray:

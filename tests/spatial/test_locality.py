@@ -82,6 +82,8 @@ def test_categories_without_distant_tokens_are_left_out_of_both_measures() -> No
     near[:, 2] = np.minimum(near[:, 2], 1)
     small = Locality(replace(FIELD, away=near), SPLITS, Ridge())
     assert small.kept.tolist() == [True, True, False, True]
+    assert small.remark and "1 of 4 categories are left out of the locality index (thing2)" in small.remark
+    assert LOCALITY.remark is None
     rows = small.scores(layer(1.0 * FIELD.inside), BLANK)
     assert value(rows, "a_in").n_categories == value(rows, "a_out").n_categories == 3
     assert not Locality(replace(FIELD, away=np.minimum(near, 1)), SPLITS, Ridge()).scores(layer(GLOBAL), BLANK)

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, jaccard_score, roc_auc_score
 
+from mllm_probe.errors import ProbeError
 from mllm_probe.probes.logistic import Logistic
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.records.problems import LayerData, Problem
@@ -127,10 +129,24 @@ def test_baselines_know_the_place_or_the_colour() -> None:
     coloured = replace(coloured, colours=np.hstack([coloured.inside, coloured.inside, coloured.inside]) * 0.5)
     scoring = RegionScoring(coloured, SPLITS, Ridge())
     for control, x in baselines(coloured).items():
-        import torch
-
         rows = scoring.baseline(LayerData(torch.from_numpy(x)), replace(BLANK, control=control))
         assert {(row.control, row.training) for row in rows} == {(control, "all")}
         assert value(rows, "miou", control=control).value == pytest.approx(1)
     two = baselines(replace(FIELD, views=FIELD.pictures % 2))["position"]
     assert two.shape == (len(FIELD.views), 2 * 16) and (two.sum(1) == 2).all()
+
+
+def test_a_control_that_cannot_be_is_named_and_a_field_without_categories_refused() -> None:
+    scoring = RegionScoring(FIELD, SPLITS, Ridge())
+    assert scoring.remark is None
+    short = np.ones(len(FIELD.pictures), bool)
+    for picture in range(90):
+        short[64 * picture : 64 * picture + picture % 60] = False  # hardly two have as many tokens
+    names = ("shares", "present", "away", "objects", "groups", "pictures", "views", "places", "colours", "whole")
+    uneven = replace(FIELD, **{name: getattr(FIELD, name)[short] for name in names})
+    lonely = RegionScoring(uneven, {seed: split[short] for seed, split in SPLITS.items()}, Ridge())
+    rows = lonely.scores(layer(1.0 * uneven.inside), BLANK)
+    assert lonely.remark and "between_pictures" in lonely.remark
+    assert {row.control for row in rows} == {"", "within_picture"}
+    with pytest.raises(ProbeError, match="no category"):
+        RegionScoring(FIELD.of(np.zeros(4, bool)), SPLITS, Ridge())
