@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.data.pictures import open_rgb
@@ -187,10 +188,10 @@ class Blueprint:
                 f"reads {sides[1]} x {sides[0]}; the processor is another model's, or its size was changed"
             )
 
-    def example(self) -> tuple[Any, Layout]:
-        """A small drawn picture with a word, as a sample would be processed."""
+    def example(self, picture: Image.Image = PICTURE) -> tuple[Any, Layout]:
+        """A picture, by default a small drawn one, with a word, as a sample would be processed."""
         sample = Sample("example", (Path("example"),), ("example",), "example", {})
-        inputs = self.processor(text=[self.prompter.render(sample).text], images=[[PICTURE]], return_tensors="pt")
+        inputs = self.processor(text=[self.prompter.render(sample).text], images=[[picture]], return_tensors="pt")
         (layout,) = self.layouts([sample], inputs)
         return inputs, layout
 
