@@ -11,6 +11,7 @@ from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.fitting.trials import Probing
+from mllm_probe.interventions.objects import on_objects
 from mllm_probe.interventions.opened import lengths_of, opener
 from mllm_probe.interventions.request import check_intervene, check_marks, check_model, check_probe_run, intervention_of
 from mllm_probe.interventions.tested import tested
@@ -18,6 +19,7 @@ from mllm_probe.interventions.workbench import Measuring
 from mllm_probe.models.loading.device import pick_device
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
+from mllm_probe.records.spans import OBJECTS
 from mllm_probe.report.effects import show_effects
 from mllm_probe.scoring.effect_results import save_results
 from mllm_probe.scoring.effects import Scored
@@ -39,6 +41,8 @@ def intervene(config: InterveneConfig, paths: RunPaths, reporter: Reporter) -> N
     probing = Probing(experiment)
     asked = tested(experiment, probing, settings.pictures, settings.seed)
     check_marks(kind, experiment.task.name, asked.samples)
+    if set(kind.spans).intersection(OBJECTS):
+        asked = on_objects(experiment, asked)
     if kind.position is not None:
         fill_all([experiment], [config], reporter)
     own = Measuring(

@@ -13,7 +13,7 @@ from mllm_probe.files.readback import read_entries
 from mllm_probe.interventions.kinds import Sweepable
 from mllm_probe.records.samples import Sample
 from mllm_probe.records.sites import INSIDE, Anatomy
-from mllm_probe.records.spans import IMAGE, MARK
+from mllm_probe.records.spans import IMAGE, MARK, OBJECTS
 
 MASKED = "sdpa"  # the implementation of attention that takes a mask of single edges here
 
@@ -82,10 +82,11 @@ def _check_layers(config: InterveneConfig) -> None:
 def check_model(kind: Sweepable, anatomy: Anatomy, parts: Sequence[str] = ("block",)) -> None:
     """What a model is asked that it does not have, before its weights are read. Raises ConfigError."""
     kind.check(anatomy)
-    if IMAGE in kind.spans and anatomy.crossed:
+    pictured = [span for span in kind.spans if span in (IMAGE, *OBJECTS)]
+    if pictured and anatomy.crossed:
         raise ConfigError(
-            f"the span '{IMAGE}' of intervention={kind.name} does not exist: this language model attends to pictures "
-            "from outside and holds no token of theirs; take another span, or another model"
+            f"the span '{pictured[0]}' of intervention={kind.name} does not exist: this language model attends to "
+            "pictures from outside and holds no token of theirs; take another span, or another model"
         )
     for part in parts:
         if part in INSIDE and part not in anatomy.inside.get("lm", ()):

@@ -109,7 +109,7 @@ class Measuring:
     def _place(self, *parts: Any) -> PartPaths:
         """The folder of what these name, of this model and code."""
         *named, samples = parts
-        uids = [[one.uid for one in part] for part in samples]
+        uids = [[(one.uid, *one.picked.tokens) for one in part] for part in samples]
         own = self.experiment
         found = own.outputs.parts(digest("intervene", own.identity.digest, self.tested.words, code_here(), named, uids))
         self.places.append(found)

@@ -2,7 +2,8 @@
 
 `image`: the tokens of pictures; `behind`: all behind the last of them; `last`: the last token; `statement`: those of
 the sample's own text but `last`; `template`: the others behind the pictures; `all`; `mark:NAME`: a stretch of the text
-that the task has marked, such as the caption. So `image`, `statement`, `template` and `last` share no token.
+that the task has marked, such as the caption. So `image`, `statement`, `template` and `last` share no token. `object`:
+the picture tokens that a sample has picked, those of the object that it is about; `rest`: the picture's others.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from mllm_probe.errors import ConfigError, SpanError, choices
 from mllm_probe.records.samples import Sample
 
 SPANS = IMAGE, STATEMENT, TEMPLATE, LAST, BEHIND, ALL = "image", "statement", "template", "last", "behind", "all"
-OBJECTS = ("object", "rest")  # patches inside the boxes of the object that a statement is about, and the others
+OBJECTS = OBJECT, REST = "object", "rest"
 MARK = "mark:"
 ARROW = "->"
 
@@ -37,8 +38,8 @@ def check_span(span: str, setting: str) -> None:
     """Raises ConfigError for a span that no prompt has."""
     if span in OBJECTS:
         raise ConfigError(
-            f"{setting} names the span '{span}', which needs the boxes of a statement's object, and no data set gives "
-            f"them here; {choices(span, _allowed())}"
+            f"{setting} names the span '{span}', which is another one in every statement about a picture, so it can "
+            f"only be what an edge of a knockout begins at, as in {span}->statement; {choices(span, _allowed())}"
         )
     if span not in SPANS and not (span.startswith(MARK) and span != MARK):
         raise ConfigError(f"{setting} names the span '{span}', which is unknown; {choices(span, _allowed())}")
@@ -52,7 +53,7 @@ def ends_of(edge: str, setting: str) -> tuple[str, str]:
             f"{setting} names the edge '{edge}', which must be SPAN->SPAN, such as image->last; spans are "
             f"{', '.join(_allowed())}"
         )
-    for end in (source, span):
+    for end in (span,) if source in OBJECTS else (source, span):
         check_span(end, setting)
     return source, span
 
@@ -75,6 +76,9 @@ def _tokens(layout: Expanded, span: str) -> list[int]:
     behind = range(behind_from(layout), length)
     if span == IMAGE:
         return list(layout.image)
+    if span in OBJECTS:
+        own = {layout.image[token] for token in layout.sample.picked.tokens}
+        return sorted(own) if span == OBJECT else [token for token in layout.image if token not in own]
     if span == LAST:
         return [length - 1]
     if span == ALL:

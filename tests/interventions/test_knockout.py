@@ -63,7 +63,7 @@ def test_the_default_cuts_above_every_layer_and_spans_are_those_of_the_edges() -
     [
         ({"edges": ["image"]}, "intervention.edges names the edge 'image', which must be SPAN->SPAN"),
         ({"edges": ["image->words"]}, "intervention.edges names the span 'words', which is unknown"),
-        ({"edges": ["rest->statement"]}, "intervention.edges names the span 'rest', which needs the boxes"),
+        ({"edges": ["last->rest"]}, "intervention.edges names the span 'rest', which is another one in every"),
         ({"edges": [], "above": []}, "intervention.edges and intervention.above are both empty"),
         ({"window": 0}, "intervention.window=0 must be 1 or more"),
         ({"anchored": "top"}, "intervention.anchored=top is unknown; choose one of: first, last, or null"),

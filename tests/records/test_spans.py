@@ -1,10 +1,12 @@
 """Spans of prompts laid out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from mllm_probe.errors import ConfigError, SpanError
 from mllm_probe.models.prompts.prompt import Layout, Tail
-from mllm_probe.records.samples import Sample
+from mllm_probe.records.samples import Picked, Sample
 from mllm_probe.records.spans import SPANS, check_span, ends_of, tokens_of
 
 TEXT = "a red cat. Is this right?"  # 25 letters
@@ -51,8 +53,14 @@ def test_a_span_without_a_token_is_named() -> None:
         tokens_of(layout(pictures=False), "image")
     with pytest.raises(SpanError, match="mark 'colour' is not in this task's text"):
         tokens_of(layout(), "mark:colour")
-    with pytest.raises(SpanError, match="the span 'object' is unknown"):
+    with pytest.raises(SpanError, match="has no token of the span 'object'"):
         tokens_of(layout(), "object")
+
+
+def test_an_object_is_the_tokens_that_a_sample_picks_and_the_rest_the_others() -> None:
+    prompt = layout()
+    prompt = replace(prompt, sample=replace(prompt.sample, picked=Picked((1, 3))))
+    assert (tokens_of(prompt, "object"), tokens_of(prompt, "rest")) == ([3, 5], [2, 4])
 
 
 def test_edges_are_read_and_what_no_prompt_has_is_refused_with_the_spans_there_are() -> None:
@@ -63,7 +71,7 @@ def test_edges_are_read_and_what_no_prompt_has_is_refused_with_the_spans_there_a
         "image->lst": "x names the span 'lst', which is unknown; did you mean 'last'? choose one of: all, behind",
         "->last": "x names the span '', which is unknown",
         "image->mark:": "x names the span 'mark:', which is unknown",
-        "object->statement": "x names the span 'object', which needs the boxes of a statement's object",
+        "image->object": "x names the span 'object', which is another one in every statement",
         "image->statement->last": "x names the span 'statement->last', which is unknown",
     }.items():
         with pytest.raises(ConfigError) as error:
