@@ -11,5 +11,5 @@ def extract(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     """The command: prepare, then extract what is missing, of a study for both tasks; labels are for the sweep to
     judge."""
     parts = parts_of(config, paths, reporter)
-    experiments = [prepare(one, own, reporter, scored=False) for one, own in parts]
+    experiments = [prepare(one, own, reporter, scored=False, picking=True) for one, own in parts]
     fill_missing(experiments, [one for one, _ in parts], reporter)

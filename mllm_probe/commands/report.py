@@ -24,6 +24,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.geometry: "geometry.show_geometry",
         paths.fidelity: "fidelity.show_fidelity",
         paths.effects: "effects.show_effects",
+        paths.regions: "regions.show_regions",
         paths.alignment: "align.show_alignment",
         paths.losses: "tune.show_training",
         paths.vision: "vision.show_vision",

@@ -12,7 +12,7 @@ from mllm_probe.files.jobs import Job, read
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.models.loading.checkpoint import BUNDLED
-from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.protocols import Picking, Reporter
 from mllm_probe.report.html.inspect_files import save_first
 from mllm_probe.report.run import show
 from mllm_probe.scoring.guards import check_probe, check_question, check_reads
@@ -30,6 +30,9 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     parts = parts_of(config, paths, reporter)
     configs, runs = [one for one, _ in parts], [own for _, own in parts]
     experiments = [_experiment_of(one, own, reporter) for one, own in parts]
+    if isinstance(experiments[0].task, Picking):
+        _run_regions(experiments[0], config, paths, reporter)
+        return
     swept = _extract_and_sweep(experiments, configs, runs, reporter)
     if config.local is not None:
         from mllm_probe.scoring.study import save_study
@@ -50,10 +53,24 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
 
 def _experiment_of(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Experiment:
     """The experiment, once all that can be wrong before its model is loaded is refused."""
-    experiment = prepare(config, paths, reporter, early=check_reads)
+    experiment = prepare(config, paths, reporter, early=check_reads, picking=True)
+    if isinstance(experiment.task, Picking):
+        return experiment
     check_probe(experiment, config.report)
     check_question(experiment, reporter)
     return experiment
+
+
+def _run_regions(experiment: Experiment, config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """A task that reads single picture tokens: other scores, another page."""
+    from mllm_probe.report.regions import show_regions
+    from mllm_probe.spatial.sweep import RegionSweep
+
+    sweep = RegionSweep(experiment, reporter)
+    fill_all([experiment], [config], reporter)
+    sweep.save(paths)
+    show_regions(paths, reporter, config.report)
+    sweep.clear()
 
 
 def _extract_and_sweep(

@@ -1,10 +1,11 @@
 """`mllm-probe sweep`: what the cache holds -> scores, on the fixed test pictures. Loads no model."""
 
 from mllm_probe.config.run import RunConfig
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.experiment.prepare import parts_of, prepare
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
-from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.protocols import Picking, Reporter
 from mllm_probe.report.html.inspect_files import save_first
 from mllm_probe.report.html.page import leave_page
 from mllm_probe.scoring.guards import check_probe, check_reads
@@ -16,7 +17,11 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     not hold it."""
     loggers = chosen_loggers(config.loggers)
     parts = parts_of(config, paths, reporter)
-    experiments = [prepare(one, own, reporter, early=check_reads) for one, own in parts]
+    experiments = [prepare(one, own, reporter, early=check_reads, picking=True) for one, own in parts]
+    if isinstance(experiments[0].task, Picking):
+        check_filled(experiments[0], reporter)
+        _sweep_regions(experiments[0], config, paths, reporter)
+        return
     for experiment in experiments:
         check_probe(experiment, config.report)
         check_filled(experiment, reporter)
@@ -32,3 +37,14 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
         one.clear()
     leave_page(paths, config.report, reporter)
     log_runs(loggers, runs, config.paths.outputs, reporter)
+
+
+def _sweep_regions(experiment: Experiment, config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """Of a task that reads single picture tokens."""
+    from mllm_probe.report.regions import show_regions
+    from mllm_probe.spatial.sweep import RegionSweep
+
+    sweep = RegionSweep(experiment, reporter)
+    sweep.save(paths)
+    show_regions(paths, reporter, config.report)
+    sweep.clear()

@@ -26,11 +26,12 @@ from mllm_probe.files.store_paths import PartPaths, prune
 from mllm_probe.models.loading.checkpoint import connector_reads
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Collection, Examples
-from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site
+from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site, of_picture
 from mllm_probe.tasks.answer_words import bound
 from mllm_probe.tasks.splits import Folds
 
 if TYPE_CHECKING:
+    from mllm_probe.experiment.places import Places
     from mllm_probe.features.controls import Arms
     from mllm_probe.models.blueprint import Blueprint
 
@@ -155,10 +156,18 @@ class Experiment:
         own = self.extract
         return Work(self.storage, own.workers, own.shard, own.num_shards, own.wait_s, self.attempts.wrote)
 
-    def about(self, collection: Collection, examples: Examples, run: str) -> "Experiment":
+    @cached_property
+    def places(self) -> "Places":
+        """Its pictures on the model's token grid; asked for where a task is about places."""
+        from mllm_probe.experiment.places import Places
+
+        return Places(self.collection, self.blueprint)
+
+    def about(self, collection: Collection, examples: Examples, run: str = "", **more: Any) -> "Experiment":
         """The same of these; what costs seconds is not made twice."""
-        experiment = replace(self, collection=collection, examples=examples, run=run)
-        vars(experiment).update({name: vars(self)[name] for name in ("blueprint", "anatomy") if name in vars(self)})
+        experiment = replace(self, collection=collection, examples=examples, run=run, **more)
+        kept = ("blueprint", "anatomy", *(["places"] if collection is self.collection else []))
+        vars(experiment).update({name: vars(self)[name] for name in kept if name in vars(self)})
         return experiment
 
     @property
@@ -182,7 +191,7 @@ class Experiment:
 
     def has(self, key: Key) -> bool:
         """Whether a key exists here: without a picture there are no picture positions."""
-        return self.control != TEXT_ONLY or (key.site.tower == "lm" and key.position not in PICTURE_POSITIONS)
+        return self.control != TEXT_ONLY or (key.site.tower == "lm" and not of_picture(key.position))
 
     @cached_property
     def answer_keys(self) -> tuple[Key, ...]:

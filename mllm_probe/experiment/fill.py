@@ -92,7 +92,7 @@ def fill_all(
 
 def _one_share(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     """What each of several processes does."""
-    fill_missing([prepare(config, paths, reporter, scored=False)], [config], reporter)
+    fill_missing([prepare(config, paths, reporter, scored=False, picking=True)], [config], reporter)
 
 
 def _summed(done: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What every stage needs before a weight is loaded: examples, the cache they belong to, the keys asked for."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +20,22 @@ from mllm_probe.config.run import (
     sides_of,
 )
 from mllm_probe.config.sentences import flat
-from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, SweepSettings
+from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, RANDOM, SweepSettings
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.experiment.cache_identity import identity_of
 from mllm_probe.experiment.controls import with_variants
 from mllm_probe.experiment.examples import asked, collected, folds_of
 from mllm_probe.experiment.experiment import Experiment, chosen_controls
-from mllm_probe.extraction.estimate import check_layers
+from mllm_probe.extraction.estimate import GB, check_layers
+from mllm_probe.extraction.plan import BYTES
 from mllm_probe.files.digests import Digests, open_digests
 from mllm_probe.files.paths import SIDES, OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import check_settings, find_checkpoint, needs
 from mllm_probe.models.prompts.prompt import check_position
-from mllm_probe.records.protocols import Dataset, Feature, Probe, Reporter, Task
+from mllm_probe.records.protocols import Dataset, Feature, Picking, Probe, Reporter, Task
 from mllm_probe.records.samples import Collection, Examples
+from mllm_probe.records.sites import PICKED
 from mllm_probe.results.selection import word_of
 from mllm_probe.tasks.answer_words import check_words
 from mllm_probe.tasks.splits import Folds
@@ -41,6 +43,7 @@ from mllm_probe.tasks.splits import Folds
 if TYPE_CHECKING:
     from mllm_probe.models.blueprint import Blueprint
 
+FOR_WHOLE = 0.5  # of extract.max_disk_gb: what a task that picks tokens may fill
 NO_PICTURES = Collection("", (), (), lambda *_: False)
 NO_EXAMPLES = Examples((), (), {})
 
@@ -104,7 +107,12 @@ def parts_of(config: Config, paths: RunPaths, reporter: Reporter) -> list[tuple[
     parts = [(side, paths.side(name)) for side, name in zip(sides_of(config), SIDES, strict=True)]
     for _, own in parts:
         own.root.mkdir(parents=True, exist_ok=True)
-    whole, local = (Design.of(side).task.name for side, _ in parts)
+    tasks = [Design.of(side).task for side, _ in parts]
+    whole, local = (task.name for task in tasks)
+    if picks := next((task.name for task in tasks if isinstance(task, Picking)), None):
+        raise ConfigError(
+            f"task={picks} cannot be a part of a study; run it alone, with local=null in an experiment of two"
+        )
     reporter.note(
         f"a study of two tasks on the same pictures: {whole} (global) and {local} (local); for one alone give "
         f"task={whole} or task={local}, with an experiment of two local=null"
@@ -118,13 +126,16 @@ def prepare(
     reporter: Reporter,
     scored: bool = True,
     early: Callable[[Experiment, RunConfig], None] = lambda *_: None,
+    picking: bool = False,
 ) -> Experiment:
     """Everything that can be wrong without loading the model is found here, cheapest first; then config.yaml.
 
     Splits are held to what probes need of them where rows will be `scored`. `early` may raise before a picture is
-    opened.
+    opened. `picking`: a task may pick the tokens that are read.
     """
     design = Design.of(config)
+    if picks := isinstance(design.task, Picking):
+        check_picking(config, design.task.name, picking)
     if size := needs(config.model):
         reporter.note(size)
     checkpoint = find_checkpoint(config.model)
@@ -136,7 +147,10 @@ def prepare(
     bare = _without_examples(design, config, checkpoint, identity, store)
     check_reading(bare, config)
     early(bare, config)
-    collection, examples = design.examples(config, digests, reporter, lambda: bare.blueprint, scored)
+    collection, examples = design.examples(config, digests, reporter, lambda: bare.blueprint, scored and not picks)
+    if picks:
+        bare = _with_picked(bare.about(collection, examples))
+        examples, config = bare.examples, replace(config, extract=bare.extract)
     save_config(config, paths.config)
     write_json(paths.identity, identity.to_json())
     run = run_digest(config, identity.digest, examples)
@@ -176,6 +190,38 @@ def _without_examples(
         device=config.device,
         group_word=word_of(flat(asdict(config))),
     )
+
+
+def check_picking(config: RunConfig, task: str, picking: bool) -> None:
+    """Raises ConfigError where a task that picks the tokens which are read cannot have its way."""
+    if not picking:
+        raise ConfigError(f"task={task} reads single picture tokens, as run, extract and sweep can; take another task")
+    if config.test != {"dataset": None}:
+        raise ConfigError(f"task={task} is tested on pictures of its own data set; leave test.dataset out")
+    if config.extract.positions != ["tokens:image"]:
+        raise ConfigError(
+            f"task={task} picks the tokens that are read, and extract.positions={config.extract.positions} names "
+            "others; leave extract.positions out"
+        )
+    if config.loggers:
+        raise ConfigError(f"task={task} writes no scores.csv, which loggers are given; leave loggers out")
+    if others := [name for name in chosen_controls(config.controls) if name != RANDOM]:
+        raise ConfigError(
+            f"task={task} has controls of its own and random_weights, and controls names {others[0]}; set "
+            "controls=[random_weights], or controls=none"
+        )
+
+
+def _with_picked(experiment: Experiment) -> Experiment:
+    """Samples with the tokens that the task picks, and the position that reads them. Raises DataError, ModelError."""
+    assert isinstance(experiment.task, Picking)
+    anatomy, extract, places = experiment.anatomy, experiment.extract, experiment.places
+    width = sum(anatomy.widths[site.tower] for site in experiment.sites if anatomy.has(site, PICKED))
+    room = int(FOR_WHOLE * extract.max_disk_gb * GB / (BYTES[experiment.storage] * max(width, 1)))
+    examples, position = experiment.task.picked(
+        experiment.examples, places.pictures, places.grid, places.on_objects, room
+    )
+    return experiment.about(experiment.collection, examples, extract=replace(extract, positions=[position]))
 
 
 def check_reading(experiment: Experiment, config: RunConfig) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from mllm_probe.cache.plan import Plan
 from mllm_probe.config.model import DTYPES
 from mllm_probe.records.batches import Survey, common_head
-from mllm_probe.records.sites import Anatomy, Key
+from mllm_probe.records.sites import PICKED, Anatomy, Key
 
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
 PASS_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
@@ -40,9 +40,11 @@ class Rows:
 
 def rows_of(survey: Survey, position: str, rows: np.ndarray) -> np.ndarray | int:
     """Rows that each sample stores there, one number where all store as many; for `tokens:TEXT` at most, since only the
-    whole prompt's length is known."""
+    whole prompt's length is known, and of picked ones on average."""
     if not position.startswith("tokens:"):
         return 1
+    if position.startswith(PICKED):
+        return int(position.removeprefix(PICKED).partition(".")[0])
     return survey.picture_tokens + 1 if position == "tokens:image" else survey.tokens[rows].astype(np.int64)
 
 

@@ -197,6 +197,14 @@ class RunPaths:
         return self.root / f"read_and_used.{kind}"
 
     @property
+    def regions(self) -> Path:
+        """What is known at single picture tokens."""
+        return self.root / "regions.csv"
+
+    def places(self, kind: str) -> Path:
+        return self.root / f"regions.{kind}"
+
+    @property
     def alignment(self) -> Path:
         """Rows as in scores.csv, of another experiment."""
         return self.root / "alignment.csv"

@@ -39,6 +39,10 @@ class PartPaths(Unfinished):
     def part(self, name: str) -> Path:
         return self.root / f"{plain_name(name)}.safetensors"
 
+    def rows(self, name: str) -> Path:
+        """What is kept as rows of a table."""
+        return self.root / f"{plain_name(name)}.json"
+
     def attempt(self, token: str) -> Path:
         """What one process extracted for the sweep."""
         return self.root / f"attempt.{token}.json"

@@ -3,20 +3,21 @@
 Anything with these methods fits; nothing has to inherit. Letters in shapes as in `types`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from mllm_probe.records.batches import Batch
 from mllm_probe.records.problems import LayerData, Problem
-from mllm_probe.records.samples import Collection, Examples, Sample
+from mllm_probe.records.samples import Collection, Examples, Picture, Sample
 from mllm_probe.records.sites import Anatomy, Key, Site
 
 if TYPE_CHECKING:
     import torch
 
+    from mllm_probe.records.grids import Grid
     from mllm_probe.records.interventions import Intervention, Outcomes, Pass
 
 
@@ -90,6 +91,22 @@ class Task(Protocol):
 
     def examples(self, collection: Collection, folds: Any) -> Examples:
         """Samples and decisions, balanced within every fold. Raises DataError."""
+
+
+@runtime_checkable
+class Picking(Protocol):
+    """A task that picks the picture tokens which are read; its decisions hold no label, masks tell what tokens show."""
+
+    def picked(
+        self,
+        examples: Examples,
+        pictures: Mapping[str, Picture],
+        grid_of: "Callable[[Picture], Grid]",
+        covered: Callable[[Picture], np.ndarray],
+        room: int,
+    ) -> tuple[Examples, str]:
+        """The samples with the tokens that are read of each, and the position that reads them; `pictures` {digest: it}.
+        `covered` tells which picture tokens [T] bool some object covers by half; at most about `room` tokens in all."""
 
 
 class Fit(Protocol):

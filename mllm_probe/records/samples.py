@@ -113,11 +113,24 @@ class Collection:
 
 
 @dataclass(frozen=True, slots=True)
+class Picked:
+    """Tokens of one picture that are to be read: their `tokens` [n], as numbers among the picture's in the prompt, and
+    the `patches` [n] of the vision tower that each is made of, as numbers among the picture's there."""
+
+    tokens: tuple[int, ...] = ()
+    patches: tuple[tuple[int, ...], ...] = ()
+
+
+NONE_PICKED = Picked()
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What the model reads: pictures and the user's text before any chat template.
 
     `marks` names stretches of that text, {name: (start, stop)} in characters; `digests` are those of the pictures, of
-    which a control may have none. The uid is a digest of the content.
+    which a control may have none. The uid is a digest of the content. `picked` are the tokens that a position
+    `tokens:image~...` reads, whose name has a digest of them.
     """
 
     uid: str
@@ -125,6 +138,7 @@ class Sample:
     digests: tuple[str, ...]
     text: str
     marks: Mapping[str, tuple[int, int]]
+    picked: Picked = NONE_PICKED
 
     @property
     def name(self) -> str:

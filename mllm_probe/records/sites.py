@@ -57,12 +57,11 @@ class Anatomy:
         return (*found, Site("lm", self.blocks["lm"], "norm"))
 
     def has(self, site: Site, position: str) -> bool:
-        """Picture towers have picture positions only, and a language model that holds no picture has none of them."""
-        return (
-            (position not in PICTURE_POSITIONS or not self.crossed)
-            if site.tower == "lm"
-            else position in PICTURE_POSITIONS
-        )
+        """Picture towers have picture positions only, and a language model that holds no picture has none of them.
+        Picked tokens are read in the vision tower by what they are made of, and from the language model's input on."""
+        if site.tower == "lm":
+            return not (self.crossed and of_picture(position))
+        return of_picture(position) and (site.tower == "vision" or not position.startswith(PICKED))
 
     def depth(self, site: Site) -> float:
         """0 at the tower's embeddings, 1 at its last block; a connector sits at 1 of its own single step."""
@@ -73,15 +72,21 @@ class Anatomy:
         all others once per `sample`."""
         if key.site.tower != "lm":
             return "sample" if key.site.tower in self.informed else "prefix"
-        return "prefix" if self.causal and not self.informed and key.position in PICTURE_POSITIONS else "sample"
+        return "prefix" if self.causal and not self.informed and of_picture(key.position) else "sample"
 
 
 PICTURE_POSITIONS = ("last_image", "mean_image", "tokens:image")  # those that vision towers and connectors have, too
+PICKED = "tokens:image~"  # and how many tokens a picture, which ones as a digest: chosen by a task, see Sample.picked
+
+
+def of_picture(position: str) -> bool:
+    """Whether a position reads tokens of the picture alone."""
+    return position in PICTURE_POSITIONS or position.startswith(PICKED)
 
 
 def before_question(position: str) -> bool:
     """Whether a position lies before the words that tell the statements about a picture apart."""
-    return position in PICTURE_POSITIONS or position.startswith("before:")
+    return of_picture(position) or position.startswith("before:")
 
 
 ANSWER = "answer"  # the position `answer:Yes/No`: a row of the words' logits by the logit lens, at the last token

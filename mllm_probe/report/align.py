@@ -5,7 +5,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.align import draw_alignment
 from mllm_probe.report.html.by_layer import alignment_page
-from mllm_probe.report.terminal.align import print_alignment
+from mllm_probe.report.terminal.layers.align import print_alignment
 from mllm_probe.report.terminal.progress import show_by_layer
 from mllm_probe.results.score_file import load_scores
 

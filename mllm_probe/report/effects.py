@@ -10,7 +10,7 @@ from mllm_probe.files.readback import read_entries
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.effects import ProbeCurve, draw_effects, draw_read_and_used
 from mllm_probe.report.html.effects import effects_page
-from mllm_probe.report.terminal.effects import print_effects
+from mllm_probe.report.terminal.layers.effects import print_effects
 from mllm_probe.report.terminal.progress import both, end
 from mllm_probe.results.effects import SUMMARY, load_effects
 from mllm_probe.results.score_file import load_scores, load_tests

@@ -5,7 +5,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.fidelity import draw_fidelity
 from mllm_probe.report.html.by_layer import fidelity_page
-from mllm_probe.report.terminal.fidelity import print_agreements
+from mllm_probe.report.terminal.layers.fidelity import print_agreements
 from mllm_probe.report.terminal.progress import show_by_layer
 from mllm_probe.results.fidelity import load_agreements
 from mllm_probe.results.selection import with_words

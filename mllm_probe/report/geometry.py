@@ -5,7 +5,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.geometry import draw_geometry
 from mllm_probe.report.html.by_layer import geometry_page
-from mllm_probe.report.terminal.geometry import print_relations
+from mllm_probe.report.terminal.layers.geometry import print_relations
 from mllm_probe.report.terminal.progress import show_by_layer
 from mllm_probe.results.geometry import load_relations
 

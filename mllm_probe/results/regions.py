@@ -73,3 +73,6 @@ def load_regions(path: Path) -> "pd.DataFrame":
     if table.empty:
         raise damaged(path, "it has no row")
     return table
+
+
+SUMMARY = {"said": [str], "pictures": int}  # what is read of summary.json, all of which may lack

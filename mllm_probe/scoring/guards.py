@@ -23,7 +23,7 @@ from mllm_probe.fitting.readout import Readout, Source
 from mllm_probe.fitting.trials import NAMED, Probing, Trial
 from mllm_probe.probes.majority import Majority
 from mllm_probe.records.problems import KINDS
-from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.protocols import Picking, Reporter
 from mllm_probe.records.sites import Key, before_question
 from mllm_probe.scoring.aggregate import Scoring
 from mllm_probe.scoring.alarms import constant_predictions, identical_vectors, question_decides, worse_than_chance
@@ -159,6 +159,13 @@ def _subject(trials: Sequence[Trial]) -> str:
 def check_reads(experiment: Experiment, config: RunConfig) -> None:
     """Refuse what the probe cannot read as far as the settings tell, before a picture is opened. Raises ConfigError."""
     probe, kind = experiment.probe, _kind(experiment, config)
+    if isinstance(experiment.task, Picking):  # whose probes have an output for each category
+        if "labels" not in probe.kinds:
+            raise ConfigError(
+                f"probe={probe.name} has one output, and task={experiment.task.name} one for each category; choose "
+                "probe=ridge"
+            )
+        return
     if kind in KINDS:
         _check_kind(experiment, "binary" if kind == "labels" else kind)
     ragged = [position for position in experiment.extract.positions if position.startswith("tokens:")]

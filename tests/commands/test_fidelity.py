@@ -21,7 +21,7 @@ from mllm_probe.files.digests import Digests
 from mllm_probe.geometry import deviation as measured
 from mllm_probe.geometry.deviation import deviation
 from mllm_probe.geometry.fidelity import corrected
-from mllm_probe.report.terminal.fidelity import lost, print_agreements
+from mllm_probe.report.terminal.layers.fidelity import lost, print_agreements
 from mllm_probe.results.fidelity import Agreement, load_agreements
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.tasks.entailment import Entailment

@@ -33,7 +33,7 @@ from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.samples import Picture, Sample
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.report.figures.geometry import draw_geometry, in_order
-from mllm_probe.report.terminal.geometry import print_relations
+from mllm_probe.report.terminal.layers.geometry import print_relations
 from mllm_probe.results.geometry import COLUMNS, Relation, load_relations, save_relations
 from mllm_probe.results.score_file import load_scores
 from tests.support.runs import QUICK, Run, tiny

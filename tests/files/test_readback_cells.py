@@ -11,8 +11,8 @@ from rich.console import Console
 
 from mllm_probe.files.readback import FORMULAS, bare, cell, load_rows, save_rows
 from mllm_probe.report.html.skeleton import without_codes
-from mllm_probe.report.terminal.geometry import print_relations
 from mllm_probe.report.terminal.law import SHOWN, print_laws
+from mllm_probe.report.terminal.layers.geometry import print_relations
 from mllm_probe.report.terminal.printing import escaped, screen
 from mllm_probe.report.terminal.vision import print_vision
 from mllm_probe.results.geometry import Relation

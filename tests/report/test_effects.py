@@ -18,7 +18,7 @@ from mllm_probe.errors import ConfigError
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.interventions import Condition
 from mllm_probe.report.tables.effects import band, headed, lines, metrics
-from mllm_probe.report.terminal.effects import effect_views, print_effects
+from mllm_probe.report.terminal.layers.effects import effect_views, print_effects
 from mllm_probe.report.terminal.progress import RichReporter
 from mllm_probe.results.effects import ABOVE, Sweep, load_effects
 from mllm_probe.results.score_file import load_summary

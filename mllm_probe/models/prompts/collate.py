@@ -28,7 +28,7 @@ from mllm_probe.models.prompts.picture_tags import POSITION_MASK
 from mllm_probe.models.prompts.prompt import Layout, Tail
 from mllm_probe.records.batches import Batch, Reading, common_head
 from mllm_probe.records.samples import Sample
-from mllm_probe.records.sites import PICTURE_POSITIONS, Anatomy, Key, Site
+from mllm_probe.records.sites import PICKED, PICTURE_POSITIONS, Anatomy, Key, Site, of_picture
 
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "position_ids", "labels")
 Owners = frozenset[str] | None
@@ -196,17 +196,17 @@ class Collator:
 
     def _pictures(self, tower: str, position: str, laid: Laid) -> tuple[list[Rows], int]:
         """The same among all tokens of a picture tower; class tokens before the patches are never read."""
-        if position not in PICTURE_POSITIONS:
+        if not of_picture(position):
             raise SpanError(
                 f"position {position} does not exist in the {tower}; use one of: {', '.join(PICTURE_POSITIONS)}"
             )
         slots = find_slots(laid.inputs, laid.pictures, laid.tokens(), self._blueprint.patch)
         spans, among = self._scale().rows(tower, slots)
 
-        def rows(pictures: np.ndarray) -> Rows:
-            return lambda: _cut(np.concatenate([spans[picture] for picture in pictures]), position)
+        def rows(layout: Layout, pictures: np.ndarray) -> Rows:
+            return lambda: _cut(np.concatenate([spans[picture] for picture in pictures]), position, layout.sample)
 
-        return [rows(pictures) for pictures in laid.which], among
+        return [rows(*one) for one in zip(laid.layouts, laid.which, strict=True)], among
 
 
 def _pictured(layouts: Sequence[Layout], places: Sequence[np.ndarray], shape: tuple[int, ...]) -> torch.Tensor:
@@ -227,8 +227,10 @@ def _tensors(packed: Packed) -> dict[str, torch.Tensor]:
     }
 
 
-def _cut(tokens: np.ndarray, position: str) -> list[np.ndarray]:
+def _cut(tokens: np.ndarray, position: str, sample: Sample) -> list[np.ndarray]:
     """The stored rows of a picture position."""
+    if position.startswith(PICKED):
+        return [tokens[list(patches)] for patches in sample.picked.patches]
     if position == "tokens:image":
         return list(tokens[:, None])
     return [tokens if position == "mean_image" else tokens[-1:]]

@@ -20,7 +20,7 @@ from mllm_probe.models.prompts.picture_tags import Tag
 from mllm_probe.models.prompts.templates import OPENED, STAND_IN, Wrapping, find_template
 from mllm_probe.records.batches import Survey, packed
 from mllm_probe.records.samples import Sample, digest
-from mllm_probe.records.sites import ANSWER
+from mllm_probe.records.sites import ANSWER, PICKED
 
 PLAIN_POSITIONS = ("last", "last_image", "mean_image", "mean_text", "mean_all")
 MARK_POSITIONS = ("mark", "before")
@@ -33,7 +33,8 @@ CASES = (str.strip, str.lower, str.capitalize)  # of an answer, each with and wi
 def check_position(position: str) -> None:
     """Raises ConfigError for a position that no prompt can have."""
     kind, _, name = position.partition(":")
-    if position not in PLAIN_POSITIONS and (kind not in (*MARK_POSITIONS, "tokens") or not name):
+    of_marks = kind in (*MARK_POSITIONS, "tokens") and name and not position.startswith(PICKED)
+    if position not in PLAIN_POSITIONS and not of_marks:
         tokens = (f"tokens:{span}" for span in (*TOKEN_SPANS, "NAME"))
         allowed = [*PLAIN_POSITIONS, *(f"{kind}:NAME" for kind in MARK_POSITIONS), *tokens]
         raise ConfigError(f"position '{position}' is unknown; {choices(position, allowed)}")
@@ -253,6 +254,8 @@ class Layout:
     def rows(self, position: str) -> list[list[int]]:
         """The stored rows of a position, each as the token indices it averages. Raises SpanError."""
         kind, _, name = position.partition(":")
+        if position.startswith(PICKED):
+            return [[self.image[token]] for token in self.sample.picked.tokens]
         if kind == "tokens":
             return [[token] for token in self._tokens(name)]
         if kind in MARK_POSITIONS:

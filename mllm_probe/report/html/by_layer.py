@@ -8,9 +8,9 @@ from mllm_probe.report.figures.align import STYLES
 from mllm_probe.report.figures.style import SIDES, of_positions
 from mllm_probe.report.html.charts import Chart, geometry_charts, site_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
-from mllm_probe.report.terminal.align import alignment_view
-from mllm_probe.report.terminal.fidelity import agreement_view, lost
-from mllm_probe.report.terminal.geometry import relation_views
+from mllm_probe.report.terminal.layers.align import alignment_view
+from mllm_probe.report.terminal.layers.fidelity import agreement_view, lost
+from mllm_probe.report.terminal.layers.geometry import relation_views
 from mllm_probe.results.align import QUESTIONS, curves
 from mllm_probe.results.fidelity import HOME, MODEL, curve, headline
 from mllm_probe.results.selection import positions

@@ -10,7 +10,7 @@ from mllm_probe.report.figures.style import CHANCE, READ, of_effects
 from mllm_probe.report.html.charts import Chart, depth_chart, shown_as, site_chart
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
 from mllm_probe.report.tables.effects import CONTROLS, band, headed, lines, metrics, of_window, scaled, sentences
-from mllm_probe.report.terminal.effects import effect_views
+from mllm_probe.report.terminal.layers.effects import effect_views
 from mllm_probe.results.effects import CORRECT, PATCHING
 from mllm_probe.results.selection import headline_metric, many_of
 

@@ -269,7 +269,7 @@ class Result(OptionalFiles):
         found = [one.fidelity for one in self._places("fidelity") if one.fidelity.is_file()]
         if not found:
             return []
-        from mllm_probe.report.terminal.fidelity import lost
+        from mllm_probe.report.terminal.layers.fidelity import lost
         from mllm_probe.results.fidelity import load_agreements
 
         table = self.spared(found[0], load_agreements, None, "what quantisation changes")

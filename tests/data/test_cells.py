@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mllm_probe.spatial.cells import covered
+from mllm_probe.data.cells import covered
 
 HEIGHT, WIDTH, FINER = 9, 14, 7
 

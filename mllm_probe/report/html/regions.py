@@ -1,0 +1,41 @@
+"""report.html of `run task=regions`, from its own files: in words first, then layer by layer."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.report.html.charts import Chart, site_chart
+from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
+from mllm_probe.report.tables.regions import Line, Panel, panels
+from mllm_probe.report.terminal.layers.regions import regions_view
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def regions_page(paths: RunPaths, table: "pd.DataFrame", summary: Mapping[str, Any]) -> None:
+    """The sentences, the charts, the table."""
+    first = table.iloc[0]
+    charts = [_chart(panel, table) for panel in panels(table)]
+    parts = [
+        Part("What was found", list(summary.get("said", ()))),
+        Part("Layer by layer", (), charts, picture_uri(paths.places("png")), [regions_view(table)]),
+    ]
+    title = f"{first.model} ({first.quantization}): where in the picture"
+    about = [f"single tokens of {summary.get('pictures', '')} pictures of {first.dataset}"]
+    write_other(paths.page, "mllm-probe run task=regions", title, about, parts, known_command(paths))
+
+
+def _chart(panel: Panel, table: "pd.DataFrame") -> Chart:
+    found = site_chart(panel.name, [(line.label, _placed(line, table), line.colour, line.dash) for line in panel.lines])
+    found["layout"]["yaxis"]["title"] = {"text": panel.name}
+    return found
+
+
+def _placed(line: Line, table: "pd.DataFrame") -> "pd.DataFrame":
+    """A floor stands at every site."""
+    if not line.floor:
+        return line.rows
+    sites = table[table.site != ""].drop_duplicates("site")[["site", "tower", "layer", "part", "depth"]]
+    same = line.rows.iloc[0].drop(["site", "tower", "layer", "part", "depth"])
+    return sites.assign(**same)

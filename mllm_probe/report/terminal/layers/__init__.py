@@ -1,0 +1,1 @@
+"""What commands that read layers end with on the screen."""

@@ -1,0 +1,181 @@
+"""A sweep over single picture tokens: probes on every key of a filled cache, and the files of a run of task=regions.
+
+What a key gives is kept until all are done, for a killed run.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from mllm_probe.cache.claims import clear, turn
+from mllm_probe.cache.store import write_json
+from mllm_probe.errors import ProbeError
+from mllm_probe.experiment.experiment import Experiment
+from mllm_probe.files.paths import RunPaths
+from mllm_probe.files.seals import sealed
+from mllm_probe.files.store_paths import replacing
+from mllm_probe.records.problems import Compute, LayerData
+from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.sites import Key
+from mllm_probe.results.regions import ALL, LOCALITY, Region, save_regions
+from mllm_probe.spatial.field import Field, check_splits, left_out_said
+from mllm_probe.spatial.locality import GLOBAL, Locality, first_global
+from mllm_probe.spatial.region_scores import RegionScoring, baselines
+from mllm_probe.spatial.shown import field_of
+
+
+class RegionSweep:
+    """All keys of an experiment, of its models with random weights, and what needs no layer. Raises ProbeError where no
+    category can be learnt, before anything is extracted for it."""
+
+    def __init__(self, experiment: Experiment, reporter: Reporter) -> None:
+        every, level, probe = field_of(experiment), experiment.sweep.ci_level, experiment.probe
+        splits = _splits(experiment, every)
+        check_splits(every, splits)
+        kept = every.learnable(splits)
+        left_out = left_out_said(every.categories, kept)
+        if not kept.any():
+            raise ProbeError(f"no category lies on tokens of enough pictures; {left_out}")
+        self._experiment, self._field, self._reporter = experiment, every.of(kept), reporter
+        self._parts = experiment.outputs.parts(experiment.run)
+        self._regions = RegionScoring(self._field, splits, probe, level)
+        self._locality = Locality(self._field, splits, probe, level)
+        self._remarks = [said for said in (left_out, self._regions.remark, self._locality.remark) if said]
+        for said in self._remarks:
+            reporter.note(said)
+
+    def save(self, paths: RunPaths) -> None:
+        """Write regions.csv and summary.json, when no other process is at the same run."""
+        started = time.monotonic()
+        with turn(self._parts, "fits the same sweep", self._reporter):
+            rows = [row for some in self._rows() for row in some]
+            save_regions(paths.regions, rows)
+            said = [*_said(rows), *self._remarks]
+            told = {**self._facts(rows), "said": said, "seconds": round(time.monotonic() - started, 2)}
+            write_json(paths.summary, sealed(paths.summary, told, (paths.regions,)))
+
+    def _rows(self) -> Iterator[list[Region]]:
+        """Those of a key or a baseline, one after the other."""
+        asked = list(self._asked())
+        for done, (name, make) in enumerate(asked, 1):
+            yield self._kept(name, make)
+            self._reporter.progress("sweep", done, len(asked), "keys")
+
+    def _asked(self) -> Iterator[tuple[str, Callable[[], list[Region]]]]:
+        for name, values in baselines(self._field).items():
+            yield name, lambda name=name, values=values: self._baseline(name, values)  # type: ignore[misc]
+        for each in (self._experiment, *self._experiment.variants):
+            for key in self._experiment.keys:
+                yield f"{key}.{each.control}", lambda each=each, key=key: self._read(each, key)  # type: ignore[misc]
+
+    def _baseline(self, name: str, values: np.ndarray) -> list[Region]:
+        import torch
+
+        data = LayerData(torch.from_numpy(values), name=name, compute=self._compute)
+        blank = replace(self._blank(), control=name)
+        return [*self._regions.baseline(data, blank), *self._locality.scores(data, blank)]
+
+    def _read(self, each: Experiment, key: Key) -> list[Region]:
+        samples = [sample.uid for sample in self._experiment.examples.samples]
+        rows, _ = each.store.rows(key, samples, each.store.coverage())
+        data, blank = LayerData(rows, name=str(key), compute=self._compute), self._blank(key, each)
+        if each.control:
+            return self._regions.baseline(data, blank)
+        return [*self._regions.scores(data, blank), *self._locality.scores(data, blank)]
+
+    @property
+    def _compute(self) -> Compute:
+        from mllm_probe.models.loading.device import pick_device
+
+        return Compute(pick_device(self._experiment.device), int(self._experiment.sweep.max_memory_gb * 1e9))
+
+    def _blank(self, key: Key | None = None, each: Experiment | None = None) -> Region:
+        """What rows say of themselves, as those of scores.csv do."""
+        experiment, site = self._experiment, key.site if key else None
+        return Region(
+            run=experiment.run,
+            cache=(each or experiment).identity.digest if key else "",
+            model=experiment.model.label,
+            revision=experiment.model.revision or "",
+            quantization=experiment.model.precision,
+            dataset=experiment.collection.name,
+            site=str(site) if site else "",
+            tower=site.tower if site else "",
+            layer=site.layer if site else None,
+            part=site.part if site else "",
+            depth=round(experiment.anatomy.depth(site), 4) if site else None,
+            position=key.position if key else "",
+            probe=experiment.probe.name,
+            control=each.control if each else "",
+        )
+
+    def _kept(self, name: str, make: Callable[[], list[Region]]) -> list[Region]:
+        path = self._parts.rows(f"regions-{name}")
+        if path.is_file():
+            return [Region(**row) for row in json.loads(path.read_text())]
+        rows = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_text(json.dumps([asdict(row) for row in rows]))
+        return rows
+
+    def clear(self) -> None:
+        """Remove what was kept for a killed run."""
+        clear(self._parts)
+
+    def _facts(self, rows: Sequence[Region]) -> dict[str, Any]:
+        """The run in a few numbers."""
+        experiment, field = self._experiment, self._field
+        turns = first_global(rows)
+        return {
+            **{name: getattr(rows[0], name) for name in ("run", "model", "dataset")},
+            "cache": experiment.identity.digest,
+            "task": experiment.task.name,
+            "pictures": len(experiment.examples.samples),
+            "whole_pictures": len(np.unique(field.pictures[field.whole])),
+            "tokens": len(field.pictures),
+            "categories": list(field.categories),
+            "local_turns_global": None if turns is None else turns.site,
+            "provenance": experiment.store.provenance(),
+        }
+
+
+def _splits(experiment: Experiment, field: Field) -> dict[int, np.ndarray]:
+    """{seed: the split of each token [T]}."""
+    group_of = {decision.sample: decision.group for decision in experiment.examples.decisions}
+    groups = [group_of[sample.uid] for sample in experiment.examples.samples]
+    found = {}
+    for seed in experiment.sweep.seeds:
+        place = experiment.folds.splits(experiment.examples.folds, seed)
+        found[seed] = np.asarray([place[group] for group in groups])[field.pictures]
+    return found
+
+
+def _said(rows: Sequence[Region]) -> Iterator[str]:
+    """What the locality index says, in words."""
+    index = [row for row in rows if row.metric == LOCALITY and row.seed == ALL and not row.control]
+    if not index:
+        yield (
+            "no locality index: nowhere is A_in, what a token on an object says of its being there, surely above 0.55"
+        )
+        return
+    turns, last = first_global(rows), index[-1]
+    if turns is None:
+        yield (
+            "no layer is found where more than half of what a token on an object knows is known far away, too: the "
+            f"locality at {last.site} is {_bounded(last)}"
+        )
+        return
+    yield (
+        f"local turns global at {turns.site}, the first layer whose locality, {_bounded(turns)}, lies below "
+        f"{GLOBAL:g}; at {last.site} it is {_bounded(last)}"
+    )
+
+
+def _bounded(row: Region) -> str:
+    ends = "" if row.low is None or row.high is None else f" [{row.low:.2f}, {row.high:.2f}]"
+    return f"{row.value:.2f}{ends}"

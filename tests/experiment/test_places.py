@@ -1,0 +1,46 @@
+"""Picked tokens go through the cache of models with other grids: tiles, merged and shuffled tokens."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from tests.support.families_more import BUILDERS, SETTINGS
+from tests.support.runs import Run
+
+FAMILIES = ("llava", "llava_next", "qwen2_5_vl", "internvl")
+PICTURES = 8
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_extract_stores_the_picked_tokens_of_every_picture(name: str, probe: Run, tmp_path: Path) -> None:
+    """As many rows in every tower, some of test pictures whole; the connector's are the language model's input."""
+    folder = BUILDERS[name](tmp_path / name)
+    own = [f"model.{key}={value}" for key, value in SETTINGS.get(name, {}).items()]
+    words = ("model=custom", f"model.path={folder}", "model.quantization=none", "model.dtype=float32", *own)
+    code, out, err = probe("extract", "task=regions", f"dataset.pictures={PICTURES}", "task.tokens=6", *words)
+    assert code == 0, err
+    rows: dict[str, int] = {}
+    for path in (tmp_path / "outputs" / "cache").glob("*/groups/*/*.safetensors"):
+        with safe_open(path, "np") as file:
+            keys = json.loads(file.metadata()["index"])["spaces"]
+            for key in keys:
+                found = file.get_tensor(key)
+                assert np.isfinite(found).all()
+                rows[key] = rows.get(key, 0) + len(found)
+    towers = {key.partition(".")[0] for key in rows}
+    assert towers == {"vision", "lm"} and len(set(rows.values())) == 1
+    (total,) = set(rows.values())
+    assert total > 6 * PICTURES, "test pictures are whole"
+    assert "connector: none of the requested positions exists there, left out" in out + err
+
+
+def test_a_model_without_places_is_refused_before_its_weights_are_read(probe: Run, tmp_path: Path) -> None:
+    folder = BUILDERS["blip2"](tmp_path / "blip2")
+    words = ("model=custom", f"model.path={folder}", "model.quantization=none", "model.dtype=float32")
+    code, _, err = probe("run", "task=regions", "dataset.pictures=8", *words)
+    assert code == 1
+    assert "queries of a Q-Former, each of which reads the whole picture, so none has a place" in " ".join(err.split())
+    assert "loading" not in err
