@@ -32,6 +32,7 @@ COMMANDS = {
     "geometry": "compare the layers of a filled cache with each other",
     "fidelity": "what quantisation, or an adapter, changes in the layers and their probes",
     "intervene": "is it used? cut, patch, steer or erase, layer by layer, and see what the answers do",
+    "lens": "the words that single picture tokens stand for, layer by layer, judged by what lies there",
     "align": "how well pictures and captions match, layer by layer: retrieval, documents, quadruples",
     "tune": "train a connector, or adapters of the language model",
     "check": "how a run would read your table of questions, or a folder in COCO's layout; loads no weights",
@@ -139,8 +140,7 @@ def _next_words(words: Sequence[str]) -> list[str]:
 def _usage(words: Sequence[str]) -> str:
     """The help of all commands, or of those that begin with `words`."""
     below = {name: what for name, what in COMMANDS.items() if name.split()[: len(words)] == list(words)}
-    width = max(map(len, below))
-    listed = "\n".join(f"  {name:{width}} {what}" for name, what in below.items())
+    listed = "\n".join(f"  {name:{max(map(len, below))}} {what}" for name, what in below.items())
     usage = USAGE.format(command=" ".join([*words, "COMMAND"]), commands=listed)
     return usage if words else f"{ABOUT}\n{usage}{EXAMPLES}"
 

@@ -29,6 +29,7 @@ CHECKS = {
     "fidelity": "geometry.refusals",
     "geometry": "geometry.refusals",
     "intervene": "interventions.request",
+    "lens": "spatial.lenses.request",
     "tune": "train.preparation",
 }
 

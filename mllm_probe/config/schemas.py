@@ -27,6 +27,7 @@ SCHEMAS = {  # {command: its dataclass below mllm_probe.config}
     "fidelity": "geometry.FidelityConfig",
     "align": "geometry.AlignConfig",
     "intervene": "intervene.InterveneConfig",
+    "lens": "lens.LensConfig",
     "tune": "tune.TuneConfig",
     "inspect": "run.InspectConfig",
     "vision_score": "vision.VisionScoreConfig",
@@ -35,7 +36,7 @@ SCHEMAS = {  # {command: its dataclass below mllm_probe.config}
     "report": "run.ReportConfig",
 }
 LARGEST = 2**63 - 1  # what a whole number of 64 bits holds
-NEEDED = ("positions", "towers", "parts", "measures", "answers", "representations", "range")  # no empty list
+NEEDED = ("positions", "towers", "parts", "measures", "answers", "representations", "range", "lens")  # no empty list
 NAMES = (
     "name",
     "path",
@@ -110,11 +111,11 @@ def _from(low: float, high: float, *names: str) -> tuple[tuple[str, ...], str, C
 # Numbers, by the names of their settings, where * is any. Others are bounded by the data or the model
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     _from(0, math.inf, "extract.wait_s", "extract.max_disk_gb", "sweep.seeds", "model.download_gb"),
-    _from(0, math.inf, "align.seed", "fidelity.seed", "train.weight_decay"),
+    _from(0, math.inf, "align.seed", "fidelity.seed", "words.seed", "train.weight_decay"),
     _from(1, math.inf, "extract.micro_batch", "labels.micro_batch", "train.save_every"),
     _from(0, 256, "extract.workers"),
     _from(1, 1000, "random_draws", "extract.gpus", "probe.heads"),
-    _from(0, 1000, "features.*.random_sets", "intervention.random_draws"),
+    _from(0, 1000, "features.*.random_sets", "intervention.random_draws", "words.pictures"),
     _from(1, 8192, "encoders.*.size", "target.rank", "target.width", "probe.widths"),
     _from(1, 10_000, "probe.restarts"),
     _from(1, 100_000, "dataset.pictures", "test.dataset.pictures", "extract.num_shards"),
@@ -126,7 +127,10 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     _from(1, 100_000_000, "train.steps"),
     (("train.epochs",), "must be above 0, up to 10,000", lambda value: 0 < value <= 10_000),
     (
-        ("sweep.max_memory_gb", "sweep.enough_bits", "fidelity.clip", "train.lr", "train.clip", "labels.delta"),
+        (
+            *("sweep.max_memory_gb", "sweep.enough_bits", "fidelity.clip", "train.lr", "train.clip", "labels.delta"),
+            "words.max_index_gb",
+        ),
         "must be above 0",
         lambda value: value > 0,
     ),

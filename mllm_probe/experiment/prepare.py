@@ -195,7 +195,9 @@ def _without_examples(
 def check_picking(config: RunConfig, task: str, picking: bool) -> None:
     """Raises ConfigError where a task that picks the tokens which are read cannot have its way."""
     if not picking:
-        raise ConfigError(f"task={task} reads single picture tokens, as run, extract and sweep can; take another task")
+        raise ConfigError(
+            f"task={task} reads single picture tokens, as run, extract, sweep and lens can; take another task"
+        )
     if config.test != {"dataset": None}:
         raise ConfigError(f"task={task} is tested on pictures of its own data set; leave test.dataset out")
     if config.extract.positions != ["tokens:image"]:

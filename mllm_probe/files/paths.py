@@ -6,14 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.files.store_paths import (
-    DIGESTS,
-    CachePaths,
-    FitPaths,
-    PartPaths,
-    TrainingPaths,
-    VectorPaths,
-)
+from mllm_probe.files.store_paths import DIGESTS, CachePaths, FitPaths, PartPaths, TrainingPaths, VectorPaths
 
 if TYPE_CHECKING:
     from mllm_probe.files.comparison_paths import ComparisonPaths
@@ -203,6 +196,17 @@ class RunPaths:
 
     def places(self, kind: str) -> Path:
         return self.root / f"regions.{kind}"
+
+    @property
+    def lens(self) -> Path:
+        return self.root / "lens.csv"
+
+    @property
+    def words(self) -> Path:
+        return self.root / "words.csv"
+
+    def lenses(self, kind: str) -> Path:
+        return self.root / f"lens.{kind}"
 
     @property
     def alignment(self) -> Path:

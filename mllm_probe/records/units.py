@@ -18,6 +18,7 @@ class Unit:
 
 PERCENT, PLAIN, NATS = Unit(100, 1, " %", " points"), Unit(1, 3, "", ""), Unit(1, 3, " nats", " nats")
 UNITS = dict.fromkeys(("accuracy", "balanced_accuracy", "f1", "ece", "yes_rate", "recall"), PERCENT) | {"nll": NATS}
+UNITS |= dict.fromkeys(("local", "elsewhere", "unrelated"), PERCENT)  # of lenses
 UNITS |= dict.fromkeys(("margin", "d", "kl"), NATS) | {"flips": PERCENT}  # of interventions, with
 UNITS |= {"restored": Unit(100, 1, " %", " %"), "accuracy_loss": Unit(100, 1, " points", " points")}  # what has no ends
 UNITS |= {"p_change": Unit(1, 1, " %", " %"), "slope": Unit(1, 3, " nats a unit", " nats a unit")}
@@ -39,6 +40,7 @@ NAMES = {
     "d": "change of the answer's log-odds",
     "kl": "divergence of other tokens",
     "accuracy_loss": "answers lost",
+    "presence_auroc": "AUROC of what is in the picture",
 }
 
 

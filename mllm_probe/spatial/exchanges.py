@@ -53,3 +53,20 @@ def _exchanged(
     blocks = sorted(members.values(), key=len, reverse=True)
     line = [tokens for block in blocks for tokens in block]
     return [(mine, line[(i + len(blocks[0])) % len(line)]) for i, mine in enumerate(line)]
+
+
+def among_alike(field: Field, seed: int) -> np.ndarray:
+    """For each token one of another picture, of another group, whose labels it may get [T] int: for a token on an
+    object one on an object, for one beside them one beside; -1 where there is none. A picture's tokens of a kind all
+    get theirs from one picture."""
+    found, rng = np.full(len(field.pictures), -1), np.random.default_rng(seed)
+    on = field.inside.any(1)
+    for kind in (on, ~on):
+        order = np.flatnonzero(kind)[np.argsort(field.pictures[kind], kind="stable")]
+        pictures = np.split(order, np.flatnonzero(np.diff(field.pictures[order])) + 1) if len(order) else []
+        groups = [field.groups[tokens[0]] for tokens in pictures]
+        if len(set(groups)) > 1:
+            for mine, its in _exchanged(pictures, groups, rng):
+                if field.groups[mine[0]] != field.groups[its[0]]:
+                    found[mine] = rng.choice(its, len(mine))
+    return found

@@ -4,36 +4,30 @@ Letters in shapes: R rows, D width, V words of the vocabulary.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mllm_probe.models.hf import HFModel
+from mllm_probe.models.vocabulary import Vocabulary
 from mllm_probe.records.interventions import Intervention, Outcomes, Pass
 from mllm_probe.records.samples import Sample
-from mllm_probe.records.sites import Site
 
 
 class AnswerReader:
     """`ids`: the token ids that may begin the first answer word, and the second."""
 
     def __init__(self, model: HFModel, ids: list[list[int]]) -> None:
-        self._norm = model.module(Site("lm", model.anatomy.blocks["lm"], "norm"))[0]
-        self._head = model.network.get_output_embeddings()
-        text = model.network.config.get_text_config()
-        self._cap: float | None = getattr(text, "final_logit_softcapping", None)
-        device = self._head.weight.device
+        self._words = Vocabulary(model)
+        device = self._words.device
         self._ids = [torch.tensor(one, device=device) for one in ids]
-        self._others = torch.ones(self._head.weight.shape[0], dtype=torch.bool, device=device)
+        self._others = torch.ones(self._words.size, dtype=torch.bool, device=device)
         self._others[torch.cat(self._ids)] = False
 
     def logits(self, states: Tensor) -> Tensor:
         """States [R, D] of the last block -> [R, V] float32."""
-        found: Any = self._norm.forward(states.to(self._head.weight.device))  # not called: it may carry a hook
-        logits = self._head(found).float()
-        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
+        return self._words.logits(states)
 
     def d(self, logits: Tensor) -> Tensor:
         """log p(first answer word) - log p(second), summed over the ids of each: [R]."""

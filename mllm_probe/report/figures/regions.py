@@ -9,7 +9,7 @@ from mllm_probe.report.figures.geometry import in_order, name_sites
 from mllm_probe.report.figures.layers import legend_below
 from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.style import COLUMN, STYLES, wrapped
-from mllm_probe.report.tables.regions import Line, panels
+from mllm_probe.report.tables.regions import Line, Panel, panels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,9 +20,16 @@ DASHES = {"solid": "-", "dash": (0, (4, 2)), "dot": ":"}
 
 def draw_regions(table: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
     """A panel a question, a line for the probe and one for each control."""
+    return draw_panels(list(panels(table)), "Where in the picture", table, paths, settings)
+
+
+def draw_panels(
+    found: Sequence[Panel], title: str, table: "pd.DataFrame", paths: Sequence[Path], settings: ReportSettings
+) -> str:
+    """Panels of a table side by side, for a paper's column one below the other."""
     from matplotlib.figure import Figure
 
-    look, found = STYLES[settings.style], list(panels(table))
+    look = STYLES[settings.style]
     across = 1 if look.paper else len(found)
     down = -(-len(found) // across)
     size = (COLUMN, 2.2 * down + 0.6) if look.paper else (max(6.0, PANEL * across + 0.6), HEIGHT + 0.9)
@@ -37,9 +44,7 @@ def draw_regions(table: "pd.DataFrame", paths: Sequence[Path], settings: ReportS
         name_sites(axis, sites)
         axis.set_title(wrapped(panel.name, size[0] / across - 0.3, look.text), fontsize=look.text)
     first = table.iloc[0]
-    figure.suptitle(
-        f"Where in the picture: {first.model} ({first.quantization}) on {first.dataset}", fontsize=look.title
-    )
+    figure.suptitle(f"{title}: {first.model} ({first.quantization}) on {first.dataset}", fontsize=look.title)
     legend_below(figure, list(axes), width=look.entry, size=look.small if look.paper else 9)
     return save(figure, paths, settings)
 

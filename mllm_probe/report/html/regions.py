@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def regions_page(paths: RunPaths, table: "pd.DataFrame", summary: Mapping[str, Any]) -> None:
     """The sentences, the charts, the table."""
     first = table.iloc[0]
-    charts = [_chart(panel, table) for panel in panels(table)]
+    charts = [panel_chart(panel, table) for panel in panels(table)]
     parts = [
         Part("What was found", list(summary.get("said", ()))),
         Part("Layer by layer", (), charts, picture_uri(paths.places("png")), [regions_view(table)]),
@@ -26,7 +26,8 @@ def regions_page(paths: RunPaths, table: "pd.DataFrame", summary: Mapping[str, A
     write_other(paths.page, "mllm-probe run task=regions", title, about, parts, known_command(paths))
 
 
-def _chart(panel: Panel, table: "pd.DataFrame") -> Chart:
+def panel_chart(panel: Panel, table: "pd.DataFrame") -> Chart:
+    """The curves of a panel, its name at the axis of values."""
     found = site_chart(panel.name, [(line.label, _placed(line, table), line.colour, line.dash) for line in panel.lines])
     found["layout"]["yaxis"]["title"] = {"text": panel.name}
     return found

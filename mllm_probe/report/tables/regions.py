@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.sweep import RANDOM, drawn_from
-from mllm_probe.report.figures.style import BLUE, CHANCE, GREEN, ORANGE, PINK, SKY, YELLOW
+from mllm_probe.report.figures.style import BLUE, CHANCE, DASHES, GREEN, ORANGE, PINK, SKY, YELLOW
 from mllm_probe.results.regions import (
     A_IN,
     A_OUT,
@@ -32,7 +32,7 @@ LABELS = {
     POSITION: "its place alone",
     COLOUR: "its colour alone",
 }
-COLOURS = {WITHIN: YELLOW, BETWEEN: SKY, RANDOM: "#A6761D", POSITION: CHANCE, COLOUR: PINK}
+OWN = {WITHIN: YELLOW, BETWEEN: SKY, RANDOM: DASHES[RANDOM][0], POSITION: CHANCE, COLOUR: PINK}
 HEADS = {
     AVERAGE_PRECISION: "average precision",
     AUROC: "AUROC",
@@ -80,7 +80,7 @@ def panels(table: "pd.DataFrame") -> Iterator[Panel]:
     if known:
         floors = mean[(mean.metric == A_OUT) & mean.control.isin([POSITION, COLOUR])]
         known += [
-            Line(f"from far away, by {LABELS[name]}", own, COLOURS[name], "dot")
+            Line(f"from far away, by {LABELS[name]}", own, OWN[name], "dot")
             for name, own in floors.groupby("control", sort=False)
         ]
         yield Panel("AUROC of what is in the picture", known, 0.5)
@@ -96,7 +96,7 @@ def _place(rows: "pd.DataFrame") -> Iterator[Line]:
     kinds = rows.control.map(drawn_from)
     for kind, label in LABELS.items():
         for _, own in rows[kinds == kind].groupby("control", sort=False):
-            yield Line(label, own, COLOURS[kind], "dot")
+            yield Line(label, own, OWN[kind], "dot")
 
 
 def by_site(table: "pd.DataFrame") -> dict[str, Mapping[str, Any]]:

@@ -233,7 +233,7 @@ def test_steering_at_the_top_moves_the_answer_by_the_words_rows(
     tails: Tails, model: HFModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind an identity norm exactly by a s u . (W_first - W_second), with one id a word; else to first order."""
-    monkeypatch.setattr(tails._reader._norm, "forward", lambda states: states)
+    monkeypatch.setattr(tails._reader._words._norm, "forward", lambda states: states)
     rows, step = model.network.get_output_embeddings().weight, torch.linspace(-1, 1, WIDTH)
     monkeypatch.setattr(tails._reader, "_ids", [torch.tensor([5]), torch.tensor([7])])
     found = tails.outcomes(samples, [Intervention(ADD, "last", Site("lm", TOP), payload=step)])

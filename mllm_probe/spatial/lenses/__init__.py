@@ -1,0 +1,1 @@
+"""The words that picture tokens stand for, judged by masks."""
