@@ -31,10 +31,10 @@ def lens(config: LensConfig, paths: RunPaths, reporter: Reporter) -> None:
     sides = [] if request.texts is None else [request.texts.side(experiment)]
     fill_all([experiment, *sides], [config] * (1 + len(sides)), reporter)
     rows, words = _read(experiment, request, reporter)
-    save_lens(paths.lens, rows)
+    save_lens(paths.lens(), rows)
     save_words(paths.words, words)
     told = facts(experiment, request, rows)
-    write_json(paths.summary, sealed(paths.summary, told, (paths.lens, paths.words)))
+    write_json(paths.summary, sealed(paths.summary, told, (paths.lens(), paths.words)))
     show_lens(paths, reporter, config.report)
 
 

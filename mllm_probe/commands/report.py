@@ -25,7 +25,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.fidelity: "fidelity.show_fidelity",
         paths.effects: "effects.show_effects",
         paths.regions: "regions.show_regions",
-        paths.lens: "lens.show_lens",
+        paths.lens(): "lens.show_lens",
         paths.alignment: "align.show_alignment",
         paths.losses: "tune.show_training",
         paths.vision: "vision.show_vision",

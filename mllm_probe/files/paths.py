@@ -197,16 +197,16 @@ class RunPaths:
     def places(self, kind: str) -> Path:
         return self.root / f"regions.{kind}"
 
-    @property
-    def lens(self) -> Path:
-        return self.root / "lens.csv"
+    def lens(self, kind: str = "csv") -> Path:
+        return self.root / f"lens.{kind}"
 
     @property
     def words(self) -> Path:
         return self.root / "words.csv"
 
-    def lenses(self, kind: str) -> Path:
-        return self.root / f"lens.{kind}"
+    def grids(self, kind: str = "json") -> Path:
+        """What probes see at every token of some pictures, and their figure."""
+        return self.root / f"grids.{kind}"
 
     @property
     def alignment(self) -> Path:

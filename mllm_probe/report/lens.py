@@ -14,10 +14,10 @@ from mllm_probe.results.lens import SUMMARY, load_lens
 
 def show_lens(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:
     """Draw lens.png and .pdf, print the table, write the page. Raises DataError."""
-    table = load_lens(paths.lens)
+    table = load_lens(paths.lens())
     summary = read_entries(paths.summary, SUMMARY, SUMMARY) if paths.summary.is_file() else {}
     title = "What picture tokens say"
-    lacking = draw_panels(list(lens_panels(table)), title, table, both(paths.lenses), settings)
+    lacking = draw_panels(list(lens_panels(table)), title, table, both(paths.lens), settings)
     print_lens(table, summary)
     lens_page(paths, table, summary)
     end(reporter, paths.root, lacking, page=paths.page)

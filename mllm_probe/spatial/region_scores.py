@@ -71,6 +71,16 @@ class RegionScoring:
             data, blank, [trial for trial in self._trials if trial.training == WHOLE and not trial.control]
         )
 
+    def margins(self, data: LayerData, tokens: np.ndarray) -> np.ndarray:
+        """What the probe of the first seed says of some tokens [n] of a key: [n, C], how far above the threshold that
+        suits validation; above 0 the category is said to cover the token. Raises ProbeError."""
+        trial = self._trials[0]
+        logits = logits_of(self.probe.fit(data, [trial.problem]), data)[0].reshape(len(data), -1)
+        val = trial.split == "val"
+        weights = None if self.field.weights is None else self.field.weights[val]
+        found: np.ndarray = logits[tokens] - thresholds(logits[val], trial.y[val], weights)
+        return found
+
     @cached_property
     def _trials(self) -> list[_Trial]:
         found = []

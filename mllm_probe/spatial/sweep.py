@@ -23,7 +23,9 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key
 from mllm_probe.results.regions import ALL, LOCALITY, Region, save_regions
 from mllm_probe.spatial.field import Field, check_splits, left_out_said
+from mllm_probe.spatial.grid_file import save_grids
 from mllm_probe.spatial.locality import GLOBAL, Locality, first_global
+from mllm_probe.spatial.looked_at import LookedAt
 from mllm_probe.spatial.region_scores import RegionScoring, baselines
 from mllm_probe.spatial.shown import field_of
 
@@ -44,6 +46,7 @@ class RegionSweep:
         self._parts = experiment.outputs.parts(experiment.run)
         self._regions = RegionScoring(self._field, splits, probe, level)
         self._locality = Locality(self._field, splits, probe, level)
+        self._looked_at = LookedAt(experiment, self._field, len(experiment.keys))
         self._remarks = [said for said in (left_out, self._regions.remark, self._locality.remark) if said]
         for said in self._remarks:
             reporter.note(said)
@@ -52,40 +55,48 @@ class RegionSweep:
         """Write regions.csv and summary.json, when no other process is at the same run."""
         started = time.monotonic()
         with turn(self._parts, "fits the same sweep", self._reporter):
-            rows = [row for some in self._rows() for row in some]
+            found = list(self._found())
+            rows = [Region(**row) for one in found for row in one["rows"]]
             save_regions(paths.regions, rows)
-            said = [*_said(rows), *self._remarks]
-            told = {**self._facts(rows), "said": said, "seconds": round(time.monotonic() - started, 2)}
-            write_json(paths.summary, sealed(paths.summary, told, (paths.regions,)))
+            said = {one["site"]: one["said"] for one in found if "said" in one}
+            save_grids(paths.grids(), self._looked_at.grids(said, paths.root))
+            told = {
+                **self._facts(rows),
+                "said": [*_said(rows), *self._remarks],
+                "seconds": round(time.monotonic() - started, 2),
+            }
+            write_json(paths.summary, sealed(paths.summary, told, (paths.regions, paths.grids())))
 
-    def _rows(self) -> Iterator[list[Region]]:
-        """Those of a key or a baseline, one after the other."""
+    def _found(self) -> Iterator[dict[str, Any]]:
+        """The rows of a key or a baseline, one after the other, and of the experiment's own what is to be looked at."""
         asked = list(self._asked())
         for done, (name, make) in enumerate(asked, 1):
             yield self._kept(name, make)
             self._reporter.progress("sweep", done, len(asked), "keys")
 
-    def _asked(self) -> Iterator[tuple[str, Callable[[], list[Region]]]]:
+    def _asked(self) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         for name, values in baselines(self._field).items():
             yield name, lambda name=name, values=values: self._baseline(name, values)  # type: ignore[misc]
         for each in (self._experiment, *self._experiment.variants):
             for key in self._experiment.keys:
                 yield f"{key}.{each.control}", lambda each=each, key=key: self._read(each, key)  # type: ignore[misc]
 
-    def _baseline(self, name: str, values: np.ndarray) -> list[Region]:
+    def _baseline(self, name: str, values: np.ndarray) -> dict[str, Any]:
         import torch
 
         data = LayerData(torch.from_numpy(values), name=name, compute=self._compute)
         blank = replace(self._blank(), control=name)
-        return [*self._regions.baseline(data, blank), *self._locality.scores(data, blank)]
+        return _told([*self._regions.baseline(data, blank), *self._locality.scores(data, blank)])
 
-    def _read(self, each: Experiment, key: Key) -> list[Region]:
+    def _read(self, each: Experiment, key: Key) -> dict[str, Any]:
         samples = [sample.uid for sample in self._experiment.examples.samples]
         rows, _ = each.store.rows(key, samples, each.store.coverage())
         data, blank = LayerData(rows, name=str(key), compute=self._compute), self._blank(key, each)
         if each.control:
-            return self._regions.baseline(data, blank)
-        return [*self._regions.scores(data, blank), *self._locality.scores(data, blank)]
+            return _told(self._regions.baseline(data, blank))
+        said = self._looked_at.said(self._regions.margins(data, self._looked_at.tokens))
+        scores = [*self._regions.scores(data, blank), *self._locality.scores(data, blank)]
+        return {**_told(scores), "site": str(key.site), "said": said}
 
     @property
     def _compute(self) -> Compute:
@@ -113,15 +124,14 @@ class RegionSweep:
             control=each.control if each else "",
         )
 
-    def _kept(self, name: str, make: Callable[[], list[Region]]) -> list[Region]:
+    def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         path = self._parts.rows(f"regions-{name}")
-        if path.is_file():
-            return [Region(**row) for row in json.loads(path.read_text())]
-        rows = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps([asdict(row) for row in rows]))
-        return rows
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = make()
+            with replacing(path) as part:
+                part.write_text(json.dumps(found))
+        return dict(json.loads(path.read_text()))
 
     def clear(self) -> None:
         """Remove what was kept for a killed run."""
@@ -142,6 +152,10 @@ class RegionSweep:
             "local_turns_global": None if turns is None else turns.site,
             "provenance": experiment.store.provenance(),
         }
+
+
+def _told(rows: Sequence[Region]) -> dict[str, Any]:
+    return {"rows": [asdict(row) for row in rows]}
 
 
 def _splits(experiment: Experiment, field: Field) -> dict[int, np.ndarray]:

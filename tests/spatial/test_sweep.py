@@ -87,7 +87,7 @@ def test_what_single_tokens_cannot_be_asked_is_refused(probe: Run, tmp_path: Pat
         (("run", "task=regions", "extract.positions=[last]"), "task=regions picks the tokens that are read"),
         (("run", "task=regions", "controls=[blank_picture]"), "controls names blank_picture"),
         (("run", "task=regions", "probe=mean_difference"), "choose probe=ridge"),
-        (("align", "task=regions"), "as run, extract and sweep can; take another task"),
+        (("align", "task=regions"), "as run, extract, sweep and lens can; take another"),
         (("intervene", "task=regions"), "extract.answers=null names no answer"),
         (("sweep", *ONE), "run `mllm-probe extract` with the same settings first"),
         (("run", "task=regions", "dataset.pictures=8"), "no category lies on tokens of enough pictures"),

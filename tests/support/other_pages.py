@@ -4,18 +4,26 @@ import json
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from mllm_probe.config.report import ReportSettings
+from mllm_probe.files.digests import file_digest
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.records.score import Score
 from mllm_probe.report.align import show_alignment
 from mllm_probe.report.fidelity import show_fidelity
 from mllm_probe.report.geometry import show_geometry
+from mllm_probe.report.regions import show_regions
 from mllm_probe.report.tune import show_training
 from mllm_probe.results.align import QUESTIONS
+from mllm_probe.results.examples import Seen
 from mllm_probe.results.fidelity import Agreement, save_agreements
 from mllm_probe.results.geometry import Relation, save_relations
+from mllm_probe.results.regions import Region, save_regions
 from mllm_probe.results.score_file import ScoreFile
 from mllm_probe.results.training import save_losses
+from mllm_probe.spatial.grid_file import PictureGrid, RegionGrids, as_bytes, save_grids
 from tests.support.pages import EVIL
 from tests.support.runs import Silent
 
@@ -93,7 +101,27 @@ def tune(root: Path) -> Path:
     return root
 
 
-KINDS = {"geometry": geometry, "fidelity": fidelity, "align": align, "tune": tune}
+def regions(root: Path) -> Path:
+    """One red picture of two tokens, the left one covered; the probe finds it at the last site alone."""
+    paths = RunPaths(root)
+    none = {"control": "", "view": "", "distance": "", "training": "all", "seed": "all", "tower": "lm", "part": "block"}
+    rows = [
+        record(Region, **none, site=site, layer=i, depth=i / 2, metric=metric, value=0.3 * i, low=0.1, high=0.9)
+        for i, site in enumerate(SITES)
+        for metric in ("average_precision", "miou", "a_in", "a_out", "locality")
+    ]
+    save_regions(paths.regions, rows)
+    Image.new("RGB", (64, 32), (200, 30, 30)).save(root / "shown.png")
+    seen = Seen("shown.png", file_digest(root / "shown.png"), NAME)
+    said = {NAME: tuple(as_bytes(np.asarray(each)) for each in ([0, 0], [0, 200], [255, 0]))}
+    covered = {NAME: as_bytes(np.asarray([255, 0]))}
+    one = PictureGrid(seen, ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)), (0, 0), covered, said)
+    save_grids(paths.grids(), RegionGrids(SITES, ".", (one,)))
+    show_regions(paths, Silent(), ReportSettings())
+    return root
+
+
+KINDS = {"geometry": geometry, "fidelity": fidelity, "align": align, "tune": tune, "regions": regions}
 
 
 def made(kind: str, root: Path) -> Path:

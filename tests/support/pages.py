@@ -96,5 +96,5 @@ class Markup(HTMLParser):
     @property
     def charts(self) -> dict[str, Any]:
         """{name: chart} of all that the page can draw."""
-        texts = [text for kind, text in self.scripts if kind.endswith("json")]
-        return {one["name"]: one for text in texts for one in json.loads(text, parse_constant=_no_number)}
+        found = [json.loads(text, parse_constant=_no_number) for kind, text in self.scripts if kind.endswith("json")]
+        return {one["name"]: one for charts in found if isinstance(charts, list) for one in charts}

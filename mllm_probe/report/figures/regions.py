@@ -1,20 +1,30 @@
-"""regions.png and regions.pdf: what single picture tokens know, layer by layer. Reads the table of regions.csv only."""
+"""regions.png and regions.pdf: what single picture tokens know, layer by layer, from the table of regions.csv alone.
+grids.png and grids.pdf: where the probe of some layers sees an object in some test pictures, which are read from the
+data set's folder, and left out where they are gone or have changed.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mllm_probe.config.report import DEFAULT, ReportSettings
+from mllm_probe.data.pictures import open_rgb
+from mllm_probe.files.digests import file_digest
 from mllm_probe.report.figures.geometry import in_order, name_sites
 from mllm_probe.report.figures.layers import legend_below
 from mllm_probe.report.figures.saving import save
-from mllm_probe.report.figures.style import COLUMN, STYLES, wrapped
+from mllm_probe.report.figures.style import BLUE, COLUMN, ORANGE, PAGE, STYLES, wrapped
 from mllm_probe.report.tables.regions import Line, Panel, panels
+from mllm_probe.spatial.grid_file import SAID, PictureGrid, RegionGrids, as_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PANEL, HEIGHT = 3.3, 3.6  # inches
+ROWS, ACROSS = 4, 6  # pictures, and layers at even distances
+CELL = 1.35  # inches
 DASHES = {"solid": "-", "dash": (0, (4, 2)), "dot": ":"}
 
 
@@ -59,3 +69,54 @@ def _draw(axis: Any, line: Line, sites: Sequence[str]) -> None:
         x = [sites.index(site) for site in rows.site]
         axis.plot(x, rows.value, marker="o", markersize=2.5, label=line.label, **style)
         axis.fill_between(x, rows.low, rows.high, color=line.colour, alpha=0.15, linewidth=0)
+
+
+def draw_grids(grids: RegionGrids, run: Path, paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
+    """A line a picture, of its largest object; a column a layer. Blue: the probe says yes; orange: the mask."""
+    from matplotlib.figure import Figure
+
+    found = [(one, path) for one in grids.pictures if (path := _there(one, run / grids.folder)) is not None][:ROWS]
+    if not found:
+        return "no figure of grids: the pictures are not where they were"
+    look, columns = STYLES[settings.style], _spread(len(grids.sites))
+    width = PAGE if look.paper else CELL * len(columns) + 0.6
+    figure = Figure(figsize=(width, width / len(columns) * len(found) + 0.5), layout="constrained")
+    panels = figure.subplots(len(found), len(columns), squeeze=False)
+    for (one, path), line in zip(found, panels, strict=True):
+        pixels, name = np.asarray(open_rgb(path)), next(iter(one.covered))
+        for axis, column in zip(line, columns, strict=True):
+            axis.imshow(pixels, extent=(0, 1, 1, 0), aspect="auto")
+            _paint(axis, one, name, column)
+        line[0].set_ylabel(name, fontsize=look.small)
+    for axis, column in zip(panels[0], columns, strict=True):
+        axis.set_title(grids.sites[column], fontsize=look.small)
+    figure.suptitle("Where the probe of a layer sees an object (blue), and where it is (orange)", fontsize=look.text)
+    return save(figure, paths, settings)
+
+
+def _there(one: PictureGrid, folder: Path) -> Path | None:
+    path = folder / one.picture.path
+    return path if path.is_file() and file_digest(path) == one.picture.digest else None
+
+
+def _spread(sites: int) -> list[int]:
+    return sorted(set(np.linspace(0, sites - 1, min(ACROSS, sites)).round().astype(int).tolist()))
+
+
+def _paint(axis: Any, one: PictureGrid, name: str, site: int) -> None:
+    """The first view, which is the only one of most models."""
+    from matplotlib.patches import Rectangle
+
+    said, covered = as_numbers(one.said[name][site]), as_numbers(one.covered[name])
+    for (left, top, right, bottom), view, yes, share in zip(one.cells, one.views, said, covered, strict=True):
+        if view != min(one.views):
+            continue
+        at = (left, top), right - left, bottom - top
+        if yes >= SAID:
+            axis.add_patch(Rectangle(*at, facecolor=BLUE, alpha=0.25 + 0.5 * (yes - SAID) / (255 - SAID), linewidth=0))
+        if share >= 127.5:
+            axis.add_patch(Rectangle(*at, fill=False, edgecolor=ORANGE, linewidth=1.0))
+    axis.set_xlim(0, 1)
+    axis.set_ylim(1, 0)
+    axis.set_xticks([])
+    axis.set_yticks([])

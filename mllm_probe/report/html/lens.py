@@ -19,7 +19,7 @@ def lens_page(paths: RunPaths, table: "pd.DataFrame", summary: Mapping[str, Any]
     charts = [panel_chart(panel, table) for panel in lens_panels(table)]
     parts = [
         Part("What was found", list(summary.get("said", ()))),
-        Part("Layer by layer", (), charts, picture_uri(paths.lenses("png")), lens_views(table)),
+        Part("Layer by layer", (), charts, picture_uri(paths.lens("png")), lens_views(table)),
     ]
     title = f"{first.model} ({first.quantization}): the words that picture tokens stand for"
     about = [f"single tokens of {summary.get('pictures', '')} pictures of {first.dataset}"]

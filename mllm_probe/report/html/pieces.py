@@ -4,7 +4,7 @@ Knows no command: what is shown is given as parts, and the tables are those of t
 """
 
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,13 +46,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Part:
-    """A section of the page: sentences, charts with the still figure that stands in for them, tables."""
+    """A section of the page: sentences, charts with the still figure that stands in for them, tables, and pictures that
+    are looked at token by token, see `viewer`."""
 
     heading: str
     said: Sequence[str] = ()
     charts: Sequence[Chart] = ()
     figure: str = ""
     views: Sequence[Table] = ()
+    viewer: Mapping[str, Any] | None = None
 
     @property
     def tables(self) -> Iterator[Grid]:
@@ -79,6 +81,7 @@ def write_other(
 ) -> None:
     """The page in one move. `made_by` is the command that makes what it shows; empty where that is not known."""
     shown: dict[str, Any] = {"kicker": kicker, "title": title, "about": about, "parts": parts, "command": made_by}
-    content = filled("other.html", version=__version__, **shown)
+    scripts = ("page.js", *(["viewer.js"] if any(part.viewer for part in parts) else []))
+    content = filled("other.html", scripts=scripts, version=__version__, **shown)
     with replacing(path) as part:
         part.write_text(without_codes(content), encoding="utf-8")

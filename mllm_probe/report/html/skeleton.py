@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -19,12 +19,14 @@ TEMPLATE = Path(__file__).parent / "template"
 MISSING = "curves are not interactive; run `pip install 'mllm-probe[report]'`, then `mllm-probe report run=FOLDER`"
 
 
-def filled(template: str, style: str = "page.css", live: bool = True, **fields: Any) -> str:
-    """A template of ours with these fields and a style; a `live` page has our script and, where it is installed, the
+def filled(
+    template: str, style: str = "page.css", live: bool = True, scripts: Sequence[str] = ("page.js",), **fields: Any
+) -> str:
+    """A template of ours with these fields and a style; a `live` page has our scripts and, where it is installed, the
     plot library."""
     from markupsafe import Markup
 
-    script = _text("page.js") if live else ""
+    script = "".join(map(_text, scripts)) if live else ""
     return (
         _templates()
         .get_template(template)

@@ -95,6 +95,34 @@ def test_pages_of_other_commands_are_drawn_without_an_error_or_a_request(
     assert asked and not [line for line in asked if page.as_uri() not in line and '"url":"data:' not in line]
 
 
+def test_a_picture_is_looked_at_layer_by_layer_with_the_slider_keys_and_on_hover(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The left token is covered, and found at the last layer alone."""
+    from selenium.webdriver.common.keys import Keys
+
+    emulate(browser, "dark")
+    browser.get((made("regions", tmp_path / "regions") / "report.html").as_uri())
+    box = browser.find_element("css selector", ".viewer")
+    assert box.is_displayed() and box.find_element("css selector", "img").size["width"] > 200
+    seen = "return Array.from(document.querySelectorAll('.viewer rect')).map(r => r.getAttribute('class').trim())"
+    told = box.find_element("css selector", ".told")
+    assert sorted(browser.execute_script(seen)) == ["no", "yes there"]
+    assert told.text.endswith("at lm.02: 1 tokens found, 0 missed, 0 wrong")
+    slider = box.find_element("css selector", "input[type=range]")
+    slider.send_keys(Keys.ARROW_LEFT)
+    assert sorted(browser.execute_script(seen)) == ["no there", "yes"]
+    assert told.text.endswith("at lm.01: 0 tokens found, 1 missed, 1 wrong")
+    assert slider.get_attribute("aria-valuetext") == "lm.01"
+    slider.send_keys(Keys.HOME)
+    assert told.text.endswith("at lm.00: 0 tokens found, 1 missed, 0 wrong")
+    hover = "return document.querySelector('.viewer rect.there title').textContent"
+    assert browser.execute_script(hover).startswith("token 0: the probe says no;")
+    rect, image = (box.find_element("css selector", name).rect for name in ("rect.there", "img"))
+    assert abs(rect["x"] - image["x"]) < 3 and abs(2 * rect["width"] - image["width"]) < 6, "over the left half"
+    assert not browser.find_element("css selector", "select.picture").is_displayed(), "there is one picture"
+
+
 LABELS = ('<img src=x onerror="document.title=1">', "[red]ã[/red] **x**", "字 & %{x} ${7*7}")
 
 

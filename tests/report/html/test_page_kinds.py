@@ -49,6 +49,10 @@ def test_pages_have_the_numbers_of_the_tables(folder: Path) -> None:
     elif kind == "align":
         drawn = charts["true or false"]["data"][0]
         assert drawn["x"] == list(SITES) and drawn["y"] == pytest.approx([0, 0.2, 0.4])
+    elif kind == "regions":
+        (drawn,) = (t for t in charts["mIoU of what covers a token"]["data"] if "customdata" in t)
+        assert drawn["x"] == list(SITES) and drawn["y"] == pytest.approx([0, 0.3, 0.6])
+        assert "what single picture tokens know" in page.words and len(page.sources("png")) == 1
     else:
         assert charts["losses"]["data"][0]["y"] == [2, 1, 0]
         assert (
