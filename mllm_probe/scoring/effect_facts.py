@@ -34,6 +34,7 @@ from mllm_probe.stats.peak import contenders
 OPEN = "what is not shown may be there all the same: that no effect was found does not prove that nothing is used"
 TURNED = (MARGIN, P_CHANGE)  # told as what is lost
 OTHER_WAY = " the other way"
+AGAINST = "set against theirs, the effect is largest"  # another place than that of the largest number, where theirs vary
 DOES = {  # with an amount above 0, and with one below
     MARGIN: ("takes {} from the right answer", "adds {} to the right answer"),
     P_CHANGE: ("lowers the probability of the answer by {}", "raises the probability of the answer by {}"),
@@ -196,7 +197,8 @@ def _sentence(row: Effect, place: str, first: str | None, among: str) -> str:
     if first is None:
         where = "window" if row.kind == KNOCKOUT else "site"
         said = f"no {where} {DOES_NOT[row.metric].format(control)}"
-        return f"{named}: {said}; the largest effect is at {place}, which {does}{beside}"
+        most = "the largest effect is" if row.metric == SLOPE or not of_control else AGAINST
+        return f"{named}: {said}; {most} at {place}, which {does}{beside}"
     blocks = f"blocks {row.first} to {row.last}" if row.last > row.first else f"block {row.first}"
     act = ACTS[row.kind].format(place=place, blocks=blocks)
     return f"{named}: {act} {does}{beside}; first shown at {first}, largest at {_one_of(among)} (95 %)"

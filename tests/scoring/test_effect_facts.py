@@ -31,6 +31,15 @@ def test_the_first_and_the_largest_layer_of_an_edge_are_told() -> None:
     assert "no window takes more from the right answer than as many random edges" in other.sentence
 
 
+def test_a_place_with_less_harm_is_not_called_that_of_the_largest_effect() -> None:
+    """Random edges take more where the edge takes most."""
+    taken = {(1, ""): 2.0, (1, "random"): 3.0}
+    sweep = sweep_of(windows(EDGES[:1]), lambda one: taken.get((one.layer, one.control), 0.0))
+    one = next(facts(Scored(sweep, NAMED)))
+    assert one.metric == "margin" and not one.shown and one.largest != "lm.01"
+    assert f"; set against theirs, the effect is largest at {one.largest}, which " in one.sentence
+
+
 def test_a_tie_of_layers_is_a_set() -> None:
     tied = sweep_of(
         windows(), lambda one: 1.0 * (one.layer in (4, 5) and one.what == "image->last" and not one.control)
@@ -49,7 +58,7 @@ def test_the_summary_has_both_lists_and_a_caution() -> None:
 def test_other_kinds_are_told_in_their_own_words() -> None:
     patch = summarised(Scored(patched(lambda one: 0.5 * (one.what == "image" and one.layer == 4)), NAMED))
     assert patch["shown"][0].startswith("image, denoise: putting in the states at lm.04 moves the answer by ")
-    assert "last, noise: no site moves the answer; " in patch["not_shown"][1]
+    assert "last, noise: no site moves the answer; the largest effect is at " in patch["not_shown"][1]
     steer = summarised(Scored(steered(lambda one: 2.0 * (one.what == "pattern" and one.layer == 5)), NAMED))
     assert "pattern: adding it at lm.05 moves the answer by " in steer["shown"][0]
     assert "95 % of random directions: 0." in steer["shown"][0]

@@ -6,6 +6,7 @@ its length, and nothing of tails, spans or the engine's attention.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mllm_probe.models.tails.changes import edges_of
 from mllm_probe.models.tails.engine import Tails
 from mllm_probe.models.tails.plain import Plain
 from mllm_probe.records.interventions import ADD, CUT, ERASE, REPLACE, Intervention
-from mllm_probe.records.samples import Sample
+from mllm_probe.records.samples import Picked, Sample
 from mllm_probe.records.sites import Site
 
 TOP, WIDTH, IMAGE = 4, 64, 3  # of the tiny LLaVA: blocks, width, the id of picture tokens
@@ -144,6 +145,26 @@ def test_random_edges_are_as_many_and_equal_a_dense_mask(
             whole[behind:] = torch.from_numpy(some)
             assert not (whole & ~torch.ones_like(whole).tril(-1)).any(), "a token reads itself and none behind it"
             assert close(own, naive(eager, model, sample, {2: whole, 3: whole})[0])
+
+
+def picked(samples: Sequence[Sample]) -> list[Sample]:
+    """Each with an object of its own in the picture, those of one picture too."""
+    return [replace(sample, picked=Picked((n % 5, 6 + n % 3))) for n, sample in enumerate(samples)]
+
+
+@pytest.mark.parametrize("way", ["tails", "plain"])
+def test_edges_of_an_object_are_those_of_its_own_picture_tokens(
+    way: str, eager: Any, model: HFModel, samples: Sequence[Sample], request: pytest.FixtureRequest
+) -> None:
+    """Statements about one picture lie in one pass, and each has another object."""
+    cuts = [Intervention(CUT, "behind", source=source, window=(1, 2)) for source in ("object", "rest")]
+    found = last_states(request.getfixturevalue(way), picked(samples), cuts)[1:]
+    for n, sample in enumerate(samples):
+        image = picture(model, sample)
+        places, behind = image.nonzero()[:, 0], torch.arange(len(image)) > image.nonzero().max()
+        own = torch.zeros_like(image).index_fill(0, places[[n % 5, 6 + n % 3]], True)
+        for states, keys in zip(found[:, n], (own, image & ~own), strict=True):
+            assert close(states, naive(eager, model, sample, dict.fromkeys((1, 2), behind[:, None] & keys))[0])
 
 
 def test_who_reads_itself_alone_knows_its_own_token_alone(tails: Tails, samples: Sequence[Sample]) -> None:
@@ -276,7 +297,13 @@ def everything(donors: Mapping[str, str]) -> list[Intervention]:
 def test_tails_are_whole_prompts(
     tails: Tails, plain: Plain, samples: Sequence[Sample], donors: Mapping[str, str]
 ) -> None:
-    found, wanted = (last_states(one, samples, everything(donors)) for one in (tails, plain))
+    objects = [
+        Intervention(CUT, "statement", source=source, window=(1, 3), payload=draw)
+        for source in ("object", "rest")
+        for draw in (None, 1)
+    ]
+    tried = [*everything(donors), *objects]
+    found, wanted = (last_states(one, picked(samples), tried) for one in (tails, plain))
     assert torch.equal(found.isnan(), wanted.isnan())
     off = (found - wanted).norm(dim=-1) / wanted.norm(dim=-1)
     assert float(off.nan_to_num().max()) < 1e-5
