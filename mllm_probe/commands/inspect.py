@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from mllm_probe.config.run import InspectConfig, save_config
 from mllm_probe.errors import ConfigError
-from mllm_probe.experiment.prepare import Design, parts_of
+from mllm_probe.experiment.prepare import Design, check_picking, parts_of
 from mllm_probe.files.digests import open_digests
 from mllm_probe.files.paths import OutputPaths, RunPaths
 from mllm_probe.models.loading.checkpoint import find_checkpoint, needs
 from mllm_probe.models.prompts.rendering import Rendering
-from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.protocols import Picking, Reporter
 from mllm_probe.report.html.inspect_files import inspections, save_inspections
 from mllm_probe.report.terminal.inspect import print_inspections
 from mllm_probe.report.terminal.progress import end
@@ -32,6 +32,8 @@ def inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
 
 def _inspect(config: InspectConfig, paths: RunPaths, reporter: Reporter) -> None:
     design = Design.of(config)
+    if isinstance(design.task, Picking):
+        check_picking(config, design.task.name, picking=False)
     if said := needs(config.model, weights=False):
         reporter.note(said)
     checkpoint = find_checkpoint(config.model, weights=False)

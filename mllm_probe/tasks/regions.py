@@ -43,6 +43,8 @@ class Regions:
             raise ConfigError(f"task.tokens={self.tokens} must be 2 or more, half of them on objects")
         if self.whole is not None and self.whole < 0:
             raise ConfigError(f"task.whole={self.whole} must be 0 or more, or null for as many as there is room for")
+        if self.categories is not None and not self.categories:
+            raise ConfigError("task.categories=[] names no category; name one or more, or set null for all")
 
     def examples(self, collection: Collection, folds: Folds) -> Examples:
         """A sample for each picture with annotated objects; its decision holds no label. Raises DataError."""

@@ -60,6 +60,7 @@ def test_a_run_leaves_its_files_and_is_shown_again(probe: Run, tmp_path: Path) -
     assert b"random weights" in page and (tmp_path / "where" / "regions.png").is_file()
     (tmp_path / "where" / "report.html").unlink()
     called(probe, "report", "where")
+    assert "where is a run of single picture tokens" in refused(probe, "compare", "where", "where")
     assert (tmp_path / "where" / "report.html").read_bytes() == page
 
 
@@ -86,8 +87,10 @@ def test_what_single_tokens_cannot_be_asked_is_refused(probe: Run, tmp_path: Pat
     for words, said in (
         (("run", "task=regions", "extract.positions=[last]"), "task=regions picks the tokens that are read"),
         (("run", "task=regions", "controls=[blank_picture]"), "controls names blank_picture"),
+        (("run", "task=regions", "task.categories=[]"), "task.categories=[] names no category"),
         (("run", "task=regions", "probe=mean_difference"), "choose probe=ridge"),
         (("align", "task=regions"), "as run, extract, sweep and lens can; take another"),
+        (("inspect", "task=regions"), "as run, extract, sweep and lens can; take another"),
         (("intervene", "task=regions"), "extract.answers=null names no answer"),
         (("sweep", *ONE), "run `mllm-probe extract` with the same settings first"),
         (("run", "task=regions", "dataset.pictures=8"), "no category lies on tokens of enough pictures"),
