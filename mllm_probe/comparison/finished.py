@@ -111,8 +111,8 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[RunPaths], list[Path]]:
         here = [path for path in jobs if _is_finished(path)]
         if not here and (places := [path for path in jobs if RunPaths(path).regions.is_file()]):
             raise DataError(
-                f"{places[0]} is a run of single picture tokens, and compare sets scores of whole prompts, or effects of "
-                "interventions, side by side; read the tables of such runs, regions.csv, beside each other"
+                f"{places[0]} is a run of single picture tokens, and compare sets scores of whole prompts, or effects "
+                "of interventions, side by side; read the tables of such runs, regions.csv, beside each other"
             )
         if not here:
             state = "holds no finished run" if folder.is_dir() else "does not exist"

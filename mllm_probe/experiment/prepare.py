@@ -215,11 +215,16 @@ def check_picking(config: RunConfig, task: str, picking: bool) -> None:
 
 
 def _with_picked(experiment: Experiment) -> Experiment:
-    """Samples with the tokens that the task picks, and the position that reads them. Raises DataError, ModelError."""
+    """Samples with the tokens that the task picks, and the position that reads them. Raises MllmProbeError."""
     assert isinstance(experiment.task, Picking)
     anatomy, extract, places = experiment.anatomy, experiment.extract, experiment.places
     width = sum(anatomy.widths[site.tower] for site in experiment.sites if anatomy.has(site, PICKED))
-    room = int(FOR_WHOLE * extract.max_disk_gb * GB / (BYTES[experiment.storage] * max(width, 1)))
+    if not width:
+        raise ConfigError(
+            f"task={experiment.task.name} reads the vision tower and the language model, and layers asks for sites of "
+            "neither; take layers=all"
+        )
+    room = int(FOR_WHOLE * extract.max_disk_gb * GB / (BYTES[experiment.storage] * width))
     examples, position = experiment.task.picked(
         experiment.examples, places.pictures, places.grid, places.on_objects, room
     )

@@ -195,7 +195,7 @@ class Decision:
     row: int | None = None
 
 
-MORE_OF_EACH = "take more pictures (data.n), a larger splits.val or fewer sweep.seeds"
+MORE_OF_EACH = "take more pictures (data.n, of scenes dataset.pictures), a larger splits.val or fewer sweep.seeds"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from mllm_probe.stats.peak import contenders
 OPEN = "what is not shown may be there all the same: that no effect was found does not prove that nothing is used"
 TURNED = (MARGIN, P_CHANGE)  # told as what is lost
 OTHER_WAY = " the other way"
-AGAINST = "set against theirs, the effect is largest"  # another place than that of the largest number, where theirs vary
+AGAINST = "set against theirs, the effect is largest"  # not always the largest number, as theirs vary
 DOES = {  # with an amount above 0, and with one below
     MARGIN: ("takes {} from the right answer", "adds {} to the right answer"),
     P_CHANGE: ("lowers the probability of the answer by {}", "raises the probability of the answer by {}"),

@@ -180,7 +180,7 @@ def _said(rows: Sequence[Region]) -> Iterator[str]:
     turns, last = first_global(rows), index[-1]
     if turns is None:
         yield (
-            "no layer is found where more than half of what a token on an object knows is known far away, too: the "
+            "of no layer is it sure that more than half of what a token on an object knows is known far away, too: the "
             f"locality at {last.site} is {_bounded(last)}"
         )
         return
