@@ -21,13 +21,14 @@ from mllm_probe.files.store_paths import replacing
 from mllm_probe.records.problems import Compute, LayerData
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key
-from mllm_probe.results.regions import ALL, LOCALITY, Region, save_regions
+from mllm_probe.results.regions import A_IN, ALL, LOCALITY, Region, save_regions
 from mllm_probe.spatial.field import Field, check_splits, left_out_said
 from mllm_probe.spatial.grid_file import save_grids
 from mllm_probe.spatial.locality import GLOBAL, Locality, first_global
 from mllm_probe.spatial.looked_at import LookedAt
 from mllm_probe.spatial.region_scores import RegionScoring, baselines
 from mllm_probe.spatial.shown import field_of
+from mllm_probe.stats.intervals import LEAST
 
 
 class RegionSweep:
@@ -173,9 +174,7 @@ def _said(rows: Sequence[Region]) -> Iterator[str]:
     """What the locality index says, in words."""
     index = [row for row in rows if row.metric == LOCALITY and row.seed == ALL and not row.control]
     if not index:
-        yield (
-            "no locality index: nowhere is A_in, what a token on an object says of its being there, surely above 0.55"
-        )
+        yield _without_index(rows)
         return
     turns, last = first_global(rows), index[-1]
     if turns is None:
@@ -188,6 +187,16 @@ def _said(rows: Sequence[Region]) -> Iterator[str]:
         f"local turns global at {turns.site}, the first layer whose locality, {_bounded(turns)}, lies below "
         f"{GLOBAL:g}; at {last.site} it is {_bounded(last)}"
     )
+
+
+def _without_index(rows: Sequence[Region]) -> str:
+    known = [row for row in rows if row.metric == A_IN and row.seed == ALL and not row.control]
+    if known and all(row.low is None for row in known):
+        return (
+            f"no locality index: A_in has no interval, for a label is in fewer than {LEAST} groups of test pictures; "
+            "take more pictures (data.n, of scenes dataset.pictures) or more task.tokens"
+        )
+    return "no locality index: nowhere is A_in, what a token on an object says of its being there, surely above 0.55"
 
 
 def _bounded(row: Region) -> str:

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from mllm_probe.records.sites import PICKED
+from mllm_probe.results.regions import A_IN, ALL, Region
 from mllm_probe.spatial.region_scores import RegionScoring
+from mllm_probe.spatial.sweep import _said
 from tests.support.runs import Run
 
 SMALL = (
@@ -81,6 +83,14 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_numbers(
     called(probe, "sweep", *ONE, "hydra.run.dir=again")
     assert len(made) == 3 + 5, "two of seven layers were kept"
     assert (tmp_path / "again" / "regions.csv").read_bytes() == (tmp_path / "whole" / "regions.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("low", "said"), [(None, "A_in has no interval"), (0.51, "nowhere is A_in")])
+def test_why_there_is_no_index_is_told(low: float | None, said: str) -> None:
+    named = dict.fromkeys(("run", "cache", "model", "revision", "quantization", "dataset", "position", "probe"), "")
+    named["seed"] = ALL
+    row = Region(site="lm.00", tower="lm", layer=0, part="block", depth=0.0, metric=A_IN, low=low, **named)  # type: ignore[arg-type]
+    assert [one for one in _said([row]) if said in one]
 
 
 def test_what_single_tokens_cannot_be_asked_is_refused(probe: Run, tmp_path: Path) -> None:
