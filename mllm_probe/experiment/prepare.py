@@ -220,10 +220,8 @@ def _with_picked(experiment: Experiment) -> Experiment:
     anatomy, extract, places = experiment.anatomy, experiment.extract, experiment.places
     width = sum(anatomy.widths[site.tower] for site in experiment.sites if anatomy.has(site, PICKED))
     if not width:
-        raise ConfigError(
-            f"task={experiment.task.name} reads the vision tower and the language model, and layers asks for sites of "
-            "neither; take layers=all"
-        )
+        task = experiment.task.name
+        raise ConfigError(f"task={task} reads sites of the vision tower and of the language model; take layers=all")
     room = int(FOR_WHOLE * extract.max_disk_gb * GB / (BYTES[experiment.storage] * width))
     examples, position = experiment.task.picked(
         experiment.examples, places.pictures, places.grid, places.on_objects, room

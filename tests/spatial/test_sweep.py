@@ -97,7 +97,7 @@ def test_what_single_tokens_cannot_be_asked_is_refused(probe: Run, tmp_path: Pat
     for words, said in (
         (("run", "task=regions", "extract.positions=[last]"), "task=regions picks the tokens that are read"),
         (("run", "task=regions", "controls=[blank_picture]"), "controls names blank_picture"),
-        (("run", "task=regions", "layers=connector"), "layers asks for sites of neither; take layers=all"),
+        (("run", "task=regions", "layers=connector"), "and of the language model; take layers=all"),
         (("run", "task=regions", "task.categories=[]"), "task.categories=[] names no category"),
         (("run", "task=regions", "probe=mean_difference"), "choose probe=ridge"),
         (("align", "task=regions"), "as run, extract, sweep and lens can; take another"),
