@@ -5,7 +5,7 @@
 
 `--material harder` has up to five shapes, what is absent or denied, two relations in a row, and clips of up to four
 pictures. `--from FOLDER --blocks N` begins from a checkpoint of fewer language blocks, between which the new ones are
-put: `base` from a mini_base, `tune` from a mini. The bundled weights use neither.
+put: `base` from a mini_base, `tune` from a mini. The bundled `mini_deep` is such a `tune`.
 
 Every step draws new pictures from a seed, so nothing is read from disk and no picture is seen twice. Runs on one CPU
 thread; the checkpoints go to mllm_probe/bundled. With --state FOLDER the same command goes on where it was stopped, at

@@ -13,12 +13,12 @@ from mllm_probe.records.samples import Examples, Sample
 from mllm_probe.tasks.entailment import Entailment
 from tests.support.checkpoints import blueprint_of
 
-NAMES = ("mini", "mini_base")
+NAMES = ("mini", "mini_base", "mini_deep")
 
 
-@pytest.fixture(scope="module")
-def nf4() -> HFModel:
-    return load_mini("nf4")
+@pytest.fixture(scope="module", params=["mini", "mini_deep"])
+def nf4(request: pytest.FixtureRequest) -> HFModel:
+    return load_mini("nf4", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_size_and_reach(name: str) -> None:
     assert anatomy.blocks["vision"] >= 8 and anatomy.blocks["lm"] >= 8
     assert all(width % 64 == 0 for width in anatomy.widths.values())
     assert anatomy.max_tokens >= 1024
-    assert bool(blueprint.processor.chat_template) == (name == "mini"), "a base model has no chat template"
+    assert bool(blueprint.processor.chat_template) == (name != "mini_base"), "a base model has no chat template"
 
 
 def test_mini_answers_right_without_a_probe(nf4: HFModel, examples: Examples) -> None:

@@ -39,7 +39,7 @@ def said(rows: Sequence[Lens]) -> Iterator[str]:
             continue
         above = [row.site for row in rows if _surely_above(row, lens)]
         if not above:
-            yield f"{lens}: at no layer is the nearest word of a token on an object its name surely more often than by chance"
+            yield f"{lens}: at no layer is the nearest word of a token on an object surely its name beyond chance"
             continue
         best = max(real, key=lambda row: row.value or 0)
         luck = next(row for row in own if row.site == best.site and row.control == EXCHANGED)
