@@ -1,4 +1,5 @@
-"""Activation patching: the states of a prompt take the place of those of another that differs in its picture alone.
+"""Activation patching: the states of a prompt take the place of those of another that differs in its picture alone, or
+in one word of its statement.
 
 Knows no model; of labels only which of two prompts is the one whose statement is true.
 """
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from mllm_probe.interventions.workbench import Measuring
 
 DIRECTIONS = DENOISE, NOISE
+DIFFERENCES = PICTURE, WORD = "picture", "word"
 NO_OTHER = "their text is false of no other picture"
+NO_WORD = "no false statement about their picture differs in one word"
 UNEQUAL = "their prompts have unequal numbers of tokens"
 TAKEN = "their pictures are in other pairs"
 CLOSE = "the model hardly tells them apart"
@@ -30,7 +33,7 @@ CLOSE = "the model hardly tells them apart"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two samples with the same text: `clean` about a picture of which it is true, `corrupt` about one of which it is
+    """Two samples that differ in the picture alone, or in one word: the statement of `clean` is true, that of `corrupt`
     false. `group` is the pair's own, since no picture is in two."""
 
     clean: str
@@ -64,7 +67,8 @@ class Pairs:
 @dataclass(frozen=True)
 class Patching(Sweepable):
     """After a block, or its attention or mlp (layers.parts), the states of a prompt at the tokens of each of `spans`
-    are replaced by those of another with the same text about another picture.
+    are replaced by those of another. The two `differ` in the picture, their text is the same; or in one word of the
+    statement, about the same picture.
 
     `directions`: denoise puts states of the prompt whose statement is true into the one whose is false, noise the
     reverse. The effect is the share of the difference of d between the two that this restores; pairs whose d differ
@@ -74,6 +78,7 @@ class Patching(Sweepable):
     spans: Sequence[str] = ("image", "statement", "last", "all")
     directions: Sequence[str] = DIRECTIONS
     min_gap: float = 1.0
+    differ: str = PICTURE
     name: ClassVar[str] = "patching"
 
     def __post_init__(self) -> None:
@@ -87,6 +92,8 @@ class Patching(Sweepable):
         for setting, given in (("spans", self.spans), ("directions", self.directions)):
             if not given:
                 raise ConfigError(f"intervention.{setting} is empty, so nothing would be patched; name at least one")
+        if self.differ not in DIFFERENCES:
+            raise ConfigError(f"intervention.differ={self.differ} is unknown; {choices(self.differ, DIFFERENCES)}")
         if not self.min_gap > 0:
             raise ConfigError(
                 f"intervention.min_gap={self.min_gap} must be above 0: a share of no difference says nothing"
@@ -139,7 +146,8 @@ class Patching(Sweepable):
 
     def _pairs(self, own: "Measuring") -> Pairs:
         """Those that the model tells apart. Raises ProbeError."""
-        pairs = pairs_of(own.experiment.examples, own.lengths(own.tested.samples))
+        make = pairs_of if self.differ == PICTURE else word_pairs_of
+        pairs = make(own.experiment.examples, own.lengths(own.tested.samples))
         uids = {*pairs.clean, *pairs.corrupt}
         clean = own.clean([one for one in own.tested.samples if one.uid in uids]) if uids else None
         d = {} if clean is None else dict(zip(clean.uids, clean.clean_d.tolist(), strict=True))
@@ -160,8 +168,6 @@ def pairs_of(examples: Examples, lengths: Mapping[str, int]) -> Pairs:
     partners choose first, ties by digest, so the same examples give the same pairs. Raises DataError where labels are
     not yes and no.
     """
-    if examples.kind != "binary":
-        raise DataError(f"patching exchanges pictures of yes and no, and the labels are of kind {examples.kind}")
     asked = _asked(examples, lengths)
     sides: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for uid, one in sorted(asked.items(), key=lambda item: digest(item[0])):
@@ -184,6 +190,36 @@ def pairs_of(examples: Examples, lengths: Mapping[str, int]) -> Pairs:
     return Pairs(tuple(found), dict(dropped))
 
 
+def word_pairs_of(examples: Examples, lengths: Mapping[str, int]) -> Pairs:
+    """Pairs among the same samples about one picture, whose texts differ in one word and have equal numbers of tokens;
+    one for each group of pictures, the first by digest. Raises DataError where labels are not yes and no."""
+    asked = _asked(examples, lengths)
+    about = {sample.uid: sample.digests for sample in examples.samples}
+    false: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    ordered = sorted(asked, key=digest)
+    for uid in ordered:
+        if asked[uid].label == 0:
+            false[about[uid]].append(uid)
+    used: set[str] = set()
+    found: list[Pair] = []
+    dropped: Counter[str] = Counter()
+    for uid in (one for one in ordered if asked[one].label == 1):
+        others = [one for one in false[about[uid]] if _differing(asked[uid].text, asked[one].text) == 1]
+        equal = [one for one in others if lengths[one] == lengths[uid]]
+        if asked[uid].group in used or not equal:
+            dropped[TAKEN if equal else UNEQUAL if others else NO_WORD] += 1
+            continue
+        used.add(asked[uid].group)
+        found.append(Pair(uid, equal[0], digest(uid, equal[0])))
+    return Pairs(tuple(found), dict(dropped))
+
+
+def _differing(text: str, other: str) -> int:
+    """How many words of two texts differ, place by place; all of them where their numbers do."""
+    one, two = text.split(), other.split()
+    return sum(a != b for a, b in zip(one, two, strict=True)) if len(one) == len(two) else max(len(one), len(two))
+
+
 class _Asked(NamedTuple):
     text: str
     label: int
@@ -191,7 +227,9 @@ class _Asked(NamedTuple):
 
 
 def _asked(examples: Examples, lengths: Mapping[str, int]) -> dict[str, _Asked]:
-    """Of each sample that asks one thing, in the task's own words."""
+    """Of each sample that asks one thing, in the task's own words. Raises DataError."""
+    if examples.kind != "binary":
+        raise DataError(f"patching pairs statements of yes and no, and the labels are of kind {examples.kind}")
     texts = {sample.uid: sample.text for sample in examples.samples if sample.uid in lengths}
     counts = Counter(decision.sample for decision in examples.decisions)
     return {

@@ -5,19 +5,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from mllm_probe.data.coco import Selection
 from mllm_probe.data.scenes import Scenes
 from mllm_probe.errors import ConfigError, DataError
 from mllm_probe.files.digests import Digests
-from mllm_probe.interventions.patching import CLOSE, NO_OTHER, TAKEN, UNEQUAL, Pair, Pairs, Patching, pairs_of
+from mllm_probe.interventions.patching import (
+    CLOSE,
+    NO_OTHER,
+    NO_WORD,
+    TAKEN,
+    UNEQUAL,
+    Pair,
+    Pairs,
+    Patching,
+    pairs_of,
+    word_pairs_of,
+)
 from mllm_probe.records.interventions import REPLACE
 from mllm_probe.records.samples import Decision, Examples, Sample
 from mllm_probe.records.sites import Anatomy, Site
 from mllm_probe.tasks.entailment import Entailment
 from mllm_probe.tasks.objects import Objects
 from mllm_probe.tasks.splits import Folds
+from tests.support.runs import Run
 
 ANATOMY = Anatomy({"vision": 3, "lm": 4}, {"vision": 4, "connector": 8, "lm": 8}, True, 99, {"lm": ("attn", "mlp")})
 
@@ -133,3 +146,42 @@ def test_sites_that_the_model_lacks_are_refused() -> None:
         with pytest.raises(ConfigError) as error:
             next(Patching().conditions(ANATOMY, [site], []))
         assert str(error.value).startswith(said)
+
+
+def test_pairs_of_one_word_are_about_one_picture_and_as_long() -> None:
+    asked = examples(
+        ("a red cat", "1", 1),
+        ("a blue cat", "1", 0),
+        ("a blue dog", "1", 0),
+        ("a red dog", "1", 1),
+        ("a red cat", "2", 1),
+        ("a cat", "2", 0),
+        ("a red cat", "3", 1),
+        ("a long cat", "3", 0),
+    )
+    found = word_pairs_of(asked, lengths(asked, **{"a long cat_3": 10}))
+    (pair,) = found.pairs
+    assert (pair.clean, pair.corrupt) in {("a red cat/1", "a blue cat/1"), ("a red dog/1", "a blue dog/1")}
+    assert found.dropped == {TAKEN: 1, NO_WORD: 1, UNEQUAL: 1}
+    backwards = Examples(asked.samples[::-1], asked.decisions[::-1], {})
+    assert word_pairs_of(backwards, lengths(asked, **{"a long cat_3": 10})).pairs == found.pairs
+    with pytest.raises(DataError, match="labels are of kind classes"):
+        word_pairs_of(replace(asked, kind="classes"), lengths(asked))
+    with pytest.raises(ConfigError, match="intervention.differ=text is unknown"):
+        Patching(differ="text")
+
+
+def test_another_word_is_all_at_the_embeddings_and_all_at_the_end_is_at_the_last_token(
+    probe: Run, tmp_path: Path
+) -> None:
+    """The picture is the same: its states bring nothing, exactly; the word's bring all before the first block."""
+    spans = 'intervention.spans=[image,last,"mark:object"]'
+    words = ("intervention=patching", "intervention.differ=word", "task=objects", spans, "layers.stride=8")
+    more = ("dataset.pictures=200", "intervene.pictures=null", "intervene.least=5", "sweep.draws=50")
+    code, _, err = probe("intervene", *words, *more, "hydra.run.dir=word")
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "word" / "effects.csv", keep_default_na=False)
+    value = {(row.what, row.site): float(row.value) for row in table.itertuples()}
+    assert value["image", "lm.00"] == value["image", "lm.08"] == 0
+    assert value["mark:object", "lm.00"] == pytest.approx(1, abs=1e-4)
+    assert value["last", "lm.00"] == 0 and value["last", "lm.08"] == pytest.approx(1, abs=1e-4)
