@@ -18,8 +18,9 @@ from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.seals import sealed
 from mllm_probe.files.store_paths import replacing
-from mllm_probe.records.problems import Compute, LayerData
+from mllm_probe.records.problems import Compute, LayerData, content
 from mllm_probe.records.protocols import Reporter
+from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
 from mllm_probe.results.regions import A_IN, ALL, LOCALITY, Region, save_regions
 from mllm_probe.spatial.field import Field, check_splits, left_out_said
@@ -44,7 +45,9 @@ class RegionSweep:
         if not kept.any():
             raise ProbeError(f"no category lies on tokens of enough pictures; {left_out}")
         self._experiment, self._field, self._reporter = experiment, every.of(kept), reporter
-        self._parts = experiment.outputs.parts(experiment.run)
+        on = content(self._field.shares, self._field.present, self._field.away)
+        self._run = digest(experiment.run, on)  # masks are no part of a task's decisions
+        self._parts = experiment.outputs.parts(self._run)
         self._regions = RegionScoring(self._field, splits, probe, level)
         self._locality = Locality(self._field, splits, probe, level)
         self._looked_at = LookedAt(experiment, self._field, len(experiment.keys))
@@ -109,7 +112,7 @@ class RegionSweep:
         """What rows say of themselves, as those of scores.csv do."""
         experiment, site = self._experiment, key.site if key else None
         return Region(
-            run=experiment.run,
+            run=self._run,
             cache=(each or experiment).identity.digest if key else "",
             model=experiment.model.label,
             revision=experiment.model.revision or "",
