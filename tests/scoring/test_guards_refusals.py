@@ -102,6 +102,6 @@ def test_a_probe_of_one_output_is_refused_where_categories_share_a_state_and_bef
     probe: Run, checkpoint: Path, monkeypatch: Planted
 ) -> None:
     monkeypatch.setattr("mllm_probe.experiment.fill.Models.get", lambda *_: pytest.fail("they are loaded"))
-    words = ("task=objects", "probe=ridge", "extract.answers=null", "extract.positions=[mean_image]")
+    words = ("task=objects", "probe=mean_difference", "extract.answers=null", "extract.positions=[mean_image]")
     code, _, err = probe("run", *tiny(checkpoint), *QUICK, *words)
     assert code == 1 and "at mean_image decisions about several categories read the same state" in err, err
