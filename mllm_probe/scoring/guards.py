@@ -229,7 +229,8 @@ def _check_outputs(experiment: Experiment) -> None:
         if source.headed(position):
             raise ConfigError(
                 f"at {position} decisions about several categories read the same state, and probe="
-                f"{experiment.probe.name} has one output for all; choose probe=logistic, ridge or mlp, or other positions"
+                f"{experiment.probe.name} has one output for all; choose probe=logistic, ridge or mlp, or other "
+                "positions"
             )
 
 
