@@ -6,10 +6,9 @@ Everything is read and judged here, before anything is written. Opens no cache a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mllm_probe.comparison.finished import intervened
+from mllm_probe.comparison.finished import InFolder, intervened
 from mllm_probe.comparison.run_names import labels_of
 from mllm_probe.config.build import first_named
 from mllm_probe.config.sentences import flat
@@ -37,7 +36,7 @@ INCOMPARABLE = {
 
 
 @dataclass(frozen=True, eq=False)
-class FinishedSweep:
+class FinishedSweep(InFolder):
     """One finished `intervene`: its rows of effects.csv, its summary, its settings by dotted name, what to call it."""
 
     paths: RunPaths
@@ -45,16 +44,6 @@ class FinishedSweep:
     summary: Mapping[str, Any]
     settings: Mapping[str, Any]
     label: str = ""
-
-    @property
-    def name(self) -> str:
-        """Where it is, as the user may type it."""
-        return str(self.paths.root)
-
-    @property
-    def folder(self) -> Path:
-        """The same, whatever the working directory."""
-        return self.paths.root.resolve()
 
     @property
     def task(self) -> str:

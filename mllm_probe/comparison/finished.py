@@ -28,17 +28,10 @@ COMPARED = ("fingerprint", "run", "model", "task", "metric", "chosen", "versions
 NAMED = 4  # of many, how many a message names
 
 
-@dataclass(frozen=True, eq=False)
-class FinishedRun:
-    """One run: its rows, its summary, its settings by dotted name, and what to call it. `topic` takes the place of the
-    task's name where runs of one task were tested on several data sets."""
+class InFolder:
+    """What has a folder of its own."""
 
     paths: RunPaths
-    scores: "pd.DataFrame"
-    summary: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    label: str = ""
-    topic: str = ""
 
     @property
     def name(self) -> str:
@@ -49,6 +42,19 @@ class FinishedRun:
     def folder(self) -> Path:
         """The same, whatever the working directory."""
         return self.paths.root.resolve()
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun(InFolder):
+    """One run: its rows, its summary, its settings by dotted name, and what to call it. `topic` takes the place of the
+    task's name where runs of one task were tested on several data sets."""
+
+    paths: RunPaths
+    scores: "pd.DataFrame"
+    summary: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    label: str = ""
+    topic: str = ""
 
     @property
     def task(self) -> str:

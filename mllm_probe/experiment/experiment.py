@@ -24,6 +24,7 @@ from mllm_probe.extraction.sharing import Work
 from mllm_probe.files.paths import OutputPaths
 from mllm_probe.files.store_paths import PartPaths, prune
 from mllm_probe.models.loading.checkpoint import connector_reads
+from mllm_probe.records.problems import Compute
 from mllm_probe.records.protocols import Dataset, Feature, Probe, Task
 from mllm_probe.records.samples import Collection, Examples
 from mllm_probe.records.sites import ANSWER, PICTURE_POSITIONS, Anatomy, Key, Site, of_picture
@@ -171,6 +172,13 @@ class Experiment:
         return experiment
 
     @property
+    def compute(self) -> Compute:
+        """Where probes are fitted."""
+        from mllm_probe.models.loading.device import pick_device
+
+        return Compute(pick_device(self.device), int(self.sweep.max_memory_gb * 1e9))
+
+    @property
     def told(self) -> dict[str, Mapping[str, Any]]:
         """{control: what it says of itself}."""
         return {variant.control: variant.facts for variant in self.variants if variant.facts}
@@ -233,6 +241,21 @@ class Experiment:
             )
         keys = (Key(Site("vision", layer), position) for position in positions for layer in sorted(read))
         return tuple(key for key in keys if self.has(key))
+
+
+def columns_of(experiment: Experiment, key: Key | None) -> dict[str, Any]:
+    """What every row of results says of the model, the data and a key (None: of no layer)."""
+    return {
+        "revision": experiment.model.revision or "",
+        "quantization": experiment.model.precision,
+        "dataset": experiment.collection.name,
+        "site": str(key.site) if key else "",
+        "tower": key.site.tower if key else "",
+        "layer": key.site.layer if key else None,
+        "part": key.site.part if key else "",
+        "depth": round(experiment.anatomy.depth(key.site), 4) if key else None,
+        "position": key.position if key else "",
+    }
 
 
 def chosen_controls(given: Any) -> tuple[str, ...]:

@@ -10,10 +10,8 @@ from mllm_probe.data.pictures import size_of
 from mllm_probe.errors import DataError
 from mllm_probe.models.blueprint import Blueprint
 from mllm_probe.models.grids.tracing import Grids
-from mllm_probe.records.grids import Grid
+from mllm_probe.records.grids import HALF, Grid
 from mllm_probe.records.samples import Collection, Picture
-
-HALF = 0.5  # of a cell: what lies on an object
 
 
 class Places:
@@ -21,6 +19,7 @@ class Places:
 
     def __init__(self, collection: Collection, blueprint: Blueprint) -> None:
         self._collection, self._blueprint = collection, blueprint
+        self._grid_of: dict[str, Grid] = {}
         self._shares: dict[str, dict[str, np.ndarray]] = {}
 
     @cached_property
@@ -33,7 +32,9 @@ class Places:
         return {picture.digest: picture for picture in self._collection.pictures}
 
     def grid(self, picture: Picture) -> Grid:
-        return self._grids.of(size_of(picture.path))
+        if picture.digest not in self._grid_of:  # a file is opened for its size
+            self._grid_of[picture.digest] = self._grids.of(size_of(picture.path))
+        return self._grid_of[picture.digest]
 
     def shares(self, picture: Picture) -> dict[str, np.ndarray]:
         """{category in the picture: how much of each picture token's cell its mask covers, [T] float32, nan where a

@@ -163,6 +163,16 @@ def save_rows(path: Path, kind: type, rows: Sequence[Any], digits: int | None = 
     save_table(path, columns(kind), lines_of(rows), digits, end)
 
 
+def load_filled(path: Path, kind: type, of: str) -> "pd.DataFrame":
+    """What `save_rows` wrote, some rows at least; `of` is what leaves the file. Raises DataError, also without it."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; name the folder of a finished {of}")
+    table = load_rows(path, kind)
+    if table.empty:
+        raise damaged(path, "it has no row")
+    return table
+
+
 def load_rows(path: Path, kind: type) -> "pd.DataFrame":
     """What `save_rows` wrote; an empty number is nan, an empty text a text. Raises DataError for a damaged file."""
     types = {field.name: field.type for field in fields(kind)}

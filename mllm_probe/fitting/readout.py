@@ -15,7 +15,7 @@ import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.records.problems import Compute, LayerData, Problem, Rows, content, outputs_apart, row_offsets, trained
+from mllm_probe.records.problems import LayerData, Problem, Rows, content, outputs_apart, row_offsets, trained
 from mllm_probe.records.sites import Key
 
 if TYPE_CHECKING:
@@ -120,13 +120,8 @@ class Source:
         return Readout(LayerData(rows.take(places), **extra, **self._place(key)), who, total, heads)
 
     def _place(self, key: Key) -> dict[str, Any]:
-        from mllm_probe.models.loading.device import pick_device
-
         name = f"{key} ({self.experiment.control})" if self.experiment.control else str(key)
-        return {
-            "name": name,
-            "compute": Compute(pick_device(self.experiment.device), int(self.experiment.sweep.max_memory_gb * 1e9)),
-        }
+        return {"name": name, "compute": self.experiment.compute}
 
     def headed(self, position: str) -> bool:
         """Whether a probe needs several outputs here."""

@@ -6,8 +6,8 @@ import numpy as np
 
 from mllm_probe.errors import DataError
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.experiment.places import HALF
 from mllm_probe.interventions.tested import Tested
+from mllm_probe.records.grids import HALF
 from mllm_probe.records.samples import Picked
 
 

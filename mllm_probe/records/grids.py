@@ -5,6 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
+HALF = 0.5  # of a token's cell: what covers so much of it lies on the token
+
 
 @dataclass(frozen=True)
 class Grid:

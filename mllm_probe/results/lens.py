@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.errors import DataError
-from mllm_probe.files.readback import damaged, load_rows, save_rows
+from mllm_probe.files.readback import load_filled, save_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,9 +89,4 @@ def save_words(path: Path, rows: Iterable[Word]) -> None:
 
 def load_lens(path: Path) -> "pd.DataFrame":
     """Texts are "" and numbers nan where empty. Raises DataError where the file is missing, damaged or without rows."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; name the folder of a finished run of mllm-probe lens")
-    table = load_rows(path, Lens)
-    if table.empty:
-        raise damaged(path, "it has no row")
-    return table
+    return load_filled(path, Lens, "run of mllm-probe lens")

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllm_probe.errors import DataError
-from mllm_probe.files.readback import damaged, load_rows, save_rows
+from mllm_probe.files.readback import load_filled, save_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,12 +66,7 @@ def save_regions(path: Path, rows: Iterable[Region]) -> None:
 
 def load_regions(path: Path) -> "pd.DataFrame":
     """Texts are "" and numbers nan where empty. Raises DataError where the file is missing, damaged or without rows."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; name the folder of a finished run of task=regions")
-    table = load_rows(path, Region)
-    if table.empty:
-        raise damaged(path, "it has no row")
-    return table
+    return load_filled(path, Region, "run of task=regions")
 
 
 SUMMARY = {"said": [str], "pictures": int}  # what is read of summary.json, all of which may lack

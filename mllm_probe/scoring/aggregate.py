@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mllm_probe.config.sweep import CONTROL_TASK
+from mllm_probe.experiment.experiment import columns_of
 from mllm_probe.fitting.headline_metric import BALANCED, headline
 from mllm_probe.fitting.trials import Probing, Trial
 from mllm_probe.records.problems import content
@@ -214,18 +215,10 @@ class Scoring:
             run=self.run,
             cache=shown.identity.digest if key else "",
             model=shown.model.label,
-            revision=experiment.model.revision or "",
-            quantization=experiment.model.precision,
-            dataset=experiment.collection.name,
+            **columns_of(experiment, key),
             task=experiment.task.name,
             target=experiment.examples.decisions[0].target,
             subset="",
-            site=str(key.site) if key else "",
-            tower=key.site.tower if key else "",
-            layer=key.site.layer if key else None,
-            part=key.site.part if key else "",
-            depth=round(experiment.anatomy.depth(key.site), 4) if key else None,
-            position=key.position if key else "",
             features=trial.features,
             probe=trial.probe,
             control=trial.control,

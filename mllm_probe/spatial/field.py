@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 
 from mllm_probe.errors import ProbeError, few
+from mllm_probe.records.grids import HALF
 from mllm_probe.records.samples import MORE_OF_EACH
 
-HALF = 0.5  # of a cell, from which on a category is at the token
 LEAST = {"train": 5, "val": 2, "test": 2}  # picture groups that must show what is learnt, of a split
 Splits = Mapping[int, np.ndarray]  # {seed: "train", "val" or "test" of each token [T]}
 

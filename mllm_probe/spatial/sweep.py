@@ -14,11 +14,11 @@ import numpy as np
 from mllm_probe.cache.claims import clear, turn
 from mllm_probe.cache.store import write_json
 from mllm_probe.errors import ProbeError
-from mllm_probe.experiment.experiment import Experiment
+from mllm_probe.experiment.experiment import Experiment, columns_of
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.seals import sealed
 from mllm_probe.files.store_paths import replacing
-from mllm_probe.records.problems import Compute, LayerData, content
+from mllm_probe.records.problems import LayerData, content
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
@@ -88,42 +88,28 @@ class RegionSweep:
     def _baseline(self, name: str, values: np.ndarray) -> dict[str, Any]:
         import torch
 
-        data = LayerData(torch.from_numpy(values), name=name, compute=self._compute)
+        data = LayerData(torch.from_numpy(values), name=name, compute=self._experiment.compute)
         blank = replace(self._blank(), control=name)
         return _told([*self._regions.baseline(data, blank), *self._locality.scores(data, blank)])
 
     def _read(self, each: Experiment, key: Key) -> dict[str, Any]:
         samples = [sample.uid for sample in self._experiment.examples.samples]
         rows, _ = each.store.rows(key, samples, each.store.coverage())
-        data, blank = LayerData(rows, name=str(key), compute=self._compute), self._blank(key, each)
+        data, blank = LayerData(rows, name=str(key), compute=self._experiment.compute), self._blank(key, each)
         if each.control:
             return _told(self._regions.baseline(data, blank))
         said = self._looked_at.said(self._regions.margins(data, self._looked_at.tokens))
         scores = [*self._regions.scores(data, blank), *self._locality.scores(data, blank)]
         return {**_told(scores), "site": str(key.site), "said": said}
 
-    @property
-    def _compute(self) -> Compute:
-        from mllm_probe.models.loading.device import pick_device
-
-        return Compute(pick_device(self._experiment.device), int(self._experiment.sweep.max_memory_gb * 1e9))
-
     def _blank(self, key: Key | None = None, each: Experiment | None = None) -> Region:
         """What rows say of themselves, as those of scores.csv do."""
-        experiment, site = self._experiment, key.site if key else None
+        experiment = self._experiment
         return Region(
             run=self._run,
             cache=(each or experiment).identity.digest if key else "",
             model=experiment.model.label,
-            revision=experiment.model.revision or "",
-            quantization=experiment.model.precision,
-            dataset=experiment.collection.name,
-            site=str(site) if site else "",
-            tower=site.tower if site else "",
-            layer=site.layer if site else None,
-            part=site.part if site else "",
-            depth=round(experiment.anatomy.depth(site), 4) if site else None,
-            position=key.position if key else "",
+            **columns_of(experiment, key),
             probe=experiment.probe.name,
             control=each.control if each else "",
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config.lens import LensConfig
-from mllm_probe.experiment.experiment import Experiment
+from mllm_probe.experiment.experiment import Experiment, columns_of
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.results.lens import EMBEDDING, LATENT, LOGIT, SHARES, Lens, Word
@@ -151,20 +151,12 @@ class Reading:
 
     def _blank(self, lens: str, key: Key | None = None) -> Lens:
         """What rows say of themselves, as those of scores.csv do."""
-        experiment, site = self.experiment, key.site if key else None
+        experiment = self.experiment
         return Lens(
             run=self.request.run,
             cache=experiment.identity.digest,
             model=experiment.model.label,
-            revision=experiment.model.revision or "",
-            quantization=experiment.model.precision,
-            dataset=experiment.collection.name,
-            site=str(site) if site else "",
-            tower=site.tower if site else "",
-            layer=site.layer if site else None,
-            part=site.part if site else "",
-            depth=round(experiment.anatomy.depth(site), 4) if site else None,
-            position=key.position if key else "",
+            **columns_of(experiment, key),
             lens=lens,
             control=experiment.control,
         )
