@@ -1,7 +1,6 @@
-"""How often the bundled `mini` or `mini_deep` answers yes/no statements rightly, without any probe, on new pictures.
+"""How often the bundled `mini` answers yes/no statements rightly, without any probe, on new pictures.
 
     python scripts/check_mini.py                 # the numbers of its model card
-    python scripts/check_mini.py --name mini_deep
 
 Both tasks as `mllm-probe run` asks them, through nf4 and in float32. Compares the logits of " yes" and " no" at the
 last prompt token.
@@ -35,9 +34,9 @@ def held_out(task: Task, pictures: int, seed: int, folder: Path) -> Examples:
     return task.examples(collection, Folds())
 
 
-def load_mini(quantization: str, name: str = "mini") -> HFModel:
+def load_mini(quantization: str) -> HFModel:
     settings = ModelSettings(quantization=quantization, dtype="float32")
-    return load_model(Blueprint(BUNDLED / name, settings, PromptSettings(), "right"), "cpu")
+    return load_model(Blueprint(BUNDLED / "mini", settings, PromptSettings(), "right"), "cpu")
 
 
 @torch.inference_mode()
@@ -64,14 +63,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=500)
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--name", default="mini", choices=("mini", "mini_deep"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for task in (Entailment(), Objects()):
             examples = held_out(task, args.pictures, args.seed, Path(folder))
             for quantization in ("nf4", "none"):
-                share = accuracy(load_mini(quantization, args.name), examples)
+                share = accuracy(load_mini(quantization), examples)
                 print(f"{task.name}, {quantization}: {share:.3f} of {len(examples.decisions)} decisions")
 
 

@@ -1,11 +1,15 @@
-"""Train the two bundled checkpoints, `mini_base` and then `mini`, from scratch on drawn scenes.
+"""Train the two bundled checkpoints, `mini_base` and `mini`, from scratch on drawn scenes: first with 8 language
+blocks, then with 12 that begin from them.
 
-    python scripts/train_mini.py base --steps 2000 --lr 1.2e-3   # the eyes, then captions
-    python scripts/train_mini.py tune --steps 3000 --lr 1.0e-3   # statements and questions on top
+    python scripts/train_mini.py base --out shallow --steps 2000 --lr 1.2e-3   # the eyes, then captions
+    python scripts/train_mini.py tune --out shallow --steps 3000 --lr 1.0e-3   # statements and questions on top
+    deeper="--material harder --blocks 12 --lr 5e-4"
+    python scripts/train_mini.py base $deeper --from shallow/mini_base --steps 600 --fall 200
+    python scripts/train_mini.py tune $deeper --from shallow/mini --steps 2400 --fall 500
 
 `--material harder` has up to five shapes, what is absent or denied, two relations in a row, and clips of up to four
 pictures. `--from FOLDER --blocks N` begins from a checkpoint of fewer language blocks, between which the new ones are
-put: `base` from a mini_base, `tune` from a mini. The bundled `mini_deep` is such a `tune`.
+put: `base` from a mini_base, `tune` from a mini.
 
 Every step draws new pictures from a seed, so nothing is read from disk and no picture is seen twice. Runs on one CPU
 thread; the checkpoints go to mllm_probe/bundled. With --state FOLDER the same command goes on where it was stopped, at

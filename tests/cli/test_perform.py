@@ -293,7 +293,7 @@ def test_commands_of_two_words(probe: Run) -> None:
         ("mllm-probe re", {"report"}),
         ("mllm-probe com", {"compare"}),
         ("mllm-probe run task=", {"task=entailment", "task=objects"}),
-        ("mllm-probe run model=mini_", {"model=mini_base", "model=mini_deep"}),
+        ("mllm-probe run model=mini_", {"model=mini_base"}),
     ],
 )
 def test_completion(line: str, expected: set[str]) -> None:
