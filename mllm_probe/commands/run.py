@@ -7,7 +7,7 @@ from mllm_probe.config.run import RunConfig
 from mllm_probe.data.scenes import QUESTIONS
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.experiment.fill import fill_all
-from mllm_probe.experiment.prepare import parts_of, prepare
+from mllm_probe.experiment.prepare import parts_of, prepare_all
 from mllm_probe.files.jobs import Job, read
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
@@ -29,10 +29,13 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     loggers = chosen_loggers(config.loggers)
     parts = parts_of(config, paths, reporter)
     configs, runs = [one for one, _ in parts], [own for _, own in parts]
-    experiments = [_experiment_of(one, own, reporter) for one, own in parts]
+    experiments = prepare_all(parts, reporter, early=check_reads, picking=True)
     if isinstance(experiments[0].task, Picking):
         _run_regions(experiments[0], config, paths, reporter)
         return
+    for experiment in experiments:
+        check_probe(experiment, config.report)
+        check_question(experiment, reporter)
     swept = _extract_and_sweep(experiments, configs, runs, reporter)
     if config.local is not None:
         from mllm_probe.scoring.study import save_study
@@ -49,16 +52,6 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     log_runs(loggers, runs, config.paths.outputs, reporter)
     for line in _next(config, experiments[0], paths):
         reporter.note(line)
-
-
-def _experiment_of(config: RunConfig, paths: RunPaths, reporter: Reporter) -> Experiment:
-    """The experiment, once all that can be wrong before its model is loaded is refused."""
-    experiment = prepare(config, paths, reporter, early=check_reads, picking=True)
-    if isinstance(experiment.task, Picking):
-        return experiment
-    check_probe(experiment, config.report)
-    check_question(experiment, reporter)
-    return experiment
 
 
 def _run_regions(experiment: Experiment, config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:

@@ -2,7 +2,7 @@
 
 from mllm_probe.config.run import RunConfig
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.experiment.prepare import parts_of, prepare
+from mllm_probe.experiment.prepare import parts_of, prepare_all
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.records.protocols import Picking, Reporter
@@ -17,7 +17,7 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     not hold it."""
     loggers = chosen_loggers(config.loggers)
     parts = parts_of(config, paths, reporter)
-    experiments = [prepare(one, own, reporter, early=check_reads, picking=True) for one, own in parts]
+    experiments = prepare_all(parts, reporter, early=check_reads, picking=True)
     if isinstance(experiments[0].task, Picking):
         check_filled(experiments[0], reporter)
         _sweep_regions(experiments[0], config, paths, reporter)

@@ -9,7 +9,7 @@ from omegaconf import MISSING, OmegaConf
 
 from mllm_probe import __version__
 from mllm_probe.config.build import first_named
-from mllm_probe.config.model import ModelSettings, PromptSettings
+from mllm_probe.config.model import DTYPES, ModelSettings, PromptSettings
 from mllm_probe.config.report import ReportSettings
 from mllm_probe.config.sweep import SweepSettings
 from mllm_probe.errors import ConfigError, choices
@@ -84,6 +84,19 @@ class ExtractSettings:
     gpus: int = 1
     wait_s: float = 120.0
     max_disk_gb: float = 100.0
+
+    def check(self) -> None:
+        """Raises ConfigError."""
+        for name, allowed in (("padding_side", PADDING_SIDES), ("prefix", PREFIXES), ("dtype", DTYPES)):
+            if (value := getattr(self, name)) is not None and value not in allowed:
+                raise ConfigError(f"extract.{name}={value} is unknown; {choices(value, allowed)}")
+        if not 0 <= self.shard < self.num_shards:
+            raise ConfigError(
+                f"extract.shard={self.shard} must be between 0 and {self.num_shards - 1}, since "
+                f"extract.num_shards={self.num_shards}"
+            )
+        if self.gpus > 1 and self.num_shards > 1:
+            raise ConfigError("extract.gpus and extract.num_shards both share out the shards; set one of them")
 
 
 @dataclass

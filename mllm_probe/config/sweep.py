@@ -1,6 +1,9 @@
 """What a user may set of probes, their controls, measures and analyses."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from mllm_probe.errors import ConfigError, choices
 
 CONTROLS = (
     CONTROL_TASK,
@@ -37,6 +40,18 @@ def drawn_from(name: str) -> str:
     return base if base in CONTROLS and number.isdigit() else name
 
 
+def chosen_controls(given: Any) -> tuple[str, ...]:
+    """`all`, `none` or a list, as names. Raises ConfigError."""
+    if given in ("all", "none"):
+        return CONTROLS if given == "all" else ()
+    if not isinstance(given, list):
+        raise ConfigError(f"controls={given} must be all, none or a list; {choices(str(given), CONTROLS)}")
+    for name in given:
+        if name not in CONTROLS:
+            raise ConfigError(f"controls names '{name}', which is unknown; {choices(str(name), CONTROLS)}")
+    return tuple(name for name in CONTROLS if name in given)
+
+
 @dataclass
 class SweepSettings:
     """`seeds` redraw train and validation; `draws` of the bootstrap give intervals of width `ci_level`; it does not
@@ -62,3 +77,13 @@ class SweepSettings:
     enough_bits: float = 0.5
     max_memory_gb: float = 4.0
     reuse: bool = True
+
+    def check(self) -> None:
+        """Raises ConfigError."""
+        for name in self.analyses:
+            if name not in ANALYSES:
+                raise ConfigError(f"sweep.analyses names '{name}', which is unknown; {choices(name, ANALYSES)}")
+        if self.metric not in METRICS:
+            raise ConfigError(f"sweep.metric={self.metric} is unknown; {choices(self.metric, METRICS)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"sweep.seeds={self.seeds} must hold at least one seed, each once")

@@ -40,7 +40,7 @@ def with_variants(experiment: Experiment, config: RunConfig, digests: Digests) -
         for name, change in changes.items()
         if drawn_from(name) in experiment.controls
     ]
-    return replace(experiment, variants=tuple(made))
+    return experiment.about(experiment.collection, experiment.examples, experiment.run, variants=tuple(made))
 
 
 def _shown(config: RunConfig) -> dict[str, Change]:

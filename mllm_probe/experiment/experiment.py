@@ -16,8 +16,8 @@ from mllm_probe.cache.coverage import Coverage, Identity
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.model import ModelSettings, PromptSettings
 from mllm_probe.config.run import ExtractSettings, LayerSettings
-from mllm_probe.config.sweep import CONNECTOR_ONLY, CONTROLS, TEXT_ONLY, VISION_ONLY, SweepSettings
-from mllm_probe.errors import CacheError, ConfigError, choices
+from mllm_probe.config.sweep import CONNECTOR_ONLY, TEXT_ONLY, VISION_ONLY, SweepSettings
+from mllm_probe.errors import CacheError, ConfigError
 from mllm_probe.experiment.cache_identity import storage_dtype
 from mllm_probe.extraction.estimate import check_keys, select_keys, select_sites
 from mllm_probe.extraction.sharing import Work
@@ -165,11 +165,15 @@ class Experiment:
         return Places(self.collection, self.blueprint)
 
     def about(self, collection: Collection, examples: Examples, run: str = "", **more: Any) -> "Experiment":
-        """The same of these; what costs seconds is not made twice."""
+        """The same of these."""
         experiment = replace(self, collection=collection, examples=examples, run=run, **more)
-        kept = ("blueprint", "anatomy", *(["places"] if collection is self.collection else []))
-        vars(experiment).update({name: vars(self)[name] for name in kept if name in vars(self)})
+        self.share(experiment)
         return experiment
+
+    def share(self, other: "Experiment") -> None:
+        """What costs seconds is not made twice for another experiment with the same model."""
+        kept = ("blueprint", "anatomy", *(["places"] if other.collection is self.collection else []))
+        vars(other).update({name: vars(self)[name] for name in kept if name in vars(self)})
 
     @property
     def compute(self) -> Compute:
@@ -256,18 +260,6 @@ def columns_of(experiment: Experiment, key: Key | None) -> dict[str, Any]:
         "depth": round(experiment.anatomy.depth(key.site), 4) if key else None,
         "position": key.position if key else "",
     }
-
-
-def chosen_controls(given: Any) -> tuple[str, ...]:
-    """`all`, `none` or a list, as names. Raises ConfigError."""
-    if given in ("all", "none"):
-        return CONTROLS if given == "all" else ()
-    if not isinstance(given, list):
-        raise ConfigError(f"controls={given} must be all, none or a list; {choices(str(given), CONTROLS)}")
-    for name in given:
-        if name not in CONTROLS:
-            raise ConfigError(f"controls names '{name}', which is unknown; {choices(str(name), CONTROLS)}")
-    return tuple(name for name in CONTROLS if name in given)
 
 
 def _anatomy(seen: Mapping[str, Any]) -> Anatomy:

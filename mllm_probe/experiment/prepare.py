@@ -1,6 +1,6 @@
 """What every stage needs before a weight is loaded: examples, the cache they belong to, the keys asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,25 +8,22 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.cache.coverage import Identity
 from mllm_probe.cache.store import Store, write_json
 from mllm_probe.config.build import build
-from mllm_probe.config.model import DEVICES, DTYPES, ONE
+from mllm_probe.config.model import DEVICES, ONE
 from mllm_probe.config.run import (
-    PADDING_SIDES,
-    PREFIXES,
     Config,
-    ExtractSettings,
     RunConfig,
     run_digest,
     save_config,
     sides_of,
 )
 from mllm_probe.config.sentences import flat
-from mllm_probe.config.sweep import ANALYSES, GUARDS, METRICS, RANDOM, SweepSettings
+from mllm_probe.config.sweep import GUARDS, RANDOM, chosen_controls
 from mllm_probe.data.coco import Selection
 from mllm_probe.errors import ConfigError, choices
 from mllm_probe.experiment.cache_identity import identity_of
 from mllm_probe.experiment.controls import with_variants
 from mllm_probe.experiment.examples import asked, collected, folds_of
-from mllm_probe.experiment.experiment import Experiment, chosen_controls
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.extraction.estimate import GB, check_layers
 from mllm_probe.extraction.plan import BYTES
 from mllm_probe.files.digests import Digests, open_digests
@@ -83,11 +80,12 @@ class Design:
         reporter: Reporter,
         made: Callable[[], "Blueprint"],
         scored: bool = True,
+        collection: Collection | None = None,
     ) -> tuple[Collection, Examples]:
-        """The pictures that the model of a blueprint can read, and what is asked about them; where they will be
-        `scored`, in splits that a probe can be. Raises DataError."""
+        """The pictures that the model of a blueprint can read, read now where they are not given, and what is asked
+        about them; where they will be `scored`, in splits that a probe can be. Raises DataError."""
         if self.elsewhere is None:
-            collection = collected(self.dataset, config, digests, reporter, made)
+            collection = collection or collected(self.dataset, config, digests, reporter, made)
             examples = asked(self.task, self.folds, collection, config, reporter)
         else:
             from mllm_probe.experiment.test_dataset import Both, tested_elsewhere
@@ -120,6 +118,14 @@ def parts_of(config: Config, paths: RunPaths, reporter: Reporter) -> list[tuple[
     return parts
 
 
+def prepare_all(parts: Sequence[tuple[Config, RunPaths]], reporter: Reporter, **how: Any) -> list[Experiment]:
+    """Those of `parts_of`; the second task of a study is about the pictures that the first has read."""
+    made: list[Experiment] = []
+    for config, paths in parts:
+        made.append(prepare(config, paths, reporter, beside=made[0] if made else None, **how))
+    return made
+
+
 def prepare(
     config: RunConfig,
     paths: RunPaths,
@@ -127,11 +133,12 @@ def prepare(
     scored: bool = True,
     early: Callable[[Experiment, RunConfig], None] = lambda *_: None,
     picking: bool = False,
+    beside: Experiment | None = None,
 ) -> Experiment:
     """Everything that can be wrong without loading the model is found here, cheapest first; then config.yaml.
 
     Splits are held to what probes need of them where rows will be `scored`. `early` may raise before a picture is
-    opened. `picking`: a task may pick the tokens that are read.
+    opened. `picking`: a task may pick the tokens that are read. `beside`: an experiment on the same pictures and model.
     """
     design = Design.of(config)
     if picks := isinstance(design.task, Picking):
@@ -145,9 +152,13 @@ def prepare(
     store = Store(outputs.cache(identity.digest), digests)
     store.tidy()
     bare = _without_examples(design, config, checkpoint, identity, store)
+    if beside:
+        beside.share(bare)
     check_reading(bare, config)
     early(bare, config)
-    collection, examples = design.examples(config, digests, reporter, lambda: bare.blueprint, scored and not picks)
+    pictures = beside.collection if beside else None
+    read = design.examples(config, digests, reporter, lambda: bare.blueprint, scored and not picks, pictures)
+    collection, examples = read
     if picks:
         bare = _with_picked(bare.about(collection, examples))
         examples, config = bare.examples, replace(config, extract=bare.extract)
@@ -261,39 +272,12 @@ def _check(config: RunConfig) -> None:
     check_settings(config.model, config.prompt)
     for position in config.extract.positions:
         check_position(position)
-    side, dtype = config.extract.padding_side, config.extract.dtype
-    if side not in PADDING_SIDES:
-        raise ConfigError(f"extract.padding_side={side} is unknown; {choices(side, PADDING_SIDES)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"extract.dtype={dtype} is unknown; {choices(dtype, DTYPES)}")
     check_layers(config.layers)
-    _check_work(config.extract)
-    _check_sweep(config.sweep)
+    config.extract.check()
+    config.sweep.check()
     chosen_controls(config.controls)
     config.report.check()
     if config.guards not in GUARDS:
         raise ConfigError(f"guards={config.guards} is unknown; {choices(config.guards, GUARDS)}")
     if config.device not in DEVICES:
         raise ConfigError(f"device={config.device} is unknown; {choices(config.device, DEVICES)}")
-
-
-def _check_sweep(sweep: SweepSettings) -> None:
-    for name in sweep.analyses:
-        if name not in ANALYSES:
-            raise ConfigError(f"sweep.analyses names '{name}', which is unknown; {choices(name, ANALYSES)}")
-    if sweep.metric not in METRICS:
-        raise ConfigError(f"sweep.metric={sweep.metric} is unknown; {choices(sweep.metric, METRICS)}")
-    if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
-        raise ConfigError(f"sweep.seeds={sweep.seeds} must hold at least one seed, each once")
-
-
-def _check_work(extract: ExtractSettings) -> None:
-    if extract.prefix not in PREFIXES:
-        raise ConfigError(f"extract.prefix={extract.prefix} is unknown; {choices(extract.prefix, PREFIXES)}")
-    if not 0 <= extract.shard < extract.num_shards:
-        raise ConfigError(
-            f"extract.shard={extract.shard} must be between 0 and {extract.num_shards - 1}, since "
-            f"extract.num_shards={extract.num_shards}"
-        )
-    if extract.gpus > 1 and extract.num_shards > 1:
-        raise ConfigError("extract.gpus and extract.num_shards both share out the shards; set one of them")

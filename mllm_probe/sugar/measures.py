@@ -14,10 +14,10 @@ import numpy as np
 from mllm_probe.cache.coverage import Coverage
 from mllm_probe.config.geometry import AlignConfig
 from mllm_probe.config.run import run_digest
-from mllm_probe.config.sweep import PERMUTED, RANDOM
+from mllm_probe.config.sweep import PERMUTED, RANDOM, chosen_controls
 from mllm_probe.errors import ProbeError
 from mllm_probe.experiment.controls import loaded_otherwise
-from mllm_probe.experiment.experiment import Attempts, Experiment, chosen_controls
+from mllm_probe.experiment.experiment import Attempts, Experiment
 from mllm_probe.files.digests import open_digests
 from mllm_probe.geometry.row_checks import check_finite
 from mllm_probe.records.protocols import Reporter

@@ -3,9 +3,9 @@
 from mllm_probe.config.geometry import IMAGES_AT, TEXTS_AT, AlignConfig
 from mllm_probe.config.report import FIGURES
 from mllm_probe.config.run import refuse_two
-from mllm_probe.config.sweep import RANDOM
+from mllm_probe.config.sweep import RANDOM, chosen_controls
 from mllm_probe.errors import ConfigError, choices
-from mllm_probe.experiment.experiment import Experiment, chosen_controls
+from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.records.samples import Examples
 from mllm_probe.sugar.gallery import FEWEST, Claim, Gallery, draw_pictures
 from mllm_probe.tasks.entailment import Entailment
