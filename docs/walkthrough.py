@@ -183,7 +183,7 @@ for key in keys:
         print(f"{key}: {value:.1%} [{interval.low:.1%}, {interval.high:.1%}]")
 # Here a probe can only guess: a picture has equal numbers of true and false captions, and the state is the same for
 # all of them. The command finds such keys by comparing rows, marks them `by design`, and tests none of them.
-print(f"mean_image, at every block: {scores['lm.08@mean_image'][0]:.1%}")
+print(f"mean_image, at every block: {scores['lm.12@mean_image'][0]:.1%}")
 
 # 11. Which layer? -----------------------------------------------------------------------------------------------------
 # Not the one with the best test value: that would choose and judge on the same pictures. Validation chooses, the test

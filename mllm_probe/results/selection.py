@@ -164,6 +164,11 @@ def many_of(*tables: "pd.DataFrame") -> str:
     return " and ".join(dict.fromkeys(plural(one_of(rows)) for rows in tables))
 
 
+def at_depths(x: Sequence[str | None], depth: Mapping[str, float]) -> list[float | None]:
+    """The depths of a line's sites; the gaps of its outline stay."""
+    return [None if site is None else depth[site] for site in x]
+
+
 def outline(x: Sequence[Any], rows: "pd.DataFrame") -> dict[str, list[Any]]:
     """Around the intervals of a line, a stretch of neighbours that have one at a time, for a shape with a gap in its
     edge is closed across the gap; none between stretches."""

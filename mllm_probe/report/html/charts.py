@@ -24,6 +24,7 @@ from mllm_probe.report.figures.style import (
     on_page,
 )
 from mllm_probe.results.selection import (
+    at_depths,
     blocks,
     controls,
     floors,
@@ -260,9 +261,8 @@ def depth_chart(
     for label, scores, position, colour in lines:
         line = blocks(real(headline(scores)))
         line = line[line.position == position].sort_values("depth")
-        for trace in _curve(line, label, colour):
-            depth = line.depth.tolist()
-            data.append({**trace, "x": depth if "customdata" in trace else [*depth, *reversed(depth)]})
+        depth = dict(zip(line.site, line.depth, strict=True))
+        data += [{**trace, "x": at_depths(trace["x"], depth)} for trace in _curve(line, label, colour)]
     tables = [scores for _, scores, _, _ in lines]
     metrics = list(map(headline_metric, tables))
     for label, level in (levels or {}).items():

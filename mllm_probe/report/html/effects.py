@@ -12,7 +12,7 @@ from mllm_probe.report.html.pieces import Part, known_command, picture_uri, writ
 from mllm_probe.report.tables.effects import CONTROLS, band, headed, lines, metrics, of_window, scaled, sentences
 from mllm_probe.report.terminal.layers.effects import effect_views
 from mllm_probe.results.effects import CORRECT, PATCHING
-from mllm_probe.results.selection import headline_metric, many_of
+from mllm_probe.results.selection import at_depths, headline_metric, many_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,8 +88,8 @@ def _read_and_used(table: "pd.DataFrame", curve: ProbeCurve) -> Chart:
     metric = metrics(table)[0]
     above = depth_chart("read and used", [(f"probe at {curve.position}", curve.scores, curve.position, READ)])
     below = _chart(table, metric)
-    depth = {f"lm.{row.layer:02d}": row.depth for row in table.itertuples()}
-    moved = [{**one, "x": [depth[site.split(".norm")[0]] for site in one["x"]], "yaxis": "y2"} for one in below["data"]]
+    depth = {f"lm.{row.layer:02d}{norm}": row.depth for row in table.itertuples() for norm in ("", ".norm")}
+    moved = [{**one, "x": at_depths(one["x"], depth), "yaxis": "y2"} for one in below["data"]]
     read, used = ({"title": {"text": shown_as(name)}} for name in (units.named(headline_metric(curve.scores)), metric))
     halves = {
         "yaxis": above["layout"]["yaxis"] | read | {"domain": [0.5 + APART / 2, 1]},
