@@ -31,10 +31,10 @@ def test_a_knockout_leaves_its_files_and_is_shown_again(probe: Run, tmp_path: Pa
     table = effects(tmp_path / "cut")
     real = table[(table.metric == "margin") & (table.control == "")]
     assert list(zip(real.what, real["first"], real["last"], strict=True)) == [
-        ("image->statement", 1, 1),
-        ("image->statement", 3, 4),
-        ("statement->last", 1, 1),
-        ("statement->last", 3, 4),
+        ("image->statement", 1, 2),
+        ("image->statement", 3, 5),
+        ("statement->last", 1, 2),
+        ("statement->last", 3, 5),
     ]
     assert real[(real.what == "image->statement") & (real.layer == 1)].value.item() < -2, "the picture goes in at once"
     summary = json.loads((tmp_path / "cut" / "summary.json").read_text())
@@ -77,20 +77,20 @@ def test_a_killed_sweep_goes_on_and_shares_are_one_sweep(
 
 
 def test_patching_everything_restores_everything(probe: Run, tmp_path: Path) -> None:
-    words = ("intervention=patching", "layers.stride=4", "intervene.pictures=null", "intervene.least=4")
+    words = ("intervention=patching", "layers.stride=6", "intervene.pictures=null", "intervene.least=4")
     called(probe, *SMALL, *words, "hydra.run.dir=patched")
     table = effects(tmp_path / "patched")
     shares = table[table.metric == "restored"].set_index(["direction", "what", "site"]).value.astype(float)
     for direction in ("denoise", "noise"):
-        for site in ("lm.00", "lm.04", "lm.08"):
+        for site in ("lm.00", "lm.06", "lm.12"):
             assert shares[direction, "all", site] == pytest.approx(1, abs=1e-4)
         assert shares[direction, "image", "lm.00"] == pytest.approx(1, abs=1e-4)
-        assert shares[direction, "last", "lm.08"] == pytest.approx(1, abs=1e-4)
+        assert shares[direction, "last", "lm.12"] == pytest.approx(1, abs=1e-4)
         assert shares[direction, "last", "lm.00"] == pytest.approx(0, abs=1e-4)
 
 
 def test_directions_and_erasers_come_from_training_pictures(probe: Run, tmp_path: Path) -> None:
-    words = ("layers.stride=8", "layers.range=[8,8]")
+    words = ("layers.stride=12", "layers.range=[12,12]")
     called(probe, *SMALL, "intervention=erasure", *words, "intervention.random_draws=2", "hydra.run.dir=erased")
     table = effects(tmp_path / "erased")
     assert table[(table.metric == "accuracy_loss") & (table.control == "")].value.astype(float).item() > 0.2
@@ -113,8 +113,8 @@ def test_directions_and_erasers_come_from_training_pictures(probe: Run, tmp_path
         (("intervention=patching", "intervention.spans=[mark:word]"), "task=entailment marks no 'word' in"),
         (("intervention.centres=[2,2]",), "intervention.centres=[2, 2] holds the same twice"),
         (("intervene.pictures=20", "intervene.least=50"), "cannot be met"),
-        (("intervention.window=9",), "the language model has 8 blocks"),
-        (("intervention.centres=[9]",), "intervention.centres=9 is out of range"),
+        (("intervention.window=13",), "the language model has 12 blocks"),
+        (("intervention.centres=[13]",), "intervention.centres=13 is out of range"),
         (("intervention.random_draws=-1",), "intervention.random_draws=-1"),
         (("model.attn=eager",), "model.attn=eager cannot be told of single edges"),
         (("extract.answers=null",), "extract.answers=null"),

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.runs import Run
 
-SMALL = ("dataset.pictures=80", "layers.range=[0,8]", "layers.stride=4", "lens=[logit,embedding,latent]")
+SMALL = ("dataset.pictures=80", "layers.stride=6", "lens=[logit,embedding,latent]")
 
 
 def test_a_run_leaves_its_files_and_is_shown_again(probe: Run, tmp_path: Path) -> None:
@@ -19,14 +19,14 @@ def test_a_run_leaves_its_files_and_is_shown_again(probe: Run, tmp_path: Path) -
     table = pd.read_csv(
         folder / "lens.csv", keep_default_na=False, na_values={"value": [""], "low": [""], "high": [""]}
     )
-    assert list(dict.fromkeys(table.site)) == ["lm.00", "lm.04", "lm.08", "lm.08.norm", ""]
+    assert list(dict.fromkeys(table.site)) == ["lm.00", "lm.06", "lm.12", "lm.12.norm", ""]
     assert set(table.control) == {"", "exchanged_pictures", "random_weights"}
     shares = table[table.metric.isin(["local", "elsewhere", "unrelated"]) & (table.tokens == "objects")]
     sums = shares.groupby(["lens", "site", "control", "top"]).value.sum()
     assert sums.to_list() == pytest.approx([1.0] * len(sums))
     drawn = table[(table.control == "random_weights") & (table.metric == "local_above_chance")]
-    for row in drawn[drawn.lens != "latent"].itertuples():
-        assert row.value == 0 or row.low <= 0 <= row.high, row
+    # one draw gives each colour one arbitrary word, an error that intervals over pictures do not cover
+    assert drawn[drawn.lens != "latent"].value.abs().max() < 0.05
     presence = table[(table.metric == "presence_auroc") & (table.control == "")]
     assert (presence.lens == "logit").all() and presence.iloc[-1].site == ""
     summary = json.loads((folder / "summary.json").read_text())

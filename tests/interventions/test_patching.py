@@ -176,12 +176,12 @@ def test_another_word_is_all_at_the_embeddings_and_all_at_the_end_is_at_the_last
 ) -> None:
     """The picture is the same: its states bring nothing, exactly; the word's bring all before the first block."""
     spans = 'intervention.spans=[image,last,"mark:object"]'
-    words = ("intervention=patching", "intervention.differ=word", "task=objects", spans, "layers.stride=8")
+    words = ("intervention=patching", "intervention.differ=word", "task=objects", spans, "layers.stride=12")
     more = ("dataset.pictures=200", "intervene.pictures=null", "intervene.least=5", "sweep.draws=50")
     code, _, err = probe("intervene", *words, *more, "hydra.run.dir=word")
     assert code == 0, err
     table = pd.read_csv(tmp_path / "word" / "effects.csv", keep_default_na=False)
     value = {(row.what, row.site): float(row.value) for row in table.itertuples()}
-    assert value["image", "lm.00"] == value["image", "lm.08"] == 0
+    assert value["image", "lm.00"] == value["image", "lm.12"] == 0
     assert value["mark:object", "lm.00"] == pytest.approx(1, abs=1e-4)
-    assert value["last", "lm.00"] == 0 and value["last", "lm.08"] == pytest.approx(1, abs=1e-4)
+    assert value["last", "lm.00"] == 0 and value["last", "lm.12"] == pytest.approx(1, abs=1e-4)

@@ -16,7 +16,6 @@ SMALL = (
     "task=regions",
     "dataset.pictures=300",
     "task.tokens=16",
-    "layers.range=[0,8]",
     "layers.stride=4",
     "sweep.seeds=[0]",
 )
@@ -46,15 +45,15 @@ def test_a_run_leaves_its_files_and_is_shown_again(probe: Run, tmp_path: Path) -
     mean = table[(table.seed == "all") & (table.view == "")]
     real = mean[(mean.control == "") & (mean.training == "all") & (mean.distance == "")]
     value = {(row.site, row.metric): float(row.value) for row in real.itertuples() if row.value != ""}
-    sites = ["vision.00", "vision.04", "vision.08", "lm.00", "lm.04", "lm.08", "lm.08.norm"]
+    sites = ["vision.00", "vision.04", "vision.08", "lm.00", "lm.04", "lm.08", "lm.12", "lm.12.norm"]
     assert list(dict.fromkeys(real.site)) == sites
     assert set(real.position) == {next(iter(real.position))} and real.position.iloc[0].startswith(PICKED)
     assert value["vision.00", "locality"] > 0.7 > 0.6 > value["vision.08", "locality"]
-    assert value["lm.08", "miou"] > 0.6
+    assert value["lm.12", "miou"] > 0.6
     assert set(mean.control) >= {"", "within_picture", "position", "colour", "random_weights"}
     for control in ("within_picture", "position", "colour", "random_weights"):
         rows = mean[(mean.control == control) & (mean.metric == "miou")]
-        assert rows.value.astype(float).max() < value["lm.08", "miou"] - 0.2, control
+        assert rows.value.astype(float).max() < value["lm.12", "miou"] - 0.2, control
     summary = json.loads((tmp_path / "where" / "summary.json").read_text())
     assert summary["local_turns_global"] in (None, *sites) and summary["said"]
     assert summary["whole_pictures"] > 30
@@ -81,7 +80,7 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_numbers(
     monkeypatch.setattr(RegionScoring, "scores", stopping)
     assert probe("sweep", *ONE, "hydra.run.dir=stopped")[0] != 0
     called(probe, "sweep", *ONE, "hydra.run.dir=again")
-    assert len(made) == 3 + 5, "two of seven layers were kept"
+    assert len(made) == 3 + 6, "two of eight layers were kept"
     assert (tmp_path / "again" / "regions.csv").read_bytes() == (tmp_path / "whole" / "regions.csv").read_bytes()
 
 

@@ -31,8 +31,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> LensConfig:
     outputs = tmp_path_factory.mktemp("lens") / "outputs"
     words = (
         "dataset.pictures=60",
-        "layers.range=[0,8]",
-        "layers.stride=4",
+        "layers.stride=6",
         "controls=none",
         f"paths.outputs={outputs}",
     )
@@ -102,7 +101,7 @@ def test_a_text_state_finds_itself_and_is_what_the_model_computes(experiment: Ex
     """At each site: the model run on the caption alone, by transformers."""
     index = Index(texts.side(experiment), texts, "cpu")
     assert [str(key) for key in index.side.keys] == [
-        f"{site}@{AT}" for site in ("lm.00", "lm.04", "lm.08", "lm.08.norm")
+        f"{site}@{AT}" for site in ("lm.00", "lm.06", "lm.12", "lm.12.norm")
     ]
     network, tokenizer = load_model(experiment.blueprint, "cpu").network, experiment.blueprint.processor.tokenizer
     for entry in (0, len(texts.ids) // 2, len(texts.ids) - 1):
@@ -112,7 +111,7 @@ def test_a_text_state_finds_itself_and_is_what_the_model_computes(experiment: Ex
         stop = start + len(texts.samples[sample].text)
         at = [i for i, (a, b) in enumerate(prompt["offset_mapping"]) if a < stop and b > start and b > a][place]
         out = network(input_ids=torch.tensor([ids]), output_hidden_states=True)
-        for site, layer in enumerate((0, 4)):
+        for site, layer in enumerate((0, 6)):
             state = out.hidden_states[layer][0, at]
             assert torch.allclose(index.states[site, entry], state / state.norm(), atol=1e-3)
     for site in range(4):
@@ -127,11 +126,11 @@ def test_the_nearest_words_are_those_of_each_token_in_turn(
 ) -> None:
     """In chunks as one by one; the top's two sites say the same; ids of the index are those of its tokens."""
     key = reading.keys[-2]
-    assert [str(one.site) for one in reading.keys[-2:]] == ["lm.08", "lm.08.norm"]
+    assert [str(one.site) for one in reading.keys[-2:]] == ["lm.12", "lm.12.norm"]
     whole = {name: reading.nearest(name, key) for name in EVERY}
-    normed = reading.nearest("logit", replace(key, site=Site("lm", 8, "norm")))
+    normed = reading.nearest("logit", replace(key, site=Site("lm", 12, "norm")))
     assert (normed.ids[:, 0] == whole["logit"].ids[:, 0]).mean() > 0.99, "stored in 16 bits"
-    monkeypatch.setattr("mllm_probe.spatial.lenses.nearest.AT_ONCE", 458 * 7)
+    monkeypatch.setattr("mllm_probe.spatial.lenses.nearest.AT_ONCE", 489 * 7)
     for name in EVERY:
         parts = reading.nearest(name, key)
         assert np.array_equal(parts.ids[:, 0], whole[name].ids[:, 0])
