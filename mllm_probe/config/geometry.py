@@ -58,7 +58,7 @@ class AlignSettings:
     training pictures and captions, and the `remove_components` largest principal components of these are removed.
     `documents` of 2 to `most` pictures are drawn from a split for the retrieval of sequences; `delta` is the width of
     their alignment kernel (null = the median slice distance of the layer). `permutations` of the pictures' states are
-    the null (0 = none).
+    the null (0 = none; null = 499, or 60 a layer where Holm over the layers needs more).
     """
 
     pictures: int | None = 100
@@ -68,7 +68,7 @@ class AlignSettings:
     documents: int = 150
     most: int = 4
     delta: float | None = None
-    permutations: int = 499
+    permutations: int | None = None
     seed: int = 0
 
 

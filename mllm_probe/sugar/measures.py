@@ -28,7 +28,7 @@ from mllm_probe.stats.bootstrap import Redraws
 from mllm_probe.stats.permutation import holm_within, two_sided
 from mllm_probe.sugar.centring import Cosines, States, centred, mapped
 from mllm_probe.sugar.gallery import Documents, Gallery
-from mllm_probe.sugar.retrieval import FALSE, Measure, permuted
+from mllm_probe.sugar.retrieval import FALSE, Measure, exchanges, permuted
 from mllm_probe.sugar.sequences import ALIGNED, BAG, GAK, aligned_mean, bag_mean, gak, median_distance
 
 COSINE, CHANCE, LENGTH = "cosine", "chance", "caption_length"
@@ -154,6 +154,7 @@ class Alignment:
         """Every layer at every pair of positions, of the model and of its twin with random weights."""
         settings = self._config.align
         sites = sides[0].pictures.sites
+        self._exchanges = exchanges(settings.permutations, len(sites), self._reporter)
         asked = list(product(sides, sites, product(settings.images_at, settings.texts_at)))
         for done, (one, site, at) in enumerate(asked):
             yield from self._layer(one, site, at)
@@ -202,8 +203,8 @@ class Alignment:
     def _of_pictures(self, bare: Score, across: np.ndarray) -> Iterator[Score]:
         """One picture and one caption; of the model's own test rows the null, too."""
         measures, settings = self._single[bare.split], self._config.align
-        tested = bare.split == "test" and not bare.control and settings.permutations
-        groups, count = self._galleries[bare.split].groups, settings.permutations
+        tested = bare.split == "test" and not bare.control and self._exchanges
+        groups, count = self._galleries[bare.split].groups, self._exchanges
         nulls = permuted(measures, across, groups, count, settings.seed) if tested else [None] * len(measures)
         for measure, null in zip(measures, nulls, strict=True):
             rows = list(self._measured(bare, measure, across))

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from mllm_probe.errors import ProbeError
+from mllm_probe.records.protocols import Reporter
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.intervals import Interval, of, of_rows
 from mllm_probe.stats.permutation import blocks, exchanged
@@ -22,6 +23,7 @@ from mllm_probe.stats.rank_measures import auroc
 OWN, FALSE, LEFT_OUT = 1, 0, -1
 TO_TEXT, TO_IMAGE = "image_to_text", "text_to_image"
 RECALLS = (1, 5, 10)
+USUAL, LEAST = 499, 40  # exchanges; a layer needs 2 / 0.05 of them
 
 
 class Measure(Protocol):
@@ -176,6 +178,19 @@ class Statements:
 
     def intervals(self, similarity: np.ndarray, pictures: Resamples, level: float) -> list[Interval]:
         return [of("auroc", similarity[self.pictures, self.texts][None], self.labels, pictures, level=level)]
+
+
+def exchanges(given: int | None, layers: int, reporter: Reporter) -> int:
+    """How often pictures are exchanged; left open, as often as a p below 0.05 after Holm over the layers needs.
+
+    The least two-sided p of n exchanges is 2 / (n + 1). A line says where the given number is too small for any layer.
+    """
+    needed = LEAST * layers
+    if given is None:
+        return max(USUAL, needed * 3 // 2)
+    if 0 < given < needed:
+        reporter.note(f"with align.permutations={given} no p can pass Holm over {layers} layers; {needed} or more can")
+    return given
 
 
 def permuted(
