@@ -29,7 +29,8 @@ class Region:
     `control` is empty for the real labels; within_picture: labels were exchanged between the tokens of a picture;
     between_pictures: whole grids of labels were; position and colour: the probe reads the token's place or its cell's
     mean colour and no layer. `training` few: five training pictures of each category. `view` is empty where all views
-    count. `n` tokens of `n_groups` groups of test pictures; rows of seed `all` carry intervals.
+    count. `n` tokens of `n_groups` groups of test pictures; rows of seed `all` carry intervals. `p_value` of a locality
+    is that it is 0.5 or more, one-sided; `p_holm` the same corrected over all sites.
     """
 
     run: str
@@ -58,6 +59,8 @@ class Region:
     low: float | None = None
     high: float | None = None
     ci_level: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
 
 
 def save_regions(path: Path, rows: Iterable[Region]) -> None:

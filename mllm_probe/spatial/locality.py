@@ -20,6 +20,7 @@ import numpy as np
 from mllm_probe.probes.solving.linear import logits_of
 from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.records.protocols import Probe
+from mllm_probe.records.score import ALPHA
 from mllm_probe.records.sites import TOWERS
 from mllm_probe.results.regions import A_AT, A_IN, A_OUT, ALL, LOCALITY, Region
 from mllm_probe.spatial.field import Field, Splits, check_splits, enough, left_out_said
@@ -27,7 +28,8 @@ from mllm_probe.spatial.macro import Counted, Macro, between, of_order, over_see
 from mllm_probe.spatial.told_apart import DISTANCES, ToldApart
 from mllm_probe.stats.bootstrap import codes
 from mllm_probe.stats.intervals import LEAST, Interval
-from mllm_probe.stats.ratios import fieller
+from mllm_probe.stats.permutation import holm_within
+from mllm_probe.stats.ratios import below_bound, fieller
 
 KNOWN = 0.55  # the lower end of A_in must lie above it for a ratio
 GLOBAL = 0.5  # below it more than half of what is known is known everywhere
@@ -132,7 +134,9 @@ class Locality:
         member, size = codes(tested.groups[used])
         a_in, a_out = (replace(one, slopes=one.slopes[used]).by_group(member, size) for one in (inner, outer))
         low, high = fieller(a_in - a_out, a_in - 0.5, self.level)
-        row = replace(blank, seed=ALL, value=loc(inner.value, outer.value))
+        p_value = float(below_bound(a_in - a_out, a_in - 0.5, GLOBAL))
+        known = None if np.isnan(p_value) else p_value
+        row = replace(blank, seed=ALL, value=loc(inner.value, outer.value), p_value=known)
         yield between(row, Interval(float(low), float(high)), self.level)
 
 
@@ -140,11 +144,15 @@ def loc(a_in: float, a_out: float) -> float:
     return (a_in - a_out) / (a_in - 0.5)
 
 
+def corrected(rows: Sequence[Region]) -> list[Region]:
+    """The rows of a run, p of Loc corrected over its sites (Holm 1979), or over what a control reads."""
+    adjusted = holm_within([row.p_value for row in rows], [row.control for row in rows])
+    return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
+
+
 def first_global(rows: Sequence[Region]) -> Region | None:
-    """The row of the first site, in the order data passes them, whose interval of Loc lies below `GLOBAL`: there local
-    turns global. None where there is none. `rows` are of one model and position."""
-    index = [
-        row for row in rows if (row.metric, row.seed) == (LOCALITY, ALL) and row.tower in TOWERS and not row.control
-    ]
+    """The row of the first site, in the order data passes them, whose Loc is surely below `GLOBAL`, all sites together:
+    there local turns global. None where there is none. `rows` are `corrected` ones of one model and position."""
+    index = [row for row in rows if row.p_holm is not None and row.tower in TOWERS and not row.control]
     index.sort(key=lambda row: (TOWERS.index(row.tower), row.layer or 0))
-    return next((row for row in index if row.high is not None and row.high < GLOBAL), None)
+    return next((row for row in index if row.p_holm is not None and row.p_holm <= ALPHA), None)

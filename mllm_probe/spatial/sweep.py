@@ -25,7 +25,7 @@ from mllm_probe.records.sites import Key
 from mllm_probe.results.regions import A_IN, ALL, LOCALITY, Region, save_regions
 from mllm_probe.spatial.field import Field, check_splits, left_out_said
 from mllm_probe.spatial.grid_file import save_grids
-from mllm_probe.spatial.locality import GLOBAL, Locality, first_global
+from mllm_probe.spatial.locality import GLOBAL, Locality, corrected, first_global
 from mllm_probe.spatial.looked_at import LookedAt
 from mllm_probe.spatial.region_scores import RegionScoring, baselines
 from mllm_probe.spatial.shown import field_of
@@ -60,7 +60,7 @@ class RegionSweep:
         started = time.monotonic()
         with turn(self._parts, "fits the same sweep", self._reporter):
             found = list(self._found())
-            rows = [Region(**row) for one in found for row in one["rows"]]
+            rows = corrected([Region(**row) for one in found for row in one["rows"]])
             save_regions(paths.regions, rows)
             said = {one["site"]: one["said"] for one in found if "said" in one}
             save_grids(paths.grids(), self._looked_at.grids(said, paths.root))
@@ -168,13 +168,13 @@ def _said(rows: Sequence[Region]) -> Iterator[str]:
     turns, last = first_global(rows), index[-1]
     if turns is None:
         yield (
-            "of no layer is it sure that more than half of what a token on an object knows is known far away, too: the "
-            f"locality at {last.site} is {_bounded(last)}"
+            "of no layer is it sure that more than half of what a token on an object knows is known far away, too "
+            f"(Holm over the layers): the locality at {last.site} is {_bounded(last)}"
         )
         return
     yield (
-        f"local turns global at {turns.site}, the first layer whose locality, {_bounded(turns)}, lies below "
-        f"{GLOBAL:g}; at {last.site} it is {_bounded(last)}"
+        f"local turns global at {turns.site}, the first layer whose locality, {_bounded(turns)}, is surely below "
+        f"{GLOBAL:g} (p = {turns.p_holm:.2g}, Holm over the layers); at {last.site} it is {_bounded(last)}"
     )
 
 

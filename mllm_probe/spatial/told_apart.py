@@ -1,11 +1,13 @@
 """Which tokens tell whether a category is in their picture, and the tokens of other pictures that they are told from.
 
-Of both as large a share lies inside some object: else a probe that sees no more than "there is an object here" would
-tell them apart. Knows no state. Letters: T tokens, C categories.
+They are matched in two things that tell without any knowledge of the category. Of both as large a share lies
+inside some object: else a probe that sees no more than "there is an object here" would tell them apart. And of both as
+large a share lies at each place of the picture: tokens far from an object are at its edges more often than others, so a
+probe that knows the place alone would. Knows no state. Letters: T tokens, C categories, S strata.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from mllm_probe.spatial.field import Field
 FAR = 3  # tokens from the category, from where on a token is away from it
 DISTANCES = {"0": (0, 1), "1": (1, 2), "2": (2, 3), "3": (3, 4), "4-5": (4, 6), "6+": (6, np.inf)}  # from, to below
 RATIO = 2  # negatives that train for each positive, at most
+FINEST = 6  # places are told in so many rows and columns at most: finer ones have no token to match with
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,11 @@ class ToldApart:
         bins = {name: self._between(*ends) for name, ends in DISTANCES.items()}
         found = np.zeros_like(self.field.present)
         for part in (self.test, ~self.test):
-            most = (bins["0"] & part[:, None]).sum(0).tolist()
+            most = (bins["0"] & part[:, None]).sum(0)
             for name, at in bins.items():
                 for c, column in enumerate(at.T):
-                    found[self._drawn(np.flatnonzero(column & part), most[c], f"everywhere {name}", c), c] = True
+                    lot, tokens = self._lots(f"everywhere {name}", c), np.flatnonzero(column & part)
+                    found[tokens[np.argsort(lot[tokens])][: most[c]], c] = True
         return self._told(found, "everywhere")
 
     def tested_at(self, distance: str) -> np.ndarray:
@@ -54,29 +58,41 @@ class ToldApart:
         return self.field.present & np.isfinite(away) & (away >= low) & (away < high)
 
     def _told(self, positive: np.ndarray, what: str) -> np.ndarray:
-        """With negatives: as many as can be in test pictures, at most `RATIO` for each positive elsewhere."""
-        found = positive.copy()
+        """With negatives: for each positive as many as every stratum can give in test pictures, at most `RATIO`
+        elsewhere. Positives beyond the negatives of their stratum are left out."""
+        found = np.zeros_like(positive)
         for c in range(positive.shape[1]):
+            lot = self._lots(what, c)
             for part, ratio in ((self.test, np.inf), (~self.test, RATIO)):
-                own = positive[:, c] & part
-                if number := int(own.sum()):
-                    on = int((own & self.field.objects).sum())
-                    free = ~self.field.present[:, c] & part
-                    pools = [np.flatnonzero(free & (self.field.objects == side)) for side in (True, False)]
-                    for pool, most in zip(pools, _as_shared(pools, (on, number - on), ratio), strict=True):
-                        found[self._drawn(pool, most, what, c), c] = True
+                sides = [np.flatnonzero(side & part) for side in (positive[:, c], ~self.field.present[:, c])]
+                own, free = (np.bincount(self._strata[side], minlength=self._strata.max() + 1) for side in sides)
+                kept = np.minimum(own, free)
+                if not kept.any():
+                    continue
+                times = min(ratio, (free[kept > 0] / kept[kept > 0]).min())
+                for side, most in zip(sides, (kept, np.round(kept * times)), strict=True):
+                    found[_first(side, self._strata, lot, most), c] = True
         return found
 
-    def _drawn(self, tokens: np.ndarray, most: int, what: str, c: int) -> np.ndarray:
-        """At most so many."""
-        if len(tokens) <= most:
-            return tokens
-        rng = np.random.default_rng(int(content(what, self.field.categories[c]), 16))
-        return rng.permutation(tokens)[:most]
+    @cached_property
+    def _strata(self) -> np.ndarray:
+        """Of each token [T] int: whether it lies on an object, its view, and its place there."""
+        number = self.field.objects.astype(int)
+        for column in (self.field.views, *self.field.places.T):
+            sides = column.max() + 1
+            number = number * sides + (column if column is self.field.views else column * min(sides, FINEST) // sides)
+        found: np.ndarray = np.unique(number, return_inverse=True)[1]
+        return found
+
+    def _lots(self, what: str, c: int) -> np.ndarray:
+        """[T] float: in which order tokens are drawn."""
+        return np.random.default_rng(int(content(what, self.field.categories[c]), 16)).random(len(self.test))
 
 
-def _as_shared(pools: Sequence[np.ndarray], wanted: tuple[int, int], ratio: float) -> list[int]:
-    """How many to take of two pools so that they are to each other as the wanted numbers are: at most `ratio` times
-    these."""
-    times = min([ratio, *(len(pool) / number for pool, number in zip(pools, wanted, strict=True) if number)])
-    return [round(times * number) for number in wanted]
+def _first(tokens: np.ndarray, strata: np.ndarray, lot: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Of some tokens the first ones of each stratum by their lots, at most so many [S]."""
+    ordered = tokens[np.lexsort((lot[tokens], strata[tokens]))]
+    own = strata[ordered]
+    rank = np.arange(len(own)) - np.searchsorted(own, own)
+    found: np.ndarray = ordered[rank < most[own]]
+    return found

@@ -5,7 +5,7 @@ picture. Letters: G pictures.
 """
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from mllm_probe.stats.bootstrap import check_level
 from mllm_probe.stats.intervals import degrees
@@ -31,6 +31,20 @@ def fieller(above: np.ndarray, below: np.ndarray, level: float = 0.95) -> tuple[
     bounded = (square > 0) & (inside > 0)
     root, square = np.sqrt(np.where(bounded, inside, np.nan)), np.where(bounded, square, np.nan)
     return (middle - root) / square, (middle + root) / square
+
+
+def below_bound(above: np.ndarray, below: np.ndarray, bound: float) -> np.ndarray:
+    """Sums by picture [.., G], of `below` with a mean above 0 -> one-sided p [..] that their ratio is `bound` or more.
+
+    By Student's t of the mean of above - bound x below, with the degrees of `fieller`: where the upper end of its
+    interval is the bound, p is half of what the level leaves. nan where no picture differs from another.
+    """
+    pictures = above.shape[-1]
+    a, b = above.mean(axis=-1), below.mean(axis=-1)
+    df = degrees(_parts(above - a[..., None], below - b[..., None], a, b), pictures)
+    error = (above - bound * below).std(axis=-1, ddof=1) / np.sqrt(pictures)
+    found: np.ndarray = stdtr(df, np.divide(a - bound * b, error, out=np.full_like(a, np.nan), where=error > 0))
+    return found
 
 
 def _parts(left: np.ndarray, lower: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from tests.support.fields import BLANK
 def test_rows_come_back(tmp_path: Path) -> None:
     path = tmp_path / "regions.csv"
     full = replace(BLANK, metric="miou", seed="all", n=5, n_groups=2, value=0.25, low=0.125, high=0.5, ci_level=0.95)
+    full = replace(full, p_value=0.25, p_holm=0.5)
     bare = replace(BLANK, site="", tower="", layer=None, depth=None, control="colour", seed="0", value=0.5)
     save_regions(path, [full, bare])
     table = load_regions(path)

@@ -9,8 +9,10 @@ from sklearn.metrics import roc_auc_score
 from mllm_probe.probes.ridge import Ridge
 from mllm_probe.records.problems import Problem
 from mllm_probe.results.regions import Region
-from mllm_probe.spatial.locality import Locality, first_global
+from mllm_probe.spatial.locality import Locality, corrected, first_global
+from mllm_probe.spatial.region_scores import baselines
 from mllm_probe.spatial.told_apart import ToldApart
+from mllm_probe.stats.ratios import below_bound, fieller
 from tests.support.fields import BLANK, field, layer, splits, value
 
 FIELD = field(120)
@@ -50,15 +52,22 @@ def test_half_of_it_lies_between() -> None:
     assert row.value == pytest.approx((a_in - a_out) / (a_in - 0.5))
 
 
-@pytest.mark.parametrize("known", ["noise", "object"])
+KNOWN = {
+    "noise": np.random.default_rng(5).normal(size=(len(FIELD.objects), 3)),
+    "an object": 1.0 * FIELD.objects[:, None],
+    "the place": 1.0 * baselines(FIELD)["position"],
+}
+
+
+@pytest.mark.parametrize("known", KNOWN)
 def test_nothing_is_said_where_the_category_is_not_known(known: str) -> None:
-    rng = np.random.default_rng(5)
-    states = rng.normal(size=(len(FIELD.objects), 3)) if known == "noise" else 1.0 * FIELD.objects[:, None]
-    rows = scored(states)
+    """Tokens far from an object are at the edges more often than others, and yet the place tells nothing."""
+    rows = LOCALITY.scores(layer(KNOWN[known], 0.05, seed=2), BLANK)
     row = value(rows, "a_in")
     assert abs(row.value - 0.5) < 0.06 and row.low < 0.5 < row.high
     assert not [row for row in rows if row.metric == "locality"]
-    assert abs(value(rows, "a_out").value - 0.5) < 0.06
+    row = value(rows, "a_out")
+    assert abs(row.value - 0.5) < 0.02 and row.low < 0.5 < row.high
 
 
 def test_scores_are_those_of_a_loop_over_seeds_and_categories() -> None:
@@ -116,22 +125,43 @@ def test_intervals_of_the_index_cover() -> None:
     assert np.mean(high - low) < 5 * middle.std()
 
 
-def test_local_turns_global_at_the_first_site_that_is_surely_below_half() -> None:
-    def row(tower: str, layer: int, high: float | None, **more: str) -> Region:
-        return replace(
-            BLANK, **({"tower": tower, "layer": layer, "metric": "locality", "seed": "all", "high": high} | more)
-        )
+def index(tower: str, layer: int, p: float | None, **more: str) -> Region:
+    return replace(
+        BLANK, **({"tower": tower, "layer": layer, "metric": "locality", "seed": "all", "p_value": p} | more)
+    )
 
+
+def test_local_turns_global_at_the_first_site_that_is_surely_below_half() -> None:
     rows = [
-        row("lm", 4, 0.3),
-        row("lm", 2, 0.4),
-        row("vision", 9, 0.6),
-        row("lm", 0, None),
-        row("lm", 1, 0.2, metric="a_in"),
-        row("lm", 1, 0.2, seed="0"),
-        row("lm", 1, 0.2, control="colour"),
+        index("lm", 4, 0.01),
+        index("lm", 2, 0.015),
+        index("vision", 9, 0.03),
+        index("lm", 0, None),
+        index("lm", 1, 0.001, control="colour"),
     ]
-    assert first_global(rows) == rows[1]
-    assert first_global([*rows, row("vision", 3, 0.49)]) is not None
-    assert first_global([*rows, row("vision", 3, 0.49)]).tower == "vision"  # type: ignore[union-attr]
-    assert first_global(rows[2:]) is None
+    found = corrected(rows)
+    assert [row.p_holm for row in found] == [pytest.approx(0.03), pytest.approx(0.03), 0.03, None, 0.001]
+    assert first_global(found) == found[2], "each of the three passes"
+    found = corrected([*rows[:2], *(index("vision", layer, 0.03) for layer in range(9))])
+    assert first_global(found) is None, "with nine more layers none does"
+    assert first_global(corrected([index("lm", 4, 0.051), index("lm", 5, 0.001)])).layer == 5  # type: ignore[union-attr]
+
+
+def test_local_is_said_to_turn_global_where_it_does_not_in_few_runs() -> None:
+    """Twelve layers whose index is 0.5, with errors that agree as those of neighbours do."""
+    rng, said = np.random.default_rng(4), 0
+    for _ in range(1000):
+        shared, below = rng.normal(size=(1, 60)), 0.4 + 0.2 * rng.normal(size=(12, 60))
+        above = 0.5 * below + 0.3 * (0.7 * shared + 0.7 * rng.normal(size=(12, 60)))
+        p = below_bound(above, below, 0.5)
+        said += first_global(corrected([index("lm", i, float(one)) for i, one in enumerate(p)])) is not None
+    assert 10 < said < 65
+
+
+def test_p_of_a_bound_is_half_of_that_of_the_interval_that_ends_there() -> None:
+    rng = np.random.default_rng(6)
+    below = 0.4 + 0.1 * rng.normal(size=40)
+    above = 0.3 * below + 0.05 * rng.normal(size=40)
+    for level in (0.8, 0.95, 0.99):
+        _, high = fieller(above, below, level)
+        assert below_bound(above, below, float(high)) == pytest.approx((1 - level) / 2)
