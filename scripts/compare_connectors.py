@@ -21,7 +21,7 @@ from mllm_probe.results.score_file import load_scores
 from mllm_probe.stats.bootstrap import Resamples, interval
 from mllm_probe.stats.paired import difference
 
-RUN = ("layers.towers=[lm]", "extract.positions=[last]", "controls=none")
+RUN = ("task=entailment", "layers.towers=[lm]", "extract.positions=[last]", "controls=none")
 
 
 def main() -> None:

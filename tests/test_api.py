@@ -185,7 +185,7 @@ def test_the_document_holds(place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     found: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), re.DOTALL):
         exec(compile(block, "python.md", "exec"), found)
-    assert found["curve"].site.tolist() == ["lm.00", "lm.04", "lm.08"]
+    assert found["curve"].site.tolist() == ["lm.00", "lm.04", "lm.08", "lm.12"]
     values, _ = found["cache"].rows(found["key"])
     plain = [found["rows"][uid] for uid in found["cache"].holding(found["key"])]
     np.testing.assert_array_equal(values, np.stack(plain))

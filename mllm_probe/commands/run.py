@@ -15,7 +15,7 @@ from mllm_probe.models.loading.checkpoint import BUNDLED
 from mllm_probe.records.protocols import Picking, Reporter
 from mllm_probe.report.html.inspect_files import save_first
 from mllm_probe.report.run import show
-from mllm_probe.scoring.guards import check_probe, check_question, check_reads
+from mllm_probe.scoring.guards import check_probe, check_question, check_reads, check_regions_run
 from mllm_probe.scoring.summary import folder_of
 from mllm_probe.scoring.sweep import Swept, sweep_cached
 
@@ -36,11 +36,12 @@ def run(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     for experiment in experiments:
         check_probe(experiment, config.report)
         check_question(experiment, reporter)
+    check_regions_run(config.regions_run, experiments[0])
     swept = _extract_and_sweep(experiments, configs, runs, reporter)
     if config.local is not None:
         from mllm_probe.scoring.study import save_study
 
-        save_study(paths, config.sweep, runs, swept, reporter)
+        save_study(paths, config.sweep, runs, swept, reporter, config.regions_run)
     for one in swept:
         one.clear()
     if config.local is not None:

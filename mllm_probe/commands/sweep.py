@@ -8,7 +8,7 @@ from mllm_probe.loggers.chosen import chosen_loggers, log_runs
 from mllm_probe.records.protocols import Picking, Reporter
 from mllm_probe.report.html.inspect_files import save_first
 from mllm_probe.report.html.page import leave_page
-from mllm_probe.scoring.guards import check_probe, check_reads
+from mllm_probe.scoring.guards import check_probe, check_reads, check_regions_run
 from mllm_probe.scoring.sweep import check_filled, sweep_cached
 
 
@@ -25,6 +25,7 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     for experiment in experiments:
         check_probe(experiment, config.report)
         check_filled(experiment, reporter)
+    check_regions_run(config.regions_run, experiments[0])
     runs, swept = [own for _, own in parts], []
     for experiment, own in zip(experiments, runs, strict=True):
         template = save_first(experiment, own, reporter)
@@ -32,7 +33,7 @@ def sweep(config: RunConfig, paths: RunPaths, reporter: Reporter) -> None:
     if config.local is not None:
         from mllm_probe.scoring.study import save_study
 
-        save_study(paths, config.sweep, runs, swept, reporter)
+        save_study(paths, config.sweep, runs, swept, reporter, config.regions_run)
     for one in swept:
         one.clear()
     leave_page(paths, config.report, reporter)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 # What the names of settings that name a file or a folder end with; and what is quoted already, or Hydra's own
-PATHS = ("path", "adapter", "root", "file", "outputs", "dir", "run", "probe_run", "table")
+PATHS = ("path", "adapter", "root", "file", "outputs", "dir", "run", "probe_run", "regions_run", "table")
 QUOTED = re.compile(r"""['"].*['"]$|[\[{].*[\]}]$|\w+\(.*\)$|.*\$\{""", re.DOTALL)
 SEVERAL = ("features", "encoder", "experiment")  # groups of which several options may be named
 MAPPINGS = ("task.labels", "extract.answers")  # settings that are names with names

@@ -24,6 +24,7 @@ OF_A_SIDE = ("positions", "answers")  # what a task of a study sets of `extract`
 HOW = ("micro_batch", "prefix", "workers", "shard", "num_shards", "gpus", "wait_s", "max_disk_gb")
 NOT_SCIENCE = (
     "report",
+    "regions_run",  # told beside
     "test",  # its decisions are digested
     "paths",
     "cache",
@@ -149,9 +150,10 @@ class RunConfig:
     `dataset`, `task` and `probe` are `_target_` nodes; the constructor they name is their schema. `features` holds one
     or several such nodes by name. `controls` is a list, or all, or none; random_weights draws `random_draws` models.
     `local` is a second task with its own `extract.positions` and `extract.answers`, null for one task; a study then
-    compares the layers of both. `test.dataset` is another data set whose pictures replace the test pictures of
-    `dataset`. `guards` stop a run that cannot be valid, or only note it. `loggers`, one or a list, get the finished
-    run. `device` auto = CUDA if available. `plugins` are packages whose classes may be built.
+    compares the layers of both, and tells what the finished run of task=regions in the folder `regions_run` found.
+    `test.dataset` is another data set whose pictures replace the test pictures of `dataset`. `guards` stop a run that
+    cannot be valid, or only note it. `loggers`, one or a list, get the finished run. `device` auto = CUDA if available.
+    `plugins` are packages whose classes may be built.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -170,6 +172,7 @@ class RunConfig:
     guards: str = "stop"
     loggers: Any = field(default_factory=list)
     local: Any = None
+    regions_run: str | None = None
     test: Any = field(default_factory=lambda: {"dataset": None})
     report: ReportSettings = field(default_factory=ReportSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
@@ -200,7 +203,8 @@ class ReportConfig:
 def sides_of(config: Config) -> tuple[Config, Config]:
     """The global experiment and the local one. Raises ConfigError, also for positions that neither reads and the page
     is to show."""
-    sides = replace(config, local=None, report=_of_a_side(config.report)), local_side(config)
+    either = replace(config, report=_of_a_side(config.report), regions_run=None)
+    sides = replace(either, local=None), local_side(either)
     positions = dict.fromkeys(position for side in sides for position in side.extract.positions)
     config.report.check_read(positions, config.layers.towers or TOWERS)
     return sides
@@ -218,7 +222,7 @@ def local_side(config: Config) -> Config:
                 f"'local.extract.{name}' is set for both tasks by extract.{name}; {choices(name, OF_A_SIDE)}"
             )
     settings: ExtractSettings = replace(config.extract, **{"answers": None, **extract})
-    return replace(config, task=given["task"], extract=settings, local=None, report=_of_a_side(config.report))
+    return replace(config, task=given["task"], extract=settings, local=None, regions_run=None)
 
 
 def refuse_two(config: RunConfig, command: str) -> None:

@@ -48,6 +48,7 @@ NAMES = (
     "outputs",
     "run",
     "probe_run",
+    "regions_run",
     "table",
     "system",
 )  # no empty text

@@ -272,6 +272,8 @@ def _check(config: RunConfig) -> None:
     check_settings(config.model, config.prompt)
     for position in config.extract.positions:
         check_position(position)
+    if config.regions_run is not None and config.local is None:
+        raise ConfigError("regions_run is told beside the hypotheses of a study of two tasks; leave it out")
     check_layers(config.layers)
     config.extract.check()
     config.sweep.check()

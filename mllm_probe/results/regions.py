@@ -72,4 +72,9 @@ def load_regions(path: Path) -> "pd.DataFrame":
     return load_filled(path, Region, "run of task=regions")
 
 
-SUMMARY = {"said": [str], "pictures": int}  # what is read of summary.json, all of which may lack
+SUMMARY = {
+    "said": [str],
+    "pictures": int,
+    "cache": str,
+    "local_turns_global": str | None,
+}  # what is read of summary.json, all of which may lack

@@ -206,6 +206,14 @@ def _kind(experiment: Experiment, config: RunConfig) -> str | None:
     return getattr(experiment.task, "kind", None)
 
 
+def check_regions_run(folder: str | None, experiment: Experiment) -> None:
+    """That the run of task=regions which a study is to tell read its model. Raises ConfigError, DataError."""
+    if folder is not None:
+        from mllm_probe.scoring.turns_global import check_regions_run as check
+
+        check(folder, experiment.identity.digest)
+
+
 def check_probe(experiment: Experiment, shown: ReportSettings) -> None:
     """Refuse what the probe cannot read before anything is extracted for it. Raises ConfigError."""
     _check_kind(experiment, experiment.examples.kind)

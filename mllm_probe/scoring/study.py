@@ -13,15 +13,24 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.results.score_file import load_scores
 from mllm_probe.results.study import study_headline
 from mllm_probe.scoring.sweep import Swept
+from mllm_probe.scoring.turns_global import turns_global
 from mllm_probe.scoring.verdicts.hypotheses import Judge
 
 
 def save_study(
-    paths: RunPaths, settings: SweepSettings, sides: Sequence[RunPaths], swept: Sequence[Swept], reporter: Reporter
+    paths: RunPaths,
+    settings: SweepSettings,
+    sides: Sequence[RunPaths],
+    swept: Sequence[Swept],
+    reporter: Reporter,
+    regions_run: str | None = None,
 ) -> None:
-    """study.json: the hypotheses, and each task's score. `sides` and `swept`: the global task's, then the local's."""
+    """study.json: the hypotheses, and each task's score. `sides` and `swept`: the global task's, then the local's.
+    `regions_run`: the folder that H5 is taken from."""
     judged = _judged(settings, swept[0], swept[1], reporter)
     position = str(judged["position"])
+    if regions_run is not None:
+        judged["statements"].append(asdict(turns_global(regions_run)))
     told = [
         study_headline(load_scores(own.scores), one.summary, position) for own, one in zip(sides, swept, strict=True)
     ]

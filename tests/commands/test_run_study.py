@@ -150,6 +150,7 @@ def test_a_study_killed_at_its_end_fits_nothing_again(
     [
         ("+local.extract.micro_batch=4", "'local.extract.micro_batch' is set for both tasks by extract.micro_batch"),
         ("local.task.template=x", "must hold"),
+        ("regions_run=nowhere", "regions_run=nowhere holds no regions.csv"),
     ],
 )
 def test_a_wrong_local_task_is_refused_before_anything_is_read(probe: Run, tmp_path: Path, arg: str, said: str) -> None:

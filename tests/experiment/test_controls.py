@@ -108,14 +108,14 @@ def test_a_run_has_every_control_in_its_table(probe: Run, tmp_path: Path) -> Non
         "sweep.draws=100",
         "sweep.permutations=100",
         "controls=all",
-        "layers.range=[0,8]",
+        "layers.stride=6",
         "random_draws=2",
     )
     code, _, err = probe("run", *quick)
     assert code == 0, err
     table = load_scores(next((tmp_path / "outputs" / "run").rglob("scores.csv")))
     whole = table[table.seed == "all"]
-    at = whole[(whole.metric == "accuracy") & (whole.site == "lm.08") & (whole.position == "last")]
+    at = whole[(whole.metric == "accuracy") & (whole.site == "lm.12") & (whole.position == "last")]
     at = at[at.features == "single"].set_index("control").value
     assert at[""] > 0.8 > 0.65 > at["random_weights"]
     assert at["text_only"] == at["blank_picture"] == 0.5, "texts are matched, and nothing else differs"
@@ -144,7 +144,7 @@ def check_paired(whole: pd.DataFrame, tests: pd.DataFrame) -> None:
         against = values[other].iloc[0] if other in FLOORS else values[place]
         assert row.value == pytest.approx(values["", site, position] - against)
     assert set(found.loc["random_weights"].family) == set(found.loc["random_weights_2"].family)
-    top = found.xs(("lm.08", "last"), level=("site", "position"))
+    top = found.xs(("lm.12", "last"), level=("site", "position"))
     assert set(top.index) == {*LAYERED, *FLOORS}
     assert set(top[top.verdict == "above"].index) == {"shuffled_picture", *DRAWS}
     assert set(top[top.verdict == "by design"].index) == {"text_only", "blank_picture", *FLOORS}
@@ -163,5 +163,5 @@ def check_missing(whole: pd.DataFrame) -> None:
 def check_answers(whole: pd.DataFrame) -> None:
     answers = whole[whole.metric.isin(["accuracy", "yes_rate"]) & (whole.features == "answer")]
     zero_shot = answers[answers.control == "zero_shot"].set_index("metric").value
-    top = answers[(answers.site == "lm.08") & (answers.probe == "logit_lens")].set_index("metric").value
+    top = answers[(answers.site == "lm.12") & (answers.probe == "logit_lens")].set_index("metric").value
     assert zero_shot["accuracy"] == top["accuracy"] > 0.8 and 0.3 < zero_shot["yes_rate"] < 0.7

@@ -113,7 +113,7 @@ def table(tmp_path: Path) -> tuple[str, ...]:
     quick = (
         "experiment=smoke",
         "layers.towers=[lm]",
-        "layers.range=[7,8]",
+        "layers.range=[11,12]",
         "layers.stride=1",
         "extract.positions=[last]",
         "guards=note",
@@ -136,13 +136,13 @@ def test_a_run_tells_what_a_column_explains_and_what_is_known_beyond(
     folder = next((tmp_path / "outputs" / "run").rglob("tests.csv")).parent
     tests, scores = pd.read_csv(folder / "tests.csv"), load_scores(folder / "scores.csv")
     beyond = tests[tests.test == "beyond"]
-    assert set(beyond.other) == {"size", "source"} and set(beyond.site) == {"lm.07", "lm.08", "lm.08.norm"}
+    assert set(beyond.other) == {"size", "source"} and set(beyond.site) == {"lm.11", "lm.12", "lm.12.norm"}
     assert set(beyond[beyond.other == "source"].family) == {"3 keys, 3 strata of source"}
     parts = scores[scores.subset.str.startswith("source=")]
     assert set(parts.subset) == {"source=web", "source=book", "source=film"}
-    whole = scores[(scores.site == "lm.08") & (scores.seed == "all") & (scores.metric == parts.metric.iloc[0])]
+    whole = scores[(scores.site == "lm.12") & (scores.seed == "all") & (scores.metric == parts.metric.iloc[0])]
     whole = whole[(whole.split == "test") & (whole.control == "") & (whole.subset == "")].iloc[0]
-    here = parts[(parts.site == "lm.08") & (parts.control == "")]
+    here = parts[(parts.site == "lm.12") & (parts.control == "")]
     assert here.n.sum() == whole.n
     alone = scores[(scores.control == "covariate:size") & (scores.seed == "all") & (scores.metric == "accuracy")]
     assert alone.value.iloc[0] > 0.7, "the column explains most answers"

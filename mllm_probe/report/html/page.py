@@ -93,7 +93,7 @@ def _of_study(results: Sequence[Result], curves: Any) -> dict[str, Any]:
     """What the page of a study shows above its two tasks."""
     from mllm_probe.report.figures.study import study_figure, study_positions
     from mllm_probe.report.html.charts import study_chart
-    from mllm_probe.report.terminal.study import NEXT, QUESTION, answered, headline_said
+    from mllm_probe.report.terminal.study import QUESTION, answered, following, headline_said
     from mllm_probe.results.selection import headline
 
     tables = [result.selected for result in results]
@@ -102,7 +102,7 @@ def _of_study(results: Sequence[Result], curves: Any) -> dict[str, Any]:
         "both": [study_chart(tables, study_positions(*map(headline, tables)))],
         "study_figure": svg_uri(figure, results[0].settings),
         "question": QUESTION,
-        "next": NEXT,
+        "following": following,
         "answers": list(answered(answering(results))),
         "headline_said": headline_said,
     }

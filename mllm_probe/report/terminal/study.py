@@ -18,6 +18,10 @@ NEXT = (
     "H4, that global meaning is read in the middle layers and used there, is tested by "
     "mllm-probe intervene intervention=knockout probe_run=FOLDER, the folder of this study"
 )
+WHERE = (
+    "H5, that local meaning turns global, is tested by mllm-probe run task=regions; a study with regions_run=FOLDER, "
+    "the folder of that run, tells it"
+)
 KINDS = "Global", "Local"
 ASKED = {"entailment": "does this caption describe this picture?", "objects": "is this object there?"}
 POOLED, MACRO = "over all decisions together", "as the mean over categories"
@@ -60,5 +64,11 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
         mark = MARKS.get(one["verdict"], OPEN)
         console.print(Padding(f"{one['name']} {mark}: {escape(one['claim'])}", (0, 0, 0, 2)), highlight=False)
         console.print(Padding(f"[dim]{escape(one['sentence'])}[/]", (0, 0, 0, 5)), highlight=False)
-    if statements:
-        console.print(Padding(f"[dim]{escape(NEXT)}[/]", (0, 0, 0, 2)), highlight=False)
+    for line in following(statements):
+        console.print(Padding(f"[dim]{escape(line)}[/]", (0, 0, 0, 2)), highlight=False)
+
+
+def following(statements: Sequence[Statement]) -> list[str]:
+    """What tests the hypotheses that a study has not judged."""
+    judged = {one["name"] for one in statements}
+    return [line for name, line in (("H4", NEXT), ("H5", WHERE)) if statements and name not in judged]
