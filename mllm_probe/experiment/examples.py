@@ -46,6 +46,8 @@ def collected(
 ) -> Collection:
     """The pictures that can be used, those that look the same in one group. Raises DataError."""
     collection = opened(dataset, config, digests, made)
+    if (there := len(collection.pictures)) < (config.data.n or 0):
+        reporter.note(f"data.n={config.data.n} is more than there are: all {there} pictures that can be used are taken")
     pairs = alike(collection.pictures, digests) if config.splits.near_duplicates else ()
     return told(together(collection, pairs, reporter), reporter)
 

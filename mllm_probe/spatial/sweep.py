@@ -31,6 +31,8 @@ from mllm_probe.spatial.region_scores import RegionScoring, baselines
 from mllm_probe.spatial.shown import field_of
 from mllm_probe.stats.intervals import LEAST
 
+AT_ONCE = "ridge"  # the probe that has a solution in closed form
+
 
 class RegionSweep:
     """All keys of an experiment, of its models with random weights, and what needs no layer. Raises ProbeError where no
@@ -54,6 +56,11 @@ class RegionSweep:
         self._remarks = [said for said in (left_out, self._regions.remark, self._locality.remark) if said]
         for said in self._remarks:
             reporter.note(said)
+        if (name := experiment.probe.name) != AT_ONCE:
+            reporter.note(
+                f"probe={name} descends step by step for {len(self._field.categories)} categories at each of "
+                f"{len(experiment.keys)} keys, which may take minutes a key; probe={AT_ONCE} solves all of them at once"
+            )
 
     def save(self, paths: RunPaths) -> None:
         """Write regions.csv and summary.json, when no other process is at the same run."""

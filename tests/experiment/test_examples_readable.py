@@ -36,6 +36,14 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_qwen2_vl(tmp_path_factory.mktemp("family") / "qwen")
 
 
+def test_more_pictures_than_there_are_is_said(probe: Run) -> None:
+    words = ("inspect", "n=1", "task=entailment", "dataset.pictures=24")
+    for n, said in ((24, False), (25, True)):
+        code, _, err = probe(*words, f"data.n={n}")
+        assert code == 0, err
+        assert (f"data.n={n} is more than there are: all 24 pictures" in " ".join(err.split())) is said
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_without_a_pad_token_the_states_are_the_same(
     checkpoint: Path, tmp_path: Path, model: HFModel, samples: list[Sample], ends: bool
