@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors import safe_open
 
@@ -35,6 +36,29 @@ def test_extract_stores_the_picked_tokens_of_every_picture(name: str, probe: Run
     (total,) = set(rows.values())
     assert total > 6 * PICTURES, "test pictures are whole"
     assert "connector: none of the requested positions exists there, left out" in out + err
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_single_tokens_are_scored_and_read_in_words_on_every_kind_of_grid(
+    name: str, probe: Run, tmp_path: Path
+) -> None:
+    """Thumbnail and tiles are scored as views of their own; a drawn model's words are local no more often than chance
+    makes them, give or take what one draw does."""
+    folder = BUILDERS[name](tmp_path / name)
+    own = [f"model.{key}={value}" for key, value in SETTINGS.get(name, {}).items()]
+    words = ("model=custom", f"model.path={folder}", "model.quantization=none", "model.dtype=float32", *own)
+    more = ("dataset.pictures=120", "task.tokens=6", "sweep.seeds=[0]", "controls=none")
+    code, _, err = probe("run", "task=regions", *words, *more, "hydra.run.dir=run")
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "run" / "regions.csv", keep_default_na=False)
+    assert {"vision.00", "lm.00"} <= set(table.site) and {"miou", "auroc", "average_precision"} <= set(table.metric)
+    assert table[table.metric == "auroc"].value.astype(float).between(0, 1).all()
+    assert (set(table.view.astype(str)) > {"0", "1"}) is (name in ("llava_next", "internvl"))
+    code, _, err = probe("lens", "lens=[logit,embedding,latent]", *words, *more, "hydra.run.dir=lens")
+    assert code == 0, err
+    found = pd.read_csv(tmp_path / "lens" / "lens.csv", keep_default_na=False)
+    shares = found[(found.metric == "local_above_chance") & (found.tokens == "objects")].value.astype(float)
+    assert len(shares) and shares.abs().max() < 0.15
 
 
 def test_a_model_without_places_is_refused_before_its_weights_are_read(probe: Run, tmp_path: Path) -> None:
