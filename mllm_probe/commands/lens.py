@@ -1,12 +1,13 @@
-"""`mllm-probe lens`: the words that single picture tokens stand for, layer by layer, judged by what lies there.
+"""`mllm-probe lens`: the words that single picture tokens stand for, layer by layer, judged by what lies there; or
+where statements look.
 
-States come from the cache, which `run task=regions` fills, too; the model is loaded for its words.
+States come from the cache, which `run task=regions` fills, too; the model is loaded for its words, or its attention.
 """
 
 from dataclasses import asdict
 
 from mllm_probe.cache.store import write_json
-from mllm_probe.config.lens import LensConfig
+from mllm_probe.config.lens import ATTENTION, LensConfig
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.experiment.fill import fill_all
 from mllm_probe.experiment.prepare import prepare
@@ -14,28 +15,58 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.seals import sealed
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
+from mllm_probe.report.attention import show_attention
 from mllm_probe.report.lens import show_lens
+from mllm_probe.results.attention import Attention, Sink, save_attention, save_sinks
 from mllm_probe.results.lens import LATENT, Lens, Word, save_lens, save_words
 from mllm_probe.spatial.lenses.nearest import Reading, Request, named_field, shown_tokens
-from mllm_probe.spatial.lenses.request import check_lens, check_lens_reads
+from mllm_probe.spatial.lenses.request import check_lens, check_lens_reads, for_attention
 from mllm_probe.spatial.lenses.said import facts
+from mllm_probe.spatial.lenses.statements import statements_of
 from mllm_probe.spatial.lenses.text_index import Texts
+from mllm_probe.spatial.lenses.told import facts_of
+from mllm_probe.spatial.lenses.watched import Watched, check_readable, size_said
 
 
 def lens(config: LensConfig, paths: RunPaths, reporter: Reporter) -> None:
     """The command: the states of picked tokens, their nearest words, then lens.csv, words.csv, a figure and a table.
     Raises MllmProbeError."""
     check_lens(config)
+    if config.lens == [ATTENTION]:
+        _attention(for_attention(config), paths, reporter)
+        return
     experiment = prepare(config, paths, reporter, early=check_lens_reads, picking=True)
     request = _request(experiment, config, reporter)
     sides = [] if request.texts is None else [request.texts.side(experiment)]
     fill_all([experiment, *sides], [config] * (1 + len(sides)), reporter)
     rows, words = _read(experiment, request, reporter)
     save_lens(paths.lens(), rows)
-    save_words(paths.words, words)
+    save_words(paths.lens(of="words"), words)
     told = facts(experiment, request, rows)
-    write_json(paths.summary, sealed(paths.summary, told, (paths.lens(), paths.words)))
+    write_json(paths.summary, sealed(paths.summary, told, (paths.lens(), paths.lens(of="words"))))
     show_lens(paths, reporter, config.report)
+
+
+def _attention(config: LensConfig, paths: RunPaths, reporter: Reporter) -> None:
+    """What statements attend to, in one model after the other; the maps are the experiment's own. Raises
+    MllmProbeError."""
+    experiment, settings = prepare(config, paths, reporter, early=check_lens_reads, picking=True), config.attention
+    check_readable(experiment)
+    statements = statements_of(experiment, settings.pictures, settings.seed, settings.neutral)
+    reporter.note(size_said(experiment, statements, settings))
+    run = digest(experiment.run, config.lens, asdict(settings))
+    rows: list[Attention] = []
+    sinks: list[Sink] = []
+    for each in (experiment, *experiment.variants):
+        found = Watched.read(each, statements, settings, run, reporter)
+        rows, sinks = [*rows, *found.rows()], [*sinks, *found.sinks()]
+        if not each.control:
+            found.save_maps(paths.lens("safetensors", ATTENTION))
+    save_attention(paths.lens(of=ATTENTION), rows)
+    save_sinks(paths.lens(of="sinks"), sinks)
+    told, files = facts_of(experiment, statements, rows, sinks, settings.neutral), (ATTENTION, "sinks")
+    write_json(paths.summary, sealed(paths.summary, told, [paths.lens(of=name) for name in files]))
+    show_attention(paths, reporter, config.report)
 
 
 def _request(experiment: Experiment, config: LensConfig, reporter: Reporter) -> Request:

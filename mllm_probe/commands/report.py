@@ -26,6 +26,7 @@ def report(config: ReportConfig, reporter: Reporter) -> None:
         paths.effects: "effects.show_effects",
         paths.regions: "regions.show_regions",
         paths.lens(): "lens.show_lens",
+        paths.lens(of="attention"): "attention.show_attention",
         paths.alignment: "align.show_alignment",
         paths.losses: "tune.show_training",
         paths.vision: "vision.show_vision",

@@ -51,6 +51,7 @@ NAMES = (
     "regions_run",
     "table",
     "system",
+    "neutral",
 )  # no empty text
 FLAT = tuple(kind for item in (str, int, float) for kind in (list[item], list[item] | None))  # type: ignore[valid-type]
 MOST = 1000  # numbers in a list
@@ -112,7 +113,7 @@ def _from(low: float, high: float, *names: str) -> tuple[tuple[str, ...], str, C
 # Numbers, by the names of their settings, where * is any. Others are bounded by the data or the model
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     _from(0, math.inf, "extract.wait_s", "extract.max_disk_gb", "sweep.seeds", "model.download_gb"),
-    _from(0, math.inf, "align.seed", "fidelity.seed", "words.seed", "train.weight_decay"),
+    _from(0, math.inf, "align.seed", "fidelity.seed", "words.seed", "attention.seed", "train.weight_decay"),
     _from(1, math.inf, "extract.micro_batch", "labels.micro_batch", "train.save_every"),
     _from(0, 256, "extract.workers"),
     _from(1, 1000, "random_draws", "extract.gpus", "probe.heads"),
@@ -120,6 +121,7 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     _from(1, 8192, "encoders.*.size", "target.rank", "target.width", "probe.widths"),
     _from(1, 10_000, "probe.restarts"),
     _from(1, 100_000, "dataset.pictures", "test.dataset.pictures", "extract.num_shards"),
+    _from(2, 100_000, "attention.pictures"),
     _from(1, 100_000, "target.documents", "target.held_out", "train.batch", "train.micro_batch"),
     _from(2, 100_000, "align.documents", "align.most"),
     _from(1, 1_000_000, "sweep.draws", "sweep.permutations", "score.draws", "fit.draws", "policy.trials"),
@@ -130,12 +132,16 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (
         (
             *("sweep.max_memory_gb", "sweep.enough_bits", "fidelity.clip", "train.lr", "train.clip", "labels.delta"),
-            "words.max_index_gb",
+            *("words.max_index_gb", "attention.max_gb"),
         ),
         "must be above 0",
         lambda value: value > 0,
     ),
-    (("sweep.ci_level", "sweep.margin"), "must be between 0 and 1", lambda value: 0 < value < 1),
+    (
+        ("sweep.ci_level", "sweep.margin", "attention.sink_mass", "attention.sink_prompts"),
+        "must be between 0 and 1",
+        lambda value: 0 < value < 1,
+    ),
 )
 
 

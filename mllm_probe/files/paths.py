@@ -197,12 +197,9 @@ class RunPaths:
     def places(self, kind: str) -> Path:
         return self.root / f"regions.{kind}"
 
-    def lens(self, kind: str = "csv") -> Path:
-        return self.root / f"lens.{kind}"
-
-    @property
-    def words(self) -> Path:
-        return self.root / "words.csv"
+    def lens(self, kind: str = "csv", of: str = "lens") -> Path:
+        """`of` words: the nearest ones of some tokens; attention: where statements look; sinks: what draws it."""
+        return self.root / f"{of}.{kind}"
 
     def grids(self, kind: str = "json") -> Path:
         """What probes see at every token of some pictures, and their figure."""
