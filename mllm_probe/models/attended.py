@@ -73,6 +73,7 @@ class Reader:
     def __init__(self, model: HFModel, blueprint: Blueprint, blocks: Sequence[int], heads: bool = False) -> None:
         self.blocks, self._heads = tuple(blocks), heads
         self._blueprint, self._passes = blueprint, Blocks(model)
+        self._columns: dict[tuple[str, ...], int] = {}  # {pictures: tokens of a prompt about them}
         own = {block: model.module(Site("lm", block))[0] for block in self.blocks}
         self._number = {id(part): block for block, module in own.items() for part in module.modules()}
 
@@ -86,8 +87,10 @@ class Reader:
             start += len(some)
 
     def _at_once(self, sample: Sample) -> int:
-        """How many prompts as long as that of a sample go into a pass."""
-        return max(1, PASS_TOKENS // int(self._blueprint.process([sample])["input_ids"].shape[1]))
+        """How many prompts as long as that of a sample go into a pass; pictures are made of tokens once for it."""
+        if sample.digests not in self._columns:
+            self._columns[sample.digests] = int(self._blueprint.process([sample])["input_ids"].shape[1])
+        return max(1, PASS_TOKENS // self._columns[sample.digests])
 
     def _pass(self, samples: Sequence[Sample], spans: Sequence[str]) -> Iterator[Attended]:
         inputs = dict(self._blueprint.process(samples))
