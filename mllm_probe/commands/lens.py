@@ -19,11 +19,13 @@ from mllm_probe.report.attention import show_attention
 from mllm_probe.report.lens import show_lens
 from mllm_probe.results.attention import Attention, Sink, save_attention, save_sinks
 from mllm_probe.results.lens import LATENT, Lens, Word, save_lens, save_words
+from mllm_probe.spatial.grid_file import save_grids
 from mllm_probe.spatial.lenses.nearest import Reading, Request, named_field, shown_tokens
+from mllm_probe.spatial.lenses.over_pictures import word_grids
 from mllm_probe.spatial.lenses.request import check_lens, check_lens_reads, for_attention
 from mllm_probe.spatial.lenses.said import facts
 from mllm_probe.spatial.lenses.statements import statements_of
-from mllm_probe.spatial.lenses.text_index import Texts
+from mllm_probe.spatial.lenses.text_index import Texts, read_by
 from mllm_probe.spatial.lenses.told import facts_of
 from mllm_probe.spatial.lenses.watched import Watched, check_readable, size_said
 
@@ -42,8 +44,10 @@ def lens(config: LensConfig, paths: RunPaths, reporter: Reporter) -> None:
     rows, words = _read(experiment, request, reporter)
     save_lens(paths.lens(), rows)
     save_words(paths.lens(of="words"), words)
-    told = facts(experiment, request, rows)
-    write_json(paths.summary, sealed(paths.summary, told, (paths.lens(), paths.lens(of="words"))))
+    sites = [str(key.site) for key in read_by(experiment)]
+    save_grids(paths.grids(), word_grids(experiment, request.field, request.shown, sites, paths.root))
+    told, kept = facts(experiment, request, rows), (paths.lens(), paths.lens(of="words"), paths.grids())
+    write_json(paths.summary, sealed(paths.summary, told, kept))
     show_lens(paths, reporter, config.report)
 
 
@@ -62,10 +66,12 @@ def _attention(config: LensConfig, paths: RunPaths, reporter: Reporter) -> None:
         rows, sinks = [*rows, *found.rows()], [*sinks, *found.sinks()]
         if not each.control:
             found.save_maps(paths.lens("safetensors", ATTENTION))
+            save_grids(paths.grids(), found.grids(paths.root))
     save_attention(paths.lens(of=ATTENTION), rows)
     save_sinks(paths.lens(of="sinks"), sinks)
     told, files = facts_of(experiment, statements, rows, sinks, settings.neutral), (ATTENTION, "sinks")
-    write_json(paths.summary, sealed(paths.summary, told, [paths.lens(of=name) for name in files]))
+    kept = [*(paths.lens(of=name) for name in files), paths.grids()]
+    write_json(paths.summary, sealed(paths.summary, told, kept))
     show_attention(paths, reporter, config.report)
 
 

@@ -19,5 +19,5 @@ def show_lens(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> 
     title = "What picture tokens say"
     lacking = draw_panels(list(lens_panels(table)), title, table, both(paths.lens), settings)
     print_lens(table, summary)
-    lens_page(paths, table, summary)
+    lens_page(paths, table, summary, settings.pictures)
     end(reporter, paths.root, lacking, page=paths.page)

@@ -87,6 +87,11 @@ def save_words(path: Path, rows: Iterable[Word]) -> None:
     save_rows(path, Word, list(rows), digits=4)
 
 
+def load_words(path: Path) -> "pd.DataFrame":
+    """The same of words.csv."""
+    return load_filled(path, Word, "run of mllm-probe lens")
+
+
 def load_lens(path: Path) -> "pd.DataFrame":
     """Texts are "" and numbers nan where empty. Raises DataError where the file is missing, damaged or without rows."""
     return load_filled(path, Lens, "run of mllm-probe lens")

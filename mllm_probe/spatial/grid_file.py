@@ -1,4 +1,5 @@
-"""grids.json: what the probe of each layer sees at every token of some test pictures, to be looked at.
+"""grids.json: what the probe of each layer sees at every token of some test pictures, or where statements about them
+look, to be looked at.
 
 Numbers of a token are one byte each, in base64: there may be a million of them.
 """
@@ -24,8 +25,10 @@ KINDS: dict[str, Any] = {"sites": [str], "folder": str, "pictures": [dict]}
 @dataclass(frozen=True)
 class PictureGrid:
     """One picture of T tokens: `cells` are left, top, right, bottom of each in shares of its sides, `views` the looks
-    at it. `covered` {category: base64 of T bytes}: 255 times the share of the cell; `said` {category: for each site
-    base64 of T bytes}: SAID and more where the probe says that the category covers the token, 255 the surest."""
+    at it. `covered` {category, or text of a statement: base64 of T bytes}: 255 times the share of the cell that it, or
+    its object, covers, 0 everywhere if it is not in the picture, without an entry where that is not known. `said` {the
+    same: for each way and in it for each site base64 of T bytes}: of a probe SAID and more where it says that the
+    category covers the token, 255 the surest; of attention 255 for the token that gets most."""
 
     picture: Seen
     cells: tuple[tuple[float, float, float, float], ...]
@@ -36,11 +39,14 @@ class PictureGrid:
 
 @dataclass(frozen=True)
 class RegionGrids:
-    """`sites` in the order the data passes them; paths of pictures begin at `folder`."""
+    """`sites` in the order the data passes them; paths of pictures begin at `folder`. `ways` are what is looked at one
+    after the other, such as maps of several tokens; a byte counts as said from `yes` on."""
 
     sites: tuple[str, ...]
     folder: str
     pictures: tuple[PictureGrid, ...]
+    ways: tuple[str, ...] = ("",)
+    yes: int = SAID
 
 
 def as_bytes(values: np.ndarray) -> str:
@@ -65,7 +71,11 @@ def load_grids(path: Path) -> RegionGrids | None:
     try:
         found = read_object(path)
         check_entries(found, KINDS)
-        return RegionGrids(tuple(found["sites"]), found["folder"], tuple(map(_picture, found["pictures"])))
+        pictures, more = (
+            tuple(map(_picture, found["pictures"])),
+            (tuple(found.get("ways", ("",))), found.get("yes", SAID)),
+        )
+        return RegionGrids(tuple(found["sites"]), found["folder"], pictures, *more)
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
 

@@ -14,7 +14,7 @@ from mllm_probe.scoring.summary import below, folder_of
 from mllm_probe.spatial.field import Field
 from mllm_probe.spatial.grid_file import SAID, PictureGrid, RegionGrids, as_bytes
 
-PICTURES, CATEGORIES = 8, 4  # of a page; of a picture
+PICTURES, CATEGORIES, ABSENT = 8, 4, 2  # of a page; of a picture, in it and not in it
 BYTES = 500_000  # about so many numbers, over all sites
 SURE = 0.95  # of the tokens lie below what is drawn as surest
 
@@ -53,9 +53,19 @@ class LookedAt:
         return len(self._on(number)) * len(self._categories(number))
 
     def _categories(self, number: int) -> list[int]:
-        """Those that cover the most of its tokens."""
+        """Those that cover the most of its tokens, then those of most other pictures that are nowhere in it."""
         covered = self._on(number).sum(axis=0)
-        return [c for c in np.argsort(-covered, kind="stable").tolist() if covered[c]][:CATEGORIES]
+        there = [c for c in np.argsort(-covered, kind="stable").tolist() if covered[c]][:CATEGORIES]
+        own = self.field.present[self.field.pictures == number][0]
+        absent = [c for c in np.argsort(-self._often, kind="stable").tolist() if self._often[c] and not own[c]]
+        return [*there, *absent[:ABSENT]]
+
+    @cached_property
+    def _often(self) -> np.ndarray:
+        """In how many pictures each category is [C]."""
+        first = np.unique(self.field.pictures, return_index=True)[1]
+        found: np.ndarray = self.field.present[first].sum(axis=0)
+        return found
 
     def said(self, margins: np.ndarray) -> list[list[str]]:
         """Of margins [n, C] at `tokens` for each picture and each of its categories the bytes that PictureGrid has."""

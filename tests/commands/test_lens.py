@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from mllm_probe.results.attention import load_attention
+from mllm_probe.spatial.grid_file import as_numbers, load_grids
 from tests.support.runs import Run
 
 ATTENTION = ("lens=[attention]", "task=objects")
@@ -38,6 +39,11 @@ def test_a_run_leaves_its_files_and_is_shown_again(probe: Run, tmp_path: Path) -
     words = pd.read_csv(folder / "words.csv", keep_default_na=False)
     assert set(words.picture) == set(summary["shown"]) and len(summary["shown"]) == 3
     assert len(summary["said"]) == 4
+    grids = load_grids(folder / "grids.json")
+    assert grids is not None and [one.picture.digest for one in grids.pictures] == list(summary["shown"])
+    for one in grids.pictures:  # cells stand in the order of the tokens, in a grid of 6 x 6
+        own = words[words.picture == one.picture.digest].drop_duplicates("token")
+        assert np.allclose([cell[:2] for cell in one.cells], own[["column", "row"]] / 6, atol=1e-3)
     page = (folder / "report.html").read_bytes()
     assert b"embedding lens" in page and (folder / "lens.png").is_file() and (folder / "lens.pdf").is_file()
     (folder / "report.html").unlink()
@@ -77,6 +83,19 @@ def test_attention_leaves_its_files_and_is_shown_again(probe: Run, tmp_path: Pat
     assert len(told["statements"]) + 1 == len(bounds) and max(told["picture_of"]) == 11
     each = [maps[2, 1, start:stop].sum() for start, stop in pairwise(bounds)]
     assert np.mean(each) == pytest.approx(whole["lm.12.attn", "last"], abs=1e-5)
+    grids = load_grids(folder / "grids.json")
+    assert grids is not None and len(grids.ways) == 6 and len(grids.pictures) == 8
+    for one in grids.pictures:
+        for text, said in one.said.items():
+            n = next(
+                n
+                for n, each in enumerate(told["texts"])
+                if each == text and told["pictures"][told["picture_of"][n]] == one.picture.digest
+            )
+            seen = maps[1, 1, bounds[n] : bounds[n + 1]]  # of the last token, which is the fourth way
+            assert np.abs(as_numbers(said[3 * 3 + 1]) - 255 * seen / seen.max()).max() <= 0.51
+    absent = [as_numbers(covered).any() for one in grids.pictures for covered in one.covered.values()]
+    assert True in absent and False in absent
     sinks = pd.read_csv(folder / "sinks.csv", keep_default_na=False)
     assert (sinks.prompts > 0.5).all() and set(sinks.position) <= {"statement", "last"}
     page = (folder / "report.html").read_bytes()

@@ -17,7 +17,7 @@ from mllm_probe.report.figures.layers import legend_below
 from mllm_probe.report.figures.saving import save
 from mllm_probe.report.figures.style import BLUE, COLUMN, ORANGE, PAGE, STYLES, wrapped
 from mllm_probe.report.tables.regions import Line, Panel, panels
-from mllm_probe.spatial.grid_file import SAID, PictureGrid, RegionGrids, as_numbers
+from mllm_probe.spatial.grid_file import PictureGrid, RegionGrids, as_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PANEL, HEIGHT = 3.3, 3.6  # inches
 ROWS, ACROSS = 4, 6  # pictures, and layers at even distances
 CELL = 1.35  # inches
+GRIDS = "Where the probe of a layer sees an object (blue), and where it is (orange)"
 DASHES = {"solid": "-", "dash": (0, (4, 2)), "dot": ":"}
 
 
@@ -71,8 +72,11 @@ def _draw(axis: Any, line: Line, sites: Sequence[str]) -> None:
         axis.fill_between(x, rows.low, rows.high, color=line.colour, alpha=0.15, linewidth=0)
 
 
-def draw_grids(grids: RegionGrids, run: Path, paths: Sequence[Path], settings: ReportSettings = DEFAULT) -> str:
-    """A line a picture, of its largest object; a column a layer. Blue: the probe says yes; orange: the mask."""
+def draw_grids(
+    grids: RegionGrids, run: Path, paths: Sequence[Path], settings: ReportSettings = DEFAULT, title: str = GRIDS
+) -> str:
+    """A line a picture, of the first thing that is said of it; a column a layer. Blue: the probe says yes, or attention
+    lies there; orange: the mask."""
     from matplotlib.figure import Figure
 
     found = [(one, path) for one in grids.pictures if (path := _there(one, run / grids.folder)) is not None][:ROWS]
@@ -83,14 +87,14 @@ def draw_grids(grids: RegionGrids, run: Path, paths: Sequence[Path], settings: R
     figure = Figure(figsize=(width, width / len(columns) * len(found) + 0.5), layout="constrained")
     panels = figure.subplots(len(found), len(columns), squeeze=False)
     for (one, path), line in zip(found, panels, strict=True):
-        pixels, name = np.asarray(open_rgb(path)), next(iter(one.covered))
+        pixels, name = np.asarray(open_rgb(path)), next(iter(one.said))
         for axis, column in zip(line, columns, strict=True):
             axis.imshow(pixels, extent=(0, 1, 1, 0), aspect="auto")
-            _paint(axis, one, name, column)
-        line[0].set_ylabel(name, fontsize=look.small)
+            _paint(axis, one, name, column, grids.yes)
+        line[0].set_ylabel(wrapped(name, CELL, look.small), fontsize=look.small)
     for axis, column in zip(panels[0], columns, strict=True):
         axis.set_title(grids.sites[column], fontsize=look.small)
-    figure.suptitle("Where the probe of a layer sees an object (blue), and where it is (orange)", fontsize=look.text)
+    figure.suptitle(wrapped(title, width - 0.3, look.text), fontsize=look.text)
     return save(figure, paths, settings)
 
 
@@ -103,17 +107,19 @@ def _spread(sites: int) -> list[int]:
     return sorted(set(np.linspace(0, sites - 1, min(ACROSS, sites)).round().astype(int).tolist()))
 
 
-def _paint(axis: Any, one: PictureGrid, name: str, site: int) -> None:
-    """The first view, which is the only one of most models."""
+def _paint(axis: Any, one: PictureGrid, name: str, site: int, least: int) -> None:
+    """The first view, which is the only one of most models; `least` is the byte from which on a token is said."""
     from matplotlib.patches import Rectangle
 
-    said, covered = as_numbers(one.said[name][site]), as_numbers(one.covered[name])
+    said, faint = as_numbers(one.said[name][site]), 0.25 if least else 0.0
+    covered = as_numbers(one.covered[name]) if name in one.covered else np.zeros(len(said))
     for (left, top, right, bottom), view, yes, share in zip(one.cells, one.views, said, covered, strict=True):
         if view != min(one.views):
             continue
         at = (left, top), right - left, bottom - top
-        if yes >= SAID:
-            axis.add_patch(Rectangle(*at, facecolor=BLUE, alpha=0.25 + 0.5 * (yes - SAID) / (255 - SAID), linewidth=0))
+        if yes >= max(least, 1):
+            strength = faint + (0.75 - faint) * (float(yes) - least) / (255 - least)
+            axis.add_patch(Rectangle(*at, facecolor=BLUE, alpha=strength, linewidth=0))
         if share >= 127.5:
             axis.add_patch(Rectangle(*at, fill=False, edgecolor=ORANGE, linewidth=1.0))
     axis.set_xlim(0, 1)

@@ -1,17 +1,16 @@
 """report.html of `run task=regions`, from its own files: in words first, then layer by layer."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import THUMBS
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.html.charts import Chart, site_chart
-from mllm_probe.report.html.inspect_page import framed
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
+from mllm_probe.report.html.viewer import viewer_of
 from mllm_probe.report.tables.regions import Line, Panel, panels
 from mllm_probe.report.terminal.layers.regions import regions_view
-from mllm_probe.spatial.grid_file import SAID, PictureGrid, RegionGrids
+from mllm_probe.spatial.grid_file import RegionGrids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +31,11 @@ def regions_page(
         Part("Layer by layer", (), charts, picture_uri(paths.places("png")), [regions_view(table)]),
     ]
     if grids is not None and grids.pictures:
-        said = ["Test pictures with the most objects, and what the probe of the first seed says at every token."]
-        parts.insert(1, Part("Look", said, viewer=viewer_of(grids, paths.root, pictures)))
+        said = [
+            "Test pictures with the most objects, and what the probe of the first seed says at every token, of objects "
+            "that are there and of some that are not."
+        ]
+        parts.insert(1, Part("Look", said, viewer=viewer_of(grids, paths.root, pictures, "probe")))
     title = f"{first.model} ({first.quantization}): where in the picture"
     about = [f"single tokens of {summary.get('pictures', '')} pictures of {first.dataset}"]
     write_other(paths.page, "mllm-probe run task=regions", title, about, parts, known_command(paths))
@@ -53,25 +55,3 @@ def _placed(line: Line, table: "pd.DataFrame") -> "pd.DataFrame":
     sites = table[table.site != ""].drop_duplicates("site")[["site", "tower", "layer", "part", "depth"]]
     same = line.rows.iloc[0].drop(["site", "tower", "layer", "part", "depth"])
     return sites.assign(**same)
-
-
-def viewer_of(grids: RegionGrids, run: Path, pictures: str) -> dict[str, Any]:
-    """What viewer.js reads; `run` is the folder of the run, `pictures` as in ReportSettings."""
-    folders = [run / grids.folder]
-    shown = [_shown(one, folders, pictures) for one in grids.pictures]
-    return {"sites": list(grids.sites), "yes": SAID, "pictures": shown, "licences": list(_licences(grids))}
-
-
-def _shown(one: PictureGrid, folders: Sequence[Path], pictures: str) -> dict[str, Any]:
-    found = framed(one.picture, folders, pictures)
-    objects = [
-        {"name": name, "covered": covered, "said": list(one.said[name])} for name, covered in one.covered.items()
-    ]
-    told = {"name": found.name, "uri": found.uri, "gone": found.gone}
-    return {**told, "cells": list(map(list, one.cells)), "views": list(one.views), "objects": objects}
-
-
-def _licences(grids: RegionGrids) -> Iterator[str]:
-    for one in grids.pictures:
-        if one.picture.licence:
-            yield f"{Path(one.picture.path).name}: {one.picture.licence}"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mllm_probe.config.sweep import RANDOM, drawn_from
-from mllm_probe.report.figures.style import BLUE, CHANCE, DASHES, GREEN, ORANGE
+from mllm_probe.report.figures.style import BLUE, CHANCE, DASHES, GREEN, ORANGE, PINK, SKY
 from mllm_probe.report.tables.regions import Line, Panel
 from mllm_probe.results.attention import AREA, LAST, NEUTRAL, OBJECT, OWN, PICTURE, RELATIVE, SPANS, STATEMENT
 
@@ -23,7 +23,7 @@ def attention_panels(table: "pd.DataFrame") -> Iterator[Panel]:
     """How much lies on the picture; then for each span how much of that lies on the object."""
     whole = table[table["head"].isna()]
     lines = []
-    for span, colour in zip(SPANS, (BLUE, ORANGE), strict=True):
+    for span, colour in zip(SPANS, (SKY, PINK), strict=True):
         rows = whole[(whole.metric == PICTURE) & (whole.position == span)]
         lines.append(Line(SPAN_CALLED[span], rows[rows.control == ""], colour))
         if len(drawn := _random(rows)):

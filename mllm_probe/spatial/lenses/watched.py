@@ -14,7 +14,9 @@ from mllm_probe.experiment.experiment import Experiment, columns_of
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key, Site
 from mllm_probe.results.attention import SINK, SPANS, Attention, Sink, save_maps
+from mllm_probe.spatial.grid_file import RegionGrids
 from mllm_probe.spatial.lenses.masses import Masses
+from mllm_probe.spatial.lenses.over_pictures import attention_grids
 from mllm_probe.spatial.lenses.sinks import Sinks
 from mllm_probe.spatial.lenses.statements import Statements
 
@@ -137,6 +139,11 @@ class Watched:
             "picture_of": self.statements.owner.tolist(),
         }
         save_maps(path, found, told)
+
+    def grids(self, run: Path) -> RegionGrids:
+        """Some pictures under these maps, for the folder `run`."""
+        sites = [str(_site(block)) for block in self.blocks]
+        return attention_grids(self.experiment, self.statements, self.own, self.neutral, sites, run)
 
     @cached_property
     def blocks(self) -> tuple[int, ...]:

@@ -116,11 +116,83 @@ def test_a_picture_is_looked_at_layer_by_layer_with_the_slider_keys_and_on_hover
     assert slider.get_attribute("aria-valuetext") == "lm.01"
     slider.send_keys(Keys.HOME)
     assert told.text.endswith("at lm.00: 0 tokens found, 1 missed, 0 wrong")
-    hover = "return document.querySelector('.viewer rect.there title').textContent"
-    assert browser.execute_script(hover).startswith("token 0: the probe says no;")
+    _hover(browser, "rect.there")
+    token = box.find_element("css selector", ".token")
+    assert token.text.startswith("token 0: the probe says no;") and token.text.endswith("covers 100 % of it")
     rect, image = (box.find_element("css selector", name).rect for name in ("rect.there", "img"))
     assert abs(rect["x"] - image["x"]) < 3 and abs(2 * rect["width"] - image["width"]) < 6, "over the left half"
     assert not browser.find_element("css selector", "select.picture").is_displayed(), "there is one picture"
+
+
+def _hover(browser: Browser, name: str) -> None:
+    from selenium.webdriver import ActionChains
+
+    ActionChains(browser).move_to_element(browser.find_element("css selector", f".viewer {name}")).perform()
+
+
+def _chosen(box: Any, name: str, option: int) -> list[str]:
+    """Choose an option of a list; the texts of all of them."""
+    from selenium.webdriver.support.ui import Select
+
+    found = Select(box.find_element("css selector", f"select.{name}"))
+    found.select_by_index(option)
+    return [each.text for each in found.options]
+
+
+def test_words_of_a_token_are_told_on_hover_and_by_keys_layer_by_layer(browser: Browser, tmp_path: Path) -> None:
+    """The left token's nearest word names what lies there, at the last layer alone."""
+    from selenium.webdriver.common.keys import Keys
+
+    emulate(browser, "light")
+    browser.get((made("lens", tmp_path / "lens") / "report.html").as_uri())
+    box = browser.find_element("css selector", ".viewer")
+    told, token = (box.find_element("css selector", name) for name in (".told", ".token"))
+    assert (
+        told.text == "logit at lm.02: the nearest word names what lies there at 1 of 2 tokens, what is elsewhere at 0"
+    )
+    assert token.text == ""
+    _hover(browser, "rect.there")
+    assert token.text.startswith("token 0: logit 0 2 1, logit 0 2 2 (on: ")
+    slider, picture = (box.find_element("css selector", name) for name in ("input[type=range]", "svg"))
+    slider.send_keys(Keys.ARROW_LEFT)
+    assert told.text.endswith("at 0 of 2 tokens, what is elsewhere at 1")
+    assert token.text.startswith("token 0: logit 0 1 1"), "the same token at another layer"
+    assert browser.execute_script("return document.querySelectorAll('.viewer rect.other').length") == 1
+    browser.execute_script("arguments[0].focus()", picture)
+    picture.send_keys(Keys.ARROW_RIGHT)
+    assert token.text == "token 1: logit 1 1 1, logit 1 1 2"
+    picture.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
+    assert token.text.startswith("token 1"), "there is none beyond"
+    picture.send_keys(Keys.ARROW_LEFT)
+    assert token.text.startswith("token 0") and slider.get_attribute("value") == "1"
+    assert _chosen(box, "object", 1) == ["logit", "embedding"]
+    assert token.text.startswith("token 0: embedding 0 1 1")
+    assert not box.find_element("css selector", "select.way").is_displayed()
+
+
+def test_attention_lies_over_the_picture_and_absent_objects_can_be_chosen(browser: Browser, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    emulate(browser, "dark")
+    browser.get((made("attention", tmp_path / "attention") / "report.html").as_uri())
+    box = browser.find_element("css selector", ".viewer")
+    told, token = (box.find_element("css selector", name) for name in (".told", ".token"))
+    rects = "Array.from(document.querySelectorAll('.viewer rect'))"
+    strength = f"return {rects}.map(r => [r.dataset.token, Number(r.style.fillOpacity)])"
+    assert told.text.endswith("at lm.03.attn: token 0 gets most; its object covers 100 % of it")
+    assert dict(browser.execute_script(strength)) == {"0": pytest.approx(0.7), "1": pytest.approx(0.14)}
+    _hover(browser, "rect:not(.there)")
+    assert token.text == "token 1: 20 % of what the strongest token gets; its object covers 0 % of it"
+    box.find_element("css selector", "input[type=range]").send_keys(Keys.HOME)
+    assert told.text.endswith("at lm.01.attn: token 1 gets most; its object covers 0 % of it")
+    assert _chosen(box, "way", 1) == ["one way", "another"]
+    assert dict(browser.execute_script(strength)) == {"0": 0, "1": pytest.approx(0.7)}
+    assert _chosen(box, "object", 1)[1] == "absent? (not in the picture)"
+    assert told.text.endswith("token 1 gets most; its object is not in the picture")
+    assert browser.execute_script("return document.querySelectorAll('.viewer rect.there').length") == 0
+    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360, "fits a phone"
 
 
 LABELS = ('<img src=x onerror="document.title=1">', "[red]ã[/red] **x**", "字 & %{x} ${7*7}")
