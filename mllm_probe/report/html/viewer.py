@@ -40,7 +40,8 @@ def words_viewer(grids: RegionGrids, words: "pd.DataFrame", run: Path, pictures:
     """The same of the rows of words.csv about these pictures: the nearest words of every token; of so many pictures as
     there is room for, one at least."""
     vocabulary = sorted(set(words[words["rank"] <= KEPT].word))
-    number, shown, size = {word: i for i, word in enumerate(vocabulary)}, [], 0
+    number, size = {word: i for i, word in enumerate(vocabulary)}, 0
+    shown: list[dict[str, Any]] = []
     for one in grids.pictures:
         objects = list(_lenses(one, grids, words[words.picture == one.picture.digest], number))
         size += sum(len(text) for each in objects for text in each["words"])

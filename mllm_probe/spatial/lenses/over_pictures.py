@@ -34,9 +34,10 @@ def attention_grids(
     """Pictures while they take little room, those with objects that are asked about first; a way for each span and
     kind of map."""
     ways = tuple(f"{span}, {kind}" for span in CALLED.values() for kind in KINDS.values())
-    asked = [np.flatnonzero(statements.owner == g) for g in range(len(statements.neutral))]
+    asked = [np.flatnonzero(statements.owner == g).tolist() for g in range(len(statements.neutral))]
     order = sorted(range(len(asked)), key=lambda g: not any(statements.objects[n] is not None for n in asked[g]))
-    folder, found, size = folder_of(experiment.examples.samples), [], 0
+    folder, size = folder_of(experiment.examples.samples), 0
+    found: list[PictureGrid] = []
     for g in order[:PICTURES]:
         chosen = sorted(asked[g], key=lambda n: statements.objects[n] is None)[:ASKED]
         size += len(statements.placed[g]) * len(chosen) * len(ways) * len(sites)
