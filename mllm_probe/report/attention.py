@@ -7,7 +7,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.regions import draw_grids, draw_panels
-from mllm_probe.report.html.attention import attention_page
+from mllm_probe.report.html.pictured.attention import attention_page
 from mllm_probe.report.tables.attention import attention_panels
 from mllm_probe.report.terminal.layers.attention import print_attention
 from mllm_probe.report.terminal.progress import both, end

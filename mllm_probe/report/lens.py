@@ -5,7 +5,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.regions import draw_panels
-from mllm_probe.report.html.lens import lens_page
+from mllm_probe.report.html.pictured.lens import lens_page
 from mllm_probe.report.tables.lens import lens_panels
 from mllm_probe.report.terminal.layers.lens import print_lens
 from mllm_probe.report.terminal.progress import both, end

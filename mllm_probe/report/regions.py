@@ -5,7 +5,7 @@ from mllm_probe.files.paths import RunPaths
 from mllm_probe.files.readback import read_entries
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.report.figures.regions import draw_grids, draw_regions
-from mllm_probe.report.html.regions import regions_page
+from mllm_probe.report.html.pictured.regions import regions_page
 from mllm_probe.report.terminal.layers.regions import print_regions
 from mllm_probe.report.terminal.progress import both, end
 from mllm_probe.results.regions import SUMMARY, load_regions

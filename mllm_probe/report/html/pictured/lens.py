@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import THUMBS
 from mllm_probe.files.paths import RunPaths
+from mllm_probe.report.html.pictured.regions import panel_chart
+from mllm_probe.report.html.pictured.viewer import words_viewer
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
-from mllm_probe.report.html.regions import panel_chart
-from mllm_probe.report.html.viewer import words_viewer
 from mllm_probe.report.tables.lens import lens_panels
 from mllm_probe.report.terminal.layers.lens import lens_views
 from mllm_probe.results.lens import load_words

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from mllm_probe.config.report import THUMBS
 from mllm_probe.files.paths import RunPaths
+from mllm_probe.report.html.pictured.regions import panel_chart
+from mllm_probe.report.html.pictured.viewer import viewer_of
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
-from mllm_probe.report.html.regions import panel_chart
-from mllm_probe.report.html.viewer import viewer_of
 from mllm_probe.report.tables.attention import attention_panels
 from mllm_probe.report.terminal.layers.attention import attention_views
 from mllm_probe.spatial.grid_file import RegionGrids

@@ -1,0 +1,1 @@
+"""Pages and viewers of what is asked of single picture tokens."""
