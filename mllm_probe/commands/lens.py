@@ -17,14 +17,14 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
 from mllm_probe.report.attention import show_attention
 from mllm_probe.report.lens import show_lens
-from mllm_probe.results.attention import Attention, Sink, save_attention, save_sinks
-from mllm_probe.results.lens import LATENT, Lens, Word, save_lens, save_words
+from mllm_probe.results.lenses.attention import Attention, Sink, save_attention, save_sinks
+from mllm_probe.results.lenses.lens import LATENT, Lens, Word, save_lens, save_words
 from mllm_probe.spatial.grid_file import save_grids
+from mllm_probe.spatial.lenses.asked import statements_of
 from mllm_probe.spatial.lenses.nearest import Reading, Request, named_field, shown_tokens
 from mllm_probe.spatial.lenses.over_pictures import word_grids
 from mllm_probe.spatial.lenses.request import check_lens, check_lens_reads, for_attention
 from mllm_probe.spatial.lenses.said import facts
-from mllm_probe.spatial.lenses.statements import statements_of
 from mllm_probe.spatial.lenses.text_index import Texts, read_by
 from mllm_probe.spatial.lenses.told import facts_of
 from mllm_probe.spatial.lenses.watched import Watched, check_readable, size_said

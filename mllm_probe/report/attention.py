@@ -11,7 +11,7 @@ from mllm_probe.report.html.pictured.attention import attention_page
 from mllm_probe.report.tables.attention import attention_panels
 from mllm_probe.report.terminal.layers.attention import print_attention
 from mllm_probe.report.terminal.progress import both, end
-from mllm_probe.results.attention import SUMMARY, load_attention
+from mllm_probe.results.lenses.attention import SUMMARY, load_attention
 from mllm_probe.spatial.grid_file import load_grids
 
 LOOK = "Where statements look"

@@ -9,7 +9,7 @@ from mllm_probe.report.html.pictured.lens import lens_page
 from mllm_probe.report.tables.lens import lens_panels
 from mllm_probe.report.terminal.layers.lens import print_lens
 from mllm_probe.report.terminal.progress import both, end
-from mllm_probe.results.lens import SUMMARY, load_lens
+from mllm_probe.results.lenses.lens import SUMMARY, load_lens
 
 
 def show_lens(paths: RunPaths, reporter: Reporter, settings: ReportSettings) -> None:

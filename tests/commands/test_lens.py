@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 
-from mllm_probe.results.attention import load_attention
+from mllm_probe.results.lenses.attention import load_attention
 from mllm_probe.spatial.grid_file import as_numbers, load_grids
 from tests.support.runs import Run
 

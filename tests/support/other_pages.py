@@ -19,11 +19,11 @@ from mllm_probe.report.lens import show_lens
 from mllm_probe.report.regions import show_regions
 from mllm_probe.report.tune import show_training
 from mllm_probe.results.align import QUESTIONS
-from mllm_probe.results.attention import Attention, save_attention
 from mllm_probe.results.examples import Seen
 from mllm_probe.results.fidelity import Agreement, save_agreements
 from mllm_probe.results.geometry import Relation, save_relations
-from mllm_probe.results.lens import Lens, Word, save_lens, save_words
+from mllm_probe.results.lenses.attention import Attention, save_attention
+from mllm_probe.results.lenses.lens import Lens, Word, save_lens, save_words
 from mllm_probe.results.regions import Region, save_regions
 from mllm_probe.results.score_file import ScoreFile
 from mllm_probe.results.training import save_losses

@@ -47,7 +47,7 @@ class Grid:
 @dataclass(frozen=True)
 class Part:
     """A section of the page: sentences, charts with the still figure that stands in for them, tables, and pictures that
-    are looked at token by token, see `viewer`."""
+    are looked at token by token, see `pictured.under_tokens`."""
 
     heading: str
     said: Sequence[str] = ()

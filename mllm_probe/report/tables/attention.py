@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mllm_probe.config.sweep import RANDOM, drawn_from
 from mllm_probe.report.figures.style import BLUE, CHANCE, DASHES, GREEN, ORANGE, PINK, SKY
 from mllm_probe.report.tables.regions import Line, Panel
-from mllm_probe.results.attention import AREA, LAST, NEUTRAL, OBJECT, OWN, PICTURE, RELATIVE, SPANS, STATEMENT
+from mllm_probe.results.lenses.attention import AREA, LAST, NEUTRAL, OBJECT, OWN, PICTURE, RELATIVE, SPANS, STATEMENT
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mllm_probe.config.sweep import RANDOM, drawn_from
 from mllm_probe.report.figures.style import BLUE, CHANCE, DASHES, GREEN, ORANGE
 from mllm_probe.report.tables.regions import Line, Panel
-from mllm_probe.results.lens import ELSEWHERE, EXCHANGED, LOCAL, OBJECTS, PRESENCE
+from mllm_probe.results.lenses.lens import ELSEWHERE, EXCHANGED, LOCAL, OBJECTS, PRESENCE
 
 if TYPE_CHECKING:
     import pandas as pd

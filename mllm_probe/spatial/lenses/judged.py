@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mllm_probe.results.lens import ABOVE, BESIDE, EXCHANGED, OBJECTS, SHARES, Lens
+from mllm_probe.results.lenses.lens import ABOVE, BESIDE, EXCHANGED, OBJECTS, SHARES, Lens
 from mllm_probe.spatial.exchanges import among_alike
 from mllm_probe.spatial.field import Field
 from mllm_probe.spatial.lenses.names import Names

@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from mllm_probe.models.attended import Attended
-from mllm_probe.results.attention import ABOVE, AREA, NEUTRAL, OBJECT, OWN, PICTURE, RELATIVE, Attention
-from mllm_probe.spatial.lenses.statements import Statements
+from mllm_probe.results.lenses.attention import ABOVE, AREA, NEUTRAL, OBJECT, OWN, PICTURE, RELATIVE, Attention
+from mllm_probe.spatial.lenses.asked import Statements
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.intervals import of_rows
 

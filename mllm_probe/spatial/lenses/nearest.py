@@ -12,7 +12,7 @@ from mllm_probe.config.lens import LensConfig
 from mllm_probe.experiment.experiment import Experiment, columns_of
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.results.lens import EMBEDDING, LATENT, LOGIT, SHARES, Lens, Word
+from mllm_probe.results.lenses.lens import EMBEDDING, LATENT, LOGIT, SHARES, Lens, Word
 from mllm_probe.spatial.field import Field
 from mllm_probe.spatial.lenses.judged import TOPS, Judged
 from mllm_probe.spatial.lenses.names import Names

@@ -9,13 +9,13 @@ import numpy as np
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.models.attended import Attended
 from mllm_probe.records.samples import Picture
-from mllm_probe.results.attention import LAST, NEUTRAL, OWN, RELATIVE, SPANS, STATEMENT
 from mllm_probe.results.examples import Seen
+from mllm_probe.results.lenses.attention import LAST, NEUTRAL, OWN, RELATIVE, SPANS, STATEMENT
 from mllm_probe.scoring.summary import below, folder_of
 from mllm_probe.spatial.field import Field
 from mllm_probe.spatial.grid_file import PictureGrid, RegionGrids, as_bytes
+from mllm_probe.spatial.lenses.asked import Statements
 from mllm_probe.spatial.lenses.masses import relative
-from mllm_probe.spatial.lenses.statements import Statements
 
 PICTURES, ASKED = 8, 4  # of a page; statements about one
 BYTES = 500_000  # about so many numbers, over all maps

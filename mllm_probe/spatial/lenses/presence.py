@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mllm_probe.results.lens import ALL, PRESENCE, Lens
+from mllm_probe.results.lenses.lens import ALL, PRESENCE, Lens
 from mllm_probe.spatial.field import Field
 from mllm_probe.spatial.macro import Counted, of_order
 from mllm_probe.stats.intervals import LEAST

@@ -9,7 +9,7 @@ from mllm_probe.config.sweep import RANDOM, chosen_controls
 from mllm_probe.errors import ConfigError, ModelError, choices
 from mllm_probe.experiment.experiment import Experiment
 from mllm_probe.records.protocols import Picking
-from mllm_probe.results.lens import LATENT
+from mllm_probe.results.lenses.lens import LATENT
 
 
 def check_lens(config: LensConfig) -> None:

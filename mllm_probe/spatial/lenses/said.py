@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.results.lens import ABOVE, EXCHANGED, LOCAL, OBJECTS, PRESENCE, Lens
+from mllm_probe.results.lenses.lens import ABOVE, EXCHANGED, LOCAL, OBJECTS, PRESENCE, Lens
 from mllm_probe.spatial.lenses.nearest import Request
 
 

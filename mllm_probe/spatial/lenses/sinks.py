@@ -74,7 +74,7 @@ class Sinks:
 
 
 def names_of(layout: Layout) -> Iterator[str]:
-    """What each token of a prompt is called, as results.attention.Sink has it."""
+    """What each token of a prompt is called, as results.lenses.attention.Sink has it."""
     image = {token: i for i, token in enumerate(layout.image)}
     said = {token: i for i, token in enumerate(tokens_of(layout, STATEMENT))}
     behind, length = behind_from(layout), len(layout.ids)

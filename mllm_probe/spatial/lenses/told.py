@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mllm_probe.experiment.experiment import Experiment
-from mllm_probe.results.attention import (
+from mllm_probe.results.lenses.attention import (
     ABOVE,
     AREA,
     LAST,
@@ -17,7 +17,7 @@ from mllm_probe.results.attention import (
     Attention,
     Sink,
 )
-from mllm_probe.spatial.lenses.statements import Statements
+from mllm_probe.spatial.lenses.asked import Statements
 
 CALLED = {STATEMENT: "the statement's tokens", LAST: "the last token"}
 NOT_USE = (

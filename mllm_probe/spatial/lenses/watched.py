@@ -13,12 +13,12 @@ from mllm_probe.errors import ConfigError, ModelError
 from mllm_probe.experiment.experiment import Experiment, columns_of
 from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.sites import Key, Site
-from mllm_probe.results.attention import SINK, SPANS, Attention, Sink, save_maps
+from mllm_probe.results.lenses.attention import SINK, SPANS, Attention, Sink, save_maps
 from mllm_probe.spatial.grid_file import RegionGrids
+from mllm_probe.spatial.lenses.asked import Statements
 from mllm_probe.spatial.lenses.masses import Masses
 from mllm_probe.spatial.lenses.over_pictures import attention_grids
 from mllm_probe.spatial.lenses.sinks import Sinks
-from mllm_probe.spatial.lenses.statements import Statements
 
 if TYPE_CHECKING:
     from mllm_probe.models.attended import Attended

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mllm_probe.results.lens import Lens
+from mllm_probe.results.lenses.lens import Lens
 from mllm_probe.spatial.exchanges import among_alike
 from mllm_probe.spatial.field import Field
 from mllm_probe.spatial.lenses.judged import Judged, weighed

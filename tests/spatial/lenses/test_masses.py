@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mllm_probe.results.attention import ABOVE, AREA, LAST, NEUTRAL, OBJECT, OWN, PICTURE, RELATIVE, Attention
+from mllm_probe.results.lenses.attention import ABOVE, AREA, LAST, NEUTRAL, OBJECT, OWN, PICTURE, RELATIVE, Attention
+from mllm_probe.spatial.lenses.asked import Statements
 from mllm_probe.spatial.lenses.masses import Masses, relative
-from mllm_probe.spatial.lenses.statements import Statements
 
 BLANK = Attention(*[""] * 9, 1, "attn", 0.5, LAST)
 IMAGE = (1, 2, 3, 4, 5)  # of eight tokens; the last of the picture's stands for no place

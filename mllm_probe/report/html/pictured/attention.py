@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.config.report import THUMBS
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.html.pictured.regions import panel_chart
-from mllm_probe.report.html.pictured.viewer import viewer_of
+from mllm_probe.report.html.pictured.under_tokens import viewer_of
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
 from mllm_probe.report.tables.attention import attention_panels
 from mllm_probe.report.terminal.layers.attention import attention_views

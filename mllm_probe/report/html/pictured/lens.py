@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.config.report import THUMBS
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.html.pictured.regions import panel_chart
-from mllm_probe.report.html.pictured.viewer import words_viewer
+from mllm_probe.report.html.pictured.under_tokens import words_viewer
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
 from mllm_probe.report.tables.lens import lens_panels
 from mllm_probe.report.terminal.layers.lens import lens_views
-from mllm_probe.results.lens import load_words
+from mllm_probe.results.lenses.lens import load_words
 from mllm_probe.spatial.grid_file import load_grids
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mllm_probe.config.report import THUMBS
 from mllm_probe.files.paths import RunPaths
 from mllm_probe.report.html.charts import Chart, site_chart
-from mllm_probe.report.html.pictured.viewer import viewer_of
+from mllm_probe.report.html.pictured.under_tokens import viewer_of
 from mllm_probe.report.html.pieces import Part, known_command, picture_uri, write_other
 from mllm_probe.report.tables.regions import Line, Panel, panels
 from mllm_probe.report.terminal.layers.regions import regions_view

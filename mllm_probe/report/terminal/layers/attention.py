@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mllm_probe.report.tables.attention import SPAN_CALLED
 from mllm_probe.report.terminal.printing import escaped, framed, say
-from mllm_probe.results.attention import ABOVE, NEUTRAL, OBJECT, OWN, PICTURE, RELATIVE, SINK, SPANS
+from mllm_probe.results.lenses.attention import ABOVE, NEUTRAL, OBJECT, OWN, PICTURE, RELATIVE, SINK, SPANS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mllm_probe.report.terminal.printing import escaped, framed, say
-from mllm_probe.results.lens import ELSEWHERE, EXCHANGED, LOCAL, OBJECTS, PRESENCE
+from mllm_probe.results.lenses.lens import ELSEWHERE, EXCHANGED, LOCAL, OBJECTS, PRESENCE
 
 if TYPE_CHECKING:
     import pandas as pd

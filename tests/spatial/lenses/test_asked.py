@@ -9,7 +9,7 @@ import pytest
 
 from mllm_probe.errors import DataError
 from mllm_probe.records.samples import Collection, Examples, Picture
-from mllm_probe.spatial.lenses.statements import Statements, statements_of
+from mllm_probe.spatial.lenses.asked import Statements, statements_of
 from mllm_probe.tasks.objects import Objects
 from mllm_probe.tasks.splits import TEST, Folds
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.report.html.inspect_page import framed
-from mllm_probe.results.lens import ELSEWHERE, LOCAL
+from mllm_probe.results.lenses.lens import ELSEWHERE, LOCAL
 from mllm_probe.spatial.grid_file import PictureGrid, RegionGrids, as_bytes, as_numbers
 
 if TYPE_CHECKING:
