@@ -49,7 +49,7 @@ SMALL = (
     "sweep.draws=50",
     "sweep.permutations=50",
     "layers.towers=[lm]",
-    "layers.stride=4",
+    "layers.stride=6",
     "extract.positions=[last,mean_text]",
     "controls=none",
     "guards=note",
@@ -129,7 +129,7 @@ def test_a_sweep_side_by_side(probe: Run, two: Path) -> None:
         run = two / ("0" if label == "mini" else "1") / ("global" if task == "entailment" else "local")
         best = json.loads((run / "summary.json").read_text())["chosen"][position]
         assert [row.site, row.value, row.low, row.high] == [best[n] for n in ("site", "value", "low", "high")]
-        assert row.depth == int(row.site[3:]) / 8 and f"{row.site} ({row.depth:.2f})" in out
+        assert row.depth == int(row.site[3:]) / 12 and f"{row.site} ({row.depth:.2f})" in out
     assert "accuracy in %" in out
     assert re.search(r"^mini +[▁▂▃▄▅▆▇█]{3}  [\d.]+ to [\d.]+ %$", out, re.MULTILINE)
     assert "may be the best (95 %): mini\n" in out and "32 test decisions on 8 pictures" in out
@@ -184,17 +184,17 @@ def test_where_two_tasks_are_best(runs: list[FinishedRun]) -> None:
             p_value=0.01,
             p_adjusted=0.01,
         )
-        for sites in (["lm.04"], ["lm.08"], ["lm.04", "lm.08"])
+        for sites in (["lm.06"], ["lm.12"], ["lm.06", "lm.12"])
     )
     one, other, any_ = (Reading(run.scores, run.summary, table, "last") for table in (below, above, both))
     line, _ = said({"m": {"a": one, "b": other}})
     assert line == (
-        "m: a is best at lm.04 (0.50), b at lm.08 (1.00); the sets share no block, so they are best at different "
+        "m: a is best at lm.06 (0.50), b at lm.12 (1.00); the sets share no block, so they are best at different "
         "depths (90 % or more)"
     )
     (line, _) = said({"m": {"a": other, "b": any_}})
     assert line.endswith(
-        "b at one of lm.04, lm.08 (0.50 to 1.00); both sets contain lm.08, so no difference in depth is shown"
+        "b at one of lm.06, lm.12 (0.50 to 1.00); both sets contain lm.12, so no difference in depth is shown"
     )
     nothing = replace(other, tests=above.assign(verdict=np.where(above.test == "above_chance", "", above.verdict)))
     (line, _) = said({"m": {"a": one, "b": nothing}})
@@ -466,7 +466,7 @@ def broken(two: Path, case: str) -> tuple[tuple[str, ...], str]:
     if case == "lost key":
         scored = load_scored(run / "predictions.safetensors")
         save_file({"x": np.zeros(1)}, run / "predictions.safetensors", scored.metadata())
-        return pair, "lacks the predictions of probe logistic at lm.08@last, which are in scores.csv"
+        return pair, "lacks the predictions of probe logistic at lm.06@last, which are in scores.csv"
     if case in ("predictions.safetensors", "config.yaml"):
         (run / case).unlink()
         return pair, f"two/1/global/{case} does not exist; repeat the "
