@@ -53,6 +53,17 @@ def test_pages_have_the_numbers_of_the_tables(folder: Path) -> None:
         (drawn,) = (t for t in charts["mIoU of what covers a token"]["data"] if "customdata" in t)
         assert drawn["x"] == list(SITES) and drawn["y"] == pytest.approx([0, 0.3, 0.6])
         assert "what single picture tokens know" in page.words and len(page.sources("png")) == 1
+    elif kind == "lens":
+        lines = {
+            t["name"]: t["y"] for t in charts["logit lens: share of tokens on objects"]["data"] if "customdata" in t
+        }
+        assert lines["local, nearest word"] == pytest.approx([0, 0.3, 0.6])
+        assert "30.0" in page.words and "embedding lens" in page.words
+    elif kind == "attention":
+        drawn = [t for t in charts["of it, on the object: the last token"]["data"] if "customdata" in t]
+        assert [t["name"] for t in drawn] == ["attention", "relative to a neutral question"]
+        assert all(t["y"] == [0.3] * 3 and t["line"]["dash"] == "solid" for t in drawn)
+        assert "what the last token attends to" in page.words and "Attention is not use." in page.words
     else:
         assert charts["losses"]["data"][0]["y"] == [2, 1, 0]
         assert (
