@@ -38,8 +38,10 @@ def test_extract_stores_the_picked_tokens_of_every_picture(name: str, probe: Run
     assert "connector: none of the requested positions exists there, left out" in out + err
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_single_tokens_are_scored_and_read_in_words_on_every_kind_of_grid(
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "llava_next" else pytest.mark.slow) for name in FAMILIES]
+)
+def test_single_tokens_are_scored_read_in_words_and_looked_at_on_every_kind_of_grid(
     name: str, probe: Run, tmp_path: Path
 ) -> None:
     """Thumbnail and tiles are scored as views of their own; a drawn model's words are local no more often than chance
@@ -59,6 +61,13 @@ def test_single_tokens_are_scored_and_read_in_words_on_every_kind_of_grid(
     found = pd.read_csv(tmp_path / "lens" / "lens.csv", keep_default_na=False)
     shares = found[(found.metric == "local_above_chance") & (found.tokens == "objects")].value.astype(float)
     assert len(shares) and shares.abs().max() < 0.15
+    asked = ("task=objects", "task.rare=keep", "dataset.pictures=60", "attention.pictures=8", "controls=none")
+    code, _, err = probe("lens", "lens=[attention]", *words, *asked, "hydra.run.dir=attention")
+    assert code == 0, err
+    looks = pd.read_csv(tmp_path / "attention" / "attention.csv", keep_default_na=False)
+    assert {"picture_mass", "object_above_area"} <= set(looks.metric) and set(looks.n_groups.astype(int)) <= set(
+        range(9)
+    )
 
 
 def test_a_model_without_places_is_refused_before_its_weights_are_read(probe: Run, tmp_path: Path) -> None:
