@@ -148,7 +148,7 @@ def test_one_setting_drives_selection_tests_and_tables(probe: Run, checkpoint: P
     [
         (("sweep.metric=acuracy",), "sweep.metric=acuracy is unknown; did you mean 'accuracy'"),
         (("task=count", "probe=ridge", "sweep.metric=auroc"), "sweep.metric=auroc does not measure task=count"),
-        (("probe=mean_difference", "sweep.metric=nll"), "sweep.metric=nll needs log-odds"),
+        (("task=entailment", "probe=mean_difference", "sweep.metric=nll"), "sweep.metric=nll needs log-odds"),
     ],
 )
 def test_a_measure_that_cannot_be_is_refused_before_weights(

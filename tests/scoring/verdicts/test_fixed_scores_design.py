@@ -84,7 +84,10 @@ def test_a_block_that_is_by_design_is_neither_chosen_nor_compared(probe: Run, tm
     folder = next((tmp_path / "outputs" / "run").rglob("scores.csv")).parent
     summary, tests = json.loads((folder / "summary.json").read_text()), pd.read_csv(folder / "tests.csv")
     assert set(summary["by_design"]) == {"question_only", "lm.00@last"}
-    assert summary["verdicts"]["last"]["blocks"] == ["lm.04", "lm.08"] and summary["chosen"]["last"]["site"] != "lm.00"
+    assert (
+        summary["verdicts"]["last"]["blocks"] == ["lm.04", "lm.08", "lm.12"]
+        and summary["chosen"]["last"]["site"] != "lm.00"
+    )
     here = tests[(tests.site == "lm.00") | (tests.other == "lm.00")]
     assert list(here.test) == ["above_chance"] and list(here.verdict) == ["by design"]
 
@@ -100,11 +103,11 @@ def test_no_validation_score_makes_it_the_chosen_one() -> None:
 
 
 def test_the_only_block_that_may_know_something_is_held_against_the_answer(probe: Run, tmp_path: Path) -> None:
-    quick = ("experiment=smoke", "sweep.draws=50", "sweep.permutations=100", "layers.towers=[lm]", "layers.stride=8")
+    quick = ("experiment=smoke", "sweep.draws=50", "sweep.permutations=100", "layers.towers=[lm]", "layers.stride=12")
     code, _, err = probe("run", *quick, "controls=none", "extract.positions=[last]")
     assert code == 0, err
     folder = next((tmp_path / "outputs" / "run").rglob("scores.csv")).parent
     tests = pd.read_csv(folder / "tests.csv")
     gap = tests[tests.test == "gap"]
-    assert list(gap.site) == ["lm.08"] and list(gap.other) == ["zero_shot"]
+    assert list(gap.site) == ["lm.12"] and list(gap.other) == ["zero_shot"]
     assert json.loads((folder / "summary.json").read_text())["verdicts"] == {}
