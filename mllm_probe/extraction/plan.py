@@ -21,7 +21,7 @@ from mllm_probe.records.batches import Survey, common_head
 from mllm_probe.records.sites import PICKED, Anatomy, Key
 
 BYTES = dict(zip(DTYPES, (4, 2, 2), strict=True))
-PASS_TOKENS = {"cpu": 1_024, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
+PASS_TOKENS = {"cpu": 2_048, "cuda": 16_384}  # what stays in a CPU's caches; what keeps a GPU busy
 SHARD_BYTES = 100_000_000
 SHARD_UNITS = 16  # at most, so that a kill costs little where rows are small
 

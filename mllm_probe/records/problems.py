@@ -2,7 +2,8 @@
 be learnt."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -58,6 +59,12 @@ class Problem:
     mask: np.ndarray | None = None
     seed: int = 0
 
+    @cached_property
+    def fault(self) -> str | None:
+        """Why no probe can learn it, in a sentence, whatever the layer."""
+        found = {"number": _fault_of_numbers, "labels": _fault_of_labels}.get(self.kind, _fault_of_classes)
+        return found(self)
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -89,6 +96,11 @@ class LayerData:
     @property
     def width(self) -> int:
         return self.rows.shape[1]
+
+    def held(self) -> "LayerData":
+        """With its rows in memory where that is little beside what may be held, for what reads them several times."""
+        rows, width = self.rows.shape
+        return replace(self, rows=self.rows[:]) if 8 * 4 * rows * width <= self.compute.memory else self
 
 
 def row_offsets(examples: Examples, position: str) -> np.ndarray:
@@ -127,42 +139,40 @@ def check_problems(data: LayerData, problems: Sequence[Problem], kinds: Sequence
             raise ProbeError(f"probe {probe} fits {', '.join(kinds)}, and the target is of kind {problem.kind}")
         if not len(data) == len(problem.y) == len(problem.train) == len(problem.val):
             raise ProbeError(f"{data.name or 'the layer'} has {len(data)} rows and the target {len(problem.y)}")
-        if problem.kind == "number":
-            _check_numbers(problem)
-        elif problem.kind == "labels":
-            _check_labels(problem)
-        else:
-            _check_classes(problem)
+        if problem.fault:
+            raise ProbeError(problem.fault)
 
 
-def _check_classes(problem: Problem) -> None:
+def _fault_of_classes(problem: Problem) -> str | None:
     """Every class that occurs in training or validation must be in training, and at least two must."""
     seen = np.unique(problem.y[problem.train])
     if len(seen) < 2:
         label = seen[0] if len(seen) else "none"
-        raise ProbeError(f"all {problem.train.sum()} training rows have the label {label}; two are needed")
+        return f"all {problem.train.sum()} training rows have the label {label}; two are needed"
     wanted = np.arange(problem.y.max() + 1) if problem.kind == "classes" else np.arange(2)
     if len(missing := np.setdiff1d(wanted, seen)):
-        raise ProbeError(
+        return (
             f"{problem.train.sum()} training rows hold no example of {len(missing)} of {len(wanted)} classes "
             f"(class {missing[0]} first); take more pictures or fewer classes"
         )
+    return None
 
 
-def _check_labels(problem: Problem) -> None:
+def _fault_of_labels(problem: Problem) -> str | None:
     mask = np.ones(problem.y.shape, dtype=bool) if problem.mask is None else problem.mask
-    for split, name in ((problem.train, "training"), (problem.val, "validation")):
-        empty = [i for i in range(problem.y.shape[1]) if not (split & mask[:, i]).any()]
-        if empty:
-            raise ProbeError(f"label {empty[0]} has no {name} rows; take more pictures or leave it out")
-    for i, (y, rows) in enumerate(zip(problem.y.T, mask.T, strict=True)):
-        if len(np.unique(y[problem.train & rows])) < 2:
-            raise ProbeError(f"label {i} is the same in all training rows that count; take more pictures")
+    learnt = mask & problem.train[:, None]
+    for cells, name in ((learnt, "training"), (mask & problem.val[:, None], "validation")):
+        if len(empty := np.flatnonzero(~cells.any(0))):
+            return f"label {empty[0]} has no {name} rows; take more pictures or leave it out"
+    if len(alike := np.flatnonzero(~((learnt & (problem.y > 0)).any(0) & (learnt & (problem.y <= 0)).any(0)))):
+        return f"label {alike[0]} is the same in all training rows that count; take more pictures"
+    return None
 
 
-def _check_numbers(problem: Problem) -> None:
+def _fault_of_numbers(problem: Problem) -> str | None:
     seen = problem.y[problem.train | problem.val]
     if not np.isfinite(seen).all():
-        raise ProbeError(f"{(~np.isfinite(seen)).sum()} of {len(seen)} target numbers are not finite")
+        return f"{(~np.isfinite(seen)).sum()} of {len(seen)} target numbers are not finite"
     if not len(seen) or np.ptp(problem.y[problem.train]) == 0:
-        raise ProbeError(f"all {problem.train.sum()} training rows have the same number; nothing can be learnt")
+        return f"all {problem.train.sum()} training rows have the same number; nothing can be learnt"
+    return None

@@ -17,12 +17,10 @@ from functools import cached_property
 
 import numpy as np
 
-from mllm_probe.probes.solving.linear import logits_of
-from mllm_probe.records.problems import LayerData, Problem
-from mllm_probe.records.protocols import Probe
+from mllm_probe.records.problems import Problem
 from mllm_probe.records.score import ALPHA
 from mllm_probe.records.sites import TOWERS
-from mllm_probe.results.regions import A_AT, A_IN, A_OUT, ALL, LOCALITY, Region
+from mllm_probe.results.regions import A_AT, A_IN, A_OUT, ALL, AUROC, LOCALITY, Region
 from mllm_probe.spatial.field import Field, Splits, check_splits, enough, left_out_said
 from mllm_probe.spatial.macro import Counted, Macro, between, of_order, over_seeds, told
 from mllm_probe.spatial.told_apart import DISTANCES, ToldApart
@@ -42,25 +40,33 @@ class Locality:
 
     field: Field
     splits: Splits
-    probe: Probe
     level: float = 0.95
 
     def __post_init__(self) -> None:
         check_splits(self.field, self.splits)
 
-    def scores(self, data: LayerData, blank: Region) -> list[Region]:
-        """The rows of one key, none where no category is kept; arguments as in `RegionScoring`. Raises ProbeError."""
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """What is asked of a key, nothing where no category is kept."""
+        return [self._problem(*one) for one in self._asked]
+
+    @cached_property
+    def _asked(self) -> list[tuple[int, str]]:
         if not self.kept.any():
             return []
         asked = [(seed, kind) for seed in self.splits for kind in (A_IN, A_OUT)]
-        asked += [(next(iter(self.splits)), A_AT)] if self._bins else []
-        logits = logits_of(self.probe.fit(data, [self._problem(*one) for one in asked]), data)
+        return [*asked, *([(next(iter(self.splits)), A_AT)] if self._bins else [])]
+
+    def scores(self, logits: Sequence[np.ndarray], blank: Region) -> list[Region]:
+        """The rows of one key, from the logits [T, C] of each problem; `blank` says whose they are."""
+        if not self._asked:
+            return []
         said: dict[str, dict[int, np.ndarray]] = {}
-        for (seed, kind), found in zip(asked, logits, strict=True):
-            said.setdefault(kind, {})[seed] = found.reshape(len(data), -1)[self._test]
+        for (seed, kind), found in zip(self._asked, logits, strict=True):
+            said.setdefault(kind, {})[seed] = found[self._test]
         rows = [*self._index(said, blank)]
-        for name, cells in self._bins.items():
-            by_seed, tested = self._measured(said[A_AT], cells)
+        for name, tested in self._bins.items():
+            by_seed = _measured(said[A_AT], tested)
             rows += told(replace(blank, metric=A_AT, distance=name), by_seed, tested, self.level)
         return rows
 
@@ -99,29 +105,32 @@ class Locality:
         return {kind: cells[:, self.kept] for kind, cells in self._told.items()}
 
     @cached_property
-    def _bins(self) -> dict[str, np.ndarray]:
-        """{distance: which cells of test tokens [n, C] bool count}, of those that enough groups of pictures have."""
-        every = {name: self._apart.tested_at(name)[:, self.kept][self._test] for name in DISTANCES}
-        return {name: cells for name, cells in every.items() if self._tested(cells).least >= LEAST}
+    def _bins(self) -> dict[str, Counted]:
+        """{distance: the test tokens there}, of those that enough groups of pictures have."""
+        every = {name: self._tested(self._apart.tested_at(name)[:, self.kept]) for name in DISTANCES}
+        return {name: tested for name, tested in every.items() if tested.least >= LEAST}
+
+    @cached_property
+    def _known(self) -> dict[str, Counted]:
+        """The test tokens of A_in, of A_out, and of their ratio, which has those of both."""
+        cells = {**self._cells, LOCALITY: self._cells[A_IN] | self._cells[A_OUT]}
+        return {kind: self._tested(cells[kind]) for kind in (A_IN, A_OUT, LOCALITY)}
 
     def _tested(self, cells: np.ndarray) -> Counted:
-        return Counted(self.field.groups[self._test], self.field.present[self._test][:, self.kept], cells)
-
-    def _measured(self, said: Mapping[int, np.ndarray], cells: np.ndarray) -> tuple[dict[int, Macro], Counted]:
-        tested = self._tested(cells)
-        return {seed: of_order("auroc", z, tested.y, cells) for seed, z in said.items()}, tested
+        """The cells [T, C] bool of test tokens."""
+        return Counted(self.field.groups[self._test], self.field.present[self._test][:, self.kept], cells[self._test])
 
     def _index(self, said: Mapping[str, Mapping[int, np.ndarray]], blank: Region) -> Iterator[Region]:
         """Rows of A_in and A_out, and their ratio where A_in is well above chance."""
         found: dict[str, dict[int, Macro]] = {}
         means: dict[str, Region] = {}
         for kind in (A_IN, A_OUT):
-            cells = self._cells[kind][self._test]
-            found[kind], tested = self._measured(said[kind], cells)
+            tested = self._known[kind]
+            found[kind] = _measured(said[kind], tested)
             *rows, means[kind] = told(replace(blank, metric=kind), found[kind], tested, self.level)
             yield from (*rows, means[kind])
         if (low := means[A_IN].low) is not None and low > KNOWN:
-            tested = self._tested((self._cells[A_IN] | self._cells[A_OUT])[self._test])
+            tested = self._known[LOCALITY]
             named = replace(tested.filled(blank), n_categories=means[A_IN].n_categories)
             yield from self._ratio(found, tested, named)
 
@@ -138,6 +147,10 @@ class Locality:
         known = None if np.isnan(p_value) else p_value
         row = replace(blank, seed=ALL, value=loc(inner.value, outer.value), p_value=known)
         yield between(row, Interval(float(low), float(high)), self.level)
+
+
+def _measured(said: Mapping[int, np.ndarray], tested: Counted) -> dict[int, Macro]:
+    return {seed: of_order([AUROC], z, tested.y, tested.counted)[AUROC] for seed, z in said.items()}
 
 
 def loc(a_in: float, a_out: float) -> float:

@@ -7,14 +7,17 @@ may differ, is one, too, and has the interval of such a mean. Letters: n tokens,
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from mllm_probe.results.regions import ALL, AUROC, Region
+from mllm_probe.results.regions import ALL, AUROC, AVERAGE_PRECISION, Region
 from mllm_probe.spatial.field import held
 from mllm_probe.stats.bootstrap import Resamples
 from mllm_probe.stats.intervals import LEAST, Interval, of_rows
-from mllm_probe.stats.rank_measures import auroc_slopes, average_precision_slopes
+from mllm_probe.stats.rank_measures import Blocks, auroc_slopes, average_precision_slopes
+
+SLOPES = {AUROC: auroc_slopes, AVERAGE_PRECISION: average_precision_slopes}
 
 
 @dataclass(frozen=True)
@@ -35,21 +38,27 @@ class Macro:
         return self.value + size * np.bincount(member, self.slopes, size)
 
 
-def of_order(metric: str, logits: np.ndarray, y: np.ndarray, counted: np.ndarray | None = None) -> Macro:
-    """average_precision or auroc of logits [n, C] by y [n, C] bool, over the cells `counted` [n, C] bool (None: all).
+def of_order(
+    metrics: Sequence[str], logits: np.ndarray, y: np.ndarray, counted: np.ndarray | None = None
+) -> dict[str, Macro]:
+    """Each of average_precision and auroc that is asked for, of logits [n, C] by y [n, C] bool, over the cells
+    `counted` [n, C] bool (None: all).
 
     Categories that lack a positive or a negative are left out.
     """
-    measure = auroc_slopes if metric == AUROC else average_precision_slopes
-    value, slopes, categories = 0.0, np.zeros(len(y)), 0
+    values, slopes = dict.fromkeys(metrics, 0.0), {metric: np.zeros(len(y)) for metric in metrics}
+    categories = 0
     for c in range(y.shape[1]):
-        rows = slice(None) if counted is None else counted[:, c]
-        labels = y[rows, c]
-        if labels.any() and not labels.all():
-            own, each = measure(logits[rows, c], labels)
-            slopes[rows] += each
-            value, categories = value + own, categories + 1
-    return _mean(value, slopes, categories)
+        rows = slice(None) if counted is None else np.flatnonzero(counted[:, c])
+        blocks = Blocks.of(logits[rows, c], y[rows, c])
+        if blocks.one_class:
+            continue
+        categories += 1
+        for metric in metrics:
+            own, each = SLOPES[metric](blocks)
+            slopes[metric][rows] += each
+            values[metric] += own
+    return {metric: _mean(values[metric], slopes[metric], categories) for metric in metrics}
 
 
 def of_overlap(said: np.ndarray, y: np.ndarray) -> Macro:
@@ -77,27 +86,36 @@ def over_seeds(found: Sequence[Macro]) -> Macro:
 
 @dataclass(frozen=True)
 class Counted:
-    """The tokens that a measure is of: their groups [n], labels and which cells count [n, C] bool."""
+    """The tokens that a measure is of: their groups [n], labels and which cells count [n, C] bool. All keys of a run
+    share them."""
 
     groups: np.ndarray
     y: np.ndarray
     counted: np.ndarray
 
-    @property
+    @cached_property
     def least(self) -> int:
         """Groups that hold the rarer label, of any category."""
         return int(min(held((self.counted & side).any(1)[:, None], self.groups)[0] for side in (self.y, ~self.y)))
 
+    @cached_property
+    def _size(self) -> dict[str, int]:
+        used = self.counted.any(1)
+        return {"n": int(used.sum()), "n_groups": len(np.unique(self.groups[used]))}
+
+    @cached_property
+    def _pictures(self) -> Resamples:
+        return Resamples(self.groups, 1)
+
     def filled(self, blank: Region) -> Region:
         """With the numbers of what counts."""
-        used = self.counted.any(1)
-        return replace(blank, n=int(used.sum()), n_groups=len(np.unique(self.groups[used])))
+        return replace(blank, **self._size)  # type: ignore[arg-type]
 
     def interval(self, found: Macro, level: float) -> Interval:
         """That of the mean, by picture group; none where a label is in fewer than `intervals.LEAST` of them."""
         if (least := self.least) < LEAST:
             return Interval(np.nan, np.nan, f"a label is in {least} groups of test pictures; {LEAST} are needed")
-        return of_rows(found.rows, Resamples(self.groups, 1), level, share=True, least=least)
+        return of_rows(found.rows, self._pictures, level, share=True, least=least)
 
 
 def told(blank: Region, found: Mapping[int, Macro], tested: Counted, level: float) -> Iterator[Region]:

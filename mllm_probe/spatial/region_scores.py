@@ -1,7 +1,7 @@
 """From the states of single picture tokens to scores: which categories cover a token, by one probe for all of them.
 
-Knows rows and what lies on them, no model. All seeds and label controls of a key are fitted in one call, so that they
-share the work. Letters: T tokens, of which n are scored, D width, C categories, S seeds.
+Knows what lies on tokens, no state and no probe: what it asks (`problems`) is fitted elsewhere, together with whatever
+else is asked of the same rows. Letters: T tokens, of which n are scored, D width, C categories, S seeds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +12,7 @@ from random import Random
 import numpy as np
 
 from mllm_probe.errors import ProbeError
-from mllm_probe.probes.solving.linear import logits_of
-from mllm_probe.records.problems import LayerData, Problem
-from mllm_probe.records.protocols import Probe
+from mllm_probe.records.problems import Problem
 from mllm_probe.records.samples import MORE_OF_EACH
 from mllm_probe.results.regions import AUROC, AVERAGE_PRECISION, BETWEEN, FEW, MIOU, WHOLE, WITHIN, Region
 from mllm_probe.spatial.exchanges import between_pictures, within_pictures
@@ -47,35 +45,41 @@ class RegionScoring:
     The label controls are of the first seed alone: what they show, that a probe cannot do this without place or
     picture, does not hang on the draw of the training pictures. Average precision and AUROC are of the field's tokens
     as they are: where only some of a picture were chosen, they are of such a choice. `level` is that of intervals.
+    `plain`: real labels and all training pictures alone, for rows of a control and rows that are no layer's
+    (`baselines`).
     """
 
     field: Field
     splits: Splits
-    probe: Probe
     level: float = 0.95
+    plain: bool = False
 
     def __post_init__(self) -> None:
         check_splits(self.field, self.splits)
         if not self.field.categories:
             raise ProbeError(f"no category can be learnt from these pictures; {MORE_OF_EACH}")
 
-    def scores(self, data: LayerData, blank: Region) -> list[Region]:
-        """The rows of one key: real labels, trained on all and on few pictures, and both label controls. `data` has a
-        row for each token [T, D]; `blank` says whose they are. Raises ProbeError."""
-        return self._scored(data, blank, self._trials)
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """What is asked of a key: real labels, trained on all and on few pictures, and both label controls."""
+        return [trial.problem for trial in self._trials]
 
-    def baseline(self, data: LayerData, blank: Region) -> list[Region]:
-        """Those of real labels and all pictures alone, for rows that are no layer's (`baselines`); `blank.control` says
-        which."""
-        return self._scored(
-            data, blank, [trial for trial in self._trials if trial.training == WHOLE and not trial.control]
-        )
+    def scores(self, logits: Sequence[np.ndarray], blank: Region) -> list[Region]:
+        """The rows of one key, from the logits [T, C] of each problem; `blank` says whose they are."""
+        same: dict[tuple[str, str], dict[int, tuple[_Trial, np.ndarray]]] = {}
+        for trial, found in zip(self._trials, logits, strict=True):
+            same.setdefault((trial.control, trial.training), {})[trial.seed] = (trial, found)
+        rows: list[Region] = []
+        for (control, training), by_seed in same.items():
+            named = replace(blank, control=blank.control or control, training=training)
+            for view, seen in self._views:
+                rows += self._measured(replace(named, view=view), by_seed, seen)
+        return rows
 
-    def margins(self, data: LayerData, tokens: np.ndarray) -> np.ndarray:
-        """What the probe of the first seed says of some tokens [n] of a key: [n, C], how far above the threshold that
-        suits validation; above 0 the category is said to cover the token. Raises ProbeError."""
+    def margins(self, logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """How far logits [T, C] of the first problem lie above the threshold that suits validation, at some tokens [n]:
+        [n, C], above 0 where the category is said to cover the token."""
         trial = self._trials[0]
-        logits = logits_of(self.probe.fit(data, [trial.problem]), data)[0].reshape(len(data), -1)
         val = trial.split == "val"
         weights = None if self.field.weights is None else self.field.weights[val]
         found: np.ndarray = logits[tokens] - thresholds(logits[val], trial.y[val], weights)
@@ -87,7 +91,11 @@ class RegionScoring:
         for seed, split in self.splits.items():
             train = split == "train"
             found.append(_Trial("", WHOLE, seed, self.field.inside, split, train))
+            if self.plain:
+                continue
             found.append(_Trial("", FEW, seed, self.field.inside, split, train & few_pictures(self.field, train, seed)))
+        if self.plain:
+            return found
         seed, split = next(iter(self.splits.items()))
         found.append(_Trial(WITHIN, WHOLE, seed, within_pictures(self.field, seed), split, split == "train"))
         return [*found, *self._between]
@@ -111,19 +119,6 @@ class RegionScoring:
             f" another group, so labels cannot be exchanged; {MORE_OF_EACH}"
         )
 
-    def _scored(self, data: LayerData, blank: Region, trials: Sequence[_Trial]) -> list[Region]:
-        logits = logits_of(self.probe.fit(data, [trial.problem for trial in trials]), data)
-        same: dict[tuple[str, str], dict[int, tuple[_Trial, np.ndarray]]] = {}
-        for trial, found in zip(trials, logits, strict=True):
-            each = found.reshape(len(data), -1)
-            same.setdefault((trial.control, trial.training), {})[trial.seed] = (trial, each)
-        rows: list[Region] = []
-        for (control, training), by_seed in same.items():
-            named = replace(blank, control=blank.control or control, training=training)
-            for view, seen in self._views:
-                rows += self._measured(replace(named, view=view), by_seed, seen)
-        return rows
-
     @cached_property
     def _views(self) -> list[tuple[str, np.ndarray]]:
         """("", all tokens), and where there are several views each on its own: its number and its tokens [T] bool."""
@@ -136,17 +131,27 @@ class RegionScoring:
     ) -> Iterator[Region]:
         first = next(iter(by_seed.values()))[0]
         tested = (first.split == "test") & seen
-        for metric in (AVERAGE_PRECISION, AUROC):
-            found = {seed: of_order(metric, z[tested], trial.y[tested]) for seed, (trial, z) in by_seed.items()}
-            yield from self._told(replace(blank, metric=metric), found, first, tested)
+        metrics = (AVERAGE_PRECISION, AUROC)
+        found = {seed: of_order(metrics, z[tested], trial.y[tested]) for seed, (trial, z) in by_seed.items()}
+        for metric in metrics:
+            by_metric = {seed: macros[metric] for seed, macros in found.items()}
+            yield from self._told(replace(blank, metric=metric), by_metric, first, tested)
         tested &= self.field.whole
         if tested.any():
             grids = {seed: self._grids(*one, tested, seen) for seed, one in by_seed.items()}
             yield from self._told(replace(blank, metric=MIOU), grids, first, tested)
 
     def _told(self, blank: Region, found: Mapping[int, Macro], trial: _Trial, tested: np.ndarray) -> Iterator[Region]:
-        labels = trial.y[tested]
-        return told(blank, found, Counted(self.field.groups[tested], labels, np.ones_like(labels)), self.level)
+        name = (trial.control, tested.tobytes())
+        if name not in self._counted:
+            labels = trial.y[tested]
+            self._counted[name] = Counted(self.field.groups[tested], labels, np.ones_like(labels))
+        return told(blank, found, self._counted[name], self.level)
+
+    @cached_property
+    def _counted(self) -> dict[tuple[str, bytes], Counted]:
+        """What is scored of a control's labels on some tokens [T], as bytes; the same for all keys."""
+        return {}
 
     def _grids(self, trial: _Trial, logits: np.ndarray, tested: np.ndarray, seen: np.ndarray) -> Macro:
         """The overlap of grids that are predicted with the thresholds that suit validation."""

@@ -23,6 +23,7 @@ from mllm_probe.records.protocols import Reporter
 from mllm_probe.records.samples import digest
 from mllm_probe.records.sites import Key
 from mllm_probe.results.regions import A_IN, ALL, LOCALITY, Region, save_regions
+from mllm_probe.spatial.answers import answers
 from mllm_probe.spatial.field import Field, check_splits, left_out_said
 from mllm_probe.spatial.grid_file import save_grids
 from mllm_probe.spatial.locality import GLOBAL, Locality, corrected, first_global
@@ -39,7 +40,7 @@ class RegionSweep:
     category can be learnt, before anything is extracted for it."""
 
     def __init__(self, experiment: Experiment, reporter: Reporter) -> None:
-        every, level, probe = field_of(experiment), experiment.sweep.ci_level, experiment.probe
+        every, level = field_of(experiment), experiment.sweep.ci_level
         splits = _splits(experiment, every)
         check_splits(every, splits)
         kept = every.learnable(splits)
@@ -50,8 +51,9 @@ class RegionSweep:
         on = content(self._field.shares, self._field.present, self._field.away)
         self._run = digest(experiment.run, on)  # masks are no part of a task's decisions
         self._parts = experiment.outputs.parts(self._run)
-        self._regions = RegionScoring(self._field, splits, probe, level)
-        self._locality = Locality(self._field, splits, probe, level)
+        self._regions = RegionScoring(self._field, splits, level)
+        self._plain = replace(self._regions, plain=True)
+        self._locality = Locality(self._field, splits, level)
         self._looked_at = LookedAt(experiment, self._field, len(experiment.keys))
         self._remarks = [said for said in (left_out, self._regions.remark, self._locality.remark) if said]
         for said in self._remarks:
@@ -97,17 +99,24 @@ class RegionSweep:
 
         data = LayerData(torch.from_numpy(values), name=name, compute=self._experiment.compute)
         blank = replace(self._blank(), control=name)
-        return _told([*self._regions.baseline(data, blank), *self._locality.scores(data, blank)])
+        plain, local = self._answers(data, self._plain, self._locality)
+        return _told([*self._plain.scores(plain, blank), *self._locality.scores(local, blank)])
 
     def _read(self, each: Experiment, key: Key) -> dict[str, Any]:
         samples = [sample.uid for sample in self._experiment.examples.samples]
         rows, _ = each.store.rows(key, samples, each.store.coverage())
-        data, blank = LayerData(rows, name=str(key), compute=self._experiment.compute), self._blank(key, each)
+        data = LayerData(rows, name=str(key), compute=self._experiment.compute).held()
+        blank = self._blank(key, each)
         if each.control:
-            return _told(self._regions.baseline(data, blank))
-        said = self._looked_at.said(self._regions.margins(data, self._looked_at.tokens))
-        scores = [*self._regions.scores(data, blank), *self._locality.scores(data, blank)]
+            (plain,) = self._answers(data, self._plain)
+            return _told(self._plain.scores(plain, blank))
+        real, local = self._answers(data, self._regions, self._locality)
+        said = self._looked_at.said(self._regions.margins(real[0], self._looked_at.tokens))
+        scores = [*self._regions.scores(real, blank), *self._locality.scores(local, blank)]
         return {**_told(scores), "site": str(key.site), "said": said}
+
+    def _answers(self, data: LayerData, *asking: RegionScoring | Locality) -> list[list[np.ndarray]]:
+        return answers(self._experiment.probe, data, *(one.problems for one in asking))
 
     def _blank(self, key: Key | None = None, each: Experiment | None = None) -> Region:
         """What rows say of themselves, as those of scores.csv do."""

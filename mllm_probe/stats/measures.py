@@ -158,7 +158,7 @@ def _ranked(metric: str, logits: np.ndarray, y: np.ndarray) -> tuple[float, np.n
     rest."""
     rank = ranks.auroc_slopes if metric == "auroc" else ranks.average_precision_slopes
     if logits.ndim == 1:
-        return rank(logits, y)
+        return rank(ranks.Blocks.of(logits, y))
     columns = log_softmax(logits, axis=1)
-    values, slopes = zip(*(rank(columns[:, k], y == k) for k in np.unique(y)), strict=True)
+    values, slopes = zip(*(rank(ranks.Blocks.of(columns[:, k], y == k)) for k in np.unique(y)), strict=True)
     return float(np.mean(values)), np.mean(slopes, axis=0)

@@ -3,10 +3,11 @@
 `auroc`, `average_precision` and `spearman` take weights of rows [R, N] and are vectorised over the sorted rows.
 `auroc_of_counts` and `average_precision_of_counts` take counts of pictures [G, R] and walk down the sorted rows,
 adding one vector of R counts a step: no [R, N] array is ever built, which is several times faster for R >= 100.
-Letters: N rows, R resamples, G pictures. Tied scores form one block in all of them.
+Letters: N rows, R resamples, G pictures, B blocks. Tied scores form one block in all of them.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,41 +31,55 @@ def average_precision(scores: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.nd
     return ratio((positive * precision).sum(axis=1), total)
 
 
-def auroc_slopes(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+@dataclass(frozen=True)
+class Blocks:
+    """Rows of one measure of order, sorted once: the positives and the negatives in each block of equal scores,
+    ascending [B], and each row's block [N]."""
+
+    y: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+    block: np.ndarray
+
+    @classmethod
+    def of(cls, scores: np.ndarray, y: np.ndarray) -> "Blocks":
+        distinct, block = np.unique(scores, return_inverse=True)
+        positive, negative = (np.bincount(block, side, len(distinct)) for side in (y > 0, y <= 0))
+        return cls(y, positive, negative, block)
+
+    @property
+    def one_class(self) -> bool:
+        return not self.positive.any() or not self.negative.any()
+
+
+def auroc_slopes(rows: Blocks) -> tuple[float, np.ndarray]:
     """AUROC and its slope by the weight of each row [N]: that of a row's placement, its share of won pairs (DeLong et
     al. 1988); nan with one class."""
-    positive, negative, block = _own_blocks(scores, y)
+    positive, negative = rows.positive, rows.negative
+    if rows.one_class:
+        return np.nan, np.full(len(rows.y), np.nan)
     found, against = positive.sum(), negative.sum()
-    if not found * against:
-        return np.nan, np.full(len(y), np.nan)
     beaten = (np.cumsum(negative) - negative / 2) / against
     beats = (found - np.cumsum(positive) + positive / 2) / found
     value = float(positive @ beaten / found)
-    return value, np.where(y > 0, (beaten[block] - value) / found, (beats[block] - value) / against)
+    return value, np.where(rows.y > 0, ((beaten - value) / found)[rows.block], ((beats - value) / against)[rows.block])
 
 
-def average_precision_slopes(scores: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+def average_precision_slopes(rows: Blocks) -> tuple[float, np.ndarray]:
     """Average precision and its slope by the weight of each row [N]; nan with one class.
 
     A row moves the precision at every threshold that it passes, and a positive also the recall at its own.
     """
-    positive, negative, block = _own_blocks(-scores, y)
+    if rows.one_class:
+        return np.nan, np.full(len(rows.y), np.nan)
+    positive = rows.positive[::-1]  # the highest scores are found first
     found, total = np.cumsum(positive), positive.sum()
-    seen = found + np.cumsum(negative)
-    if not total or total == len(y):
-        return np.nan, np.full(len(y), np.nan)
+    seen = found + np.cumsum(rows.negative[::-1])
     value = float(positive @ (found / seen) / total)
-    lower = np.cumsum((positive * found / seen**2)[::-1])[::-1]  # what a row more takes from its thresholds
-    higher = np.cumsum((positive / seen)[::-1])[::-1]
-    slope = np.where(y > 0, (higher - lower + found / seen)[block] - value, -lower[block])
-    return value, slope / total
-
-
-def _own_blocks(scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number of positives and of negatives in each block of equal scores, ascending, and each row's block [N]."""
-    distinct, block = np.unique(scores, return_inverse=True)
-    positive, negative = (np.bincount(block, side, len(distinct)) for side in (y > 0, y <= 0))
-    return positive, negative, block
+    lower = np.cumsum((positive * found / seen**2)[::-1])  # what a row more takes from its thresholds
+    higher = np.cumsum((positive / seen)[::-1])
+    own = higher - lower + (found / seen)[::-1] - value
+    return value, np.where(rows.y > 0, own[rows.block], -lower[rows.block]) / total
 
 
 def _blocks(scores: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

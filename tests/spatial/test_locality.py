@@ -13,16 +13,16 @@ from mllm_probe.spatial.locality import Locality, corrected, first_global
 from mllm_probe.spatial.region_scores import baselines
 from mllm_probe.spatial.told_apart import ToldApart
 from mllm_probe.stats.ratios import below_bound, fieller
-from tests.support.fields import BLANK, field, layer, splits, value
+from tests.support.fields import BLANK, field, layer, scores, splits, value
 
 FIELD = field(120)
 SPLITS = splits(FIELD)
-LOCALITY = Locality(FIELD, SPLITS, Ridge())
+LOCALITY = Locality(FIELD, SPLITS)
 GLOBAL = np.repeat(1.0 * FIELD.present[::64], 64, axis=0)
 
 
 def scored(states: np.ndarray, noise: float = 0.05) -> list[Region]:
-    return LOCALITY.scores(layer(states, noise), BLANK)
+    return scores(LOCALITY, layer(states, noise))
 
 
 def test_what_only_the_object_knows_is_local() -> None:
@@ -62,7 +62,7 @@ KNOWN = {
 @pytest.mark.parametrize("known", KNOWN)
 def test_nothing_is_said_where_the_category_is_not_known(known: str) -> None:
     """Tokens far from an object are at the edges more often than others, and yet the place tells nothing."""
-    rows = LOCALITY.scores(layer(KNOWN[known], 0.05, seed=2), BLANK)
+    rows = scores(LOCALITY, layer(KNOWN[known], 0.05, seed=2))
     row = value(rows, "a_in")
     assert abs(row.value - 0.5) < 0.06 and row.low < 0.5 < row.high
     assert not [row for row in rows if row.metric == "locality"]
@@ -72,7 +72,7 @@ def test_nothing_is_said_where_the_category_is_not_known(known: str) -> None:
 
 def test_scores_are_those_of_a_loop_over_seeds_and_categories() -> None:
     data = layer(GLOBAL + 3 * FIELD.inside, noise=1.5)
-    rows = LOCALITY.scores(data, BLANK)
+    rows = scores(LOCALITY, data)
     test = SPLITS[0] == "test"
     apart = ToldApart(FIELD, test)
     for name, cells in (("a_in", apart.inside()), ("a_out", apart.away())):
@@ -89,18 +89,18 @@ def test_scores_are_those_of_a_loop_over_seeds_and_categories() -> None:
 def test_categories_without_distant_tokens_are_left_out_of_both_measures() -> None:
     near = FIELD.away.copy()
     near[:, 2] = np.minimum(near[:, 2], 1)
-    small = Locality(replace(FIELD, away=near), SPLITS, Ridge())
+    small = Locality(replace(FIELD, away=near), SPLITS)
     assert small.kept.tolist() == [True, True, False, True]
     assert small.remark and "1 of 4 categories are left out of the locality index (thing2)" in small.remark
     assert LOCALITY.remark is None
-    rows = small.scores(layer(1.0 * FIELD.inside), BLANK)
+    rows = scores(small, layer(1.0 * FIELD.inside))
     assert value(rows, "a_in").n_categories == value(rows, "a_out").n_categories == 3
-    assert not Locality(replace(FIELD, away=np.minimum(near, 1)), SPLITS, Ridge()).scores(layer(GLOBAL), BLANK)
+    assert not Locality(replace(FIELD, away=np.minimum(near, 1)), SPLITS).problems
 
 
 def test_a_distance_that_few_pictures_have_is_left_out() -> None:
     away = np.where((FIELD.away == 3) & (FIELD.pictures > 10)[:, None], 4, FIELD.away)
-    rows = Locality(replace(FIELD, away=away), SPLITS, Ridge()).scores(layer(GLOBAL), BLANK)
+    rows = scores(Locality(replace(FIELD, away=away), SPLITS), layer(GLOBAL))
     assert [row.distance for row in rows if row.metric == "a_distance" and row.seed == "all"] == [
         "0",
         "1",
@@ -115,9 +115,8 @@ def test_intervals_of_the_index_cover() -> None:
     found = []
     for seed in range(50):
         own = field(84, side=7, seed=100 + seed)
-        rows = Locality(own, splits(own, 1), Ridge([0.1])).scores(
-            layer(1.0 * own.present + 2 * own.inside, 1.2, seed), BLANK
-        )
+        states = layer(1.0 * own.present + 2 * own.inside, 1.2, seed)
+        rows = scores(Locality(own, splits(own, 1)), states, Ridge([0.1]))
         found += [(row.value, row.low, row.high) for row in rows if (row.metric, row.seed) == ("locality", "all")]
     middle, low, high = np.asarray(found).T
     assert len(found) == 50

@@ -20,7 +20,7 @@ def drawn(n: int = 90, categories: int = 3, seed: int = 0) -> tuple[np.ndarray, 
 def test_the_mean_over_categories_is_that_of_scikit_learn(metric: str) -> None:
     z, y, counted = drawn()
     y[:, 2] = False  # no positive: left out
-    found = of_order(metric, z, y, counted)
+    found = of_order([metric], z, y, counted)[metric]
     each = [ORACLES[metric](y[counted[:, c], c], z[counted[:, c], c]) for c in range(2)]
     assert found.categories == 2
     assert found.value == pytest.approx(np.mean(each))
@@ -33,7 +33,7 @@ def test_the_mean_over_categories_is_that_of_scikit_learn(metric: str) -> None:
 def test_slopes_are_those_of_weights(metric: str) -> None:
     """A cell that counts a little more changes the mean by its slope: the category's tokens alone are weighed."""
     z, y, counted = drawn(40, 2)
-    found, step = of_order(metric, z, y, counted), 1e-5
+    found, step = of_order([metric], z, y, counted)[metric], 1e-5
 
     def value(heavy: int) -> float:
         each = []
@@ -64,7 +64,7 @@ def test_overlap_is_that_of_scikit_learn_and_its_slopes_are_those_of_weights() -
 
 def test_a_mean_over_seeds_and_its_rows() -> None:
     z, y, counted = drawn()
-    found = {seed: of_order("auroc", z * sign, y) for seed, sign in ((3, 1), (5, -1))}
+    found = {seed: of_order(["auroc"], z * sign, y)["auroc"] for seed, sign in ((3, 1), (5, -1))}
     tested = Counted(np.arange(len(y)) % 30, y, counted)
     rows = list(told(BLANK, found, tested, 0.9))
     assert [row.seed for row in rows] == ["3", "5", "all"]
@@ -76,9 +76,9 @@ def test_a_mean_over_seeds_and_its_rows() -> None:
 def test_nothing_is_told_without_a_category_and_no_interval_of_few_pictures() -> None:
     z, y, counted = drawn()
     groups = np.arange(len(y)) % 7
-    assert not list(told(BLANK, {0: of_order("auroc", z, y & False)}, Counted(groups, y, counted), 0.95))
-    assert np.isnan(of_order("auroc", z, y & False).value)
-    *_, row = told(BLANK, {0: of_order("auroc", z, y)}, Counted(groups, y, counted), 0.95)
+    assert not list(told(BLANK, {0: of_order(["auroc"], z, y & False)["auroc"]}, Counted(groups, y, counted), 0.95))
+    assert np.isnan(of_order(["auroc"], z, y & False)["auroc"].value)
+    *_, row = told(BLANK, {0: of_order(["auroc"], z, y)["auroc"]}, Counted(groups, y, counted), 0.95)
     assert row.value is not None and row.low is None and row.ci_level is None
 
 
@@ -92,7 +92,7 @@ def test_intervals_of_noise_cover_what_noise_has(metric: str, categories: int) -
         common = rng.normal(size=(2, pictures, categories))[:, groups]
         z, score = rng.normal(size=(2, len(groups), categories)) + common
         y = score > 1.3
-        found = of_order(metric, z, y)
+        found = of_order([metric], z, y)[metric]
         limits = Counted(groups, y, np.ones_like(y)).interval(found, 0.95)
         truth.append(found.value)
         hit.append((limits.low, limits.high))

@@ -14,19 +14,19 @@ from mllm_probe.records.problems import LayerData, Problem
 from mllm_probe.results.regions import Region
 from mllm_probe.spatial.field import Field
 from mllm_probe.spatial.region_scores import RegionScoring, baselines, few_pictures, thresholds
-from tests.support.fields import BLANK, field, layer, splits, value
+from tests.support.fields import field, layer, scores, splits, value
 
 FIELD = field(90)
 SPLITS = splits(FIELD)
 
 
 def scored(states: np.ndarray, own: Field = FIELD, noise: float = 0.05) -> list[Region]:
-    return RegionScoring(own, SPLITS, Ridge()).scores(layer(states, noise), BLANK)
+    return scores(RegionScoring(own, SPLITS), layer(states, noise))
 
 
 @pytest.mark.parametrize("probe", [Ridge(), Logistic()], ids=lambda probe: probe.name)
 def test_states_that_know_the_masks_have_all(probe: Ridge | Logistic) -> None:
-    rows = RegionScoring(FIELD, SPLITS, probe).scores(layer(1.0 * FIELD.inside), BLANK)
+    rows = scores(RegionScoring(FIELD, SPLITS), layer(1.0 * FIELD.inside), probe)
     for metric in ("average_precision", "auroc", "miou"):
         for training in ("all", "few"):
             row = value(rows, metric, training=training)
@@ -63,7 +63,7 @@ def test_a_grid_that_lies_a_token_off_lowers_the_overlap() -> None:
 
 def test_scores_are_those_of_a_loop_over_seeds_and_categories() -> None:
     data = layer(1.0 * FIELD.inside, noise=1.5)
-    rows = RegionScoring(FIELD, SPLITS, Ridge()).scores(data, BLANK)
+    rows = scores(RegionScoring(FIELD, SPLITS), data)
     y = FIELD.inside
     for seed, split in SPLITS.items():
         train, val, test = (split == name for name in ("train", "val", "test"))
@@ -105,7 +105,7 @@ def test_overlap_is_of_whole_pictures_alone() -> None:
 def test_views_are_scored_on_their_own_too() -> None:
     views = np.where(FIELD.places[:, 1] < 4, 0, 5)
     known = FIELD.inside * (views == 0)[:, None]
-    rows = RegionScoring(replace(FIELD, views=views), SPLITS, Ridge()).scores(layer(1.0 * known), BLANK)
+    rows = scores(RegionScoring(replace(FIELD, views=views), SPLITS), layer(1.0 * known))
     assert {row.view for row in rows} == {"", "0", "5"}
     assert value(rows, "miou", view="0").value == pytest.approx(1)
     assert value(rows, "auroc", view="5").value < 0.65
@@ -127,26 +127,26 @@ def test_baselines_know_the_place_or_the_colour() -> None:
     left = np.asarray([[1.0, 0, 0, 0]]) * (FIELD.places[:, 1:] == 2)
     coloured = replace(FIELD, shares=left.astype(np.float32)).of(np.asarray([True, False, False, False]))
     coloured = replace(coloured, colours=np.hstack([coloured.inside, coloured.inside, coloured.inside]) * 0.5)
-    scoring = RegionScoring(coloured, SPLITS, Ridge())
+    plain = RegionScoring(coloured, SPLITS, plain=True)
     for control, x in baselines(coloured).items():
-        rows = scoring.baseline(LayerData(torch.from_numpy(x)), replace(BLANK, control=control))
-        assert {(row.control, row.training) for row in rows} == {(control, "all")}
-        assert value(rows, "miou", control=control).value == pytest.approx(1)
+        rows = scores(plain, LayerData(torch.from_numpy(x), name=control))
+        assert {(row.control, row.training) for row in rows} == {("", "all")}
+        assert value(rows, "miou").value == pytest.approx(1)
     two = baselines(replace(FIELD, views=FIELD.pictures % 2))["position"]
     assert two.shape == (len(FIELD.views), 2 * 16) and (two.sum(1) == 2).all()
 
 
 def test_a_control_that_cannot_be_is_named_and_a_field_without_categories_refused() -> None:
-    scoring = RegionScoring(FIELD, SPLITS, Ridge())
+    scoring = RegionScoring(FIELD, SPLITS)
     assert scoring.remark is None
     short = np.ones(len(FIELD.pictures), bool)
     for picture in range(90):
         short[64 * picture : 64 * picture + picture % 60] = False  # hardly two have as many tokens
     names = ("shares", "present", "away", "objects", "groups", "pictures", "views", "places", "colours", "whole")
     uneven = replace(FIELD, **{name: getattr(FIELD, name)[short] for name in names})
-    lonely = RegionScoring(uneven, {seed: split[short] for seed, split in SPLITS.items()}, Ridge())
-    rows = lonely.scores(layer(1.0 * uneven.inside), BLANK)
+    lonely = RegionScoring(uneven, {seed: split[short] for seed, split in SPLITS.items()})
+    rows = scores(lonely, layer(1.0 * uneven.inside))
     assert lonely.remark and "between_pictures" in lonely.remark
     assert {row.control for row in rows} == {"", "within_picture"}
     with pytest.raises(ProbeError, match="no category"):
-        RegionScoring(FIELD.of(np.zeros(4, bool)), SPLITS, Ridge())
+        RegionScoring(FIELD.of(np.zeros(4, bool)), SPLITS)

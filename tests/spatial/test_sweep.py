@@ -73,14 +73,14 @@ def test_a_stopped_sweep_goes_on_and_ends_with_the_same_numbers(
 
     def stopping(self: RegionScoring, *given: object) -> object:
         made.append(given)
-        if len(made) == 3:
+        if len(made) == 5:
             raise KeyboardInterrupt
         return scores(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RegionScoring, "scores", stopping)
     assert probe("sweep", *ONE, "hydra.run.dir=stopped")[0] != 0
     called(probe, "sweep", *ONE, "hydra.run.dir=again")
-    assert len(made) == 3 + 6, "two of eight layers were kept"
+    assert len(made) == 5 + 6, "both baselines and two of eight layers were kept"
     assert (tmp_path / "again" / "regions.csv").read_bytes() == (tmp_path / "whole" / "regions.csv").read_bytes()
 
 

@@ -3,9 +3,14 @@
 import numpy as np
 import torch
 
+from mllm_probe.probes.ridge import Ridge
 from mllm_probe.records.problems import LayerData
+from mllm_probe.records.protocols import Probe
 from mllm_probe.results.regions import Region
+from mllm_probe.spatial.answers import answers
 from mllm_probe.spatial.field import Field
+from mllm_probe.spatial.locality import Locality
+from mllm_probe.spatial.region_scores import RegionScoring
 
 BLANK = Region("run", "cache", "model", "", "nf4", "drawn", "lm.01", "lm", 1, "block", 0.5, "tokens:image", "ridge")
 
@@ -63,6 +68,12 @@ def layer(states: np.ndarray, noise: float = 0.05, seed: int = 1) -> LayerData:
     x = np.hstack([states, np.zeros_like(states, float)])
     x += noise * np.random.default_rng(seed).normal(size=x.shape)
     return LayerData(torch.from_numpy(x.astype(np.float32)), name="lm.01@tokens:image")
+
+
+def scores(asking: RegionScoring | Locality, data: LayerData, probe: Probe | None = None) -> list[Region]:
+    """What ridge, or another probe, gives a key."""
+    (logits,) = answers(probe or Ridge(), data, asking.problems)
+    return asking.scores(logits, BLANK)
 
 
 def value(rows: list[Region], metric: str, **cells: str) -> Region:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from copy import copy
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Convolutions on cards otherwise round float32 to 10 bits, in a way that depends on the size of the batch.
 torch.backends.cudnn.allow_tf32 = False
 QUANTIZED_CLASSES = ("Linear4bit", "Linear8bitLt")
+UNCOMPILED = "TORCHDYNAMO_DISABLE"  # 1: torch.compile gives back what it is given
 SHARE = 4  # unpacked weights may take one part in so many of the free memory
 
 
@@ -100,8 +102,21 @@ def check_placed(placed: dict[str, object], settings: ModelSettings) -> None:
         )
 
 
+def import_bitsandbytes() -> None:
+    """Without torch's compiler, whose import takes a second: it is for devices that bitsandbytes has no code for."""
+    before = os.environ.get(UNCOMPILED)
+    os.environ[UNCOMPILED] = "1"
+    try:
+        import_module("bitsandbytes")
+    finally:
+        os.environ.pop(UNCOMPILED)
+        if before is not None:
+            os.environ[UNCOMPILED] = before
+
+
 def nf4_error(device: str) -> float:
     """The largest error of numbers from -1 to 1 that bitsandbytes packs into nf4 and unpacks on this device."""
+    import_bitsandbytes()
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     weight = torch.linspace(-1, 1, 4096, device=device).reshape(64, 64)
@@ -112,6 +127,7 @@ def quantization_config(settings: ModelSettings, structure: "Structure", dtype: 
     """nf4 with double quantisation or int8; towers that are not named, and the output head, are left alone."""
     if settings.quantization == "none" or not settings.quantize:
         return None
+    import_bitsandbytes()
     from transformers import BitsAndBytesConfig
 
     if lacking := [name for name in settings.quantize if name not in structure.whole]:

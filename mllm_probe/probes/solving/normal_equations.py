@@ -112,8 +112,8 @@ def _rows(
     problem, label = cells[0]
     counted = np.flatnonzero(_counted(problems[problem], split, label))
     y = np.stack([np.where(problems[i].y[counted, k] > 0, 1.0, -1.0) for i, k in cells], axis=1)
-    place = np.searchsorted(np.flatnonzero(features.used), counted)
-    rows = features.matrix(torch.float64).index_select(0, torch.from_numpy(place).to(features.device))
+    place = torch.from_numpy(features.place[counted]).to(features.device)
+    rows = features.matrix(torch.float64).index_select(0, place)
     return rows, torch.from_numpy(y).to(features.device)
 
 

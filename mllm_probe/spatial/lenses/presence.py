@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mllm_probe.results.lenses.lens import ALL, PRESENCE, Lens
+from mllm_probe.results.regions import AUROC
 from mllm_probe.spatial.field import Field
 from mllm_probe.spatial.macro import Counted, of_order
 from mllm_probe.stats.intervals import LEAST
@@ -59,7 +60,7 @@ class Presence:
     def row(self, confidence: np.ndarray, blank: Lens) -> Lens | None:
         """Of pictures [P, C] -> AUROC, a mean over categories; None where no category is there and not there."""
         tested = self._tested
-        macro = of_order("auroc", confidence[self._counted], tested.y)
+        macro = of_order([AUROC], confidence[self._counted], tested.y)[AUROC]
         if not macro.categories:
             return None
         limits = tested.interval(macro, self.level)
