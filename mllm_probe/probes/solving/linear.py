@@ -65,18 +65,18 @@ def _together(fits: Sequence[LinearFit], data: LayerData) -> list[np.ndarray]:
     slopes = [np.atleast_2d(fit.weights / fit.scale) for fit in fits]
     square, shift = np.stack([fit.scale**-2.0 for fit in fits]), np.stack([fit.mean - fits[0].mean for fit in fits])
     first, second, origin = (
-        torch.from_numpy(np.ascontiguousarray(part)).to(data.compute.device)
-        for part in (np.concatenate([*slopes, -2 * square * shift]).T, square.T, fits[0].mean)
+        torch.from_numpy(part).to(data.compute.device)
+        for part in (np.concatenate([*slopes, -2 * square * shift]), square, fits[0].mean)
     )
-    products = []
-    for _, _, x in chunks(data):
-        x = x - origin
-        products.append(torch.cat([x @ first, x.square() @ second], 1).cpu().numpy())
     ends = np.cumsum([len(w) for w in slopes] + [len(fits)])
-    *logits, across, squares = np.split(np.concatenate(products), ends, axis=1)
-    lengths = (squares + across + (square * shift**2).sum(1)).clip(0) ** 0.5
-    each = zip(fits, slopes, shift, logits, lengths.T, strict=True)
-    return [fit.settled(z + fit.intercept - w @ moved, length) for fit, w, moved, z, length in each]
+    said, squares = np.empty((ends[-1], len(data))), np.empty((len(fits), len(data)))  # an output's rows stand together
+    for start, stop, x in chunks(data):
+        x = (x - origin).T
+        said[:, start:stop], squares[:, start:stop] = (first @ x).cpu().numpy(), (second @ x.square()).cpu().numpy()
+    *logits, across = np.split(said, ends[:-1])
+    lengths = (squares + across + (square * shift**2).sum(1)[:, None]).clip(0) ** 0.5
+    each = zip(fits, slopes, shift, logits, lengths, strict=True)
+    return [fit.settled((z + (fit.intercept - w @ moved)[:, None]).T, length) for fit, w, moved, z, length in each]
 
 
 def check_lambdas(lambdas: Sequence[float]) -> None:
