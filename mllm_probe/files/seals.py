@@ -107,7 +107,11 @@ def save_sealed(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Map
 
     sums = {HEADER: _sum_of(metadata), **{name: _seal(values) for name, values in tensors.items()}}
     with replacing(path) as part:
-        save_file(dict(tensors), part, {**metadata, CHECKSUMS: json.dumps(sums)})
+        save_file(
+            {name: values.contiguous() for name, values in tensors.items()},
+            part,
+            {**metadata, CHECKSUMS: json.dumps(sums)},
+        )
 
 
 def read_sealed(
