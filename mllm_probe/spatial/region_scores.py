@@ -178,7 +178,7 @@ def few_pictures(field: Field, train: np.ndarray, seed: int) -> np.ndarray:
 def thresholds(logits: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """For each category the threshold [C] above which logits [n, C] overlap y [n, C] bool best, tokens weighed [n]:
     halfway between two logits, the higher one of equals."""
-    order = np.argsort(-logits, axis=0, kind="stable")
+    order = np.argsort(-logits, axis=0)  # in whatever order equals come: between them is no threshold
     z = np.take_along_axis(logits, order, 0)
     w = np.ones(len(y)) if weights is None else weights
     all_w = w[order]

@@ -9,6 +9,7 @@ width, S strengths, m labels with the same rows.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from mllm_probe.probes.solving.linear import DECIDES, LinearFit, first_best
 from mllm_probe.probes.solving.standardised import FULL, Features
 from mllm_probe.records.problems import LayerData, Problem
 
-COPIES = 3  # of the features in float64: as they are, and a problem's rows of both splits
+COPIES = 3  # of the features in float64: as they are, the rows of some labels, and those of one of their splits
+Cell = tuple[int, int]  # a label: its problem, and its column there
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,12 @@ def fit_labels(data: LayerData, problems: Sequence[Problem], lambdas: Sequence[f
     longest = (features.lengths(mean, scale) * splits).amax(1)
     found: list[dict[int, _Found]] = [{} for _ in problems]
     factors = features.factors(scale)
-    for (split, *_), cells in _shared(problems, which.tolist(), features.used).items():
-        solved = _solve(features, factors[split], strengths, problems, cells)
-        for at, (i, label) in enumerate(cells):
-            found[i][label] = _Found(*(part[..., at] for part in vars(solved).values()))
+    for rows, splits in _shared(problems, which.tolist(), features.used).items():
+        asked = _Asked.of(features, np.frombuffer(rows, bool), len(splits) > 1)
+        for (split, *_), cells in splits.items():
+            solved = _solve(asked, factors[split], strengths, problems, cells)
+            for at, (i, label) in enumerate(cells):
+                found[i][label] = _Found(*(part[..., at] for part in vars(solved).values()))
     fits = []
     for problem, labels, split in zip(problems, found, which.tolist(), strict=True):
         own = _Found.joined([labels[i] for i in sorted(labels)])
@@ -69,13 +73,14 @@ def fit_labels(data: LayerData, problems: Sequence[Problem], lambdas: Sequence[f
 
 def _shared(
     problems: Sequence[Problem], which: Sequence[int], used: np.ndarray
-) -> dict[tuple[int, bytes, bytes], list[tuple[int, int]]]:
-    """{training split, its rows and those of validation that count: labels (problem, column) with the same}."""
-    found: dict[tuple[int, bytes, bytes], list[tuple[int, int]]] = defaultdict(list)
+) -> dict[bytes, dict[tuple[int, bytes, bytes], list[Cell]]]:
+    """{rows in use [n] bool that count for training or validation: {training split, its rows and those of validation
+    that count: labels with the same}}."""
+    found: dict[bytes, dict[tuple[int, bytes, bytes], list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for i, problem in enumerate(problems):
         for label in range(problem.y.shape[1]):
-            rows = (_counted(problem, split, label)[used].tobytes() for split in ("train", "val"))
-            found[which[i], *rows].append((i, label))  # type: ignore[index]
+            train, val = (_counted(problem, split, label)[used] for split in ("train", "val"))
+            found[(train | val).tobytes()][which[i], train.tobytes(), val.tobytes()].append((i, label))
     return found
 
 
@@ -84,38 +89,61 @@ def _counted(problem: Problem, split: str, label: int) -> np.ndarray:
     return rows if problem.mask is None else rows & problem.mask[:, label]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Rows that some labels train or validate on, x [n, D] by their places in the layer [n]; `several` splits of them
+    are asked about, such as those of several seeds."""
+
+    x: torch.Tensor
+    places: np.ndarray
+    several: bool
+
+    @classmethod
+    def of(cls, features: Features, rows: np.ndarray, several: bool) -> "_Asked":
+        index = torch.from_numpy(np.flatnonzero(rows)).to(features.device)
+        return cls(features.matrix(torch.float64).index_select(0, index), np.flatnonzero(features.used)[rows], several)
+
+    @cached_property
+    def square(self) -> torch.Tensor:
+        return self.x.T @ self.x
+
+    def square_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """x'x of the rows [n] bool: for a split of several, that of all rows without that of the fewer others."""
+        if self.several and 2 * int(rows.sum()) > len(rows):
+            others = self.x[~rows]
+            return self.square - others.T @ others
+        own = self.x[rows]
+        return own.T @ own
+
+    def counted(self, problem: Problem, split: str, label: int) -> torch.Tensor:
+        """Which rows [n] bool of a split count."""
+        return torch.from_numpy(_counted(problem, split, label)[self.places]).to(self.x.device)
+
+
 def _solve(
-    features: Features,
+    asked: _Asked,
     factor: torch.Tensor,
     strengths: torch.Tensor,
     problems: Sequence[Problem],
-    cells: Sequence[tuple[int, int]],
+    cells: Sequence[Cell],
 ) -> _Found:
     """(x'x / n + lambda) w = x'y / n for centred x and y, at every strength; `factor` [D] scales the columns of x."""
-    (x, y), (held_x, held_y) = (_rows(features, problems, cells, split) for split in ("train", "val"))
-    level, sums = y.mean(0), x.T @ torch.cat([y, y.new_ones(len(y), 1)], 1) / len(x) * factor[:, None]
-    middle = sums[:, -1]
-    square = x.T @ x / len(x) * torch.outer(factor, factor) - torch.outer(middle, middle)
-    right = sums[:, :-1] - torch.outer(middle, level)
-    whole = square + strengths[:, None, None] * torch.eye(len(square), dtype=x.dtype, device=x.device)
-    weights = torch.linalg.solve(whole, right.expand(len(strengths), -1, -1))  # faster than Cholesky's, of small ones
-    intercept = level - middle @ weights
-    held_out = (held_x @ (factor[:, None] * weights) + intercept[:, None] - held_y).square().mean(1) / 2
-    rounding = ROUNDINGS * torch.finfo(x.dtype).eps * len(middle) ** 0.5
-    left = (whole @ weights - right).norm(dim=1)
-    return _Found(weights, intercept, held_out, (left + rounding) / strengths[:, None])
-
-
-def _rows(
-    features: Features, problems: Sequence[Problem], cells: Sequence[tuple[int, int]], split: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows [n, D] of the labels `cells` (problem, column), and the labels themselves as -1 and 1 [n, m]."""
     problem, label = cells[0]
-    counted = np.flatnonzero(_counted(problems[problem], split, label))
-    y = np.stack([np.where(problems[i].y[counted, k] > 0, 1.0, -1.0) for i, k in cells], axis=1)
-    place = torch.from_numpy(features.place[counted]).to(features.device)
-    rows = features.matrix(torch.float64).index_select(0, place)
-    return rows, torch.from_numpy(y).to(features.device)
+    train, val = (asked.counted(problems[problem], split, label) for split in ("train", "val"))
+    y = torch.from_numpy(np.stack([np.where(problems[i].y[asked.places, k] > 0, 1.0, -1.0) for i, k in cells], axis=1))
+    y, n = y.to(asked.x.device), int(train.sum())
+    weights = train.double()[:, None] / n
+    sums = asked.x.T @ torch.cat([y * weights, weights], 1) * factor[:, None]
+    level, middle = (y * weights).sum(0), sums[:, -1]
+    square = asked.square_of(train) / n * torch.outer(factor, factor) - torch.outer(middle, middle)
+    right = sums[:, :-1] - torch.outer(middle, level)
+    whole = square + strengths[:, None, None] * torch.eye(len(square), dtype=square.dtype, device=square.device)
+    found = torch.linalg.solve(whole, right.expand(len(strengths), -1, -1))  # faster than Cholesky's, of small ones
+    intercept = level - middle @ found
+    held_out = (asked.x[val] @ (factor[:, None] * found) + intercept[:, None] - y[val]).square().mean(1) / 2
+    rounding = ROUNDINGS * torch.finfo(square.dtype).eps * len(middle) ** 0.5
+    left = (whole @ found - right).norm(dim=1)
+    return _Found(found, intercept, held_out, (left + rounding) / strengths[:, None])
 
 
 def _fit(

@@ -45,7 +45,6 @@ class Features:
 
     def __init__(self, data: LayerData, used: np.ndarray) -> None:
         self._data, self.used = data, used
-        self.place = np.cumsum(used) - 1  # of a row of the layer [N] among those in use
         self._used = torch.from_numpy(used)
         self.n, self.width, self.device = int(used.sum()), data.width, data.compute.device
         self._held: dict[torch.dtype, torch.Tensor] = {}
