@@ -75,6 +75,10 @@ def test_a_run_imports_nothing_of_other_commands(cold: set[str]) -> None:
     }
 
 
+def test_a_quantised_model_needs_no_compiler(cold: set[str]) -> None:
+    assert "bitsandbytes" in cold and "torch._inductor.compile_fx" not in cold
+
+
 def test_a_run_with_a_filled_cache_imports_no_model(cold: set[str], warm: set[str]) -> None:
     assert {"transformers", "bitsandbytes"} <= cold and "torch" in warm
     assert not warm & {"transformers", "bitsandbytes"} and not {"models.hf", "models.blueprint"} & ours(warm)
