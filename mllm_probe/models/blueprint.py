@@ -1,7 +1,6 @@
 """A checkpoint without its weights: config, processor, structure. Enough to plan, to estimate and to refuse."""
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
@@ -37,7 +36,6 @@ from mllm_probe.records.sites import ANSWER, Anatomy, Key
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends a kernel that is not wanted, see quantize
 
 
 class Blueprint:

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -24,6 +26,12 @@ def test_this_machine_is_fit(probe: Run) -> None:
     assert rows["hub"]["mark"] == "note" and rows["hub"]["remedy"] == "unset HF_HUB_OFFLINE to fetch checkpoints"
     code, out, _ = probe("doctor")
     assert code == 0 and "what fixes it" in out and "nf4" in out
+
+
+def test_no_library_speaks_between_the_lines(tmp_path: Path) -> None:
+    """In a process of its own: bitsandbytes recommends a kernel when it is imported for the first time."""
+    done = subprocess.run([sys.executable, "-m", "mllm_probe", "doctor"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "nf4" in done.stdout and not done.stderr
 
 
 def test_what_is_missing_is_a_problem_with_its_remedy(probe: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 CUDA and CPU. Imports torch, not transformers: a sweep needs no more.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Convolutions on cards otherwise round float32 to 10 bits, in a way that depends on the size of the batch.
 torch.backends.cudnn.allow_tf32 = False
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it recommends a kernel that is not wanted
 QUANTIZED_CLASSES = ("Linear4bit", "Linear8bitLt")
 UNCOMPILED = "TORCHDYNAMO_DISABLE"  # 1: torch.compile gives back what it is given
 SHARE = 4  # unpacked weights may take one part in so many of the free memory
